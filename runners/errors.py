@@ -1,0 +1,41 @@
+"""The one exception tree: every error a user can cause says what arrived, what was wanted and what to do next."""
+
+
+class ParityError(Exception):
+    """Root of everything this project raises on purpose; the command line turns it into one sentence and exit 2."""
+
+
+class CaseError(ParityError):
+    """A case file, or an override of one, that does not describe a runnable request."""
+
+
+class CheckpointError(ParityError):
+    """Weights that are missing, damaged, of another model version, or not the shape their configuration says."""
+
+
+class ConfigError(ParityError):
+    """A model or run configuration whose values contradict each other or lie outside what is supported."""
+
+
+class ShapeError(ParityError):
+    """Two tensors, or a tensor and a request, whose shapes do not belong together."""
+
+
+class RunnerError(ParityError):
+    """A runner that is unknown, not installed, or asked for a switch, tap or device it does not offer."""
+
+
+class RunError(ParityError):
+    """A run folder or golden that is incomplete, damaged, of another schema, or of another case."""
+
+
+class RegistryError(ParityError):
+    """A threshold or performance registry with unknown keys, missing entries or a refused loosening."""
+
+
+class MediaError(ParityError):
+    """An image that cannot be decoded, or a video that cannot be written."""
+
+
+class OutOfMemoryError(ParityError):
+    """The device had too little memory for the request."""

@@ -1,0 +1,50 @@
+"""Taps: named tensors on the way. A model calls `tap`; whoever listens gets name and tensor; otherwise it costs nothing.
+
+Names are the ones in README.md, "Tap names". A part of the model knows only the tail of a name; the scopes around it
+supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is heard as `denoise/003/cond/x0/video`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+Listener = Callable[[str, Tensor], None]
+
+_listener: Listener | None = None
+_scope: tuple[str, ...] = ()
+
+
+def tapping() -> bool:
+    """Whether anybody listens. Hot code asks this before it builds a name."""
+    return _listener is not None
+
+
+def tap(name: str, tensor: Tensor) -> None:
+    """Offer `tensor` to the listener under the current scope; the listener must neither keep nor change it unasked."""
+    if _listener is not None:
+        _listener("/".join((*_scope, name)), tensor)
+
+
+@contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Prefix every tap inside with `name`."""
+    global _scope
+    outer = _scope
+    _scope = (*outer, name)
+    try:
+        yield
+    finally:
+        _scope = outer
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send taps to `listener` while inside; an outer listener is silent meanwhile."""
+    global _listener
+    outer = _listener
+    _listener = listener
+    try:
+        yield
+    finally:
+        _listener = outer
