@@ -1,0 +1,72 @@
+"""Writing so that a reader never sees half a file or half a folder: a temporary name first, then one rename."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runners.errors import RunError
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """JSON has no infinities or NaN: they become the strings "inf", "-inf" and "nan", also inside lists and tables."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write indented JSON with a closing newline, whole or not at all."""
+    text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    write_bytes_atomic(path, text.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
+    """A temporary folder that takes the name `folder` when the block ends without an error, and vanishes otherwise.
+
+    An older folder of that name is replaced only if it is empty or holds the file `marker`, so that a mistyped path
+    never deletes somebody's work. Raises: RunError.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file())):
+        raise RunError(f"{folder} exists and is not one of ours (no {marker} in it); choose another --out.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            older = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+            folder.rename(older / "old")
+            temporary.rename(folder)
+            shutil.rmtree(older)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,108 @@
+"""Stage and step times of a run, and who is told about progress.
+
+On CUDA a stage boundary waits for the device, a step boundary does not: steps are bracketed by events, read once at the
+end, so that timing never stalls the queue inside the denoising loop.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+STAGES = (
+    "text_encoding",
+    "text_connector",
+    "image_conditioning",
+    "latent_preparation",
+    "denoising",
+    "video_decoding",
+    "audio_decoding",
+)
+
+
+class Progress(Protocol):
+    """Told what a run is doing; `Quiet` ignores it, the command line draws it."""
+
+    def stage(self, name: str) -> None:
+        """A stage (or `load`) begins."""
+
+    def step(self, index: int, count: int) -> None:
+        """Step `index` of `count` is done."""
+
+
+class Quiet:
+    """A progress listener that says nothing."""
+
+    def stage(self, name: str) -> None:
+        """Ignore it."""
+
+    def step(self, index: int, count: int) -> None:
+        """Ignore it."""
+
+
+class Clock:
+    """Measures one run on one device. Times are seconds."""
+
+    def __init__(self, device: torch.device, progress: Progress | None = None) -> None:
+        self.device = device
+        self.progress = progress or Quiet()
+        self.stage_s: dict[str, float] = {}
+        self._loaded_in_stage_s = 0.0
+        self._marks: list[float | torch.cuda.Event] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage. Loading of weights inside it is counted under `load`, not here."""
+        self.progress.stage(name)
+        self._loaded_in_stage_s = 0.0
+        start_s = self._now_s()
+        yield
+        elapsed_s = self._now_s() - start_s - self._loaded_in_stage_s
+        self.stage_s[name] = self.stage_s.get(name, 0.0) + elapsed_s
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Time the loading of a component."""
+        start_s = self._now_s()
+        yield
+        elapsed_s = self._now_s() - start_s
+        self._loaded_in_stage_s += elapsed_s
+        self.stage_s["load"] = self.stage_s.get("load", 0.0) + elapsed_s
+
+    def mark_step(self, index: int, count: int) -> None:
+        """Mark a step boundary: once before the first step (index 0), then after each one."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()  # type: ignore[no-untyped-call]
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
+        if index:
+            self.progress.step(index, count)
+
+    def step_s(self) -> list[float]:
+        """Seconds of each step, in order."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        pairs = zip(self._marks[:-1], self._marks[1:], strict=True)
+        return [
+            b - a if isinstance(a, float) and isinstance(b, float) else a.elapsed_time(b) / 1000  # type: ignore[union-attr,arg-type]
+            for a, b in pairs
+        ]
+
+    def peak_bytes(self) -> int:
+        """Most memory held: on CUDA what the allocator gave out, on a CPU the process's resident size."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        import resource  # only POSIX has it, and only this line needs it
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _now_s(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -1,0 +1,109 @@
+"""What a runner is: something that executes a case and hands back what came out, with the times it took.
+
+A runner is a context manager: entering loads or locates what it needs, `run` executes one case, leaving frees it.
+It declares which switches it understands and which taps it offers; a request for anything else is an error.
+
+Axes: F frame, H height, W width, C channel, N sample, T token.
+"""
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from runners.case import Case
+from runners.clock import Progress
+from runners.errors import RunnerError
+
+Tier = Literal["exact", "fast"]
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a case is executed; what is executed stands in the case."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.bfloat16
+    tier: Tier = "exact"  # only the native runner has tiers
+    behaviours: dict[str, bool] = field(default_factory=dict)  # single reference behaviours set by hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a runner understands and offers."""
+
+    switches: frozenset[str]  # names of `runners.case.Switches` it can set to something else than the default
+    tiers: frozenset[Tier]
+    dtypes: frozenset[torch.dtype]
+    releases: frozenset[str]
+    behaviours: bool  # whether single reference behaviours can be set
+    taps: tuple[str, ...]  # glob patterns of the tap names it can offer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves behind."""
+
+    video_frames: Tensor  # uint8 (F, H, W, 3), RGB
+    audio_waveform: Tensor  # float32 (C, N)
+    video_latent: Tensor  # (1, 128, F', H', W') in the run's dtype
+    audio_latent: Tensor  # (1, 8, T, 16) in the run's dtype
+    frame_rate: float
+    sample_rate_hz: int
+    sigmas: Tensor  # float32 (steps + 1,)
+    stage_s: dict[str, float]
+    step_s: list[float]
+    peak_bytes: int
+    details: dict[str, Any]  # what the runner wants recorded about itself: versions, file hashes, autocast
+
+
+class Runner(Protocol):
+    """The protocol every adapter follows."""
+
+    name: str
+    capabilities: Capabilities
+
+    def __enter__(self) -> Self:
+        """Make ready."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free everything."""
+
+    def run(self, case: Case, progress: Progress) -> Outcome:
+        """Execute a case."""
+
+
+def require_understood(name: str, capabilities: Capabilities, case: Case, options: RunOptions) -> None:
+    """Refuse a case or an option that a runner would otherwise silently ignore.
+
+    Raises: RunnerError naming what is not understood and who understands it.
+    """
+    switches = case.switches
+    asked = {
+        "skip_v2a_cross_attn_for_video_gt": switches.skip_v2a_cross_attn_for_video_gt,
+        "disable_autocast": not switches.disable_autocast,
+    }
+    for switch, differs in asked.items():
+        if differs and switch not in capabilities.switches:
+            raise RunnerError(
+                f"Runner {name!r} does not understand {switch} = {str(getattr(switches, switch)).lower()}; "
+                f"it understands {', '.join(sorted(capabilities.switches)) or 'no switch'}. Choose another runner."
+            )
+    if options.tier not in capabilities.tiers:
+        raise RunnerError(
+            f"Runner {name!r} has no {options.tier!r} tier; it has {', '.join(sorted(capabilities.tiers))}."
+        )
+    if options.dtype not in capabilities.dtypes:
+        raise RunnerError(f"Runner {name!r} cannot run in {options.dtype}.")
+    if case.reference not in capabilities.releases:
+        raise RunnerError(
+            f"Runner {name!r} does not run reference release {case.reference!r}; "
+            f"it runs {', '.join(sorted(capabilities.releases))}."
+        )
+    if options.behaviours and not capabilities.behaviours:
+        raise RunnerError(f"Runner {name!r} cannot set single reference behaviours ({', '.join(options.behaviours)}).")

@@ -1,0 +1,132 @@
+"""Weights on disk: the official single file beside a Gemma folder, read as untrusted input.
+
+A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `config` (JSON) and `model_version`, and
+one folder with Gemma 3 in Hugging Face form. Nothing is unpickled; headers are checked before a tensor is read.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from runners.checksum import checksum64, weights_hash
+from runners.errors import CheckpointError
+
+MODEL_VERSION_PREFIX = "2.3"
+GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
+
+
+class TensorFiles:
+    """Named tensors of one or more safetensors files. `shapes` is known without reading any tensor."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Read the headers. Raises: CheckpointError for a file that is missing, truncated or not safetensors."""
+        self.paths = paths
+        self.metadata: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._path_of: dict[str, Path] = {}
+        for path in paths:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self.metadata.update(file.metadata() or {})
+                    for name in file.keys():
+                        if name in self._path_of:
+                            raise CheckpointError(f"Tensor {name!r} is in both {self._path_of[name]} and {path}.")
+                        self._path_of[name] = path
+                        self.shapes[name] = tuple(file.get_slice(name).get_shape())
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(
+                    f"{path} is not a whole safetensors file ({error}); copy or forge it again."
+                ) from error
+
+    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+        """Tensors by name, on `device`, as stored. Raises: CheckpointError if the file has changed meanwhile."""
+        with ExitStack() as stack:
+            files: dict[Path, Any] = {}
+            tensors: dict[str, Tensor] = {}
+            try:
+                for name in names:
+                    path = self._path_of[name]
+                    if path not in files:
+                        files[path] = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
+                    tensors[name] = files[path].get_tensor(name)
+            except (SafetensorError, OSError, RuntimeError) as error:
+                raise CheckpointError(f"Reading tensors failed ({error}); copy or forge the weights again.") from error
+        return tensors
+
+    def checksums(self) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], int]]:
+        """(name, dtype, shape, checksum) of every tensor, read one at a time."""
+        for name in self.shapes:
+            tensor = self.read([name], torch.device("cpu"))[name]
+            yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
+
+
+class WeightsFolder:
+    """A weights folder as users pass it with `--weights`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find and check the parts. Raises: CheckpointError saying what is missing or of another version."""
+        if not folder.is_dir():
+            raise CheckpointError(f"No weights folder at {folder}; make one with `parity forge --preset tiny --out DIR`.")
+        self.folder = folder
+        self.checkpoint_path = self._only(sorted(folder.glob("ltx-2.3*.safetensors")), "ltx-2.3*.safetensors file")
+        gemma_folders = sorted(path.parent for path in folder.glob("*/tokenizer.model"))
+        self.gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
+        self.model = TensorFiles([self.checkpoint_path])
+        self.config = self._config()
+        self.gemma_config = self._gemma_config()
+        shards = sorted(self.gemma_folder.glob("model*.safetensors"))
+        if not shards:
+            raise CheckpointError(f"{self.gemma_folder} has no model*.safetensors; the Gemma folder is incomplete.")
+        self.gemma = TensorFiles(shards)
+
+    def _only(self, found: list[Path], what: str) -> Path:
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found[:10]) or "none"
+            raise CheckpointError(f"{self.folder} must hold exactly one {what}; found {names}.")
+        return found[0]
+
+    def _config(self) -> dict[str, Any]:
+        metadata = self.model.metadata
+        version = metadata.get("model_version")
+        if version is None or not version.startswith(MODEL_VERSION_PREFIX):
+            raise CheckpointError(
+                f"{self.checkpoint_path} says model_version {version!r}; LTX-{MODEL_VERSION_PREFIX} is wanted "
+                f"(a version that starts with {MODEL_VERSION_PREFIX!r}). Take the 2.3 checkpoint."
+            )
+        if "config" not in metadata:
+            raise CheckpointError(f"{self.checkpoint_path} has no 'config' in its metadata; it is not an official file.")
+        return self._json_object(metadata["config"], f"'config' in the metadata of {self.checkpoint_path}")
+
+    def _gemma_config(self) -> dict[str, Any]:
+        missing = [name for name in GEMMA_FILES if not (self.gemma_folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"The Gemma folder {self.gemma_folder} lacks {', '.join(missing)}; download it whole.")
+        path = self.gemma_folder / "config.json"
+        config = self._json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        if not isinstance(config.get("text_config"), dict):
+            raise CheckpointError(f"{path} has no 'text_config'; a Gemma 3 folder with text and vision is wanted.")
+        return config
+
+    @staticmethod
+    def _json_object(text: str, what: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{what} is not a JSON object.")
+        return value
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of every tensor of the checkpoint and of Gemma, hex."""
+        entries = [*self.model.checksums()]
+        entries += [(f"gemma/{name}", dtype, shape, value) for name, dtype, shape, value in self.gemma.checksums()]
+        return weights_hash(entries)
