@@ -29,7 +29,7 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of everything read from a case file: immutable, and no key passes unnoticed."""
 
 
-class ImageCondition(Strict):
+class ImageCondition(Strict, frozen=True, kw_only=True):
     """A picture the video must show at a frame."""
 
     path: str  # relative to the case file
@@ -38,7 +38,7 @@ class ImageCondition(Strict):
     crf: int = 33  # H.264 quality of the round trip the picture takes first; 0 skips it
 
 
-class Request(Strict):
+class Request(Strict, frozen=True, kw_only=True):
     """What is asked of the model."""
 
     prompt: str
@@ -52,7 +52,7 @@ class Request(Strict):
     images: tuple[ImageCondition, ...] = ()
 
 
-class Guider(Strict):
+class Guider(Strict, frozen=True, kw_only=True):
     """Guidance of one modality; the formula is in `runners.ltx23.guidance`."""
 
     cfg_scale: float = 1.0
@@ -63,21 +63,21 @@ class Guider(Strict):
     stg_blocks: tuple[int, ...] = ()
 
 
-class Guidance(Strict):
+class Guidance(Strict, frozen=True, kw_only=True):
     """Guidance of both modalities."""
 
     video: Guider
     audio: Guider
 
 
-class Switches(Strict):
+class Switches(Strict, frozen=True, kw_only=True):
     """Deviations from the plain official run that a ground truth may be recorded with."""
 
     skip_v2a_cross_attn_for_video_gt: bool = False
     disable_autocast: bool = True
 
 
-class Case(Strict):
+class Case(Strict, frozen=True, kw_only=True):
     """A complete case. `folder` is where its image paths start; it is not part of the file."""
 
     id: str

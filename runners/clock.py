@@ -90,7 +90,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
         pairs = zip(self._marks[:-1], self._marks[1:], strict=True)
         return [
-            b - a if isinstance(a, float) and isinstance(b, float) else a.elapsed_time(b) / 1000  # type: ignore[union-attr,arg-type]
+            b - a if isinstance(a, float) and isinstance(b, float) else a.elapsed_time(b) / 1000  # type: ignore[union-attr]
             for a, b in pairs
         ]
 

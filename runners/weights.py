@@ -35,7 +35,7 @@ class TensorFiles:
             try:
                 with safe_open(path, framework="pt") as file:
                     self.metadata.update(file.metadata() or {})
-                    for name in file.keys():
+                    for name in file.keys():  # noqa: SIM118 - the file is no dict
                         if name in self._path_of:
                             raise CheckpointError(f"Tensor {name!r} is in both {self._path_of[name]} and {path}.")
                         self._path_of[name] = path
@@ -73,7 +73,9 @@ class WeightsFolder:
     def __init__(self, folder: Path) -> None:
         """Find and check the parts. Raises: CheckpointError saying what is missing or of another version."""
         if not folder.is_dir():
-            raise CheckpointError(f"No weights folder at {folder}; make one with `parity forge --preset tiny --out DIR`.")
+            raise CheckpointError(
+                f"No weights folder at {folder}; make one with `parity forge --preset tiny --out DIR`."
+            )
         self.folder = folder
         self.checkpoint_path = self._only(sorted(folder.glob("ltx-2.3*.safetensors")), "ltx-2.3*.safetensors file")
         gemma_folders = sorted(path.parent for path in folder.glob("*/tokenizer.model"))
@@ -101,13 +103,17 @@ class WeightsFolder:
                 f"(a version that starts with {MODEL_VERSION_PREFIX!r}). Take the 2.3 checkpoint."
             )
         if "config" not in metadata:
-            raise CheckpointError(f"{self.checkpoint_path} has no 'config' in its metadata; it is not an official file.")
+            raise CheckpointError(
+                f"{self.checkpoint_path} has no 'config' in its metadata; it is not an official file."
+            )
         return self._json_object(metadata["config"], f"'config' in the metadata of {self.checkpoint_path}")
 
     def _gemma_config(self) -> dict[str, Any]:
         missing = [name for name in GEMMA_FILES if not (self.gemma_folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"The Gemma folder {self.gemma_folder} lacks {', '.join(missing)}; download it whole.")
+            raise CheckpointError(
+                f"The Gemma folder {self.gemma_folder} lacks {', '.join(missing)}; download it whole."
+            )
         path = self.gemma_folder / "config.json"
         config = self._json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
         if not isinstance(config.get("text_config"), dict):

@@ -1,0 +1,89 @@
+"""A picture on its way to the video VAE: decode, H.264 round trip, resize, centre crop, scale to [-1, 1].
+
+The round trip gives the picture the compression artefacts of the training videos' frames. Source:
+ltx_pipelines.utils.media_io.load_image_conditioning 1.0.0.
+
+Axes: H height, W width, C channel (RGB).
+"""
+
+import io
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from runners.errors import MediaError
+
+MAX_PIXELS = 64 * 1024 * 1024  # a header may claim any size; nothing larger is decoded
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture file to uint8 (H, W, 3); an alpha channel is dropped, not blended, as officially.
+
+    Raises: MediaError if the file is no picture, has no colour, or is larger than MAX_PIXELS.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise MediaError(
+                    f"{path.name} is {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read."
+                )
+            pixels = np.array(picture)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path.name} cannot be decoded as a picture ({error}); give a PNG or JPEG file.") from error
+    if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
+        raise MediaError(
+            f"{path.name} decodes to {pixels.dtype} {pixels.shape}; 8-bit RGB is wanted. Convert it to an RGB PNG."
+        )
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def compression_round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
+    """Encode one uint8 (H, W, 3) frame as H.264 at quality `crf` and decode it again; crf 0 leaves it alone.
+
+    An odd last row or column is cut, since 4:2:0 chroma has none.
+    """
+    if crf == 0:
+        return pixels
+    height, width = (side // 2 * 2 for side in pixels.shape[:2])
+    encoded = io.BytesIO()
+    with av.open(encoded, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})
+        stream.height, stream.width = height, width
+        # Converted before the encoder sees it: left to the encoder, another conversion could be chosen.
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+        container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    encoded.seek(0)
+    with av.open(encoded) as container:
+        decoded: NDArray[np.uint8] = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    return decoded
+
+
+def fill_and_crop(picture: Tensor, height: int, width: int) -> Tensor:
+    """Scale fp32 (H, W, C) to cover height x width, keeping its aspect, and crop the centre: (1, C, 1, height, width)."""
+    source_height, source_width, _ = picture.shape
+    scale = max(height / source_height, width / source_width)
+    # Rounded up, so that rounding never leaves a side short of the crop.
+    size = (math.ceil(source_height * scale), math.ceil(source_width * scale))
+    # Not made contiguous first: the kernel chosen depends on the memory layout, and bits on the kernel.
+    covered = functional.interpolate(rearrange(picture, "h w c -> 1 c h w"), size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return rearrange(covered[:, :, top : top + height, left : left + width], "f c h w -> 1 c f h w")
+
+
+def load_picture(path: Path, crf: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The picture as the video VAE takes it: (1, 3, 1, height, width) in [-1, 1], `dtype` on `device`.
+
+    Raises: MediaError as `read_picture` does.
+    """
+    pixels = compression_round_trip(read_picture(path), crf)
+    picture = torch.tensor(pixels, dtype=torch.float32, device=device)
+    return (fill_and_crop(picture, height, width) / 127.5 - 1.0).to(dtype)

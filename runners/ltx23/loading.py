@@ -1,0 +1,102 @@
+"""Loading a component: from a source of named tensors into a module whose parameters keep the checkpoint's names.
+
+Every component class says in `CHECKPOINT_PREFIXES` where its keys stand in the checkpoint, as module prefix to
+checkpoint prefix; the longest matching module prefix wins. There is no table of renamed keys.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from runners.errors import CheckpointError
+
+UNUSED_PREFIXES = ("audio_vae.encoder.",)  # in official files, but nothing in text and image to video reads it
+LISTED = 10  # offending keys named in an error
+
+
+class TensorSource(Protocol):
+    """Named tensors, from files or made on the spot."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+        """Tensors by name, on `device`, in the dtype they are kept in."""
+
+
+class Component(Protocol):
+    """A module that knows where its weights are kept."""
+
+    CHECKPOINT_PREFIXES: ClassVar[dict[str, str]]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As `nn.Module.state_dict`."""
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def checkpoint_name(prefixes: Mapping[str, str], key: str) -> str:
+    """Where a module's key is kept in the checkpoint."""
+    prefix = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len)
+    return prefixes[prefix] + key.removeprefix(prefix)
+
+
+def expected_shapes(module: nn.Module, prefixes: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Checkpoint names and shapes that a module (on the meta device is enough) wants."""
+    return {checkpoint_name(prefixes, key): tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def verify(expected: Mapping[str, tuple[int, ...]], source: TensorSource, what: str) -> None:
+    """Compare all wanted names and shapes with those there are.
+
+    Raises: CheckpointError naming the first ten keys that are missing, left over, or of another shape.
+    """
+    there = {name: shape for name, shape in source.shapes.items() if not name.startswith(UNUSED_PREFIXES)}
+    missing = sorted(expected.keys() - there.keys())
+    extra = sorted(there.keys() - expected.keys())
+    shapes = [
+        f"{name} is {there[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & there.keys())
+        if there[name] != expected[name]
+    ]
+    problems = []
+    for label, names in (("missing", missing), ("unknown", extra), ("of another shape", shapes)):
+        if names:
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            problems.append(f"{len(names)} {label}: {', '.join(names[:LISTED])}{more}")
+    if problems:
+        raise CheckpointError(
+            f"The tensors of {what} do not fit its configuration: {'; '.join(problems)}. "
+            "Take a checkpoint whose tensors and configuration belong together."
+        )
+
+
+def load(
+    module: ModuleT,
+    prefixes: Mapping[str, str],
+    source: TensorSource,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ModuleT:
+    """Give a module built on the meta device its weights, in `dtype` on `device`, ready for inference.
+
+    Raises: CheckpointError if a tensor is missing or has another shape.
+    """
+    wanted = {key: checkpoint_name(prefixes, key) for key in module.state_dict()}
+    missing = [name for name in wanted.values() if name not in source.shapes]
+    if missing:
+        raise CheckpointError(f"{len(missing)} tensors are missing: {', '.join(missing[:LISTED])}.")
+    stored = source.read(list(wanted.values()), device)
+    # Popped one by one, so that the stored and the converted copy of a large model never stand side by side.
+    weights = {key: stored.pop(name).to(dtype) for key, name in wanted.items()}
+    _check_shapes(module.state_dict().items(), weights)
+    module.load_state_dict(weights, strict=True, assign=True)
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _check_shapes(wanted: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> None:
+    for key, value in wanted:
+        if value.shape != weights[key].shape:
+            raise CheckpointError(f"{key} is {tuple(weights[key].shape)}; its configuration says {tuple(value.shape)}.")

@@ -1,0 +1,57 @@
+"""Configuration of the native pipeline, and how it is resolved from the case, an override table and the command line."""
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from runners.errors import ConfigError
+from runners.ltx23.reference import Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """How the pipeline computes; what it computes stands in the sampling parameters."""
+
+    dtype: torch.dtype = torch.bfloat16
+    disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
+    skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all four passes
+    reference: Reference = Reference()
+
+    def __post_init__(self) -> None:
+        """Check types, since overrides may come from anywhere. Raises: ConfigError."""
+        if self.dtype not in (torch.bfloat16, torch.float32):
+            raise ConfigError(f"dtype is {self.dtype}; wanted torch.bfloat16, or torch.float32 for the oracle.")
+        for name in ("disable_autocast", "skip_v2a_cross_attn_for_video_gt"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; wanted true or false.")
+        if not isinstance(self.reference, Reference):
+            raise ConfigError(f"reference is {self.reference!r}; wanted a Reference (see `reference_of`).")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """What the denoising loop and the decoders run under: nothing, unless autocast was asked for."""
+        if self.disable_autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
+
+
+def resolve_pipeline_config(
+    base: PipelineConfig,
+    overrides: Mapping[str, Any] | None = None,
+    command_line: Mapping[str, Any] | None = None,
+) -> PipelineConfig:
+    """Lay an override table over a configuration, and what was given on the command line over both.
+
+    A command-line value of None means that the option was not given, and takes nothing away from the override.
+    Raises: ConfigError for a key that no configuration has.
+    """
+    given = {name: value for name, value in (command_line or {}).items() if value is not None}
+    merged = {**(overrides or {}), **given}
+    known = {field.name for field in fields(PipelineConfig)}
+    unknown = sorted(set(merged) - known)
+    if unknown:
+        raise ConfigError(f"Unknown pipeline option {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    return replace(base, **merged)
