@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runners.errors import ShapeError
-from runners.ltx23.audio_vae_config import AudioDecoderConfig
+from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.audio_vae_layers import AttentionBlock, CausalConv2d, ResnetBlock, Upsample, normalization
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.vocoder import Vocoder
@@ -51,7 +51,7 @@ class PerChannelStatistics(nn.Module):
 class MidBlock(nn.Module):
     """Two residual blocks at the coarsest level, with attention between them if configured."""
 
-    def __init__(self, channels: int, config: AudioDecoderConfig) -> None:
+    def __init__(self, channels: int, config: AudioVaeConfig) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels, config)
         self.attn_1 = AttentionBlock(channels, config) if config.mid_block_add_attention else nn.Identity()
@@ -66,7 +66,7 @@ class Level(nn.Module):
     """One resolution of the way up: residual blocks, each followed by attention if the level attends, then growth."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, config: AudioDecoderConfig, *, attends: bool, grows: bool
+        self, channels_in: int, channels_out: int, config: AudioVaeConfig, *, attends: bool, grows: bool
     ) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * config.num_res_blocks
@@ -91,7 +91,7 @@ class AudioDecoder(nn.Module):
         "": "audio_vae.decoder.",
     }
 
-    def __init__(self, config: AudioDecoderConfig) -> None:
+    def __init__(self, config: AudioVaeConfig) -> None:
         super().__init__()
         self.config = config
         axis = config.causality_axis

@@ -16,7 +16,7 @@ GROUP_COUNT = 32  # groups of every group normalization
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioDecoderConfig:
+class AudioVaeConfig:
     """Shape of the decoder that turns audio latents into a mel spectrogram. Height is time, width is mel frequency."""
 
     ch: int = 128  # channels at the finest level; also the length of the latent statistics (latent channels x bins)
@@ -66,7 +66,7 @@ class AudioDecoderConfig:
             )
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> "AudioDecoderConfig":
+    def from_dict(cls, section: Mapping[str, Any]) -> "AudioVaeConfig":
         """Read the checkpoint configuration's `audio_vae` section; absent keys take the official defaults.
 
         Raises: ConfigError naming the key whose value is not supported.

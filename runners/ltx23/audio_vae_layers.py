@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runners.ltx23.audio_vae_config import GROUP_COUNT, AudioDecoderConfig
+from runners.ltx23.audio_vae_config import GROUP_COUNT, AudioVaeConfig
 
 EPSILON = 1e-6
 
@@ -23,7 +23,7 @@ class PixelNorm(nn.Module):
         return x / torch.sqrt(torch.mean(x**2, dim=1, keepdim=True) + EPSILON)
 
 
-def normalization(channels: int, config: AudioDecoderConfig) -> nn.Module:
+def normalization(channels: int, config: AudioVaeConfig) -> nn.Module:
     """The configured normalization of `channels` channels."""
     if config.norm_type == "group":
         return nn.GroupNorm(GROUP_COUNT, channels, eps=EPSILON)
@@ -52,7 +52,7 @@ class CausalConv2d(nn.Module):
 class ResnetBlock(nn.Module):
     """Two normalized convolutions added to the input, which a 1 x 1 convolution widens where the widths differ."""
 
-    def __init__(self, channels_in: int, channels_out: int, config: AudioDecoderConfig) -> None:
+    def __init__(self, channels_in: int, channels_out: int, config: AudioVaeConfig) -> None:
         super().__init__()
         axis = config.causality_axis
         self.norm1 = normalization(channels_in, config)
@@ -75,7 +75,7 @@ class ResnetBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head attention of all positions to all positions, added to the input."""
 
-    def __init__(self, channels: int, config: AudioDecoderConfig) -> None:
+    def __init__(self, channels: int, config: AudioVaeConfig) -> None:
         super().__init__()
         self.norm = normalization(channels, config)
         self.q = nn.Conv2d(channels, channels, 1)
@@ -105,7 +105,7 @@ class Upsample(nn.Module):
     put in front. "width-compatibility" pads causally but keeps all 2 n.
     """
 
-    def __init__(self, channels: int, config: AudioDecoderConfig) -> None:
+    def __init__(self, channels: int, config: AudioVaeConfig) -> None:
         super().__init__()
         self.axis = config.causality_axis
         self.conv = CausalConv2d(channels, channels, kernel_size=3, axis=self.axis)

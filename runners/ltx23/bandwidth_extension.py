@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
-from runners.ltx23.vocoder_config import MEL_BINS, ExtendedVocoderConfig, read_vocoder_section
+from runners.ltx23.vocoder_config import MEL_BINS, ExtendedVocoderConfig, read_vocoder_config
 
 MEL_FLOOR = 1e-5  # magnitudes below it are lifted before the logarithm
 ROLLOFF = 0.99  # pass band of the resampling filter, as a share of the lower rate's band
@@ -146,7 +146,7 @@ def vocoder_from_config(section: Mapping[str, Any], reference: Reference) -> Voc
     A flat section gives a plain `Vocoder`, which no release runs in another precision than its weights'.
     Raises: ConfigError naming the key whose value is not supported.
     """
-    config = read_vocoder_section(section)
+    config = read_vocoder_config(section)
     if isinstance(config, ExtendedVocoderConfig):
         return ExtendedVocoder(config, reference)
     return Vocoder(config)

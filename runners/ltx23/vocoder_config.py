@@ -81,7 +81,7 @@ class VocoderConfig:
             )
 
     @classmethod
-    def from_section(
+    def from_dict(
         cls, section: Mapping[str, Any], *, output_sampling_rate_hz: int, final_activation: str | None = None
     ) -> "VocoderConfig":
         """Read one generator's keys; `final_activation` overrules `use_tanh_at_final`.
@@ -142,7 +142,7 @@ class ExtendedVocoderConfig:
         return self.extension.output_sampling_rate_hz // self.vocoder.output_sampling_rate_hz
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> "ExtendedVocoderConfig":
+    def from_dict(cls, section: Mapping[str, Any]) -> "ExtendedVocoderConfig":
         """Read a nested section. Raises: ConfigError naming the key whose value is absent or not supported."""
         vocoder, extension = section.get("vocoder", {}), section["bwe"]
         for name, part in (("vocoder", vocoder), ("bwe", extension)):
@@ -157,8 +157,8 @@ class ExtendedVocoderConfig:
         if extension["num_mels"] != MEL_BINS:
             raise ConfigError(f"bwe num_mels is {extension['num_mels']}; its generator takes {MEL_BINS} bins.")
         return cls(
-            vocoder=VocoderConfig.from_section(vocoder, output_sampling_rate_hz=extension["input_sampling_rate"]),
-            extension=VocoderConfig.from_section(
+            vocoder=VocoderConfig.from_dict(vocoder, output_sampling_rate_hz=extension["input_sampling_rate"]),
+            extension=VocoderConfig.from_dict(
                 extension, output_sampling_rate_hz=extension["output_sampling_rate"], final_activation="none"
             ),
             n_fft=extension["n_fft"],
@@ -166,17 +166,17 @@ class ExtendedVocoderConfig:
         )
 
 
-def read_vocoder_section(section: Mapping[str, Any]) -> VocoderConfig | ExtendedVocoderConfig:
+def read_vocoder_config(section: Mapping[str, Any]) -> VocoderConfig | ExtendedVocoderConfig:
     """Read the checkpoint configuration's `vocoder` section, flat or nested.
 
     Raises: ConfigError naming the key whose value is not supported.
     """
     if "bwe" in section:
-        return ExtendedVocoderConfig.from_section(section)
+        return ExtendedVocoderConfig.from_dict(section)
     if section.get("resblock") != "1":
         raise ConfigError(f"vocoder resblock is {section.get('resblock')!r}; without a bwe section it must be '1'.")
     rate_hz = section.get("output_sampling_rate", DEFAULT_RATE_HZ)
-    return VocoderConfig.from_section(section, output_sampling_rate_hz=rate_hz)
+    return VocoderConfig.from_dict(section, output_sampling_rate_hz=rate_hz)
 
 
 def _list_of(section: Mapping[str, Any], key: str, default: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from runners.errors import ShapeError
 from runners.ltx23.audio_decoder import AudioDecoder, PerChannelStatistics, decode_audio
-from runners.ltx23.audio_vae_config import AudioDecoderConfig
+from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
 from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
@@ -68,7 +68,7 @@ def randomize(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def pair(config: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, AudioDecoder]:
     reference = randomize(official().AudioDecoderConfigurator.from_config({"audio_vae": config}), dtype)
-    native = AudioDecoder(AudioDecoderConfig.from_section(config)).to(dtype).eval()
+    native = AudioDecoder(AudioVaeConfig.from_dict(config)).to(dtype).eval()
     native.load_state_dict(reference.state_dict(), strict=True)
     return reference, native
 
@@ -129,8 +129,8 @@ def test_fresh_statistics_leave_a_latent_alone_and_loaded_ones_run_channel_major
 
 
 def test_a_causal_axis_costs_three_frames_and_missing_bins_are_silence() -> None:
-    causal = AudioDecoder(AudioDecoderConfig(ch=6, z_channels=2, ch_mult=(1, 1, 1), mel_bins=17))
-    free = AudioDecoder(AudioDecoderConfig(ch=6, z_channels=2, ch_mult=(1, 1, 1), causality_axis=None))
+    causal = AudioDecoder(AudioVaeConfig(ch=6, z_channels=2, ch_mult=(1, 1, 1), mel_bins=17))
+    free = AudioDecoder(AudioVaeConfig(ch=6, z_channels=2, ch_mult=(1, 1, 1), causality_axis=None))
     given = torch.randn(1, 2, 5, 3)
     assert causal(given).shape == (1, 2, 17, 17)
     assert not causal(given)[..., 12:].any()  # three levels of three bins are twelve
@@ -139,7 +139,7 @@ def test_a_causal_axis_costs_three_frames_and_missing_bins_are_silence() -> None
 
 
 def test_latents_that_do_not_fit_are_refused() -> None:
-    decoder = AudioDecoder(AudioDecoderConfig(ch=20, z_channels=4, ch_mult=(1, 1)))
+    decoder = AudioDecoder(AudioVaeConfig(ch=20, z_channels=4, ch_mult=(1, 1)))
     with pytest.raises(ShapeError, match=r"4 channels of 6 bins.*statistics of 20.*bins 5"):
         decoder(torch.zeros(1, 4, 3, 6))
     with pytest.raises(ShapeError, match=r"\(1, 5, 3, 4\)"):
@@ -149,7 +149,7 @@ def test_latents_that_do_not_fit_are_refused() -> None:
 
 
 def test_checkpoint_prefixes_put_statistics_beside_the_decoder() -> None:
-    keys = AudioDecoder(AudioDecoderConfig(ch=4, ch_mult=(1,), num_res_blocks=0)).state_dict()
+    keys = AudioDecoder(AudioVaeConfig(ch=4, ch_mult=(1,), num_res_blocks=0)).state_dict()
     prefixes = AudioDecoder.CHECKPOINT_PREFIXES
     named = {
         prefixes[head] + key.removeprefix(head) for key in keys for head in [max(filter(key.startswith, prefixes))]

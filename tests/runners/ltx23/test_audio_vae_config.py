@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from runners.errors import ConfigError
-from runners.ltx23.audio_vae_config import AudioDecoderConfig
+from runners.ltx23.audio_vae_config import AudioVaeConfig
 
 
-def read(**sizes: Any) -> AudioDecoderConfig:
-    return AudioDecoderConfig.from_section({"model": {"params": {"ddconfig": sizes}}})
+def read(**sizes: Any) -> AudioVaeConfig:
+    return AudioVaeConfig.from_dict({"model": {"params": {"ddconfig": sizes}}})
 
 
 def test_an_empty_section_takes_the_official_defaults_and_null_is_not_absent() -> None:
-    assert AudioDecoderConfig.from_section({}) == AudioDecoderConfig()
+    assert AudioVaeConfig.from_dict({}) == AudioVaeConfig()
     assert read().causality_axis == "height"
     assert read(causality_axis=None).causality_axis is None
 
@@ -26,10 +26,10 @@ def test_bins_come_from_the_first_of_three_places_that_names_them() -> None:
     }
     found = []
     for name in ("model", "preprocessing", "variables"):
-        found.append(AudioDecoderConfig.from_section(places).mel_bins)
+        found.append(AudioVaeConfig.from_dict(places).mel_bins)
         del places[name]
     assert found == [3, 5, 7]
-    assert AudioDecoderConfig.from_section(places).mel_bins is None
+    assert AudioVaeConfig.from_dict(places).mel_bins is None
 
 
 @pytest.mark.parametrize(

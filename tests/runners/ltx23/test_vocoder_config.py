@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runners.errors import ConfigError
-from runners.ltx23.vocoder_config import ExtendedVocoderConfig, VocoderConfig, read_vocoder_section
+from runners.ltx23.vocoder_config import ExtendedVocoderConfig, VocoderConfig, read_vocoder_config
 
 AMP = {
     "resblock": "AMP1",
@@ -49,7 +49,7 @@ def changed(part: str, key: str, value: object) -> dict[str, Any]:
 
 
 def test_the_released_section_triples_16_khz_to_48_khz() -> None:
-    config = read_vocoder_section(RELEASED)
+    config = read_vocoder_config(RELEASED)
     assert isinstance(config, ExtendedVocoderConfig)
     assert config.ratio == 3
     assert (config.vocoder.output_sampling_rate_hz, config.extension.output_sampling_rate_hz) == (16000, 48000)
@@ -59,7 +59,7 @@ def test_the_released_section_triples_16_khz_to_48_khz() -> None:
 
 
 def test_a_flat_section_takes_the_official_defaults() -> None:
-    assert read_vocoder_section({"resblock": "1", "stereo": True}) == VocoderConfig()
+    assert read_vocoder_config({"resblock": "1", "stereo": True}) == VocoderConfig()
     assert VocoderConfig().output_sampling_rate_hz == 24000
     assert VocoderConfig().final_activation == "tanh"
 
@@ -77,7 +77,7 @@ def test_a_flat_section_takes_the_official_defaults() -> None:
 )  # fmt: skip
 def test_an_unsupported_flat_value_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} "):
-        read_vocoder_section({"resblock": "1", "stereo": True, key: value})
+        read_vocoder_config({"resblock": "1", "stereo": True, key: value})
 
 
 @pytest.mark.parametrize("part", ["vocoder", "bwe"])
@@ -90,7 +90,7 @@ def test_an_unsupported_flat_value_is_refused_by_name(key: str, value: object) -
 )  # fmt: skip
 def test_an_unsupported_value_of_either_generator_is_refused_by_name(part: str, key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} "):
-        read_vocoder_section(changed(part, key, value))
+        read_vocoder_config(changed(part, key, value))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_an_unsupported_value_of_either_generator_is_refused_by_name(part: str, 
 )  # fmt: skip
 def test_an_extension_that_would_not_line_up_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key} "):
-        read_vocoder_section(changed("bwe", key, value))
+        read_vocoder_config(changed("bwe", key, value))
 
 
 def test_sections_that_are_missing_or_no_sections_are_refused() -> None:
     with pytest.raises(ConfigError, match="resblock is None"):
-        read_vocoder_section({})
+        read_vocoder_config({})
     with pytest.raises(ConfigError, match="vocoder resblock is None"):
-        read_vocoder_section({"bwe": RELEASED["bwe"]})
+        read_vocoder_config({"bwe": RELEASED["bwe"]})
     with pytest.raises(ConfigError, match=r"vocoder\.bwe is 3"):
-        read_vocoder_section({"vocoder": RELEASED["vocoder"], "bwe": 3})
+        read_vocoder_config({"vocoder": RELEASED["vocoder"], "bwe": 3})
