@@ -1,0 +1,59 @@
+"""Names, shapes and dtypes of a made checkpoint, read off the native modules on the meta device.
+
+The native modules are the one place that knows the layout; a test holds them against the official classes.
+"""
+
+import torch
+
+from runners.forge.presets import Json, Preset
+from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.audio_vae_config import AudioDecoderConfig
+from runners.ltx23.bandwidth_extension import vocoder_from_config
+from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.loading import expected_shapes
+from runners.ltx23.reference import Reference
+from runners.ltx23.transformer import Transformer
+from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
+from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.video_vae_config import VideoVaeConfig
+
+Inventory = dict[str, tuple[int, ...]]  # checkpoint name to shape, in the order of the model
+
+DTYPE = torch.bfloat16  # of every tensor in the released files
+
+
+def model_inventory(preset: Preset) -> Inventory:
+    """The single file's tensors. Raises: ConfigError for a configuration that the model does not support."""
+    config, reference, text = preset.config, Reference(), preset.gemma["text_config"]
+    connectors = TextConnectorsConfig.from_dict(
+        config, hidden_width=text["hidden_size"], num_hidden_states=text["num_hidden_layers"] + 1
+    )
+    vae = VideoVaeConfig.from_checkpoint(config)
+    inventory: Inventory = {}
+    with torch.device("meta"):
+        for module in (
+            Transformer(TransformerConfig.from_dict(config), reference),
+            TextConnectors(connectors),
+            VideoEncoder(vae),
+            VideoDecoder(vae, reference),
+            AudioDecoder(AudioDecoderConfig.from_section(config["audio_vae"])),
+            vocoder_from_config(config["vocoder"], reference),
+        ):
+            inventory |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
+    return inventory
+
+
+def gemma_inventory(gemma: Json) -> Inventory:
+    """The Gemma folder's tensors, under the names of Gemma's own files: vision tower included, no separate head."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Gemma3ForConditionalGeneration(Gemma3Config.from_dict(gemma))
+    inventory: Inventory = {}
+    for key, value in model.state_dict().items():
+        if key == "lm_head.weight":  # tied to the embedding, hence not in the files
+            continue
+        name = key.removeprefix("model.").replace("language_model.", "language_model.model.", 1)
+        inventory[name] = tuple(value.shape)
+    return inventory

@@ -1,0 +1,138 @@
+"""Making checkpoints: as files in the official format, or tensor by tensor straight on a device.
+
+Every value follows from (seed, tensor name) alone, so both ways give the same bits and hence the same hash.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from runners.checksum import WeightEntry, weight_entry, weights_hash
+from runners.errors import CheckpointError
+from runners.forge.gemma_folder import write_gemma_files
+from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inventory
+from runners.forge.presets import Preset, preset_named
+from runners.forge.scales import made_tensor
+
+SPEC_VERSION = 1  # counted up whenever the values, names or files of any preset change
+CHECKPOINT_NAME = "ltx-2.3.safetensors"
+GEMMA_FOLDER = "gemma"
+GEMMA_WEIGHTS_NAME = "model.safetensors"
+_SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
+
+
+class MadeTensors:
+    """Named tensors that are made when read: what a file's tensors would be, without the file.
+
+    `shapes` and `read` are those of `runners.ltx23.loading.TensorSource`.
+    """
+
+    def __init__(self, inventory: Inventory, seed: int) -> None:
+        self.shapes = inventory
+        self.seed = seed
+
+    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+        """Tensors by name, made on `device`. Raises: CheckpointError for a name the model does not have."""
+        unknown = [name for name in names if name not in self.shapes]
+        if unknown:
+            raise CheckpointError(f"The made model has no {', '.join(unknown[:10])}.")
+        return {name: made_tensor(name, self.shapes[name], DTYPE, self.seed, device) for name in names}
+
+    def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor with its name, one at a time."""
+        for name in self.shapes:
+            yield name, self.read([name], device)[name]
+
+    def checksums(self, device: torch.device) -> Iterator[WeightEntry]:
+        """What `weights_hash` needs to know of every tensor."""
+        for name, tensor in self.tensors(device):
+            yield weight_entry(name, tensor)
+
+
+def made_model(preset: Preset, seed: int) -> MadeTensors:
+    """The single file's tensors of a preset."""
+    return MadeTensors(model_inventory(preset), seed)
+
+
+def made_gemma(preset: Preset, seed: int) -> MadeTensors:
+    """The Gemma folder's tensors of a preset."""
+    return MadeTensors(gemma_inventory(preset.gemma), seed)
+
+
+def forged_tensors(
+    preset: str, seed: int, device: torch.device, prefixes: tuple[str, ...] = ("",)
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of model and Gemma whose names start with one of `prefixes`, made on `device` one after another."""
+    sizes = preset_named(preset)
+    for made in (made_model(sizes, seed), made_gemma(sizes, seed)):
+        for name in made.shapes:
+            if name.startswith(prefixes):
+                yield name, made.read([name], device)[name]
+
+
+def forged_hash(preset: str, seed: int, device: torch.device) -> str:
+    """Hash of a made checkpoint with its Gemma: that of `runners.weights.WeightsFolder` on the forged folder."""
+    sizes = preset_named(preset)
+    entries = [*made_model(sizes, seed).checksums(device)]
+    entries += [
+        (f"gemma/{name}", dtype, shape, checksum)
+        for name, dtype, shape, checksum in made_gemma(sizes, seed).checksums(device)
+    ]
+    return weights_hash(entries)
+
+
+def forge(preset: str, seed: int, out_dir: Path, device: torch.device = torch.device("cpu")) -> Path:  # noqa: B008
+    """Write a made checkpoint: `ltx-2.3.safetensors` and a `gemma` folder, byte for byte the same on every call.
+
+    The folder is written under a temporary name and renamed when whole. Values are made on `device`.
+
+    Returns: `out_dir`.
+    Raises: ConfigError for an unknown preset; CheckpointError if `out_dir` exists and is not empty.
+    """
+    sizes = preset_named(preset)
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    partial = out_dir.with_name(f".{out_dir.name}.partial-{os.getpid()}")
+    try:
+        gemma_folder = partial / GEMMA_FOLDER
+        gemma_folder.mkdir(parents=True)
+        write_gemma_files(gemma_folder, sizes.gemma)
+        metadata = {"format": "pt", "forge": json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
+        _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
+        metadata["config"] = json.dumps(sizes.config, sort_keys=True)
+        metadata["model_version"] = f"2.3.0-forged-{preset}"
+        _write_safetensors(partial / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
+        partial.rename(out_dir)  # also onto an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out_dir
+
+
+def _write_safetensors(path: Path, made: MadeTensors, metadata: dict[str, str], device: torch.device) -> None:
+    """Write tensors one by one, so that a checkpoint larger than memory can be made.
+
+    Source: safetensors format: little-endian uint64 length, JSON header padded with spaces to 8 bytes, data.
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, shape in made.shapes.items():
+        start, end = end, end + torch.Size(shape).numel() * DTYPE.itemsize
+        header[name] = {"dtype": _SAFETENSORS_DTYPE[DTYPE], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for _, tensor in made.tensors(device):
+            _write_bytes(file, tensor)
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    file.write(tensor.reshape(-1).view(torch.uint8).cpu().numpy().data)
