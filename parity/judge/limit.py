@@ -1,0 +1,288 @@
+"""A limit: the bound between how far harmless variation moves a metric and how far the weakest known defect moves it.
+
+Every metric is first turned into a distance from perfect agreement, zero or more, where larger is worse:
+
+* direction "lower": the value itself (an error, a difference);
+* direction "higher" in dB: 10^(-value/20), the amplitude ratio of error to full scale, so that inf dB is 0;
+* direction "higher" without a unit: 1 - value (SSIM, cosine, correlation).
+
+Let f be the largest distance among harmless variations of the reference (the floor) and d the smallest distance among
+the defects that this metric should catch. The limit is the distance sqrt(f d), halfway between them in ratio, and it
+counts as calibrated only if it lies at least `MARGIN` times above the floor (and so as far below the defect): if the
+separation d / f is at least `MARGIN` squared. Otherwise the two populations overlap, the status is
+`CALIBRATION_NEEDED`, and the bound is `MARGIN` times the floor: it may fail a case, but a case cannot pass on it alone.
+"""
+
+import datetime
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Literal
+
+from parity.diff.metric import Direction, Metric
+from parity.judge.document import Strict
+from runners.errors import RegistryError
+
+MARGIN: Final = 1.25
+MIN_FLOOR_SAMPLES: Final = 2  # one sample shows no variation
+METHOD: Final = (
+    f"limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least {MARGIN} x floor "
+    f"and there are at least {MIN_FLOOR_SAMPLES} floor samples; else CALIBRATION_NEEDED at {MARGIN} x floor"
+)
+EXPIRES_WITH: Final = ("device", "torch", "driver", "attention_kernel", "threads", "weights_sha256")
+
+Status = Literal["calibrated", "CALIBRATION_NEEDED", "exact"]
+
+
+class Calibration(Strict, frozen=True, kw_only=True):
+    """Where a set of limits came from. The limits expire when one of `expires_with` changes in the environment."""
+
+    date: str  # YYYY-MM-DD
+    command: str
+    runs: tuple[str, ...]
+    environment: dict[str, str]  # torch, device, driver, attention_kernel, threads, code_version, weights_sha256, ...
+    expires_with: tuple[str, ...] = EXPIRES_WITH  # keys of environment
+
+    def __post_init__(self) -> None:
+        """Refuse a provenance that could not be followed up. Raises: RegistryError."""
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise RegistryError(f"A calibration date is YYYY-MM-DD; got {self.date!r}.") from None
+        if not self.command or not self.runs:
+            raise RegistryError(f"The calibration of {self.date} names no command or no runs; say where it came from.")
+        unknown = [key for key in self.expires_with if key not in self.environment]
+        if unknown or not self.expires_with:
+            raise RegistryError(
+                f"The calibration of {self.date} expires with {', '.join(unknown) or 'nothing'}; every key of "
+                "expires_with must stand in its environment, and there must be one."
+            )
+
+    def changed(self, environment: Mapping[str, str]) -> list[str]:
+        """What expires these limits in another environment, as `key: then -> now`; empty if they still hold."""
+        return [
+            f"{key}: {self.environment[key]} -> {environment.get(key, 'not recorded')}"
+            for key in self.expires_with
+            if self.environment[key] != environment.get(key)
+        ]
+
+
+class Samples(Strict, frozen=True, kw_only=True):
+    """The raw values of the metric, so that its limit can be worked out again without running anything."""
+
+    floor: dict[str, tuple[float, ...]]  # harmless variation -> values
+    defects: dict[str, tuple[float, ...]]  # defect -> values
+    targets: tuple[str, ...]  # the defects that this metric should catch
+
+
+class Limit(Strict, frozen=True, kw_only=True):
+    """One limit with its origin. Values are in the metric's own unit; `separation` is a ratio of distances."""
+
+    value: float
+    unit: str
+    direction: Direction
+    status: Status
+    reason: str
+    floor: float | None = None
+    floor_from: str | None = None
+    weakest_defect: float | None = None
+    weakest_defect_from: str | None = None
+    separation: float | None = None
+    calibration: str | None = None  # key of Registry.calibrations
+    samples: Samples | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that contradicts itself or that nothing could fail. Raises: RegistryError."""
+        if not self.reason.strip():
+            raise RegistryError("A limit needs a reason; got an empty one.")
+        if (self.direction == "exact") != (self.status == "exact"):
+            raise RegistryError(f"Direction {self.direction!r} and status {self.status!r} contradict each other.")
+        never_fails = {"lower": math.inf, "higher": -math.inf, "exact": math.nan}[self.direction]
+        if math.isnan(self.value) or self.value == never_fails:
+            raise RegistryError(f"A {self.direction!r} limit of {self.value} could never fail; give a finite one.")
+        if self.status != "exact" and (self.samples is None or self.calibration is None or self.floor is None):
+            raise RegistryError(f"A {self.status} limit needs floor, samples and calibration, to be followed up.")
+
+
+def wanted_value(metric: Metric) -> float:
+    """The one right value of an "exact" metric: 1 for an equality, 0 for a difference or a count of faults."""
+    return 1.0 if ".bit_equal." in metric.name else 0.0
+
+
+def exact_limit(metric: Metric) -> Limit:
+    """The limit of a metric whose wanted value is known beforehand."""
+    return Limit(value=wanted_value(metric), unit=metric.unit, direction="exact", status="exact", reason=metric.meaning)
+
+
+def distance(value: float, unit: str, direction: Direction) -> float:
+    """How far a value is from perfect agreement, by the table at the top of this file; `nan` stays `nan`."""
+    if math.isnan(value):
+        return math.nan
+    if direction == "lower":
+        return value
+    if unit == "dB":
+        return _amplitude(-value)
+    return max(0.0, 1.0 - value)  # a cosine may exceed 1 by rounding
+
+
+def _amplitude(level_db: float) -> float:
+    """10^(level/20), infinite where it is too large to hold."""
+    return math.inf if level_db > 6000 else 10.0 ** (level_db / 20)
+
+
+def derive_limit(
+    metric: Metric,
+    *,
+    floor: Mapping[str, Sequence[float]],
+    defects: Mapping[str, Sequence[float]],
+    targets: Collection[str] | None = None,
+    calibration: str,
+    reason: str | None = None,
+) -> Limit:
+    """Work a limit out from two measured populations by the method at the top of this file.
+
+    Args:
+        metric: what the samples are values of; direction "lower" or "higher".
+        floor: for each harmless variation of the reference, the values of the metric.
+        defects: for each defect put in on purpose, the values of the metric.
+        targets: the defects that this metric should catch; None means all of them.
+        calibration: key of the calibration that the samples came from.
+        reason: why the limit is what it is; None writes the two populations out.
+    Raises: RegistryError for an exact metric, no floor sample, a NaN, or a value outside the metric's range.
+    """
+    unit, direction = metric.unit, metric.direction
+    if direction == "exact" or (direction == "higher" and unit not in ("", "dB")):
+        raise RegistryError(
+            f"{metric.name} ({direction}, unit {unit!r}) has no limit between two populations: wanted a metric that is "
+            "better lower, or better higher in dB or as a ratio up to 1."
+        )
+    wanted = tuple(sorted(defects if targets is None else targets))
+    if missing := [name for name in wanted if not defects.get(name)]:
+        raise RegistryError(f"{metric.name} should catch {', '.join(missing)}, but no sample of that was measured.")
+    for name, values in (*floor.items(), *defects.items()):
+        _require_in_range(metric, name, values)
+    worst_harmless = _extreme(metric, floor, worst=True)
+    if worst_harmless is None:
+        raise RegistryError(f"{metric.name} has no floor sample; run the reference with a harmless variation first.")
+    floor_from, floor_value = worst_harmless
+    f = distance(floor_value, unit, direction)
+    if math.isinf(f):
+        raise RegistryError(
+            f"{metric.name} is {floor_value} under the harmless variation {floor_from!r}; that bounds nothing."
+        )
+    weakest = _extreme(metric, {name: defects[name] for name in wanted}, worst=False)
+    separation = None
+    if weakest is not None:
+        d = distance(weakest[1], unit, direction)
+        separation = d / f if f else (math.inf if d else 1.0)
+    enough = sum(len(values) for values in floor.values()) >= MIN_FLOOR_SAMPLES
+    calibrated = enough and separation is not None and separation >= MARGIN**2
+    if calibrated and weakest is not None and math.isfinite(distance(weakest[1], unit, direction)):
+        value = _halfway(floor_value, weakest[1], unit, direction)
+    else:
+        value = _widened(floor_value, unit, direction)
+    return Limit(
+        value=value,
+        unit=unit,
+        direction=direction,
+        status="calibrated" if calibrated else "CALIBRATION_NEEDED",
+        reason=reason or _reason(floor_from, weakest, separation, enough),
+        floor=floor_value,
+        floor_from=floor_from,
+        weakest_defect=weakest[1] if weakest else None,
+        weakest_defect_from=weakest[0] if weakest else None,
+        separation=separation,
+        calibration=calibration,
+        samples=Samples(
+            floor={name: tuple(map(float, values)) for name, values in floor.items()},
+            defects={name: tuple(map(float, values)) for name, values in defects.items()},
+            targets=wanted,
+        ),
+    )
+
+
+def _require_in_range(metric: Metric, name: str, values: Sequence[float]) -> None:
+    for value in values:
+        too_good = (metric.direction == "lower" and value < 0) or (
+            metric.direction == "higher" and metric.unit == "" and value > 1 + 1e-6
+        )
+        if math.isnan(value) or too_good:
+            wanted = "at least 0" if metric.direction == "lower" else "in dB" if metric.unit == "dB" else "at most 1"
+            raise RegistryError(f"{metric.name} of {name!r} is {value}; a sample must be a number {wanted}.")
+
+
+def _extreme(metric: Metric, population: Mapping[str, Sequence[float]], *, worst: bool) -> tuple[str, float] | None:
+    """The member farthest from (or nearest to) perfect agreement; names settle a tie, so the order never counts."""
+    members = sorted((name, float(value)) for name, values in population.items() for value in values)
+    larger_is_worse = metric.direction == "lower"
+    pick = max if worst == larger_is_worse else min
+    return pick(members, key=lambda member: member[1]) if members else None
+
+
+def _halfway(floor: float, defect: float, unit: str, direction: Direction) -> float:
+    """The value whose distance is the geometric mean of the two distances."""
+    if direction == "lower":
+        return math.sqrt(floor) * math.sqrt(defect)
+    if unit == "dB":
+        return (floor + defect) / 2  # the same mean, taken on the logarithm
+    return 1.0 - math.sqrt(distance(floor, unit, direction) * distance(defect, unit, direction))
+
+
+def _widened(floor: float, unit: str, direction: Direction) -> float:
+    """The value whose distance is `MARGIN` times that of the floor."""
+    if direction == "lower":
+        return MARGIN * floor
+    if unit == "dB":
+        return floor - 20 * math.log10(MARGIN)
+    return 1.0 - MARGIN * distance(floor, unit, direction)
+
+
+def _reason(floor_from: str, weakest: tuple[str, float] | None, separation: float | None, enough: bool) -> str:
+    if weakest is None or separation is None:
+        return f"floor from {floor_from}; no defect was measured that it should catch"
+    between = f"floor from {floor_from}, weakest defect {weakest[0]}, {separation:.3g}x apart"
+    if not enough:
+        return f"{between}; fewer than {MIN_FLOOR_SAMPLES} floor samples"
+    return between if separation >= MARGIN**2 else f"{between}: too close to tell them apart"
+
+
+def contradiction(metric: Metric, limit: Limit) -> str | None:
+    """What a limit says that its own samples and the method do not, or None. It is how a hand-edited limit is found."""
+    if limit.unit != metric.unit or limit.direction != metric.direction:
+        return (
+            f"says {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} in {metric.unit!r}, "
+            "as parity.diff.metric defines it"
+        )
+    if limit.samples is None or limit.calibration is None:
+        wanted = wanted_value(metric)
+        return None if limit.value == wanted else f"says {limit.value}; the wanted value is {wanted}"
+    samples = limit.samples
+    try:
+        again = derive_limit(
+            metric, floor=samples.floor, defects=samples.defects, targets=samples.targets, calibration=limit.calibration
+        )
+    except RegistryError as error:
+        return f"has samples that give no limit: {error}"
+    for name in ("value", "floor", "weakest_defect", "separation"):
+        if not _same(getattr(limit, name), getattr(again, name)):
+            return f"says {name} {getattr(limit, name)}; its samples give {getattr(again, name)}"
+    for name in ("status", "floor_from", "weakest_defect_from"):
+        if getattr(limit, name) != getattr(again, name):
+            return f"says {name} {getattr(limit, name)!r}; its samples give {getattr(again, name)!r}"
+    return None
+
+
+def _same(stated: float | None, derived: float | None) -> bool:
+    if stated is None or derived is None:
+        return stated is derived
+    return stated == derived or math.isclose(stated, derived, rel_tol=1e-9)  # log10 may differ by a bit elsewhere
+
+
+def looser(old: Limit, new: Limit) -> bool:
+    """Whether a new limit lets something pass that the old one stopped, or says less surely what it stops."""
+    if (old.unit, old.direction) != (new.unit, new.direction):
+        return True
+    if old.status != "CALIBRATION_NEEDED" and new.status == "CALIBRATION_NEEDED":
+        return True
+    if old.direction == "exact":
+        return old.value != new.value
+    return new.value > old.value if old.direction == "lower" else new.value < old.value

@@ -1,0 +1,198 @@
+"""Limits between two populations, with every expected value worked by hand."""
+
+import math
+
+import msgspec
+import pytest
+
+from parity.diff.metric import METRICS, Metric
+from parity.judge.limit import (
+    MARGIN,
+    Calibration,
+    Limit,
+    contradiction,
+    derive_limit,
+    distance,
+    exact_limit,
+    looser,
+)
+from runners.errors import RegistryError
+
+ERROR = METRICS["video_latent.relative_l2"]  # lower
+LEVEL = METRICS["frames.psnr_db.min"]  # higher, dB
+LIKENESS = METRICS["frames.ssim.min"]  # higher, at most 1
+
+
+def test_an_error_is_bounded_by_the_geometric_mean() -> None:
+    floor = {"threads": [0.005, 0.01], "compiled": [0.002]}
+    defects = {"gelu": [0.16, 0.04], "rope": [0.9]}
+    limit = derive_limit(ERROR, floor=floor, defects=defects, calibration="c")
+    assert limit.value == pytest.approx(0.02, rel=1e-15)  # sqrt(0.01 * 0.04)
+    assert (limit.floor, limit.floor_from) == (0.01, "threads")
+    assert (limit.weakest_defect, limit.weakest_defect_from) == (0.04, "gelu")
+    assert limit.separation == pytest.approx(4.0)
+    assert limit.status == "calibrated"
+
+
+def test_a_level_in_db_is_bounded_by_the_mean_of_the_levels() -> None:
+    limit = derive_limit(LEVEL, floor={"a": [46.0, 40.0]}, defects={"b": [20.0, 12.0]}, calibration="c")
+    assert limit.value == 30.0
+    assert limit.separation == pytest.approx(10.0)  # 20 dB is 10 times the amplitude
+    assert limit.status == "calibrated"
+
+
+def test_a_likeness_is_bounded_by_the_geometric_mean_of_what_lacks_to_one() -> None:
+    limit = derive_limit(LIKENESS, floor={"a": [0.999, 0.99]}, defects={"b": [0.84, 0.5]}, calibration="c")
+    assert limit.value == pytest.approx(0.96, rel=1e-12)  # 1 - sqrt(0.01 * 0.16)
+    assert limit.separation == pytest.approx(16.0)
+
+
+def test_overlapping_populations_say_so_and_are_bounded_by_the_floor_alone() -> None:
+    limit = derive_limit(ERROR, floor={"a": [0.1, 0.04]}, defects={"b": [0.15]}, calibration="c")
+    assert limit.status == "CALIBRATION_NEEDED"  # 1.5 times apart, 1.25^2 = 1.5625 wanted
+    assert limit.value == pytest.approx(0.125)
+    level = derive_limit(LEVEL, floor={"a": [40.0, 41.0]}, defects={"b": [39.0]}, calibration="c")
+    assert level.status == "CALIBRATION_NEEDED"
+    assert level.value == pytest.approx(40.0 - 1.93820, abs=1e-5)  # 20 log10(1.25)
+    likeness = derive_limit(LIKENESS, floor={"a": [0.9, 0.9]}, defects={"b": [0.95]}, calibration="c")
+    assert likeness.status == "CALIBRATION_NEEDED"
+    assert likeness.value == pytest.approx(0.875)
+
+
+def test_the_separation_wanted_is_the_margin_squared() -> None:
+    at = derive_limit(ERROR, floor={"a": [1.0, 1.0]}, defects={"b": [MARGIN**2]}, calibration="c")
+    below = derive_limit(ERROR, floor={"a": [1.0, 1.0]}, defects={"b": [MARGIN**2 - 1e-9]}, calibration="c")
+    assert (at.status, below.status) == ("calibrated", "CALIBRATION_NEEDED")
+    assert at.value == pytest.approx(MARGIN)  # exactly MARGIN above the floor and below the defect
+
+
+def test_one_floor_sample_or_no_defect_is_not_a_calibration() -> None:
+    assert derive_limit(ERROR, floor={"a": [0.1]}, defects={"b": [9.0]}, calibration="c").status == "CALIBRATION_NEEDED"
+    none = derive_limit(ERROR, floor={"a": [0.1, 0.2]}, defects={}, calibration="c")
+    assert (none.status, none.weakest_defect, none.separation) == ("CALIBRATION_NEEDED", None, None)
+
+
+def test_only_the_defects_it_should_catch_count() -> None:
+    defects = {"sound only": [0.0], "picture": [0.4]}
+    limit = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects=defects, targets=["picture"], calibration="c")
+    assert (limit.status, limit.weakest_defect_from) == ("calibrated", "picture")
+    assert limit.samples is not None and "sound only" in limit.samples.defects  # kept all the same
+    every = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects=defects, calibration="c")
+    assert every.status == "CALIBRATION_NEEDED"
+
+
+def test_a_floor_of_zero_leaves_no_room_and_an_endless_defect_leaves_the_floor() -> None:
+    still = derive_limit(LEVEL, floor={"a": [math.inf, math.inf]}, defects={"b": [20.0]}, calibration="c")
+    assert (still.value, still.status, still.separation) == (math.inf, "calibrated", math.inf)
+    unseen = derive_limit(ERROR, floor={"a": [0.0, 0.0]}, defects={"b": [0.0]}, calibration="c")
+    assert (unseen.value, unseen.status, unseen.separation) == (0.0, "CALIBRATION_NEEDED", 1.0)
+    endless = derive_limit(ERROR, floor={"a": [0.1, 0.2]}, defects={"b": [math.inf]}, calibration="c")
+    assert (endless.value, endless.status) == (0.25, "calibrated")
+
+
+@pytest.mark.parametrize(
+    ("metric", "floor", "message"),
+    [
+        ("video_latent.relative_l2", [0.1, math.nan], "is nan"),
+        ("video_latent.relative_l2", [0.1, -0.1], "at least 0"),
+        ("frames.ssim.min", [0.9, 1.1], "at most 1"),
+        ("video_latent.relative_l2", [0.1, math.inf], "bounds nothing"),
+        ("video_latent.relative_l2", [], "no floor sample"),
+        ("frames.count.difference", [0.0, 0.0], "no limit between"),
+    ],
+)
+def test_samples_that_bound_nothing_are_refused(metric: str, floor: list[float], message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        derive_limit(METRICS[metric], floor={"a": floor}, defects={"b": [0.5]}, calibration="c")
+
+
+def test_a_target_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(RegistryError, match="should catch gelu"):
+        derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects={"b": [1.0]}, targets=["gelu"], calibration="c")
+
+
+@pytest.mark.parametrize("metric", [ERROR, LEVEL, LIKENESS])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("value", 0.5), ("floor", 0.3), ("weakest_defect", 0.2), ("separation", 7.0), ("status", "CALIBRATION_NEEDED")],
+)
+def test_an_edited_limit_contradicts_its_samples(metric: Metric, field: str, value: object) -> None:
+    floor, defect = {ERROR.name: (0.01, 0.9), LEVEL.name: (40.0, 10.0), LIKENESS.name: (0.98, 0.1)}[metric.name]
+    limit = derive_limit(metric, floor={"a": [floor] * 2}, defects={"b": [defect]}, calibration="c")
+    assert contradiction(metric, limit) is None
+    edited = msgspec.structs.replace(limit, **{field: value})
+    assert f"says {field}" in (contradiction(metric, edited) or "")
+
+
+def test_another_unit_or_direction_than_the_metrics_is_a_contradiction() -> None:
+    limit = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects={"b": [1.0]}, calibration="c")
+    assert "'higher' in 'dB'" in (contradiction(LEVEL, limit) or "")
+    count = METRICS["frames.count.difference"]
+    assert contradiction(count, exact_limit(count)) is None
+    assert "wanted value is 0" in (contradiction(count, msgspec.structs.replace(exact_limit(count), value=1.0)) or "")
+
+
+def test_looser_means_that_more_passes() -> None:
+    def error(value: float, status: str = "calibrated") -> Limit:
+        limit = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects={"b": [1.0]}, calibration="c")
+        return msgspec.structs.replace(limit, value=value, status=status)
+
+    def level(value: float) -> Limit:
+        limit = derive_limit(LEVEL, floor={"a": [40.0, 40.0]}, defects={"b": [10.0]}, calibration="c")
+        return msgspec.structs.replace(limit, value=value)
+
+    assert looser(error(0.1), error(0.2)) and not looser(error(0.2), error(0.1))
+    assert not looser(error(0.1), error(0.1))
+    assert looser(level(30.0), level(29.0)) and not looser(level(29.0), level(30.0))
+    assert looser(error(0.2), error(0.1, "CALIBRATION_NEEDED"))
+    assert not looser(error(0.2, "CALIBRATION_NEEDED"), error(0.1))
+    assert looser(error(0.2), level(0.2))
+
+
+def test_distances() -> None:
+    assert distance(20.0, "dB", "higher") == pytest.approx(0.1)
+    assert distance(math.inf, "dB", "higher") == 0.0
+    assert distance(-math.inf, "dB", "higher") == math.inf
+    assert distance(0.75, "", "higher") == 0.25
+    assert distance(3.0, "dB", "lower") == 3.0
+    assert math.isnan(distance(math.nan, "", "higher"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": math.inf}, "could never fail"),
+        ({"value": math.nan}, "could never fail"),
+        ({"status": "exact"}, "contradict"),
+        ({"direction": "exact"}, "contradict"),
+        ({"reason": " "}, "needs a reason"),
+        ({"samples": None}, "needs floor, samples and calibration"),
+    ],
+)
+def test_a_limit_that_could_not_be_followed_up_is_refused(changes: dict[str, object], message: str) -> None:
+    limit = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects={"b": [1.0]}, calibration="c")
+    fields = {name: getattr(limit, name) for name in limit.__struct_fields__}
+    with pytest.raises(RegistryError, match=message):
+        Limit(**{**fields, **changes})
+
+
+def test_a_calibration_expires_with_its_environment() -> None:
+    calibration = Calibration(
+        date="2026-11-23",
+        command="make thresholds",
+        runs=("runs/a",),
+        environment={"torch": "2.13.0", "device": "cpu", "code_version": "abc"},
+        expires_with=("torch", "device"),
+    )
+    same = {"torch": "2.13.0", "device": "cpu", "code_version": "other"}
+    assert calibration.changed(same) == []
+    assert calibration.changed({**same, "torch": "2.14.0"}) == ["torch: 2.13.0 -> 2.14.0"]
+    assert calibration.changed({"torch": "2.13.0"}) == ["device: cpu -> not recorded"]
+    for changes, message in (
+        ({"date": "23.11.2026"}, "YYYY-MM-DD"),
+        ({"runs": ()}, "no runs"),
+        ({"expires_with": ("driver",)}, "driver"),
+        ({"expires_with": ()}, "nothing"),
+    ):
+        with pytest.raises(RegistryError, match=message):
+            Calibration(**{**msgspec.structs.asdict(calibration), **changes})
