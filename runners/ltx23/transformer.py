@@ -9,7 +9,9 @@ for a request, and what depends on the noise level alone (modulation) once for a
 both, with the bits of a model that computes them again each time.
 
 Source: ltx_core.model.transformer.model (`LTXModel`, `X0Model`), transformer_args and ltx_core.guidance.perturbations
-1.0.0.
+1.0.0. There, scale and shift of the cross-modal attention follow the other stream's sigma; with the reference behaviour
+`cross_timestep_per_token` they follow the own stream's timesteps, token by token, as since release 1.2.0 (repository
+commit 400fd31).
 """
 
 from dataclasses import dataclass
@@ -199,9 +201,10 @@ class Transformer(nn.Module):
         batch, dtype, scale = own.latent.shape[0], own.latent.dtype, self.config.timestep_scale
         block_rows, embedding = block(own.timesteps * scale, batch, dtype)
         prompt_rows, _ = prompt(own.sigma * scale, batch, dtype)
-        # 1.0.0 modulates the cross-modal attention by the OTHER stream's noise level, the same for every token.
+        # The gate of what a stream takes from the other follows the OTHER stream's noise level, in every release.
         cross_level = other.sigma * scale
-        cross_rows, _ = cross_scale_shift(cross_level, batch, dtype)
+        cross_own = self.reference.cross_timestep_per_token
+        cross_rows, _ = cross_scale_shift(own.timesteps * scale if cross_own else cross_level, batch, dtype)
         gate_row, _ = cross_gate(cross_level * (self.config.cross_gate_timestep_scale / scale), batch, dtype)
         return StreamModulation(
             block=block_rows,

@@ -135,7 +135,10 @@ def run_native(
     with torch.no_grad():
         # 1.0.0 rounds video's positions to the model's dtype and leaves audio's in float32.
         rotary = model.rotary_tables(positions(3, VIDEO_TOKENS).to(dtype), positions(1, AUDIO_TOKENS), dtype)
-        return model(video, audio, rotary, skips, model.modulation(video, audio) if share else None)
+        denoised: tuple[Tensor, Tensor] = model(
+            video, audio, rotary, skips, model.modulation(video, audio) if share else None
+        )
+    return denoised
 
 
 def assert_same_bits(native: tuple[Tensor, Tensor], official: tuple[Tensor, Tensor]) -> None:
@@ -157,7 +160,7 @@ def assert_same_bits(native: tuple[Tensor, Tensor], official: tuple[Tensor, Tens
     ],
     ids=str,
 )
-def test_a_pass_has_the_bits_of_the_official_model(dtype: torch.dtype, changes: dict[str, object]) -> None:
+def test_a_pass_has_the_bits_of_the_official_model(dtype: torch.dtype, changes: dict[str, Any]) -> None:
     official, native = pair(dtype, **changes)
     video, audio = inputs(dtype)
     assert_same_bits(run_native(native, video, audio, Skips()), run_official(official, video, audio, Skips()))
@@ -201,6 +204,23 @@ def test_modulation_that_passes_share_changes_no_bit(dtype: torch.dtype) -> None
     video, audio = inputs(dtype)
     alone = run_native(native, video, audio, Skips())
     assert_same_bits(run_native(native, video, audio, Skips(), share=True), alone)
+
+
+def test_per_token_cross_modal_timesteps_differ_from_1_0_0_only_under_a_mask() -> None:
+    """With one noise level for all tokens of both streams, the stream's own level and the other's are the same."""
+    _, native = pair(torch.float32)
+    _, later = pair(torch.float32, Reference(cross_timestep_per_token=True))
+    video, audio = inputs(torch.float32, masked=False)
+    audio = dataclasses.replace(audio, sigma=video.sigma, timesteps=torch.full_like(audio.timesteps, 0.7))
+    unmasked = run_native(native, video, audio, Skips())
+    for ours, theirs in zip(run_native(later, video, audio, Skips()), unmasked, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    mask = torch.ones(1, VIDEO_TOKENS, 1)
+    mask[:, 0] = 0.0
+    video = dataclasses.replace(video, timesteps=mask * video.sigma)
+    masked, masked_later = run_native(native, video, audio, Skips()), run_native(later, video, audio, Skips())
+    assert (masked[0] - masked_later[0]).abs().max() > 1e-3
+    assert (masked[1] - masked_later[1]).abs().max() > 1e-3
 
 
 def test_parameter_names_and_shapes_of_the_22b_model_are_the_official_ones() -> None:
