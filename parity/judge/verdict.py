@@ -1,0 +1,231 @@
+"""A verdict: saved metrics and findings, judged by exact equality or by the limits of the registry.
+
+Only numbers enter, so a run can be judged again after limits change, without its tensors and without a GPU. There are
+three outcomes. "parity": nothing failed, and at least one metric that can tell a defect from harmless variation passed.
+"not_at_parity": a metric is beyond its limit, or something is missing, unmatched, NaN or otherwise found. "undecided":
+nothing failed, but every limit that held is uncalibrated or was measured in another environment, so nothing was shown.
+What prevents judging at all (no limit for a metric, nothing to judge) is raised.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+
+from parity.diff.finding import Finding
+from parity.diff.metric import METRICS, Direction, Metric, metric_named
+from parity.judge.limit import Limit, Status, distance, exact_limit
+from parity.judge.registry import Registry
+from parity.trace.atomic import plain
+from runners.errors import RegistryError, RunError
+
+Profile = Literal["exact", "limits"]
+Outcome = Literal["parity", "not_at_parity", "undecided"]
+EXIT_CODES: Final[dict[Outcome, int]] = {"parity": 0, "not_at_parity": 1, "undecided": 2}
+BIT_EQUALITIES: Final = tuple(name for name in METRICS if ".bit_equal." in name)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric against its limit."""
+
+    metric: str
+    unit: str
+    direction: Direction
+    value: float
+    limit: float
+    margin: float  # how far inside the limit, in the metric's unit; negative is how far beyond
+    used: float  # distance from perfect agreement over that of the limit; above 1 fails
+    passed: bool
+    decisive: bool  # whether a case may pass on this metric
+    waived: str  # reason of the waiver, or ""
+    status: Status
+    expired: tuple[str, ...]  # what changed in the environment since the limit was measured
+    reason: str  # of the limit
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that fails whatever the limits are."""
+
+    code: str
+    where: str
+    message: str
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate found, ready to be drawn or saved."""
+
+    schema_version: Literal[1] = 1
+    case: str
+    profile: Profile
+    outcome: Outcome
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
+
+    @property
+    def exit_code(self) -> int:
+        """0 parity, 1 not at parity, 2 could not judge."""
+        return EXIT_CODES[self.outcome]
+
+    def failed_rows(self) -> tuple[Row, ...]:
+        """The rows that count against parity: beyond their limit and not waived."""
+        return tuple(row for row in self.rows if not row.passed and not row.waived)
+
+    def document(self) -> dict[str, Any]:
+        """The verdict as JSON data; infinities are strings."""
+        document: dict[str, Any] = plain(msgspec.to_builtins(self))
+        return {**document, "parity": self.outcome == "parity", "exit_code": self.exit_code}
+
+
+def judge(
+    *,
+    case: str,
+    profile: Profile,
+    metrics: Mapping[str, float | None],
+    findings: Iterable[Finding] = (),
+    registry: Registry | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Judge one run.
+
+    Args:
+        case: id of the case, the key of its limits.
+        profile: "exact" judges every metric that has one wanted value and needs no registry; "limits" judges every
+            metric by its limit.
+        metrics: name -> value. None and `nan` (not computed) fail, and so does a metric with a limit that is absent.
+        findings: what the comparison found besides numbers; each one fails.
+        registry: limits, for the profile "limits".
+        environment: where the run was made, to tell limits that have expired.
+    Raises:
+        RegistryError: a metric that does not exist, or that has neither a limit nor a reason to be left unjudged.
+        RunError: there is nothing to judge.
+    """
+    known = {name: metric_named(name) for name in metrics}
+    failures = [Failure(code=found.code, where=found.where, message=found.message) for found in findings]
+    if not metrics and not failures:
+        raise RunError(f"Case {case!r}: no metric and no finding, so nothing was compared; run `parity diff` first.")
+    unjudged: dict[str, str] = {}
+    waivers: dict[str, str] = {}
+    if profile == "exact":
+        limits = {name: exact_limit(metric) for name, metric in known.items() if metric.direction == "exact"}
+        limits |= {name: exact_limit(METRICS[name]) for name in BIT_EQUALITIES}
+        unjudged = dict.fromkeys(known.keys() - limits.keys(), "the exact profile judges equality")
+    else:
+        if registry is None or environment is None:
+            raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
+        limits = registry.limits_of(case)
+        unjudged = {name: why for name, why in registry.unjudged.items() if name in known}
+        waivers = {waiver.metric: waiver.reason for waiver in registry.waivers if waiver.case == case}
+        if without := sorted(known.keys() - limits.keys() - unjudged.keys()):
+            raise RegistryError(
+                f"Registry entry missing for case {case!r}: {', '.join(without)}. "
+                "Calibrate these metrics with `make thresholds`, or say under `unjudged` why they are left out."
+            )
+    if not limits:
+        raise RegistryError(f"No metric of case {case!r} has a limit, so nothing could fail; run `make thresholds`.")
+    rows = []
+    for name, metric in METRICS.items():
+        if name not in limits:
+            continue
+        value = metrics.get(name)
+        if value is None:
+            failures.append(Failure(code="missing_metric", where=name, message="has a limit but was not computed"))
+        elif math.isnan(value):
+            failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
+        else:
+            expired = _expired(registry, limits[name], environment) if profile == "limits" else ()
+            rows.append(_row(metric, float(value), limits[name], expired, waivers.get(name, "")))
+    excused = {row.metric for row in rows if row.waived}
+    for name in waivers.keys() - excused:
+        failures.append(
+            Failure(
+                code="unmatched_waiver", where=name, message="is waived but not beyond its limit; remove the waiver"
+            )
+        )
+    failures.sort(key=lambda failure: (failure.code, failure.where))
+    return Verdict(
+        case=case,
+        profile=profile,
+        outcome=_outcome(rows, failures),
+        rows=tuple(rows),
+        failures=tuple(failures),
+        notes=_notes(rows),
+        unjudged=unjudged,
+    )
+
+
+def _row(metric: Metric, value: float, limit: Limit, expired: tuple[str, ...], waiver: str) -> Row:
+    if (limit.unit, limit.direction) != (metric.unit, metric.direction):
+        raise RegistryError(
+            f"The limit of {metric.name} is {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} "
+            f"in {metric.unit!r}. Regenerate the registry with `make thresholds`."
+        )
+    if limit.direction == "exact":
+        passed = value == limit.value
+        margin = 0.0 if passed else -abs(value - limit.value)
+        used = 0.0 if passed else math.inf
+    else:
+        passed = value <= limit.value if limit.direction == "lower" else value >= limit.value
+        margin = _margin(value, limit)
+        used = _used(value, limit)
+    return Row(
+        metric=metric.name,
+        unit=metric.unit,
+        direction=metric.direction,
+        value=value,
+        limit=limit.value,
+        margin=margin,
+        used=used,
+        passed=passed,
+        decisive=(limit.status == "calibrated" and not expired) or metric.name in BIT_EQUALITIES,
+        waived="" if passed else waiver,
+        status=limit.status,
+        expired=expired,
+        reason=limit.reason,
+    )
+
+
+def _margin(value: float, limit: Limit) -> float:
+    if value == limit.value:  # also where both are infinite
+        return 0.0
+    return limit.value - value if limit.direction == "lower" else value - limit.value
+
+
+def _used(value: float, limit: Limit) -> float:
+    if value == limit.value:
+        return 1.0
+    moved, allowed = (distance(number, limit.unit, limit.direction) for number in (value, limit.value))
+    if allowed == 0 or math.isinf(moved):
+        return math.inf if moved > 0 else 0.0
+    return moved / allowed
+
+
+def _expired(registry: Registry | None, limit: Limit, environment: Mapping[str, str] | None) -> tuple[str, ...]:
+    if registry is None or environment is None or limit.calibration is None:
+        return ()
+    return tuple(registry.calibrations[limit.calibration].changed(environment))
+
+
+def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
+    if failures or any(not row.passed and not row.waived for row in rows):
+        return "not_at_parity"
+    return "parity" if any(row.passed and row.decisive for row in rows) else "undecided"
+
+
+def _notes(rows: list[Row]) -> tuple[str, ...]:
+    notes = []
+    changes = sorted({change for row in rows for change in row.expired})
+    if changes:
+        count = sum(bool(row.expired) for row in rows)
+        notes.append(f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing")
+    needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
+    if needed:
+        notes.append(f"CALIBRATION_NEEDED, no case passes on these alone: {', '.join(needed)}")
+    for group in sorted({row.metric.split(".")[0] for row in rows}):
+        members = [row for row in rows if row.metric.split(".")[0] == group]
+        if not any(row.decisive for row in members) and any(row.status != "exact" for row in members):
+            notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
+    notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
+    return tuple(notes)

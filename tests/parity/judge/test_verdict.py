@@ -1,0 +1,205 @@
+"""The gate: what passes, what fails under which name, and what cannot be judged."""
+
+import json
+import math
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from parity.diff.finding import Finding
+from parity.diff.metric import METRICS
+from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
+from parity.judge.registry import Registry, Waiver
+from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, judge
+from runners.errors import RegistryError, RunError
+
+ERROR = "video_latent.relative_l2"
+LEVEL = "frames.psnr_db.min"
+COUNT = "frames.count.difference"
+HERE = {"torch": "2.13.0"}
+GOOD: dict[str, float | None] = {ERROR: 0.05, LEVEL: 35.0, COUNT: 0.0}
+EQUAL: dict[str, float | None] = dict.fromkeys(BIT_EQUALITIES, 1.0)
+
+
+def limit(metric: str, floor: float, defect: float) -> Limit:
+    return derive_limit(METRICS[metric], floor={"threads": [floor] * 2}, defects={"gelu": [defect]}, calibration="c")
+
+
+def registry(**changes: object) -> Registry:
+    calibration = Calibration(
+        date="2026-11-23", command="make thresholds", runs=("runs/a",), environment=HERE, expires_with=("torch",)
+    )
+    defaults = {
+        ERROR: limit(ERROR, 0.01, 1.0),  # 0.1
+        LEVEL: limit(LEVEL, 40.0, 20.0),  # 30 dB
+        COUNT: exact_limit(METRICS[COUNT]),
+    }
+    return msgspec.structs.replace(Registry(calibrations={"c": calibration}, defaults=defaults), **changes)
+
+
+def by_limits(metrics: dict[str, float | None], limits: Registry | None = None, *findings: Finding) -> Verdict:
+    return judge(
+        case="astronaut",
+        profile="limits",
+        metrics=metrics,
+        findings=findings,
+        registry=limits or registry(),
+        environment=HERE,
+    )
+
+
+def row(verdict: Verdict, metric: str) -> Row:
+    return next(row for row in verdict.rows if row.metric == metric)
+
+
+def test_within_all_limits_is_parity_and_says_by_how_much() -> None:
+    verdict = by_limits(GOOD)
+    assert (verdict.outcome, verdict.exit_code) == ("parity", 0)
+    assert row(verdict, ERROR).margin == pytest.approx(0.05)
+    assert row(verdict, ERROR).used == pytest.approx(0.5)
+    assert row(verdict, LEVEL).margin == pytest.approx(5.0)
+    assert row(verdict, LEVEL).used == pytest.approx(0.562341, abs=1e-6)  # 10^(-5/20)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "margin", "used"),
+    [
+        (ERROR, 0.2, -0.1, 2.0),
+        (ERROR, math.inf, -math.inf, math.inf),
+        (LEVEL, 10.0, -20.0, 10.0),
+        (LEVEL, -math.inf, -math.inf, math.inf),
+        (COUNT, -1.0, -1.0, math.inf),
+    ],
+)
+def test_one_metric_beyond_its_limit_is_enough(metric: str, value: float, margin: float, used: float) -> None:
+    verdict = by_limits({**GOOD, metric: value})
+    assert (verdict.outcome, verdict.exit_code) == ("not_at_parity", 1)
+    assert [failed.metric for failed in verdict.failed_rows()] == [metric]
+    assert row(verdict, metric).margin == pytest.approx(margin)
+    assert row(verdict, metric).used == pytest.approx(used)
+
+
+def test_the_limit_itself_passes_and_the_next_number_does_not() -> None:
+    bound = registry().defaults[ERROR].value
+    assert by_limits({**GOOD, ERROR: bound}).exit_code == 0
+    assert by_limits({**GOOD, ERROR: math.nextafter(bound, 1)}).exit_code == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, None])
+def test_what_was_not_computed_fails_by_name(value: float | None) -> None:
+    verdict = by_limits({**GOOD, ERROR: value})
+    assert verdict.exit_code == 1
+    assert [(f.code, f.where) for f in verdict.failures] == [
+        ("missing_metric" if value is None else "nan_metric", ERROR)
+    ]
+
+
+def test_a_metric_with_a_limit_that_is_absent_fails() -> None:
+    verdict = by_limits({ERROR: 0.0, COUNT: 0.0})
+    assert verdict.exit_code == 1
+    assert [(f.code, f.where) for f in verdict.failures] == [("missing_metric", LEVEL)]
+
+
+def test_a_finding_fails_although_every_number_is_good() -> None:
+    found = Finding(code="missing_frame", where="video_frames", message="reference has 9 frames, candidate has 8")
+    for verdict in (
+        by_limits(GOOD, None, found),
+        judge(case="astronaut", profile="exact", metrics=EQUAL, findings=[found]),
+    ):
+        assert (verdict.outcome, verdict.failures[0].code) == ("not_at_parity", "missing_frame")
+
+
+def test_a_metric_without_a_limit_cannot_be_judged_unless_the_registry_says_why() -> None:
+    with pytest.raises(RegistryError, match=r"Registry entry missing .*frames\.max_abs"):
+        by_limits({**GOOD, "frames.max_abs": 3.0})
+    verdict = by_limits({**GOOD, "frames.max_abs": 3.0}, registry(unjudged={"frames.max_abs": "one byte"}))
+    assert (verdict.exit_code, verdict.unjudged) == (0, {"frames.max_abs": "one byte"})
+    with pytest.raises(RegistryError, match="No metric is named"):
+        by_limits({**GOOD, "frames.maxabs": 3.0})
+
+
+def test_a_gate_that_saw_nothing_does_not_pass() -> None:
+    with pytest.raises(RunError, match="nothing was compared"):
+        by_limits({})
+    with pytest.raises(RunError, match="nothing was compared"):
+        judge(case="astronaut", profile="exact", metrics={})
+    with pytest.raises(RegistryError, match="No metric of case 'astronaut' has a limit"):
+        by_limits({COUNT: 0.0}, Registry(unjudged={COUNT: "not today"}))
+    with pytest.raises(RegistryError, match="give the registry"):
+        judge(case="astronaut", profile="limits", metrics=GOOD)
+
+
+def test_exact_wants_every_output_equal() -> None:
+    verdict = judge(case="astronaut", profile="exact", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0})
+    assert (verdict.outcome, len(verdict.rows), list(verdict.unjudged)) == ("parity", 5, [ERROR])
+    for name in BIT_EQUALITIES:
+        assert judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 0.0}).exit_code == 1
+        less = {other: value for other, value in EQUAL.items() if other != name}
+        missing = judge(case="astronaut", profile="exact", metrics=less)
+        assert (missing.exit_code, missing.failures[0].code) == (1, "missing_metric")
+    assert judge(case="astronaut", profile="exact", metrics={**EQUAL, COUNT: 1.0}).exit_code == 1
+
+
+def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -> None:
+    overlap = {ERROR: limit(ERROR, 0.1, 0.11), COUNT: exact_limit(METRICS[COUNT])}  # bound 0.125
+    limits = registry(defaults=overlap)
+    verdict = by_limits({ERROR: 0.12, COUNT: 0.0}, limits)
+    assert (verdict.outcome, verdict.exit_code) == ("undecided", 2)
+    assert any("CALIBRATION_NEEDED" in note and ERROR in note for note in verdict.notes)
+    assert by_limits({ERROR: 0.13, COUNT: 0.0}, limits).exit_code == 1
+    helped = registry(defaults={**overlap, LEVEL: limit(LEVEL, 40.0, 20.0)})
+    verdict = by_limits({ERROR: 0.12, COUNT: 0.0, LEVEL: 31.0}, helped)
+    assert verdict.exit_code == 0
+    assert any("no metric of video_latent can decide" in note for note in verdict.notes)
+
+
+def test_limits_of_another_environment_decide_nothing_but_may_fail() -> None:
+    def elsewhere(metrics: dict[str, float | None]) -> Verdict:
+        return judge(
+            case="astronaut", profile="limits", metrics=metrics, registry=registry(), environment={"torch": "2.14.0"}
+        )
+
+    verdict = elsewhere(GOOD)
+    assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", ("torch: 2.13.0 -> 2.14.0",))
+    assert any("another environment (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
+    assert elsewhere({**GOOD, ERROR: 0.2}).exit_code == 1
+
+
+def test_a_waiver_excuses_one_metric_and_fails_the_gate_where_it_excuses_nothing() -> None:
+    waived = registry(waivers=(Waiver(case="astronaut", metric=ERROR, reason="fused norm, see notes"),))
+    verdict = by_limits({**GOOD, ERROR: 0.2}, waived)
+    assert (verdict.exit_code, row(verdict, ERROR).waived) == (0, "fused norm, see notes")
+    assert f"{ERROR} is waived: fused norm, see notes" in verdict.notes
+    assert by_limits({**GOOD, ERROR: 0.2, LEVEL: 1.0}, waived).exit_code == 1
+    stale = by_limits(GOOD, waived)
+    assert (stale.exit_code, stale.failures[0].code) == (1, "unmatched_waiver")
+    broken = by_limits({**GOOD, ERROR: math.nan}, waived)
+    assert [failure.code for failure in broken.failures] == ["nan_metric", "unmatched_waiver"]
+    elsewhere = registry(waivers=(Waiver(case="another", metric=ERROR, reason="x"),))
+    assert by_limits(GOOD, elsewhere).exit_code == 0
+
+
+def test_a_case_does_not_pass_on_a_waived_metric_alone() -> None:
+    limits = registry(
+        defaults={ERROR: limit(ERROR, 0.01, 1.0)}, waivers=(Waiver(case="astronaut", metric=ERROR, reason="x"),)
+    )
+    assert by_limits({ERROR: 0.2}, limits).outcome == "undecided"
+
+
+def test_a_limit_of_another_unit_cannot_judge() -> None:
+    with pytest.raises(RegistryError, match="is 'higher' in 'dB'; the metric is 'lower'"):
+        by_limits(GOOD, registry(defaults={**registry().defaults, ERROR: limit(LEVEL, 40.0, 20.0)}))
+
+
+def test_the_document_is_json_with_infinities_as_strings() -> None:
+    document = json.loads(json.dumps(by_limits({**GOOD, LEVEL: math.inf}).document(), allow_nan=False))
+    assert (document["parity"], document["exit_code"], document["outcome"]) == (True, 0, "parity")
+    level = next(row for row in document["rows"] if row["metric"] == LEVEL)
+    assert (level["value"], level["margin"], level["used"]) == ("inf", "inf", 0.0)
+
+
+def test_judging_needs_no_torch() -> None:
+    code = "import sys, parity.judge.verdict; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
