@@ -1,0 +1,113 @@
+"""The metrics: name, unit, which way is better, and one line of meaning.
+
+The names are the keys of the threshold registry. `direction` says what a limit means: "higher" is better, "lower" is
+better, or "exact" (the one wanted value is known: 0 for a difference, 1 for an equality). A value that carries a sign
+where both signs are faults enters a summary as a magnitude, and its name says so (`max_abs`, `abs`).
+
+Infinite values are legitimate (the PSNR of equal frames); `nan` means "could not be computed" and must fail.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from runners.errors import RegistryError
+
+Direction = Literal["higher", "lower", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What one number is: its registry name, its unit ("" for a plain ratio), which way is better, what it means."""
+
+    name: str
+    unit: str
+    direction: Direction
+    meaning: str
+
+
+_TENSOR: Final[tuple[tuple[str, str, Direction, str], ...]] = (
+    ("relative_l2", "", "lower", "norm of the error over norm of the reference"),
+    ("cosine", "", "higher", "cosine of the angle between the two tensors, as flat vectors"),
+    ("max_abs", "tensor's own", "lower", "largest absolute error of one element"),
+    ("mean_abs", "tensor's own", "lower", "mean absolute error"),
+    ("ulp.p50", "ULP", "lower", "median distance in representable values; 16-bit floats only"),
+    ("ulp.p90", "ULP", "lower", "90th percentile of that distance (nearest rank)"),
+    ("ulp.p99", "ULP", "lower", "99th percentile of that distance (nearest rank)"),
+    ("ulp.p100", "ULP", "lower", "largest such distance"),
+    ("value_mismatches", "elements", "lower", "elements that compare unequal; NaN equals nothing, -0.0 equals 0.0"),
+    ("bit_mismatches", "elements", "lower", "elements whose bits differ; -0.0 differs from 0.0"),
+    ("non_finite", "elements", "exact", "NaN and infinities, both sides together"),
+)
+
+_OTHERS: Final[tuple[tuple[str, str, Direction, str], ...]] = (
+    ("frames.psnr_db.min", "dB", "higher", "PSNR at peak 255 of the worst frame"),
+    ("frames.psnr_db.mean", "dB", "higher", "PSNR at peak 255 from the squared error averaged over all frames"),
+    ("frames.ssim.min", "", "higher", "SSIM (7 x 7 window, mean over RGB) of the worst frame"),
+    ("frames.ssim.mean", "", "higher", "SSIM averaged over all frames"),
+    ("frames.mad.max", "levels", "lower", "mean absolute difference of the worst frame, in steps of 1/255"),
+    ("frames.mad.mean", "levels", "lower", "mean absolute difference over all frames"),
+    ("frames.max_abs", "levels", "lower", "largest absolute difference of any byte"),
+    ("frames.flicker.max", "levels", "lower", "mean absolute error of the frame-to-frame change, worst transition"),
+    ("frames.flicker.mean", "levels", "lower", "the same, averaged over all transitions"),
+    ("frames.count.difference", "frames", "exact", "candidate's frames minus reference's"),
+    ("frames.rate_hz.difference", "Hz", "exact", "candidate's frame rate minus reference's"),
+    ("audio.snr_db.min", "dB", "higher", "signal-to-noise ratio of the worst channel"),
+    ("audio.relative_l2.max", "", "lower", "norm of the error over norm of the reference, worst channel"),
+    ("audio.correlation.min", "", "higher", "Pearson correlation at zero lag, worst channel"),
+    ("audio.log_mel_db.max", "dB", "lower", "mean absolute difference of log-mel power, worst channel"),
+    ("audio.mrstft_convergence.max", "", "lower", "spectral convergence over three STFT resolutions, worst channel"),
+    ("audio.mrstft_log_db.max", "dB", "lower", "mean absolute log-magnitude difference over them, worst channel"),
+    ("audio.lag_samples.max_abs", "samples", "lower", "magnitude of the best lag, worst channel"),
+    ("audio.level_db.max_abs", "dB", "lower", "magnitude of the change in RMS level, worst channel"),
+    ("audio.length_samples.difference", "samples", "exact", "candidate's length minus reference's"),
+    ("audio.channels.difference", "channels", "exact", "candidate's channels minus reference's"),
+    ("audio.sample_rate_hz.difference", "Hz", "exact", "candidate's sample rate minus reference's"),
+    ("av.offset_ms.abs", "ms", "lower", "magnitude of audio lag minus frame lag"),
+    ("outputs.bit_equal.frames", "", "exact", "1 if every byte of every frame is equal, else 0"),
+    ("outputs.bit_equal.audio", "", "exact", "1 if every bit of the waveform is equal, else 0"),
+    ("outputs.bit_equal.video_latent", "", "exact", "1 if every bit of the video latent is equal, else 0"),
+    ("outputs.bit_equal.audio_latent", "", "exact", "1 if every bit of the audio latent is equal, else 0"),
+)
+
+
+def tensor_metrics(prefix: str) -> tuple[Metric, ...]:
+    """Return the metrics of one compared tensor, named `{prefix}.relative_l2` and so on."""
+    return tuple(Metric(name=f"{prefix}.{n}", unit=u, direction=d, meaning=m) for n, u, d, m in _TENSOR)
+
+
+METRICS: Final[dict[str, Metric]] = {
+    metric.name: metric
+    for metric in (
+        *(Metric(name=n, unit=u, direction=d, meaning=m) for n, u, d, m in _OTHERS),
+        *tensor_metrics("video_latent"),
+        *tensor_metrics("audio_latent"),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Look a metric up; a limit on a name that nothing measures must not pass silently.
+
+    Raises: RegistryError for a name that no comparator produces.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        raise RegistryError(f"No metric is named {name!r}. Known metrics: {', '.join(sorted(METRICS))}.") from None
+
+
+def highest(values: Sequence[float]) -> float:
+    """Return the largest value; `nan` if any is `nan` (the built-in max may drop it) or if there is none."""
+    return math.nan if not values or any(math.isnan(v) for v in values) else max(values)
+
+
+def lowest(values: Sequence[float]) -> float:
+    """Return the smallest value; `nan` if any is `nan` or if there is none."""
+    return -highest([-v for v in values])
+
+
+def average(values: Sequence[float]) -> float:
+    """Return the mean, its sum free of rounding; `nan` if any value is `nan` or if there is none."""
+    return math.fsum(values) / len(values) if values else math.nan
