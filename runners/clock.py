@@ -49,20 +49,25 @@ class Clock:
         self.device = device
         self.progress = progress or Quiet()
         self.stage_s: dict[str, float] = {}
+        self._current: str | None = None
+        self._started_s = 0.0
         self._loaded_in_stage_s = 0.0
         self._marks: list[float | torch.cuda.Event] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage. Loading of weights inside it is counted under `load`, not here."""
+    def begin(self, name: str) -> None:
+        """A stage begins, and the one before it ends. Loading inside a stage is counted under `load`, not there."""
+        self.end()
         self.progress.stage(name)
-        self._loaded_in_stage_s = 0.0
-        start_s = self._now_s()
-        yield
-        elapsed_s = self._now_s() - start_s - self._loaded_in_stage_s
-        self.stage_s[name] = self.stage_s.get(name, 0.0) + elapsed_s
+        self._current, self._started_s, self._loaded_in_stage_s = name, self._now_s(), 0.0
+
+    def end(self) -> None:
+        """The stage under way, if any, ends. One that is begun again adds to its time."""
+        if self._current is not None:
+            elapsed_s = self._now_s() - self._started_s - self._loaded_in_stage_s
+            self.stage_s[self._current] = self.stage_s.get(self._current, 0.0) + elapsed_s
+        self._current = None
 
     @contextmanager
     def loading(self) -> Iterator[None]:

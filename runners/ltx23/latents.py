@@ -76,7 +76,7 @@ def cell_bounds_px(shape: VideoShape, device: torch.device) -> Tensor:
     """Ends of every latent cell in pixel frames, rows and columns, before the causal shift: int64 (1, 3, T, 2)."""
     axes = (torch.arange(size, device=device) for size in (shape.frames, shape.height, shape.width))
     starts = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (3, F, H, W)
-    bounds = rearrange(torch.stack((starts, starts + 1), dim=-1), "axis f h w end -> 1 axis (f h w) end")
+    bounds = rearrange(torch.stack((starts, starts + 1), dim=-1), "dim f h w end -> 1 dim (f h w) end")
     return bounds * torch.tensor(VIDEO_SCALE, device=device).view(1, 3, 1, 1)
 
 

@@ -1,6 +1,7 @@
 """Audio decoding: the denoised latent to mel, mel to waveform."""
 
 from runners.ltx23.audio_decoder import AudioDecoder, decode_audio
+from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.vocoder import Vocoder
 from runners.tap import tap
@@ -9,7 +10,7 @@ from runners.tap import tap
 class AudioDecodingStage:
     """Fills in `audio_waveform` and `sample_rate_hz`."""
 
-    def __init__(self, decoder: AudioDecoder, vocoder: Vocoder) -> None:
+    def __init__(self, decoder: AudioDecoder, vocoder: Vocoder | ExtendedVocoder) -> None:
         self.decoder = decoder
         self.vocoder = vocoder
 

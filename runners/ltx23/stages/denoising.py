@@ -15,7 +15,7 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.stages.batch import Batch, StageInputError, needed
-from runners.ltx23.transformer import ModalityInput, RotaryTables, Skips, Transformer
+from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Skips, Transformer
 from runners.tap import scope, tap
 
 Pair = tuple[Tensor, Tensor]  # video, audio
@@ -29,6 +29,7 @@ class Step:
     audio: LatentState
     sigma: Tensor  # fp32 scalar on the run's device
     rotary: RotaryTables
+    modulation: Modulation
     video_enabled: bool
     audio_enabled: bool
 
@@ -63,6 +64,7 @@ class DenoisingStage:
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
                 step = Step(
+                    modulation=self._modulation(video, audio, on_device[index], batch),
                     video=video,
                     audio=audio,
                     sigma=on_device[index],
@@ -79,6 +81,14 @@ class DenoisingStage:
                 tap("latent/audio", audio.latent)
             batch.clock.mark_step(index + 1, len(changes))
         return video, audio
+
+    def _modulation(self, video: LatentState, audio: LatentState, sigma: Tensor, batch: Batch) -> Modulation:
+        """What the noise level does in every pass; it does not look at the text, so any context serves."""
+        stage = type(self).__name__
+        return self.transformer.modulation(
+            _modality(video, sigma, needed(batch.video_context, stage, "video_context"), True),
+            _modality(audio, sigma, needed(batch.audio_context, stage, "audio_context"), True),
+        )
 
     def _guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
         """The guided x0 of both modalities; one that skips this step keeps its last."""
@@ -106,8 +116,8 @@ class DenoisingStage:
             uncond = self._pass("uncond", negative_step, negative, plain)
         if video.needs_perturbed or audio.needs_perturbed:
             skips = Skips(
-                video_self=frozenset(video.stg_blocks if video.needs_perturbed else ()),
-                audio_self=frozenset(audio.stg_blocks if audio.needs_perturbed else ()),
+                video_self_attention=frozenset(video.stg_blocks if video.needs_perturbed else ()),
+                audio_self_attention=frozenset(audio.stg_blocks if audio.needs_perturbed else ()),
                 v2a=skip_v2a,
             )
             perturbed = self._pass("perturbed", step, positive, skips)
@@ -126,7 +136,7 @@ class DenoisingStage:
         with scope(name):
             video = _modality(step.video, step.sigma, context[0], step.video_enabled)
             audio = _modality(step.audio, step.sigma, context[1], step.audio_enabled)
-            x0: Pair = self.transformer(video, audio, step.rotary, skips)
+            x0: Pair = self.transformer(video, audio, step.rotary, skips, step.modulation)
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])
         return x0

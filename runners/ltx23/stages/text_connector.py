@@ -38,7 +38,7 @@ class LTX2TextConnectorStage:
     def _connect(self, embeds: Tensor, mask: Tensor, sign: str) -> tuple[Tensor, Tensor]:
         video: Tensor
         audio: Tensor
-        video, audio = self.connectors(embeds, mask)
+        video, audio = self.connectors(embeds.unbind(-1), mask)
         tap(f"connector/{sign}/video", video)
         tap(f"connector/{sign}/audio", audio)
         return video, audio

@@ -3,7 +3,8 @@
 import torch
 
 from runners.ltx23.stages.batch import Batch, needed
-from runners.ltx23.video_decoder import VideoDecoder, decode_frames
+from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_tiling import decode_frames
 from runners.tap import tap
 
 

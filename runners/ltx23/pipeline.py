@@ -1,0 +1,162 @@
+"""The native one-stage pipeline: text and image to video with sound.
+
+Components are built on the meta device, checked against the checkpoint as a whole, then loaded one after another and
+freed when their stage is done, so that text encoder, transformer and decoders never stand in memory together.
+
+Order of stages and of random numbers: ltx_pipelines.ti2vid_one_stage 1.0.0.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from runners.clock import Clock
+from runners.errors import ConfigError
+from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.bandwidth_extension import ExtendedVocoder
+from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.gemma import gemma_skeleton, load_gemma
+from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
+from runners.ltx23.parts import model_parts
+from runners.ltx23.pipeline_config import PipelineConfig
+from runners.ltx23.sampling import SamplingParameters
+from runners.ltx23.stages.audio_decoding import AudioDecodingStage
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.denoising import DenoisingStage
+from runners.ltx23.stages.image_conditioning import ImageConditioningStage
+from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
+from runners.ltx23.stages.text_encoding import TextEncodingStage
+from runners.ltx23.stages.video_decoding import VideoDecodingStage
+from runners.ltx23.transformer import Transformer
+from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.vocoder import Vocoder
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """Where the model is: configurations and tensors, from files or made on the spot."""
+
+    config: dict[str, Any]  # the checkpoint's configuration
+    model: TensorSource
+    gemma_config: dict[str, Any]
+    gemma: TensorSource
+    gemma_folder: Path  # for the tokenizer
+
+
+class Components:
+    """Builds the model's parts from one set of files, each afresh whenever it is asked for."""
+
+    def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
+        """Check that configuration and tensors belong together. Raises: ConfigError, CheckpointError."""
+        self.files = files
+        self.device = device
+        self.dtype = config.dtype
+        gemma = gemma_skeleton(files.gemma_config).config
+        self._parts = model_parts(
+            files.config,
+            hidden_width=gemma.hidden_size,
+            num_hidden_states=gemma.num_hidden_layers + 1,
+            reference=config.reference,
+        )
+        expected: dict[str, tuple[int, ...]] = {}
+        for name in self._parts:
+            module = self._skeleton(name)
+            expected |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
+        verify(expected, files.model, "the checkpoint")
+
+    def build(self, name: str, kind: type[ModuleT]) -> ModuleT:
+        """A loaded component, ready for inference on the run's device."""
+        module = self._skeleton(name)
+        assert isinstance(module, kind)
+        return load(module, module.CHECKPOINT_PREFIXES, self.files.model, self.device, self.dtype)
+
+    def text_encoder(self) -> TextEncodingStage:
+        """The text encoding stage with Gemma loaded."""
+        files = self.files
+        return TextEncodingStage(
+            load_gemma(files.gemma_config, files.gemma_folder, files.gemma, self.device, self.dtype)
+        )
+
+    def vocoder(self) -> Vocoder | ExtendedVocoder:
+        """The loaded vocoder, with or without bandwidth extension."""
+        module: Vocoder | ExtendedVocoder = self._skeleton("vocoder")
+        return load(module, module.CHECKPOINT_PREFIXES, self.files.model, self.device, self.dtype)
+
+    def _skeleton(self, name: str) -> Any:
+        with torch.device("meta"):
+            return self._parts[name]()
+
+
+class LTX23Pipeline:
+    """Runs requests through the stages."""
+
+    def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
+        """Check the model's files. Raises: ConfigError, CheckpointError."""
+        self.config = config
+        self.device = device
+        self.components = Components(files, config, device)
+
+    @torch.inference_mode()
+    def __call__(self, sampling: SamplingParameters, clock: Clock) -> Batch:
+        """Run one request; the batch holds latents, frames and waveform. Raises: MediaError, ConfigError."""
+        self._check_blocks(sampling)
+        components = self.components
+        batch = Batch(
+            sampling=sampling,
+            config=self.config,
+            device=self.device,
+            clock=clock,
+            do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+        )
+        self._stage(batch, "text_encoding", components.text_encoder)
+        self._stage(
+            batch,
+            "text_connector",
+            lambda: LTX2TextConnectorStage(components.build("connectors", TextConnectors)),
+        )
+        if sampling.images:
+            self._stage(
+                batch,
+                "image_conditioning",
+                lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
+            )
+        self._stage(batch, "latent_preparation", LatentPreparationStage)
+        self._stage(batch, "denoising", lambda: DenoisingStage(components.build("transformer", Transformer)))
+        self._stage(
+            batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
+        )
+        self._stage(
+            batch,
+            "audio_decoding",
+            lambda: AudioDecodingStage(components.build("audio_decoder", AudioDecoder), components.vocoder()),
+        )
+        return batch
+
+    def _stage(self, batch: Batch, name: str, make: Callable[[], Any]) -> None:
+        batch.clock.begin(name)
+        with batch.clock.loading():
+            stage = make()
+        stage.forward(batch)
+        batch.clock.end()
+        del stage
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _check_blocks(self, sampling: SamplingParameters) -> None:
+        count = self.components.files.config["transformer"].get("num_layers", 48)
+        for modality, guidance in (("video", sampling.video_guidance), ("audio", sampling.audio_guidance)):
+            beyond = [block for block in guidance.stg_blocks if block >= count]
+            if beyond:
+                raise ConfigError(
+                    f"stg_blocks of {modality} names {beyond}, but the model has blocks 0 to {count - 1}; name some of them."
+                )

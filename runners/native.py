@@ -1,0 +1,144 @@
+"""The `native` runner: our own LTX-2.3 behind the runner protocol."""
+
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import torch
+
+from runners.case import Case, Guider
+from runners.clock import Clock, Progress
+from runners.errors import OutOfMemoryError
+from runners.ltx23.guidance import GuidanceParameters
+from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
+from runners.ltx23.reference import RELEASES, reference_of
+from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, ImageInput, SamplingParameters
+from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
+from runners.weights import WeightsFolder
+
+
+class NativeRunner:
+    """Executes cases with `runners.ltx23`."""
+
+    name: ClassVar[str] = "native"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        switches=frozenset({"skip_v2a_cross_attn_for_video_gt", "disable_autocast"}),
+        tiers=frozenset({"exact"}),
+        dtypes=frozenset({torch.bfloat16, torch.float32}),
+        releases=frozenset(RELEASES),
+        behaviours=True,
+        taps=("*",),
+    )
+
+    def __init__(
+        self,
+        weights: WeightsFolder,
+        options: RunOptions,
+        overrides: dict[str, Any] | None = None,
+        command_line: dict[str, Any] | None = None,
+    ) -> None:
+        """Prepare a runner.
+
+        Args:
+            weights: the model's files.
+            options: device, dtype and tier.
+            overrides: pipeline options laid over the case's, for instance {"disable_autocast": False}.
+            command_line: options given on the command line, laid over both; None means not given.
+        """
+        self.weights = weights
+        self.options = options
+        self.overrides = overrides
+        self.command_line = command_line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.options.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def pipeline_config(self, case: Case) -> PipelineConfig:
+        """The configuration a case is run with, fully resolved. Raises: ConfigError."""
+        base = PipelineConfig(
+            dtype=self.options.dtype,
+            disable_autocast=case.switches.disable_autocast,
+            skip_v2a_cross_attn_for_video_gt=case.switches.skip_v2a_cross_attn_for_video_gt,
+            reference=reference_of(case.reference, self.options.behaviours),
+        )
+        return resolve_pipeline_config(base, self.overrides, self.command_line)
+
+    def run(self, case: Case, progress: Progress) -> Outcome:
+        """Execute a case. Raises: ParityError of the kind that fits what is wrong."""
+        require_understood(self.name, self.capabilities, case, self.options)
+        config = self.pipeline_config(case)
+        sampling = sampling_parameters(case)
+        weights = self.weights
+        files = ModelFiles(
+            config=weights.config,
+            model=weights.model,
+            gemma_config=weights.gemma_config,
+            gemma=weights.gemma,
+            gemma_folder=weights.gemma_folder,
+        )
+        clock = Clock(self.options.device, progress)
+        try:
+            batch = LTX23Pipeline(files, config, self.options.device)(sampling, clock)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.options.device} ran out of memory ({error}); free it, or ask for fewer frames or pixels."
+            ) from error
+        assert batch.video_frames is not None and batch.audio_waveform is not None
+        assert batch.video_latent is not None and batch.audio_latent is not None
+        assert batch.sigmas is not None and batch.sample_rate_hz is not None
+        return Outcome(
+            video_frames=batch.video_frames,
+            audio_waveform=batch.audio_waveform,
+            video_latent=batch.video_latent,
+            audio_latent=batch.audio_latent,
+            frame_rate=case.request.frame_rate,
+            sample_rate_hz=batch.sample_rate_hz,
+            sigmas=batch.sigmas,
+            stage_s=clock.stage_s,
+            step_s=clock.step_s(),
+            peak_bytes=clock.peak_bytes(),
+            details={
+                "disable_autocast": config.disable_autocast,
+                "skip_v2a_cross_attn_for_video_gt": config.skip_v2a_cross_attn_for_video_gt,
+                "behaviours": {name: value for name, value in vars(config.reference).items() if value},
+            },
+        )
+
+
+def sampling_parameters(case: Case) -> SamplingParameters:
+    """A case in the native model's terms. Raises: CaseError if a picture is not where the case says."""
+    request = case.request
+    negative = DEFAULT_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt
+    return SamplingParameters(
+        prompt=request.prompt,
+        negative_prompt=negative,
+        seed=request.seed,
+        height=request.height,
+        width=request.width,
+        num_frames=request.num_frames,
+        frame_rate=request.frame_rate,
+        num_inference_steps=request.num_inference_steps,
+        images=tuple(
+            ImageInput(path=case.image_path(image), frame_idx=image.frame_idx, strength=image.strength, crf=image.crf)
+            for image in request.images
+        ),
+        video_guidance=_guidance(case.guidance.video),
+        audio_guidance=_guidance(case.guidance.audio),
+    )
+
+
+def _guidance(guider: Guider) -> GuidanceParameters:
+    return GuidanceParameters(
+        cfg_scale=guider.cfg_scale,
+        stg_scale=guider.stg_scale,
+        rescale_scale=guider.rescale_scale,
+        modality_scale=guider.modality_scale,
+        skip_step=guider.skip_step,
+        stg_blocks=guider.stg_blocks,
+    )

@@ -1,0 +1,91 @@
+"""The stand-ins that the official code needs on a machine without CUDA; nothing else in this project patches it.
+
+1. `import torchaudio` fails beside a CPU-only torch, because its compiled extension wants CUDA's libraries. The official
+   code uses only transforms written in Python, so an empty module takes the extension's place.
+2. The official helpers call `torch.cuda.synchronize` and `empty_cache` unconditionally.
+3. The size of Gemma is a constant there. A checkpoint with another Gemma needs that constant to say so.
+"""
+
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+
+
+def prepare_imports() -> None:
+    """Make `torchaudio` importable where its extension cannot be loaded; call before importing official code."""
+    if torch.cuda.is_available() or "torchaudio" in sys.modules:
+        return
+    sys.modules.setdefault("torchaudio._extension", _empty_extension())
+
+
+def _empty_extension() -> types.ModuleType:
+    extension = types.ModuleType("torchaudio._extension")
+
+    def passed_through(function: Any) -> Any:
+        return function
+
+    for name in ("fail_if_no_align", "fail_if_no_rir"):
+        setattr(extension, name, passed_through)
+    for name in ("_IS_TORCHAUDIO_EXT_AVAILABLE", "_IS_RIR_AVAILABLE", "_IS_ALIGN_AVAILABLE"):
+        setattr(extension, name, False)
+    return extension
+
+
+@contextmanager
+def without_cuda_calls() -> Iterator[None]:
+    """Where there is no CUDA, make the calls that demand it do nothing while inside."""
+    if torch.cuda.is_available():
+        yield
+        return
+    originals = {name: getattr(torch.cuda, name) for name in ("synchronize", "empty_cache")}
+    try:
+        for name in originals:
+            setattr(torch.cuda, name, lambda *_: None)
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(torch.cuda, name, function)
+
+
+class GemmaConstant:
+    """Takes the place of the official constant, with the values of a Gemma folder's config.json."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self.text_config = SimpleNamespace(**config["text_config"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the official configurator makes its Gemma of."""
+        return self._config
+
+
+@contextmanager
+def gemma_constant(config: dict[str, Any]) -> Iterator[None]:
+    """While inside, the official constant describes the Gemma of `config`; left alone when it already does."""
+    module = importlib.import_module("ltx_core.text_encoders.gemma.encoders.encoder_configurator")
+    official = module.GEMMA3_CONFIG_FOR_LTX
+    gemma = importlib.import_module("transformers").Gemma3Config.from_dict(config)
+    if all(getattr(gemma.text_config, name) == getattr(official.text_config, name) for name in SIZES):
+        yield
+        return
+    try:
+        module.GEMMA3_CONFIG_FOR_LTX = GemmaConstant(gemma.to_dict())
+        yield
+    finally:
+        module.GEMMA3_CONFIG_FOR_LTX = official
