@@ -28,6 +28,8 @@ class Spread:
 
     mean: float = 0.0
     std: float
+    group: int = 1  # consecutive output channels that resemble each other
+    likeness: float = 0.0  # correlation of values within a group
 
 
 Recipe = Callable[[Shape], Spread | Tensor]
@@ -40,6 +42,11 @@ def _spread(mean: float, std: float) -> Recipe:
 def _gain(gain: float) -> Recipe:
     """A weight (out, in, ...) that turns unit inputs into outputs of deviation `gain`."""
     return lambda shape: Spread(std=gain / math.sqrt(math.prod(shape[1:])))
+
+
+def _smooth(gain: float, group: int, likeness: float) -> Recipe:
+    """A gain whose output channels come in groups alike: depth to space turns such a group into a patch of pixels."""
+    return lambda shape: Spread(std=gain / math.sqrt(math.prod(shape[1:])), group=group, likeness=likeness)
 
 
 def _gain_in_first(gain: float, taps: int = 1) -> Recipe:
@@ -83,7 +90,9 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     (r".*\.per_channel_statistics\.mean-of-means", _spread(0.0, 0.2)),
     # Autoencoders: a residual block norms, activates (SiLU leaves a deviation of 0.6) and convolves, twice.
     (r"vae\.encoder\.conv_out\.conv\.weight", _gain(1.7)),
-    (r"vae\.decoder\.conv_out\.conv\.weight", _gain(0.6)),
+    # A trained decoder draws surfaces, not grain: neighbours in time and space are made alike.
+    (r"vae\.decoder\.conv_out\.conv\.weight", _smooth(0.6, group=16, likeness=0.9)),
+    (r"vae\.decoder\.up_blocks\.\d+\.conv\.conv\.weight", _smooth(1.0, group=8, likeness=0.9)),
     (r"audio_vae\.decoder\.conv_out\.conv\.weight", _gain(2.5)),
     (r"audio_vae\.decoder\.conv_out\.conv\.bias", _spread(-3.0, 0.5)),  # log-mel: about the level of speech
     (r"(vae|audio_vae)\..*\.conv2\.conv\.weight", _gain(0.8)),
@@ -119,4 +128,11 @@ def made_tensor(name: str, shape: Shape, dtype: torch.dtype, seed: int, device: 
     if isinstance(recipe, Tensor):
         return recipe.to(dtype).to(device)
     out = torch.empty(shape, dtype=dtype, device=device)
-    return fill_normal_(out, stream_key(seed, name), mean=recipe.mean, std=recipe.std)
+    if recipe.group == 1:
+        return fill_normal_(out, stream_key(seed, name), mean=recipe.mean, std=recipe.std)
+    own_std, shared_std = (recipe.std * math.sqrt(part) for part in (1 - recipe.likeness, recipe.likeness))
+    own = torch.empty(shape, dtype=torch.float32, device=device)
+    fill_normal_(own, stream_key(seed, name), mean=recipe.mean, std=own_std)
+    shared = torch.empty((-(-shape[0] // recipe.group), *shape[1:]), dtype=torch.float32, device=device)
+    fill_normal_(shared, stream_key(seed, f"{name}#shared"), mean=0.0, std=shared_std)
+    return out.copy_(own.add_(shared.repeat_interleave(recipe.group, dim=0)[: shape[0]]))
