@@ -57,8 +57,6 @@ def parse_document(text: str, form: type[Form]) -> Form:
     except RecursionError:
         raise RegistryError("nested too deeply.") from None
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, RegistryError):
-            raise error.__cause__ from None
         raise RegistryError(f"{error}.") from error
 
 

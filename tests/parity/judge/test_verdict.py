@@ -201,5 +201,5 @@ def test_the_document_is_json_with_infinities_as_strings() -> None:
 
 
 def test_judging_needs_no_torch() -> None:
-    code = "import sys, parity.judge.verdict; sys.exit('torch' in sys.modules)"
+    code = "import sys, parity.judge.verdict, parity.judge.perf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
