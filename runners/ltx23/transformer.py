@@ -14,6 +14,7 @@ Source: ltx_core.model.transformer.model (`LTXModel`, `X0Model`), transformer_ar
 commit 400fd31).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -243,16 +244,14 @@ class Transformer(nn.Module):
         at_audio = StreamConditions(
             context=audio.context, modulation=modulation.audio, rotary=rotary.audio, enabled=audio.enabled
         )
-        x, y = self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent)  # (B, T, P) -> (B, T, C)
+        video_stream = self.patchify_proj(video.latent)  # (B, T, P) -> (B, T, C)
+        audio_stream = self.audio_patchify_proj(audio.latent)  # (B, T, P) -> (B, T, C)
         for index, block in enumerate(self.transformer_blocks):
-            if tapping():
-                with scope(f"block/{index:02d}"):
-                    x, y = block(x, y, at_video, at_audio, skips.at(index))
-            else:
-                x, y = block(x, y, at_video, at_audio, skips.at(index))
-        video_velocity = self._velocity(x, modulation.video.embedding, self.scale_shift_table, self.proj_out)
+            with scope(f"block/{index:02d}") if tapping() else nullcontext():
+                video_stream, audio_stream = block(video_stream, audio_stream, at_video, at_audio, skips.at(index))
+        video_velocity = self._velocity(video_stream, modulation.video.embedding, self.scale_shift_table, self.proj_out)
         audio_velocity = self._velocity(
-            y, modulation.audio.embedding, self.audio_scale_shift_table, self.audio_proj_out
+            audio_stream, modulation.audio.embedding, self.audio_scale_shift_table, self.audio_proj_out
         )
         return (
             denoised_of_velocity(video.latent, video_velocity, video.timesteps),

@@ -132,6 +132,28 @@ def test_other_configurations_have_the_official_bits(
     assert torch.equal(ours[1], expected.audio_encoding)
 
 
+def test_attention_gets_the_official_mask_of_zeros_though_it_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU runs another kernel where there is a mask, so leaving the zeros out would change the bits there."""
+    calls: list[Any] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor, **rest: Any) -> Tensor:
+        assert not attn_mask.any()
+        calls.append([(x.shape, x.stride(), x.dtype) for x in (q, k, v, attn_mask)])
+        return attend(q, k, v, attn_mask=attn_mask, **rest)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    official, native = pair(monkeypatch, torch.bfloat16, configuration())
+    states, mask = prompt(torch.bfloat16, 17)
+    with torch.no_grad():
+        official.process_hidden_states(states, mask)
+        expected = list(calls)
+        assert len(expected) == 2 + 1
+        calls.clear()
+        native(states, mask)
+    assert calls == expected
+
+
 def connector(num_registers: int) -> Connector:
     rotary = RotaryConfig(kind="split", precision="float64")
     config = ConnectorConfig(

@@ -223,6 +223,26 @@ def test_per_token_cross_modal_timesteps_differ_from_1_0_0_only_under_a_mask() -
     assert (masked[1] - masked_later[1]).abs().max() > 1e-3
 
 
+def test_attention_is_called_with_the_layouts_of_the_official_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which kernel a GPU runs depends on strides and on whether a mask is given, even where values do not."""
+    calls: list[Any] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **rest: Any) -> Tensor:
+        calls.append([(x.shape, x.stride(), x.dtype) for x in (q, k, v, attn_mask) if x is not None])
+        return attend(q, k, v, attn_mask=attn_mask, **rest)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    official, native = pair(torch.bfloat16)
+    video, audio = inputs(torch.bfloat16)
+    run_official(official, video, audio, Skips())
+    expected = list(calls)
+    assert len(expected) == 3 * 6
+    calls.clear()
+    run_native(native, video, audio, Skips())
+    assert calls == expected
+
+
 def test_parameter_names_and_shapes_of_the_22b_model_are_the_official_ones() -> None:
     from ltx_core.model.transformer import LTXModelConfigurator
 
