@@ -1,0 +1,43 @@
+"""What every verb shares: errors become one sentence and exit code 2, whatever happens."""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+from rich.console import Console
+
+from runners.errors import ParityError
+
+P = ParamSpec("P")
+COULD_NOT_JUDGE = 2
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def verb(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Turn what a verb returns into its exit code, and everything it raises into exit code 2.
+
+    Exit code 1 means "not at parity" to whoever calls, so nothing but a verdict may ever produce it: not an interrupt,
+    not a bug of ours.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs) or 0
+        except ParityError as error:
+            err.print(f"error: {error}", style="red", markup=False)
+            code = COULD_NOT_JUDGE
+        except KeyboardInterrupt:
+            err.print("interrupted; nothing was left half-written", style="red")
+            code = COULD_NOT_JUDGE
+        except Exception:
+            err.print(f"internal error, please report it:\n{traceback.format_exc()}", style="red", markup=False)
+            code = COULD_NOT_JUDGE
+        raise typer.Exit(code)
+
+    return wrapped

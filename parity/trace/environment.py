@@ -1,0 +1,123 @@
+"""The fingerprint of where a run was made, and which of its differences change numbers.
+
+A reference that ran in another environment is another reference: the same code gives other bits with another torch,
+processor, thread count or attention kernel. So a mismatch is named before any number is compared.
+"""
+
+import hashlib
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import runners
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "av", "pillow", "einops", "ltx-core", "ltx-pipelines", "diffusers")
+
+# What can change bits. The rest of a fingerprint is for people.
+NUMERIC_KEYS = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "av",
+    "pillow",
+    "device",
+    "device_name",
+    "driver",
+    "cuda",
+    "cudnn",
+    "cpu",
+    "cpu_capability",
+    "threads",
+    "sdpa_backends",
+    "float32_matmul_precision",
+    "deterministic_algorithms",
+)
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """Everything worth knowing about this process and the device it computes on, as plain JSON data."""
+    found: dict[str, Any] = {name: _version(name) for name in PACKAGES}
+    found |= {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device.type,
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "sdpa_backends": sdpa_backends(),
+        "source_hash": source_hash(),
+    }
+    if device.type == "cuda":
+        found |= {
+            "device_name": torch.cuda.get_device_name(device),
+            "device_bytes": torch.cuda.get_device_properties(device).total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "driver": _driver(),
+        }
+    return found
+
+
+def sdpa_backends() -> list[str]:
+    """The attention kernels that torch may choose from in this process."""
+    cuda = torch.backends.cuda
+    enabled = {
+        "flash": cuda.flash_sdp_enabled(),
+        "efficient": cuda.mem_efficient_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+        "cudnn": cuda.cudnn_sdp_enabled(),
+    }
+    return [name for name, on in enabled.items() if on]
+
+
+def differences(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
+    """Differences that can change bits, each as one phrase, reference first."""
+    return [
+        f"{key}: {reference.get(key)} against {candidate.get(key)}"
+        for key in NUMERIC_KEYS
+        if reference.get(key) != candidate.get(key)
+    ]
+
+
+@cache
+def source_hash() -> str:
+    """Hash of the source of `runners`, which holds everything that computes."""
+    folder = Path(runners.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        total.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    return next((word for word in first.split() if word[:1].isdigit() and "." in word), None)

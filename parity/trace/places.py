@@ -1,0 +1,31 @@
+"""Where the project's data lies: goldens and limits, in the checkout one works in."""
+
+import os
+from pathlib import Path
+
+import parity
+from runners.errors import RunError
+
+
+def project_root() -> Path:
+    """The folder with `golden/` and `thresholds/`: $PARITY_ROOT, else the first parent that has both, else the checkout.
+
+    Raises: RunError if there is none.
+    """
+    given = os.environ.get("PARITY_ROOT")
+    here = Path.cwd()
+    candidates = [Path(given)] if given else [here, *here.parents, Path(parity.__file__).parent.parent]
+    for folder in candidates:
+        if (folder / "golden").is_dir() and (folder / "thresholds").is_dir():
+            return folder
+    raise RunError("No golden/ and thresholds/ found here or above; work in a checkout, or set PARITY_ROOT to one.")
+
+
+def limits_path() -> Path:
+    """The threshold registry."""
+    return project_root() / "thresholds" / "consistency_threshold.json"
+
+
+def baselines_path() -> Path:
+    """The performance baselines."""
+    return project_root() / "thresholds" / "perf_baselines.json"
