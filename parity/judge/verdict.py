@@ -229,3 +229,8 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
             notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
     notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
     return tuple(notes)
+
+
+def gate_exit_code(*codes: int) -> int:
+    """One exit code for several verdicts: a known failure (1) outweighs what could not be judged (2), that a pass."""
+    return 1 if 1 in codes else max(codes)

@@ -1,0 +1,86 @@
+"""Verdicts as JUnit XML, which CI systems show: one test case for each group of metrics (`frames`, `audio`, ...).
+
+A group fails if a metric of it does, each finding is a failed test case of its own, and what could not be judged is an
+error, never a skip.
+"""
+
+import re
+import xml.etree.ElementTree as ET  # writes only; nothing is parsed here
+from collections.abc import Iterable
+from pathlib import Path
+
+from parity.judge.perf import PerfVerdict
+from parity.judge.verdict import Row, Verdict
+from parity.report.words import headline, perf_sentence, printable, sentence
+from parity.trace.atomic import write_bytes_atomic
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2 (Char)
+
+
+def verdict_suite(verdict: Verdict) -> ET.Element:
+    """The test suite of a parity verdict."""
+    suite = ET.Element("testsuite", name=_xml(f"parity {verdict.case} ({verdict.profile})"))
+    groups: dict[str, list[Row]] = {}
+    for row in verdict.rows:
+        groups.setdefault(row.metric.split(".")[0], []).append(row)
+    for group, rows in groups.items():
+        case = _case(suite, verdict.case, group)
+        failed = [row for row in rows if not row.passed and not row.waived]
+        if failed:
+            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", map(sentence, failed))
+        ET.SubElement(case, "system-out").text = _xml("\n".join(map(sentence, rows)))
+    for failure in verdict.failures:
+        case = _case(suite, verdict.case, f"{failure.code}: {failure.where}")
+        _problem(case, "failure", failure.code, [failure.message])
+    if verdict.outcome == "undecided":
+        _problem(_case(suite, verdict.case, "verdict"), "error", headline(verdict), verdict.notes)
+    return _counted(suite)
+
+
+def perf_suite(perf: PerfVerdict) -> ET.Element:
+    """The test suite of a speed verdict: one test case for each quantity."""
+    suite = ET.Element("testsuite", name=_xml(f"speed {perf.title}"))
+    for row in perf.rows:
+        case = _case(suite, perf.title, row.quantity)
+        if row.outcome not in ("ok", "unjudged"):
+            kind = "error" if row.outcome == "inconclusive" else "failure"
+            _problem(case, kind, row.outcome, [perf_sentence(row)])
+    if perf.outcome == "not_comparable":
+        _problem(_case(suite, perf.title, "comparable"), "error", "not comparable", [perf.reason])
+    return _counted(suite)
+
+
+def error_suite(case: str, message: str) -> ET.Element:
+    """The test suite of a gate that could not judge."""
+    suite = ET.Element("testsuite", name=_xml(f"parity {case}"))
+    _problem(_case(suite, case, "gate"), "error", "could not judge", [message])
+    return _counted(suite)
+
+
+def write_junit(path: Path, suites: Iterable[ET.Element]) -> None:
+    """Write suites into one file, whole or not at all."""
+    root = ET.Element("testsuites")
+    root.extend(suites)
+    ET.indent(root)
+    write_bytes_atomic(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+
+
+def _case(suite: ET.Element, of: str, name: str) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname=_xml(of), name=_xml(name))
+
+
+def _problem(case: ET.Element, kind: str, message: str, details: Iterable[str]) -> None:
+    ET.SubElement(case, kind, message=_xml(message), type=kind).text = _xml("\n".join(details))
+
+
+def _counted(suite: ET.Element) -> ET.Element:
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("errors", str(len(suite.findall("testcase/error"))))
+    return suite
+
+
+def _xml(text: str) -> str:
+    """The text without what XML cannot hold; the writer itself escapes the rest."""
+    lines = (printable(line) for line in text.split("\n"))
+    return _NOT_XML.sub("\ufffd", "\n".join(lines))

@@ -1,0 +1,98 @@
+"""Verdicts as Markdown for a CI job summary, and as workflow annotations.
+
+Names and reasons may come from a stranger's run, so they are escaped: nothing in them becomes a link, tag or command.
+"""
+
+from pathlib import Path
+
+from parity.judge.perf import PerfVerdict
+from parity.judge.verdict import Row, Verdict
+from parity.report.words import bound, headline, number, perf_sentence, printable, sentence, signed, state, used, why
+
+_ESCAPED = str.maketrans(
+    {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+
+
+def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
+    """The summary of a gate: headline, what failed, then everything, folded."""
+    parts = [f"### {_text(headline(verdict, perf))}", f"Case {_text(verdict.case)}, profile {verdict.profile}."]
+    parts += [
+        f"- **{_text(failure.code)}** in {_text(failure.where)}: {_text(failure.message)}"
+        for failure in verdict.failures
+    ]
+    if failed := verdict.failed_rows():
+        parts.append(_table(failed))
+    parts += [f"- {_text(note)}" for note in verdict.notes]
+    if verdict.rows:
+        parts.append(
+            f"<details><summary>All {len(verdict.rows)} metrics</summary>\n\n{_table(verdict.rows)}\n\n</details>"
+        )
+    if perf is not None:
+        parts.append(f"**Speed** of {_text(perf.title)}: {_text(perf.outcome)} (baseline: {_text(perf.reason)})")
+        parts += [f"- {_text(perf_sentence(row))}" for row in perf.rows]
+        parts += [f"- {_text(note)}" for note in perf.notes]
+    return _joined(parts)
+
+
+def error_markdown(case: str, message: str) -> str:
+    """The summary of a gate that could not judge."""
+    return f"### VERDICT: COULD NOT JUDGE\n\nCase {_text(case)}: {_text(message)}\n"
+
+
+def append_summary(path: Path, text: str) -> None:
+    """Append to a job's summary file, which other steps share (`$GITHUB_STEP_SUMMARY`)."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def annotations(verdict: Verdict, perf: PerfVerdict | None = None) -> list[str]:
+    """One workflow command for each thing that is wrong; each fits one line."""
+    title = f"parity {verdict.case}"
+    lines = [annotation(title, f"{failure.code} in {failure.where}: {failure.message}") for failure in verdict.failures]
+    lines += [annotation(title, sentence(row)) for row in verdict.failed_rows()]
+    if verdict.outcome == "undecided":
+        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes)}"))
+    if perf is not None and perf.outcome != "ok":
+        wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
+        lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]
+    return lines
+
+
+def annotation(title: str, message: str) -> str:
+    """A `::error` workflow command, escaped as the runner unescapes it."""
+    data = printable(message).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    name = printable(title).replace("%", "%25").replace(":", "%3A").replace(",", "%2C")
+    return f"::error title={name}::{data}"
+
+
+def _table(rows: tuple[Row, ...]) -> str:
+    lines = [
+        "| | metric | value | limit | margin | used | why this limit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = (
+            state(row),
+            row.metric,
+            number(row.value, row.unit),
+            bound(row),
+            signed(row.margin, row.unit),
+            used(row),
+            why(row),
+        )
+        lines.append("| " + " | ".join(map(_text, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _joined(parts: list[str]) -> str:
+    """Paragraphs apart, list items together."""
+    text = ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        together = before.startswith("- ") and part.startswith("- ")
+        text += ("" if not text else "\n" if together else "\n\n") + part
+    return text + "\n"
+
+
+def _text(text: str) -> str:
+    return printable(text).translate(_ESCAPED)

@@ -1,0 +1,166 @@
+"""Verdicts, speed and changes of limits as terminal tables.
+
+A terminal too narrow for a table gets one line an entry instead: a number is never cut short.
+"""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from parity.judge.perf import PerfChange, PerfVerdict
+from parity.judge.registry import Change
+from parity.judge.verdict import Verdict, gate_exit_code
+from parity.report.words import (
+    bound,
+    headline,
+    interval,
+    limit_words,
+    number,
+    perf_sentence,
+    printable,
+    sentence,
+    signed,
+    state,
+    used,
+    why,
+)
+
+REASON_WIDTH = 24  # the least room, in characters, in which a reason is still readable
+STYLES = {
+    "FAIL": "bold red",
+    "slower": "bold red",
+    "missing": "bold red",
+    "unmatched": "bold red",
+    "loosened": "bold red",
+    "removed": "bold red",
+    "waived": "yellow",
+    "expired": "yellow",
+    "uncalibrated": "yellow",
+    "inconclusive": "yellow",
+    "tightened": "green",
+    "ok": "green",
+}
+
+
+def draw_gate(console: Console, verdict: Verdict, perf: PerfVerdict | None = None) -> None:
+    """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided."""
+    draw_verdict(console, verdict)
+    if perf is not None:
+        draw_perf(console, perf)
+    code = gate_exit_code(verdict.exit_code, perf.exit_code if perf else 0)
+    style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[code]
+    console.print(Text(headline(verdict, perf), style), soft_wrap=True)
+
+
+def draw_verdict(console: Console, verdict: Verdict) -> None:
+    """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
+    title = f"{printable(verdict.case)}, judged by {'equality' if verdict.profile == 'exact' else 'limits'}"
+    rows = [
+        (
+            state(row),
+            row.metric,
+            number(row.value, row.unit),
+            bound(row),
+            signed(row.margin, row.unit),
+            used(row),
+            why(row),
+        )
+        for row in verdict.rows
+    ]
+    lines = [(state(row), sentence(row)) for row in verdict.rows]
+    _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
+    for failure in verdict.failures:
+        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {failure.message}"))
+    for note in verdict.notes:
+        _line(console, "note", printable(note))
+    if verdict.unjudged:
+        reasons = dict.fromkeys(verdict.unjudged.values())
+        for reason in reasons:
+            names = sorted(name for name, its in verdict.unjudged.items() if its == reason)
+            _line(console, "note", printable(f"{len(names)} metrics are not judged ({reason}): {', '.join(names)}"))
+
+
+def draw_perf(console: Console, perf: PerfVerdict) -> None:
+    """Print each time and the memory beside its baseline."""
+    rows = [
+        (
+            row.outcome,
+            row.quantity,
+            number(row.value, row.unit),
+            number(row.baseline, row.unit),
+            number(row.allowed, row.unit),
+            "-" if row.change_percent is None else f"{row.change_percent:+.3g} %",
+            interval(row),
+            printable(row.reason),
+        )
+        for row in perf.rows
+    ]
+    header = ("", "quantity", "now", "baseline", "allowed", "change", "95 % interval", "note")
+    lines = [(row.outcome, perf_sentence(row)) for row in perf.rows]
+    _draw(console, printable(perf.title), header, rows, lines)
+    _line(console, "baseline", printable(perf.reason))
+    for note in perf.notes:
+        _line(console, "note", printable(note))
+
+
+def draw_changes(console: Console, changes: Sequence[Change]) -> None:
+    """Print old limits beside new ones; those that did not move are only counted."""
+    moved = [change for change in changes if change.kind != "unchanged"]
+    rows = []
+    for change in moved:
+        reason = change.new.reason if change.new else "no limit any more"
+        old, new = limit_words(change, old=True), limit_words(change, old=False)
+        rows.append((change.kind, printable(change.where), change.metric, old, new, printable(reason)))
+    lines = [(row[0], f"{row[1]}: {row[2]}: {row[3]} -> {row[4]} ({row[5]})") for row in rows]
+    _draw(console, "Limits, old against new", ("", "where", "metric", "old", "new", "why"), rows, lines)
+    _line(console, "note", f"{len(changes) - len(moved)} limits are unchanged")
+
+
+def draw_perf_changes(console: Console, changes: Sequence[PerfChange]) -> None:
+    """Print what each quantity was allowed and will be."""
+    rows = []
+    for change in changes:
+        unit = "bytes" if change.quantity == "peak_memory" else "s"
+        kind = "loosened" if change.loosened else "ok"
+        rows.append(
+            (kind, change.quantity, number(change.old, unit), number(change.new, unit), printable(change.title))
+        )
+    lines = [(row[0], f"{row[4]}: {row[1]}: {row[2]} -> {row[3]}") for row in rows]
+    _draw(console, "Allowed times, old against new", ("", "quantity", "old", "new", "of"), rows, lines)
+
+
+def _draw(
+    console: Console,
+    title: str,
+    header: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    lines: Sequence[tuple[str, str]],
+) -> None:
+    """A table whose last column may wrap, or `lines` of (state, text) where the table would not fit."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
+    for position, name in enumerate(header):
+        last = position == len(header) - 1
+        table.add_column(
+            Text(name),
+            no_wrap=not last,
+            overflow="fold",
+            min_width=REASON_WIDTH if last and any(r[-1] for r in rows) else None,
+        )
+    for row in rows:
+        table.add_row(
+            *(Text(cell, STYLES.get(row[0], "") if not position else "") for position, cell in enumerate(row))
+        )
+    if rows and Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width:
+        console.print(table)
+        return
+    console.print(Text(title), soft_wrap=True)
+    for kind, text in lines:
+        _line(console, kind, text)
+
+
+def _line(console: Console, kind: str, text: str) -> None:
+    console.print(Text.assemble((kind, STYLES.get(kind, "")), " ", text), soft_wrap=True)

@@ -1,0 +1,106 @@
+"""How verdicts are put into words: numbers with their units, states, headlines. Every report uses these.
+
+Text that came from a run or a registry is made printable first, so that a file from a stranger cannot steer a terminal.
+"""
+
+import math
+
+from parity.judge.perf import PerfRow, PerfVerdict
+from parity.judge.registry import Change
+from parity.judge.verdict import Row, Verdict
+
+GIB = 1 << 30
+
+
+def printable(text: str) -> str:
+    """The text with control characters, escape sequences and invisible direction marks shown as escapes."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A number to six digits with its unit; "-" for what is not there."""
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        return f"{value / GIB:.4f} GiB"
+    return f"{value:.6g} {unit}".rstrip()
+
+
+def signed(value: float, unit: str) -> str:
+    """A number with its sign, zero excepted."""
+    return f"{'+' if value > 0 else ''}{number(value, unit)}"
+
+
+def bound(row: Row) -> str:
+    """The limit of a row as a condition."""
+    relation = {"lower": "<=", "higher": ">=", "exact": "="}[row.direction]
+    return f"{relation} {number(row.limit, row.unit)}"
+
+
+def used(row: Row) -> str:
+    """How much of the limit a row uses up, as a share of the distance from perfect agreement."""
+    return "inf" if math.isinf(row.used) else f"{100 * row.used:.3g} %"
+
+
+def state(row: Row) -> str:
+    """One word for a row."""
+    if not row.passed:
+        return "waived" if row.waived else "FAIL"
+    if row.expired:
+        return "expired"
+    return "uncalibrated" if row.status == "CALIBRATION_NEEDED" else "ok"
+
+
+def why(row: Row) -> str:
+    """The reason of the limit, and of the waiver where there is one."""
+    reason = f"waived: {row.waived}; limit: {row.reason}" if row.waived else row.reason
+    return printable(reason if row.status != "CALIBRATION_NEEDED" else f"CALIBRATION_NEEDED: {reason}")
+
+
+def sentence(row: Row) -> str:
+    """A row in one line, for places without a table."""
+    return (
+        f"{row.metric} is {number(row.value, row.unit)}, wanted {bound(row)}: margin {signed(row.margin, row.unit)}, "
+        f"{used(row)} of the limit used ({why(row)})"
+    )
+
+
+def perf_sentence(row: PerfRow) -> str:
+    """A speed row in one line."""
+    change = "" if row.change_percent is None else f", {row.change_percent:+.3g} %"
+    tail = f" ({row.reason})" if row.reason else ""
+    return printable(
+        f"{row.quantity} is {number(row.value, row.unit)}, baseline {number(row.baseline, row.unit)}, "
+        f"allowed {number(row.allowed, row.unit)}{change}: {row.outcome}{tail}"
+    )
+
+
+def interval(row: PerfRow) -> str:
+    """The confidence interval of a change, in the row's unit."""
+    if row.interval is None:
+        return "-"
+    low, high = row.interval
+    return f"{signed(low, row.unit)} .. {signed(high, row.unit)}"
+
+
+def limit_words(change: Change, *, old: bool) -> str:
+    """One side of a change of limits."""
+    limit = change.old if old else change.new
+    if limit is None:
+        return "-"
+    mark = " (CALIBRATION_NEEDED)" if limit.status == "CALIBRATION_NEEDED" else ""
+    return f"{number(limit.value, limit.unit)}{mark}"
+
+
+def headline(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
+    """The last line of every report."""
+    parity = {"parity": "PARITY", "not_at_parity": "NOT AT PARITY", "undecided": "UNDECIDED"}[verdict.outcome]
+    if perf is None:
+        return f"VERDICT: {parity}"
+    speed = {
+        "ok": "SPEED OK",
+        "slower": "TOO SLOW",
+        "inconclusive": "SPEED INCONCLUSIVE",
+        "not_comparable": "SPEED NOT COMPARABLE",
+    }[perf.outcome]
+    return f"VERDICT: {parity}, {speed}"

@@ -1,0 +1,60 @@
+"""Summaries and annotations say the same as the verdict, and nothing in a name becomes a command."""
+
+from pathlib import Path
+
+import msgspec
+
+from parity.judge.perf import PerfVerdict
+from parity.judge.verdict import Verdict
+from parity.report.markdown import annotation, annotations, append_summary, error_markdown, verdict_markdown
+
+
+def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict: Verdict) -> None:
+    text = verdict_markdown(verdict)
+    assert text.startswith("### VERDICT\\: NOT AT PARITY\n")
+    assert "**missing\\_channel** in audio\\_waveform" in text
+    before, after = text.split("<details>")
+    assert "video\\_latent.relative\\_l2" in before and "frames.ssim.min |" not in before
+    assert "frames.ssim.min |" in after
+    assert all(line.replace("\\|", "").count("|") == 8 for line in text.splitlines() if line.startswith("|"))
+
+
+def test_nothing_in_a_message_becomes_markup(verdict: Verdict) -> None:
+    text = verdict_markdown(verdict)
+    assert "<b>" not in text and "&lt;b&gt;" in text
+    assert "[link](x)" not in text and "\x1b" not in text
+
+
+def test_speed_is_part_of_the_summary(passing: Verdict, slow: PerfVerdict) -> None:
+    text = verdict_markdown(passing, slow)
+    assert text.startswith("### VERDICT\\: PARITY, TOO SLOW\n")
+    assert "12.12 s" in text and "10.605 s" in text
+
+
+def test_each_wrong_thing_is_one_annotation_on_one_line(verdict: Verdict, passing: Verdict, slow: PerfVerdict) -> None:
+    lines = annotations(verdict)
+    assert len(lines) == 2
+    assert all(line.startswith("::error title=parity astronaut::") and "\n" not in line for line in lines)
+    assert annotations(passing) == []
+    assert [line.split("::")[2].split(",")[0] for line in annotations(passing, slow)] == ["end_to_end is 12.12 s"]
+    other = msgspec.structs.replace(slow, outcome="not_comparable", rows=(), reason="device: a -> b")
+    assert annotations(passing, other)[0].endswith("::not_comparable: device: a -> b")
+    assert len(annotations(msgspec.structs.replace(passing, outcome="undecided"))) == 1
+
+
+def test_an_annotation_cannot_start_another() -> None:
+    assert annotation("a:b,c", "50 %0A::error::x\n::set-env::y") == (
+        "::error title=a%3Ab%2Cc::50 %250A::error::x\\n::set-env::y"
+    )
+
+
+def test_summaries_are_appended(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    append_summary(path, error_markdown("astronaut", "no <golden>"))
+    append_summary(path, "second")
+    assert (
+        path.read_text()
+        == "### VERDICT: COULD NOT JUDGE\n\nCase astronaut\\: no &lt;golden&gt;\n\nsecond\n".replace(
+            "astronaut\\:", "astronaut:"
+        )
+    )

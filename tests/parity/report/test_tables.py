@@ -1,0 +1,104 @@
+"""Tables say what, how much and why at any width, and obey nobody's escape codes."""
+
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from parity.judge.perf import PerfChange, PerfVerdict
+from parity.judge.registry import Registry, propose
+from parity.judge.verdict import Verdict
+from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
+
+
+def console(width: int) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=False)
+
+
+def shown(target: Console) -> str:
+    assert isinstance(target.file, io.StringIO)
+    return target.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 130, 200])
+def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> None:
+    target = console(width)
+    draw_gate(target, verdict)
+    text = shown(target)
+    for whole in (
+        "video_latent.relative_l2",
+        "0.123457",  # value
+        "<= 0.1",  # limit: sqrt(0.01 * 1)
+        "-0.0234568",  # by how much
+        "123 %",
+        ">= 30 dB",
+        "+inf dB",
+        "= 0 frames",
+        "missing_channel in audio_waveform",
+    ):
+        assert whole in text, whole
+    assert "…" not in text
+    assert "\x1b" not in text and "\u202e" not in text
+    assert text.splitlines()[-1] == "VERDICT: NOT AT PARITY"
+
+
+def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -> None:
+    wide, narrow = console(200), console(60)
+    draw_gate(wide, verdict)
+    draw_gate(narrow, verdict)
+    assert "why this limit" in shown(wide) and "why this limit" not in shown(narrow)
+    assert "video_latent.relative_l2 is 0.123457, wanted <= 0.1" in shown(narrow)
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> None:
+    target = console(width)
+    draw_gate(target, verdict)
+    text = " ".join(shown(target).split())
+    for words in (
+        "loosened: fused norm",
+        "uncalibrated",
+        "CALIBRATION_NEEDED",
+        "waived",
+        "one byte says nothing",
+        "FAIL",
+    ):
+        assert words in text, words
+
+
+def test_the_last_line_is_the_decision(passing: Verdict, slow: PerfVerdict) -> None:
+    target = console(100)
+    draw_gate(target, passing)
+    assert shown(target).splitlines()[-1] == "VERDICT: PARITY"
+    target = console(100)
+    draw_gate(target, passing, slow)
+    assert shown(target).splitlines()[-1] == "VERDICT: PARITY, TOO SLOW"
+    undecided = msgspec.structs.replace(passing, outcome="undecided")
+    target = console(100)
+    draw_gate(target, undecided)
+    assert shown(target).splitlines()[-1] == "VERDICT: UNDECIDED"
+
+
+@pytest.mark.parametrize("width", [50, 200])
+def test_speed_shows_medians_allowance_and_interval(passing: Verdict, slow: PerfVerdict, width: int) -> None:
+    target = console(width)
+    draw_gate(target, passing, slow)
+    text = shown(target)
+    for whole in ("12.12 s", "10.1 s", "10.605 s", "+20 %", "3.0000 GiB", "reading weights"):
+        assert whole in text, whole
+
+
+@pytest.mark.parametrize("width", [50, 200])
+def test_changes_show_old_against_new(registry: Registry, width: int) -> None:
+    tighter = dict(registry.defaults)
+    tighter["frames.psnr_db.min"] = msgspec.structs.replace(tighter["frames.psnr_db.min"], value=25.0)
+    del tighter["video_latent.cosine"]
+    target = console(width)
+    draw_changes(target, propose(registry, {"defaults": tighter}, {}).changes)
+    text = shown(target)
+    for whole in ("loosened", "30 dB", "25 dB", "removed", "0.875 (CALIBRATION_NEEDED)", "3 limits are unchanged"):
+        assert whole in text, whole
+    target = console(width)
+    draw_perf_changes(target, [PerfChange(title="a", quantity="end_to_end", old=1.5, new=None, loosened=True)])
+    assert "1.5 s" in shown(target) and "loosened" in shown(target)
