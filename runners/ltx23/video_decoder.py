@@ -2,7 +2,8 @@
 
 Axes: B clip, C channel, F frame, H height, W width. Pixels come out near [-1, 1]; 2.3 grows time by 8 and space by 32.
 Source: ltx_core.model.video_vae.video_vae (VideoDecoder) 1.0.0. A timestep-conditioned decoder mixes a little noise
-into the latent and is told how much; noise of the blocks is drawn after it, in the order of the blocks.
+into the latent and is told how much; noise of the blocks is drawn after it, in the order of the blocks. With
+`Reference.decoder_chunked` the blocks run in place, see `video_decoder_chunked`.
 """
 
 from typing import ClassVar
@@ -13,6 +14,12 @@ from torch.nn import functional as F
 
 from runners.errors import ShapeError
 from runners.ltx23.reference import Reference
+from runners.ltx23.video_decoder_chunked import (
+    head_in_place,
+    stack_in_place,
+    store_channels_last,
+    upsample_in_place,
+)
 from runners.ltx23.video_vae_config import BOTTLENECK_RATIO, VaeStage, VideoVaeConfig
 from runners.ltx23.video_vae_convolution import CausalConv3d
 from runners.ltx23.video_vae_resnet import ResnetBlock, ResnetStack, make_norm, modulation
@@ -63,7 +70,9 @@ class VideoDecoder(nn.Module):
                 f"The video decoder wants a (B, {self.config.latent_channels}, F, H, W) latent; "
                 f"got {tuple(latent.shape)}."
             )
-        latent, timestep = self.prepare(latent, generator)
+        if self.reference.decoder_chunked:
+            return unpatchify(self._decode_in_place(latent, generator), self.config.patch_size)
+        latent, timestep = self._prepare(latent, generator)
         causal = self.config.causal_decoder
         x: Tensor = self.conv_in(latent, causal)
         for block in self.up_blocks:
@@ -74,13 +83,29 @@ class VideoDecoder(nn.Module):
             else:
                 x = block(x, causal)
         x = self.conv_norm_out(x)
-        modulations = self.last_modulations(timestep, x)
+        modulations = self._last_modulations(timestep, x)
         if modulations is not None:
             x = x * (1 + modulations[1]) + modulations[0]
         x = self.conv_out(F.silu(x), causal)
         return unpatchify(x, self.config.patch_size)
 
-    def prepare(self, latent: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+    def _decode_in_place(self, latent: Tensor, generator: torch.Generator | None) -> Tensor:
+        """All of `forward` but the patches, in the order of operations of release 1.2.0."""
+        store_channels_last(self)
+        latent, timestep = self._prepare(latent.to(memory_format=torch.channels_last_3d), generator)
+        causal = self.config.causal_decoder
+        x: Tensor = self.conv_in(latent, causal)
+        for block in self.up_blocks:
+            if isinstance(block, ResnetStack):
+                x = stack_in_place(block, x, causal, timestep, generator)
+            elif isinstance(block, DepthToSpaceUpsample):
+                x = upsample_in_place(block, x, causal)
+            else:
+                x = block(x, causal, generator=generator)
+        modulations = self._last_modulations(timestep, x)
+        return head_in_place(self.conv_norm_out, self.conv_out, x, causal, modulations)
+
+    def _prepare(self, latent: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
         """Latent with noise mixed in and statistics undone, and the (B,) scaled timestep of a conditioned decoder."""
         timestep = None
         if self.config.timestep_conditioning:
@@ -90,7 +115,7 @@ class VideoDecoder(nn.Module):
             timestep = timestep * self.timestep_scale_multiplier.to(latent)
         return self.per_channel_statistics.denormalize(latent), timestep
 
-    def last_modulations(self, timestep: Tensor | None, like: Tensor) -> tuple[Tensor, ...] | None:
+    def _last_modulations(self, timestep: Tensor | None, like: Tensor) -> tuple[Tensor, ...] | None:
         """shift and scale ahead of the head, each (B, C, 1, 1, 1); None if unconditioned."""
         if timestep is None:
             return None
