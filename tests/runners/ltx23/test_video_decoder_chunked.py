@@ -2,7 +2,7 @@
 
 That release cannot be installed beside 1.0.0. Compared by hand with its sources at commit 400fd31 on a CPU, 160 decodes
 and 16 tiled ones in bf16 and fp32 were bit-equal. Here the in-place blocks are held to the plain ones, which equal
-1.0.0: in float64 the two orders of rounding must agree to 1e-12, so a wrong frame, chunk border or residual cannot hide.
+1.0.0: in float64 the two orders of rounding must agree to 1e-12, so no wrong frame, chunk border or residual can hide.
 """
 
 from itertools import pairwise
