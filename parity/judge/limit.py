@@ -185,7 +185,7 @@ def derive_limit(
         unit=unit,
         direction=direction,
         status="calibrated" if calibrated else "CALIBRATION_NEEDED",
-        reason=reason or _reason(floor_from, weakest, separation, enough),
+        reason=reason or _reason(worst_harmless, weakest, separation, enough),
         floor=floor_value,
         floor_from=floor_from,
         weakest_defect=weakest[1] if weakest else None,
@@ -236,10 +236,11 @@ def _widened(floor: float, unit: str, direction: Direction) -> float:
     return 1.0 - MARGIN * distance(floor, unit, direction)
 
 
-def _reason(floor_from: str, weakest: tuple[str, float] | None, separation: float | None, enough: bool) -> str:
+def _reason(floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, enough: bool) -> str:
+    floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
-        return f"floor from {floor_from}; no defect was measured that it should catch"
-    between = f"floor from {floor_from}, weakest defect {weakest[0]}, {separation:.3g}x apart"
+        return f"{floor_words}; no defect was measured that it should catch"
+    between = f"{floor_words}, weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
     if not enough:
         return f"{between}; fewer than {MIN_FLOOR_SAMPLES} floor samples"
     return between if separation >= MARGIN**2 else f"{between}: too close to tell them apart"

@@ -39,7 +39,9 @@ def bound(row: Row) -> str:
 
 def used(row: Row) -> str:
     """How much of the limit a row uses up, as a share of the distance from perfect agreement."""
-    return "inf" if math.isinf(row.used) else f"{100 * row.used:.3g} %"
+    if math.isinf(row.used):
+        return "inf"
+    return f"{100 * row.used:.3g} %" if row.used < 10 else f"{row.used:.3g}x"
 
 
 def state(row: Row) -> str:

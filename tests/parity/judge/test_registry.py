@@ -99,7 +99,7 @@ def test_loosening_is_refused_without_a_reason_and_carries_it_ever_after() -> No
         with pytest.raises(RegistryError, match=r"loosen 2 limits .*--reason"):
             proposal.accept(reason)
     accepted = proposal.accept("new attention kernel")
-    assert accepted.defaults[ERROR].reason.startswith("loosened: new attention kernel (floor from threads")
+    assert accepted.defaults[ERROR].reason.startswith("loosened: new attention kernel (floor 0.04 (threads), weak")
     accepted.verify()
     again = propose(accepted, {"defaults": {ERROR: error_limit(0.04)}}, {"c": CALIBRATION})
     assert [change.kind for change in again.changes] == ["unchanged"]
