@@ -1,0 +1,269 @@
+"""Does a made checkpoint behave like a trained one where it matters? Figures of one run, each with its bounds.
+
+A comparison on a made model means something only if every part of it takes part: a branch that adds nothing, a guidance
+pass that equals another, a saturated frame or a silent waveform would hide any bug behind it.
+
+The case is run on the native model. Streams, branches and outputs are heard as taps; the gates that a branch is added
+through are no taps, so a hook on each block computes them from what the block is called with.
+
+Axes: B sample, T token, C channel of a stream.
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
+
+from runners.case import Case, parse_case
+from runners.clock import Progress, Quiet
+from runners.ltx23 import audio_vae_layers, video_vae_resnet
+from runners.ltx23.block import (
+    CROSS_GATE_ROWS,
+    CROSS_SCALE_SHIFT_ROWS,
+    FEED_FORWARD_ROWS,
+    SELF_ATTENTION_ROWS,
+    TEXT_ATTENTION_ROWS,
+    AudioVideoBlock,
+    StreamConditions,
+)
+from runners.ltx23.connectors import Connector
+from runners.ltx23.timestep import table_rows
+from runners.ltx23.vocoder import SnakeBlock
+from runners.native import NativeRunner
+from runners.protocol import Outcome, RunOptions
+from runners.tap import listening
+from runners.weights import WeightsFolder
+
+BRANCHES: Final = ("self_attn", "text_attn", "av_attn", "ff")
+STREAMS: Final = ("video", "audio")
+GUIDANCE_PASSES: Final = ("uncond", "perturbed", "isolated")  # each against `cond`
+RELEASED_PERTURBED_BLOCK: Final = 28
+RESIDUAL_PARTS: Final = ("language model", "connector", "video autoencoder", "audio decoder", "vocoder")
+_RESIDUAL_PART_OF: Final[dict[type[nn.Module], str]] = {
+    Gemma3DecoderLayer: "language model",
+    video_vae_resnet.ResnetBlock: "video autoencoder",
+    audio_vae_layers.ResnetBlock: "audio decoder",
+    SnakeBlock: "vocoder",
+}
+
+_CASE: Final = """
+id = "forge_check"
+pipeline = "one_stage"
+[request]
+prompt = "A close-up of a cheerful astronaut smiling at the camera; she says: we are going back to the moon."
+seed = 10
+height = 128
+width = 192
+num_frames = 33
+frame_rate = 24.0
+num_inference_steps = 4
+[[request.images]]
+path = "astronaut.png"
+[guidance.video]
+cfg_scale = 3.0
+stg_scale = 1.0
+rescale_scale = 0.7
+modality_scale = 3.0
+[guidance.audio]
+cfg_scale = 7.0
+stg_scale = 1.0
+rescale_scale = 0.7
+modality_scale = 3.0
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One property of a run and the range it must lie in."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value lies in its range; a nan never does."""
+        return self.low <= self.value <= self.high
+
+
+def check_weights(
+    folder: Path, device: torch.device, overrides: dict[str, Any] | None = None, progress: Progress | None = None
+) -> list[Figure]:
+    """Run a small request with a picture on a weights folder and measure it.
+
+    Args:
+        folder: as `parity forge` writes it.
+        device: to run on.
+        overrides: dotted keys of the case, for a larger request than the one for `tiny`.
+        progress: told what the run is doing.
+    Raises: ParityError of the kind that fits, if the weights cannot be run.
+    """
+    weights = WeightsFolder(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        case = check_case(Path(scratch), weights.config["transformer"]["num_layers"], overrides)
+        with NativeRunner(weights, RunOptions(device=device)) as runner, observed() as observations:
+            outcome = runner.run(case, progress or Quiet())
+    return figures(observations, outcome)
+
+
+def check_case(folder: Path, num_blocks: int, overrides: dict[str, Any] | None = None) -> Case:
+    """The request that a checkpoint is checked with, its picture written into `folder`."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()).save(folder / "astronaut.png")
+    perturbed = [RELEASED_PERTURBED_BLOCK if num_blocks > RELEASED_PERTURBED_BLOCK else num_blocks // 2]
+    blocks = {f"guidance.{stream}.stg_blocks": perturbed for stream in STREAMS}
+    return parse_case(_CASE, folder, {**blocks, **(overrides or {})})
+
+
+class Observations:
+    """What is measured while a model runs; every number is a root mean square or a ratio of two."""
+
+    def __init__(self) -> None:
+        self.stream_before: dict[str, list[float]] = defaultdict(list)  # stream to sizes before each block
+        self.stream_after: dict[str, list[float]] = defaultdict(list)  # tap tail to sizes after each block
+        self.share: dict[tuple[str, str], list[float]] = defaultdict(list)  # (stream, branch) to gated share of stream
+        self.difference: dict[tuple[str, str], list[float]] = defaultdict(list)  # (pass, stream) to distance from cond
+        self.residual: dict[str, list[float]] = defaultdict(
+            list
+        )  # part to what its blocks add, as share of their input
+        self.size: dict[str, float] = {}  # of single taps
+        self._gates: dict[tuple[str, str], Tensor] = {}
+        self._current_size: dict[str, float] = {}
+        self._cond: dict[str, Tensor] = {}
+        self._connector_blocks: set[int] = set()
+
+    def module_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook of every module: note streams and gates of a block about to run."""
+        if isinstance(module, Connector):
+            self._connector_blocks |= {id(block) for block in module.transformer_1d_blocks}
+        if not isinstance(module, AudioVideoBlock):
+            return
+        own_tables = (module.scale_shift_table, module.audio_scale_shift_table)
+        cross_tables = (module.scale_shift_table_a2v_ca_video, module.scale_shift_table_a2v_ca_audio)
+        for index, stream in enumerate(STREAMS):
+            at: StreamConditions = args[2 + index]
+            self._current_size[stream] = _rms(args[index])
+            for branch, rows in (
+                ("self_attn", SELF_ATTENTION_ROWS),
+                ("text_attn", TEXT_ATTENTION_ROWS),
+                ("ff", FEED_FORWARD_ROWS),
+            ):
+                self._gates[stream, branch] = table_rows(own_tables[index], at.modulation.block, rows)[-1]
+            gate_table = cross_tables[index][CROSS_SCALE_SHIFT_ROWS:]
+            gate_rows = slice(0, CROSS_GATE_ROWS)
+            self._gates[stream, "av_attn"] = table_rows(gate_table, at.modulation.cross_gate, gate_rows)[0]
+
+    def module_ran(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of every module: note what the residual blocks of the smaller networks add."""
+        part = self._residual_part(module)
+        after = output[0] if isinstance(output, tuple) else output
+        if part is not None and after.shape == args[0].shape:  # a block that changes width has no plain stream
+            self.residual[part].append(_rms(after.float() - args[0].float()) / _rms(args[0]))
+
+    def _residual_part(self, module: nn.Module) -> str | None:
+        if id(module) in self._connector_blocks:
+            return "connector"
+        for kind, part in _RESIDUAL_PART_OF.items():
+            if isinstance(module, kind):
+                return part
+        return None
+
+    def heard(self, name: str, tensor: Tensor) -> None:
+        """Tap listener."""
+        parts = name.split("/")
+        if parts[0] != "denoise":
+            self.size[name] = _rms(tensor)
+        elif parts[2] == "cond" and parts[3] == "block":
+            self._heard_in_block(parts[5], parts[6], tensor)
+        elif parts[3:4] == ["x0"]:
+            self._heard_x0(parts[2], parts[4], tensor)
+
+    def _heard_in_block(self, stream: str, branch: str, tensor: Tensor) -> None:
+        before = self._current_size[stream]
+        if branch == "out":
+            self.stream_before[stream].append(before)
+            self.stream_after[stream].append(_rms(tensor))
+        else:
+            gated = tensor.float() * self._gates[stream, branch].float()  # (B, T, C)
+            self.share[stream, branch].append(_rms(gated) / before)
+
+    def _heard_x0(self, guidance_pass: str, stream: str, tensor: Tensor) -> None:
+        x0 = tensor.float()
+        if guidance_pass == "cond":
+            self._cond[stream] = x0.clone()
+        else:
+            cond = self._cond[stream]
+            self.difference[guidance_pass, stream].append(_rms(x0 - cond) / _rms(cond))
+
+
+@contextmanager
+def observed() -> Iterator[Observations]:
+    """Observe every native model that runs inside."""
+    observations = Observations()
+    handles = (
+        register_module_forward_pre_hook(observations.module_called),
+        register_module_forward_hook(observations.module_ran),
+    )
+    try:
+        with listening(observations.heard):
+            yield observations
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def figures(observations: Observations, outcome: Outcome) -> list[Figure]:
+    """Judge what was observed. A branch or pass that never ran has a share of nan, which holds no bound."""
+    found = []
+    for stream in STREAMS:
+        for branch in BRANCHES:
+            share = _least(observations.share[stream, branch])
+            found.append(Figure(name=f"{stream} {branch} share of stream, least", value=share, low=0.01, high=1.0))
+        before, after = observations.stream_before[stream], observations.stream_after[stream]
+        growth = max(after, default=torch.nan) / _least(before)
+        found.append(Figure(name=f"{stream} stream growth through blocks, most", value=growth, low=0.5, high=10.0))
+        for guidance_pass in GUIDANCE_PASSES:
+            difference = _least(observations.difference[guidance_pass, stream])
+            found.append(
+                Figure(name=f"{stream} {guidance_pass} from cond x0, least", value=difference, low=0.002, high=1.0)
+            )
+    for part in RESIDUAL_PARTS:
+        share = _least(observations.residual[part])
+        found.append(Figure(name=f"{part}: least that a residual block adds", value=share, low=0.01, high=2.0))
+    for name in ("connector/pos/video", "connector/pos/audio", "image/0/latent"):
+        size = observations.size.get(name, torch.nan)
+        found.append(Figure(name=f"{name} root mean square", value=size, low=0.3, high=3.0))
+    for stream, latent in (("video", outcome.video_latent), ("audio", outcome.audio_latent)):
+        std = latent.float().std().item()
+        found.append(Figure(name=f"{stream} final latent deviation", value=std, low=0.5, high=2.0))
+    frames = outcome.video_frames
+    clipped = ((frames == 0) | (frames == 255)).float().mean().item()
+    found.append(Figure(name="frames: share of bytes at 0 or 255", value=clipped, low=0.0, high=0.05))
+    motion = (frames[1:].float() - frames[:-1].float()).square().mean().sqrt().item()
+    found.append(Figure(name="frames: deviation, levels", value=frames.float().std().item(), low=15.0, high=100.0))
+    found.append(Figure(name="frames: change to the next frame, levels", value=motion, low=0.5, high=60.0))
+    waveform = outcome.audio_waveform.float()
+    clipped = (waveform.abs() >= 1).float().mean().item()
+    found.append(Figure(name="waveform: share of samples at the limit", value=clipped, low=0.0, high=0.01))
+    varying = (waveform - waveform.mean(dim=-1, keepdim=True)).square().mean().sqrt().item()
+    found.append(Figure(name="waveform: root mean square without offset", value=varying, low=0.03, high=0.4))
+    return found
+
+
+def _least(values: list[float]) -> float:
+    return min(values, default=torch.nan)
+
+
+def _rms(x: Tensor) -> float:
+    return x.float().square().mean().sqrt().item()
