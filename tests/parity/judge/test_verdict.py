@@ -12,7 +12,7 @@ from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import Registry, Waiver
-from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, judge
+from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
 from runners.errors import RegistryError, RunError
 
 ERROR = "video_latent.relative_l2"
@@ -198,6 +198,10 @@ def test_the_document_is_json_with_infinities_as_strings() -> None:
     assert (document["parity"], document["exit_code"], document["outcome"]) == (True, 0, "parity")
     level = next(row for row in document["rows"] if row["metric"] == LEVEL)
     assert (level["value"], level["margin"], level["used"]) == ("inf", "inf", 0.0)
+
+
+def test_a_known_failure_outweighs_what_could_not_be_judged() -> None:
+    assert [gate_exit_code(*codes) for codes in ((0, 0), (0, 1), (0, 2), (1, 2), (2, 1))] == [0, 1, 2, 1, 1]
 
 
 def test_judging_needs_no_torch() -> None:
