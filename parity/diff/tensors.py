@@ -40,7 +40,7 @@ _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64} 
 class TensorDiff:
     """What separates a candidate tensor from its reference. A number that could not be computed is `nan`.
 
-    `axis_profile[a]` is relative L2 for each index of axis a (float64, on the CPU; `inf` where the reference is zero but
+    `axis_profile[a]` is relative L2 for each index of axis a (float64 on the CPU; `inf` where the reference is zero but
     the candidate is not) or None where the axis is too long to profile. `worst_index` is where the absolute error is
     largest, or the first element that is not finite; None where nothing was compared.
     `ulp` holds the percentiles of `PERCENTILES`, and is `nan` unless both sides are bf16 or both fp16.
@@ -167,8 +167,9 @@ def _cannot_compare(reference: Tensor, candidate: Tensor, where: str) -> Finding
 
 
 def _balanced_split(shape: Sequence[int]) -> int:
-    """Return the number of leading axes that keeps L + M, the partial sums to hold, smallest."""
-    return min(range(len(shape) + 1), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
+    """Return how many leading axes to take together: fewest partial sums, L + M, with L within the limit."""
+    splits = (k for k in range(len(shape) + 1) if math.prod(shape[:k]) <= PROFILE_LIMIT)
+    return min(splits, key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
 
 
 _TOTALS: Final = ("candidate_square", "product", "error_abs", "max_abs", "value_mismatches", "bit_mismatches")
