@@ -23,7 +23,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
 from runners.case import Case, parse_case
-from runners.clock import Progress, Quiet
+from runners.clock import Clock, Progress
+from runners.forge.gemma_folder import write_gemma_files
+from runners.forge.make import made_gemma, made_model
+from runners.forge.presets import preset_named
 from runners.ltx23 import audio_vae_layers, video_vae_resnet
 from runners.ltx23.block import (
     CROSS_GATE_ROWS,
@@ -35,10 +38,12 @@ from runners.ltx23.block import (
     StreamConditions,
 )
 from runners.ltx23.connectors import Connector
+from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline_config import PipelineConfig
+from runners.ltx23.stages.batch import Batch
 from runners.ltx23.timestep import table_rows
 from runners.ltx23.vocoder import SnakeBlock
-from runners.native import NativeRunner
-from runners.protocol import Outcome, RunOptions
+from runners.native import sampling_parameters
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
@@ -103,16 +108,50 @@ def check_weights(
     Args:
         folder: as `parity forge` writes it.
         device: to run on.
-        overrides: dotted keys of the case, for a larger request than the one for `tiny`.
+        overrides: dotted keys of the case, for another request than the one for `tiny`.
         progress: told what the run is doing.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
     weights = WeightsFolder(folder)
+    files = ModelFiles(
+        config=weights.config,
+        model=weights.model,
+        gemma_config=weights.gemma_config,
+        gemma=weights.gemma,
+        gemma_folder=weights.gemma_folder,
+    )
+    return _check(files, device, overrides, progress)
+
+
+def check_preset(
+    preset: str,
+    seed: int,
+    device: torch.device,
+    overrides: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[Figure]:
+    """The same on weights that are made straight on `device`, without files: the way for `full`."""
+    sizes = preset_named(preset)
     with tempfile.TemporaryDirectory() as scratch:
-        case = check_case(Path(scratch), weights.config["transformer"]["num_layers"], overrides)
-        with NativeRunner(weights, RunOptions(device=device)) as runner, observed() as observations:
-            outcome = runner.run(case, progress or Quiet())
-    return figures(observations, outcome)
+        write_gemma_files(Path(scratch), sizes.gemma)
+        files = ModelFiles(
+            config=sizes.config,
+            model=made_model(sizes, seed),
+            gemma_config=sizes.gemma,
+            gemma=made_gemma(sizes, seed),
+            gemma_folder=Path(scratch),
+        )
+        return _check(files, device, overrides, progress)
+
+
+def _check(
+    files: ModelFiles, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
+) -> list[Figure]:
+    with tempfile.TemporaryDirectory() as scratch, observed() as observations:
+        case = check_case(Path(scratch), files.config["transformer"]["num_layers"], overrides)
+        pipeline = LTX23Pipeline(files, PipelineConfig(), device)
+        batch = pipeline(sampling_parameters(case), Clock(device, progress))
+    return figures(observations, batch)
 
 
 def check_case(folder: Path, num_blocks: int, overrides: dict[str, Any] | None = None) -> Case:
@@ -223,9 +262,11 @@ def observed() -> Iterator[Observations]:
             handle.remove()
 
 
-def figures(observations: Observations, outcome: Outcome) -> list[Figure]:
+def figures(observations: Observations, batch: Batch) -> list[Figure]:
     """Judge what was observed. A branch or pass that never ran has a share of nan, which holds no bound."""
     found = []
+    assert batch.video_latent is not None and batch.audio_latent is not None
+    assert batch.video_frames is not None and batch.audio_waveform is not None
     for stream in STREAMS:
         for branch in BRANCHES:
             share = _least(observations.share[stream, branch])
@@ -244,16 +285,16 @@ def figures(observations: Observations, outcome: Outcome) -> list[Figure]:
     for name in ("connector/pos/video", "connector/pos/audio", "image/0/latent"):
         size = observations.size.get(name, torch.nan)
         found.append(Figure(name=f"{name} root mean square", value=size, low=0.3, high=3.0))
-    for stream, latent in (("video", outcome.video_latent), ("audio", outcome.audio_latent)):
+    for stream, latent in (("video", batch.video_latent), ("audio", batch.audio_latent)):
         std = latent.float().std().item()
         found.append(Figure(name=f"{stream} final latent deviation", value=std, low=0.5, high=2.0))
-    frames = outcome.video_frames
+    frames = batch.video_frames
     clipped = ((frames == 0) | (frames == 255)).float().mean().item()
     found.append(Figure(name="frames: share of bytes at 0 or 255", value=clipped, low=0.0, high=0.05))
     motion = (frames[1:].float() - frames[:-1].float()).square().mean().sqrt().item()
     found.append(Figure(name="frames: deviation, levels", value=frames.float().std().item(), low=15.0, high=100.0))
     found.append(Figure(name="frames: change to the next frame, levels", value=motion, low=0.5, high=60.0))
-    waveform = outcome.audio_waveform.float()
+    waveform = batch.audio_waveform.float()
     clipped = (waveform.abs() >= 1).float().mean().item()
     found.append(Figure(name="waveform: share of samples at the limit", value=clipped, low=0.0, high=0.01))
     varying = (waveform - waveform.mean(dim=-1, keepdim=True)).square().mean().sqrt().item()

@@ -3,20 +3,14 @@
 The native modules are the one place that knows the layout; a test holds them against the official classes.
 """
 
+from typing import Any
+
 import torch
 
 from runners.forge.presets import Json, Preset
-from runners.ltx23.audio_decoder import AudioDecoder
-from runners.ltx23.audio_vae_config import AudioDecoderConfig
-from runners.ltx23.bandwidth_extension import vocoder_from_config
-from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.loading import expected_shapes
+from runners.ltx23.parts import model_parts
 from runners.ltx23.reference import Reference
-from runners.ltx23.transformer import Transformer
-from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
-from runners.ltx23.video_decoder import VideoDecoder
-from runners.ltx23.video_encoder import VideoEncoder
-from runners.ltx23.video_vae_config import VideoVaeConfig
 
 Inventory = dict[str, tuple[int, ...]]  # checkpoint name to shape, in the order of the model
 
@@ -25,21 +19,17 @@ DTYPE = torch.bfloat16  # of every tensor in the released files
 
 def model_inventory(preset: Preset) -> Inventory:
     """The single file's tensors. Raises: ConfigError for a configuration that the model does not support."""
-    config, reference, text = preset.config, Reference(), preset.gemma["text_config"]
-    connectors = TextConnectorsConfig.from_dict(
-        config, hidden_width=text["hidden_size"], num_hidden_states=text["num_hidden_layers"] + 1
+    text = preset.gemma["text_config"]
+    parts = model_parts(
+        preset.config,
+        hidden_width=text["hidden_size"],
+        num_hidden_states=text["num_hidden_layers"] + 1,
+        reference=Reference(),
     )
-    vae = VideoVaeConfig.from_checkpoint(config)
     inventory: Inventory = {}
     with torch.device("meta"):
-        for module in (
-            Transformer(TransformerConfig.from_dict(config), reference),
-            TextConnectors(connectors),
-            VideoEncoder(vae),
-            VideoDecoder(vae, reference),
-            AudioDecoder(AudioDecoderConfig.from_section(config["audio_vae"])),
-            vocoder_from_config(config["vocoder"], reference),
-        ):
+        for make in parts.values():
+            module: Any = make()
             inventory |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
     return inventory
 

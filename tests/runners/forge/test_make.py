@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from runners.checksum import checksum64
+from runners.errors import CheckpointError, ConfigError
+from runners.forge import make
+from runners.forge.make import forge, forged_hash, forged_tensors, made_model
+from runners.forge.presets import preset_named
+from runners.official_compat import gemma_constant, prepare_imports, without_cuda_calls
+from runners.weights import WeightsFolder
+
+CPU = torch.device("cpu")
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_forges_write_the_same_bytes_and_another_seed_others(tiny_weights: Path, tmp_path: Path) -> None:
+    first, again = files_below(tiny_weights), files_below(forge("tiny", 0, tmp_path / "again"))
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+    other = files_below(forge("tiny", 1, tmp_path / "other"))
+    changed = {name for name in first if first[name] != other[name]}
+    assert changed == {"ltx-2.3.safetensors", "gemma/model.safetensors"}
+
+
+def test_tiny_takes_at_most_40_megabytes(tiny_weights: Path) -> None:
+    assert sum(map(len, files_below(tiny_weights).values())) <= 40e6
+
+
+def test_the_file_reads_back_with_its_metadata_and_the_hash_made_without_files(tiny_weights: Path) -> None:
+    weights = WeightsFolder(tiny_weights)
+    assert weights.config == preset_named("tiny").config
+    assert weights.gemma_config == preset_named("tiny").gemma
+    assert weights.model.metadata["model_version"] == "2.3.0-forged-tiny"
+    assert json.loads(weights.model.metadata["forge"]) == {"preset": "tiny", "seed": 0, "spec": make.SPEC_VERSION}
+    assert weights.hash == forged_hash("tiny", 0, CPU)
+    assert weights.hash != forged_hash("tiny", 1, CPU)
+
+
+def test_a_subset_in_any_order_has_the_bits_of_the_whole() -> None:
+    made = made_model(preset_named("tiny"), 0)
+    names = ["vae.decoder.conv_out.conv.weight", "model.diffusion_model.proj_out.bias", "vocoder.mel_stft.mel_basis"]
+    subset = made.read(names, CPU)
+    assert list(subset) == names
+    streamed = dict(forged_tensors("tiny", 0, CPU, ("vae.decoder.", "vocoder.mel_stft.")))
+    assert checksum64(streamed[names[0]]) == checksum64(subset[names[0]])
+    assert checksum64(streamed[names[2]]) == checksum64(subset[names[2]])
+    assert all(name.startswith(("vae.decoder.", "vocoder.mel_stft.")) for name in streamed)
+    with pytest.raises(CheckpointError, match="no surprise"):
+        made.read(["surprise"], CPU)
+
+
+def test_an_occupied_folder_is_left_alone_and_a_failed_forge_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "mine").touch()
+    with pytest.raises(CheckpointError, match="not an empty folder"):
+        forge("tiny", 0, occupied)
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(make, "_write_bytes", broken)
+    with pytest.raises(OSError, match="disk full"):
+        forge("tiny", 0, tmp_path / "new")
+    with pytest.raises(ConfigError):
+        forge("huge", 0, tmp_path / "huge")
+    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_the_official_loader_fills_every_parameter(tiny_weights: Path) -> None:
+    pytest.importorskip("ltx_pipelines")
+    prepare_imports()
+    with without_cuda_calls(), gemma_constant(preset_named("tiny").gemma):
+        from ltx_pipelines.utils.model_ledger import ModelLedger
+
+        ledger = ModelLedger(
+            dtype=torch.bfloat16,
+            device=CPU,
+            checkpoint_path=str(tiny_weights / "ltx-2.3.safetensors"),
+            gemma_root_path=str(tiny_weights / "gemma"),
+        )
+        makers = (
+            ledger.transformer,
+            ledger.video_encoder,
+            ledger.video_decoder,
+            ledger.audio_decoder,
+            ledger.vocoder,
+            ledger.text_encoder,
+            ledger.gemma_embeddings_processor,
+        )
+        for maker in makers:
+            module = maker()
+            unfilled = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
+            assert unfilled == [], maker.__name__
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_makes_the_same_checkpoint() -> None:
+    assert forged_hash("tiny", 0, torch.device("cuda")) == forged_hash("tiny", 0, CPU)
