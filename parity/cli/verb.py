@@ -14,7 +14,9 @@ from runners.errors import ParityError
 P = ParamSpec("P")
 COULD_NOT_JUDGE = 2
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+WIDE = 150  # columns where there is no terminal to ask: logs must not cut numbers off
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

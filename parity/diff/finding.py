@@ -27,6 +27,7 @@ CODES: Final[dict[str, str]] = {
     "nan_candidate": "the candidate holds NaN",
     "inf_reference": "the reference holds an infinity",
     "inf_candidate": "the candidate holds an infinity",
+    "sigma_mismatch": "the two runs followed different noise schedules",
     "lag_undetermined": "the content is too uniform, or too damaged, for a lag in time to be told",
 }
 

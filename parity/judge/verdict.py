@@ -2,9 +2,9 @@
 
 Only numbers enter, so a run can be judged again after limits change, without its tensors and without a GPU. There are
 three outcomes. "parity": nothing failed, and at least one metric that can tell a defect from harmless variation passed.
-"not_at_parity": a metric is beyond its limit, or something is missing, unmatched, NaN or otherwise found. "undecided":
-nothing failed, but every limit that held is uncalibrated or was measured in another environment, so nothing was shown.
-What prevents judging at all (no limit for a metric, nothing to judge) is raised.
+"not_at_parity": a metric is beyond its limit. "undecided": something is missing, unmatched, NaN or otherwise found, so
+the numbers cannot be believed; or nothing failed, but every limit that held is uncalibrated or was measured in another
+environment, so nothing was shown. What prevents judging at all (no limit for a metric, nothing to judge) is raised.
 """
 
 import math
@@ -209,7 +209,9 @@ def _expired(registry: Registry | None, limit: Limit, environment: Mapping[str, 
 
 
 def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
-    if failures or any(not row.passed and not row.waived for row in rows):
+    if failures:
+        return "undecided"
+    if any(not row.passed and not row.waived for row in rows):
         return "not_at_parity"
     return "parity" if any(row.passed and row.decisive for row in rows) else "undecided"
 

@@ -96,7 +96,7 @@ def limit_words(change: Change, *, old: bool) -> str:
 
 def headline(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
     """The last line of every report."""
-    parity = {"parity": "PARITY", "not_at_parity": "NOT AT PARITY", "undecided": "UNDECIDED"}[verdict.outcome]
+    parity = {"parity": "PARITY", "not_at_parity": "NOT AT PARITY", "undecided": "COULD NOT JUDGE"}[verdict.outcome]
     if perf is None:
         return f"VERDICT: {parity}"
     speed = {

@@ -90,7 +90,7 @@ def test_the_limit_itself_passes_and_the_next_number_does_not() -> None:
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_what_was_not_computed_fails_by_name(value: float | None) -> None:
     verdict = by_limits({**GOOD, ERROR: value})
-    assert verdict.exit_code == 1
+    assert verdict.exit_code == 2
     assert [(f.code, f.where) for f in verdict.failures] == [
         ("missing_metric" if value is None else "nan_metric", ERROR)
     ]
@@ -98,7 +98,7 @@ def test_what_was_not_computed_fails_by_name(value: float | None) -> None:
 
 def test_a_metric_with_a_limit_that_is_absent_fails() -> None:
     verdict = by_limits({ERROR: 0.0, COUNT: 0.0})
-    assert verdict.exit_code == 1
+    assert verdict.exit_code == 2
     assert [(f.code, f.where) for f in verdict.failures] == [("missing_metric", LEVEL)]
 
 
@@ -108,7 +108,7 @@ def test_a_finding_fails_although_every_number_is_good() -> None:
         by_limits(GOOD, None, found),
         judge(case="astronaut", profile="exact", metrics=EQUAL, findings=[found]),
     ):
-        assert (verdict.outcome, verdict.failures[0].code) == ("not_at_parity", "missing_frame")
+        assert (verdict.outcome, verdict.failures[0].code) == ("undecided", "missing_frame")
 
 
 def test_a_metric_without_a_limit_cannot_be_judged_unless_the_registry_says_why() -> None:
@@ -138,7 +138,7 @@ def test_exact_wants_every_output_equal() -> None:
         assert judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 0.0}).exit_code == 1
         less = {other: value for other, value in EQUAL.items() if other != name}
         missing = judge(case="astronaut", profile="exact", metrics=less)
-        assert (missing.exit_code, missing.failures[0].code) == (1, "missing_metric")
+        assert (missing.exit_code, missing.failures[0].code) == (2, "missing_metric")
     assert judge(case="astronaut", profile="exact", metrics={**EQUAL, COUNT: 1.0}).exit_code == 1
 
 
@@ -174,7 +174,7 @@ def test_a_waiver_excuses_one_metric_and_fails_the_gate_where_it_excuses_nothing
     assert f"{ERROR} is waived: fused norm, see notes" in verdict.notes
     assert by_limits({**GOOD, ERROR: 0.2, LEVEL: 1.0}, waived).exit_code == 1
     stale = by_limits(GOOD, waived)
-    assert (stale.exit_code, stale.failures[0].code) == (1, "unmatched_waiver")
+    assert (stale.exit_code, stale.failures[0].code) == (2, "unmatched_waiver")
     broken = by_limits({**GOOD, ERROR: math.nan}, waived)
     assert [failure.code for failure in broken.failures] == ["nan_metric", "unmatched_waiver"]
     elsewhere = registry(waivers=(Waiver(case="another", metric=ERROR, reason="x"),))

@@ -11,7 +11,7 @@ from parity.report.markdown import annotation, annotations, append_summary, erro
 
 def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict: Verdict) -> None:
     text = verdict_markdown(verdict)
-    assert text.startswith("### VERDICT\\: NOT AT PARITY\n")
+    assert text.startswith("### VERDICT\\: COULD NOT JUDGE\n")
     assert "**missing\\_channel** in audio\\_waveform" in text
     before, after = text.split("<details>")
     assert "video\\_latent.relative\\_l2" in before and "frames.ssim.min |" not in before
@@ -33,7 +33,7 @@ def test_speed_is_part_of_the_summary(passing: Verdict, slow: PerfVerdict) -> No
 
 def test_each_wrong_thing_is_one_annotation_on_one_line(verdict: Verdict, passing: Verdict, slow: PerfVerdict) -> None:
     lines = annotations(verdict)
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("::error title=parity astronaut::") and "\n" not in line for line in lines)
     assert annotations(passing) == []
     assert [line.split("::")[2].split(",")[0] for line in annotations(passing, slow)] == ["end_to_end is 12.12 s"]

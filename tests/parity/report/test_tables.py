@@ -40,7 +40,7 @@ def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> Non
         assert whole in text, whole
     assert "…" not in text
     assert "\x1b" not in text and "\u202e" not in text
-    assert text.splitlines()[-1] == "VERDICT: NOT AT PARITY"
+    assert text.splitlines()[-1] == "VERDICT: COULD NOT JUDGE"
 
 
 def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -> None:
@@ -77,7 +77,7 @@ def test_the_last_line_is_the_decision(passing: Verdict, slow: PerfVerdict) -> N
     undecided = msgspec.structs.replace(passing, outcome="undecided")
     target = console(100)
     draw_gate(target, undecided)
-    assert shown(target).splitlines()[-1] == "VERDICT: UNDECIDED"
+    assert shown(target).splitlines()[-1] == "VERDICT: COULD NOT JUDGE"
 
 
 @pytest.mark.parametrize("width", [50, 200])

@@ -1,0 +1,67 @@
+# Everything a person or CI does here. Two cover a fresh machine: `make parity` and `make test`.
+#
+# PYTHON       interpreter that .venv is made with (3.11 or 3.12).
+# SYSTEM_TORCH set to 1 to build .venv over an interpreter that already has torch, as GPU boxes do.
+# INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
+
+PYTHON ?= python3
+SYSTEM_TORCH ?=
+THREADS ?= 2
+
+ifdef INTERPRETER
+RUN := PYTHONPATH=$(CURDIR) $(INTERPRETER)
+STAMP :=
+else
+RUN := .venv/bin/python
+STAMP := .venv/.ready
+endif
+
+PARITY := $(RUN) -m parity.cli.app
+WEIGHTS := build/weights/tiny
+CASES := tiny_ti2v tiny_ti2v_no_v2a
+
+.PHONY: help setup parity test test-gpu check gate thresholds mutate bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make .venv with pinned dependencies
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) .venv
+	$(if $(SYSTEM_TORCH),grep -vE '^(torch|torchaudio|triton)==' constraints.txt > .venv/constraints.txt,cp constraints.txt .venv/constraints.txt)
+	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt 'torch$(if $(SYSTEM_TORCH),,==2.13.0)'
+	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,dev]'
+	touch $@
+
+$(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py)
+	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
+
+parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
+	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS)
+
+gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorded goldens as well; CI reads its exit code
+	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --golden
+
+test: $(STAMP) ## All tests that need no GPU
+	$(RUN) -m pytest -m 'not gpu'
+
+test-gpu: $(STAMP) ## The tests that need a GPU
+	$(RUN) -m pytest -m gpu
+
+check: $(STAMP) ## Style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, and derive limits and speed baselines (REASON=...)
+	$(PARITY) calibrate --weights $(WEIGHTS) $(if $(REASON),--reason "$(REASON)")
+
+mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
+	$(PARITY) mutate --weights $(WEIGHTS)
+
+bench: $(STAMP) ## Measure the comparisons' own speed
+	$(RUN) -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds -o python_files='*.py'
+
+clean: ## Remove what was built, not .venv
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache

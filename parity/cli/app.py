@@ -1,0 +1,31 @@
+"""The command `parity`: one verb a file, each a thin layer over a library call."""
+
+import typer
+
+from parity.cli import bless, calibrate, diff, doctor, forge, gate, perf, run, suite
+
+app = typer.Typer(
+    name="parity",
+    help="Is it still the official LTX-2.3? Run it, compare it, gate it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("forge")(forge.forge)
+app.command("run")(run.run)
+app.command("diff")(diff.diff)
+app.command("gate")(gate.gate)
+app.command("bless")(bless.bless)
+app.command("calibrate")(calibrate.calibrate)
+app.command("perf")(perf.perf)
+app.command("suite")(suite.suite)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""`parity doctor`: what this machine is, and whether everything needed is there."""
+
+import json as json_module
+from typing import Annotated
+
+import typer
+
+from parity.cli.verb import out, verb
+
+
+@verb
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Show the environment fingerprint and whether the official code and the goldens are whole."""
+    import torch
+
+    from parity.trace.environment import fingerprint
+    from parity.trace.golden import GOLDEN_FILE, golden_of
+    from parity.trace.places import project_root
+    from runners.errors import ParityError
+    from runners.official_files import KNOWN_RELEASES, require_release
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checks: dict[str, str] = {}
+    try:
+        require_release(KNOWN_RELEASES[0])
+        checks["official code"] = f"release {KNOWN_RELEASES[0]}, every file as published"
+    except ParityError as error:
+        checks["official code"] = f"PROBLEM: {error}"
+    for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
+        try:
+            checks[f"golden {path.parent.name}"] = f"whole, {golden_of(path.parent.name).record.created_utc}"
+        except ParityError as error:
+            checks[f"golden {path.parent.name}"] = f"PROBLEM: {error}"
+    environment = fingerprint(device)
+    if json:
+        typer.echo(json_module.dumps({"environment": environment, "checks": checks}, indent=2))
+    else:
+        for key, value in {**environment, **checks}.items():
+            out.print(f"{key:26} {value}", markup=False)
+    return 2 if any(text.startswith("PROBLEM") for text in checks.values()) else 0

@@ -1,0 +1,116 @@
+"""`parity gate`: numbers against limits, and the exit code that CI reads.
+
+0 parity, 1 not at parity (or too slow, with --perf), 2 could not judge.
+"""
+
+import json as json_module
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from parity.cli.verb import out, verb
+
+if TYPE_CHECKING:
+    from parity.diff.runs import RunsDiff
+    from parity.judge.verdict import Profile, Verdict
+
+GOLDEN = "golden"
+
+
+@verb
+def gate(
+    run: Annotated[Path, typer.Argument(help="Run under test, or with --numbers a file of saved numbers.")],
+    against: Annotated[str, typer.Option(help="A reference run, or 'golden' for the recorded one.")] = GOLDEN,
+    numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
+    perf: Annotated[bool, typer.Option("--perf", help="Judge speed as well, by the baselines of this machine.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
+) -> int:
+    """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged."""
+    from parity.diff.runs import read_numbers
+    from parity.report.junit import error_suite, write_junit
+    from runners.errors import ParityError, RunError
+
+    try:
+        if perf and numbers:
+            raise RunError("--perf needs a run; saved numbers hold no times.")
+        found = read_numbers(run) if numbers else _compared(run, against)
+        return _reported(found, run if perf else None, json, junit)
+    except ParityError as error:
+        if junit is not None:
+            write_junit(junit, [error_suite(run.name, str(error))])
+        if json:
+            typer.echo(json_module.dumps({"outcome": "undecided", "exit_code": 2, "error": str(error)}, indent=2))
+        raise
+
+
+def _compared(run: Path, against: str) -> "RunsDiff":
+    from parity.diff.runs import compare_runs
+    from parity.trace.bundle import read_run
+    from parity.trace.golden import golden_of
+
+    candidate = read_run(run)
+    reference = golden_of(candidate.case_id) if against == GOLDEN else read_run(Path(against))
+    return compare_runs(reference, candidate)
+
+
+def profile_of(found: "RunsDiff") -> "Profile":
+    """How a run is judged: the exact tier by bit equality with an official run of the same environment.
+
+    In another environment the official code itself has other bits, so limits hold there; and a run that is not the
+    exact tier is judged by limits everywhere.
+    """
+    exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
+    return "exact" if exact and not found.environment else "limits"
+
+
+def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
+    """Judge numbers by bit equality or by the registry's limits. Raises: RegistryError if a limit is missing."""
+    from parity.judge.registry import load_registry
+    from parity.judge.verdict import judge
+    from parity.trace.places import limits_path
+
+    return judge(
+        case=found.case,
+        profile=profile,
+        metrics=found.metrics,
+        findings=found.findings,
+        registry=load_registry(limits_path()) if profile == "limits" else None,
+        environment={key: str(value) for key, value in found.environment_of_candidate.items()},
+    )
+
+
+def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path | None) -> int:
+    from parity.judge.perf import load_perf_registry
+    from parity.judge.timed import judge_timed, timed_run
+    from parity.judge.verdict import gate_exit_code
+    from parity.report.junit import perf_suite, verdict_suite, write_junit
+    from parity.report.markdown import annotations, append_summary, verdict_markdown
+    from parity.report.tables import draw_gate
+    from parity.trace.bundle import read_run
+    from parity.trace.places import baselines_path
+
+    if not json:
+        for phrase in found.environment:
+            out.print(f"environment differs: {phrase}", markup=False)
+    verdict = judged(found, profile_of(found))
+    timed = None
+    if clocked is not None:
+        timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(read_run(clocked).record)])
+    if junit is not None:
+        write_junit(junit, [verdict_suite(verdict), *([perf_suite(timed)] if timed else [])])
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        append_summary(Path(summary), verdict_markdown(verdict, timed))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and not json:
+        for line in annotations(verdict, timed):
+            typer.echo(line)
+    code = gate_exit_code(verdict.exit_code, timed.exit_code if timed else 0)
+    if json:
+        document: dict[str, Any] = {**verdict.document(), "environment_differences": list(found.environment)}
+        typer.echo(json_module.dumps({**document, "exit_code": code}, indent=2))
+    else:
+        draw_gate(out, verdict, timed)
+    return code

@@ -1,0 +1,97 @@
+"""`parity run`: execute a case with a runner and leave a run folder."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from parity.cli.progress import progress_of
+from parity.cli.verb import out, verb
+from runners.errors import CaseError, RunnerError
+
+
+@verb
+def run(
+    runner: Annotated[str, typer.Option(help="official or native.")],
+    case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
+    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    tier: Annotated[str, typer.Option(help="exact or fast; native only.")] = "exact",
+    reference: Annotated[str | None, typer.Option(help="Official release to follow, instead of the case's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="bf16, or fp32 for the oracle.")] = "bf16",
+    skip_v2a: Annotated[bool, typer.Option("--skip-v2a", help="Audio never attends to video.")] = False,
+    disable_autocast: Annotated[
+        bool | None, typer.Option("--disable-autocast/--enable-autocast", help="Overrides case and configuration.")
+    ] = None,
+    taps: Annotated[str | None, typer.Option(help="Record taps whose names match this pattern, '*' for all.")] = None,
+    keep: Annotated[str, typer.Option(help="What to keep of a tap: sketch or full.")] = "sketch",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. request.seed=3.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Execute a case with a runner and leave a run folder."""
+    import torch
+
+    from parity.trace.golden import find_case
+    from parity.trace.record import device_named, record_run
+    from parity.trace.recorder import recording
+    from runners.catalogue import open_runner
+    from runners.protocol import DTYPES, RunOptions
+    from runners.weights import WeightsFolder
+
+    if dtype not in DTYPES:
+        raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
+    if tier not in ("exact", "fast"):
+        raise RunnerError(f"--tier is {tier!r}; take exact or fast.")
+    if keep not in ("sketch", "full"):
+        raise RunnerError(f"--keep is {keep!r}; take sketch or full.")
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    settings = _settings(setting or [])
+    behaviours = settings.pop("reference.", {})
+    overrides = settings.pop("pipeline.", {})
+    if reference is not None:
+        settings["reference"] = reference
+    if skip_v2a:
+        settings["switches.skip_v2a_cross_attn_for_video_gt"] = True
+    found = find_case(case, settings)
+    files = WeightsFolder(weights)
+    options = RunOptions(
+        device=device_named(device),
+        dtype=DTYPES[dtype],
+        tier="exact" if tier == "exact" else "fast",
+        behaviours=behaviours,
+    )
+    engine = open_runner(runner, files, options, overrides, {"disable_autocast": disable_autocast})
+    with progress_of(f"{runner} {found.id}", quiet) as progress:
+        listening = None if taps is None else recording(taps, keep="full" if keep == "full" else "sketch")
+        outcome = record_run(engine, found, files, options, folder, progress, listening)
+    if not quiet:
+        out.print(
+            f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "
+            f"{outcome.audio_waveform.shape[1] / outcome.sample_rate_hz:.2f} s of sound, run in {folder}",
+            markup=False,
+        )
+    return 0
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE pairs; `reference.X` and `pipeline.X` are gathered apart from keys of the case."""
+    settings: dict[str, Any] = {"reference.": {}, "pipeline.": {}}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise CaseError(f"--set wants KEY=VALUE, for example request.seed=3; got {pair!r}.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # a bare word is a string
+        for apart in ("reference.", "pipeline."):
+            if key.startswith(apart):
+                settings[apart][key.removeprefix(apart)] = value
+                break
+        else:
+            settings[key] = value
+    return settings

@@ -1,0 +1,145 @@
+"""`parity suite`: the main job. Official and native run the same cases; one table ends in a verdict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from parity.cli.progress import progress_of
+from parity.cli.verb import out, verb
+
+if TYPE_CHECKING:
+    from parity.diff.runs import RunsDiff
+    from parity.judge.verdict import Verdict
+    from parity.trace.bundle import Run
+    from runners.weights import WeightsFolder
+
+WORDS = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One comparison of the table."""
+
+    case: str
+    what: str
+    found: "RunsDiff"
+    verdict: "Verdict"
+    times_s: tuple[float, float]
+
+    @property
+    def code(self) -> int:
+        """The verdict's exit code."""
+        return self.verdict.exit_code
+
+
+@verb
+def suite(
+    case: Annotated[list[str], typer.Option(help="Id under golden/ or path of a TOML file; repeat for more.")],
+    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
+    golden: Annotated[bool, typer.Option("--golden", help="Judge against the recorded goldens too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Run official and native on every case, compare all outputs and judge them; the worst verdict is the exit code."""
+    import torch
+
+    from parity.judge.verdict import gate_exit_code
+    from parity.trace.bundle import read_run
+    from runners.weights import WeightsFolder
+
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    files = WeightsFolder(weights)
+    lines: list[Line] = []
+    for name in case:
+        for runner in ("official", "native"):
+            _run(name, runner, files, folder / name / runner, device, quiet)
+        official, native = (read_run(folder / name / runner) for runner in ("official", "native"))
+        if golden:
+            lines += _against_golden(official, native)
+        lines.append(_judged("native against official", official, native))
+    code = gate_exit_code(*(line.code for line in lines))
+    _draw(lines, code)
+    return code
+
+
+def _run(case: str, runner: str, weights: "WeightsFolder", out_folder: Path, device: str, quiet: bool) -> None:
+    from parity.trace.golden import find_case
+    from parity.trace.record import device_named, record_run
+    from runners.catalogue import open_runner
+    from runners.protocol import RunOptions
+
+    found = find_case(case)
+    options = RunOptions(device=device_named(device))
+    with progress_of(f"{runner} {found.id}", quiet) as progress:
+        record_run(open_runner(runner, weights, options), found, weights, options, out_folder, progress)
+
+
+def _against_golden(official: "Run", native: "Run") -> list[Line]:
+    """The live reference against the golden, then native against it; environment first, numbers after."""
+    from parity.trace.environment import differences
+    from parity.trace.golden import golden_of
+    from runners.errors import RunError
+
+    recorded = golden_of(official.case_id)
+    environment = differences(recorded.record.environment, official.record.environment)
+    same = recorded.record.files["outputs.safetensors"] == official.record.files["outputs.safetensors"]
+    for phrase in environment:
+        out.print(f"{official.case_id}: environment differs from the golden's, {phrase}", markup=False)
+    if not same and not environment:
+        raise RunError(
+            f"The live official run of {official.case_id!r} differs from its golden, and nothing in the environment says "
+            "why. Look with `parity diff`, and bless the new run if the reference moved on purpose."
+        )
+    return [_judged(f"{run.record.runner} against golden", recorded, run, by_limits=True) for run in (official, native)]
+
+
+def _judged(what: str, reference: "Run", candidate: "Run", by_limits: bool = False) -> Line:
+    from parity.cli.gate import judged, profile_of
+    from parity.diff.runs import compare_runs
+
+    found = compare_runs(reference, candidate)
+    return Line(
+        case=reference.case_id,
+        what=what,
+        found=found,
+        verdict=judged(found, "limits" if by_limits else profile_of(found)),
+        times_s=(reference.record.end_to_end_s, candidate.record.end_to_end_s),
+    )
+
+
+def _draw(lines: list[Line], code: int) -> None:
+    from parity.report.words import number, sentence
+
+    columns = ("case", "comparison", "judged by", "frames", "sound", "latents", "time", "verdict")
+    table = Table(*columns, title="Is it still the official LTX-2.3?")
+    for line in lines:
+        metrics = line.found.metrics
+        frames = f"PSNR {number(metrics['frames.psnr_db.min'])} dB"
+        sound = f"SNR {number(metrics['audio.snr_db.min'])} dB"
+        worst = max(metrics["video_latent.relative_l2"], metrics["audio_latent.relative_l2"])
+        latents = f"L2 {number(worst)}"
+        bits = {name: metrics[f"outputs.bit_equal.{name}"] == 1.0 for name in ("frames", "audio")}
+        both = all(metrics[f"outputs.bit_equal.{name}"] == 1.0 for name in ("video_latent", "audio_latent"))
+        table.add_row(
+            line.case,
+            line.what,
+            "bits" if line.verdict.profile == "exact" else "limits",
+            "bit-identical" if bits["frames"] else frames,
+            "bit-identical" if bits["audio"] else sound,
+            "bit-identical" if both else latents,
+            f"{line.times_s[0]:.1f} s / {line.times_s[1]:.1f} s",
+            WORDS[line.code],
+        )
+    out.print(table)
+    for line in lines:
+        for failure in line.verdict.failures:
+            out.print(f"{line.case}, {line.what}: {failure.code} at {failure.where}: {failure.message}", markup=False)
+        for row in line.verdict.failed_rows():
+            out.print(f"{line.case}, {line.what}: {sentence(row)}", markup=False)
+    out.print(f"VERDICT: {WORDS[code]}", style="bold green" if code == 0 else "bold red")

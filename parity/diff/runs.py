@@ -1,0 +1,134 @@
+"""Two run folders against each other: first whether they may be compared at all, then every number.
+
+The result holds numbers only and can be saved, so that a run is judged again later without its tensors.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from parity.diff.finding import Finding
+from parity.diff.metric import METRICS
+from parity.diff.outputs import compare_outputs
+from parity.trace.bundle import RUN_FILE, Run, sha256_of
+from parity.trace.environment import differences
+from runners.errors import RunError
+
+SCHEMA_VERSION = 1
+MAX_NUMBERS_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What a verdict says of one of the two runs."""
+
+    runner: str
+    tier: str
+    dtype: str
+    reference: str
+    run_sha256: str  # of its run.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsDiff:
+    """All numbers and findings of one comparison."""
+
+    case: str
+    reference: Side
+    candidate: Side
+    environment: tuple[str, ...]  # differences that can change bits, each one phrase
+    environment_of_candidate: dict[str, Any]
+    metrics: dict[str, float]
+    findings: tuple[Finding, ...]
+    per_frame: dict[str, list[float]]  # for tables and reports, by metric
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before infinities are written as strings."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def require_comparable(reference: Run, candidate: Run) -> None:
+    """Refuse two runs that are not of the same request, weights and release.
+
+    Raises: RunError naming the first thing that differs; the release comes first, since it explains the rest.
+    """
+    old, new = reference.record, candidate.record
+    both = f"{reference.folder} and {candidate.folder}"
+    if old.reference != new.reference:
+        raise RunError(
+            f"Reference mismatch: {reference.folder} follows release {old.reference}, {candidate.folder} follows "
+            f"{new.reference}. Run the candidate with --reference {old.reference}, or take a reference of {new.reference}."
+        )
+    if old.case != new.case:
+        keys = sorted(key for key in {*old.case, *new.case} if old.case.get(key) != new.case.get(key))
+        raise RunError(
+            f"{both} are runs of different cases: they differ in {', '.join(keys)} "
+            f"({reference.case_id!r} and {candidate.case_id!r}). Run both with the same case file."
+        )
+    if old.inputs != new.inputs:
+        raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
+    if old.weights_hash != new.weights_hash:
+        raise RunError(
+            f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
+            "pass the same --weights to both."
+        )
+
+
+def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
+    """Compare two runs. Raises: RunError as `require_comparable`, and for outputs that cannot be read."""
+    require_comparable(reference, candidate)
+    old, new = reference.record, candidate.record
+    outputs = compare_outputs(reference.outputs(), candidate.outputs())
+    findings = list(outputs.findings)
+    if old.sigmas != new.sigmas:
+        message = f"reference has {old.sigmas[:4]}..., candidate has {new.sigmas[:4]}..."
+        findings.append(Finding(code="sigma_mismatch", where="sigmas", message=message))
+    return RunsDiff(
+        case=reference.case_id,
+        reference=_side(reference),
+        candidate=_side(candidate),
+        environment=tuple(differences(old.environment, new.environment)),
+        environment_of_candidate=new.environment,
+        metrics=dict(outputs.metrics),
+        findings=tuple(findings),
+        per_frame={
+            "psnr_db": [float(value) for value in outputs.frames.psnr_db],
+            "ssim": [float(value) for value in outputs.frames.ssim],
+            "mad": [float(value) for value in outputs.frames.mad],
+        },
+    )
+
+
+def _side(run: Run) -> Side:
+    record = run.record
+    return Side(
+        runner=record.runner,
+        tier=record.tier,
+        dtype=record.dtype,
+        reference=record.reference,
+        run_sha256=sha256_of(run.folder / RUN_FILE),
+    )
+
+
+def read_numbers(path: Path) -> RunsDiff:
+    """Numbers saved earlier, to be judged again. Raises: RunError if the file does not have their form."""
+    if not path.is_file() or path.stat().st_size > MAX_NUMBERS_BYTES:
+        raise RunError(f"{path} holds no saved numbers; write them with `parity diff REF RUN --out FILE`.")
+    try:
+        document = json.loads(path.read_bytes())
+        if not isinstance(document, dict) or document.pop("schema_version", None) != SCHEMA_VERSION:
+            raise RunError(f"{path} has another schema version than {SCHEMA_VERSION}; write the numbers again.")
+        document["metrics"] = {name: float(value) for name, value in document["metrics"].items()}
+        document["per_frame"] = {
+            name: [float(value) for value in values] for name, values in document["per_frame"].items()
+        }
+        found: RunsDiff = msgspec.convert(document, RunsDiff, strict=True)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} does not have the form of saved numbers: {error}.") from error
+    unknown = sorted(found.metrics.keys() - METRICS.keys())
+    if unknown:
+        raise RunError(f"{path} holds metrics that nothing measures: {', '.join(unknown[:10])}.")
+    return found

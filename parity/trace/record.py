@@ -1,0 +1,88 @@
+"""Executing a case and leaving a run folder: whole, or not at all."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from parity.trace.atomic import folder_atomic
+from parity.trace.bundle import RUN_FILE, dtype_name, write_run
+from parity.trace.environment import fingerprint
+from runners.case import Case
+from runners.clock import Progress
+from runners.errors import RunError, RunnerError
+from runners.protocol import Outcome, Runner, RunOptions
+from runners.weights import WeightsFolder
+
+
+class Listening(Protocol):
+    """Something that records taps into a folder while a case runs."""
+
+    def __call__(self, folder: Path) -> AbstractContextManager[Any]:
+        """Listen, and leave files of `parity.trace.bundle.DATA_FILES` in `folder` in the end."""
+
+
+def record_run(
+    runner: Runner,
+    case: Case,
+    weights: WeightsFolder,
+    options: RunOptions,
+    out: Path,
+    progress: Progress,
+    listening: Listening | None = None,
+) -> Outcome:
+    """Run a case and leave the run folder `out`.
+
+    Raises: ParityError of the kind that fits; nothing is left at `out` then. RunError if the outputs are not finite:
+    that run is kept, since it is what one diagnoses, but it is not a good one.
+    """
+    weights_hash = weights.hash  # before the clock starts
+    with folder_atomic(out, RUN_FILE) as folder:
+        with runner, (listening(folder) if listening else nullcontext()):
+            start_s = time.perf_counter()
+            outcome = runner.run(case, progress)
+            if options.device.type == "cuda":
+                torch.cuda.synchronize(options.device)
+            end_to_end_s = time.perf_counter() - start_s
+            environment = fingerprint(options.device)
+        write_run(
+            folder,
+            case,
+            outcome,
+            runner=runner.name,
+            tier=options.tier,
+            dtype=dtype_name(options.dtype),
+            weights_hash=weights_hash,
+            model_version=weights.model.metadata["model_version"],
+            environment=environment,
+            end_to_end_s=end_to_end_s,
+        )
+    bad = [
+        name
+        for name in ("audio_waveform", "video_latent", "audio_latent")
+        if not bool(getattr(outcome, name).isfinite().all())
+    ]
+    if bad:
+        raise RunError(
+            f"The run in {out} has NaN or infinite values in {', '.join(bad)}; it is kept for diagnosis, and no gate "
+            "passes it. Look at its first non-finite tap, or at the weights."
+        )
+    return outcome
+
+
+def device_named(name: str) -> torch.device:
+    """A device by its name on the command line. Raises: RunnerError if there is none of that name here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunnerError(f"{name!r} is no device; take cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise RunnerError(
+            f"Device {name!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices "
+            "here; take --device cpu, or a machine with a GPU and a torch built for CUDA."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise RunnerError(f"Device {name!r} is not supported; take cpu, cuda or cuda:N.")
+    return device
