@@ -86,7 +86,7 @@ class VideoDecoder(nn.Module):
         modulations = self._last_modulations(timestep, x)
         if modulations is not None:
             x = x * (1 + modulations[1]) + modulations[0]
-        x = self.conv_out(F.silu(x), causal)
+        x = self.conv_out(F.silu(x, inplace=True), causal)
         return unpatchify(x, self.config.patch_size)
 
     def _decode_in_place(self, latent: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -71,7 +71,8 @@ class VideoEncoder(nn.Module):
         x: Tensor = self.conv_in(patchify(pixels, self.config.patch_size), causal=True)
         for block in self.down_blocks:
             x = block(x, causal=True)
-        x = self.conv_out(F.silu(self.conv_norm_out(x)), causal=True)
+        x = self.conv_norm_out(x)
+        x = self.conv_out(F.silu(x, inplace=True), causal=True)
         return self.per_channel_statistics.normalize(x[:, : self.config.latent_channels])
 
 

@@ -2,7 +2,8 @@
 
 Axes: B clip, C channel, F frame, H height, W width.
 Source: ltx_core.model.video_vae.resnet and ltx_core.model.common.normalization 1.0.0. In bf16 the square in the pixel
-norm is rounded before the mean, so it is taken as its own step here too.
+norm is rounded before the mean, so it is taken as its own step here too. SiLU overwrites the norm's output, which keeps
+the peak of memory below the reference's and changes no bit.
 """
 
 import torch
@@ -96,13 +97,13 @@ class ResnetBlock(nn.Module):
         hidden: Tensor = self.norm1(x)
         if modulations is not None:
             hidden = hidden * (1 + modulations[1]) + modulations[0]
-        hidden = self.conv1(F.silu(hidden), causal)
+        hidden = self.conv1(F.silu(hidden, inplace=True), causal)
         if self.per_channel_scale1 is not None:
             hidden = hidden + cell_noise(hidden, self.per_channel_scale1, generator)
         hidden = self.norm2(hidden)
         if modulations is not None:
             hidden = hidden * (1 + modulations[3]) + modulations[2]
-        hidden = self.conv2(F.silu(hidden), causal)
+        hidden = self.conv2(F.silu(hidden, inplace=True), causal)
         if self.per_channel_scale2 is not None:
             hidden = hidden + cell_noise(hidden, self.per_channel_scale2, generator)
         shortcut: Tensor = self.conv_shortcut(self.norm3(x))
