@@ -1,0 +1,157 @@
+"""Checkpoints, pictures, cases and runs that tests of several modules share; everything is made here, nothing fetched."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from runners.case import Case, parse_case
+from runners.clock import Quiet
+from runners.errors import CheckpointError
+from runners.forge import make, scales
+from runners.forge.presets import Preset, preset_named
+from runners.official_compat import prepare_imports
+from runners.protocol import Outcome
+from runners.tap import listening
+from runners.weights import WeightsFolder
+
+prepare_imports()  # before any test imports official audio code
+
+Forge = Callable[[str, Callable[[Preset], None]], WeightsFolder]
+
+MICRO_CASE = """
+id = "micro"
+pipeline = "one_stage"
+[request]
+prompt = "An astronaut waves at the camera and says hello."
+negative_prompt = "blurry, silent"
+seed = 10
+height = 64
+width = 96
+num_frames = 9
+frame_rate = 30.0
+num_inference_steps = 2
+[guidance.video]
+cfg_scale = 3.0
+stg_scale = 1.0
+rescale_scale = 0.7
+modality_scale = 3.0
+stg_blocks = [1]
+[guidance.audio]
+cfg_scale = 7.0
+stg_scale = 1.0
+rescale_scale = 0.7
+modality_scale = 3.0
+stg_blocks = [0]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """A finished run: every tap under its name, and what came out."""
+
+    taps: dict[str, Tensor]
+    outcome: Outcome
+
+
+def execute(runner: Any, case: Case) -> Executed:
+    """Run a case with every tap kept."""
+    taps: dict[str, Tensor] = {}
+
+    def keep(name: str, tensor: Tensor) -> None:
+        assert name not in taps, f"tap {name} is heard twice"
+        taps[name] = tensor.detach().clone()
+
+    with runner as entered, listening(keep):
+        outcome = entered.run(case, Quiet())
+    return Executed(taps=taps, outcome=outcome)
+
+
+def shrink_to_micro(preset: Preset) -> None:
+    """Two blocks, three Gemma layers, thin decoders: a run takes about a second."""
+    preset.config["transformer"].update(num_layers=2)
+    preset.config["vae"].update(decoder_base_channels=4)
+    preset.config["vocoder"]["vocoder"].update(upsample_initial_channel=64)
+    preset.config["vocoder"]["bwe"].update(upsample_initial_channel=48)
+    preset.gemma["text_config"].update(num_hidden_layers=3, sliding_window_pattern=2)
+
+
+@pytest.fixture(scope="session")
+def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
+    """Forge a checkpoint from the tiny preset with its configuration changed in place."""
+    root = tmp_path_factory.mktemp("weights")
+    recipe_of = scales.recipe_of
+
+    def recipe_or_default(name: str, shape: tuple[int, ...]) -> Any:
+        try:
+            return recipe_of(name, shape)
+        except CheckpointError:  # parts that no preset has, such as a timestep-conditioned decoder
+            return scales.Spread(std=0.3)
+
+    def forge_changed(name: str, change: Callable[[Preset], None]) -> WeightsFolder:
+        if (root / name).exists():
+            return WeightsFolder(root / name)
+
+        def changed(_: str) -> Preset:
+            preset = preset_named("tiny")
+            change(preset)
+            return preset
+
+        with patch.object(make, "preset_named", changed), patch.object(scales, "recipe_of", recipe_or_default):
+            return WeightsFolder(make.forge(name, 0, root / name))
+
+    return forge_changed
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(forged: Forge) -> WeightsFolder:
+    """The tiny preset as users forge it."""
+    return forged("tiny", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def micro_weights(forged: Forge) -> WeightsFolder:
+    """A checkpoint still smaller than tiny."""
+    return forged("micro", shrink_to_micro)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two real photographs: astronaut.png of odd sides, and coffee.jpg."""
+    import skimage.data
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("case")
+    Image.fromarray(skimage.data.astronaut()[:301, 100:357]).save(folder / "astronaut.png")
+    Image.fromarray(skimage.data.coffee()[100:300, 50:400]).save(folder / "coffee.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_case(pictures: Path) -> Callable[..., Case]:
+    """Make the micro case with dotted keys overridden; pictures are found in `pictures`."""
+
+    def make_case(overrides: dict[str, Any] | None = None) -> Case:
+        return parse_case(MICRO_CASE, pictures, overrides)
+
+    return make_case
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[Any, Case], Executed]:
+    """Run a case on a runner with every tap kept."""
+    return execute
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread while the test runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
