@@ -35,6 +35,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py)
+	rm -rf $(WEIGHTS)
 	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged

@@ -1,0 +1,1 @@
+"""Whatever executes a case: the official code, the native model, ports."""

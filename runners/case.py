@@ -1,7 +1,7 @@
 """A case: one recorded request for video with sound, read from a TOML file that may come from a stranger.
 
-The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`; README.md
-shows one. Unknown or missing keys and wrong types are errors, and an image path may not leave the case's folder.
+The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`; the
+README shows one. Unknown or missing keys and wrong types are errors, and an image path may not leave the case's folder.
 """
 
 import math
@@ -22,7 +22,8 @@ MAX_STEPS = 1000
 MAX_BLOCKS = 4096
 SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
 TEMPORAL_FACTOR = 8  # pixel frames a latent frame spans, the first one excepted
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+AUDIO_LATENTS_PER_S = 25
+CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under golden/
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +93,7 @@ class Case(Strict, frozen=True, kw_only=True):
         """Refuse what the model cannot run. Raises: CaseError."""
         request = self.request
         where = f"Case {self.id!r}"
-        if not _ID.fullmatch(self.id):
+        if not re.fullmatch(CASE_ID, self.id):
             raise CaseError(f"A case id is letters, digits, '_', '.' and '-', at most 100; got {self.id!r}.")
         for side in ("height", "width"):
             value: int = getattr(request, side)
@@ -111,6 +112,11 @@ class Case(Strict, frozen=True, kw_only=True):
             )
         if not (math.isfinite(request.frame_rate) and 0 < request.frame_rate <= 1000):
             raise CaseError(f"{where}: request.frame_rate is {request.frame_rate}; wanted 0 < rate <= 1000 a second.")
+        if round(frames / request.frame_rate * AUDIO_LATENTS_PER_S) == 0:
+            raise CaseError(
+                f"{where}: {frames} frames at {request.frame_rate} a second last {frames / request.frame_rate:.3g} s, "
+                f"too short for sound ({AUDIO_LATENTS_PER_S} latents a second); ask for more frames or a lower rate."
+            )
         if not 1 <= request.num_inference_steps <= MAX_STEPS:
             raise CaseError(
                 f"{where}: request.num_inference_steps is {request.num_inference_steps}; wanted 1 to {MAX_STEPS}."
@@ -125,13 +131,17 @@ class Case(Strict, frozen=True, kw_only=True):
     def image_path(self, image: ImageCondition) -> Path:
         """Where a condition's picture lies. Raises: CaseError if the path leaves the case's folder or is no file."""
         folder = Path(self.folder).resolve()
-        path = (folder / image.path).resolve()
+        try:
+            path = (folder / image.path).resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+            raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
         if Path(image.path).is_absolute() or not path.is_relative_to(folder):
             raise CaseError(
                 f"Image path {image.path!r} of case {self.id!r} leaves the case's folder {folder}; "
                 "put the picture beside the case file and name it relative to that."
             )
-        if not path.is_file():
+        if not is_file:
             raise CaseError(f"Image {image.path!r} of case {self.id!r} is not a file in {folder}; put it there.")
         return path
 
@@ -162,12 +172,12 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not every refusal of the parser is a TOMLDecodeError
         raise CaseError(f"The case is not valid TOML: {error}.") from error
-    if "folder" in document:
-        raise CaseError("The case has an unknown key 'folder'; remove it.")
     for key, value in (overrides or {}).items():
         _override(document, key, value)
+    if "folder" in document:
+        raise CaseError("The case has an unknown key 'folder'; remove it.")
     try:
         return msgspec.convert({**document, "folder": str(folder)}, Case, strict=True)
     except msgspec.ValidationError as error:

@@ -4,14 +4,14 @@ from typing import Any
 
 from runners.errors import RunnerError
 from runners.protocol import Runner, RunOptions
-from runners.weights import WeightsFolder
+from runners.weights import Weights
 
 NAMES = ("official", "native")
 
 
 def open_runner(
     name: str,
-    weights: WeightsFolder,
+    weights: Weights,
     options: RunOptions,
     overrides: dict[str, Any] | None = None,
     command_line: dict[str, Any] | None = None,
@@ -30,7 +30,9 @@ def open_runner(
         from runners.native import NativeRunner
 
         return NativeRunner(weights, options, overrides, command_line)
-    given = sorted({**(overrides or {}), **{key: value for key, value in (command_line or {}).items() if value is not None}})
+    given = sorted(
+        {**(overrides or {}), **{key: value for key, value in (command_line or {}).items() if value is not None}}
+    )
     # Spelling out the official run's only way is no override of it.
     if given and not (given == ["disable_autocast"] and not overrides and (command_line or {})["disable_autocast"]):
         raise RunnerError(f"Runner {name!r} has no pipeline options ({', '.join(given)}); only the native runner has.")

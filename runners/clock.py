@@ -82,7 +82,7 @@ class Clock:
         """Mark a step boundary: once before the first step (index 0), then after each one."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()  # type: ignore[no-untyped-call]
+            event.record()
             self._marks.append(event)
         else:
             self._marks.append(time.perf_counter())
@@ -93,11 +93,7 @@ class Clock:
         """Seconds of each step, in order."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        pairs = zip(self._marks[:-1], self._marks[1:], strict=True)
-        return [
-            b - a if isinstance(a, float) and isinstance(b, float) else a.elapsed_time(b) / 1000  # type: ignore[union-attr]
-            for a, b in pairs
-        ]
+        return [_between_s(a, b) for a, b in zip(self._marks[:-1], self._marks[1:], strict=True)]
 
     def peak_bytes(self) -> int:
         """Most memory held: on CUDA what the allocator gave out, on a CPU the process's resident size."""
@@ -111,3 +107,11 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _between_s(start: "float | torch.cuda.Event", end: "float | torch.cuda.Event") -> float:
+    if isinstance(start, float) and isinstance(end, float):
+        return end - start
+    assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)
+    elapsed_ms: float = start.elapsed_time(end)
+    return elapsed_ms / 1000

@@ -1,7 +1,7 @@
 """The `native` runner: our own LTX-2.3 behind the runner protocol."""
 
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 
@@ -14,14 +14,14 @@ from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_confi
 from runners.ltx23.reference import RELEASES, reference_of
 from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, ImageInput, SamplingParameters
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
-from runners.weights import WeightsFolder
+from runners.weights import Weights
 
 
 class NativeRunner:
     """Executes cases with `runners.ltx23`."""
 
-    name: ClassVar[str] = "native"
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    name = "native"
+    capabilities = Capabilities(
         switches=frozenset({"skip_v2a_cross_attn_for_video_gt", "disable_autocast"}),
         tiers=frozenset({"exact"}),
         dtypes=frozenset({torch.bfloat16, torch.float32}),
@@ -32,7 +32,7 @@ class NativeRunner:
 
     def __init__(
         self,
-        weights: WeightsFolder,
+        weights: Weights,
         options: RunOptions,
         overrides: dict[str, Any] | None = None,
         command_line: dict[str, Any] | None = None,

@@ -1,16 +1,17 @@
 """The `official` runner: Lightricks' own LTX-2.3 code, release 1.0.0 from the package index, executed as it is.
 
-In bf16 a case goes through `ltx_pipelines.ti2vid_one_stage.TI2VidOneStagePipeline` itself. That class fixes bf16, so the
-fp32 oracle goes through the same official helpers with another dtype; a test shows that this path in bf16 equals the
-class bit for bit.
+In bf16 a case goes through `ltx_pipelines.ti2vid_one_stage.TI2VidOneStagePipeline` itself. That class fixes bf16, so
+the fp32 oracle goes through the same official helpers with another dtype; a test shows that this path in bf16 equals
+the class bit for bit.
 """
 
 import contextlib
 import importlib
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from unittest.mock import patch
 
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 from runners.case import Case, Guider
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
+from runners.ltx23.image import read_picture
 from runners.official_compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.official_files import KNOWN_RELEASES, require_release
+from runners.official_ledger import model_ledger
 from runners.official_observe import ObservedLedger, observed_loop
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.tap import tap
-from runners.weights import WeightsFolder
+from runners.weights import Weights
 
 PIPELINE = "ltx_pipelines.ti2vid_one_stage"
 
@@ -32,8 +35,8 @@ PIPELINE = "ltx_pipelines.ti2vid_one_stage"
 class OfficialRunner:
     """Executes cases with the official packages."""
 
-    name: ClassVar[str] = "official"
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    name = "official"
+    capabilities = Capabilities(
         switches=frozenset({"skip_v2a_cross_attn_for_video_gt"}),
         tiers=frozenset({"exact"}),
         dtypes=frozenset({torch.bfloat16, torch.float32}),
@@ -42,7 +45,7 @@ class OfficialRunner:
         taps=("*",),
     )
 
-    def __init__(self, weights: WeightsFolder, options: RunOptions, through_helpers: bool = False) -> None:
+    def __init__(self, weights: Weights, options: RunOptions, through_helpers: bool = False) -> None:
         """Prepare a runner; `through_helpers` takes the oracle's path also in bf16."""
         self.weights = weights
         self.options = options
@@ -69,14 +72,8 @@ class OfficialRunner:
         device = self.options.device
         clock = Clock(device, progress)
         video_params, audio_params = _guider_params(case.guidance.video), _guider_params(case.guidance.audio)
-        guided = any(guider.cfg_scale != 1.0 for guider in (case.guidance.video, case.guidance.audio))
-        ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
-        official_ledger = ledger_class(
-            dtype=self.options.dtype,
-            device=device,
-            checkpoint_path=str(self.weights.checkpoint_path),
-            gemma_root_path=str(self.weights.gemma_folder),
-        )
+        guided = any(not math.isclose(guider.cfg_scale, 1.0) for guider in (case.guidance.video, case.guidance.audio))
+        official_ledger = model_ledger(self.weights, self.options.dtype, device)
         ledger = ObservedLedger(official_ledger, clock, case.switches.skip_v2a_cross_attn_for_video_gt, guided)
         with _captured(ledger, clock) as captured:
             try:
@@ -107,8 +104,8 @@ class OfficialRunner:
         module = importlib.import_module(PIPELINE)
         with patch.object(module, "ModelLedger", lambda **_: ledger):
             pipeline = module.TI2VidOneStagePipeline(
-                checkpoint_path=str(self.weights.checkpoint_path),
-                gemma_root=str(self.weights.gemma_folder),
+                checkpoint_path="",  # the ledger in its place knows where the weights are
+                gemma_root="",
                 loras=[],
                 device=self.options.device,
             )
@@ -209,7 +206,11 @@ def _negative_prompt(case: Case) -> str:
 
 
 def _images(case: Case) -> list[Any]:
+    """The case's pictures in official terms. Raises: CaseError, MediaError; the official loader's errors name no file."""
     make = importlib.import_module("ltx_pipelines.utils.args").ImageConditioningInput
-    return [
-        make(str(case.image_path(image)), image.frame_idx, image.strength, image.crf) for image in case.request.images
-    ]
+    images = []
+    for image in case.request.images:
+        path = case.image_path(image)
+        read_picture(path)
+        images.append(make(str(path), image.frame_idx, image.strength, image.crf))
+    return images

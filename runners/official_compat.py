@@ -1,7 +1,7 @@
 """The stand-ins that the official code needs on a machine without CUDA; nothing else in this project patches it.
 
-1. `import torchaudio` fails beside a CPU-only torch, because its compiled extension wants CUDA's libraries. The official
-   code uses only transforms written in Python, so an empty module takes the extension's place.
+1. `import torchaudio` fails beside a CPU-only torch, because its compiled extension wants CUDA's libraries. The
+   official code uses only transforms written in Python, so an empty module takes the extension's place.
 2. The official helpers call `torch.cuda.synchronize` and `empty_cache` unconditionally.
 3. The size of Gemma is a constant there. A checkpoint with another Gemma needs that constant to say so.
 """
@@ -78,7 +78,7 @@ class GemmaConstant:
 @contextmanager
 def gemma_constant(config: dict[str, Any]) -> Iterator[None]:
     """While inside, the official constant describes the Gemma of `config`; left alone when it already does."""
-    module = importlib.import_module("ltx_core.text_encoders.gemma.encoders.encoder_configurator")
+    module: Any = importlib.import_module("ltx_core.text_encoders.gemma.encoders.encoder_configurator")
     official = module.GEMMA3_CONFIG_FOR_LTX
     gemma = importlib.import_module("transformers").Gemma3Config.from_dict(config)
     if all(getattr(gemma.text_config, name) == getattr(official.text_config, name) for name in SIZES):

@@ -27,7 +27,7 @@ STREAM_BRANCHES = {
 class ObservedTransformer:
     """The official x0 model: names the pass of each call, taps it, and turns V2A off in all of them when asked."""
 
-    def __init__(self, x0_model: nn.Module, skip_v2a: bool) -> None:
+    def __init__(self, x0_model: Any, skip_v2a: bool) -> None:
         self._model = x0_model
         self._skip_v2a = skip_v2a
         self._unperturbed_calls = 0

@@ -63,8 +63,13 @@ class Outcome:
 class Runner(Protocol):
     """The protocol every adapter follows."""
 
-    name: str
-    capabilities: Capabilities
+    @property
+    def name(self) -> str:
+        """How the runner is called on the command line."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it understands and offers."""
 
     def __enter__(self) -> Self:
         """Make ready."""

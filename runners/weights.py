@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from runners.checksum import checksum64, weights_hash
 from runners.errors import CheckpointError
+from runners.ltx23.loading import TensorSource
 
 MODEL_VERSION_PREFIX = "2.3"
 GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
@@ -62,9 +63,43 @@ class TensorFiles:
 
     def checksums(self) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], int]]:
         """(name, dtype, shape, checksum) of every tensor, read one at a time."""
-        for name in self.shapes:
-            tensor = self.read([name], torch.device("cpu"))[name]
-            yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
+        with ExitStack() as stack:  # opened once: opening parses the header of all tensors
+            files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
+            for name in self.shapes:
+                tensor = files[self._path_of[name]].get_tensor(name)
+                yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
+
+
+class Weights(Protocol):
+    """A model's configurations and tensors: a folder of files, or made on the spot (`runners.forge.weights`)."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Configuration of the checkpoint."""
+
+    @property
+    def model(self) -> TensorSource:
+        """Tensors of the single file."""
+
+    @property
+    def model_version(self) -> str:
+        """What the checkpoint says it is; starts with "2.3"."""
+
+    @property
+    def gemma_config(self) -> dict[str, Any]:
+        """Gemma's config.json."""
+
+    @property
+    def gemma(self) -> TensorSource:
+        """Gemma's tensors."""
+
+    @property
+    def gemma_folder(self) -> Path:
+        """Where the tokenizer lies."""
+
+    @property
+    def hash(self) -> str:
+        """Hash of every tensor of the checkpoint and of Gemma, hex."""
 
 
 class WeightsFolder:
@@ -82,6 +117,7 @@ class WeightsFolder:
         self.gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
         self.model = TensorFiles([self.checkpoint_path])
         self.config = self._config()
+        self.model_version = self.model.metadata["model_version"]
         self.gemma_config = self._gemma_config()
         shards = sorted(self.gemma_folder.glob("model*.safetensors"))
         if not shards:
@@ -124,7 +160,7 @@ class WeightsFolder:
     def _json_object(text: str, what: str) -> dict[str, Any]:
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
         if not isinstance(value, dict):
             raise CheckpointError(f"{what} is not a JSON object.")

@@ -15,19 +15,18 @@ def bless(
 ) -> int:
     """Record an official run as the golden of its case, with a reason."""
     from parity.diff.runs import compare_runs
+    from parity.report.numbers import draw_diff
     from parity.trace import golden
     from parity.trace.bundle import read_run
+    from runners.errors import RunError
 
     new = read_run(run)
     try:
         old = golden.golden_of(new.case_id)
-    except golden.RunError as error:
+    except RunError as error:
         out.print(f"no golden before: {error}", markup=False)
     else:
-        difference = compare_runs(old, new)
-        for phrase in difference.environment:
-            out.print(f"environment differs: {phrase}", markup=False)
-        out.print(difference.table())
+        draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
     folder = golden.bless(new, reason)
     out.print(f"{folder} now holds {run}: {reason}", markup=False)
     return 0

@@ -1,4 +1,5 @@
 """`parity calibrate`: placeholder until the populations exist."""
+
 from parity.cli.verb import verb
 
 

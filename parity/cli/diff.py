@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from parity.cli.verb import out, verb
 
@@ -18,9 +17,8 @@ def diff(
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
 ) -> int:
     """Compare two runs and show every number; exits 0 whatever the numbers are."""
-    from parity.diff.metric import METRICS
     from parity.diff.runs import compare_runs
-    from parity.report.words import number
+    from parity.report.numbers import draw_diff
     from parity.trace.atomic import plain, write_json_atomic
     from parity.trace.bundle import read_run
 
@@ -30,13 +28,5 @@ def diff(
     if json:
         typer.echo(json_module.dumps(plain(found.document()), indent=2))
         return 0
-    for phrase in found.environment:
-        out.print(f"environment differs: {phrase}", markup=False)
-    table = Table("metric", "value", "unit", "better", title=f"{candidate} against {reference}")
-    for name, value in found.metrics.items():
-        metric = METRICS[name]
-        table.add_row(name, number(value), metric.unit, metric.direction)
-    out.print(table)
-    for finding in found.findings:
-        out.print(f"{finding.code} at {finding.where}: {finding.message}", markup=False)
+    draw_diff(out, found, f"{candidate} against {reference}")
     return 0

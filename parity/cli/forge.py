@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from parity.cli.verb import out, verb
+from parity.cli.verb import COULD_NOT_JUDGE, out, verb
 
 
 @verb
@@ -27,9 +28,18 @@ def forge(
         path = make(preset, seed, folder, device_named(device))
         out.print(f"made {preset} with seed {seed} in {path}", markup=False)
     if check:
-        from runners.forge.check import check_preset
+        from runners.forge.check import check_preset, check_weights
 
-        report = check_preset(preset, seed, device_named(device))
-        out.print(report.table())
-        return 0 if report.good else 2
+        where = device_named(device)
+        figures = check_preset(preset, seed, where) if folder is None else check_weights(folder, where)
+        table = Table("figure", "value", "wanted", "", title=f"How the made model behaves: {preset}, seed {seed}")
+        for figure in figures:
+            table.add_row(
+                figure.name,
+                f"{figure.value:.4g}",
+                f"{figure.low:g} to {figure.high:g}",
+                "ok" if figure.holds else "OUT",
+            )
+        out.print(table)
+        return 0 if all(figure.holds for figure in figures) else COULD_NOT_JUDGE
     return 0

@@ -24,7 +24,9 @@ def gate(
     run: Annotated[Path, typer.Argument(help="Run under test, or with --numbers a file of saved numbers.")],
     against: Annotated[str, typer.Option(help="A reference run, or 'golden' for the recorded one.")] = GOLDEN,
     numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
-    perf: Annotated[bool, typer.Option("--perf", help="Judge speed as well, by the baselines of this machine.")] = False,
+    perf: Annotated[
+        bool, typer.Option("--perf", help="Judge speed as well, by the baselines of this machine.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
 ) -> int:

@@ -15,7 +15,7 @@ from runners.errors import CaseError, RunnerError
 def run(
     runner: Annotated[str, typer.Option(help="official or native.")],
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     tier: Annotated[str, typer.Option(help="exact or fast; native only.")] = "exact",
     reference: Annotated[str | None, typer.Option(help="Official release to follow, instead of the case's.")] = None,
@@ -35,11 +35,10 @@ def run(
     import torch
 
     from parity.trace.golden import find_case
-    from parity.trace.record import device_named, record_run
-    from parity.trace.recorder import recording
+    from parity.trace.record import device_named, record_run, recording
     from runners.catalogue import open_runner
+    from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder
 
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
@@ -57,17 +56,18 @@ def run(
     if skip_v2a:
         settings["switches.skip_v2a_cross_attn_for_video_gt"] = True
     found = find_case(case, settings)
-    files = WeightsFolder(weights)
+    where = device_named(device)
+    files = weights_named(weights, where)
     options = RunOptions(
-        device=device_named(device),
+        device=where,
         dtype=DTYPES[dtype],
         tier="exact" if tier == "exact" else "fast",
         behaviours=behaviours,
     )
     engine = open_runner(runner, files, options, overrides, {"disable_autocast": disable_autocast})
     with progress_of(f"{runner} {found.id}", quiet) as progress:
-        listening = None if taps is None else recording(taps, keep="full" if keep == "full" else "sketch")
-        outcome = record_run(engine, found, files, options, folder, progress, listening)
+        recorded = None if taps is None else recording(taps, "full" if keep == "full" else "sketch")
+        outcome = record_run(engine, found, files, options, folder, progress, recorded)
     if not quiet:
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "

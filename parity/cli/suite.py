@@ -11,10 +11,12 @@ from parity.cli.progress import progress_of
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
+    import torch
+
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Verdict
     from parity.trace.bundle import Run
-    from runners.weights import WeightsFolder
+    from runners.weights import Weights
 
 WORDS = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
 
@@ -38,7 +40,7 @@ class Line:
 @verb
 def suite(
     case: Annotated[list[str], typer.Option(help="Id under golden/ or path of a TOML file; repeat for more.")],
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
@@ -50,15 +52,17 @@ def suite(
 
     from parity.judge.verdict import gate_exit_code
     from parity.trace.bundle import read_run
-    from runners.weights import WeightsFolder
+    from parity.trace.record import device_named
+    from runners.forge.weights import weights_named
 
     if threads is not None:
         torch.set_num_threads(max(1, threads))
-    files = WeightsFolder(weights)
+    where = device_named(device)
+    files = weights_named(weights, where)
     lines: list[Line] = []
     for name in case:
         for runner in ("official", "native"):
-            _run(name, runner, files, folder / name / runner, device, quiet)
+            _run(name, runner, files, folder / name / runner, where, quiet)
         official, native = (read_run(folder / name / runner) for runner in ("official", "native"))
         if golden:
             lines += _against_golden(official, native)
@@ -68,14 +72,14 @@ def suite(
     return code
 
 
-def _run(case: str, runner: str, weights: "WeightsFolder", out_folder: Path, device: str, quiet: bool) -> None:
+def _run(case: str, runner: str, weights: "Weights", out_folder: Path, device: "torch.device", quiet: bool) -> None:
     from parity.trace.golden import find_case
-    from parity.trace.record import device_named, record_run
+    from parity.trace.record import record_run
     from runners.catalogue import open_runner
     from runners.protocol import RunOptions
 
     found = find_case(case)
-    options = RunOptions(device=device_named(device))
+    options = RunOptions(device=device)
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         record_run(open_runner(runner, weights, options), found, weights, options, out_folder, progress)
 
@@ -93,8 +97,8 @@ def _against_golden(official: "Run", native: "Run") -> list[Line]:
         out.print(f"{official.case_id}: environment differs from the golden's, {phrase}", markup=False)
     if not same and not environment:
         raise RunError(
-            f"The live official run of {official.case_id!r} differs from its golden, and nothing in the environment says "
-            "why. Look with `parity diff`, and bless the new run if the reference moved on purpose."
+            f"The live official run of {official.case_id!r} differs from its golden, and nothing in the environment "
+            "says why. Look with `parity diff`, and bless the new run if the reference moved on purpose."
         )
     return [_judged(f"{run.record.runner} against golden", recorded, run, by_limits=True) for run in (official, native)]
 

@@ -60,7 +60,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
     if old.reference != new.reference:
         raise RunError(
             f"Reference mismatch: {reference.folder} follows release {old.reference}, {candidate.folder} follows "
-            f"{new.reference}. Run the candidate with --reference {old.reference}, or take a reference of {new.reference}."
+            f"{new.reference}. Run the candidate with --reference {old.reference}, or take a {new.reference} reference."
         )
     if old.case != new.case:
         keys = sorted(key for key in {*old.case, *new.case} if old.case.get(key) != new.case.get(key))

@@ -1,0 +1,1 @@
+"""Limits, verdicts and speed baselines; reads numbers, never tensors."""

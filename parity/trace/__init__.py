@@ -1,0 +1,1 @@
+"""Taps, sketches, run folders and goldens."""

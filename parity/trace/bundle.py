@@ -9,6 +9,8 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 
 import hashlib
 import json
+import math
+import re
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parity.trace.atomic import write_json_atomic
-from runners.case import Case, case_document
+from runners.case import CASE_ID, Case, case_document
 from runners.errors import RunError
 from runners.ltx23.video_file import write_mp4
 from runners.protocol import Outcome
@@ -186,11 +188,12 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{path} is not valid JSON ({error}); the run is damaged, make it again.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. Make the run again.")
+        raise RunError(f"{path} has schema version {version!r}; wanted {SCHEMA_VERSION}. Make the run again.")
     try:
-        record = msgspec.convert(_finite_back(document), RunRecord)
+        record = msgspec.convert({**document, "sigmas": _finite_back(document.get("sigmas"))}, RunRecord)
     except msgspec.ValidationError as error:
         raise RunError(f"{path} does not have the form of a run: {error}.") from error
+    _check_values(path, record)
     unknown = sorted(record.files.keys() - set(DATA_FILES))
     if unknown or OUTPUTS_FILE not in record.files:
         raise RunError(f"{path} lists files {sorted(record.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}.")
@@ -236,15 +239,21 @@ def check_safetensors_header(path: Path) -> None:
         raise RunError(f"{path} is not a whole safetensors file: header of {length} bytes in a file of {size}.")
 
 
-def _finite_back(value: Any) -> Any:
+def _check_values(path: Path, record: RunRecord) -> None:
+    """Refuse values that a program may trip over. Raises: RunError."""
+    if not re.fullmatch(CASE_ID, str(record.case.get("id"))):
+        raise RunError(f"{path} has the case id {record.case.get('id')!r}, which is none; the run is damaged.")
+    if not (math.isfinite(record.frame_rate) and record.frame_rate > 0 and record.sample_rate_hz > 0):
+        raise RunError(
+            f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
+        )
+
+
+def _finite_back(sigmas: Any) -> Any:
     """Undo what `parity.trace.atomic.plain` did to numbers that JSON cannot hold."""
-    if isinstance(value, str) and value in ("inf", "-inf", "nan"):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _finite_back(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite_back(item) for item in value]
-    return value
+    if not isinstance(sigmas, list):
+        return sigmas
+    return [float(sigma) if sigma in ("inf", "-inf", "nan") else sigma for sigma in sigmas]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -16,7 +16,18 @@ import torch
 
 import runners
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "av", "pillow", "einops", "ltx-core", "ltx-pipelines", "diffusers")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "av",
+    "pillow",
+    "einops",
+    "ltx-core",
+    "ltx-pipelines",
+    "diffusers",
+)
 
 # What can change bits. The rest of a fingerprint is for people.
 NUMERIC_KEYS = (
@@ -60,7 +71,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
             "device_name": torch.cuda.get_device_name(device),
             "device_bytes": torch.cuda.get_device_properties(device).total_memory,
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "driver": _driver(),
         }
     return found
@@ -70,10 +81,10 @@ def sdpa_backends() -> list[str]:
     """The attention kernels that torch may choose from in this process."""
     cuda = torch.backends.cuda
     enabled = {
-        "flash": cuda.flash_sdp_enabled(),
-        "efficient": cuda.mem_efficient_sdp_enabled(),
-        "math": cuda.math_sdp_enabled(),
-        "cudnn": cuda.cudnn_sdp_enabled(),
+        "flash": cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "efficient": cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "math": cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "cudnn": cuda.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
     }
     return [name for name, on in enabled.items() if on]
 

@@ -8,7 +8,7 @@ from runners.errors import RunError
 
 
 def project_root() -> Path:
-    """The folder with `golden/` and `thresholds/`: $PARITY_ROOT, else the first parent that has both, else the checkout.
+    """The folder with `golden/` and `thresholds/`: $PARITY_ROOT, else a parent that has both, else the checkout.
 
     Raises: RunError if there is none.
     """

@@ -1,7 +1,8 @@
 """Executing a case and leaving a run folder: whole, or not at all."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,11 +11,13 @@ import torch
 from parity.trace.atomic import folder_atomic
 from parity.trace.bundle import RUN_FILE, dtype_name, write_run
 from parity.trace.environment import fingerprint
+from parity.trace.recorder import Keep, Recorder
 from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
 from runners.protocol import Outcome, Runner, RunOptions
-from runners.weights import WeightsFolder
+from runners.tap import listening
+from runners.weights import Weights
 
 
 class Listening(Protocol):
@@ -24,14 +27,25 @@ class Listening(Protocol):
         """Listen, and leave files of `parity.trace.bundle.DATA_FILES` in `folder` in the end."""
 
 
+def recording(pattern: str, keep: Keep) -> Listening:
+    """Record the taps whose names match `pattern` while a case runs."""
+
+    @contextmanager
+    def into(folder: Path) -> Iterator[None]:
+        with Recorder(folder, pattern=pattern, keep=keep) as recorder, listening(recorder):
+            yield
+
+    return into
+
+
 def record_run(
     runner: Runner,
     case: Case,
-    weights: WeightsFolder,
+    weights: Weights,
     options: RunOptions,
     out: Path,
     progress: Progress,
-    listening: Listening | None = None,
+    recorded: Listening | None = None,
 ) -> Outcome:
     """Run a case and leave the run folder `out`.
 
@@ -40,7 +54,7 @@ def record_run(
     """
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, RUN_FILE) as folder:
-        with runner, (listening(folder) if listening else nullcontext()):
+        with runner, recorded(folder) if recorded else nullcontext():
             start_s = time.perf_counter()
             outcome = runner.run(case, progress)
             if options.device.type == "cuda":
@@ -55,7 +69,7 @@ def record_run(
             tier=options.tier,
             dtype=dtype_name(options.dtype),
             weights_hash=weights_hash,
-            model_version=weights.model.metadata["model_version"],
+            model_version=weights.model_version,
             environment=environment,
             end_to_end_s=end_to_end_s,
         )
@@ -80,8 +94,8 @@ def device_named(name: str) -> torch.device:
         raise RunnerError(f"{name!r} is no device; take cpu, cuda or cuda:N.") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise RunnerError(
-            f"Device {name!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices "
-            "here; take --device cpu, or a machine with a GPU and a torch built for CUDA."
+            f"Device {name!r} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices here; take --device cpu, or a machine with a GPU and a torch built for CUDA."
         )
     if device.type not in ("cpu", "cuda"):
         raise RunnerError(f"Device {name!r} is not supported; take cpu, cuda or cuda:N.")

@@ -1,0 +1,1 @@
+"""The native LTX-2.3, one idea a file."""

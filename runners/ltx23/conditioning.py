@@ -13,7 +13,6 @@ from torch import Tensor
 
 from runners.errors import ShapeError
 from runners.ltx23.latents import (
-    VIDEO_SCALE,
     LatentState,
     VideoShape,
     cell_bounds_px,

@@ -22,6 +22,7 @@ from torch.nn import functional
 from runners.errors import MediaError
 
 MAX_PIXELS = 64 * 1024 * 1024  # a header may claim any size; nothing larger is decoded
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -30,7 +31,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises: MediaError if the file is no picture, has no colour, or is larger than MAX_PIXELS.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise MediaError(
                     f"{path.name} is {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read."
@@ -49,9 +50,20 @@ def compression_round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.ui
     """Encode one uint8 (H, W, 3) frame as H.264 at quality `crf` and decode it again; crf 0 leaves it alone.
 
     An odd last row or column is cut, since 4:2:0 chroma has none.
+    Raises: MediaError for a picture that H.264 cannot hold: a side of 1 pixel, or of more than the encoder takes.
     """
     if crf == 0:
         return pixels
+    try:
+        return _encode_and_decode(pixels, crf)
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise MediaError(
+            f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels does not go through H.264 ({error}); "
+            "take one with sides of 2 to 16384 pixels, or set crf to 0."
+        ) from error
+
+
+def _encode_and_decode(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     height, width = (side // 2 * 2 for side in pixels.shape[:2])
     encoded = io.BytesIO()
     with av.open(encoded, "w", format="mp4") as container:
@@ -68,7 +80,7 @@ def compression_round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.ui
 
 
 def fill_and_crop(picture: Tensor, height: int, width: int) -> Tensor:
-    """Scale fp32 (H, W, C) to cover height x width, keeping its aspect, and crop the centre: (1, C, 1, height, width)."""
+    """Scale fp32 (H, W, C) to cover height x width, keep its aspect, crop the centre: (1, C, 1, height, width)."""
     source_height, source_width, _ = picture.shape
     scale = max(height / source_height, width / source_width)
     # Rounded up, so that rounding never leaves a side short of the crop.
@@ -82,7 +94,7 @@ def fill_and_crop(picture: Tensor, height: int, width: int) -> Tensor:
 def load_picture(path: Path, crf: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The picture as the video VAE takes it: (1, 3, 1, height, width) in [-1, 1], `dtype` on `device`.
 
-    Raises: MediaError as `read_picture` does.
+    Raises: MediaError as `read_picture` and `compression_round_trip` do.
     """
     pixels = compression_round_trip(read_picture(path), crf)
     picture = torch.tensor(pixels, dtype=torch.float32, device=device)

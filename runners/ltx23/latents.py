@@ -83,8 +83,8 @@ def cell_bounds_px(shape: VideoShape, device: torch.device) -> Tensor:
 def video_positions(shape: VideoShape, frame_rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(1, 3, T, 2) positions of the clip's own tokens, in seconds and pixels.
 
-    The first latent frame holds one pixel frame, so time is shifted back by 7 frames and cut at zero. Release 1.0.0 then
-    rounds to the model's dtype (`dtype`); from 1.2.0 on they stay fp32 (reference behaviour `positions_fp32`).
+    The first latent frame holds one pixel frame, so time is shifted back by 7 frames and cut at zero. Release 1.0.0
+    then rounds to the model's dtype (`dtype`); from 1.2.0 on they stay fp32 (reference behaviour `positions_fp32`).
     """
     bounds = cell_bounds_px(shape, device)
     bounds[:, 0] = (bounds[:, 0] + 1 - VIDEO_SCALE[0]).clamp(min=0)
@@ -94,7 +94,7 @@ def video_positions(shape: VideoShape, frame_rate: float, dtype: torch.dtype, de
 
 
 def audio_positions(frames: int, device: torch.device) -> Tensor:
-    """fp32 (1, 1, T, 2) start and end of each latent audio frame in seconds; causal, so the first ones are cut at zero."""
+    """fp32 (1, 1, T, 2) start and end of each latent audio frame in seconds; causal, so the first are cut at zero."""
 
     def seconds(first: int) -> Tensor:
         mel_frame = torch.arange(first, first + frames, dtype=torch.float32, device=device) * AUDIO_LATENT_HOPS

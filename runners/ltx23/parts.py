@@ -1,4 +1,4 @@
-"""The parts that a checkpoint's single file holds, built from its configuration: one list for loading and for forging."""
+"""The parts that a checkpoint's single file holds, built from its configuration: one list, to load and to forge."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -21,6 +21,7 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import gemma_skeleton, load_gemma
+from runners.ltx23.image import read_picture
 from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
 from runners.ltx23.parts import model_parts
 from runners.ltx23.pipeline_config import PipelineConfig
@@ -76,8 +77,10 @@ class Components:
     def build(self, name: str, kind: type[ModuleT]) -> ModuleT:
         """A loaded component, ready for inference on the run's device."""
         module = self._skeleton(name)
-        assert isinstance(module, kind)
-        return load(module, module.CHECKPOINT_PREFIXES, self.files.model, self.device, self.dtype)
+        prefixes: dict[str, str] = module.CHECKPOINT_PREFIXES
+        if not isinstance(module, kind):
+            raise TypeError(f"{name} is a {type(module).__name__}, not a {kind.__name__}")
+        return load(module, prefixes, self.files.model, self.device, self.dtype)
 
     def text_encoder(self) -> TextEncodingStage:
         """The text encoding stage with Gemma loaded."""
@@ -109,6 +112,8 @@ class LTX23Pipeline:
     def __call__(self, sampling: SamplingParameters, clock: Clock) -> Batch:
         """Run one request; the batch holds latents, frames and waveform. Raises: MediaError, ConfigError."""
         self._check_blocks(sampling)
+        for image in sampling.images:
+            read_picture(image.path)  # a file that is no picture is better refused now than after encoding the text
         components = self.components
         batch = Batch(
             sampling=sampling,
@@ -158,5 +163,5 @@ class LTX23Pipeline:
             beyond = [block for block in guidance.stg_blocks if block >= count]
             if beyond:
                 raise ConfigError(
-                    f"stg_blocks of {modality} names {beyond}, but the model has blocks 0 to {count - 1}; name some of them."
+                    f"stg_blocks of {modality} names {beyond}, but the model has blocks 0 to {count - 1}; name those."
                 )

@@ -1,4 +1,4 @@
-"""Configuration of the native pipeline, and how it is resolved from the case, an override table and the command line."""
+"""Configuration of the native pipeline, and how it is resolved from case, override table and command line."""
 
 import contextlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from runners.errors import ConfigError
-from runners.ltx23.reference import Reference
+from runners.ltx23.reference import RELEASES, Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class PipelineConfig:
     dtype: torch.dtype = torch.bfloat16
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
     skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all four passes
-    reference: Reference = Reference()
+    reference: Reference = RELEASES["1.0.0"]
 
     def __post_init__(self) -> None:
         """Check types, since overrides may come from anywhere. Raises: ConfigError."""

@@ -1,7 +1,7 @@
 """What flows through the stages: one request, and what each stage has made of it so far.
 
-Axes: B sample, S token of the prompt, D width, L Gemma layer, C channel, T token, F frame, H height, W width, N sample of
-the waveform.
+Axes: B sample, S token of the prompt, D width, L Gemma layer, C channel, T token, F frame, H height, W width, N sample
+of the waveform.
 """
 
 from dataclasses import dataclass, field

@@ -104,7 +104,10 @@ class DenoisingStage:
         skip_v2a = batch.config.skip_v2a_cross_attn_for_video_gt
         plain = Skips(v2a=skip_v2a)
         cond = self._pass("cond", step, positive, plain)
-        uncond = perturbed = isolated = (None, None)
+        absent: tuple[None, None] = (None, None)
+        uncond: Pair | tuple[None, None] = absent
+        perturbed: Pair | tuple[None, None] = absent
+        isolated: Pair | tuple[None, None] = absent
         if video.needs_uncond or audio.needs_uncond:
             negative = (
                 needed(batch.negative_video_context, stage, "negative_video_context"),
@@ -128,8 +131,9 @@ class DenoisingStage:
             if not enabled and last is not None:
                 guided.append(last[modality])
                 continue
-            passes = (x[modality] for x in (cond, uncond, perturbed, isolated))
-            guided.append(combine(parameters, *passes, in_fp32=reference.guidance_fp32))
+            c, u, p, m = (x[modality] for x in (cond, uncond, perturbed, isolated))
+            assert c is not None
+            guided.append(combine(parameters, c, u, p, m, in_fp32=reference.guidance_fp32))
         return guided[0], guided[1]
 
     def _pass(self, name: str, step: Step, context: Pair, skips: Skips) -> Pair:

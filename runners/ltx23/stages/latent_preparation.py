@@ -1,4 +1,4 @@
-"""Latent preparation: sigmas, empty states, pictures put in, noise added: video first, then audio, from one generator."""
+"""Latent preparation: sigmas, empty states, pictures put in, noise added (video first) from one generator."""
 
 import torch
 

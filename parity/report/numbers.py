@@ -1,0 +1,23 @@
+"""The numbers of a comparison as a terminal table, without judgement."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.diff.metric import METRICS
+from parity.diff.runs import RunsDiff
+from parity.report.words import number, printable
+
+
+def draw_diff(console: Console, found: RunsDiff, title: str) -> None:
+    """Print what differs in the environment, every number, and what was found besides."""
+    for phrase in found.environment:
+        console.print(Text(printable(f"environment differs: {phrase}"), "yellow"), soft_wrap=True)
+    table = Table("metric", "value", "better", title=Text(printable(title)))
+    for name, value in found.metrics.items():
+        metric = METRICS[name]
+        table.add_row(name, number(value, metric.unit), metric.direction)
+    console.print(table)
+    for finding in found.findings:
+        words = printable(f"{finding.code} at {finding.where}: {finding.message}")
+        console.print(Text(words, "bold red"), soft_wrap=True)

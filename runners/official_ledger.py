@@ -1,0 +1,72 @@
+"""The official model ledger over any weights: files through the official loader itself, made ones through a stand-in.
+
+A full-size model that is made on the device never becomes a file, so the official builders get another source of
+tensors, through the loader argument they have for that. Everything after that is theirs.
+"""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runners.ltx23.loading import TensorSource
+from runners.weights import Weights, WeightsFolder
+
+MODEL_BUILDERS = (
+    "transformer_builder",
+    "vae_decoder_builder",
+    "vae_encoder_builder",
+    "audio_decoder_builder",
+    "vocoder_builder",
+    "embeddings_processor_builder",
+)
+
+
+def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
+    """The official `ModelLedger` for these weights."""
+    ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
+    if isinstance(weights, WeightsFolder):
+        return ledger_class(
+            dtype=dtype,
+            device=device,
+            checkpoint_path=str(weights.checkpoint_path),
+            gemma_root_path=str(weights.gemma_folder),
+        )
+    ledger = ledger_class(
+        dtype=dtype, device=device, checkpoint_path="made on the device", gemma_root_path=str(weights.gemma_folder)
+    )
+    model = MadeLoader(weights.model, weights.config)
+    for name in MODEL_BUILDERS:
+        setattr(ledger, name, dataclasses.replace(getattr(ledger, name), model_loader=model))
+    gemma = MadeLoader(weights.gemma, weights.gemma_config)
+    ledger.text_encoder_builder = dataclasses.replace(ledger.text_encoder_builder, model_loader=gemma)
+    return ledger
+
+
+class MadeLoader:
+    """The official loader protocol over a source of tensors."""
+
+    def __init__(self, source: TensorSource, config: dict[str, Any]) -> None:
+        self._source = source
+        self._config = config
+
+    def metadata(self, path: str) -> dict[str, Any]:
+        """The checkpoint's configuration; there is no path to read it from."""
+        return self._config
+
+    def load(self, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
+        """Tensors under the names that `sd_ops` gives them, as the official loader names them."""
+        where = device or torch.device("cpu")
+        wanted = {name: name if sd_ops is None else sd_ops.apply_to_key(name) for name in self._source.shapes}
+        named: dict[str, Tensor] = {}
+        for name, key in wanted.items():
+            if key is None:
+                continue
+            tensor = self._source.read([name], where)[name]
+            pairs = ((key, tensor),) if sd_ops is None else sd_ops.apply_to_key_value(key, tensor)
+            named.update((pair[0], pair[1]) for pair in pairs)
+        state = importlib.import_module("ltx_core.loader.primitives").StateDict
+        size = sum(tensor.nbytes for tensor in named.values())
+        return state(sd=named, device=where, size=size, dtype={tensor.dtype for tensor in named.values()})
