@@ -28,6 +28,9 @@ CODES: Final[dict[str, str]] = {
     "inf_reference": "the reference holds an infinity",
     "inf_candidate": "the candidate holds an infinity",
     "sigma_mismatch": "the two runs followed different noise schedules",
+    "swapped_pass": "a guidance pass of the candidate holds what another pass of the reference holds",
+    "environment_mismatch": "the two runs were made in environments that give other bits",
+    "incomplete_trace": "the run ended before its trace was whole",
     "lag_undetermined": "the content is too uniform, or too damaged, for a lag in time to be told",
 }
 
