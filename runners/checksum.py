@@ -15,7 +15,7 @@ from runners.errors import ShapeError
 from runners.mix64 import GOLDEN, mix64_, signed64
 
 _INTEGER_OF_BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 22  # elements; three int64 buffers of it stay within a large GPU's cache
+_CHUNK = 1 << 21  # elements; three int64 buffers of it stay within a large GPU's cache
 
 WeightEntry = tuple[str, torch.dtype, tuple[int, ...], int]  # name, dtype, shape, checksum64
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -172,7 +173,7 @@ class Observations:
         self.stream_before: dict[str, list[float]] = defaultdict(list)  # stream to sizes before each block
         self.stream_after: dict[str, list[float]] = defaultdict(list)  # tap tail to sizes after each block
         self.share: dict[tuple[str, str], list[float]] = defaultdict(list)  # (stream, branch) to gated share of stream
-        self.difference: dict[tuple[str, str], list[float]] = defaultdict(list)  # (pass, stream) to distance from cond
+        self.difference: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)  # (pass, stream), step to distance
         self.residual: dict[str, list[float]] = defaultdict(
             list
         )  # part to what its blocks add, as share of their input
@@ -180,12 +181,12 @@ class Observations:
         self._gates: dict[tuple[str, str], Tensor] = {}
         self._current_size: dict[str, float] = {}
         self._cond: dict[str, Tensor] = {}
-        self._connector_blocks: set[int] = set()
+        self._connector_blocks: WeakSet[nn.Module] = WeakSet()
 
     def module_called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Forward pre-hook of every module: note streams and gates of a block about to run."""
         if isinstance(module, Connector):
-            self._connector_blocks |= {id(block) for block in module.transformer_1d_blocks}
+            self._connector_blocks.update(module.transformer_1d_blocks)
         if not isinstance(module, AudioVideoBlock):
             return
         own_tables = (module.scale_shift_table, module.audio_scale_shift_table)
@@ -211,7 +212,7 @@ class Observations:
             self.residual[part].append(_rms(after.float() - args[0].float()) / _rms(args[0]))
 
     def _residual_part(self, module: nn.Module) -> str | None:
-        if id(module) in self._connector_blocks:
+        if module in self._connector_blocks:
             return "connector"
         for kind, part in _RESIDUAL_PART_OF.items():
             if isinstance(module, kind):
@@ -226,7 +227,7 @@ class Observations:
         elif parts[2] == "cond" and parts[3] == "block":
             self._heard_in_block(parts[5], parts[6], tensor)
         elif parts[3:4] == ["x0"]:
-            self._heard_x0(parts[2], parts[4], tensor)
+            self._heard_x0(int(parts[1]), parts[2], parts[4], tensor)
 
     def _heard_in_block(self, stream: str, branch: str, tensor: Tensor) -> None:
         before = self._current_size[stream]
@@ -237,13 +238,13 @@ class Observations:
             gated = tensor.float() * self._gates[stream, branch].float()  # (B, T, C)
             self.share[stream, branch].append(_rms(gated) / before)
 
-    def _heard_x0(self, guidance_pass: str, stream: str, tensor: Tensor) -> None:
+    def _heard_x0(self, step: int, guidance_pass: str, stream: str, tensor: Tensor) -> None:
         x0 = tensor.float()
         if guidance_pass == "cond":
             self._cond[stream] = x0.clone()
         else:
             cond = self._cond[stream]
-            self.difference[guidance_pass, stream].append(_rms(x0 - cond) / _rms(cond))
+            self.difference[guidance_pass, stream][step] = _rms(x0 - cond) / _rms(cond)
 
 
 @contextmanager
@@ -265,7 +266,7 @@ def observed() -> Iterator[Observations]:
 def figures(observations: Observations, batch: Batch) -> list[Figure]:
     """Judge what was observed. A branch or pass that never ran has a share of nan, which holds no bound."""
     found = []
-    assert batch.video_latent is not None and batch.audio_latent is not None
+    assert batch.video_latent is not None and batch.audio_latent is not None and batch.sigmas is not None
     assert batch.video_frames is not None and batch.audio_waveform is not None
     for stream in STREAMS:
         for branch in BRANCHES:
@@ -275,9 +276,14 @@ def figures(observations: Observations, batch: Batch) -> list[Figure]:
         growth = max(after, default=torch.nan) / _least(before)
         found.append(Figure(name=f"{stream} stream growth through blocks, most", value=growth, low=0.5, high=10.0))
         for guidance_pass in GUIDANCE_PASSES:
-            difference = _least(observations.difference[guidance_pass, stream])
+            # x0 is the latent less sigma times velocity, so this is how far the velocities of two passes are apart. The
+            # bound is half of what perturbing one block out of 48 does.
+            per_step = observations.difference[guidance_pass, stream].items()
+            difference = _least([distance / batch.sigmas[step].item() for step, distance in per_step])
             found.append(
-                Figure(name=f"{stream} {guidance_pass} from cond x0, least", value=difference, low=0.002, high=1.0)
+                Figure(
+                    name=f"{stream} {guidance_pass} from cond per sigma, least", value=difference, low=0.005, high=1.0
+                )
             )
     for part in RESIDUAL_PARTS:
         share = _least(observations.residual[part])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from runners.mix64 import GOLDEN, mix64_, signed64
 
-_CHUNK = 1 << 22  # elements; two int64 buffers of it stay within a large GPU's cache
+_CHUNK = 1 << 21  # elements; two int64 buffers of it stay within a large GPU's cache
 _LANES = 4
 _LANE_SUM_STD = math.sqrt(_LANES * (2**32 - 1) / 12)  # of a sum of four uniform 16-bit integers
 

@@ -87,14 +87,15 @@ def forged_hash(preset: str, seed: int, device: torch.device) -> str:
     return weights_hash(entries)
 
 
-def forge(preset: str, seed: int, out_dir: Path, device: torch.device = torch.device("cpu")) -> Path:  # noqa: B008
+def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None) -> Path:
     """Write a made checkpoint: `ltx-2.3.safetensors` and a `gemma` folder, byte for byte the same on every call.
 
-    The folder is written under a temporary name and renamed when whole. Values are made on `device`.
+    The folder is written under a temporary name and renamed when whole. Values are made on `device`; None is the CPU.
 
     Returns: `out_dir`.
     Raises: ConfigError for an unknown preset; CheckpointError if `out_dir` exists and is not empty.
     """
+    device = device or torch.device("cpu")
     sizes = preset_named(preset)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")

@@ -84,7 +84,7 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     (r".*adaln_single\.linear\.weight", _gain(0.8)),
     # Transformer ends. The velocity is kept below unit size, so that integrating it leaves latents near unit size.
     (r"model\.diffusion_model\.(audio_)?patchify_proj\.weight", _gain(1.0)),
-    (r"model\.diffusion_model\.(audio_)?proj_out\.weight", _gain(0.6)),
+    (r"model\.diffusion_model\.(audio_)?proj_out\.weight", _gain(0.5)),
     # Latent statistics of both autoencoders.
     (r".*\.per_channel_statistics\.std-of-means", _spread(1.0, 0.1)),
     (r".*\.per_channel_statistics\.mean-of-means", _spread(0.0, 0.2)),

@@ -1,10 +1,12 @@
+import hashlib
+
 import pytest
 import torch
 from torch import Tensor
 
 from runners.checksum import checksum64, weight_entry, weights_hash
 from runners.errors import ShapeError
-from runners.mix64 import GOLDEN, mix64_
+from runners.mix64 import GOLDEN, mix64_, signed64
 
 
 def example(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -71,23 +73,11 @@ def test_signs_of_zero_and_payloads_of_nan_count() -> None:
 
 
 def test_one_byte_worked_by_hand() -> None:
-    value = torch.tensor([200], dtype=torch.uint8)  # one word: golden + 200, mixed, then added to the header
-    header = checksum_parts_header("torch.uint8:(1,)")
-    word = torch.tensor([_signed(GOLDEN + 200)])
-    total = torch.tensor([_signed(header + mix64_(word, torch.empty_like(word)).item())])
+    header = int.from_bytes(hashlib.sha256(b"torch.uint8:(1,)").digest()[:8], "big")
+    word = torch.tensor([signed64(GOLDEN + 200)])  # position 0 weighs golden once
+    total = torch.tensor([signed64(header)]) + mix64_(word, torch.empty_like(word))
     expected = mix64_(total, torch.empty_like(total)).item() & ((1 << 64) - 1)
-    assert checksum64(value) == expected
-
-
-def checksum_parts_header(text: str) -> int:
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _signed(value: int | float) -> int:
-    value = int(value) & ((1 << 64) - 1)
-    return value - (1 << 64) if value >> 63 else value
+    assert checksum64(torch.tensor([200], dtype=torch.uint8)) == expected
 
 
 def test_every_element_size_and_an_empty_tensor_have_a_checksum() -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,6 @@ def test_every_figure_of_tiny_lies_in_its_range(tiny_weights: Path) -> None:
 
 
 def test_dead_branches_and_saturated_ends_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import re
-
     spoiled = (
         (re.compile(r".*blocks\.2\.audio_ff\.net\.2\..*"), scales._spread(0.0, 1e-6)),
         (re.compile(r".*blocks\.1\.audio_to_video_attn\.to_(v|out\.0)\..*"), scales._spread(0.0, 1e-6)),

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -16,8 +17,6 @@ TO_OUT = "model.diffusion_model.transformer_blocks.3.attn1.to_out.0.weight"
 @pytest.mark.parametrize("name", ["tiny", "full"])
 def test_every_tensor_has_a_rule_and_every_rule_a_tensor(name: str) -> None:
     preset = preset_named(name)
-    import re
-
     used = set()
     for inventory in (model_inventory(preset), gemma_inventory(preset.gemma)):
         for tensor, shape in inventory.items():
