@@ -29,6 +29,7 @@ UNIT_ROUNDOFF: Final = {"bf16": 2.0**-9, "fp32": 2.0**-24}
 BLOCK_FACTOR: Final = 2.0  # rounding of one block, in unit roundoffs
 TEXT_LAYERS: Final = 49  # Gemma's hidden states, each one rounding deeper
 WAVEFORM_FACTOR: Final = 4.0
+HEADROOM: Final = 3.0  # a measured floor is one draw of noise; another draw may well be twice as large
 
 
 class Floors:
@@ -60,6 +61,11 @@ class Floors:
         """The floor of a tap, relative L2."""
         found = self._measured(tap)
         return self._rule(tap) if found is None else found
+
+    def bound(self, tap: str) -> float:
+        """What an error must exceed to be more than harmless: a measured floor with headroom, or the wide rule."""
+        found = self._measured(tap)
+        return self._rule(tap) if found is None else HEADROOM * found
 
     def by_rule(self, taps: Iterable[str]) -> int:
         """How many of these taps nobody has measured."""

@@ -138,7 +138,9 @@ def test_floors_are_measured_by_tap_then_group_then_ruled_and_grow_with_depth(fl
     for number in range(1, 5):
         known = dict(list(groups.items())[:number])
         assert Floors(flow, "bf16", known).of(tap) == list(known.values())[-1]
+    assert Floors(flow, "bf16", groups).bound(tap) == pytest.approx(3 * 0.4)
     rule = Floors(flow, "bf16")
+    assert rule.bound(tap) == rule.of(tap)
     assert rule.by_rule([tap, "init/video"]) == 2 and Floors(flow, "bf16", groups).by_rule([tap, "init/video"]) == 1
     depths = [rule.of(f"denoise/000/cond/block/{block:02d}/video/out") for block in range(3)]
     # 2 u of the latent itself and 2 u sqrt(b + 1) of the blocks, u = 2^-9

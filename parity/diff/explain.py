@@ -1,0 +1,242 @@
+"""What a person can act on, in at most ten lines: what is broken, where a run first departs, by how much more than
+harmless noise, in which code, what it does to the result, and what to do next."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.divergence import Divergence, Root, first_divergence
+from parity.diff.finding import Finding
+from parity.diff.floors import Floors, exact
+from parity.diff.hints import likely_cause, passes_said
+from parity.diff.oracle import Arbitration, tally
+from parity.diff.tap_place import place_of
+from parity.diff.traces import TraceDiff
+
+MOST_LINES: Final = 10
+_NAMED_FINDINGS: Final = 3
+_ENDS: Final = {
+    "video latent": "denoise/{last:03d}/latent/video",
+    "audio latent": "denoise/{last:03d}/latent/audio",
+    "frames": "decode/frames",
+    "waveform": "decode/waveform",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A diagnosis: lines for people, everything else for machines."""
+
+    lines: tuple[str, ...]
+    divergence: Divergence
+    harmless: dict[str, float]  # floor of each root, relative L2
+    ends: dict[str, float]  # relative L2 of final latents, frames and waveform
+    floors_by_rule: int
+    bit_equal: bool
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before numbers that JSON cannot hold are written as strings."""
+        found = self.divergence
+        return {
+            "bit_equal": self.bit_equal,
+            "departs": found.departs,
+            "lines": list(self.lines),
+            "findings": [asdict(finding) for finding in found.findings],
+            "roots": [
+                {
+                    "tap": root.tap,
+                    "where": root.words,
+                    "relative_l2": root.error,
+                    "harmless": self.harmless[root.tap],
+                    "ratio": _ratio(root.error, self.harmless[root.tap]),
+                    **{f"{side}_module": path for side, path in asdict(root.modules).items()},
+                }
+                for root in found.roots
+            ],
+            "compared": found.compared,
+            "above": found.above,
+            "inherited": found.inherited,
+            "ends": self.ends,
+            "floors_by_rule": self.floors_by_rule,
+        }
+
+
+def explain(
+    diff: TraceDiff,
+    flow: Dataflow,
+    floors: Floors,
+    *,
+    bits_expected: bool,
+    arbitrations: Mapping[str, Arbitration] | None = None,
+) -> Explanation:
+    """Diagnose a run.
+
+    Args:
+        diff: its trace against the reference's.
+        flow: the case's taps.
+        floors: how far harmless noise may carry each tap.
+        bits_expected: whether the two should agree in every bit (the exact tier in the reference's environment); then
+            the first bit that differs is the divergence, and floors only say how large it is.
+        arbitrations: the taps before an oracle, where there is one.
+    """
+    found = first_divergence(diff.errors, exact if bits_expected else floors.bound, flow, recorded=diff.recorded)
+    findings = _merged(diff.findings, found.findings)
+    found = Divergence(
+        findings=findings, roots=found.roots, compared=found.compared, above=found.above, inherited=found.inherited
+    )
+    ends = {
+        name: diff.errors[tap]
+        for name, pattern in _ENDS.items()
+        if (tap := pattern.format(last=flow.steps - 1)) in diff.errors
+    }
+    by_rule = floors.by_rule(diff.errors)
+    lines = [
+        *_findings_said(findings),
+        *_roots_said(found, flow, floors),
+        *_rest_said(found, diff, floors, bits_expected),
+        *_ends_said(ends, flow, floors),
+        *_oracle_said(arbitrations),
+        *_floors_said(found, by_rule, len(diff.errors)),
+        *_next_said(found),
+    ]
+    return Explanation(
+        lines=tuple(lines[:MOST_LINES]),
+        divergence=found,
+        harmless={root.tap: floors.of(root.tap) for root in found.roots},
+        ends=ends,
+        floors_by_rule=by_rule,
+        bit_equal=diff.bit_equal,
+    )
+
+
+def _merged(*several: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """All findings, each code and place once: traces say on which side a tap is missing, and say it first."""
+    merged: dict[str, Finding] = {}
+    for finding in (finding for findings in several for finding in findings):
+        kind = "coverage" if finding.code in ("missing_tensor", "extra_tensor", "empty") else finding.code
+        merged.setdefault(
+            f"{kind} {finding.where} {finding.message if kind == 'environment_mismatch' else ''}", finding
+        )
+    return tuple(merged.values())
+
+
+def _findings_said(findings: tuple[Finding, ...]) -> list[str]:
+    first = {finding.code: finding for finding in reversed(findings)}
+    counts = Counter(finding.code for finding in findings)
+    codes = list(dict.fromkeys(finding.code for finding in findings))
+    lines = [
+        f"{code} at {first[code].where}: {first[code].message}"
+        + (f" (and {counts[code] - 1} more)" if counts[code] > 1 else "")
+        for code in codes[:_NAMED_FINDINGS]
+    ]
+    if len(codes) > _NAMED_FINDINGS:
+        lines[-1] += f"; also {', '.join(codes[_NAMED_FINDINGS:])}"
+    return lines
+
+
+def _roots_said(found: Divergence, flow: Dataflow, floors: Floors) -> list[str]:
+    if not found.roots:
+        return []
+    first = found.roots[0]
+    places = [place_of(root.tap) for root in found.roots]
+    alike = [
+        place
+        for place in places
+        if (place.step, place.block, place.stream, place.part)
+        == (places[0].step, places[0].block, places[0].stream, places[0].part)
+    ]
+    others = list(dict.fromkeys(place.what() for place in places if place.what() != places[0].what()))
+    passes = passes_said(alike, flow)
+    head = f"first departs at {first.words}: {_sized(first, floors)}"
+    if passes and len(alike) > 1:
+        head += f"; {passes}"
+    lines = [head]
+    if others:
+        more = f" and {len(others) - 2} more places" if len(others) > 2 else ""
+        lines.append(f"departs on its own, too: {'; '.join(others[:2])}{more}")
+    modules = first.modules
+    weights = f", weights {modules.weights}" if modules.weights else ""
+    return [
+        *lines,
+        f"look at {likely_cause(places, flow)}",
+        f"native: {modules.native}{weights}",
+        f"official: {modules.official}",
+    ]
+
+
+def _sized(root: Root, floors: Floors) -> str:
+    if math.isnan(root.error):
+        return "no number could be computed"
+    harmless = floors.of(root.tap)
+    return f"relative L2 {root.error:.2g}, {_times(root.error, harmless)} harmless noise ({harmless:.2g})"
+
+
+def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors, bits_expected: bool) -> list[str]:
+    if found.roots:
+        if not found.inherited:
+            return ["nothing after it departs"]
+        return [f"{found.inherited} of {found.compared} taps after it exceed what is allowed and may all inherit it"]
+    if diff.bit_equal:
+        return [f"all {found.compared} taps are equal in every bit"]
+    if not found.compared:
+        return ["no tap was compared, so nothing is known"]
+    if bits_expected:
+        return [f"the {found.compared} taps that could be compared are equal in every bit"]
+    worst = max(diff.errors, key=lambda tap: _ratio(diff.errors[tap], floors.bound(tap)))
+    return [
+        f"nothing departs beyond harmless noise in {found.compared} taps; the worst is "
+        f"{place_of(worst).words()}: {_times(diff.errors[worst], floors.of(worst))} harmless noise"
+    ]
+
+
+def _ends_said(ends: Mapping[str, float], flow: Dataflow, floors: Floors) -> list[str]:
+    if not any(not error == 0 for error in ends.values()):
+        return []
+    said = []
+    for name, error in ends.items():
+        floor = floors.of(_ENDS[name].format(last=flow.steps - 1))
+        said.append(f"{name} {error:.2g} ({_times(error, floor)} harmless)")
+    return [f"in the end, relative L2: {', '.join(said)}"]
+
+
+def _oracle_said(arbitrations: Mapping[str, Arbitration] | None) -> list[str]:
+    if arbitrations is None:
+        return []
+    count = tally(arbitrations)
+    ratios = sorted(one.ratio for one in arbitrations.values() if math.isfinite(one.ratio))
+    middle = f", median ratio {ratios[len(ratios) // 2]:.2f}" if ratios else ""
+    undecided = f", {count.undecided} undecided" if count.undecided else ""
+    return [
+        f"by the oracle: candidate nearer at {count.candidate} taps, official at {count.official}, "
+        f"alike at {count.neither}{undecided}{middle}"
+    ]
+
+
+def _floors_said(found: Divergence, by_rule: int, compared: int) -> list[str]:
+    if not found.roots or not by_rule:
+        return []
+    which = "everywhere" if by_rule == compared else f"at {by_rule} of {compared} taps"
+    return [f"harmless noise is by rule {which}, not measured; measure it with `parity amplify`"]
+
+
+def _next_said(found: Divergence) -> list[str]:
+    if not found.roots:
+        return []
+    place = place_of(found.roots[0].tap)
+    if place.block is None:
+        return []
+    return [f"next: `parity isolate --block {place.block} --steps {place.step}` for the error it adds by itself"]
+
+
+def _ratio(error: float, floor: float) -> float:
+    if math.isnan(error) or error == 0:
+        return error
+    return error / floor if floor > 0 else math.inf
+
+
+def _times(error: float, floor: float) -> str:
+    ratio = _ratio(error, floor)
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.2g}x"

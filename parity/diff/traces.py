@@ -1,0 +1,193 @@
+"""Two traces against each other: what must be there, what is there, and the relative L2 of every tap.
+
+What must be there follows from the case (`parity.diff.dataflow`), not from either trace, so a tap missing on both sides
+is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted.
+
+A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
+named as such: its predictions lie much closer to another pass of the reference than to their own.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.finding import Finding
+from parity.diff.sketches import SketchDiff, relative_l2
+from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
+from parity.trace.sketch import TapSketch
+from parity.trace.trace_file import Trace
+
+SWAP_RATIO: Final = 3.0  # how much closer another pass must be to be taken for the one that ran
+_NON_FINITE: Final = ("nan_candidate", "inf_candidate", "nan_reference", "inf_reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceDiff:
+    """All taps compared, in data-flow order, and everything that keeps the two traces from being comparable."""
+
+    taps: dict[str, SketchDiff]
+    findings: tuple[Finding, ...]
+    recorded: Callable[[str], bool]  # which taps were wanted from both
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Estimated relative L2 of each tap; 0 where bits are equal, nan where a finding says why there is none."""
+        return {tap: diff.estimate for tap, diff in self.taps.items()}
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether every wanted tap is there and equal in every bit."""
+        return not self.findings and bool(self.taps) and all(diff.bit_equal for diff in self.taps.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftGrid:
+    """Relative L2 of one branch in one guidance pass: `values[step][block]`, nan where no such tap was compared."""
+
+    guidance_pass: str
+    stream: str
+    part: str
+    values: tuple[tuple[float, ...], ...]
+
+
+def compare_traces(reference: Trace, candidate: Trace, flow: Dataflow, *, environment: Sequence[str] = ()) -> TraceDiff:
+    """Compare two traces of one case.
+
+    Args:
+        reference: trace taken as true.
+        candidate: trace under test.
+        flow: the case's taps.
+        environment: differences between the environments of the two runs, each one phrase.
+    Returns: a TraceDiff. Whatever is missing, extra, not finite, of another shape, exchanged, recorded elsewhere or cut
+        short is a finding in it. Of NaN and infinities only the first in data-flow order are findings.
+    Raises: ShapeError if the sketches have different numbers of buckets.
+    """
+
+    def recorded(tap: str) -> bool:
+        return _chosen(tap, reference.pattern) and _chosen(tap, candidate.pattern)
+
+    findings = [
+        Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")
+        for side, trace in (("reference", reference), ("candidate", candidate))
+        if not trace.complete
+    ]
+    findings += [Finding(code="environment_mismatch", where="environment", message=phrase) for phrase in environment]
+    findings += _coverage(reference, candidate, flow, recorded)
+    taps = {
+        tap: relative_l2(reference[tap], candidate[tap], where=tap)
+        for tap in flow.taps
+        if tap in reference and tap in candidate and recorded(tap)
+    }
+    if not taps:
+        findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
+    findings += _damage(taps, flow)
+    findings += swapped_passes(reference, candidate, flow)
+    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded)
+
+
+def _chosen(tap: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatchcase(tap, pattern)
+
+
+def _coverage(
+    reference: Mapping[str, TapSketch],
+    candidate: Mapping[str, TapSketch],
+    flow: Dataflow,
+    recorded: Callable[[str], bool],
+) -> Iterable[Finding]:
+    for tap in flow.taps:
+        if not recorded(tap):
+            continue
+        if tap not in candidate:
+            which = "the candidate lacks" if tap in reference else "both runs lack"
+            yield Finding(code="missing_tensor", where=tap, message=f"{which} this tap of the case")
+        elif tap not in reference:
+            yield Finding(code="extra_tensor", where=tap, message="the reference lacks this tap of the case")
+    for side, trace in (("reference", reference), ("candidate", candidate)):
+        for tap in trace:
+            if tap not in flow and (side == "candidate" or tap not in candidate):
+                code = "extra_tensor" if side == "candidate" else "missing_tensor"
+                yield Finding(code=code, where=tap, message=f"the {side} has this tap, which the case does not leave")
+
+
+def _damage(taps: Mapping[str, SketchDiff], flow: Dataflow) -> Iterable[Finding]:
+    """Findings of single taps; NaN and infinities only where nothing upstream has any, since they spread."""
+    spoiled: set[str] = set()
+    for tap, diff in taps.items():
+        broken = any(finding.code in _NON_FINITE for finding in diff.findings)
+        inherited = broken and any(name in spoiled for name in flow.inputs_of(tap))
+        if broken:
+            spoiled.add(tap)
+        if not inherited:
+            yield from diff.findings
+
+
+def swapped_passes(
+    reference: Mapping[str, TapSketch], candidate: Mapping[str, TapSketch], flow: Dataflow
+) -> tuple[Finding, ...]:
+    """Name each guidance pass of the candidate that holds another pass's prediction, once, at the first such step."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for step in range(flow.steps):
+        passes = flow.passes_of(step)
+        for name in passes:
+            twin = _twin(reference, candidate, step, name, passes, flow)
+            if twin is not None:
+                found.setdefault((name, twin), []).append(step)
+    return tuple(
+        Finding(
+            code="swapped_pass",
+            where=f"denoise/{steps[0]:03d}/{name}",
+            message=f"the candidate's {PASS_WORDS[name]} holds what the reference's {PASS_WORDS[twin]} holds, "
+            f"in {len(steps)} of {flow.steps} steps",
+        )
+        for (name, twin), steps in found.items()
+    )
+
+
+def _twin(
+    reference: Mapping[str, TapSketch],
+    candidate: Mapping[str, TapSketch],
+    step: int,
+    name: str,
+    passes: Sequence[str],
+    flow: Dataflow,
+) -> str | None:
+    """The pass of the reference that a pass of the candidate holds instead of its own."""
+    head = f"denoise/{step:03d}"
+    last = f"block/{flow.num_blocks - 1:02d}"
+    for tail in (*(f"x0/{stream}" for stream in STREAMS), *(f"{last}/{stream}/out" for stream in STREAMS)):
+        taps = {other: f"{head}/{other}/{tail}" for other in passes}
+        if taps[name] not in candidate or any(tap not in reference for tap in taps.values()):
+            continue
+        sketch = candidate[taps[name]]
+        errors = {other: relative_l2(reference[tap], sketch).estimate for other, tap in taps.items()}
+        own = errors.pop(name)
+        nearest = min(errors, key=lambda other: _orderable(errors[other]), default=None)
+        if nearest is not None and errors[nearest] * SWAP_RATIO < own:  # false for nan
+            return nearest
+    return None
+
+
+def _orderable(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
+def drift_grids(errors: Mapping[str, float], flow: Dataflow) -> tuple[DriftGrid, ...]:
+    """Spread the errors of all block taps over blocks, steps and passes."""
+    grids = []
+    for name in flow.passes:
+        for stream in STREAMS:
+            for part in BLOCK_PARTS:
+                values = tuple(
+                    tuple(
+                        errors.get(f"denoise/{step:03d}/{name}/block/{block:02d}/{stream}/{part}", math.nan)
+                        for block in range(flow.num_blocks)
+                    )
+                    for step in range(flow.steps)
+                )
+                if any(not math.isnan(value) for row in values for value in row):
+                    grids.append(DriftGrid(guidance_pass=name, stream=stream, part=part, values=values))
+    return tuple(grids)

@@ -1,0 +1,219 @@
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.oracle import Arbitration, arbitrate, tally
+from parity.diff.sketches import relative_l2
+from parity.diff.traces import TraceDiff, compare_traces, drift_grids
+from parity.trace.sketch import TapSketch, dtype_name, sketch
+from parity.trace.trace_file import SketchTable, Trace
+from runners.case import Case
+from runners.errors import RunError
+
+MakeCase = Callable[..., Case]
+CLEAN = "denoise/000/cond/block/01/video/ff"
+
+
+def tensors_of(flow: Dataflow, seed: int = 0) -> dict[str, Tensor]:
+    """Random taps; those of video and audio differ in shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return {tap: torch.randn(1, 7, 24 if "video" in tap else 16, generator=generator) for tap in flow.taps}
+
+
+def noisy(tensors: dict[str, Tensor], size: float, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(99)
+    chosen = set(tensors if taps is None else taps)
+    return {
+        tap: x + size * torch.randn(x.shape, generator=generator) if tap in chosen else x for tap, x in tensors.items()
+    }
+
+
+def trace_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> Trace:
+    sketches = [sketch(tensor, buckets=16) for tensor in tensors.values()]
+    return Trace(
+        SketchTable(
+            buckets=16,
+            pattern=pattern,
+            complete=complete,
+            names=list(tensors),
+            shapes=[one.shape for one in sketches],
+            dtypes=[dtype_name(tensor.dtype) for tensor in tensors.values()],
+            floats=torch.stack([torch.cat((s.buckets, torch.tensor([s.l2, s.max_abs, s.mean]))) for s in sketches]),
+            integers=torch.tensor([[s.checksum, s.nan_count, s.inf_count] for s in sketches]),
+        )
+    )
+
+
+def codes(diff: TraceDiff) -> list[tuple[str, str]]:
+    return [(finding.code, finding.where) for finding in diff.findings]
+
+
+@pytest.fixture
+def flow(micro_case: MakeCase) -> Dataflow:
+    return Dataflow(micro_case(), 2)
+
+
+def test_equal_traces_are_equal_in_every_tap_whatever_their_order(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    diff = compare_traces(trace_of(tensors), trace_of(dict(reversed(tensors.items()))), flow)
+    assert diff.bit_equal and tuple(diff.taps) == flow.taps and set(diff.errors.values()) == {0.0}
+
+
+def test_a_tap_that_differs_has_its_error(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    diff = compare_traces(trace_of(tensors), trace_of(noisy(tensors, 0.1, [CLEAN])), flow)
+    assert not diff.bit_equal and not diff.findings
+    assert diff.errors[CLEAN] == pytest.approx(0.1, rel=0.5)
+    assert [tap for tap, error in diff.errors.items() if error] == [CLEAN]
+
+
+def test_a_removed_tap_is_named_on_whichever_side_it_is_missing(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    fewer = {tap: x for tap, x in tensors.items() if tap != CLEAN}
+    whole, less = trace_of(tensors), trace_of(fewer)
+    assert codes(compare_traces(whole, less, flow)) == [("missing_tensor", CLEAN)]
+    assert codes(compare_traces(less, whole, flow)) == [("extra_tensor", CLEAN)]
+    assert codes(compare_traces(less, less, flow)) == [("missing_tensor", CLEAN)]  # agreeing on too little
+    assert not compare_traces(less, less, flow).bit_equal
+
+
+def test_a_tap_that_the_case_does_not_leave_is_named(flow: Dataflow) -> None:
+    stranger = "denoise/000/isolated/block/00/video/av_attn"
+    tensors = tensors_of(flow)
+    more = tensors | {stranger: torch.ones(3)}
+    assert codes(compare_traces(trace_of(tensors), trace_of(more), flow)) == [("extra_tensor", stranger)]
+    assert codes(compare_traces(trace_of(more), trace_of(tensors), flow)) == [("missing_tensor", stranger)]
+    assert codes(compare_traces(trace_of(more), trace_of(more), flow)) == [("extra_tensor", stranger)]
+
+
+@pytest.mark.parametrize(("value", "code"), [(math.nan, "nan"), (math.inf, "inf")])
+def test_only_the_first_of_a_spreading_nan_is_named_on_either_side(flow: Dataflow, value: float, code: str) -> None:
+    tensors = tensors_of(flow)
+    broken = {tap: x.clone() for tap, x in tensors.items()}
+    for tap in flow.taps[flow.rank(CLEAN) :]:
+        if tap == CLEAN or any(not broken[name].isfinite().all() for name in flow.inputs_of(tap)):
+            broken[tap][0, 3, 2] = value
+    found = compare_traces(trace_of(tensors), trace_of(broken), flow)
+    assert codes(found) == [(f"{code}_candidate", CLEAN)]
+    assert math.isnan(found.errors[CLEAN]) and math.isnan(found.errors["decode/frames"])
+    assert codes(compare_traces(trace_of(broken), trace_of(tensors), flow)) == [(f"{code}_reference", CLEAN)]
+    both = compare_traces(trace_of(broken), trace_of(broken), flow)
+    assert {found for found, _ in codes(both)} == {f"{code}_candidate", f"{code}_reference"} and not both.bit_equal
+
+
+def test_another_shape_is_named(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    found = compare_traces(trace_of(tensors), trace_of(tensors | {CLEAN: tensors[CLEAN][:, :-1]}), flow)
+    assert codes(found) == [("shape_mismatch", CLEAN)] and math.isnan(found.errors[CLEAN])
+
+
+def test_another_environment_a_crash_and_an_empty_trace_are_named(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    whole = trace_of(tensors)
+    phrase = "torch: 2.13.0 against 2.11.0"
+    diff = compare_traces(whole, whole, flow, environment=[phrase])
+    assert [(one.code, one.message) for one in diff.findings] == [("environment_mismatch", phrase)]
+    assert codes(compare_traces(whole, trace_of(tensors, complete=False), flow)) == [("incomplete_trace", "candidate")]
+    nothing = compare_traces(trace_of({"init/video": torch.ones(3)}, "init/*"), trace_of(tensors, "decode/*"), flow)
+    assert codes(nothing) == [("empty", "trace")] and not nothing.bit_equal
+
+
+def exchanged(tensors: dict[str, Tensor], new_of: dict[str, str]) -> dict[str, Tensor]:
+    def source(tap: str) -> str:
+        parts = tap.split("/")
+        return "/".join([*parts[:2], new_of.get(parts[2], parts[2]), *parts[3:]]) if len(parts) > 3 else tap
+
+    return {tap: tensors.get(source(tap), x) for tap, x in tensors.items()}
+
+
+def test_exchanged_passes_are_named_even_under_noise(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    swapped = noisy(exchanged(tensors, {"cond": "uncond", "uncond": "cond"}), 0.05)
+    found = compare_traces(trace_of(tensors), trace_of(swapped), flow)
+    named = [finding for finding in found.findings if finding.code == "swapped_pass"]
+    assert [finding.where for finding in named] == ["denoise/000/cond", "denoise/000/uncond"]
+    assert "conditional pass holds what the reference's negative-prompt pass holds, in 2 of 2" in named[0].message
+
+
+def test_a_negative_prompt_that_never_arrived_is_named(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    found = compare_traces(trace_of(tensors), trace_of(exchanged(tensors, {"uncond": "cond"})), flow)
+    assert codes(found) == [("swapped_pass", "denoise/000/uncond")]
+
+
+def test_passes_that_agree_or_merely_drift_are_not_taken_for_each_other(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    alike = exchanged(tensors, {"perturbed": "cond"})  # no block is perturbed
+    assert not compare_traces(trace_of(alike), trace_of(noisy(alike, 0.05)), flow).findings
+    assert not compare_traces(trace_of(tensors), trace_of(noisy(tensors, 0.5)), flow).findings
+
+
+def test_patterns_limit_what_is_wanted(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    some = {tap: x for tap, x in tensors.items() if tap.startswith("denoise/001")}
+    diff = compare_traces(trace_of(tensors), trace_of(some, "denoise/001/*"), flow)
+    assert diff.bit_equal and len(diff.taps) == len(some)
+    del some["denoise/001/guided/audio"]
+    assert codes(compare_traces(trace_of(tensors), trace_of(some, "denoise/001/*"), flow)) == [
+        ("missing_tensor", "denoise/001/guided/audio")
+    ]
+
+
+def test_drift_is_spread_over_steps_and_blocks(flow: Dataflow) -> None:
+    errors = {tap: float(flow.rank(tap)) for tap in flow.taps}
+    grids = {(grid.guidance_pass, grid.stream, grid.part): grid.values for grid in drift_grids(errors, flow)}
+    assert len(grids) == 4 * 10 - 2  # the isolated pass has no cross-modal branch
+    values = grids["uncond", "audio", "text_attn"]
+    assert (len(values), len(values[0])) == (2, 2)
+    assert values[1][0] == flow.rank("denoise/001/uncond/block/00/audio/text_attn")
+    assert drift_grids({"init/video": 0.0}, flow) == ()
+
+
+def sketches(tensors: dict[str, Tensor]) -> dict[str, TapSketch]:
+    return {tap: sketch(x, buckets=64) for tap, x in tensors.items()}
+
+
+def test_the_nearer_run_is_named_different_or_not(flow: Dataflow) -> None:
+    tensors = {tap: x for tap, x in tensors_of(flow).items() if tap.startswith("init/")} | {
+        tap: torch.randn(1, 40, 64) for tap in ("denoise/000/guided/video", "denoise/000/guided/audio", "decode/mel")
+    }
+    oracle = sketches(tensors)
+    official = noisy(tensors, 0.04, ["denoise/000/guided/video", "denoise/000/guided/audio", "decode/mel"])
+    candidate = {
+        **tensors,
+        "denoise/000/guided/video": tensors["denoise/000/guided/video"] + 0.01 * torch.randn(1, 40, 64),
+        "denoise/000/guided/audio": tensors["denoise/000/guided/audio"] + 0.2 * torch.randn(1, 40, 64),
+        "decode/mel": tensors["decode/mel"] * math.nan,
+    }
+    found = arbitrate(oracle, sketches(official), sketches(candidate))
+    assert found["denoise/000/guided/video"].ratio == pytest.approx(0.25, rel=0.3)
+    assert found["denoise/000/guided/video"].nearer == "candidate"
+    assert found["denoise/000/guided/audio"].nearer == "official"
+    assert found["init/video"].nearer == "neither" and found["init/video"].ratio == 1.0
+    assert found["decode/mel"].nearer is None and math.isnan(found["decode/mel"].ratio)
+    count = tally(found)
+    assert (count.candidate, count.official, count.neither, count.undecided) == (1, 1, 2, 1)
+    without: Any = {tap: one for tap, one in oracle.items() if tap != "decode/mel"}
+    assert arbitrate(without, oracle, oracle)["decode/mel"].nearer is None
+
+
+def test_an_oracle_of_other_noise_is_refused(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    official = sketches(tensors)
+    other = sketches(tensors | {"init/audio": torch.randn(1, 7, 16)})
+    assert relative_l2(other["init/audio"], official["init/audio"]).estimate > 0.5
+    with pytest.raises(RunError, match=r"other noise.*init/audio"):
+        arbitrate(other, official, official)
+    with pytest.raises(RunError, match="init/video"):
+        arbitrate({}, official, official)
+
+
+def test_a_ratio_over_nothing_is_infinite_or_one() -> None:
+    assert Arbitration(candidate=0.1, official=0.0).ratio == math.inf
+    assert Arbitration(candidate=0.0, official=0.0).nearer == "neither"
+    assert Arbitration(candidate=math.nan, official=0.0).nearer is None
