@@ -73,7 +73,7 @@ INTEGER_STATISTICS: Final = 3  # checksum, NaN count, Inf count
 
 _MASK = 0xFFFFFFFF
 _BLOCK = 1 << 18  # elements sketched at a time: bounds the scratch memory of the torch form
-_MOST_ELEMENTS = 1 << 34  # vectors are numbered by 31 bits
+_MOST_ELEMENTS = 1 << 33  # vectors and quads are numbered by 31 bits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,9 +96,9 @@ class TapSketch:
 
 
 def require_buckets(buckets: int) -> None:
-    """Raise ConfigError unless `buckets` is a power of two from 16 to 4096."""
-    if buckets not in (16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
-        raise ConfigError(f"A sketch wants a power of two from 16 to 4096 buckets; got {buckets}. The default is 64.")
+    """Raise ConfigError unless `buckets` is a power of two from 16 to 1024."""
+    if buckets not in (16, 32, 64, 128, 256, 512, 1024):
+        raise ConfigError(f"A sketch wants a power of two from 16 to 1024 buckets; got {buckets}. The default is 64.")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -110,8 +110,8 @@ def sketch(tensor: Tensor, *, buckets: int = DEFAULT_BUCKETS) -> TapSketch:
     """Sketch one tensor and wait for the result; a recorder uses `sketch_into`, which does not wait.
 
     Args:
-        tensor: any shape, strides and real dtype, fewer than 2^34 elements; not changed.
-        buckets: K, a power of two from 16 to 4096.
+        tensor: any shape, strides and real dtype, fewer than 2^33 elements; not changed.
+        buckets: K, a power of two from 16 to 1024.
     Raises: ConfigError, ShapeError.
     """
     require_buckets(buckets)
@@ -149,7 +149,7 @@ def sketch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
     """
     if tensor.is_complex() or tensor.layout != torch.strided or tensor.numel() >= _MOST_ELEMENTS:
         raise ShapeError(
-            f"A sketch wants a real, dense tensor of fewer than 2^34 elements; got {tensor.dtype}, {tensor.layout}, "
+            f"A sketch wants a real, dense tensor of fewer than 2^33 elements; got {tensor.dtype}, {tensor.layout}, "
             f"{tuple(tensor.shape)}. Tap its real view, or a part of it."
         )
     tensor = tensor.detach()

@@ -1,0 +1,175 @@
+"""The recorder: listens to taps, sketches them where they lie, and leaves a trace.
+
+Axes: N tap of one batch, K bucket.
+
+Sketches gather in a batch on the tap's own device. When the first two parts of the name change (`denoise/003` to
+`denoise/004`: a step has ended) or the batch is full, it travels to the host in the background and a new batch begins;
+a batch that has arrived is appended to `trace.journal`. So nothing waits for the device inside a step, the device holds
+a fraction of a megabyte for each thousand taps, and a crashed run keeps the steps it had finished. `close` turns the
+journal into `trace.safetensors`.
+
+The taps of one device are taken to come from one stream.
+"""
+
+from collections import deque
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import torch
+from torch import Tensor
+
+from parity.trace.full_tensors import TENSORS_JOURNAL, append_tensor, assemble_tensors
+from parity.trace.journal import JournalWriter
+from parity.trace.sketch import (
+    DEFAULT_BUCKETS,
+    FLOAT_STATISTICS,
+    INTEGER_STATISTICS,
+    dtype_name,
+    require_buckets,
+    sketch_into,
+)
+from parity.trace.trace_file import TRACE_JOURNAL, SketchTable, encode, journal_table, write_trace
+from runners.errors import RunError
+
+Keep = Literal["sketch", "full"]
+_CAPACITY: Final = 2048  # taps; 0.6 MB at 64 buckets
+
+
+class _Batch:
+    """Sketches of taps of one step on one device, on their way to the host."""
+
+    def __init__(self, buckets: int, device: torch.device) -> None:
+        self.device = device
+        self.names: list[str] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[str] = []
+        self._floats = torch.empty(_CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
+        self._integers = torch.empty(_CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
+        self._arrived: torch.Event | None = None
+
+    @property
+    def full(self) -> bool:
+        return len(self.names) == _CAPACITY
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        row = len(self.names)
+        sketch_into(tensor, self._floats[row], self._integers[row])
+        self.names.append(name)
+        self.shapes.append(tuple(tensor.shape))
+        self.dtypes.append(dtype_name(tensor.dtype))
+
+    def send(self) -> None:
+        """Let the rows begin their way to the host; does not wait."""
+        self._floats, self._integers = self._floats[: len(self.names)], self._integers[: len(self.names)]
+        if self.device.type == "cpu":
+            return
+        self._floats, self._integers = _sent(self._floats), _sent(self._integers)
+        self._arrived = torch.Event(self.device)
+        self._arrived.record(torch.accelerator.current_stream(self.device))
+
+    def arrived(self) -> bool:
+        return self._arrived is None or self._arrived.query()
+
+    def table(self, pattern: str | None) -> SketchTable:
+        """Wait for the rows to arrive and return them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return SketchTable(
+            buckets=self._floats.shape[1] - FLOAT_STATISTICS,
+            pattern=pattern,
+            names=self.names,
+            shapes=self.shapes,
+            dtypes=self.dtypes,
+            floats=self._floats,
+            integers=self._integers,
+        )
+
+
+def _sent(rows: Tensor) -> Tensor:
+    host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    return host.copy_(rows, non_blocking=True)
+
+
+class Recorder:
+    """A listener for `runners.tap.listening`; leaves `trace.safetensors` in `folder`.
+
+        with Recorder(folder) as recorder, listening(recorder):
+            ...
+
+    Args:
+        folder: exists and holds no trace yet.
+        pattern: which taps to record, a shell pattern whose `*` also matches `/`; None records all. A pattern that
+            matches nothing leaves an empty trace, which no gate accepts.
+        keep: "sketch", or "full" for the whole tensors of those taps too, in `tensors.safetensors`; that waits for the
+            device at every tap.
+        buckets: K of the sketches, a power of two from 16 to 1024.
+    Raises: ConfigError for `buckets`; RunError if a journal exists, a tap is heard twice or its name is malformed.
+    """
+
+    def __init__(
+        self, folder: Path, *, pattern: str | None = None, keep: Keep = "sketch", buckets: int = DEFAULT_BUCKETS
+    ) -> None:
+        require_buckets(buckets)
+        self._folder, self._pattern, self._buckets = folder, pattern, buckets
+        self._journal = JournalWriter(folder / TRACE_JOURNAL)
+        self._journal.append(encode(SketchTable(buckets=buckets, pattern=pattern)))  # a trace before the first tap too
+        self._tensors = JournalWriter(folder / TENSORS_JOURNAL) if keep == "full" else None
+        self._heard: set[str] = set()
+        self._step = ""
+        self._batch: _Batch | None = None
+        self._on_the_way: deque[_Batch] = deque()
+
+    def __call__(self, name: str, tensor: Tensor) -> None:
+        """Record one tap, unless the pattern leaves it out."""
+        if self._pattern is not None and not fnmatchcase(name, self._pattern):
+            return
+        if name in self._heard or not name or "\n" in name:
+            raise RunError(
+                f"Tap {name!r} was heard twice, or its name is empty or of two lines. Give each tap one name."
+            )
+        self._heard.add(name)
+        step = "/".join(name.split("/", 2)[:2])
+        batch = self._batch
+        if batch is None or batch.full or batch.device != tensor.device or step != self._step:
+            self._send()
+            batch = self._batch = _Batch(self._buckets, tensor.device)
+            self._step = step
+        batch.add(name, tensor)
+        if self._tensors is not None:
+            append_tensor(self._tensors, name, tensor)
+
+    def close(self, *, complete: bool = True) -> None:
+        """Wait for what is on its way and write the trace; `complete` says whether the run came to its end."""
+        self._send()
+        while self._on_the_way:
+            self._append(self._on_the_way.popleft())
+        self._journal.close()
+        table = journal_table(self._journal.path)
+        table.complete = table.complete and complete
+        write_trace(self._folder, table)
+        self._journal.path.unlink()
+        if self._tensors is not None:
+            self._tensors.close()
+            assemble_tensors(self._folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=error is None)
+
+    def _send(self) -> None:
+        """Send the batch on its way, and write down those that have arrived meanwhile."""
+        if self._batch is not None:
+            self._batch.send()
+            self._on_the_way.append(self._batch)
+            self._batch = None
+        while self._on_the_way and self._on_the_way[0].arrived():
+            self._append(self._on_the_way.popleft())
+
+    def _append(self, batch: _Batch) -> None:
+        self._journal.append(encode(batch.table(self._pattern)))
