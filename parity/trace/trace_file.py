@@ -165,7 +165,7 @@ def decode(data: bytes, *, origin: str) -> SketchTable:
         columns = safetensors.torch.load(data)  # checks every size against the data before it allocates
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return _checked(_table(columns, header.get("__metadata__", {}), origin), origin)
-    except (safetensors.SafetensorError, ConfigError, KeyError, ValueError, TypeError, IndexError) as error:
+    except (safetensors.SafetensorError, ConfigError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{origin} is damaged or not a trace ({error}); record the run again.") from error
 
 
@@ -186,13 +186,16 @@ def _table(columns: dict[str, Tensor], metadata: dict[str, str], origin: str) ->
             raise ValueError(
                 f"column {name} is {columns[name].dtype} {tuple(columns[name].shape)}, not {dtype} {shape}"
             )
+    names = columns["names"].numpy().tobytes().decode().split("\n") if count else []
+    if len(names) != count:
+        raise ValueError(f"{len(names)} names for {count} taps")
     shapes = [tuple(_sizes(shape)) for shape in json.loads(metadata["shapes"])]
     dtypes = [str(dtype) for dtype in json.loads(metadata["dtypes"])]
     return SketchTable(
         buckets=buckets,
         pattern=_pattern(json.loads(metadata["pattern"])),
         complete=json.loads(metadata["complete"]) is True,
-        names=columns["names"].numpy().tobytes().decode().split("\n") if count else [],
+        names=names,
         shapes=_looked_up(shapes, columns["shape_index"]),
         dtypes=_looked_up(dtypes, columns["dtype_index"]),
         floats=torch.cat((columns["buckets"], *(columns[name][:, None] for name in _FLOAT_COLUMNS)), dim=1),

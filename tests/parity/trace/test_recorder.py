@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from parity.trace import recorder as recorder_module
+from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_tensors
+from parity.trace.recorder import Recorder
+from parity.trace.sketch import sketch
+from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, read_trace
+from runners.errors import ConfigError, RunError
+from runners.tap import listening, scope, tap
+
+
+def offer(steps: int) -> dict[str, Tensor]:
+    """Tap two tensors in every step, and return what was tapped."""
+    generator = torch.Generator().manual_seed(0)
+    tapped = {}
+    for step in range(steps):
+        for stream, shape in (("video", (1, 7, 24)), ("audio", (1, 3, 10))):
+            name, tensor = f"denoise/{step:03d}/guided/{stream}", torch.randn(shape, generator=generator)
+            tapped[name] = tensor.bfloat16() if stream == "video" else tensor
+            with scope(f"denoise/{step:03d}"):
+                tap(f"guided/{stream}", tapped[name])
+    return tapped
+
+
+def test_a_run_leaves_the_sketch_of_every_tap_in_order(tmp_path: Path) -> None:
+    with Recorder(tmp_path) as recorder, listening(recorder):
+        tapped = offer(3)
+    trace = read_trace(tmp_path)
+    assert list(trace) == list(tapped) and trace.complete and trace.pattern is None
+    for name, tensor in tapped.items():
+        expected = sketch(tensor)
+        assert trace[name].same_bits(expected) and torch.equal(trace[name].buckets, expected.buckets)
+    assert [path.name for path in tmp_path.iterdir()] == [TRACE_FILE]
+
+
+def test_what_is_tapped_may_change_afterwards(tmp_path: Path) -> None:
+    tensor = torch.ones(5)
+    with Recorder(tmp_path, keep="full") as recorder:
+        recorder("first", tensor)
+        tensor.zero_()
+    assert read_trace(tmp_path)["first"].mean == 1.0
+    assert load_file(tmp_path / TENSORS_FILE)["first"].tolist() == [1.0] * 5
+
+
+def test_a_pattern_chooses_taps_and_is_kept_with_the_trace(tmp_path: Path) -> None:
+    with Recorder(tmp_path, pattern="*/video", buckets=128) as recorder, listening(recorder):
+        offer(2)
+    trace = read_trace(tmp_path)
+    assert list(trace) == ["denoise/000/guided/video", "denoise/001/guided/video"]
+    assert trace.pattern == "*/video" and trace.buckets == 128
+
+
+def test_whole_tensors_are_kept_for_the_chosen_taps(tmp_path: Path) -> None:
+    with Recorder(tmp_path, pattern="denoise/*", keep="full") as recorder, listening(recorder):
+        tapped = offer(2)
+        tap("decode/frames", torch.zeros(3))
+        odd = torch.arange(5, dtype=torch.uint8)  # an odd number of bytes ahead of wider elements
+        for name, tensor in {"denoise/odd": odd, "denoise/wide": torch.tensor(0.5, dtype=torch.float64)}.items():
+            tapped[name] = tensor
+            tap(name, tensor)
+    tensors = load_file(tmp_path / TENSORS_FILE)
+    assert tensors.keys() == tapped.keys() == set(read_trace(tmp_path))
+    for name, tensor in tapped.items():
+        assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
+    assert not (tmp_path / TENSORS_JOURNAL).exists()
+
+
+def test_a_step_is_on_disk_once_the_next_has_begun(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    assert len(read_trace(tmp_path)) == 0
+    for step in range(3):
+        recorder(f"denoise/{step:03d}/guided/video", torch.ones(2))
+        recorder(f"denoise/{step:03d}/guided/audio", torch.ones(2))
+        trace = read_trace(tmp_path)
+        assert len(trace) == 2 * step and not trace.complete
+    recorder.close()
+    assert len(read_trace(tmp_path)) == 6
+
+
+def test_a_step_of_more_taps_than_a_batch_holds_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "_CAPACITY", 3)
+    with Recorder(tmp_path) as recorder:
+        for index in range(8):
+            recorder(f"denoise/000/{index}", torch.full((2,), float(index)))
+    trace = read_trace(tmp_path)
+    assert [trace[name].mean for name in trace] == [float(index) for index in range(8)]
+
+
+def test_a_run_that_raises_leaves_what_it_had_marked_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Recorder(tmp_path, keep="full") as recorder:
+        recorder("denoise/000/x", torch.ones(2))
+        recorder("denoise/001/x", torch.ones(2) / (1 // 0))
+    trace = read_trace(tmp_path)
+    assert list(trace) == ["denoise/000/x"] and not trace.complete
+    assert list(load_file(tmp_path / TENSORS_FILE)) == ["denoise/000/x"]
+
+
+def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path) -> None:
+    program = """
+import os, sys, torch
+from pathlib import Path
+from parity.trace.recorder import Recorder
+recorder = Recorder(Path(sys.argv[1]), keep="full")
+for step in range(3):
+    for part in "ab":
+        recorder(f"denoise/{step:03d}/{part}", torch.full((4,), float(step)))
+os._exit(9)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert killed.returncode == 9 and not (tmp_path / TRACE_FILE).exists()
+    trace = read_trace(tmp_path)
+    assert list(trace) == [f"denoise/{step:03d}/{part}" for step in range(2) for part in "ab"]
+    assert not trace.complete and trace["denoise/001/b"].mean == 1.0
+
+    journal = tmp_path / TENSORS_JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-2])  # the last record torn too
+    assert not assemble_tensors(tmp_path)
+    tensors = load_file(tmp_path / TENSORS_FILE)
+    assert list(tensors)[-1] == "denoise/002/a" and len(tensors) == 5
+
+
+def test_a_run_without_taps_leaves_an_empty_trace(tmp_path: Path) -> None:
+    Recorder(tmp_path, keep="full").close()
+    assert len(read_trace(tmp_path)) == 0
+    assert load_file(tmp_path / TENSORS_FILE) == {}
+
+
+@pytest.mark.parametrize("name", ["denoise/000/x", "", "two\nlines"])
+def test_a_tap_heard_twice_or_without_a_proper_name_is_refused(name: str, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder("denoise/000/x", torch.ones(2))
+    with pytest.raises(RunError, match="heard twice, or its name"):
+        recorder(name, torch.ones(2))
+    recorder.close()
+
+
+def test_a_folder_with_a_journal_and_a_bad_number_of_buckets_are_refused(tmp_path: Path) -> None:
+    (tmp_path / TRACE_JOURNAL).touch()
+    with pytest.raises(RunError, match="exists already"):
+        Recorder(tmp_path)
+    with pytest.raises(ConfigError, match="got 65"):
+        Recorder(tmp_path, buckets=65)
+
+
+@pytest.mark.gpu
+def test_recording_on_the_gpu_never_waits_inside_a_step_and_equals_the_cpu(tmp_path: Path) -> None:
+    tensors = [torch.randn(1, 96, 512).bfloat16() for _ in range(20)]
+    on_device = [tensor.cuda() for tensor in tensors]
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cuda").mkdir()
+    with Recorder(tmp_path / "cpu") as recorder:
+        for index, tensor in enumerate(tensors):
+            recorder(f"denoise/{index // 5:03d}/{index}", tensor)
+    recorder = Recorder(tmp_path / "cuda")
+    recorder("text/warm", on_device[0])  # compiles the kernel, which waits
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for index, tensor in enumerate(on_device):
+            recorder(f"denoise/{index // 5:03d}/{index}", tensor)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.max_memory_allocated() - before <= 256 * 2**20
+    recorder.close()
+    expected, found = read_trace(tmp_path / "cpu"), read_trace(tmp_path / "cuda")
+    for name in expected:
+        assert found[name].same_bits(expected[name])
+        torch.testing.assert_close(found[name].buckets, expected[name].buckets, rtol=1e-5, atol=1e-4)
