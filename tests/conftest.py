@@ -1,4 +1,4 @@
-"""Checkpoints, pictures, cases and runs that tests of several modules share; everything is made here, nothing fetched."""
+"""Checkpoints, pictures, cases and runs that tests of several modules share; all made here, nothing fetched."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -155,3 +155,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` say why they do not run where there is no GPU."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; run with `make test-gpu` on one"))

@@ -1,7 +1,7 @@
 """Native equals official bit for bit on a CPU: every tap and every output, end to end.
 
-Where a tap of the two differs at all, a test fails; none is excused. CUDA is another matter: attention kernels there may
-be chosen by memory layout, and tests marked `gpu` judge it.
+Where a tap of the two differs at all, a test fails; none is excused. CUDA is another matter: attention kernels may be
+chosen by memory layout there.
 """
 
 from collections.abc import Callable
