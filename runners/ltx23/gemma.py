@@ -30,7 +30,7 @@ class PromptTokenizer:
         """Read the tokenizer's files. Raises: CheckpointError if they do not make a tokenizer."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                str(gemma_folder), local_files_only=True, model_max_length=PROMPT_TOKENS
+                str(gemma_folder), local_files_only=True, trust_remote_code=False, model_max_length=PROMPT_TOKENS
             )
         except Exception as error:  # transformers raises whatever its parsers do
             raise CheckpointError(f"The tokenizer in {gemma_folder} cannot be read: {error}") from error

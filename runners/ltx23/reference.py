@@ -31,7 +31,7 @@ RELEASES: dict[str, Reference] = {"1.0.0": Reference()}
 def reference_of(release: str, overrides: dict[str, bool] | None = None) -> Reference:
     """The behaviours of an official release, with single ones overridden.
 
-    Raises: ConfigError for a release or a behaviour that is not known.
+    Raises: ConfigError for a release or a behaviour that is not known, or a value that is not true or false.
     """
     if release not in RELEASES:
         raise ConfigError(f"Unknown reference release {release!r}; known are {', '.join(RELEASES)}.")
@@ -39,4 +39,7 @@ def reference_of(release: str, overrides: dict[str, bool] | None = None) -> Refe
     unknown = sorted(set(overrides or {}) - known)
     if unknown:
         raise ConfigError(f"Unknown reference behaviour {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
+    wrong = [f"{name} = {value!r}" for name, value in (overrides or {}).items() if not isinstance(value, bool)]
+    if wrong:
+        raise ConfigError(f"A reference behaviour is true or false; got {', '.join(wrong)}.")
     return replace(RELEASES[release], **(overrides or {}))

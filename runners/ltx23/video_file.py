@@ -22,7 +22,7 @@ def write_mp4(path: Path, frames: Tensor, frame_rate: float, waveform: Tensor, s
         path: file to write.
         frames: uint8 (F, H, W, 3), RGB.
         frame_rate: frames per second.
-        waveform: fp32 (C, N), full scale 1.0; beyond that it is clipped.
+        waveform: fp32 (C, N), full scale 1.0; beyond that it is clipped, and NaN is silence.
         sample_rate_hz: rate of the waveform.
     Raises: MediaError if the codecs refuse.
     """
@@ -38,7 +38,7 @@ def write_mp4(path: Path, frames: Tensor, frame_rate: float, waveform: Tensor, s
             for frame in frames.cpu().numpy():
                 container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(video.encode())
-            samples = np.ascontiguousarray(waveform.clamp(-1.0, 1.0).cpu().numpy())
+            samples = np.ascontiguousarray(waveform.nan_to_num().clamp(-1.0, 1.0).cpu().numpy())
             for start in range(0, samples.shape[1], AAC_FRAME_SAMPLES):
                 chunk = np.ascontiguousarray(samples[:, start : start + AAC_FRAME_SAMPLES])
                 sound = av.AudioFrame.from_ndarray(chunk, format="fltp", layout=layout)
