@@ -1,6 +1,6 @@
 """Checkpoints, pictures, cases and runs that tests of several modules share; all made here, nothing fetched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,15 +146,6 @@ def micro_case(pictures: Path) -> Callable[..., Case]:
 def run() -> Callable[[Any, Case], Executed]:
     """Run a case on a runner with every tap kept."""
     return execute
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute on one thread while the test runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
