@@ -179,6 +179,8 @@ def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
     """`sketch_into` in plain torch operations, on any device: the specification that the kernel is tested against."""
     buckets = floats.numel() - FLOAT_STATISTICS
     flat, device = tensor.contiguous().view(-1), tensor.device
+    if flat.storage_offset() * flat.element_size() % 4:
+        flat = flat.clone()  # the checksum reads 32-bit words
     count = flat.numel()
     lanes = torch.zeros(buckets, VECTOR, dtype=torch.float64, device=device)
     total, square = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))

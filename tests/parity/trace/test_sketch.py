@@ -87,6 +87,12 @@ def test_every_dtype_and_stride_is_sketched_by_value_and_checked_by_bits(dtype: 
     assert torch.equal(result.buckets, sketch(tensor.T.float()).buckets)
 
 
+def test_a_part_of_a_tensor_at_an_odd_address_is_sketched_as_its_copy() -> None:
+    tensor = torch.randn(65, generator=torch.Generator().manual_seed(2)).bfloat16()
+    for first in (1, 2, 3):
+        assert sketch(tensor[first:]).same_bits(sketch(tensor[first:].clone()))
+
+
 def test_nan_and_infinities_are_counted_and_leave_the_sums_usable() -> None:
     tensor = torch.ones(3, 50)
     tensor[0, 1], tensor[1, 2], tensor[2, 3] = math.nan, math.inf, -math.inf

@@ -12,7 +12,7 @@ from torch import Tensor
 from parity.trace.sketch import FLOAT_STATISTICS, INTEGER_STATISTICS, sketch_torch_into
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array") if INTERPRETED else pytest.mark.gpu
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array|overflow") if INTERPRETED else pytest.mark.gpu
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
