@@ -1,6 +1,8 @@
 """Tensor differences. Expected values are worked by hand or by numpy in float64."""
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,13 @@ from runners.errors import ShapeError
 
 def codes(diff: TensorDiff) -> set[str]:
     return {finding.code for finding in diff.findings}
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_metrics_of_a_small_pair_are_those_worked_by_hand() -> None:
@@ -87,9 +96,10 @@ def test_ulp_distance_counts_representable_values_across_zero_and_both_zeros_are
     assert diff.bit_mismatches == 5  # the zeros too
 
 
+@pytest.mark.usefixtures("restored_threads")
 def test_ulp_percentiles_are_nearest_ranks_over_many_batches_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_ULP_BATCH", 64)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    torch.set_num_threads(3)
     offsets = torch.arange(1000)[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
     reference = torch.full((1000,), 0x3F80, dtype=torch.int16)
     candidate = (reference + offsets).to(torch.int16)
@@ -161,6 +171,14 @@ def test_non_finite_on_both_sides_at_once_is_still_no_number() -> None:
     assert diff.bit_equal
     assert codes(diff) == {"nan_reference", "nan_candidate", "inf_reference", "inf_candidate"}
     assert math.isnan(diff.relative_l2)
+    assert diff.worst_index == (1,)  # the first of them, not the NaN
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_nan_is_a_mismatch_of_values_even_where_its_bits_agree(dtype: torch.dtype) -> None:
+    both = torch.tensor([1.0, math.nan, 0.0, 2.0], dtype=dtype)
+    diff = tensors.compare(both, both * torch.tensor([1, 1, -1, 2], dtype=dtype))
+    assert (diff.value_mismatches, diff.bit_mismatches) == (2, 2)  # NaN and 4; -0.0 and 4
 
 
 @pytest.mark.parametrize(
@@ -197,13 +215,16 @@ def test_an_axis_too_long_to_profile_has_no_profile_and_keeps_its_numbers(monkey
     assert diff.relative_l2 == pytest.approx(1.0, rel=1e-15)
 
 
-def test_the_result_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("restored_threads")
+def test_the_result_does_not_depend_on_the_number_of_threads_and_leaves_it_as_it_was() -> None:
     generator = torch.Generator().manual_seed(5)
     reference, candidate = torch.randn(11, 101, generator=generator), torch.randn(11, 101, generator=generator)
     results = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.set_num_threads(threads)
         results.append(tensors.compare(reference, candidate, tile_elements=50).summary("video_latent"))
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == threads
     assert str(results[0]) == str(results[1]) == str(results[2])
 
 
