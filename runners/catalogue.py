@@ -6,7 +6,7 @@ from runners.errors import RunnerError
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
-NAMES = ("official", "native")
+NAMES = ("official", "native", "diffusers")
 
 
 def open_runner(
@@ -40,4 +40,8 @@ def open_runner(
         from runners.official import OfficialRunner
 
         return OfficialRunner(weights, options)
+    if name == "diffusers":
+        from runners.diffusers_port import DiffusersRunner
+
+        return DiffusersRunner(weights, options)
     raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}.")
