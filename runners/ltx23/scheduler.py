@@ -17,7 +17,7 @@ TERMINAL = 0.1  # the smallest sigma before zero
 def sigma_schedule(num_steps: int, num_tokens: int = ONE_STAGE_TOKENS) -> Tensor:
     """Noise levels from 1 down to 0.
 
-    Returns: float32 (num_steps + 1,) on the CPU. A single step has no interval to stretch and gives NaN, as officially.
+    Returns: float32 (num_steps + 1,) on the CPU. A single step goes from the terminal value, as officially.
     """
     (tokens_low, shift_low), (tokens_high, shift_high) = SHIFT_ANCHORS
     slope = (shift_high - shift_low) / (tokens_high - tokens_low)
