@@ -57,6 +57,13 @@ def test_sounds_without_a_lag_have_none() -> None:
     assert math.isnan(correlation_lag(clip, clip, 0))
 
 
+def test_a_faint_tail_that_happens_to_fit_does_not_outweigh_the_sound() -> None:
+    clip = sound(6, channels=1, samples=100)
+    candidate = clip + 0.5 * sound(7, channels=1, samples=100)
+    clip[:, 50:] = 1e-3 * candidate[:, :50]  # fits perfectly at a lag of -50, with a millionth of the energy
+    assert correlation_lag(clip, candidate, 50) == 0
+
+
 @pytest.mark.parametrize("lag", [-4, -1, 0, 1, 5])
 def test_a_shifted_picture_gives_its_lag_even_in_a_steady_fade(lag: int) -> None:
     moments = np.arange(20.0)

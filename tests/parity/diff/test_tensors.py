@@ -171,7 +171,13 @@ def test_non_finite_on_both_sides_at_once_is_still_no_number() -> None:
     assert diff.bit_equal
     assert codes(diff) == {"nan_reference", "nan_candidate", "inf_reference", "inf_candidate"}
     assert math.isnan(diff.relative_l2)
-    assert diff.worst_index == (1,)  # the first of them, not the NaN
+
+
+def test_the_first_element_that_is_not_finite_is_the_worst_not_the_first_nan() -> None:
+    diff = tensors.compare(
+        torch.tensor([[1.0, 9.0, math.inf], [5.0, 3.0, 1.0]]), torch.tensor([[1.0, 2, 3], [4, math.nan, 6]])
+    )
+    assert diff.worst_index == (0, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
