@@ -87,6 +87,8 @@ def _crc(file: BinaryIO, length: int) -> int:
     crc = 0
     while length > 0:
         part = file.read(min(length, _CHUNK))
+        if not part:
+            return -1  # the file became shorter meanwhile: no CRC is right
         crc = zlib.crc32(part, crc)
         length -= len(part)
     return crc

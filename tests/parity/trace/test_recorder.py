@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,10 @@ def test_whole_tensors_are_kept_for_the_chosen_taps(tmp_path: Path) -> None:
     for name, tensor in tapped.items():
         assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor)
     assert not (tmp_path / TENSORS_JOURNAL).exists()
+    data = (tmp_path / TENSORS_FILE).read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    for name, tensor in tapped.items():  # each begins at a multiple of its element
+        assert header[name]["data_offsets"][0] % tensor.element_size() == 0
 
 
 def test_a_step_is_on_disk_once_the_next_has_begun(tmp_path: Path) -> None:
