@@ -193,7 +193,7 @@ def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors, bits_expected
 
 
 def _ends_said(ends: Mapping[str, float], flow: Dataflow, floors: Floors) -> list[str]:
-    if not any(not error == 0 for error in ends.values()):
+    if all(error == 0 for error in ends.values()):
         return []
     said = []
     for name, error in ends.items():

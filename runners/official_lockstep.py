@@ -1,0 +1,157 @@
+"""A window into a running official pipeline: its parts as they are loaded, its state at every step, in native terms.
+
+Whoever watches may compute beside the official code with the very tensors it computes with: `SharedTensors` finds each
+tensor of the checkpoint inside a loaded official module, through the names that module itself was loaded by. Nothing
+here changes what the official run computes.
+
+Source: ltx_pipelines.utils.{model_ledger,samplers} and ltx_core.model.transformer.transformer_args 1.0.0.
+
+Axes: B sample, T token, C channel, H head, D channel of all heads together.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from runners.errors import CheckpointError
+from runners.ltx23.block import StreamConditions, StreamModulation, StreamRotary
+from runners.ltx23.latents import LatentState
+from runners.ltx23.loading import TensorSource
+from runners.ltx23.rotary import InterleavedRotary, Rotary, SplitRotary
+
+PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
+LEDGER: Final = "ltx_pipelines.utils.model_ledger"
+BUILDERS: Final = {
+    "text_encoder": "text_encoder_builder",
+    "gemma_embeddings_processor": "embeddings_processor_builder",
+    "video_encoder": "vae_encoder_builder",
+    "transformer": "transformer_builder",
+    "video_decoder": "vae_decoder_builder",
+    "audio_decoder": "audio_decoder_builder",
+    "vocoder": "vocoder_builder",
+}  # what the official ledger hands out, and the attribute that knows how its tensors are named
+
+Key = Callable[[str], str | None]
+
+
+class Watcher(Protocol):
+    """Told what the official pipeline is doing."""
+
+    def loaded(self, name: str, module: Any, key: Key) -> None:
+        """A part (one of BUILDERS) is ready. `key` names a checkpoint tensor inside it, None for another part's."""
+
+    def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+        """A step begins: (steps + 1,) noise levels, and both states as the step gets them."""
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` about every official run inside; enter after the official code can be imported."""
+    ledger_module, pipeline = importlib.import_module(LEDGER), importlib.import_module(PIPELINE)
+    official_loop: Callable[..., Any] = pipeline.euler_denoising_loop
+
+    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, stepper: Any, denoise_fn: Callable[..., Any]) -> Any:
+        def denoise(video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
+            watcher.step(index, schedule, state_of(video), state_of(audio))
+            return denoise_fn(video, audio, schedule, index)
+
+        return official_loop(
+            sigmas=sigmas, video_state=video_state, audio_state=audio_state, stepper=stepper, denoise_fn=denoise
+        )
+
+    watched = type(
+        "WatchedLedger", (ledger_module.ModelLedger,), {name: _handing_out(name, watcher) for name in BUILDERS}
+    )
+    with patch.object(ledger_module, "ModelLedger", watched), patch.object(pipeline, "euler_denoising_loop", loop):
+        yield
+
+
+def _handing_out(name: str, watcher: Watcher) -> Callable[[Any], Any]:
+    def hand_out(ledger: Any) -> Any:
+        module = getattr(super(type(ledger), ledger), name)()
+        operations = getattr(ledger, BUILDERS[name]).model_sd_ops
+
+        def key(checkpoint_name: str) -> str | None:
+            renamed = operations.apply_to_key(checkpoint_name)
+            if renamed is None:
+                return None
+            new_key: str = operations.apply_to_key_value(renamed, torch.empty(0))[0].new_key
+            return new_key
+
+        watcher.loaded(name, module, key)
+        return module
+
+    return hand_out
+
+
+class SharedTensors:
+    """Tensors of a checkpoint, read out of a loaded official module: the same storage, or copies of it.
+
+    Satisfies `runners.ltx23.loading.TensorSource`. `shapes` is that of the whole checkpoint, of which one part at a
+    time can be read.
+    """
+
+    def __init__(self, source: TensorSource, *, copies: bool = False) -> None:
+        self.shapes = source.shapes
+        self._copies = copies
+        self._tensors: dict[str, Tensor] = {}
+
+    def hold(self, module: nn.Module, key: Key) -> None:
+        """Take the tensors of `module` in place of those held before."""
+        there = getattr(module, "velocity_model", module).state_dict()  # the x0 model is a shell around what was loaded
+        self._tensors = {
+            name: there[renamed] for name in self.shapes if (renamed := key(name)) is not None and renamed in there
+        }
+
+    def release(self) -> None:
+        """Let go of all tensors."""
+        self._tensors = {}
+
+    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+        """Tensors by checkpoint name. Raises: CheckpointError for one that the module held now does not have."""
+        missing = [name for name in names if name not in self._tensors]
+        if missing:
+            raise CheckpointError(
+                f"The official module holds no {missing[0]!r} ({len(missing)} such); it was built from another file."
+            )
+        found = {name: self._tensors[name].detach().to(device) for name in names}
+        return {name: tensor.clone() for name, tensor in found.items()} if self._copies else found
+
+
+def state_of(state: Any) -> LatentState:
+    """An official latent state in native terms, sharing its tensors."""
+    return LatentState(
+        latent=state.latent,
+        clean=state.clean_latent,
+        denoise_mask=state.denoise_mask,
+        positions=state.positions,
+    )
+
+
+def conditions_of(arguments: Any) -> StreamConditions:
+    """What an official block is told of one stream, in native terms."""
+    return StreamConditions(
+        context=arguments.context,
+        modulation=StreamModulation(
+            block=arguments.timesteps,
+            prompt=arguments.prompt_timestep,
+            cross_scale_shift=arguments.cross_scale_shift_timestep,
+            cross_gate=arguments.cross_gate_timestep,
+            embedding=arguments.embedded_timestep,
+        ),
+        rotary=StreamRotary(
+            own=_rotary(arguments.positional_embeddings), cross=_rotary(arguments.cross_positional_embeddings)
+        ),
+        enabled=arguments.enabled,
+    )
+
+
+def _rotary(tables: tuple[Tensor, Tensor]) -> Rotary:
+    cos, sin = tables
+    # The split layout has an axis of heads, (B, H, T, D/2H); the interleaved one, (B, T, D), has none.
+    return SplitRotary(cos, sin, -sin) if cos.ndim == 4 else InterleavedRotary(cos, sin)
