@@ -16,7 +16,7 @@ def project_root() -> Path:
     here = Path.cwd()
     candidates = [Path(given)] if given else [here, *here.parents, Path(parity.__file__).parent.parent]
     for folder in candidates:
-        if (folder / "golden").is_dir() and (folder / "thresholds").is_dir():
+        if (folder / "golden").is_dir():
             return folder
     raise RunError("No golden/ and thresholds/ found here or above; work in a checkout, or set PARITY_ROOT to one.")
 
