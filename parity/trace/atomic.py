@@ -63,8 +63,13 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
         if folder.exists():
             older = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
             folder.rename(older / "old")
-            temporary.rename(folder)
-            shutil.rmtree(older)
+            try:
+                temporary.rename(folder)
+            except BaseException:
+                (older / "old").rename(folder)
+                raise
+            finally:
+                shutil.rmtree(older)
         else:
             temporary.rename(folder)
     except BaseException:

@@ -241,8 +241,9 @@ def check_safetensors_header(path: Path) -> None:
 
 def _check_values(path: Path, record: RunRecord) -> None:
     """Refuse values that a program may trip over. Raises: RunError."""
-    if not re.fullmatch(CASE_ID, str(record.case.get("id"))):
-        raise RunError(f"{path} has the case id {record.case.get('id')!r}, which is none; the run is damaged.")
+    case_id = record.case.get("id")
+    if not (isinstance(case_id, str) and re.fullmatch(CASE_ID, case_id)):
+        raise RunError(f"{path} has the case id {case_id!r}, which is none; the run is damaged.")
     if not (math.isfinite(record.frame_rate) and record.frame_rate > 0 and record.sample_rate_hz > 0):
         raise RunError(
             f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
