@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Verdict
     from parity.trace.bundle import Run
+    from runners.case import Case
     from runners.weights import Weights
 
 WORDS = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
@@ -44,6 +45,8 @@ def suite(
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
+    taps: Annotated[str | None, typer.Option(help="Record taps whose names match this pattern, '*' for all.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
     golden: Annotated[bool, typer.Option("--golden", help="Judge against the recorded goldens too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
@@ -52,6 +55,7 @@ def suite(
 
     from parity.judge.verdict import gate_exit_code
     from parity.trace.bundle import read_run
+    from parity.trace.golden import find_case
     from parity.trace.record import device_named
     from runners.forge.weights import weights_named
 
@@ -62,7 +66,7 @@ def suite(
     lines: list[Line] = []
     for name in case:
         for runner in ("official", "native"):
-            _run(name, runner, files, folder / name / runner, where, quiet)
+            _run(find_case(name), runner, files, folder / name / runner, where, taps, resume, quiet)
         official, native = (read_run(folder / name / runner) for runner in ("official", "native"))
         if golden:
             lines += _against_golden(official, native)
@@ -72,16 +76,46 @@ def suite(
     return code
 
 
-def _run(case: str, runner: str, weights: "Weights", out_folder: Path, device: "torch.device", quiet: bool) -> None:
-    from parity.trace.golden import find_case
-    from parity.trace.record import record_run
+def _run(
+    case: "Case",
+    runner: str,
+    weights: "Weights",
+    out_folder: Path,
+    device: "torch.device",
+    taps: str | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    from parity.trace.record import record_run, recording
     from runners.catalogue import open_runner
     from runners.protocol import RunOptions
 
-    found = find_case(case)
+    if resume and _already_there(case, weights, device, taps, out_folder):
+        out.print(f"{out_folder}: kept, it is whole and of this request", markup=False)
+        return
     options = RunOptions(device=device)
-    with progress_of(f"{runner} {found.id}", quiet) as progress:
-        record_run(open_runner(runner, weights, options), found, weights, options, out_folder, progress)
+    with progress_of(f"{runner} {case.id}", quiet) as progress:
+        recorded = None if taps is None else recording(taps, "sketch")
+        record_run(open_runner(runner, weights, options), case, weights, options, out_folder, progress, recorded)
+
+
+def _already_there(case: "Case", weights: "Weights", device: "torch.device", taps: str | None, folder: Path) -> bool:
+    """Whether a finished run of this request, from this code and environment, is there already."""
+    from parity.trace.bundle import TRACE_FILE, read_run
+    from parity.trace.environment import fingerprint
+    from runners.case import case_document
+    from runners.errors import RunError
+
+    try:
+        run = read_run(folder)
+    except RunError:
+        return False
+    return (
+        run.record.case == case_document(case)
+        and run.record.weights_hash == weights.hash
+        and run.record.environment == fingerprint(device)
+        and run.has(TRACE_FILE) == (taps is not None)
+    )
 
 
 def _against_golden(official: "Run", native: "Run") -> list[Line]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from parity.trace.atomic import folder_atomic
-from parity.trace.bundle import RUN_FILE, dtype_name, write_run
+from parity.trace.bundle import RUN_FILE, TRACE_FILE, dtype_name, write_run
 from parity.trace.environment import fingerprint
 from parity.trace.recorder import Keep, Recorder
 from runners.case import Case
@@ -49,18 +49,22 @@ def record_run(
 ) -> Outcome:
     """Run a case and leave the run folder `out`.
 
-    Raises: ParityError of the kind that fits; nothing is left at `out` then. RunError if the outputs are not finite:
-    that run is kept, since it is what one diagnoses, but it is not a good one.
+    Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
+    RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, RUN_FILE) as folder:
-        with runner, recorded(folder) if recorded else nullcontext():
-            start_s = time.perf_counter()
-            outcome = runner.run(case, progress)
-            if options.device.type == "cuda":
-                torch.cuda.synchronize(options.device)
-            end_to_end_s = time.perf_counter() - start_s
-            environment = fingerprint(options.device)
+        try:
+            with runner, recorded(folder) if recorded else nullcontext():
+                start_s = time.perf_counter()
+                outcome = runner.run(case, progress)
+                if options.device.type == "cuda":
+                    torch.cuda.synchronize(options.device)
+                end_to_end_s = time.perf_counter() - start_s
+                environment = fingerprint(options.device)
+        except BaseException:
+            _keep_trace(folder, out)
+            raise
         write_run(
             folder,
             case,
@@ -84,6 +88,14 @@ def record_run(
             "passes it. Look at its first non-finite tap, or at the weights."
         )
     return outcome
+
+
+def _keep_trace(folder: Path, out: Path) -> None:
+    """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete."""
+    if (folder / TRACE_FILE).is_file():
+        crashed = out.with_name(f"{out.name}.crashed")
+        crashed.mkdir(exist_ok=True)
+        (folder / TRACE_FILE).replace(crashed / TRACE_FILE)
 
 
 def device_named(name: str) -> torch.device:
