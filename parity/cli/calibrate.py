@@ -1,9 +1,99 @@
-"""`parity calibrate`: placeholder until the populations exist."""
+"""`parity calibrate`: measure floors, defects and speed now, and write limits and baselines that follow from them."""
 
-from parity.cli.verb import verb
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from parity.cli.verb import err, out, verb
+
+if TYPE_CHECKING:
+    from runners.case import Case
+    from runners.weights import WeightsFolder
+
+PRESET = "tiny"  # cases of this preset are calibrated unless some are named
 
 
 @verb
-def calibrate() -> int:
-    """Not there yet."""
-    return 2
+def calibrate(
+    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    case: Annotated[list[str] | None, typer.Option(help="Id under golden/ or TOML file; default: tiny_*.")] = None,
+    reason: Annotated[str, typer.Option(help="Why limits or baselines are loosened; needed where they are.")] = "",
+    threads: Annotated[int, typer.Option(help="CPU threads; limits hold for this number.")] = 2,
+    perf_only: Annotated[bool, typer.Option("--perf-only", help="Only speed baselines.")] = False,
+    limits_only: Annotated[bool, typer.Option("--limits-only", help="Only limits.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
+    import torch
+
+    from parity.trace.golden import find_case
+    from runners.errors import CaseError
+    from runners.weights import WeightsFolder
+
+    if perf_only and limits_only:
+        raise CaseError("--perf-only and --limits-only exclude each other; leave both out to do both.")
+    torch.set_num_threads(max(1, threads))
+    files = WeightsFolder(weights)
+    cases = [find_case(name) for name in case or _default_cases()]
+    command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases) + f" --threads {threads}"
+    document: dict[str, Any] = {}
+    # Speed first: memory is the process's peak, which the populations would raise.
+    if not limits_only:
+        document["baselines"] = _baselines(files, cases, command, reason, json)
+    if not perf_only:
+        document["limits"] = _limits(files, cases, command, reason, json)
+    if json:
+        typer.echo(json_module.dumps(document, indent=2))
+    return 0
+
+
+def _default_cases() -> list[str]:
+    from parity.trace.places import project_root
+
+    return sorted(path.parent.name for path in (project_root() / "golden").glob(f"{PRESET}_*/case.toml"))
+
+
+def _say(text: str) -> None:
+    err.print(text, markup=False)
+
+
+def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> list[Any]:
+    from parity.judge.perf import PerfRegistry, load_perf_registry, save_perf_registry
+    from parity.report.tables import draw_perf_changes
+    from parity.trace.places import baselines_path
+    from parity.trial.baselines import measure_baselines, update_all
+
+    path = baselines_path()
+    old = load_perf_registry(path) if path.exists() else PerfRegistry()
+    measured = [one for case in cases for one in measure_baselines(files, case, command, reason, _say)]
+    new, changes = update_all(old, measured, reason)
+    if not json:
+        draw_perf_changes(out, changes)
+    save_perf_registry(path, new)
+    return [msgspec.to_builtins(change) for change in changes]
+
+
+def _limits(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> dict[str, Any]:
+    from parity.judge.registry import Registry, load_registry, save_registry
+    from parity.report.tables import draw_changes
+    from parity.trace.atomic import plain
+    from parity.trace.places import limits_path
+    from parity.trial.calibrate import measure, propose_limits
+
+    path = limits_path()
+    old = load_registry(path) if path.exists() else Registry()
+    populations = {case.id: measure(files, case, _say) for case in cases}
+    proposal = propose_limits(old, files, populations, command)
+    if not json:
+        draw_changes(out, proposal.changes)
+    accepted = proposal.accept(reason)
+    save_registry(path, accepted)
+    statuses = [limit.status for case in cases for limit in accepted.cases[case.id].values()]
+    counts = {status: statuses.count(status) for status in ("calibrated", "CALIBRATION_NEEDED", "exact")}
+    if not json:
+        out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
+    changes: list[Any] = plain([msgspec.to_builtins(change) for change in proposal.changes])
+    return {"counts": counts, "changes": changes}

@@ -1,0 +1,131 @@
+"""Harmless variations of a run: what moves the bits and is no bug. How far they move a metric is its floor.
+
+They hold for both runners, since they change torch, threads or inputs and nothing of the model: the official runs give
+the floors that limits are derived from, native runs with other draws show whether those limits raise false alarms.
+
+The oracle is float32 throughout but for the positions of video: release 1.0.0 rounds those to bfloat16, which moves
+the rotary angles by far more than any rounding of activations does. That is what the reference computes, not noise, so
+the oracle keeps it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import Gemma3TextModel
+
+from runners.ltx23 import latents
+from runners.ltx23.latents import VideoShape
+from runners.ltx23.stages import latent_preparation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """One harmless variation."""
+
+    id: str
+    description: str
+    apply: Callable[[], AbstractContextManager[Any]]
+    dtype: torch.dtype = torch.bfloat16
+    native_only: bool = False  # runs the native model also where the official one is varied; their bits are the same
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on `count` threads: sums are split, and so rounded, in other places."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_ulp_off(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Every element moved to the next representable value, up or down at random."""
+    up = torch.rand(x.shape, generator=draw) < 0.5
+    towards = torch.where(up, torch.inf, -torch.inf).to(x)
+    return torch.nextafter(x, towards)
+
+
+@contextmanager
+def noise_one_ulp_off(seed: int) -> Iterator[None]:
+    """Move the initial noise, and any other that a seeded generator gives, by one ULP."""
+    original = torch.randn
+    draw = torch.Generator().manual_seed(seed)
+
+    def randn(*size: Any, **options: Any) -> Tensor:
+        drawn: Tensor = original(*size, **options)
+        return drawn if options.get("generator") is None else one_ulp_off(drawn, draw)
+
+    with patch.object(torch, "randn", randn):
+        yield
+
+
+@contextmanager
+def text_one_ulp_off(seed: int) -> Iterator[None]:
+    """Move every hidden state of the language model by one ULP."""
+    original = Gemma3TextModel.forward
+    draw = torch.Generator().manual_seed(seed)
+
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        output = original(self, *args, **options)
+        output.hidden_states = tuple(one_ulp_off(state, draw) for state in output.hidden_states)
+        return output
+
+    with patch.object(Gemma3TextModel, "forward", forward):
+        yield
+
+
+def positions_in_bf16() -> AbstractContextManager[Any]:
+    """Give a float32 run the positions of the bfloat16 one."""
+    original = latents.video_positions
+
+    def positions(shape: VideoShape, frame_rate: float, _: torch.dtype, device: torch.device) -> Tensor:
+        return original(shape, frame_rate, torch.bfloat16, device)
+
+    return patch.object(latent_preparation, "video_positions", positions)
+
+
+def variations(draws: range) -> tuple[Variation, ...]:
+    """The population. `draws` seeds the ULP moves; populations that must be independent take ranges apart."""
+    fixed = (
+        Variation(id="repeated", description="the same run once more", apply=nullcontext),
+        Variation(id="one_thread", description="on one thread", apply=partial(threads, 1)),
+        Variation(id="two_threads", description="on two threads", apply=partial(threads, 2)),
+        Variation(
+            id="math_attention",
+            description="attention as two matrix products instead of a fused kernel",
+            apply=partial(sdpa_kernel, SDPBackend.MATH),
+        ),
+        Variation(
+            id="oracle",
+            description="float32, with positions as bfloat16 holds them",
+            apply=positions_in_bf16,
+            dtype=torch.float32,
+            native_only=True,
+        ),
+    )
+    moved = [
+        variation
+        for seed in draws
+        for variation in (
+            Variation(
+                id=f"noise_ulp_{seed}",
+                description="initial noise moved by one ULP",
+                apply=partial(noise_one_ulp_off, seed),
+            ),
+            Variation(
+                id=f"text_ulp_{seed}",
+                description="hidden states of the text moved by one ULP",
+                apply=partial(text_one_ulp_off, seed),
+            ),
+        )
+    ]
+    return (*fixed, *moved)

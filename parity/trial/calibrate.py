@@ -1,0 +1,177 @@
+"""Calibration: from harmless variations of the official run and defects of the native one to limits of a case.
+
+Both populations are measured now, on this machine, against the same plain official run. An output metric answers for
+the defects that are bound to show in what it measures (`parity.trial.defect.Facet`), decided before measuring: no limit
+is fitted to catch what it happens to catch. Weak defects are the business of single modules, not of outputs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import torch
+
+from parity.diff.metric import METRICS, Metric
+from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
+from parity.judge.registry import Proposal, Registry, propose
+from parity.trace.bundle import Outputs
+from parity.trace.environment import fingerprint
+from parity.trial.benign import Variation, variations
+from parity.trial.catalogue import CATALOGUE
+from parity.trial.defect import Defect, Facet, present
+from parity.trial.execute import execute
+from runners.case import Case
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
+
+CALIBRATION_DRAWS: Final = range(4)  # seeds of the ULP moves; `parity mutate` takes others
+EXPIRES_WITH: Final = ("device", "device_name", "driver", "torch", "sdpa_backends", "threads")
+ROUNDING: Final = "counts elements that rounding alone changes almost all of; bit equality is judged by the exact tier"
+UNJUDGED: Final[dict[str, str]] = {
+    **{
+        name: "whether bits are equal is judged by the exact tier; limits are for candidates with other bits"
+        for name in METRICS
+        if ".bit_equal." in name
+    },
+    **{
+        f"{latent}.{name}": ROUNDING
+        for latent in ("video_latent", "audio_latent")
+        for name in ("value_mismatches", "bit_mismatches")
+    },
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Populations:
+    """The two populations of one case, metric by metric."""
+
+    case: str
+    floor: dict[str, dict[str, float]]  # variation -> metric -> value
+    defects: dict[str, dict[str, float]]  # defect -> metric -> value, where it could be computed
+    findings: dict[str, tuple[str, ...]]  # defect -> what the comparison refused outright
+
+
+def facet_of(metric: str) -> Facet:
+    """What a metric looks at."""
+    if metric.startswith("av."):
+        return "av_offset"
+    if metric.startswith("audio.lag"):
+        return "audio_lag"
+    facets: dict[str, Facet] = {
+        "frames": "frames",
+        "audio": "audio",
+        "video_latent": "video_latent",
+        "audio_latent": "audio_latent",
+    }
+    return facets[metric.partition(".")[0]]
+
+
+def defects_of(case: Case) -> tuple[Defect, ...]:
+    """The defects that output metrics answer for and that matter to a case as it stands."""
+    return tuple(defect for defect in CATALOGUE if defect.shows_in and defect.variant.fits(case))
+
+
+def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
+    """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
+    return compare_outputs(
+        reference,
+        replace(
+            candidate,
+            video_latent=candidate.video_latent.to(reference.video_latent.dtype),
+            audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
+        ),
+    )
+
+
+def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
+    """Run both populations of a case.
+
+    Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
+    """
+    reference = execute("official", weights, case)
+    plain = compare_outputs(reference, execute("native", weights, case))
+    if not all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name):
+        raise RegistryError(
+            f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be measured "
+            "together with what is wrong already. Mend it first; `parity diff` shows where."
+        )
+    floor = {}
+    for variation in variations(CALIBRATION_DRAWS):
+        say(f"{case.id}: harmless, {variation.description}")
+        floor[variation.id] = _harmless(weights, case, reference, variation)
+    defects, findings = {}, {}
+    for defect in defects_of(case):
+        say(f"{case.id}: defect {defect.id}")
+        with present(defect):
+            candidate = execute("native", weights, case)
+        found = compare_outputs(reference, candidate)
+        defects[defect.id] = {name: value for name, value in found.metrics.items() if value == value}  # without nan
+        findings[defect.id] = tuple(sorted({finding.code for finding in found.findings}))
+    return Populations(case=case.id, floor=floor, defects=defects, findings=findings)
+
+
+def _harmless(weights: WeightsFolder, case: Case, reference: Outputs, variation: Variation) -> dict[str, float]:
+    with variation.apply():
+        candidate = execute("native" if variation.native_only else "official", weights, case, variation.dtype)
+    found = compare_in_dtype(reference, candidate)
+    if found.findings:
+        what = "; ".join(f"{finding.code} at {finding.where}" for finding in found.findings)
+        raise RegistryError(f"The harmless variation {variation.id!r} of {case.id!r} cannot be compared: {what}.")
+    return dict(found.metrics)
+
+
+def limits_of(populations: Populations, calibration: str) -> dict[str, Limit]:
+    """A limit for every metric of a case that is judged."""
+    limits: dict[str, Limit] = {}
+    for name, metric in METRICS.items():
+        measured = all(name in values for values in populations.floor.values())
+        if name in UNJUDGED or not measured:
+            continue
+        limits[name] = (
+            exact_limit(metric) if metric.direction == "exact" else _derived(metric, populations, calibration)
+        )
+    return limits
+
+
+def _derived(metric: Metric, populations: Populations, calibration: str) -> Limit:
+    facet = facet_of(metric.name)
+    shown = {defect.id for defect in CATALOGUE if facet in defect.shows_in}
+    defects = {name: (values[metric.name],) for name, values in populations.defects.items() if metric.name in values}
+    return derive_limit(
+        metric,
+        floor={name: (values[metric.name],) for name, values in populations.floor.items()},
+        defects=defects,
+        targets=[name for name in defects if name in shown],
+        calibration=calibration,
+    )
+
+
+def calibration_of(weights: WeightsFolder, cases: Mapping[str, Populations], command: str) -> Calibration:
+    """Where limits measured now come from."""
+    environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    environment["weights_sha256"] = weights.hash
+    return Calibration(
+        date=datetime.now(UTC).date().isoformat(),
+        command=command,
+        runs=tuple(
+            f"{case}: {len(found.floor)} harmless variations and {len(found.defects)} defects, in memory"
+            for case, found in cases.items()
+        ),
+        environment=environment,
+        expires_with=tuple(key for key in EXPIRES_WITH if key in environment),
+    )
+
+
+def propose_limits(
+    old: Registry, weights: WeightsFolder, populations: Mapping[str, Populations], command: str
+) -> Proposal:
+    """The registry with new limits of these cases, beside the old one."""
+    calibration = calibration_of(weights, populations, command)
+    name = f"{calibration.date} {' '.join(populations)}"
+    tables = {case: limits_of(found, name) for case, found in populations.items()}
+    kept = msgspec.structs.replace(old, unjudged={**old.unjudged, **UNJUDGED})
+    return propose(kept, tables, {name: calibration})

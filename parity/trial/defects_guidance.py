@@ -1,0 +1,197 @@
+"""Defects of the passes, their combination and the Euler step.
+
+Axes: B sample, T token, C channel.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from torch import Tensor
+
+from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, Facet, wrapped
+from parity.trial.variant import PICTURE, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from runners.ltx23.guidance import GuidanceParameters
+from runners.ltx23.stages import denoising
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.denoising import DenoisingStage
+from runners.ltx23.transformer import Skips
+
+Original = Callable[..., Any]
+GUIDED: Final = ("denoise/000/guided/*",)
+
+
+def _in_pass(name: str, **changes: Any) -> dict[str, Any]:
+    """Change the skips of one pass."""
+
+    def around(original: Original, stage: Any, which: str, step: Any, context: Any, skips: Skips) -> Any:
+        return original(stage, which, step, context, replace(skips, **changes))
+
+    return {"around": around, "when": lambda stage, which, *_: which == name}
+
+
+def _guider(change: Callable[[GuidanceParameters], GuidanceParameters]) -> Callable[..., Any]:
+    return lambda original, parameters, *passes, in_fp32: original(change(parameters), *passes, in_fp32=in_fp32)
+
+
+def _rescaled_per_token(
+    original: Original, parameters: GuidanceParameters, cond: Tensor, *rest: Any, in_fp32: bool
+) -> Tensor:
+    guided: Tensor = original(replace(parameters, rescale_scale=0.0), cond, *rest, in_fp32=in_fp32)
+    factor = cond.std(dim=-1, keepdim=True) / guided.std(dim=-1, keepdim=True)
+    return guided * (parameters.rescale_scale * factor + (1 - parameters.rescale_scale))
+
+
+def _guiders_exchanged(original: Original, stage: Any, batch: Batch, *rest: Any) -> Any:
+    sampling = batch.sampling
+    exchanged = replace(sampling, video_guidance=sampling.audio_guidance, audio_guidance=sampling.video_guidance)
+    return original(stage, replace(batch, sampling=exchanged), *rest)
+
+
+def _negative_is_positive(original: Original, stage: Any, batch: Batch, *rest: Any) -> Any:
+    same = replace(batch, negative_video_context=batch.video_context, negative_audio_context=batch.audio_context)
+    return original(stage, same, *rest)
+
+
+def _combined(name: str, description: str, around: Callable[..., Any], shows_in: frozenset[Facet] = BOTH) -> Defect:
+    return Defect(
+        id=name,
+        component="guidance",
+        description=description,
+        first_taps=GUIDED,
+        apply=wrapped(denoising, "combine", around),
+        shows_in=shows_in,
+    )
+
+
+GUIDANCE_DEFECTS: Final = (
+    Defect(
+        id="perturbed_block_off_by_one",
+        component="transformer",
+        description="the perturbed pass perturbs the block before the one it should",
+        first_taps=("denoise/000/perturbed/block/*/self_attn",),
+        apply=wrapped(
+            Skips,
+            "at",
+            lambda original, skips, block: original(skips, block + 1),
+            when=lambda skips, block: bool(skips.video_self_attention),
+        ),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="perturbed_pass_whole",
+        component="stages.denoising",
+        description="the perturbed pass perturbs nothing",
+        first_taps=("denoise/000/perturbed/block/*/self_attn",),
+        apply=wrapped(
+            DenoisingStage,
+            "_pass",
+            **_in_pass("perturbed", video_self_attention=frozenset(), audio_self_attention=frozenset()),
+        ),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="isolated_keeps_a2v",
+        component="stages.denoising",
+        description="the isolated pass lets video look at audio",
+        first_taps=("denoise/000/isolated/block/00/video/*",),
+        apply=wrapped(DenoisingStage, "_pass", **_in_pass("isolated", a2v=False)),
+        shows_in=VIDEO,
+    ),
+    Defect(
+        id="v2a_left_on_in_uncond",
+        component="stages.denoising",
+        description="with V2A off, the unconditional pass still has it",
+        first_taps=("denoise/000/uncond/block/00/audio/*",),
+        apply=wrapped(DenoisingStage, "_pass", **_in_pass("uncond", v2a=False)),
+        shows_in=frozenset({"audio_latent", "audio"}),
+        variant=V2A_OFF,
+    ),
+    Defect(
+        id="v2a_left_on_in_perturbed",
+        component="stages.denoising",
+        description="with V2A off, the perturbed pass still has it",
+        first_taps=("denoise/000/perturbed/block/00/audio/*",),
+        apply=wrapped(DenoisingStage, "_pass", **_in_pass("perturbed", v2a=False)),
+        shows_in=SUBTLE,
+        variant=V2A_OFF,
+    ),
+    Defect(
+        id="v2a_off",
+        component="stages.denoising",
+        description="V2A is off in the conditional pass although it should be on",
+        first_taps=("denoise/000/cond/block/00/audio/*",),
+        apply=wrapped(DenoisingStage, "_pass", **_in_pass("cond", v2a=True)),
+        shows_in=frozenset({"audio_latent", "audio"}),
+        variant=V2A_ON,
+    ),
+    Defect(
+        id="v2a_off_in_perturbed",
+        component="stages.denoising",
+        description="V2A is off in the perturbed pass although it should be on",
+        first_taps=("denoise/000/perturbed/block/00/audio/*",),
+        apply=wrapped(DenoisingStage, "_pass", **_in_pass("perturbed", v2a=True)),
+        shows_in=SUBTLE,
+        variant=V2A_ON,
+    ),
+    Defect(
+        id="uncond_sees_prompt",
+        component="stages.denoising",
+        description="the unconditional pass attends to the prompt instead of the negative prompt",
+        first_taps=("denoise/000/uncond/block/00/*",),
+        apply=wrapped(DenoisingStage, "_guided", _negative_is_positive),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="guiders_exchanged",
+        component="stages.denoising",
+        description="video has the guidance of audio and audio that of video",
+        first_taps=GUIDED,
+        apply=wrapped(DenoisingStage, "_guided", _guiders_exchanged),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="skip_step_ignored",
+        component="guidance",
+        description="a modality is evaluated in the steps that it should skip",
+        first_taps=("denoise/001/*",),
+        apply=wrapped(GuidanceParameters, "skips", lambda *_: False, when=lambda guider, step: guider.skip_step > 0),
+        shows_in=VIDEO,
+        variant=VIDEO_SKIPS,
+    ),
+    _combined(
+        "cfg_scale_one_too_large",
+        "the scale of classifier-free guidance is not reduced by one",
+        _guider(lambda guider: replace(guider, cfg_scale=guider.cfg_scale + 1)),
+    ),
+    _combined(
+        "modality_scale_one_too_large",
+        "the scale of modality guidance is not reduced by one",
+        _guider(lambda guider: replace(guider, modality_scale=guider.modality_scale + 1)),
+    ),
+    _combined(
+        "perturbed_guidance_reversed",
+        "the guidance of the perturbed pass has the wrong sign",
+        _guider(lambda guider: replace(guider, stg_scale=-guider.stg_scale)),
+    ),
+    _combined(
+        "rescale_dropped",
+        "the guided prediction is not rescaled",
+        _guider(lambda guider: replace(guider, rescale_scale=0.0)),
+    ),
+    _combined(
+        "rescale_per_token",
+        "the rescale takes each token's deviation instead of the whole prediction's",
+        _rescaled_per_token,
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="picture_not_held",
+        component="euler",
+        description="tokens of the picture are not pulled back to it after a step",
+        first_taps=("denoise/000/latent/video",),
+        apply=wrapped(denoising, "pull_to_clean", lambda original, x0, mask, clean: x0),
+        shows_in=VIDEO,
+        variant=PICTURE,
+    ),
+)

@@ -1,0 +1,224 @@
+"""Defects of pictures, positions, noise and schedule: everything between the text and the first step.
+
+Axes: B sample, C channel, F latent frame, H and W cell, T token, M mel bin.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from parity.trial.defect import AUDIO, BOTH, SUBTLE, VIDEO, Defect, edited, together, wrapped
+from parity.trial.variant import KEYFRAME_PICTURE, PICTURE, SOFT_PICTURE
+from runners.ltx23 import conditioning, image
+from runners.ltx23.latents import VIDEO_SCALE, VideoShape, cell_bounds_px, with_noise
+from runners.ltx23.scheduler import sigma_schedule
+from runners.ltx23.stages import denoising, latent_preparation
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.video_encoder import VideoEncoder
+from runners.tap import tap
+
+Original = Callable[..., Any]
+FIRST_BLOCK: Final = "denoise/000/cond/block/00/*"
+
+
+def _stretched(_: Original, picture: Tensor, height: int, width: int) -> Tensor:
+    resized = F.interpolate(rearrange(picture, "h w c -> 1 c h w"), (height, width), mode="bilinear")
+    return rearrange(resized, "f c h w -> 1 c f h w")
+
+
+def _audio_noise_first(_: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    sampling = batch.sampling
+    batch.sigmas = sigma_schedule(sampling.num_inference_steps)
+    batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
+    batch.audio_state = with_noise(stage._empty_audio(batch), batch.generator, False)
+    batch.video_state = with_noise(stage._conditioned_video(batch), batch.generator, False)
+    tap("init/video", batch.video_state.latent)
+    tap("init/audio", batch.audio_state.latent)
+    return batch
+
+
+def _next_seed(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    batch.sampling = replace(batch.sampling, seed=batch.sampling.seed + 1)
+    prepared: Batch = original(stage, batch)
+    return prepared
+
+
+def _sigmas_of_real_tokens(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    original(stage, batch)
+    assert batch.video_state is not None
+    batch.sigmas = sigma_schedule(batch.sampling.num_inference_steps, batch.video_state.latent.shape[1])
+    return batch
+
+
+def _no_causal_shift(
+    _: Original, shape: VideoShape, frame_rate: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    positions = cell_bounds_px(shape, device).float()
+    positions[:, 0] /= frame_rate
+    return positions.to(dtype)
+
+
+def _shift_statistics(encoder: VideoEncoder) -> None:
+    encoder.per_channel_statistics.get_buffer("mean-of-means")[7] += 1.0
+
+
+LATENT_DEFECTS: Final = (
+    Defect(
+        id="picture_not_compressed",
+        component="image",
+        description="the H.264 round trip (CRF) of the picture is skipped",
+        first_taps=("image/0/latent",),
+        apply=wrapped(image, "compression_round_trip", lambda original, pixels, crf: pixels),
+        shows_in=SUBTLE,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="picture_stretched",
+        component="image",
+        description="the picture is stretched to the clip instead of scaled and cropped",
+        first_taps=("image/0/latent",),
+        apply=wrapped(image, "fill_and_crop", _stretched),
+        shows_in=VIDEO,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="picture_bgr",
+        component="image",
+        description="red and blue of the picture are exchanged",
+        first_taps=("image/0/latent",),
+        apply=wrapped(image, "read_picture", lambda original, *args: np.ascontiguousarray(original(*args)[..., ::-1])),
+        shows_in=VIDEO,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="picture_statistics_of_one_channel",
+        component="video_encoder",
+        description="the mean of one latent channel is off by one in the encoder's normalization",
+        first_taps=("image/0/latent",),
+        apply=edited(VideoEncoder, _shift_statistics),
+        shows_in=SUBTLE,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="picture_dropped",
+        component="stages.latent_preparation",
+        description="the picture never gets into the latent",
+        first_taps=("init/video",),
+        apply=wrapped(latent_preparation, "condition_on_image", lambda original, state, *_: state),
+        shows_in=VIDEO,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="picture_strength_ignored",
+        component="conditioning",
+        description="a picture of strength 0.6 is held as if its strength were 1",
+        first_taps=("init/video",),
+        apply=wrapped(
+            latent_preparation,
+            "condition_on_image",
+            lambda original, state, latent, frame, strength, *rest: original(state, latent, frame, 1.0, *rest),
+            when=lambda state, latent, frame, strength, *_: strength != 1.0,
+        ),
+        shows_in=VIDEO,
+        variant=SOFT_PICTURE,
+    ),
+    Defect(
+        id="keyframe_index_in_latents",
+        component="conditioning",
+        description="a keyframe's time is its latent frame's number instead of its pixel frame's",
+        first_taps=(FIRST_BLOCK,),
+        apply=wrapped(
+            latent_preparation,
+            "condition_on_image",
+            lambda original, state, latent, frame, *rest: original(state, latent, frame // VIDEO_SCALE[0], *rest),
+            when=lambda state, latent, frame, *_: frame != 0,
+        ),
+        shows_in=SUBTLE,
+        variant=KEYFRAME_PICTURE,
+    ),
+    Defect(
+        id="noise_audio_first",
+        component="stages.latent_preparation",
+        description="the generator gives audio its noise before video",
+        first_taps=("init/*",),
+        apply=wrapped(LatentPreparationStage, "forward", _audio_noise_first),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="noise_of_next_seed",
+        component="stages.latent_preparation",
+        description="the seed is off by one",
+        first_taps=("init/*",),
+        apply=wrapped(LatentPreparationStage, "forward", _next_seed),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="sigmas_of_real_token_count",
+        component="stages.latent_preparation",
+        description="the schedule is shifted for the request's own number of tokens instead of 4096",
+        first_taps=(FIRST_BLOCK, "denoise/000/latent/*"),  # the first sigma moves by an ULP, the second by much
+        apply=wrapped(LatentPreparationStage, "forward", _sigmas_of_real_tokens),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="positions_at_25_fps",
+        component="latents",
+        description="time positions are computed for 25 frames a second whatever the request says",
+        first_taps=(FIRST_BLOCK,),
+        apply=wrapped(
+            latent_preparation, "video_positions", lambda original, shape, rate, *rest: original(shape, 25.0, *rest)
+        ),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="positions_without_causal_shift",
+        component="latents",
+        description="the first latent frame spans eight pixel frames in time, like all others",
+        first_taps=(FIRST_BLOCK,),
+        apply=wrapped(latent_preparation, "video_positions", _no_causal_shift),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="audio_frames_cut_off",
+        component="latents",
+        description="the number of audio frames is cut to a whole number instead of rounded",
+        first_taps=("init/audio",),
+        apply=wrapped(latent_preparation, "audio_frames", lambda original, frames, rate: int(frames / rate * 25.0)),
+        shows_in=AUDIO,
+    ),
+    Defect(
+        id="tokens_column_by_column",
+        component="latents",
+        description="tokens run through columns before rows, unlike their positions",
+        first_taps=("init/video",),
+        apply=together(
+            wrapped(
+                conditioning, "video_tokens", lambda original, latent: rearrange(latent, "b c f h w -> b (f w h) c")
+            ),
+            wrapped(
+                denoising,
+                "video_grid",
+                lambda original, tokens, shape: rearrange(
+                    tokens, "b (f w h) c -> b c f h w", f=shape.frames, h=shape.height
+                ),
+            ),
+        ),
+        shows_in=VIDEO,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="audio_latent_bin_major",
+        component="latents",
+        description="an audio token is unpacked bin by bin instead of channel by channel",
+        first_taps=("decode/mel",),
+        apply=wrapped(denoising, "audio_grid", lambda original, tokens: rearrange(tokens, "b t (m c) -> b c t m", c=8)),
+        shows_in=AUDIO,
+    ),
+)

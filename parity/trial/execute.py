@@ -1,0 +1,32 @@
+"""Running a case in memory, for populations of many short runs."""
+
+import torch
+
+from parity.trace.bundle import Outputs
+from runners.case import Case
+from runners.catalogue import open_runner
+from runners.clock import Progress, Quiet
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+
+
+def execute(
+    runner: str,
+    weights: WeightsFolder,
+    case: Case,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Outputs:
+    """What a run of `official` or `native` puts out. Raises: ParityError of the kind that fits what is wrong."""
+    options = RunOptions(device=device or torch.device("cpu"), dtype=dtype)
+    with open_runner(runner, weights, options) as engine:
+        outcome = engine.run(case, progress or Quiet())
+    return Outputs(
+        video_frames=outcome.video_frames,
+        audio_waveform=outcome.audio_waveform,
+        video_latent=outcome.video_latent,
+        audio_latent=outcome.audio_latent,
+        frame_rate=outcome.frame_rate,
+        sample_rate=outcome.sample_rate_hz,
+    )
