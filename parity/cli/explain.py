@@ -1,0 +1,41 @@
+"""`parity explain`: where a run first departs from its reference, in at most ten lines."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity.cli.verb import out, verb
+
+
+@verb
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run under test, recorded with --taps '*'.")],
+    against: Annotated[
+        str, typer.Option(help="A reference run with a trace, or 'golden' for the recorded one.")
+    ] = "golden",
+    floors: Annotated[Path | None, typer.Option(help="Measured floors, from `parity amplify --out FILE`.")] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Official run in fp32 with a trace: who is nearer to it?")] = None,
+    drift: Annotated[str | None, typer.Option(help="Also draw the drift of a part of the blocks, such as out.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For machines; every tap's error is in it.")] = False,
+) -> int:
+    """Say where a run first departs, in which code, by how much more than harmless noise; exits 0 whatever it finds."""
+    from parity.diff.diagnosis import diagnose
+    from parity.report.drift import draw_drift
+    from parity.report.words import printable
+    from parity.trace.atomic import plain
+    from parity.trace.bundle import read_run
+    from parity.trace.golden import golden_of
+
+    candidate = read_run(run)
+    reference = golden_of(candidate.case_id) if against == "golden" else read_run(Path(against))
+    found = diagnose(reference, candidate, floors=floors, oracle=None if oracle is None else read_run(oracle))
+    if json:
+        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+        return 0
+    for line in found.explanation.lines:
+        out.print(printable(line), markup=False)
+    if drift is not None:
+        draw_drift(out, found.drift, drift)
+    return 0

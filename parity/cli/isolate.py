@@ -1,0 +1,141 @@
+"""`parity isolate`: the error that each stage and block adds by itself, beside what it inherits."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from parity.cli.progress import progress_of
+from parity.cli.verb import out, verb
+from runners.errors import RunnerError
+
+if TYPE_CHECKING:
+    from parity.trial.isolate import Isolation
+    from runners.case import Case
+
+SHOWN = 20  # rows, unless --all
+
+
+@verb
+def isolate(
+    reference: Annotated[str, typer.Argument(help="A reference run, or a case: id under golden/ or TOML file.")],
+    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    runner: Annotated[str, typer.Option(help="Candidate; only native runs in lockstep.")] = "native",
+    stage: Annotated[list[str] | None, typer.Option(help="Measure these stages only; default all.")] = None,
+    block: Annotated[list[int] | None, typer.Option(help="Measure these blocks of denoising only.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Measure these denoising steps only, such as 0,15,29.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="The candidate's free run with a trace: what it inherits.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    harmless: Annotated[bool, typer.Option("--harmless/--no-harmless", help="Measure each block's floor, too.")] = True,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Hold both sides of each block to fp32.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every row.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    save: Annotated[Path | None, typer.Option("--out", help="Save all rows as JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Feed each stage and block the reference's own inputs and show what it adds; exits 0 whatever it finds."""
+    from parity.trace.atomic import plain, write_json_atomic
+    from parity.trace.record import device_named
+    from parity.trial.isolate import isolate as measure
+    from runners.clock import STAGES
+    from runners.protocol import DTYPES, RunOptions
+    from runners.weights import WeightsFolder
+
+    if runner != "native":
+        raise RunnerError(f"--runner is {runner!r}; only native runs in lockstep with the official code.")
+    if dtype not in DTYPES:
+        raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
+    case = _case(reference)
+    stages = tuple(stage or (("denoising",) if block else STAGES))
+    with progress_of(f"isolate {case.id}", quiet or json) as progress:
+        found = measure(
+            WeightsFolder(weights),
+            case,
+            RunOptions(device=device_named(device), dtype=DTYPES[dtype]),
+            stages=stages,
+            steps=None if steps is None else _numbers(steps),
+            blocks=block or None,
+            harmless=harmless,
+            oracle=oracle,
+            inherited=_inherited(reference, against),
+            progress=progress,
+        )
+    if save is not None:
+        write_json_atomic(save, found.document())
+    if json:
+        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+    else:
+        _draw(found, every)
+    return 0
+
+
+def _case(reference: str) -> "Case":
+    from parity.diff.diagnosis import case_of
+    from parity.trace.bundle import RUN_FILE, read_run, sha256_of
+    from parity.trace.golden import find_case
+    from parity.trace.places import project_root
+    from runners.errors import RunError
+
+    if not (Path(reference) / RUN_FILE).is_file():
+        return find_case(reference)
+    run = read_run(Path(reference))
+    case = case_of(run, project_root() / "golden" / Path(run.case_id).name)
+    for image in case.request.images:
+        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
+            raise RunError(
+                f"{case.image_path(image)} is not the picture that {reference} was run with; give the case's file."
+            )
+    return case
+
+
+def _inherited(reference: str, against: Path | None) -> dict[str, float]:
+    from parity.diff.diagnosis import diagnose
+    from parity.trace.bundle import RUN_FILE, read_run
+    from runners.errors import RunError
+
+    if against is None:
+        return {}
+    if not (Path(reference) / RUN_FILE).is_file():
+        raise RunError(f"--against needs a reference run with a trace beside it; {reference!r} is a case.")
+    return diagnose(read_run(Path(reference)), read_run(against)).traces.errors
+
+
+def _numbers(text: str) -> list[int]:
+    from runners.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--steps wants numbers such as 0,15,29; got {text!r}.") from None
+
+
+def _draw(found: "Isolation", every: bool) -> None:
+    from parity.report.words import number, printable
+
+    culprits = found.culprits
+    rows = found.rows if every else culprits[:SHOWN]
+    if rows:
+        columns = ["where", "adds", "harmless", "times", "inherits"]
+        oracle = any(row.oracle is not None for row in rows)
+        table = Table(*columns, *(["to oracle / official's"] if oracle else []), "", title="added error, relative L2")
+        for row in rows:
+            cells = [row.where, number(row.error), number(row.harmless), number(row.ratio)]
+            cells.append(number(found.inherited.get(row.where)))
+            if oracle:
+                cells.append("-" if row.oracle is None else number(row.oracle.ratio))
+            table.add_row(*(printable(cell) for cell in (*cells, row.note)))
+        out.print(table)
+    if found.bit_equal:
+        out.print(f"{len(found.rows)} places measured: every one has the reference's bits", markup=False)
+        return
+    differ = sum(row.error != 0 for row in found.rows)
+    more = f", the first {SHOWN} shown" if len(culprits) > SHOWN and not every else ""
+    out.print(
+        f"{len(found.rows)} places measured: {differ} differ, {len(culprits)} by more than harmless noise{more}",
+        markup=False,
+    )

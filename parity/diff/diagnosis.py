@@ -1,0 +1,120 @@
+"""Run folders to a diagnosis: read both traces, lay out their case, gather floors, explain."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.explain import Explanation, explain
+from parity.diff.floors import Floors
+from parity.diff.oracle import arbitrate
+from parity.diff.runs import require_comparable
+from parity.diff.tap_place import place_of
+from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
+from parity.trace.bundle import Run
+from parity.trace.environment import differences
+from parity.trace.trace_file import Trace, read_trace
+from runners.case import Case
+from runners.errors import CaseError, RunError
+
+FLOORS_SCHEMA_VERSION: Final = 1
+MAX_FLOORS_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """A run diagnosed: the explanation, and the numbers behind it."""
+
+    explanation: Explanation
+    traces: TraceDiff
+    drift: tuple[DriftGrid, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before numbers that JSON cannot hold are written as strings."""
+        return {
+            **self.explanation.document(),
+            "taps": {
+                tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
+                for tap, diff in self.traces.taps.items()
+            },
+        }
+
+
+def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, oracle: Run | None = None) -> Diagnosis:
+    """Diagnose a run by its trace.
+
+    Args:
+        reference: run taken as true, with a trace.
+        candidate: run under test, with a trace.
+        floors: a file of measured floors, as `parity amplify` writes it; without one they are by rule.
+        oracle: the official run in fp32, with a trace, to say who is nearer to it.
+    Raises: RunError if the runs are not of one request, a trace is missing or damaged, or floors are another case's.
+    """
+    require_comparable(reference, candidate)
+    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    flow = flow_of(reference, old)
+    environment = differences(reference.record.environment, candidate.record.environment)
+    diff = compare_traces(old, new, flow, environment=environment)
+    measured = None if floors is None else read_floors(floors, candidate)
+    exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
+    same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype
+    arbitrations = None
+    if oracle is not None:
+        require_comparable(reference, oracle)
+        if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
+            raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
+        arbitrations = arbitrate(read_trace(oracle.folder), old, new)
+    explanation = explain(
+        diff,
+        flow,
+        Floors(flow, candidate.record.dtype, measured),
+        bits_expected=exact_runners and same_kind and not environment,
+        arbitrations=arbitrations,
+    )
+    return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
+
+
+def flow_of(run: Run, trace: Trace) -> Dataflow:
+    """The dataflow of a run's case; the model has as many blocks as its trace knows of.
+
+    Raises: RunError if the trace names no block at all, or a tap that is none.
+    """
+    blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
+    if not blocks:
+        raise RunError(
+            f"The trace in {run.folder} has no taps of blocks, so the depth of the model cannot be told; "
+            "record it with --taps '*'."
+        )
+    return Dataflow(case_of(run), max(blocks) + 1)
+
+
+def case_of(run: Run, folder: Path | None = None) -> Case:
+    """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
+    try:
+        return msgspec.convert({**run.record.case, "folder": str(folder or "")}, Case, strict=True)
+    except (msgspec.ValidationError, CaseError) as error:
+        raise RunError(f"The case in {run.folder} is not one that this program reads: {error}.") from error
+
+
+def read_floors(path: Path, run: Run) -> dict[str, float]:
+    """Measured floors for a run. Raises: RunError if the file is none, or was measured on another case or dtype."""
+    if not path.is_file() or path.stat().st_size > MAX_FLOORS_BYTES:
+        raise RunError(f"{path} holds no floors; measure them with `parity amplify --out FILE`.")
+    try:
+        document = json.loads(path.read_bytes())
+        version, floors = document["schema_version"], document["floors"]
+        case, dtype = document["case"], document["dtype"]
+        measured = {str(tap): float(floor) for tap, floor in floors.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} does not have the form of measured floors: {error!r}.") from error
+    if version != FLOORS_SCHEMA_VERSION:
+        raise RunError(f"{path} has schema version {version!r}; this program reads {FLOORS_SCHEMA_VERSION}.")
+    if case != run.record.case or dtype != run.record.dtype:
+        raise RunError(
+            f"{path} was measured on case {case.get('id') if isinstance(case, dict) else None!r} in {dtype}; "
+            f"{run.folder} is a run of {run.case_id!r} in {run.record.dtype}. Measure floors for that."
+        )
+    return measured

@@ -1,0 +1,134 @@
+import math
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.explain import MOST_LINES, Explanation, explain
+from parity.diff.finding import Finding
+from parity.diff.floors import Floors
+from parity.diff.oracle import Arbitration
+from parity.diff.sketches import SketchDiff
+from parity.diff.traces import TraceDiff
+from runners.case import Case
+
+MakeCase = Callable[..., Case]
+HEAD = "denoise/000"
+PASSES = ("cond", "uncond", "perturbed", "isolated")
+
+
+@pytest.fixture
+def flow(micro_case: MakeCase) -> Dataflow:
+    return Dataflow(micro_case(), 2)
+
+
+def spread(flow: Dataflow, sources: Iterable[str], size: float, clean: float = 0.0) -> TraceDiff:
+    """A trace in which `sources` and all that depends on them differ by `size`."""
+    dirty = set(sources)
+    for tap in flow.taps:
+        if any(name in dirty for name in flow.inputs_of(tap)):
+            dirty.add(tap)
+    values = {tap: size if tap in dirty else clean for tap in flow.taps}
+    taps = {
+        tap: SketchDiff(bit_equal=value == 0, estimate=value, low=value, high=value) for tap, value in values.items()
+    }
+    return TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+
+
+def told(flow: Dataflow, diff: TraceDiff, bits_expected: bool = True) -> Explanation:
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=bits_expected)
+    assert 0 < len(found.lines) <= MOST_LINES
+    assert all("\n" not in line for line in found.lines)
+    return found
+
+
+def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    found = told(flow, spread(flow, sources, 0.25))
+    lines = "\n".join(found.lines)
+    # harmless: 2 u of the latent and 2 u of one block, u = 2^-9, make 5.5e-3; 0.25 is 45 of those
+    assert found.lines[0] == (
+        "first departs at step 0, conditional pass, block 0, video, audio-to-video attention: "
+        "relative L2 0.25, 45x harmless noise (0.0055); in 3 of 4 passes (cond, uncond, perturbed)"
+    )
+    assert "departs on its own, too: audio, video-to-audio attention" in lines
+    assert "what both cross-modal attentions share: rotary positions in time" in lines
+    assert "native: runners.ltx23.block.AudioVideoBlock.audio_to_video_attn, weights" in lines
+    assert "official: ltx_core.model.transformer.transformer.BasicAVTransformerBlock.audio_to_video_attn" in lines
+    assert "parity isolate --block 0 --steps 0" in lines
+    assert found.document()["roots"][0]["ratio"] == pytest.approx(0.25 / (2**-8 * math.sqrt(2)))
+    assert found.document()["roots"][0]["native_module"].endswith("audio_to_video_attn")
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        ([f"{HEAD}/perturbed/block/01/video/self_attn"], "which blocks are perturbed.*[1].*for video.*[0].*for audio"),
+        ([f"{HEAD}/{name}/block/00/video/self_attn" for name in PASSES], "in all 4 passes"),
+        ([f"{HEAD}/uncond/block/00/video/text_attn"], "the negative prompt's context"),
+        ([f"{HEAD}/isolated/block/00/video/out"], "what the isolated pass leaves out"),
+        (["denoise/001/cond/block/00/audio/ff"], "only from step 1 on"),
+        ([f"{HEAD}/guided/audio"], "the guided combination"),
+        ([f"{HEAD}/latent/video"], "the Euler step"),
+        (["init/video", "init/audio"], "the noise: seed"),
+        (["text/pos/hidden"], "tokens"),
+        (["connector/neg/video"], "text connector"),
+        (["decode/mel"], "audio VAE"),
+        (["decode/frames"], "tiling"),
+        ([f"{HEAD}/cond/x0/video"], "output head"),
+    ],
+)
+def test_each_kind_of_start_has_its_hint(flow: Dataflow, sources: list[str], wanted: str) -> None:
+    import re
+
+    assert re.search(wanted, "\n".join(told(flow, spread(flow, sources, 0.3)).lines))
+
+
+def test_equal_runs_are_said_to_be_equal(flow: Dataflow) -> None:
+    found = told(flow, spread(flow, [], 0.0))
+    assert found.lines == (f"all {len(flow.taps)} taps are equal in every bit",)
+    assert found.bit_equal and not found.divergence.departs
+
+
+def test_harmless_drift_is_no_departure_unless_bits_are_expected(flow: Dataflow) -> None:
+    diff = spread(flow, ["init/video", "init/audio"], 2e-3)  # less than 2 u = 3.9e-3
+    found = told(flow, diff, bits_expected=False)
+    assert not found.divergence.departs and found.lines[0].startswith("nothing departs beyond harmless noise")
+    strict = told(flow, diff)
+    assert strict.divergence.departs and "initial video latent" in strict.lines[0]
+
+
+def test_named_failures_come_before_any_number(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/guided/audio"], 0.3)
+    named = [
+        Finding(code="environment_mismatch", where="environment", message="torch: 1 against 2"),
+        Finding(code="nan_candidate", where="decode/mel", message="5 elements"),
+        *(Finding(code="missing_tensor", where=f"gone/{n}", message="the candidate lacks this tap") for n in range(7)),
+        Finding(code="swapped_pass", where="denoise/000/cond", message="holds another"),
+    ]
+    lines = told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), recorded=diff.recorded)).lines
+    assert lines[0] == "environment_mismatch at environment: torch: 1 against 2"
+    assert lines[1] == "nan_candidate at decode/mel: 5 elements"
+    assert lines[2] == "missing_tensor at gone/0: the candidate lacks this tap (and 6 more); also swapped_pass"
+    assert lines[3].startswith("first departs at step 0, audio, guided prediction")
+
+
+def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Dataflow) -> None:
+    diff = spread(flow, [], 0.0)
+    gone = {tap: one for tap, one in diff.taps.items() if tap != "init/video"}
+    found = told(flow, TraceDiff(taps=gone, findings=(), recorded=diff.recorded))
+    assert found.lines[0].startswith("missing_tensor at init/video") and found.divergence.departs
+    nothing = told(flow, TraceDiff(taps={}, findings=(), recorded=diff.recorded))
+    assert "so nothing is known" in nothing.lines[-1] and nothing.divergence.departs
+
+
+def test_an_oracle_is_heard(flow: Dataflow) -> None:
+    arbitrations = {
+        "decode/mel": Arbitration(candidate=0.01, official=0.04),
+        "init/video": Arbitration(candidate=0.0, official=0.0),
+        "decode/frames": Arbitration(candidate=math.nan, official=0.1),
+    }
+    diff = spread(flow, [f"{HEAD}/guided/audio"], 0.3)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, arbitrations=arbitrations)
+    assert any("candidate nearer at 1 taps, official at 0, alike at 1, 1 undecided" in line for line in found.lines)
+    assert len(found.lines) <= MOST_LINES
