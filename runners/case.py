@@ -4,6 +4,7 @@ The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[g
 README shows one. Unknown or missing keys and wrong types are errors, and an image path may not leave the case's folder.
 """
 
+import json
 import math
 import re
 import tomllib
@@ -210,7 +211,7 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def case_document(case: Case) -> dict[str, Any]:
-    """The case as plain JSON data, without the folder it was read from."""
-    document: dict[str, Any] = msgspec.to_builtins(case)
+    """The case as JSON data, equal to what reading it back from JSON gives, without the folder it was read from."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(case))
     document.pop("folder")
     return document

@@ -1,5 +1,6 @@
 """Case files: what is read, and one clear sentence for everything that is not a runnable request."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,9 @@ def test_a_picture_must_lie_in_the_folder_of_its_case(name: str, sentence: str, 
     case = parse_case(TEXT, folder, {"request.images": [{"path": name}]})
     with pytest.raises(CaseError, match=sentence):
         case.image_path(case.request.images[0])
+
+
+def test_a_case_document_is_what_json_gives_back(tmp_path: Path) -> None:
+    document = case_document(parse_case(TEXT, tmp_path))
+    assert document == json.loads(json.dumps(document))
+    assert isinstance(document["request"]["images"], list)
