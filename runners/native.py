@@ -11,8 +11,8 @@ from runners.errors import OutOfMemoryError
 from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
-from runners.ltx23.reference import RELEASES, reference_of
-from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, ImageInput, SamplingParameters
+from runners.ltx23.reference import RELEASES, Reference, reference_of
+from runners.ltx23.sampling import ImageInput, SamplingParameters, default_negative_prompt
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.weights import Weights
 
@@ -73,7 +73,7 @@ class NativeRunner:
         """Execute a case. Raises: ParityError of the kind that fits what is wrong."""
         require_understood(self.name, self.capabilities, case, self.options)
         config = self.pipeline_config(case)
-        sampling = sampling_parameters(case)
+        sampling = sampling_parameters(case, config.reference)
         weights = self.weights
         files = ModelFiles(
             config=weights.config,
@@ -111,10 +111,11 @@ class NativeRunner:
         )
 
 
-def sampling_parameters(case: Case) -> SamplingParameters:
+def sampling_parameters(case: Case, reference: Reference | None = None) -> SamplingParameters:
     """A case in the native model's terms. Raises: CaseError if a picture is not where the case says."""
     request = case.request
-    negative = DEFAULT_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt
+    default = default_negative_prompt(reference or reference_of(case.reference))
+    negative = default if request.negative_prompt is None else request.negative_prompt
     return SamplingParameters(
         prompt=request.prompt,
         negative_prompt=negative,

@@ -7,15 +7,21 @@
 """
 
 import importlib
+import importlib.util
 import sys
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
+from runners.official_ledger import MadeLoader
+from runners.weights import Weights, WeightsFolder
+
+MADE_PATH = "made on the device"
 SIZES = (
     "hidden_size",
     "num_hidden_layers",
@@ -28,7 +34,9 @@ SIZES = (
 
 
 def prepare_imports() -> None:
-    """Make `torchaudio` importable where its extension cannot be loaded; call before importing official code."""
+    """Make what the official code imports importable; call before importing any of it."""
+    if "OpenImageIO" not in sys.modules and importlib.util.find_spec("OpenImageIO") is None:
+        sys.modules["OpenImageIO"] = types.ModuleType("OpenImageIO")
     if torch.cuda.is_available() or "torchaudio" in sys.modules:
         return
     sys.modules.setdefault("torchaudio._extension", _empty_extension())
@@ -89,3 +97,47 @@ def gemma_constant(config: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         module.GEMMA3_CONFIG_FOR_LTX = official
+
+
+@contextmanager
+def without_cpu_autocast_to_fp32() -> Iterator[None]:
+    """While inside, an autocast to fp32 on a CPU does nothing, as it does anyhow, but silently."""
+    original = torch.autocast
+
+    def autocast(device_type: str, dtype: torch.dtype | None = None, **others: Any) -> Any:
+        if device_type == "cpu" and dtype == torch.float32:
+            return nullcontext()
+        return original(device_type, dtype, **others)
+
+    with patch.object(torch, "autocast", autocast):
+        yield
+
+
+def checkpoint_path(weights: Weights) -> str:
+    """Path of the single file as official code wants it; for made weights a name that `made_weights_loader` knows."""
+    return str(weights.checkpoint_path) if isinstance(weights, WeightsFolder) else MADE_PATH
+
+
+@contextmanager
+def made_weights_loader(weights: Weights) -> Iterator[None]:
+    """While inside, the loader of releases since 1.1.2 gets made weights from their source, not from a file."""
+    if isinstance(weights, WeightsFolder):
+        yield
+        return
+    module = importlib.import_module("ltx_core.loader.sft_loader")
+    # Since 1.2.0 the metadata hold the configuration under a name, and the version beside it.
+    nested = importlib.util.find_spec("ltx_pipelines.utils.model_paths") is not None
+    metadata = {"config": weights.config, "model_version": weights.model_version} if nested else weights.config
+    model = MadeLoader(weights.model, weights.config)
+    gemma = MadeLoader(weights.gemma, weights.gemma_config)
+
+    def load(_self: Any, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
+        first = path if isinstance(path, str) else path[0]
+        return (model if first == MADE_PATH else gemma).load(path, sd_ops, device)
+
+    def read_metadata(_self: Any, path: Any) -> dict[str, Any]:
+        return metadata if path == MADE_PATH else {}
+
+    loader = module.SafetensorsModelStateDictLoader
+    with patch.object(loader, "load", load), patch.object(loader, "metadata", read_metadata):
+        yield

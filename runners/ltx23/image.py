@@ -1,7 +1,7 @@
 """A picture on its way to the video VAE: decode, H.264 round trip, resize, centre crop, scale to [-1, 1].
 
 The round trip gives the picture the compression artefacts of the training videos' frames. Source:
-ltx_pipelines.utils.media_io.load_image_conditioning 1.0.0.
+ltx_pipelines.utils.media_io.load_image_conditioning 1.0.0, and decode_image 1.2.0 for pictures as displayed.
 
 Axes: H height, W width, C channel (RGB).
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,11 +23,16 @@ from runners.errors import MediaError
 
 MAX_PIXELS = 64 * 1024 * 1024  # a header may claim any size; nothing larger is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
+_DEGREES = {3: 180, 6: 270, 8: 90}  # of EXIF orientations, counter-clockwise; mirrored ones are left as they are
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
+def read_picture(path: Path, as_displayed: bool = False) -> NDArray[np.uint8]:
     """Decode a picture file to uint8 (H, W, 3); an alpha channel is dropped, not blended, as officially.
 
+    Args:
+        path: the file.
+        as_displayed: reference behaviour `pictures_as_displayed`; turn the picture as its EXIF orientation says, and
+            its colours from its ICC profile to sRGB. Then grey and palette pictures are taken, too.
     Raises: MediaError if the file is no picture, has no colour, or is larger than MAX_PIXELS.
     """
     try:
@@ -36,7 +41,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
                 raise MediaError(
                     f"{path.name} is {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read."
                 )
-            pixels = np.array(picture)
+            pixels = np.array(_displayed(picture) if as_displayed else picture)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path.name} cannot be decoded as a picture ({error}); give a PNG or JPEG file.") from error
     if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
@@ -44,6 +49,25 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             f"{path.name} decodes to {pixels.dtype} {pixels.shape}; 8-bit RGB is wanted. Convert it to an RGB PNG."
         )
     return np.ascontiguousarray(pixels[..., :3])
+
+
+def _displayed(picture: Image.Image) -> Image.Image:
+    """A picture upright, in sRGB and RGB. A profile that cannot be applied is ignored, as officially."""
+    degrees = _DEGREES.get(picture.getexif().get(ExifTags.Base.Orientation, 0))
+    turned = picture if degrees is None else picture.rotate(degrees, expand=True)
+    profile = turned.info.get("icc_profile")
+    # Alpha goes before the colours are converted.
+    opaque = turned.convert({"RGBA": "RGB", "LA": "L"}[turned.mode]) if turned.mode in ("RGBA", "LA") else turned
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+            converted = ImageCms.profileToProfile(opaque, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted
+    return opaque.convert("RGB")
 
 
 def compression_round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
@@ -91,11 +115,19 @@ def fill_and_crop(picture: Tensor, height: int, width: int) -> Tensor:
     return rearrange(covered[:, :, top : top + height, left : left + width], "f c h w -> 1 c f h w")
 
 
-def load_picture(path: Path, crf: int, height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def load_picture(
+    path: Path,
+    crf: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    as_displayed: bool = False,
+) -> Tensor:
     """The picture as the video VAE takes it: (1, 3, 1, height, width) in [-1, 1], `dtype` on `device`.
 
     Raises: MediaError as `read_picture` and `compression_round_trip` do.
     """
-    pixels = compression_round_trip(read_picture(path), crf)
+    pixels = compression_round_trip(read_picture(path, as_displayed), crf)
     picture = torch.tensor(pixels, dtype=torch.float32, device=device)
     return (fill_and_crop(picture, height, width) / 127.5 - 1.0).to(dtype)

@@ -12,20 +12,59 @@ from runners.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The behaviours by which official releases differ; each comment says since when and what it touches."""
+    """The behaviours by which official releases differ; each comment says since when, what it touches, and where it is.
 
-    vocoder_fp32: bool = False  # 1.1.2: vocoder and bandwidth extension in fp32, the result cast back
-    keyframe_spans_one_frame: bool = False  # 1.1.2: an appended single-image keyframe lasts 1 pixel frame, not 8
-    negative_disables_skipped_modality: bool = False  # 1.1.2: the negative pass, too, disables a skipped modality
-    positions_fp32: bool = False  # 1.2.0: target video positions stay fp32 instead of the model's dtype
-    cross_timestep_per_token: bool = False  # 1.2.0: cross-modal scale and shift use the stream's own timesteps
-    guidance_fp32: bool = False  # 1.2.0: guided combination in fp32, then cast
-    noise_lerp_fp32: bool = False  # 1.2.0: initial noising by an fp32 lerp, image only in the clean latent
-    decoder_chunked: bool = False  # 1.2.0: video decoder in place, in temporal chunks, channels-last
-    decode_auto_tiled: bool = False  # 1.2.0: decode tiled above 80 frames or 768 px
+    Paths are those of the official repository's packages ltx_core and ltx_pipelines.
+    """
+
+    # Since 1.1.2 (41d9243).
+    # All sound: vocoder and bandwidth extension in fp32, the result cast back. model/audio_vae/vocoder.py
+    vocoder_fp32: bool = False
+    # Pictures at a frame other than 0: a keyframe lasts 1 pixel frame, not 8. conditioning/types/keyframe_cond.py
+    keyframe_spans_one_frame: bool = False
+    # Steps where one modality is skipped: the negative pass, too, leaves it out. utils/denoisers.py
+    negative_disables_skipped_modality: bool = False
+
+    # Since 1.2.0 (400fd31).
+    # Everything: video positions stay fp32 instead of being rounded to the model's dtype. tools.py
+    positions_fp32: bool = False
+    # Any picture: cross-modal scale and shift follow the stream's own timesteps. model/transformer/transformer_args.py
+    cross_timestep_per_token: bool = False
+    # Guided runs: the passes are combined in fp32, then cast. components/guiders.py
+    guidance_fp32: bool = False
+    # A picture at frame 0 with strength below 1: noised by an fp32 lerp from the clean latent. components/noisers.py
+    noise_lerp_fp32: bool = False
+    # All frames, rounding only: decoded in place, in temporal chunks, channels last.
+    # model/video_vae/memory_efficient_decode.py
+    decoder_chunked: bool = False
+    # More than 80 frames or 768 pixels: decoded in tiles without being asked. utils/helpers.py
+    decode_auto_tiled: bool = False
+    # Pictures with an EXIF orientation or an ICC profile: turned upright, converted to sRGB. utils/media_io/decode.py
+    pictures_as_displayed: bool = False
+    # Requests without a negative prompt: the default has five more phrases. utils/constants.py
+    more_negative_phrases: bool = False
 
 
-RELEASES: dict[str, Reference] = {"1.0.0": Reference()}
+_SINCE_1_1_2 = Reference(
+    vocoder_fp32=True,
+    keyframe_spans_one_frame=True,
+    negative_disables_skipped_modality=True,
+)
+RELEASES: dict[str, Reference] = {
+    "1.0.0": Reference(),
+    "1.1.2": _SINCE_1_1_2,
+    "1.2.0": replace(
+        _SINCE_1_1_2,
+        positions_fp32=True,
+        cross_timestep_per_token=True,
+        guidance_fp32=True,
+        noise_lerp_fp32=True,
+        decoder_chunked=True,
+        decode_auto_tiled=True,
+        pictures_as_displayed=True,
+        more_negative_phrases=True,
+    ),
+}
 
 
 def reference_of(release: str, overrides: dict[str, bool] | None = None) -> Reference:

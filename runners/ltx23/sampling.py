@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runners.ltx23.guidance import GuidanceParameters
+from runners.ltx23.reference import Reference
 
 DEFAULT_NEGATIVE_PROMPT = ", ".join(
     (
@@ -67,6 +68,20 @@ DEFAULT_NEGATIVE_PROMPT = ", ".join(
         "or AI artifacts.",
     )
 )  # a fact of the official model: its text is part of the numbers (ltx_pipelines.utils.constants 1.0.0)
+
+MORE_NEGATIVE_PHRASES = (
+    "has_subtitles",
+    "has_blurbox",
+    "transition from black",
+    "transition to black",
+    "speech_ending_short",
+)  # stand before the others since 1.2.0
+
+
+def default_negative_prompt(reference: Reference) -> str:
+    """What a request without a negative prompt is given."""
+    phrases = MORE_NEGATIVE_PHRASES if reference.more_negative_phrases else ()
+    return ", ".join((*phrases, DEFAULT_NEGATIVE_PROMPT))
 
 
 @dataclass(frozen=True, kw_only=True)

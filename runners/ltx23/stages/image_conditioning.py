@@ -19,7 +19,13 @@ class ImageConditioningStage:
         sampling = batch.sampling
         for index, image in enumerate(sampling.images):
             picture = load_picture(
-                image.path, image.crf, sampling.height, sampling.width, batch.config.dtype, batch.device
+                image.path,
+                image.crf,
+                sampling.height,
+                sampling.width,
+                batch.config.dtype,
+                batch.device,
+                batch.config.reference.pictures_as_displayed,
             )
             latent: Tensor = self.encoder(picture)
             tap(f"image/{index}/latent", latent)

@@ -1,0 +1,109 @@
+"""What every adapter of the official code gets and gives, and a case in official terms.
+
+Axes: F frame, H height, W width, C channel, N sample.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from runners.case import Case, Guider
+from runners.clock import Clock
+from runners.ltx23.image import read_picture
+from runners.protocol import RunOptions
+from runners.weights import Weights
+
+PIPELINE = "ltx_pipelines.ti2vid_one_stage"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialRequest:
+    """One run of official code."""
+
+    case: Case
+    weights: Weights
+    options: RunOptions
+    clock: Clock
+    through_helpers: bool  # 1.0.0: the path of the fp32 oracle, which its pipeline class cannot take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What official code put out."""
+
+    frames: Tensor  # uint8 (F, H, W, 3)
+    waveform: Tensor  # fp32 (C, N)
+    sample_rate_hz: int
+    video_latent: Tensor
+    audio_latent: Tensor
+    sigmas: Tensor
+
+
+class Adapter(Protocol):
+    """One module a release generation: how its pipeline is called and watched."""
+
+    def execute(self, request: OfficialRequest) -> Made:
+        """Run a case through the official pipeline, inside `torch.inference_mode`."""
+
+
+def pipeline_arguments(case: Case, as_displayed: bool) -> dict[str, Any]:
+    """Arguments of `TI2VidOneStagePipeline.__call__` that all releases have in common.
+
+    Args:
+        case: what to run.
+        as_displayed: whether this release turns pictures as EXIF says and takes any colour mode (1.2.0).
+    Raises: CaseError, MediaError for a picture; the official loader's errors name no file.
+    """
+    request = case.request
+    return {
+        "prompt": request.prompt,
+        "negative_prompt": negative_prompt(case),
+        "seed": request.seed,
+        "height": request.height,
+        "width": request.width,
+        "num_frames": request.num_frames,
+        "frame_rate": request.frame_rate,
+        "num_inference_steps": request.num_inference_steps,
+        "video_guider_params": guider_params(case.guidance.video),
+        "audio_guider_params": guider_params(case.guidance.audio),
+        "images": images(case, as_displayed),
+    }
+
+
+def guider_params(guider: Guider) -> Any:
+    """Guidance of one modality in official terms."""
+    params = importlib.import_module("ltx_core.components.guiders").MultiModalGuiderParams
+    return params(
+        cfg_scale=guider.cfg_scale,
+        stg_scale=guider.stg_scale,
+        stg_blocks=list(guider.stg_blocks),
+        rescale_scale=guider.rescale_scale,
+        modality_scale=guider.modality_scale,
+        skip_step=guider.skip_step,
+    )
+
+
+def negative_prompt(case: Case) -> str:
+    """The case's negative prompt, or the default of the official code at hand."""
+    default: str = importlib.import_module("ltx_pipelines.utils.constants").DEFAULT_NEGATIVE_PROMPT
+    return default if case.request.negative_prompt is None else case.request.negative_prompt
+
+
+def images(case: Case, as_displayed: bool) -> list[Any]:
+    """The case's pictures in official terms. Raises: CaseError, MediaError."""
+    make = importlib.import_module("ltx_pipelines.utils.args").ImageConditioningInput
+    made = []
+    for image in case.request.images:
+        path = case.image_path(image)
+        read_picture(path, as_displayed)
+        made.append(make(str(path), image.frame_idx, image.strength, image.crf))
+    return made
+
+
+def joined(chunks: Any, clock: Clock) -> Tensor:
+    """All frames of a decode that yields them in chunks: (F, H, W, 3)."""
+    clock.begin("video_decoding")
+    return torch.cat(list(chunks))
