@@ -2,7 +2,7 @@
 
 import typer
 
-from parity.cli import bless, calibrate, diff, doctor, forge, gate, perf, run, suite
+from parity.cli import bless, calibrate, diff, doctor, fetch, forge, gate, perf, run, suite
 
 app = typer.Typer(
     name="parity",
@@ -19,6 +19,7 @@ app.command("bless")(bless.bless)
 app.command("calibrate")(calibrate.calibrate)
 app.command("perf")(perf.perf)
 app.command("suite")(suite.suite)
+app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 
 

@@ -11,7 +11,7 @@ from parity.cli.verb import out, verb
 
 @verb
 def diff(
-    reference: Annotated[Path, typer.Argument(help="Run taken as true.")],
+    reference: Annotated[str, typer.Argument(help="Run taken as true, or 'golden', or 'whole-golden' from the store.")],
     candidate: Annotated[Path, typer.Argument(help="Run under test.")],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
@@ -21,8 +21,10 @@ def diff(
     from parity.report.numbers import draw_diff
     from parity.trace.atomic import plain, write_json_atomic
     from parity.trace.bundle import read_run
+    from parity.trace.golden import reference_run
 
-    found = compare_runs(read_run(reference), read_run(candidate))
+    run = read_run(candidate)
+    found = compare_runs(reference_run(reference, run.case_id), run)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Profile, Verdict
 
-GOLDEN = "golden"
-
 
 @verb
 def gate(
     run: Annotated[Path, typer.Argument(help="Run under test, or with --numbers a file of saved numbers.")],
-    against: Annotated[str, typer.Option(help="A reference run, or 'golden' for the recorded one.")] = GOLDEN,
+    against: Annotated[
+        str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
+    ] = "golden",
     numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
     perf: Annotated[
         bool, typer.Option("--perf", help="Judge speed as well, by the baselines of this machine.")
@@ -51,11 +51,10 @@ def gate(
 def _compared(run: Path, against: str) -> "RunsDiff":
     from parity.diff.runs import compare_runs
     from parity.trace.bundle import read_run
-    from parity.trace.golden import golden_of
+    from parity.trace.golden import reference_run
 
     candidate = read_run(run)
-    reference = golden_of(candidate.case_id) if against == GOLDEN else read_run(Path(against))
-    return compare_runs(reference, candidate)
+    return compare_runs(reference_run(against, candidate.case_id), candidate)
 
 
 def profile_of(found: "RunsDiff") -> "Profile":

@@ -87,7 +87,7 @@ def compare(reference: Clip, candidate: Clip) -> FramesDiff:
             )
     if reference.shape[3] != 3:
         raise ShapeError(f"frames.compare wants three channels, RGB; the reference is {tuple(reference.shape)}.")
-    findings = _cannot_compare(tuple(reference.shape), tuple(candidate.shape))
+    findings = shape_findings(tuple(reference.shape), tuple(candidate.shape))
     frames = reference.shape[0]
     if findings:
         return FramesDiff(count_difference=candidate.shape[0] - frames, bit_equal=False, findings=findings)
@@ -141,7 +141,8 @@ class _Frame:
     luminance_candidate: NDArray[np.float64]
 
 
-def _cannot_compare(reference: tuple[int, ...], candidate: tuple[int, ...]) -> tuple[Finding, ...]:
+def shape_findings(reference: tuple[int, ...], candidate: tuple[int, ...]) -> tuple[Finding, ...]:
+    """Why clips of these shapes, (F, H, W, 3), cannot be compared; nothing if they can."""
     if math.prod(reference) == 0 or math.prod(candidate) == 0:
         return (Finding(code="empty", where="frames", message=f"reference {reference}, candidate {candidate}"),)
     findings = []

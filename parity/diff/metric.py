@@ -4,6 +4,9 @@ The names are the keys of the threshold registry. `direction` says what a limit 
 better, or "exact" (the one wanted value is known: 0 for a difference, 1 for an equality). A value that carries a sign
 where both signs are faults enters a summary as a magnitude, and its name says so (`max_abs`, `abs`).
 
+Against a golden that keeps three whole frames (`parity.trace.reduced`), `frames.` is measured on those three and has no
+flicker, and `small_frames.` on small copies of all frames. Otherwise `frames.` is measured on all of them.
+
 Infinite values are legitimate (the PSNR of equal frames); `nan` means "could not be computed" and must fail.
 """
 
@@ -53,6 +56,15 @@ _OTHERS: Final[tuple[tuple[str, str, Direction, str], ...]] = (
     ("frames.flicker.mean", "levels", "lower", "the same, averaged over all transitions"),
     ("frames.count.difference", "frames", "exact", "candidate's frames minus reference's"),
     ("frames.rate_hz.difference", "Hz", "exact", "candidate's frame rate minus reference's"),
+    ("small_frames.psnr_db.min", "dB", "higher", "PSNR at peak 255 of the worst frame, all frames made small first"),
+    ("small_frames.psnr_db.mean", "dB", "higher", "the same, from the squared error averaged over all small frames"),
+    ("small_frames.ssim.min", "", "higher", "SSIM of the worst small frame"),
+    ("small_frames.ssim.mean", "", "higher", "SSIM averaged over all small frames"),
+    ("small_frames.mad.max", "levels", "lower", "mean absolute difference of the worst small frame"),
+    ("small_frames.mad.mean", "levels", "lower", "mean absolute difference over all small frames"),
+    ("small_frames.max_abs", "levels", "lower", "largest absolute difference of any byte of a small frame"),
+    ("small_frames.flicker.max", "levels", "lower", "mean absolute error of the change between small frames, worst"),
+    ("small_frames.flicker.mean", "levels", "lower", "the same, averaged over all transitions"),
     ("audio.snr_db.min", "dB", "higher", "signal-to-noise ratio of the worst channel"),
     ("audio.relative_l2.max", "", "lower", "norm of the error over norm of the reference, worst channel"),
     ("audio.correlation.min", "", "higher", "Pearson correlation at zero lag, worst channel"),

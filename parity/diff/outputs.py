@@ -19,12 +19,8 @@ from parity.diff.metric import tensor_metrics
 from parity.diff.tensors import TensorDiff
 
 
-class Outputs(Protocol):
-    """What a run yields. A latent is None where the runner has none to give."""
-
-    @property
-    def video_frames(self) -> Tensor:
-        """(F, H, W, 3) uint8, RGB."""
+class BesideFrames(Protocol):
+    """What a run yields beside its frames. A latent is None where the runner has none to give."""
 
     @property
     def audio_waveform(self) -> Tensor:
@@ -47,12 +43,20 @@ class Outputs(Protocol):
         """Samples a second."""
 
 
+class Outputs(BesideFrames, Protocol):
+    """Everything a run yields."""
+
+    @property
+    def video_frames(self) -> Tensor:
+        """(F, H, W, 3) uint8, RGB."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputsDiff:
     """All numbers by metric name, all findings, and the parts they come from, with their frames, channels and axes.
 
     A latent that neither run has is absent from `metrics`; one that only one run has is a finding, and its metrics are
-    `nan`.
+    `nan`. `frames` are those of the whole clips, or of the small ones where outputs were reduced.
     """
 
     metrics: Mapping[str, float]
@@ -74,6 +78,20 @@ def compare_outputs(reference: Outputs, candidate: Outputs) -> OutputsDiff:
     Raises: ShapeError for outputs that are not of the shapes and dtypes that `Outputs` names.
     """
     frames_diff = frames.compare(reference.video_frames, candidate.video_frames)
+    return with_frames(frames_diff, frames_diff.summary(), reference, candidate)
+
+
+def with_frames(
+    frames_diff: FramesDiff, frame_metrics: Mapping[str, float], reference: BesideFrames, candidate: BesideFrames
+) -> OutputsDiff:
+    """Complete a comparison of frames by everything beside them.
+
+    Args:
+        frames_diff: of all frames; it brings bit equality, findings and the frame lag.
+        frame_metrics: what is to be said of frames.
+        reference: the run taken as true.
+        candidate: the run under test.
+    """
     audio_diff = audio.compare(
         reference.audio_waveform,
         candidate.audio_waveform,
@@ -88,7 +106,7 @@ def compare_outputs(reference: Outputs, candidate: Outputs) -> OutputsDiff:
         "audio_latent", reference.audio_latent, candidate.audio_latent
     )
     metrics = {
-        **frames_diff.summary(),
+        **frame_metrics,
         "frames.rate_hz.difference": candidate.frame_rate - reference.frame_rate,
         **audio_diff.summary(),
         **offset.summary(),

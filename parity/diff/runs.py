@@ -13,8 +13,10 @@ import msgspec
 from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
 from parity.trace.bundle import RUN_FILE, Run, sha256_of
 from parity.trace.environment import differences
+from parity.trace.reduced import ReducedOutputs, read_reduced, reduce_outputs
 from runners.errors import RunError
 
 SCHEMA_VERSION = 1
@@ -78,10 +80,18 @@ def require_comparable(reference: Run, candidate: Run) -> None:
 
 
 def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
-    """Compare two runs. Raises: RunError as `require_comparable`, and for outputs that cannot be read."""
+    """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
+
+    Raises: RunError as `require_comparable`, and for outputs that cannot be read.
+    """
     require_comparable(reference, candidate)
     old, new = reference.record, candidate.record
-    outputs = compare_outputs(reference.outputs(), candidate.outputs())
+    reduced = reference.reduced or candidate.reduced
+    if reduced:
+        outputs = compare_reduced(_reduced(reference), _reduced(candidate))
+    else:
+        outputs = compare_outputs(reference.outputs(), candidate.outputs())
+    small = "small_" if reduced else ""
     findings = list(outputs.findings)
     if old.sigmas != new.sigmas:
         message = f"reference has {old.sigmas[:4]}..., candidate has {new.sigmas[:4]}..."
@@ -95,11 +105,17 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
         metrics=dict(outputs.metrics),
         findings=tuple(findings),
         per_frame={
-            "psnr_db": [float(value) for value in outputs.frames.psnr_db],
-            "ssim": [float(value) for value in outputs.frames.ssim],
-            "mad": [float(value) for value in outputs.frames.mad],
+            f"{small}psnr_db": [float(value) for value in outputs.frames.psnr_db],
+            f"{small}ssim": [float(value) for value in outputs.frames.ssim],
+            f"{small}mad": [float(value) for value in outputs.frames.mad],
         },
     )
+
+
+def _reduced(run: Run) -> ReducedOutputs:
+    if run.reduced:
+        return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
+    return reduce_outputs(run.outputs())
 
 
 def _side(run: Run) -> Side:

@@ -10,13 +10,13 @@ named as such: its predictions lie much closer to another pass of the reference 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.finding import Finding
 from parity.diff.sketches import SketchDiff, relative_l2
 from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
+from parity.trace.pattern import chosen
 from parity.trace.sketch import TapSketch
 from parity.trace.trace_file import Trace
 
@@ -67,7 +67,7 @@ def compare_traces(reference: Trace, candidate: Trace, flow: Dataflow, *, enviro
     """
 
     def recorded(tap: str) -> bool:
-        return _chosen(tap, reference.pattern) and _chosen(tap, candidate.pattern)
+        return chosen(tap, reference.pattern) and chosen(tap, candidate.pattern)
 
     findings = [
         Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")
@@ -86,10 +86,6 @@ def compare_traces(reference: Trace, candidate: Trace, flow: Dataflow, *, enviro
     findings += _damage(taps, flow)
     findings += swapped_passes(reference, candidate, flow)
     return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded)
-
-
-def _chosen(tap: str, pattern: str | None) -> bool:
-    return pattern is None or fnmatchcase(tap, pattern)
 
 
 def _coverage(

@@ -1,7 +1,8 @@
 """A run folder: written whole, read as a stranger's data.
 
 `run.json` says what was run and where, `outputs.safetensors` holds what came out, `trace.safetensors` the sketches of
-taps, `tensors.safetensors` whole taps, `video.mp4` the clip for people. Every file's SHA-256 stands in `run.json`; file
+taps, `tensors.safetensors` whole taps, `video.mp4` the clip for people. The golden of a large run holds reduced outputs
+instead of whole ones (`parity.trace.reduced`). Every file's SHA-256 stands in `run.json`; file
 names are fixed, so nothing in a run can point outside it.
 
 Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
@@ -35,16 +36,18 @@ OUTPUTS_FILE = "outputs.safetensors"
 TRACE_FILE = "trace.safetensors"
 TENSORS_FILE = "tensors.safetensors"
 VIDEO_FILE = "video.mp4"
-DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, TENSORS_FILE, VIDEO_FILE)
+REDUCED_FILE = "reduced.safetensors"
+KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
+DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MAX_RUN_BYTES = 32 << 20  # of run.json
 MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
 
-_LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
+LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
 _OUTPUTS = {
     "video_frames": (4, ("U8",)),
     "audio_waveform": (2, ("F32",)),
-    "video_latent": (5, _LATENT_DTYPES),
-    "audio_latent": (4, _LATENT_DTYPES),
+    "video_latent": (5, LATENT_DTYPES),
+    "audio_latent": (4, LATENT_DTYPES),
 }  # number of axes and dtypes
 
 
@@ -97,8 +100,17 @@ class Run:
         """Id of the case that was run."""
         return str(self.record.case.get("id"))
 
+    @property
+    def reduced(self) -> bool:
+        """Whether the run holds reduced outputs, not whole ones."""
+        return OUTPUTS_FILE not in self.record.files
+
     def outputs(self) -> Outputs:
-        """Read the outputs. Raises: RunError if one is missing or has another form."""
+        """Read the outputs. Raises: RunError if one is missing or has another form, or they are reduced."""
+        if self.reduced:
+            raise RunError(
+                f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
+            )
         tensors = read_outputs(self.folder / OUTPUTS_FILE)
         return Outputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
 
@@ -195,7 +207,8 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{path} does not have the form of a run: {error}.") from error
     _check_values(path, record)
     unknown = sorted(record.files.keys() - set(DATA_FILES))
-    if unknown or OUTPUTS_FILE not in record.files:
+    reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
+    if unknown or not (OUTPUTS_FILE in record.files or reduced):
         raise RunError(f"{path} lists files {sorted(record.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}.")
     for name, wanted in record.files.items():
         file = folder / name

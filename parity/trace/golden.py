@@ -2,6 +2,8 @@
 
 `golden/<case id>/` holds `case.toml`, its pictures, `golden.json` (reason, date, hashes, and what stood there before)
 and `run/`, the official run as it was recorded. A case without a golden yet is the same folder without the last two.
+Of a run too large for a repository, `run/` holds a reduced copy (`parity.trace.reduced`); the whole one goes to the
+store (`parity.trace.store`), and `golden.json` names the hashes of its files.
 """
 
 import json
@@ -13,17 +15,21 @@ from typing import Any
 
 import msgspec
 
-from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import OUTPUTS_FILE, RUN_FILE, TRACE_FILE, Run, read_run, sha256_of
+from parity.trace.atomic import folder_atomic, write_json_atomic
+from parity.trace.bundle import DATA_FILES, OUTPUTS_FILE, RUN_FILE, TRACE_FILE, Run, read_run, sha256_of
 from parity.trace.places import project_root
+from parity.trace.reduced import reduce_outputs, write_reduced, write_reduced_trace
+from parity.trace.store import Store, Stored, open_store
 from runners.case import Case, case_document, load_case
 from runners.errors import CaseError, RunError
 
+GOLDEN, WHOLE_GOLDEN = "golden", "whole-golden"  # names of references on the command line
 GOLDEN_FILE = "golden.json"
 CASE_FILE = "case.toml"
 RUN_FOLDER = "run"
 SCHEMA_VERSION = 1
 KEPT_FILES = (OUTPUTS_FILE, TRACE_FILE)  # of a run; the clip and whole taps stay where they are
+LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is reduced
 
 
 class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +38,7 @@ class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
     blessed_utc: str
     run_sha256: str  # of run.json, which holds the hashes of everything else
+    whole: dict[str, Stored] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
 
 
 class GoldenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,9 +76,45 @@ def golden_of(case_id: str) -> Run:
     return run
 
 
-def bless(run: Run, reason: str) -> Path:
+def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> Run:
+    """The golden of a case with everything it had, brought from the store into `folder` where the golden is reduced.
+
+    Raises: RunError as `golden_of`, and if the store does not have it, or has something else under its name.
+    """
+    golden = golden_of(case_id)
+    whole = _record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1].whole
+    if not golden.reduced:
+        return golden
+    if not {RUN_FILE, OUTPUTS_FILE} <= whole.keys() <= {RUN_FILE, *DATA_FILES}:
+        raise RunError(f"The golden of {case_id!r} names the files {sorted(whole)}; that is no run. Bless a run again.")
+    if (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == whole[RUN_FILE].sha256:
+        return read_run(folder)  # brought before; its files are held to their hashes again
+    store = store or open_store()
+    with folder_atomic(folder, RUN_FILE) as partial:
+        for name, stored in whole.items():
+            store.get(stored, partial / name)
+        run = read_run(partial)
+    if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
+        raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
+    return read_run(folder)
+
+
+def reference_run(name: str, case_id: str) -> Run:
+    """A run to compare with: `golden` for the recorded one, `whole-golden` for that from the store, else a folder."""
+    if name == GOLDEN:
+        return golden_of(case_id)
+    if name == WHOLE_GOLDEN:
+        return whole_golden_of(case_id, project_root() / "build" / "whole-golden" / case_id)
+    return read_run(Path(name))
+
+
+def bless(run: Run, reason: str, store: Store | None = None) -> Path:
     """Make an official run the ground truth of its case: the only way a golden changes.
 
+    Args:
+        run: of the official runner.
+        reason: why it is the ground truth now.
+        store: where a run larger than `LARGEST_WHOLE_BYTES` goes whole; None opens the one of `PARITY_STORE`.
     Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
     """
     if not reason.strip():
@@ -91,10 +134,9 @@ def bless(run: Run, reason: str) -> Path:
     new = Path(tempfile.mkdtemp(dir=folder, prefix=f".{RUN_FOLDER}."))
     old = folder / f".{RUN_FOLDER}.old"
     try:
+        whole = _kept(run, new, store)
         document = msgspec.to_builtins(run.record)
-        document["files"] = {name: run.record.files[name] for name in KEPT_FILES if run.has(name)}
-        for name in document["files"]:
-            shutil.copyfile(run.folder / name, new / name)
+        document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         write_json_atomic(new / RUN_FILE, document)
         new.chmod(0o755)
         read_run(new)
@@ -107,6 +149,7 @@ def bless(run: Run, reason: str) -> Path:
                     reason=reason.strip(),
                     blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                     run_sha256=sha256_of(new / RUN_FILE),
+                    whole=whole,
                 ),
             ),
         )
@@ -119,6 +162,20 @@ def bless(run: Run, reason: str) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _kept(run: Run, folder: Path, store: Store | None) -> dict[str, Stored]:
+    """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
+    names = [name for name in KEPT_FILES if run.has(name)]
+    if sum((run.folder / name).stat().st_size for name in names) <= LARGEST_WHOLE_BYTES:
+        for name in names:
+            shutil.copyfile(run.folder / name, folder / name)
+        return {}
+    if run.has(TRACE_FILE):
+        write_reduced_trace(run.folder, folder, len(run.record.step_s))
+    write_reduced(folder, reduce_outputs(run.outputs()))
+    store = store or open_store()
+    return {name: store.put(run.folder / name) for name in (RUN_FILE, *run.record.files)}
 
 
 def _record(path: Path) -> GoldenRecord:

@@ -12,7 +12,6 @@ The taps of one device are taken to come from one stream.
 """
 
 from collections import deque
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from parity.trace.full_tensors import TENSORS_JOURNAL, append_tensor, assemble_tensors
 from parity.trace.journal import JournalWriter
+from parity.trace.pattern import chosen
 from parity.trace.sketch import (
     DEFAULT_BUCKETS,
     FLOAT_STATISTICS,
@@ -100,7 +100,7 @@ class Recorder:
 
     Args:
         folder: exists and holds no trace yet.
-        pattern: which taps to record, a shell pattern whose `*` also matches `/`; None records all. A pattern that
+        pattern: which taps to record, as `parity.trace.pattern` reads it; None records all. A pattern that
             matches nothing leaves an empty trace, which no gate accepts.
         keep: "sketch", or "full" for the whole tensors of those taps too, in `tensors.safetensors`; that waits for the
             device at every tap.
@@ -123,7 +123,7 @@ class Recorder:
 
     def __call__(self, name: str, tensor: Tensor) -> None:
         """Record one tap, unless the pattern leaves it out."""
-        if self._pattern is not None and not fnmatchcase(name, self._pattern):
+        if not chosen(name, self._pattern):
             return
         if name in self._heard or not name or "\n" in name:
             raise RunError(

@@ -63,6 +63,7 @@ def facet_of(metric: str) -> Facet:
         return "audio_lag"
     facets: dict[str, Facet] = {
         "frames": "frames",
+        "small_frames": "frames",
         "audio": "audio",
         "video_latent": "video_latent",
         "audio_latent": "audio_latent",

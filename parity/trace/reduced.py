@@ -1,0 +1,213 @@
+"""What a golden keeps of a large run: enough to judge any candidate, in a twelfth of the size.
+
+Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
+
+Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing). Of all
+frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels. Of
+the trace stay every tap outside the blocks, what each block puts out at every step, and all taps at three steps. A
+candidate is reduced by the same function before it is compared, so both sides always hold the same things.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parity.trace.bundle import (
+    KEY_FRAME_FILES,
+    LATENT_DTYPES,
+    REDUCED_FILE,
+    TRACE_FILE,
+    Outputs,
+    check_safetensors_header,
+)
+from parity.trace.pattern import chosen
+from parity.trace.trace_file import SketchTable, decode, write_trace
+from runners.errors import RunError
+
+BOX: Final = 8  # pixels a side that one pixel of a small frame is the mean of
+MAX_FRAME_PIXELS: Final = 1 << 24
+_DIGEST_BYTES: Final = 32
+_TENSORS: Final = {
+    "small_frames": (4, ("U8",)),
+    "frame_sha256": (2, ("U8",)),
+    "audio_waveform": (2, ("F32", "BF16")),
+    "video_latent": (5, LATENT_DTYPES),
+    "audio_latent": (4, LATENT_DTYPES),
+}  # number of axes and dtypes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedOutputs:
+    """Outputs after reduction. `frame_shape` is that of all frames before it, (F, H, W, 3)."""
+
+    frame_shape: tuple[int, ...]
+    frame_sha256: Tensor  # uint8 (F, 32), of each frame's bytes
+    key_frames: Tensor  # uint8 (K, H, W, 3)
+    small_frames: Tensor  # uint8 (F, h, w, 3)
+    audio_waveform: Tensor  # fp32 (C, N)
+    video_latent: Tensor
+    audio_latent: Tensor
+    frame_rate: float
+    sample_rate: int
+
+
+def key_frame_places(frames: int) -> tuple[int, int, int]:
+    """First, middle and last frame."""
+    return 0, frames // 2, frames - 1
+
+
+def reduce_outputs(outputs: Outputs) -> ReducedOutputs:
+    """Reduce the outputs of a run, on the CPU.
+
+    Args:
+        outputs: with at least one frame, uint8 (F, H, W, 3).
+    Raises: RunError for frames of another form.
+    """
+    frames = outputs.video_frames.cpu()
+    if frames.ndim != 4 or frames.dtype != torch.uint8 or frames.numel() == 0 or frames.shape[3] != 3:
+        raise RunError(
+            f"Frames of shape {tuple(frames.shape)} and {frames.dtype} cannot be reduced; wanted uint8 (F, H, W, 3)."
+        )
+    return ReducedOutputs(
+        frame_shape=tuple(frames.shape),
+        frame_sha256=torch.stack([_digest(frame) for frame in frames]),
+        key_frames=frames[list(key_frame_places(len(frames)))],
+        small_frames=torch.stack([_small(frame) for frame in frames]),
+        audio_waveform=outputs.audio_waveform,
+        video_latent=outputs.video_latent,
+        audio_latent=outputs.audio_latent,
+        frame_rate=outputs.frame_rate,
+        sample_rate=outputs.sample_rate,
+    )
+
+
+def _digest(frame: Tensor) -> Tensor:
+    digest = hashlib.sha256(frame.contiguous().numpy().data).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+
+
+def _small(frame: Tensor) -> Tensor:
+    """Mean of each box; sums of bytes are exact in float32, so only the division rounds. Boxes at an edge are cut."""
+    planes = rearrange(frame.float(), "h w c -> 1 c h w")
+    means = F.avg_pool2d(planes, BOX, ceil_mode=True, count_include_pad=False)
+    return rearrange((means + 0.5).floor().to(torch.uint8), "1 c h w -> h w c")
+
+
+def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
+    """Write reduced outputs into a run folder."""
+    wave = reduced.audio_waveform
+    half = wave.bfloat16()  # decoders work in bf16, so this usually loses nothing
+    tensors = {
+        "small_frames": reduced.small_frames,
+        "frame_sha256": reduced.frame_sha256,
+        "audio_waveform": half if torch.equal(half.float(), wave) else wave,
+        "video_latent": reduced.video_latent,
+        "audio_latent": reduced.audio_latent,
+    }
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / REDUCED_FILE)
+    for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
+        Image.fromarray(frame.numpy()).save(folder / name, format="PNG", optimize=True)
+
+
+def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOutputs:
+    """Read reduced outputs. Raises: RunError; forms and sizes are checked in the headers before anything is read."""
+    tensors = _read_tensors(folder / REDUCED_FILE)
+    frames, *small = tensors["small_frames"].shape
+    key_frames = torch.stack([_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES])
+    for place, frame, name in zip(key_frame_places(frames), key_frames, KEY_FRAME_FILES, strict=True):
+        if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
+            raise RunError(f"{folder / name} is not frame {place} of its run: the hash is another. Restore the golden.")
+    return ReducedOutputs(
+        frame_shape=(frames, *key_frames.shape[1:]),
+        frame_sha256=tensors["frame_sha256"],
+        key_frames=key_frames,
+        small_frames=tensors["small_frames"],
+        audio_waveform=tensors["audio_waveform"].float(),
+        video_latent=tensors["video_latent"],
+        audio_latent=tensors["audio_latent"],
+        frame_rate=frame_rate,
+        sample_rate=sample_rate,
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != set(_TENSORS):
+                raise RunError(f"{path} holds {sorted(file.keys())}; wanted {sorted(_TENSORS)}.")
+            for name, (axes, dtypes) in _TENSORS.items():
+                part = file.get_slice(name)
+                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
+                    raise RunError(
+                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
+                        f"wanted {axes} axes of {' or '.join(dtypes)}."
+                    )
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    small, digests = tensors["small_frames"], tensors["frame_sha256"]
+    if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
+        raise RunError(f"{path} has small frames {tuple(small.shape)} and frame hashes {tuple(digests.shape)}.")
+    return tensors
+
+
+def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
+    """One PNG; its size is checked against the small frames before a pixel is decoded."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            width, height = image.size
+            fits = (-(-height // BOX), -(-width // BOX), 3) == small
+            if image.mode != "RGB" or not fits or width * height > MAX_FRAME_PIXELS:
+                raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
+            pixels = np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore the golden.") from error
+    return torch.from_numpy(pixels)
+
+
+def kept_taps(steps: int) -> str:
+    """The taps that a reduced trace keeps, as a pattern."""
+    outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+    whole_steps = " ".join(f"denoise/{step:03d}/*" for step in dict.fromkeys(key_frame_places(steps)))
+    return f"{outside} denoise/*/block/*/out {whole_steps}"
+
+
+def write_reduced_trace(source: Path, folder: Path, steps: int) -> None:
+    """Write into `folder` what a golden keeps of the trace of the run in `source`.
+
+    Raises: RunError if that trace is not of all taps, or not whole.
+    """
+    path = source / TRACE_FILE
+    table = decode(path.read_bytes(), origin=str(path))
+    if table.pattern not in (None, "*") or not table.complete:
+        raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
+    write_trace(folder, _subset(table, kept_taps(steps)))
+
+
+def _subset(table: SketchTable, pattern: str) -> SketchTable:
+    rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
+
+    def picked(column: list[Any]) -> list[Any]:
+        return [column[row] for row in rows]
+
+    return SketchTable(
+        buckets=table.buckets,
+        pattern=pattern,
+        complete=table.complete,
+        names=picked(table.names),
+        shapes=picked(table.shapes),
+        dtypes=picked(table.dtypes),
+        floats=table.floats[rows],
+        integers=table.integers[rows],
+    )
