@@ -117,8 +117,8 @@ def _numbers(text: str) -> list[int]:
 def _draw(found: "Isolation", every: bool) -> None:
     from parity.report.words import number, printable
 
-    culprits = found.culprits
-    rows = found.rows if every else culprits[:SHOWN]
+    culprits, origins = found.culprits, found.origins
+    rows = found.rows if every else origins[:SHOWN]
     if rows:
         columns = ["where", "adds", "harmless", "times", "inherits"]
         oracle = any(row.oracle is not None for row in rows)
@@ -134,8 +134,9 @@ def _draw(found: "Isolation", every: bool) -> None:
         out.print(f"{len(found.rows)} places measured: every one has the reference's bits", markup=False)
         return
     differ = sum(row.error != 0 for row in found.rows)
-    more = f", the first {SHOWN} shown" if len(culprits) > SHOWN and not every else ""
+    more = f", the first {SHOWN} of them shown" if len(origins) > SHOWN and not every else ""
     out.print(
-        f"{len(found.rows)} places measured: {differ} differ, {len(culprits)} by more than harmless noise{more}",
+        f"{len(found.rows)} places measured: {differ} differ, {len(culprits)} by more than harmless noise; "
+        f"{len(origins)} of these no earlier branch of the same block explains{more}",
         markup=False,
     )

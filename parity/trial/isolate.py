@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from parity.diff.dataflow import Dataflow
 from parity.trial.added_error import Added
 from parity.trial.lockstep import Lockstep
 from parity.trial.lockstep_denoising import Choice
@@ -31,6 +32,7 @@ class Isolation:
 
     rows: tuple[Added, ...]
     inherited: Mapping[str, float]
+    flow: Dataflow
 
     @property
     def culprits(self) -> tuple[Added, ...]:
@@ -39,6 +41,19 @@ class Isolation:
         Where nothing says what is harmless, any difference of bits is more.
         """
         return tuple(row for row in self.rows if math.isnan(row.error) or row.ratio > NOTEWORTHY)
+
+    @property
+    def origins(self) -> tuple[Added, ...]:
+        """Culprits that no culprit of the same block explains: a block's branches feed one another, blocks do not."""
+        tainted: set[str] = set()
+        origins = []
+        for row in self.culprits:
+            block = "/".join(row.where.split("/")[:5])  # denoise/000/cond/block/00
+            inputs = self.flow.inputs_of(row.where) if "/block/" in row.where and row.where in self.flow else ()
+            if not any(name in tainted and name.startswith(f"{block}/") for name in inputs):
+                origins.append(row)
+            tainted.add(row.where)
+        return tuple(origins)
 
     @property
     def bit_equal(self) -> bool:
@@ -50,6 +65,7 @@ class Isolation:
         return {
             "bit_equal": self.bit_equal,
             "culprits": [row.where for row in self.culprits],
+            "origins": [row.where for row in self.origins],
             "rows": [{**row.document(), "inherited": self.inherited.get(row.where)} for row in self.rows],
         }
 
@@ -101,7 +117,9 @@ def isolate(
     )
     with OfficialRunner(weights, options) as official, watching(lockstep), listening(lockstep.hear):
         official.run(case, progress or Quiet())
-    return Isolation(rows=tuple(lockstep.sheet.rows), inherited=dict(inherited or {}))
+    return Isolation(
+        rows=tuple(lockstep.sheet.rows), inherited=dict(inherited or {}), flow=Dataflow(case, _num_blocks(weights))
+    )
 
 
 def _require_known(
@@ -112,9 +130,13 @@ def _require_known(
         raise ConfigError(f"Unknown stage {', '.join(unknown) or '(none)'}; take some of {', '.join(STAGES)}.")
     counts = {
         "step": (steps, case.request.num_inference_steps),
-        "block": (blocks, int(weights.config["transformer"].get("num_layers", 48))),
+        "block": (blocks, _num_blocks(weights)),
     }
     for kind, (given, count) in counts.items():
         beyond = [index for index in given or () if not 0 <= index < count]
         if beyond or (given is not None and not given):
             raise ConfigError(f"There is no {kind} {beyond or '(none given)'}; take {kind}s from 0 to {count - 1}.")
+
+
+def _num_blocks(weights: Weights) -> int:
+    return int(weights.config["transformer"].get("num_layers", 48))
