@@ -17,6 +17,7 @@ from runners.checksum import WeightEntry, weight_entry, weights_hash
 from runners.errors import CheckpointError
 from runners.forge.gemma_folder import write_gemma_files
 from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inventory
+from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
 
@@ -85,6 +86,12 @@ def forged_hash(preset: str, seed: int, device: torch.device) -> str:
         for name, dtype, shape, checksum in made_gemma(sizes, seed).checksums(device)
     ]
     return weights_hash(entries)
+
+
+def forged_recipe(preset: str, seed: int) -> str:
+    """Key of a made checkpoint's recipe in `runners.forge.known`."""
+    sizes = preset_named(preset)
+    return recipe_key([model_inventory(sizes), gemma_inventory(sizes.gemma)], SPEC_VERSION, seed)
 
 
 def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None) -> Path:

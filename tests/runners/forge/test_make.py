@@ -7,7 +7,8 @@ import torch
 from runners.checksum import checksum64
 from runners.errors import CheckpointError, ConfigError
 from runners.forge import make
-from runners.forge.make import forge, forged_hash, forged_tensors, made_model
+from runners.forge.known import known_hash
+from runners.forge.make import forge, forged_hash, forged_recipe, forged_tensors, made_model
 from runners.forge.presets import preset_named
 from runners.official_compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.weights import WeightsFolder
@@ -38,7 +39,7 @@ def test_the_file_reads_back_with_its_metadata_and_the_hash_made_without_files(t
     assert weights.gemma_config == preset_named("tiny").gemma
     assert weights.model.metadata["model_version"] == "2.3.0-forged-tiny"
     assert json.loads(weights.model.metadata["forge"]) == {"preset": "tiny", "seed": 0, "spec": make.SPEC_VERSION}
-    assert weights.hash == forged_hash("tiny", 0, CPU)
+    assert weights.hash == forged_hash("tiny", 0, CPU) == known_hash(forged_recipe("tiny", 0))
     assert weights.hash != forged_hash("tiny", 1, CPU)
 
 
