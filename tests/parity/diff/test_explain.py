@@ -122,6 +122,22 @@ def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Da
     assert "so nothing is known" in nothing.lines[-1] and nothing.divergence.departs
 
 
+def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    diff = spread(flow, sources, 0.25)
+    codes = ("environment_mismatch", "nan_candidate", "missing_tensor", "swapped_pass", "incomplete_trace")
+    named = tuple(Finding(code=code, where="somewhere", message="something") for code in codes)
+    found = explain(
+        TraceDiff(taps=diff.taps, findings=named, recorded=diff.recorded),
+        flow,
+        Floors(flow, "bf16"),
+        bits_expected=False,
+        arbitrations={"decode/mel": Arbitration(candidate=0.01, official=0.04)},
+    )
+    assert len(found.lines) == MOST_LINES == 10
+    assert len(found.divergence.findings) == len(codes)  # machines get all of it
+
+
 def test_an_oracle_is_heard(flow: Dataflow) -> None:
     arbitrations = {
         "decode/mel": Arbitration(candidate=0.01, official=0.04),

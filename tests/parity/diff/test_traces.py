@@ -151,6 +151,10 @@ def test_passes_that_agree_or_merely_drift_are_not_taken_for_each_other(flow: Da
     alike = exchanged(tensors, {"perturbed": "cond"})  # no block is perturbed
     assert not compare_traces(trace_of(alike), trace_of(noisy(alike, 0.05)), flow).findings
     assert not compare_traces(trace_of(tensors), trace_of(noisy(tensors, 0.5)), flow).findings
+    close = noisy(
+        alike, 0.2, [tap for tap in alike if "/perturbed/" in tap]
+    )  # nearer to each other than noise moves them
+    assert not compare_traces(trace_of(close), trace_of(noisy(close, 0.5)), flow).findings
 
 
 def test_patterns_limit_what_is_wanted(flow: Dataflow) -> None:
