@@ -2,7 +2,21 @@
 
 import typer
 
-from parity.cli import bless, calibrate, diff, doctor, fetch, forge, gate, perf, run, suite
+from parity.cli import (
+    amplify,
+    bless,
+    calibrate,
+    diff,
+    doctor,
+    explain,
+    fetch,
+    forge,
+    gate,
+    isolate,
+    perf,
+    run,
+    suite,
+)
 
 app = typer.Typer(
     name="parity",
@@ -14,12 +28,15 @@ app = typer.Typer(
 app.command("forge")(forge.forge)
 app.command("run")(run.run)
 app.command("diff")(diff.diff)
+app.command("explain")(explain.explain)
+app.command("isolate")(isolate.isolate)
+app.command("amplify")(amplify.amplify)
 app.command("gate")(gate.gate)
+app.command("suite")(suite.suite)
 app.command("bless")(bless.bless)
+app.command("fetch")(fetch.fetch)
 app.command("calibrate")(calibrate.calibrate)
 app.command("perf")(perf.perf)
-app.command("suite")(suite.suite)
-app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 
 
