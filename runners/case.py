@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from runners.errors import CaseError
+from runners.strict import Strict
 
 MAX_CASE_BYTES = 1 << 20  # a case is prose and numbers; anything larger is not one
 MAX_SIDE_PX = 8192
@@ -25,10 +24,6 @@ SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
 TEMPORAL_FACTOR = 8  # pixel frames a latent frame spans, the first one excepted
 AUDIO_LATENTS_PER_S = 25
 CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under golden/
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything read from a case file: immutable, and no key passes unnoticed."""
 
 
 class ImageCondition(Strict, frozen=True, kw_only=True):
@@ -179,6 +174,8 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
         _override(document, key, value)
     if "folder" in document:
         raise CaseError("The case has an unknown key 'folder'; remove it.")
+    import msgspec  # a runner's own interpreter need not have it, see `runners.strict`
+
     try:
         return msgspec.convert({**document, "folder": str(folder)}, Case, strict=True)
     except msgspec.ValidationError as error:
@@ -212,6 +209,25 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
 
 def case_document(case: Case) -> dict[str, Any]:
     """The case as JSON data, equal to what reading it back from JSON gives, without the folder it was read from."""
+    import msgspec
+
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
     document.pop("folder")
     return document
+
+
+def case_of(document: Mapping[str, Any], folder: str) -> Case:
+    """The case that `case_document` was made of. Its form is trusted; what strangers wrote goes to `parse_case`."""
+    request, guidance = document["request"], document["guidance"]
+    images = tuple(ImageCondition(**image) for image in request["images"])
+    guiders = {
+        modality: Guider(**{**guider, "stg_blocks": tuple(guider["stg_blocks"])})
+        for modality, guider in guidance.items()
+    }
+    parts = {
+        "request": Request(**{**request, "images": images}),
+        "guidance": Guidance(**guiders),
+        "switches": Switches(**document["switches"]),
+        "folder": folder,
+    }
+    return Case(**{**document, **parts})

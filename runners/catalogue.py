@@ -1,5 +1,8 @@
-"""The runners there are, by name."""
+"""The runners there are, by name, and others by the file they are in."""
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 from runners.errors import RunnerError
@@ -15,17 +18,21 @@ def open_runner(
     options: RunOptions,
     overrides: dict[str, Any] | None = None,
     command_line: dict[str, Any] | None = None,
+    official_root: Path | None = None,
 ) -> Runner:
     """A runner by name; imported only now, so that one can be used without what the others need.
 
     Args:
-        name: one of NAMES.
+        name: one of NAMES, or FILE.py:CLASS for an engine of one's own; the class is called with weights and options.
         weights: the model's files.
         options: device, dtype, tier, single reference behaviours.
         overrides: pipeline options laid over the case's; native only.
         command_line: pipeline options given on the command line, laid over both; native only.
+        official_root: root of a checkout of the official code, in place of what is installed; official only.
     Raises: RunnerError for another name, or options that the runner does not have.
     """
+    if official_root is not None and name != "official":
+        raise RunnerError(f"Runner {name!r} takes no --official-root; only the official runner does.")
     if name == "native":
         from runners.native import NativeRunner
 
@@ -39,9 +46,31 @@ def open_runner(
     if name == "official":
         from runners.official import OfficialRunner
 
-        return OfficialRunner(weights, options)
+        return OfficialRunner(weights, options, official_root=official_root)
     if name == "diffusers":
         from runners.diffusers_port import DiffusersRunner
 
         return DiffusersRunner(weights, options)
-    raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}.")
+    file, colon, engine = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        made: Runner = _class_in(Path(file), engine)(weights, options)
+        return made
+    raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}, or FILE.py:CLASS for one of your own.")
+
+
+def _class_in(file: Path, name: str) -> Any:
+    """A class of a Python file that the user named. Raises: RunnerError if there is no such file or class."""
+    module_name = f"parity_engine_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise RunnerError(f"There is no file {file} with a runner in it; docs/runners.md shows one.")
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise RunnerError(
+            f"{file} cannot be imported here ({error}); run it where its dependencies are, with --runner-python."
+        ) from error
+    if not callable(getattr(module, name, None)):
+        raise RunnerError(f"{file} has no class {name!r}; docs/runners.md shows what a runner is.")
+    return getattr(module, name)

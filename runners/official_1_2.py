@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runners.official_blocks import observe_pipeline, observed_blocks
-from runners.official_compat import checkpoint_path
+from runners.official_compat import any_number_of_heads, checkpoint_path
 from runners.official_observe import TextObserver
 from runners.official_request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
 
@@ -22,7 +22,7 @@ def execute(request: OfficialRequest) -> Made:
     """Run a case."""
     module = importlib.import_module(PIPELINE)
     weights = request.weights
-    with observed_blocks(request, _masked_without_v2a):
+    with any_number_of_heads(), observed_blocks(request, _masked_without_v2a):
         paths = importlib.import_module("ltx_pipelines.utils.model_paths").ModelPaths.from_monolith(
             checkpoint_path(weights), str(weights.gemma_folder)
         )

@@ -113,6 +113,20 @@ def without_cpu_autocast_to_fp32() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def any_number_of_heads() -> Iterator[None]:
+    """While inside, the official code takes a transformer whose modalities differ in their number of heads."""
+    module = importlib.import_module("ltx_core.model.transformer.model_configurator")
+    official = module.check_config_value
+
+    def check(config: dict[str, Any], key: str, expected: Any) -> None:
+        if key != "num_attention_heads":
+            official(config, key, expected)
+
+    with patch.object(module, "check_config_value", check):
+        yield
+
+
 def checkpoint_path(weights: Weights) -> str:
     """Path of the single file as official code wants it; for made weights a name that `made_weights_loader` knows."""
     return str(weights.checkpoint_path) if isinstance(weights, WeightsFolder) else MADE_PATH

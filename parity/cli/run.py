@@ -13,12 +13,14 @@ from runners.errors import CaseError, RunnerError
 
 @verb
 def run(
-    runner: Annotated[str, typer.Option(help="official or native.")],
+    runner: Annotated[str, typer.Option(help="official, native, diffusers, or FILE.py:CLASS for one of your own.")],
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
     tier: Annotated[str, typer.Option(help="exact or fast; native only.")] = "exact",
-    reference: Annotated[str | None, typer.Option(help="Official release to follow, instead of the case's.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Official release to follow, instead of the case's; or custom.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="bf16, or fp32 for the oracle.")] = "bf16",
     skip_v2a: Annotated[bool, typer.Option("--skip-v2a", help="Audio never attends to video.")] = False,
@@ -28,14 +30,22 @@ def run(
     taps: Annotated[str | None, typer.Option(help="Record taps whose names match this pattern, '*' for all.")] = None,
     keep: Annotated[str, typer.Option(help="What to keep of a tap: sketch or full.")] = "sketch",
     setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. request.seed=3.")] = None,
+    official_root: Annotated[
+        Path | None, typer.Option(help="Checkout of Lightricks/LTX-2 to run instead of the installed release.")
+    ] = None,
+    runner_python: Annotated[
+        Path | None, typer.Option(help="Run in a process of this interpreter, e.g. other-venv/bin/python.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
     import torch
 
+    from parity.trace.child import Child, record_in_child
     from parity.trace.golden import find_case
     from parity.trace.record import device_named, record_run, recording
+    from parity.trace.recorder import Keep
     from runners.catalogue import open_runner
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
@@ -64,10 +74,25 @@ def run(
         tier="exact" if tier == "exact" else "fast",
         behaviours=behaviours,
     )
-    engine = open_runner(runner, files, options, overrides, {"disable_autocast": disable_autocast})
+    command_line = {"disable_autocast": disable_autocast}
+    kept: Keep = "full" if keep == "full" else "sketch"
     with progress_of(f"{runner} {found.id}", quiet) as progress:
-        recorded = None if taps is None else recording(taps, "full" if keep == "full" else "sketch")
-        outcome = record_run(engine, found, files, options, folder, progress, recorded)
+        if runner_python is None:
+            engine = open_runner(runner, files, options, overrides, command_line, official_root)
+            recorded = None if taps is None else recording(taps, kept)
+            outcome = record_run(engine, found, files, options, folder, progress, recorded)
+        else:
+            child = Child(
+                python=runner_python,
+                runner=runner,
+                weights=weights,
+                overrides=overrides,
+                command_line=command_line,
+                official_root=official_root,
+                taps=taps,
+                keep=kept,
+            )
+            outcome = record_in_child(child, found, files, options, folder, progress)
     if not quiet:
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "

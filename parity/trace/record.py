@@ -1,8 +1,9 @@
 """Executing a case and leaving a run folder: whole, or not at all."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,16 @@ class Listening(Protocol):
 
     def __call__(self, folder: Path) -> AbstractContextManager[Any]:
         """Listen, and leave files of `parity.trace.bundle.DATA_FILES` in `folder` in the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """A case that was run, and where."""
+
+    runner: str
+    outcome: Outcome
+    environment: dict[str, Any]  # fingerprint of the process that ran it
+    end_to_end_s: float
 
 
 def recording(pattern: str, keep: Keep) -> Listening:
@@ -52,30 +63,46 @@ def record_run(
     Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
+
+    def execute(folder: Path) -> Executed:
+        with runner, recorded(folder) if recorded else nullcontext():
+            start_s = time.perf_counter()
+            outcome = runner.run(case, progress)
+            if options.device.type == "cuda":
+                torch.cuda.synchronize(options.device)
+            end_to_end_s = time.perf_counter() - start_s
+            environment = fingerprint(options.device)
+        return Executed(runner=runner.name, outcome=outcome, environment=environment, end_to_end_s=end_to_end_s)
+
+    return leave_run(execute, case, weights, options, out)
+
+
+def leave_run(
+    execute: Callable[[Path], Executed], case: Case, weights: Weights, options: RunOptions, out: Path
+) -> Outcome:
+    """Leave the run folder `out` with what `execute` makes, which may put a trace into the folder it is given.
+
+    Raises: as `record_run`.
+    """
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, RUN_FILE) as folder:
         try:
-            with runner, recorded(folder) if recorded else nullcontext():
-                start_s = time.perf_counter()
-                outcome = runner.run(case, progress)
-                if options.device.type == "cuda":
-                    torch.cuda.synchronize(options.device)
-                end_to_end_s = time.perf_counter() - start_s
-                environment = fingerprint(options.device)
+            executed = execute(folder)
         except BaseException:
             _keep_trace(folder, out)
             raise
+        outcome = executed.outcome
         write_run(
             folder,
             case,
             outcome,
-            runner=runner.name,
+            runner=executed.runner,
             tier=options.tier,
             dtype=dtype_name(options.dtype),
             weights_hash=weights_hash,
             model_version=weights.model_version,
-            environment=environment,
-            end_to_end_s=end_to_end_s,
+            environment=executed.environment,
+            end_to_end_s=executed.end_to_end_s,
         )
     bad = [
         name

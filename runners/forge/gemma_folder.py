@@ -31,6 +31,9 @@ def write_gemma_files(folder: Path, gemma: Json) -> None:
     }
     write_json(folder / "config.json", gemma)
     write_json(folder / "preprocessor_config.json", processor)
+    # Official releases since 1.2.0 make the processor of this file and find the picture's part in the one above.
+    also = {"image_seq_length": gemma["mm_tokens_per_image"], "processor_class": "Gemma3Processor"}
+    write_json(folder / "processor_config.json", also)
     write_tokenizer(folder)
 
 

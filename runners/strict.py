@@ -1,0 +1,23 @@
+"""The base of everything read from a case file: immutable, keyword arguments only, and no key passes unnoticed.
+
+That is msgspec's `Struct`. A runner in an interpreter of its own (`parity.trace.child_main`) need not have msgspec: it
+gets cases that the other side has read and checked already, and there a frozen dataclass of the same form is enough.
+"""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or find_spec("msgspec") is not None:
+    import msgspec
+
+    class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """Base class; every subclass is a struct of its own."""
+
+else:
+    from dataclasses import dataclass
+
+    class Strict:
+        """Base class; every subclass becomes a dataclass of its own."""
+
+        def __init_subclass__(cls, *, frozen: bool, kw_only: bool) -> None:
+            dataclass(frozen=frozen, kw_only=kw_only)(cls)

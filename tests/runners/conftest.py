@@ -1,0 +1,42 @@
+"""Tests against checkouts of official releases are left out by name where there are none."""
+
+import os
+from collections.abc import Iterable
+
+import pytest
+
+COMMITS = {"1.1.2": "41d9243", "1.2.0": "400fd31"}
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def missing_variables(release: str) -> list[str]:
+    """Environment variables without which nothing of a release can be run."""
+    names = [f"PARITY_OFFICIAL_{release.replace('.', '_')}"]
+    if release == "1.2.0":  # it needs other transformers than this project
+        names.append("PARITY_PYTHON_1_2_0")
+    return [name for name in names if not os.environ.get(name)]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect tests of a release that has no checkout here, and remember why."""
+    reasons: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        release = getattr(item, "callspec", None) and item.callspec.params.get("release")  # type: ignore[attr-defined]
+        if "checkout" in getattr(item, "fixturenames", ()) and (missing := missing_variables(str(release))):
+            reason = (
+                f"{' and '.join(missing)} not set: a checkout of Lightricks/LTX-2 at {COMMITS[str(release)]} "
+                "and the interpreter that runs it, see docs/runners.md"
+            )
+            reasons.setdefault(reason, []).append(item)
+    left_out = {id(item) for found in reasons.values() for item in found}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
+        items[:] = [item for item in items if id(item) not in left_out]
+    config.stash[LEFT_OUT] = [f"{len(found)} deselected: {reason}" for reason, found in reasons.items()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what was left out."""
+    lines: Iterable[str] = config.stash.get(LEFT_OUT, [])
+    for line in lines:
+        terminalreporter.write_line(line)
