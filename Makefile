@@ -19,11 +19,16 @@ endif
 PARITY := $(RUN) -m parity.cli.app
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
+GPU_DEVICE ?= cuda
+GPU_WEIGHTS ?= forge:full:0
+GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
+GPU_OUT ?= build/gpu
+GPU_MINUTES ?= 8.5
 
-.PHONY: help setup parity test test-gpu check gate thresholds mutate bench clean
+.PHONY: help setup parity parity-gpu measurements test test-gpu check gate thresholds mutate bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Make .venv with pinned dependencies
 
@@ -43,6 +48,15 @@ parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a
 
 gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorded goldens as well; CI reads its exit code
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --golden
+
+# Stopped half-way or out of time, the same call goes on where it was.
+parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared
+	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
+	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
+	  $(if $(wildcard $(GPU_CASES:%=golden/%/golden.json)),--golden)
+
+measurements: ## Print the README's tables of what was measured, from docs/measurements
+	$(RUN) bench/table.py docs/measurements/*.json
 
 test: $(STAMP) ## All tests that need no GPU
 	$(RUN) -m pytest -m 'not gpu'

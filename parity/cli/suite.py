@@ -1,11 +1,10 @@
 """`parity suite`: the main job. Official and native run the same cases; one table ends in a verdict."""
 
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from parity.cli.progress import progress_of
 from parity.cli.verb import out, verb
@@ -13,29 +12,13 @@ from parity.cli.verb import out, verb
 if TYPE_CHECKING:
     import torch
 
-    from parity.diff.runs import RunsDiff
-    from parity.judge.verdict import Verdict
+    from parity.diff.diagnosis import Diagnosis
+    from parity.report.suite import Line
     from parity.trace.bundle import Run
     from runners.case import Case
     from runners.weights import Weights
 
-WORDS = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One comparison of the table."""
-
-    case: str
-    what: str
-    found: "RunsDiff"
-    verdict: "Verdict"
-    times_s: tuple[float, float]
-
-    @property
-    def code(self) -> int:
-        """The verdict's exit code."""
-        return self.verdict.exit_code
+RUNNERS = ("official", "native")
 
 
 @verb
@@ -45,35 +28,55 @@ def suite(
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
-    taps: Annotated[str | None, typer.Option(help="Record taps whose names match this pattern, '*' for all.")] = None,
+    taps: Annotated[str | None, typer.Option(help="Record and compare taps of this pattern, '*' for all.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no run that would end later; the same call with --resume goes on.")
+    ] = None,
     golden: Annotated[bool, typer.Option("--golden", help="Judge against the recorded goldens too.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Folder for the table, as JSON and Markdown.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Run official and native on every case, compare all outputs and judge them; the worst verdict is the exit code."""
     import torch
 
-    from parity.judge.verdict import gate_exit_code
+    from parity.report.suite import draw_suite, save_suite, suite_code
     from parity.trace.bundle import read_run
     from parity.trace.golden import find_case
     from parity.trace.record import device_named
     from runners.forge.weights import weights_named
 
+    begun_s = time.monotonic()
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     where = device_named(device)
     files = weights_named(weights, where)
     lines: list[Line] = []
-    for name in case:
-        for runner in ("official", "native"):
-            _run(find_case(name), runner, files, folder / name / runner, where, taps, resume, quiet)
-        official, native = (read_run(folder / name / runner) for runner in ("official", "native"))
+    missing: list[str] = []
+    longest_s = 0.0  # of the runs so far, which says how long the next may take
+    for found in [find_case(name) for name in case]:
+        for runner in RUNNERS:
+            target = folder / found.id / runner
+            start_s = time.monotonic()
+            if resume and _already_there(found, files, where, taps, target):
+                out.print(f"{target}: kept, it is whole and of this request", markup=False)
+            elif minutes is not None and start_s - begun_s + longest_s > minutes * 60:
+                missing.append(f"{found.id}/{runner}")
+            else:
+                _run(found, runner, files, target, where, taps, quiet)
+                longest_s = max(longest_s, time.monotonic() - start_s)
+        if any(name.startswith(f"{found.id}/") for name in missing):
+            continue
+        official, native = (read_run(folder / found.id / runner) for runner in RUNNERS)
         if golden:
             lines += _against_golden(official, native)
         lines.append(_judged("native against official", official, native))
-    code = gate_exit_code(*(line.code for line in lines))
-    _draw(lines, code)
-    return code
+        if report is not None:
+            save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
+    if report is not None:
+        save_suite(report, lines, missing)
+    draw_suite(out, lines, missing)
+    return suite_code(lines, missing)
 
 
 def _run(
@@ -83,25 +86,25 @@ def _run(
     out_folder: Path,
     device: "torch.device",
     taps: str | None,
-    resume: bool,
     quiet: bool,
 ) -> None:
+    import torch
+
     from parity.trace.record import record_run, recording
     from runners.catalogue import open_runner
     from runners.protocol import RunOptions
 
-    if resume and _already_there(case, weights, device, taps, out_folder):
-        out.print(f"{out_folder}: kept, it is whole and of this request", markup=False)
-        return
     options = RunOptions(device=device)
     with progress_of(f"{runner} {case.id}", quiet) as progress:
         recorded = None if taps is None else recording(taps, "sketch")
         record_run(open_runner(runner, weights, options), case, weights, options, out_folder, progress, recorded)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the next run's peak is its own
 
 
 def _already_there(case: "Case", weights: "Weights", device: "torch.device", taps: str | None, folder: Path) -> bool:
     """Whether a finished run of this request, from this code and environment, is there already."""
-    from parity.trace.bundle import TRACE_FILE, read_run
+    from parity.trace.bundle import TRACE_FILE, read_run, sha256_of
     from parity.trace.environment import fingerprint
     from runners.case import case_document
     from runners.errors import RunError
@@ -112,72 +115,66 @@ def _already_there(case: "Case", weights: "Weights", device: "torch.device", tap
         return False
     return (
         run.record.case == case_document(case)
+        and run.record.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
         and run.record.weights_hash == weights.hash
         and run.record.environment == fingerprint(device)
         and run.has(TRACE_FILE) == (taps is not None)
     )
 
 
-def _against_golden(official: "Run", native: "Run") -> list[Line]:
+def _against_golden(official: "Run", native: "Run") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
-    from parity.trace.environment import differences
     from parity.trace.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
-    environment = differences(recorded.record.environment, official.record.environment)
-    same = recorded.record.files["outputs.safetensors"] == official.record.files["outputs.safetensors"]
-    for phrase in environment:
-        out.print(f"{official.case_id}: environment differs from the golden's, {phrase}", markup=False)
-    if not same and not environment:
+    limits = _has_limits(official.case_id)
+    lines = [_judged(f"{run.record.runner} against golden", recorded, run, limits) for run in (official, native)]
+    found = lines[0].found
+    same = all(value == 1.0 for name, value in found.metrics.items() if name.startswith("outputs.bit_equal."))
+    if not same and not found.environment:
         raise RunError(
             f"The live official run of {official.case_id!r} differs from its golden, and nothing in the environment "
             "says why. Look with `parity diff`, and bless the new run if the reference moved on purpose."
         )
-    return [_judged(f"{run.record.runner} against golden", recorded, run, by_limits=True) for run in (official, native)]
+    return lines
 
 
-def _judged(what: str, reference: "Run", candidate: "Run", by_limits: bool = False) -> Line:
+def _has_limits(case_id: str) -> bool:
+    from parity.judge.registry import load_registry
+    from parity.trace.places import limits_path
+
+    return limits_path().exists() and case_id in load_registry(limits_path()).cases
+
+
+def _judged(what: str, reference: "Run", candidate: "Run", by_limits: bool = False) -> "Line":
+    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it."""
     from parity.cli.gate import judged, profile_of
     from parity.diff.runs import compare_runs
+    from parity.report.suite import Line
+    from runners.errors import RegistryError
 
     found = compare_runs(reference, candidate)
+    verdict, refusal = None, ""
+    try:
+        verdict = judged(found, "limits" if by_limits else profile_of(found))
+    except RegistryError as error:  # this line cannot be judged; the others can
+        refusal = str(error)
     return Line(
         case=reference.case_id,
         what=what,
         found=found,
-        verdict=judged(found, "limits" if by_limits else profile_of(found)),
-        times_s=(reference.record.end_to_end_s, candidate.record.end_to_end_s),
+        verdict=verdict,
+        refusal=refusal,
+        taps=_diagnosed(reference, candidate),
+        records=(reference.record, candidate.record),
     )
 
 
-def _draw(lines: list[Line], code: int) -> None:
-    from parity.report.words import number, sentence
+def _diagnosed(reference: "Run", candidate: "Run") -> "Diagnosis | None":
+    from parity.diff.diagnosis import diagnose
+    from parity.trace.bundle import TRACE_FILE
 
-    columns = ("case", "comparison", "judged by", "frames", "sound", "latents", "time", "verdict")
-    table = Table(*columns, title="Is it still the official LTX-2.3?")
-    for line in lines:
-        metrics = line.found.metrics
-        frames = f"PSNR {number(metrics['frames.psnr_db.min'])} dB"
-        sound = f"SNR {number(metrics['audio.snr_db.min'])} dB"
-        worst = max(metrics["video_latent.relative_l2"], metrics["audio_latent.relative_l2"])
-        latents = f"L2 {number(worst)}"
-        bits = {name: metrics[f"outputs.bit_equal.{name}"] == 1.0 for name in ("frames", "audio")}
-        both = all(metrics[f"outputs.bit_equal.{name}"] == 1.0 for name in ("video_latent", "audio_latent"))
-        table.add_row(
-            line.case,
-            line.what,
-            "bits" if line.verdict.profile == "exact" else "limits",
-            "bit-identical" if bits["frames"] else frames,
-            "bit-identical" if bits["audio"] else sound,
-            "bit-identical" if both else latents,
-            f"{line.times_s[0]:.1f} s / {line.times_s[1]:.1f} s",
-            WORDS[line.code],
-        )
-    out.print(table)
-    for line in lines:
-        for failure in line.verdict.failures:
-            out.print(f"{line.case}, {line.what}: {failure.code} at {failure.where}: {failure.message}", markup=False)
-        for row in line.verdict.failed_rows():
-            out.print(f"{line.case}, {line.what}: {sentence(row)}", markup=False)
-    out.print(f"VERDICT: {WORDS[code]}", style="bold green" if code == 0 else "bold red")
+    if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
+        return None
+    return diagnose(reference, candidate)

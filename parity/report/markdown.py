@@ -16,28 +16,28 @@ _ESCAPED = str.maketrans(
 
 def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
     """The summary of a gate: headline, what failed, then everything, folded."""
-    parts = [f"### {_text(headline(verdict, perf))}", f"Case {_text(verdict.case)}, profile {verdict.profile}."]
+    parts = [f"### {escaped(headline(verdict, perf))}", f"Case {escaped(verdict.case)}, profile {verdict.profile}."]
     parts += [
-        f"- **{_text(failure.code)}** in {_text(failure.where)}: {_text(failure.message)}"
+        f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(failure.message)}"
         for failure in verdict.failures
     ]
     if failed := verdict.failed_rows():
         parts.append(_table(failed))
-    parts += [f"- {_text(note)}" for note in verdict.notes]
+    parts += [f"- {escaped(note)}" for note in verdict.notes]
     if verdict.rows:
         parts.append(
             f"<details><summary>All {len(verdict.rows)} metrics</summary>\n\n{_table(verdict.rows)}\n\n</details>"
         )
     if perf is not None:
-        parts.append(f"**Speed** of {_text(perf.title)}: {_text(perf.outcome)} (baseline: {_text(perf.reason)})")
-        parts += [f"- {_text(perf_sentence(row))}" for row in perf.rows]
-        parts += [f"- {_text(note)}" for note in perf.notes]
+        parts.append(f"**Speed** of {escaped(perf.title)}: {escaped(perf.outcome)} (baseline: {escaped(perf.reason)})")
+        parts += [f"- {escaped(perf_sentence(row))}" for row in perf.rows]
+        parts += [f"- {escaped(note)}" for note in perf.notes]
     return _joined(parts)
 
 
 def error_markdown(case: str, message: str) -> str:
     """The summary of a gate that could not judge."""
-    return f"### VERDICT: COULD NOT JUDGE\n\nCase {_text(case)}: {_text(message)}\n"
+    return f"### VERDICT: COULD NOT JUDGE\n\nCase {escaped(case)}: {escaped(message)}\n"
 
 
 def append_summary(path: Path, text: str) -> None:
@@ -81,7 +81,7 @@ def _table(rows: tuple[Row, ...]) -> str:
             used(row),
             why(row),
         )
-        lines.append("| " + " | ".join(map(_text, cells)) + " |")
+        lines.append("| " + " | ".join(map(escaped, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -94,5 +94,6 @@ def _joined(parts: list[str]) -> str:
     return text + "\n"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
+    """The text as Markdown that shows it and does nothing else."""
     return printable(text).translate(_ESCAPED)

@@ -1,0 +1,171 @@
+"""What a suite found: one line a comparison, as a table for people, Markdown, and JSON that is judged again later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parity.diff.diagnosis import Diagnosis
+from parity.diff.runs import RunsDiff
+from parity.judge.verdict import Verdict, gate_exit_code
+from parity.report.markdown import escaped
+from parity.report.words import GIB, number, printable, sentence
+from parity.trace.atomic import write_bytes_atomic, write_json_atomic
+from parity.trace.bundle import RunRecord
+
+SCHEMA_VERSION: Final = 1
+WORDS: Final = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
+COLUMNS: Final = ("case", "comparison", "judged by", "frames", "sound", "latents", "taps", "time", "peak", "verdict")
+TITLE: Final = "Is it still the official LTX-2.3?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One comparison. `verdict` is None where nothing could be judged; `refusal` then says why."""
+
+    case: str
+    what: str
+    found: RunsDiff
+    verdict: Verdict | None
+    refusal: str
+    taps: Diagnosis | None  # None where a run has no trace
+    records: tuple[RunRecord, RunRecord]  # reference and candidate
+
+    @property
+    def by_bits(self) -> bool:
+        """Whether the candidate is held to the reference's bits."""
+        return self.verdict is not None and self.verdict.profile == "exact"
+
+    @property
+    def code(self) -> int:
+        """The verdict's exit code; whoever is held to bits is held to those of every tap, too."""
+        if self.verdict is None:
+            return 2
+        if not self.by_bits or self.taps is None or self.taps.traces.bit_equal:
+            return self.verdict.exit_code
+        return gate_exit_code(self.verdict.exit_code, 2 if self.taps.traces.findings else 1)
+
+    def cells(self) -> tuple[str, ...]:
+        """The line as texts, one for each of COLUMNS."""
+        old, new = self.records
+        return (
+            self.case,
+            self.what,
+            "-" if self.verdict is None else "bits" if self.by_bits else "limits",
+            self._equal_or(f"PSNR {self._number('frames.psnr_db.min', 'dB')}", "frames"),
+            self._equal_or(f"SNR {self._number('audio.snr_db.min', 'dB')}", "audio"),
+            self._equal_or(f"L2 {self._worst_latent()}", "video_latent", "audio_latent"),
+            self._taps(),
+            f"{old.end_to_end_s:.1f} s / {new.end_to_end_s:.1f} s",
+            f"{old.peak_bytes / GIB:.1f} / {new.peak_bytes / GIB:.1f} GiB",
+            WORDS[self.code],
+        )
+
+    def complaints(self) -> list[str]:
+        """Everything that keeps the line from parity, a sentence each."""
+        said = [self.refusal] if self.refusal else []
+        if self.verdict is not None:
+            said += [f"{one.code} at {one.where}: {one.message}" for one in self.verdict.failures]
+            said += [sentence(row) for row in self.verdict.failed_rows()]
+        if self.taps is not None and not self.taps.traces.bit_equal:
+            said += self.taps.explanation.lines
+        return said
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before infinities are written as strings."""
+        return {
+            "case": self.case,
+            "what": self.what,
+            "exit_code": self.code,
+            "outcome": WORDS[self.code],
+            "refusal": self.refusal,
+            "verdict": None if self.verdict is None else self.verdict.document(),
+            "taps": None if self.taps is None else self.taps.explanation.document(),
+            "environment_differences": list(self.found.environment),
+        }
+
+    def _equal_or(self, otherwise: str, *names: str) -> str:
+        equal = all(self.found.metrics.get(f"outputs.bit_equal.{name}") == 1.0 for name in names)
+        return "bit-identical" if equal else otherwise
+
+    def _number(self, metric: str, unit: str) -> str:
+        return number(self.found.metrics.get(metric), unit)
+
+    def _worst_latent(self) -> str:
+        values = [self.found.metrics.get(f"{name}_latent.relative_l2") for name in ("video", "audio")]
+        return number(max((value for value in values if value is not None), default=None))
+
+    def _taps(self) -> str:
+        if self.taps is None:
+            return "-"
+        diffs = self.taps.traces.taps
+        differing = sum(not diff.bit_equal for diff in diffs.values())
+        if self.taps.traces.bit_equal:
+            return f"{len(diffs)} bit-identical"
+        return f"{differing} of {len(diffs)} differ"
+
+
+def suite_code(lines: Sequence[Line], missing: Sequence[str]) -> int:
+    """The exit code of a whole suite; one that has not come to its end could not judge."""
+    return gate_exit_code(*(line.code for line in lines), *([2] if missing or not lines else []))
+
+
+def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) -> None:
+    """Print the table, what keeps lines from parity, and the verdict."""
+    table = Table(*COLUMNS, title=TITLE)
+    for line in lines:
+        table.add_row(*(Text(printable(cell)) for cell in line.cells()))
+    console.print(table)
+    for line in lines:
+        for phrase in line.found.environment:
+            console.print(Text(printable(f"{line.case}, {line.what}: environment differs: {phrase}"), "yellow"))
+        for complaint in line.complaints():
+            console.print(Text(printable(f"{line.case}, {line.what}: {complaint}")), soft_wrap=True)
+    for name in missing:
+        console.print(Text(printable(f"not run yet: {name}"), "yellow"))
+    code = suite_code(lines, missing)
+    console.print(Text(f"VERDICT: {WORDS[code]}", "bold green" if code == 0 else "bold red"))
+
+
+def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str]) -> None:
+    """Write `suite.json`, `suite.md` and, for each line, numbers that `parity gate --numbers` judges again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = {f"{line.case}/{record.runner}": record for line in lines for record in line.records}
+    code = suite_code(lines, missing)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "exit_code": code,
+        "outcome": WORDS[code],
+        "missing": list(missing),
+        "lines": [line.document() for line in lines],
+        "runs": {
+            name: {
+                "end_to_end_s": record.end_to_end_s,
+                "stage_s": record.stage_s,
+                "step_s": record.step_s,
+                "peak_bytes": record.peak_bytes,
+                "files": record.files,
+            }
+            for name, record in runs.items()
+        },
+        "environment": lines[0].records[1].environment if lines else {},
+    }
+    write_json_atomic(folder / "suite.json", document)
+    write_bytes_atomic(folder / "suite.md", _markdown(lines, missing).encode())
+    for line in lines:
+        name = f"{line.case} {line.what}".replace(" ", "_")
+        write_json_atomic(folder / f"numbers_{name}.json", line.found.document())
+
+
+def _markdown(lines: Sequence[Line], missing: Sequence[str]) -> str:
+    device = lines[0].records[1].environment.get("device_name", "CPU") if lines else "nothing"
+    parts = [f"### {WORDS[suite_code(lines, missing)]}: {TITLE}", f"Measured on {escaped(str(device))}."]
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    parts += [f"- {escaped(f'{line.case}, {line.what}: {text}')}" for line in lines for text in line.complaints()]
+    parts += [f"- not run yet: {escaped(name)}" for name in missing]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,145 @@
+"""The table of a suite: every tap is held to its bits, and neither a refusal nor an early stop is a pass."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from parity.diff.diagnosis import Diagnosis
+from parity.diff.divergence import Divergence
+from parity.diff.explain import Explanation
+from parity.diff.finding import Finding
+from parity.diff.metric import METRICS
+from parity.diff.runs import RunsDiff, Side, read_numbers
+from parity.diff.sketches import SketchDiff
+from parity.diff.traces import TraceDiff
+from parity.judge.verdict import judge
+from parity.report.suite import COLUMNS, Line, draw_suite, save_suite, suite_code
+from parity.trace.bundle import RunRecord
+
+PERFECT = {"exact": 0.0, "lower": 0.0, "higher": 1.0}
+
+
+def numbers(**changes: float) -> RunsDiff:
+    metrics = {name: PERFECT[metric.direction] for name, metric in METRICS.items()}
+    metrics |= {name: 1.0 for name in metrics if ".bit_equal." in name}
+    side = Side(runner="native", tier="exact", dtype="bf16", reference="1.0.0", run_sha256="ab" * 32)
+    return RunsDiff(
+        case="micro",
+        reference=side,
+        candidate=side,
+        environment=(),
+        environment_of_candidate={"device_name": "GPU|<b>"},
+        metrics={**metrics, **{name.replace("__", "."): value for name, value in changes.items()}},
+        findings=(),
+        per_frame={},
+    )
+
+
+def record(runner: str) -> RunRecord:
+    values: dict[str, Any] = {
+        "schema_version": 1,
+        "case": {"id": "micro"},
+        "inputs": {},
+        "runner": runner,
+        "tier": "exact",
+        "dtype": "bf16",
+        "reference": "1.0.0",
+        "weights_hash": "ab",
+        "model_version": "2.3",
+        "environment": {"device_name": "GPU|<b>"},
+        "created_utc": "2026-01-01T00:00:00+00:00",
+        "frame_rate": 24.0,
+        "sample_rate_hz": 48000,
+        "sigmas": [1.0, 0.0],
+        "end_to_end_s": 12.34,
+        "stage_s": {"denoising": 10.0},
+        "step_s": [1.0],
+        "peak_bytes": 3 << 30,
+        "details": {},
+        "files": {},
+    }
+    return msgspec.convert(values, RunRecord)
+
+
+def diagnosis(equal: bool, *findings: Finding) -> Diagnosis:
+    diff = SketchDiff(estimate=0.0 if equal else 0.5, low=0.0, high=0.5, bit_equal=equal)
+    traces = TraceDiff(taps={"decode/frames": diff, "decode/mel": diff}, findings=findings, recorded=lambda _: True)
+    lines = ("first departs at decode/frames",)
+    empty: dict[str, float] = {}
+    explanation = Explanation(
+        lines=lines,
+        divergence=Divergence(findings=findings, roots=(), compared=2, above=0, inherited=0),
+        harmless=empty,
+        ends=empty,
+        floors_by_rule=0,
+        bit_equal=equal,
+    )
+    return Diagnosis(explanation=explanation, traces=traces, drift=())
+
+
+def line(taps: Diagnosis | None = None, refusal: str = "", **changes: float) -> Line:
+    found = numbers(**changes)
+    verdict = None if refusal else judge(case="micro", profile="exact", metrics=found.metrics)
+    return Line(
+        case="micro",
+        what="native against official",
+        found=found,
+        verdict=verdict,
+        refusal=refusal,
+        taps=taps,
+        records=(record("official"), record("native")),
+    )
+
+
+def test_equal_outputs_and_taps_are_parity() -> None:
+    good = line(diagnosis(True))
+    assert (good.code, good.complaints()) == (0, [])
+    cells = dict(zip(COLUMNS, good.cells(), strict=True))
+    assert cells["frames"] == cells["sound"] == cells["latents"] == "bit-identical"
+    assert (cells["taps"], cells["time"], cells["peak"]) == ("2 bit-identical", "12.3 s / 12.3 s", "3.0 / 3.0 GiB")
+
+
+def test_a_tap_that_differs_is_no_parity_even_if_all_outputs_are_equal() -> None:
+    bad = line(diagnosis(False))
+    assert bad.code == 1 and bad.cells()[6] == "2 of 2 differ"
+    assert bad.complaints() == ["first departs at decode/frames"]
+
+
+def test_a_tap_that_is_missing_cannot_be_judged() -> None:
+    assert line(diagnosis(True, Finding(code="missing_tensor", where="decode/mel", message="gone"))).code == 2
+
+
+def test_an_output_that_differs_is_no_parity_and_shows_by_how_much() -> None:
+    bad = line(outputs__bit_equal__frames=0.0, frames__psnr_db__min=41.5)
+    assert bad.code == 1 and bad.cells()[3] == "PSNR 41.5 dB" and "bit_equal" in bad.complaints()[0]
+
+
+def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
+    refused = line(refusal="Registry entry missing")
+    assert (refused.code, refused.cells()[2], refused.complaints()) == (2, "-", ["Registry entry missing"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing", "code"),
+    [([line()], [], 0), ([line()], ["micro/native"], 2), ([], [], 2), ([line(), line(refusal="no")], [], 2)],
+)
+def test_a_suite_passes_only_whole(lines: list[Line], missing: list[str], code: int) -> None:
+    assert suite_code(lines, missing) == code
+
+
+def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(tmp_path: Path) -> None:
+    console = Console(record=True, width=150)
+    draw_suite(console, [line(diagnosis(True))], ["micro/late"])
+    text = console.export_text()
+    assert "COULD NOT JUDGE" in text and "not run yet: micro/late" in text
+    save_suite(tmp_path, [line(diagnosis(True))], [])
+    document = json.loads((tmp_path / "suite.json").read_text())
+    assert (document["exit_code"], document["outcome"]) == (0, "PARITY")
+    assert document["runs"]["micro/native"]["step_s"] == [1.0]
+    assert "GPU\\|&lt;b&gt;" in (tmp_path / "suite.md").read_text()
+    saved = read_numbers(tmp_path / "numbers_micro_native_against_official.json")
+    assert judge(case="micro", profile="exact", metrics=saved.metrics).outcome == "parity"
