@@ -22,6 +22,7 @@ CASES := tiny_ti2v tiny_ti2v_no_v2a
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
 GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
+GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
@@ -53,7 +54,7 @@ gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorde
 parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
 	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
-	  $(if $(wildcard $(GPU_CASES:%=golden/%/golden.json)),--golden)
+	  $(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden)
 
 measurements: ## Print the README's tables of what was measured, from docs/measurements
 	$(RUN) bench/table.py docs/measurements/*.json

@@ -1,10 +1,17 @@
-"""The times in a run's record, in the form that baselines are kept in."""
+"""The times in a run's record, in the form that baselines are kept in, alone or gathered as samples of one machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
 
+import msgspec
+
+from parity.judge.document import Strict, load_document
 from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, judge_perf, like
 from parity.trace.bundle import RunRecord
+
+SAMPLES_SCHEMA_VERSION: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,37 @@ class TimedRun:
     def key(self) -> dict[str, str]:
         """What must be equal for two runs' times to be comparable."""
         return like(self.case, self.runner, self.tier, self.machine, self.work)
+
+
+class Samples(Strict, frozen=True, kw_only=True):
+    """Runs measured by turns on one machine, without the runs themselves: what travels home from a GPU box."""
+
+    kind: Literal["samples"] = "samples"
+    schema_version: Literal[1] = SAMPLES_SCHEMA_VERSION
+    date: str  # YYYY-MM-DD
+    command: str
+    box: str  # one start of one machine; samples of two are not comparable to a percent
+    code_version: str
+    warmup_runs: int  # of each runner, thrown away
+    environment: dict[str, Any]
+    runs: tuple[TimedRun, ...]  # in the order they were made
+
+    def groups(self) -> list[list[TimedRun]]:
+        """The runs, those of one key together, in order."""
+        groups: dict[tuple[str, ...], list[TimedRun]] = {}
+        for run in self.runs:
+            groups.setdefault(tuple(run.key().values()), []).append(run)
+        return list(groups.values())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data."""
+        document: dict[str, Any] = msgspec.to_builtins(self)
+        return document
+
+
+def read_samples(path: Path) -> Samples:
+    """Samples that were saved. Raises: RegistryError."""
+    return load_document(path, Samples, "file of timing samples")
 
 
 def timed_run(record: RunRecord) -> TimedRun:
