@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 
 import torch
@@ -93,6 +93,15 @@ def positions_in_bf16() -> AbstractContextManager[Any]:
     return patch.object(latent_preparation, "video_positions", positions)
 
 
+ORACLE: Final = Variation(
+    id="oracle",
+    description="float32, with positions as bfloat16 holds them",
+    apply=positions_in_bf16,
+    dtype=torch.float32,
+    native_only=True,
+)
+
+
 def variations(draws: range) -> tuple[Variation, ...]:
     """The population. `draws` seeds the ULP moves; populations that must be independent take ranges apart."""
     fixed = (
@@ -104,13 +113,7 @@ def variations(draws: range) -> tuple[Variation, ...]:
             description="attention as two matrix products instead of a fused kernel",
             apply=partial(sdpa_kernel, SDPBackend.MATH),
         ),
-        Variation(
-            id="oracle",
-            description="float32, with positions as bfloat16 holds them",
-            apply=positions_in_bf16,
-            dtype=torch.float32,
-            native_only=True,
-        ),
+        ORACLE,
     )
     moved = [
         variation

@@ -34,7 +34,7 @@ UNJUDGED: Final[dict[str, str]] = {
     **{
         name: "whether bits are equal is judged by the exact tier; limits are for candidates with other bits"
         for name in METRICS
-        if ".bit_equal." in name
+        if ".bit_equal." in name or name == "taps.bit_different"
     },
     **{
         f"{latent}.{name}": ROUNDING

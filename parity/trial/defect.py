@@ -50,22 +50,29 @@ class Defect:
     id: str
     component: str  # module of runners.ltx23 in which it lies, without that prefix
     description: str
-    first_taps: tuple[str, ...]  # glob patterns: the first tap that departs from the reference is one of these
+    first_taps: tuple[str, ...]  # glob patterns: the first tap of a free run that departs is one of these
     apply: Apply
     shows_in: frozenset[Facet] = SUBTLE
     variant: Variant = AS_IS  # what a case must have for the defect to matter
+    alone: bool = True  # whether single parts can be tried with it; not if it changes the whole run's dtype
+    isolated_at: tuple[str, ...] = ()  # the same for places of an isolation; empty: as `first_taps`
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Glob patterns of the places of an isolation where the defect must show first."""
+        return self.isolated_at or self.first_taps
 
 
 @contextmanager
-def present(defect: Defect) -> Iterator[None]:
-    """Run with a defect in the model.
+def present(defect: Defect, must_reach: bool = True) -> Iterator[None]:
+    """Run with a defect in the model. A trial of single parts does not reach every defect: say so with `must_reach`.
 
     Raises: RunnerError after an orderly run in which the defect's code was never reached.
     """
     reach = Reach()
     with defect.apply(reach):
         yield
-    if not reach.hits:
+    if must_reach and not reach.hits:
         raise RunnerError(
             f"Defect {defect.id!r} was never reached: the code it patches did not run in this case. Run it on a case "
             f"that it matters to ({defect.variant.name}), or mend the defect."

@@ -139,6 +139,7 @@ GUIDANCE_DEFECTS: Final = (
         component="stages.denoising",
         description="the unconditional pass attends to the prompt instead of the negative prompt",
         first_taps=("denoise/000/uncond/block/00/*",),
+        isolated_at=("denoise/000/uncond/context/*",),
         apply=wrapped(DenoisingStage, "_guided", _negative_is_positive),
         shows_in=BOTH,
     ),

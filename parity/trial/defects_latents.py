@@ -75,6 +75,7 @@ LATENT_DEFECTS: Final = (
         component="image",
         description="the H.264 round trip (CRF) of the picture is skipped",
         first_taps=("image/0/latent",),
+        isolated_at=("image/0/picture",),
         apply=wrapped(image, "compression_round_trip", lambda original, pixels, crf: pixels),
         shows_in=SUBTLE,
         variant=PICTURE,
@@ -84,6 +85,7 @@ LATENT_DEFECTS: Final = (
         component="image",
         description="the picture is stretched to the clip instead of scaled and cropped",
         first_taps=("image/0/latent",),
+        isolated_at=("image/0/picture",),
         apply=wrapped(image, "fill_and_crop", _stretched),
         shows_in=VIDEO,
         variant=PICTURE,
@@ -93,6 +95,7 @@ LATENT_DEFECTS: Final = (
         component="image",
         description="red and blue of the picture are exchanged",
         first_taps=("image/0/latent",),
+        isolated_at=("image/0/picture",),
         apply=wrapped(image, "read_picture", lambda original, *args: np.ascontiguousarray(original(*args)[..., ::-1])),
         shows_in=VIDEO,
         variant=PICTURE,
@@ -111,6 +114,7 @@ LATENT_DEFECTS: Final = (
         component="stages.latent_preparation",
         description="the picture never gets into the latent",
         first_taps=("init/video",),
+        isolated_at=("init/video*",),
         apply=wrapped(latent_preparation, "condition_on_image", lambda original, state, *_: state),
         shows_in=VIDEO,
         variant=PICTURE,
@@ -120,6 +124,7 @@ LATENT_DEFECTS: Final = (
         component="conditioning",
         description="a picture of strength 0.6 is held as if its strength were 1",
         first_taps=("init/video",),
+        isolated_at=("init/video*",),
         apply=wrapped(
             latent_preparation,
             "condition_on_image",
@@ -134,6 +139,7 @@ LATENT_DEFECTS: Final = (
         component="conditioning",
         description="a keyframe's time is its latent frame's number instead of its pixel frame's",
         first_taps=(FIRST_BLOCK,),
+        isolated_at=("init/video/positions",),
         apply=wrapped(
             latent_preparation,
             "condition_on_image",
@@ -164,6 +170,7 @@ LATENT_DEFECTS: Final = (
         component="stages.latent_preparation",
         description="the schedule is shifted for the request's own number of tokens instead of 4096",
         first_taps=(FIRST_BLOCK, "denoise/000/latent/*"),  # the first sigma moves by an ULP, the second by much
+        isolated_at=("sigmas",),
         apply=wrapped(LatentPreparationStage, "forward", _sigmas_of_real_tokens),
         shows_in=BOTH,
     ),
@@ -172,6 +179,7 @@ LATENT_DEFECTS: Final = (
         component="latents",
         description="time positions are computed for 25 frames a second whatever the request says",
         first_taps=(FIRST_BLOCK,),
+        isolated_at=("init/video/positions",),
         apply=wrapped(
             latent_preparation, "video_positions", lambda original, shape, rate, *rest: original(shape, 25.0, *rest)
         ),
@@ -182,6 +190,7 @@ LATENT_DEFECTS: Final = (
         component="latents",
         description="the first latent frame spans eight pixel frames in time, like all others",
         first_taps=(FIRST_BLOCK,),
+        isolated_at=("init/video/positions",),
         apply=wrapped(latent_preparation, "video_positions", _no_causal_shift),
         shows_in=SUBTLE,
     ),
@@ -190,6 +199,7 @@ LATENT_DEFECTS: Final = (
         component="latents",
         description="the number of audio frames is cut to a whole number instead of rounded",
         first_taps=("init/audio",),
+        isolated_at=("init/audio*",),
         apply=wrapped(latent_preparation, "audio_frames", lambda original, frames, rate: int(frames / rate * 25.0)),
         shows_in=AUDIO,
     ),
@@ -198,6 +208,7 @@ LATENT_DEFECTS: Final = (
         component="latents",
         description="tokens run through columns before rows, unlike their positions",
         first_taps=("init/video",),
+        isolated_at=("init/video*",),
         apply=together(
             wrapped(
                 conditioning, "video_tokens", lambda original, latent: rearrange(latent, "b c f h w -> b (f w h) c")

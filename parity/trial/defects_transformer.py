@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.trial.defect import BOTH, SUBTLE, Defect, edited, wrapped
+from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, edited, wrapped
 from parity.trial.variant import PICTURE, V2A_ON
 from runners.ltx23 import transformer
 from runners.ltx23.attention import Attention
@@ -23,10 +23,10 @@ from runners.ltx23.block import (
     StreamConditions,
 )
 from runners.ltx23.latents import AUDIO_LATENT_HOPS
-from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages import denoising
 from runners.ltx23.timestep import modulate, rms_norm, table_rows
 from runners.ltx23.transformer import Transformer
+from runners.native import NativeRunner
 from runners.tap import tap
 
 Original = Callable[..., Any]
@@ -146,12 +146,17 @@ def _every_token_at_sigma(original: Original, state: Any, *rest: Any) -> Any:
     return original(replace(state, denoise_mask=torch.ones_like(state.denoise_mask)), *rest)
 
 
+def _autocast_entered(original: Original, runner: NativeRunner, case: Any) -> Any:
+    return replace(original(runner, case), dtype=torch.float32, disable_autocast=False)
+
+
 TRANSFORMER_DEFECTS: Final = (
     Defect(
         id="rotary_interleaved",
         component="rotary",
         description="neighbouring channels are paired instead of halves of a head",
         first_taps=(f"{FIRST}/*/self_attn",),
+        isolated_at=("denoise/000/cond/rotary/video/own",),
         apply=wrapped(transformer, "rotary_table", _rotary_config(kind="interleaved")),
         shows_in=BOTH,
     ),
@@ -160,6 +165,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="rotary",
         description="frequencies are built in float32 instead of float64",
         first_taps=(f"{FIRST}/*/self_attn",),
+        isolated_at=("denoise/000/cond/rotary/video/own",),
         apply=wrapped(transformer, "rotary_table", _rotary_config(precision="float32")),
         shows_in=SUBTLE,
     ),
@@ -168,6 +174,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="transformer",
         description="audio's scale factor does not reach its positions in the cross-modal attention",
         first_taps=(f"{FIRST}/*/av_attn",),
+        isolated_at=("denoise/000/cond/rotary/audio/cross",),
         apply=wrapped(
             Transformer,
             "_stream_rotary",
@@ -181,6 +188,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="rotary",
         description="positions are the starts of cells instead of their middles",
         first_taps=(f"{FIRST}/*/self_attn",),
+        isolated_at=("denoise/000/cond/rotary/video/own",),
         apply=wrapped(transformer, "middle_of_cells", lambda original, positions: positions[..., 0]),
         shows_in=SUBTLE,
     ),
@@ -214,7 +222,7 @@ TRANSFORMER_DEFECTS: Final = (
         description="key and value projections of video's text attention are exchanged",
         first_taps=(f"{FIRST}/video/text_attn",),
         apply=edited(Transformer, _swap_text_projections),
-        shows_in=BOTH,
+        shows_in=VIDEO,
     ),
     Defect(
         id="one_head_gated_off",
@@ -283,6 +291,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="transformer",
         description="gates of the cross-modal attention see sigma instead of 1000 sigma",
         first_taps=(f"{FIRST}/*",),
+        isolated_at=("denoise/000/cond/modulation/*/cross_gate",),
         apply=edited(Transformer, _unscaled_gate_level),
         shows_in=SUBTLE,
     ),
@@ -291,6 +300,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="stages.denoising",
         description="tokens of the picture are told the step's noise level although they carry none",
         first_taps=(f"{FIRST}/*",),
+        isolated_at=("denoise/000/cond/modulation/video/*",),
         apply=wrapped(denoising, "_modality", _every_token_at_sigma),
         shows_in=SUBTLE,
         variant=PICTURE,
@@ -298,13 +308,10 @@ TRANSFORMER_DEFECTS: Final = (
     Defect(
         id="autocast_entered",
         component="pipeline_config",
-        description="denoising and decoding run under torch.autocast with its default dtype of a GPU, float16",
-        first_taps=(f"{FIRST}/*",),
-        apply=wrapped(
-            PipelineConfig,
-            "autocast",
-            lambda original, config, device: torch.autocast(device_type=device.type, dtype=torch.float16),
-        ),
+        description="the weights stay in float32, and denoising and decoding run under autocast to bfloat16",
+        first_taps=("text/pos/hidden", "init/video", f"{FIRST}/*"),
+        apply=wrapped(NativeRunner, "pipeline_config", _autocast_entered),
         shows_in=SUBTLE,
+        alone=False,
     ),
 )

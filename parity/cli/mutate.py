@@ -1,0 +1,85 @@
+"""`parity mutate`: put every known defect into the native model and count which the gate notices, and where."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from parity.cli.verb import err, out, verb
+
+if TYPE_CHECKING:
+    from parity.trial.mutate import Score
+
+
+@verb
+def mutate(
+    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    case: Annotated[str, typer.Option(help="Id under golden/ or TOML file; its limits judge.")] = "tiny_ti2v",
+    defect: Annotated[list[str] | None, typer.Option(help="Try these defects only.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; those that the limits were measured with.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
+    import torch
+
+    from parity.judge.registry import load_registry
+    from parity.trace.golden import find_case
+    from parity.trace.places import limits_path
+    from parity.trial.catalogue import CATALOGUE
+    from parity.trial.mutate import mutate as run
+    from runners.errors import CaseError
+    from runners.weights import WeightsFolder
+
+    unknown = sorted(set(defect or ()) - {one.id for one in CATALOGUE})
+    if unknown:
+        raise CaseError(
+            f"No defect is called {', '.join(unknown)}; known are {', '.join(one.id for one in CATALOGUE)}."
+        )
+    torch.set_num_threads(max(1, threads))
+    score = run(
+        WeightsFolder(weights),
+        find_case(case),
+        load_registry(limits_path()),
+        [one for one in CATALOGUE if not defect or one.id in defect],
+        lambda text: err.print(text, markup=False),
+    )
+    if json:
+        typer.echo(json_module.dumps(score.document(), indent=2))
+    else:
+        _draw(score)
+    return 0 if score.good else 1
+
+
+def _draw(score: "Score") -> None:
+    rows = Table("defect", "component", "noticed by", "first metric", "place", "right", title="Known defects")
+    for trial in score.trials:
+        seen = trial.evidence
+        levels = {"outputs": seen.by_outputs, "drift": bool(seen.departs_at), "isolation": bool(seen.adds_at)}
+        noticed = ", ".join(name for name, yes in levels.items() if yes)
+        first = next(iter((*seen.findings, *seen.metrics)), "-")
+        verdict = "equivalent" if trial.equivalent else noticed or "SURVIVED"
+        rows.add_row(
+            trial.defect.id, trial.defect.component, verdict, first, seen.place or "-", "yes" if trial.located else "NO"
+        )
+    out.print(rows)
+    counted = max(1, len(score.counted))
+    kills = Table("judged by", "killed", "of", "rate", title="Kill rate")
+    for name, count in (*score.kills_by_level().items(), *score.kills_by_metric().items()):
+        kills.add_row(name, str(count), str(len(score.counted)), f"{100 * count / counted:.0f} %")
+    out.print(kills)
+    for alarm in score.false_alarms:
+        what = ", ".join((*alarm.evidence.findings, *alarm.evidence.metrics)) or alarm.evidence.place
+        out.print(f"FALSE ALARM: {alarm.id} ({alarm.case}): {what}", style="red", markup=False)
+    for trial in score.trials:
+        if trial.equivalent:
+            out.print(f"equivalent: {trial.defect.id}: {trial.defect.description}", markup=False)
+    located = sum(trial.located for trial in score.killed)
+    out.print(
+        f"{len(score.killed)} of {len(score.counted)} defects killed under the limits of {score.limits_of}, "
+        f"{located} located; {sum(t.evidence.by_outputs for t in score.counted)} by outputs alone; "
+        f"{len(score.trials) - len(score.counted)} equivalent; "
+        f"{len(score.false_alarms)} false alarms in {len(score.harmless)} harmless runs",
+        style="bold green" if score.good else "bold red",
+    )

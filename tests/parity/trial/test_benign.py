@@ -1,0 +1,39 @@
+import torch
+
+from parity.trial.benign import noise_one_ulp_off, one_ulp_off, threads, variations
+
+
+def test_one_ulp_is_the_next_value_up_or_down_and_never_nan() -> None:
+    x = torch.tensor([1.0, -2.0, 0.0, 3.0], dtype=torch.bfloat16).repeat(50)
+    moved = one_ulp_off(x, torch.Generator().manual_seed(0))
+    # bfloat16 has 8 bits of significand: above 1 the step is 2^-7, below it 2^-8; around -2 it is 2^-6 and 2^-7
+    assert set(moved[0::4].tolist()) == {1 + 2**-7, 1 - 2**-8}
+    assert set(moved[1::4].tolist()) == {-2 - 2**-6, -2 + 2**-7}
+    assert bool((moved[2::4] != 0).all()) and bool(moved.isfinite().all())
+
+
+def test_seeded_noise_moves_and_other_noise_does_not() -> None:
+    plain = torch.randn(7, generator=torch.Generator().manual_seed(3))
+    with noise_one_ulp_off(0):
+        moved = torch.randn(7, generator=torch.Generator().manual_seed(3))
+        torch.manual_seed(5)
+        unseeded = torch.randn(7)
+    torch.manual_seed(5)
+    assert torch.equal(unseeded, torch.randn(7))
+    assert bool((moved != plain).all()) and torch.allclose(moved, plain, rtol=1e-6)
+    assert torch.equal(plain, torch.randn(7, generator=torch.Generator().manual_seed(3))), "the patch is still in place"
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_populations_of_other_draws_share_no_moved_run() -> None:
+    def moved(draws: range) -> set[str]:
+        return {one.id for one in variations(draws) if "_ulp_" in one.id}
+
+    assert len(moved(range(3))) == 6
+    assert not moved(range(3)) & moved(range(3, 6))

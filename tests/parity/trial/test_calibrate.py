@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from parity.diff.metric import METRICS
+from parity.trial.calibrate import UNJUDGED, Populations, facet_of, limits_of
+
+FLOOR = {"a": 0.02, "b": 0.03}
+MEASURED = [name for name in METRICS if not name.startswith(("small_", "taps."))]  # of whole runs without traces
+
+
+def _populations(**changes: float) -> Populations:
+    """Every metric at a plausible value; video metrics see a defect of video, audio ones do not."""
+    defect = dict.fromkeys(MEASURED, 0.5) | {name: 0.0 for name in MEASURED if name.startswith("audio")}
+    floor = {
+        name: {metric: value if METRICS[metric].direction != "higher" else 1 - value for metric in MEASURED}
+        for name, value in FLOOR.items()
+    }
+    return Populations(case="c", floor=floor, defects={"picture_bgr": defect | changes}, findings={})
+
+
+@pytest.mark.parametrize(
+    ("metric", "facet"),
+    [
+        ("frames.psnr_db.min", "frames"),
+        ("video_latent.cosine", "video_latent"),
+        ("audio.snr_db.min", "audio"),
+        ("audio.lag_samples.max_abs", "audio_lag"),
+        ("audio_latent.max_abs", "audio_latent"),
+        ("av.offset_ms.abs", "av_offset"),
+    ],
+)
+def test_each_metric_answers_for_what_it_looks_at(metric: str, facet: str) -> None:
+    assert facet_of(metric) == facet
+
+
+def test_a_limit_lies_halfway_in_ratio_between_the_worst_harmless_run_and_the_weakest_target() -> None:
+    limit = limits_of(_populations(), "now")["video_latent.relative_l2"]
+    assert limit.value == pytest.approx(math.sqrt(0.03 * 0.5))
+    assert (limit.status, limit.floor_from, limit.weakest_defect_from) == ("calibrated", "b", "picture_bgr")
+
+
+def test_a_defect_of_video_is_no_target_of_audio_metrics_though_its_sample_is_kept() -> None:
+    limit = limits_of(_populations(), "now")["audio_latent.relative_l2"]
+    assert limit.status == "CALIBRATION_NEEDED" and limit.weakest_defect is None
+    assert limit.samples is not None and limit.samples.defects == {"picture_bgr": (0.0,)}
+
+
+def test_overlapping_populations_are_not_made_to_look_apart() -> None:
+    limit = limits_of(_populations(**{"video_latent.relative_l2": 0.04}), "now")["video_latent.relative_l2"]
+    assert limit.status == "CALIBRATION_NEEDED"
+    assert limit.value == pytest.approx(1.25 * 0.03)
+
+
+def test_every_measured_metric_has_a_limit_or_a_reason_why_not() -> None:
+    limits = limits_of(_populations(), "now")
+    assert set(limits) | set(UNJUDGED) >= set(MEASURED)
+    assert not limits.keys() & UNJUDGED.keys()
+    assert limits["frames.count.difference"].status == "exact"
