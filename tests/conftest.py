@@ -133,6 +133,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def micro_case_text() -> str:
+    """The micro case as the text of its file; it has no picture."""
+    return MICRO_CASE
+
+
+@pytest.fixture(scope="session")
 def micro_case(pictures: Path) -> Callable[..., Case]:
     """Make the micro case with dotted keys overridden; pictures are found in `pictures`."""
 

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
+from parity.diff.comparable import require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
 from parity.diff.oracle import arbitrate
-from parity.diff.runs import require_comparable
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
 from parity.trace.bundle import Run
@@ -80,15 +80,15 @@ def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, orac
 def flow_of(run: Run, trace: Trace) -> Dataflow:
     """The dataflow of a run's case; the model has as many blocks as its trace knows of.
 
-    Raises: RunError if the trace names no block at all, or a tap that is none.
+    Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none.
     """
     blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
-    if not blocks:
+    if not blocks and trace.pattern in (None, "*"):
         raise RunError(
             f"The trace in {run.folder} has no taps of blocks, so the depth of the model cannot be told; "
             "record it with --taps '*'."
         )
-    return Dataflow(case_of(run), max(blocks) + 1)
+    return Dataflow(case_of(run), max(blocks, default=0) + 1)
 
 
 def case_of(run: Run, folder: Path | None = None) -> Case:

@@ -77,6 +77,7 @@ _OTHERS: Final[tuple[tuple[str, str, Direction, str], ...]] = (
     ("audio.channels.difference", "channels", "exact", "candidate's channels minus reference's"),
     ("audio.sample_rate_hz.difference", "Hz", "exact", "candidate's sample rate minus reference's"),
     ("av.offset_ms.abs", "ms", "lower", "magnitude of audio lag minus frame lag"),
+    ("taps.bit_different", "taps", "exact", "taps whose bits differ; measured where both runs have a trace"),
     ("outputs.bit_equal.frames", "", "exact", "1 if every byte of every frame is equal, else 0"),
     ("outputs.bit_equal.audio", "", "exact", "1 if every bit of the waveform is equal, else 0"),
     ("outputs.bit_equal.video_latent", "", "exact", "1 if every bit of the video latent is equal, else 0"),

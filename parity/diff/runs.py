@@ -10,13 +10,17 @@ from typing import Any
 
 import msgspec
 
+from parity.diff.comparable import require_comparable
+from parity.diff.diagnosis import flow_of
 from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.trace.bundle import RUN_FILE, Run, sha256_of
+from parity.diff.traces import TraceDiff, compare_traces
+from parity.trace.bundle import RUN_FILE, TRACE_FILE, Run, sha256_of
 from parity.trace.environment import differences
 from parity.trace.reduced import ReducedOutputs, read_reduced, reduce_outputs
+from parity.trace.trace_file import read_trace
 from runners.errors import RunError
 
 SCHEMA_VERSION = 1
@@ -52,33 +56,6 @@ class RunsDiff:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def require_comparable(reference: Run, candidate: Run) -> None:
-    """Refuse two runs that are not of the same request, weights and release.
-
-    Raises: RunError naming the first thing that differs; the release comes first, since it explains the rest.
-    """
-    old, new = reference.record, candidate.record
-    both = f"{reference.folder} and {candidate.folder}"
-    if old.reference != new.reference:
-        raise RunError(
-            f"Reference mismatch: {reference.folder} follows release {old.reference}, {candidate.folder} follows "
-            f"{new.reference}. Run the candidate with --reference {old.reference}, or take a {new.reference} reference."
-        )
-    if old.case != new.case:
-        keys = sorted(key for key in {*old.case, *new.case} if old.case.get(key) != new.case.get(key))
-        raise RunError(
-            f"{both} are runs of different cases: they differ in {', '.join(keys)} "
-            f"({reference.case_id!r} and {candidate.case_id!r}). Run both with the same case file."
-        )
-    if old.inputs != new.inputs:
-        raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
-    if old.weights_hash != new.weights_hash:
-        raise RunError(
-            f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
-            "pass the same --weights to both."
-        )
-
-
 def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
     """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
 
@@ -92,7 +69,12 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
+    metrics = dict(outputs.metrics)
     findings = list(outputs.findings)
+    if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
+        traces = _compare_taps(reference, candidate)
+        findings += traces.findings
+        metrics["taps.bit_different"] = float(sum(not diff.bit_equal for diff in traces.taps.values()))
     if old.sigmas != new.sigmas:
         message = f"reference has {old.sigmas[:4]}..., candidate has {new.sigmas[:4]}..."
         findings.append(Finding(code="sigma_mismatch", where="sigmas", message=message))
@@ -102,14 +84,21 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
         candidate=_side(candidate),
         environment=tuple(differences(old.environment, new.environment)),
         environment_of_candidate=new.environment,
-        metrics=dict(outputs.metrics),
+        metrics=metrics,
         findings=tuple(findings),
         per_frame={
             f"{small}psnr_db": [float(value) for value in outputs.frames.psnr_db],
             f"{small}ssim": [float(value) for value in outputs.frames.ssim],
             f"{small}mad": [float(value) for value in outputs.frames.mad],
+            f"{small}flicker": [float(value) for value in outputs.frames.flicker],  # one fewer: changes
         },
     )
+
+
+def _compare_taps(reference: Run, candidate: Run) -> TraceDiff:
+    """Both traces; a difference of environment is named beside the numbers, not among the findings."""
+    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    return compare_traces(old, new, flow_of(reference, old))
 
 
 def _reduced(run: Run) -> ReducedOutputs:

@@ -28,6 +28,8 @@ class PipelineConfig:
         for name in ("disable_autocast", "skip_v2a_cross_attn_for_video_gt"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; wanted true or false.")
+        if not self.disable_autocast and self.dtype != torch.bfloat16:
+            raise ConfigError(f"autocast computes in bf16, but dtype is {self.dtype}; take bf16, or disable_autocast.")
         if not isinstance(self.reference, Reference):
             raise ConfigError(f"reference is {self.reference!r}; wanted a Reference (see `reference_of`).")
 

@@ -1,0 +1,31 @@
+"""Whether two runs may be compared at all: of one release, one request, one set of pictures and weights."""
+
+from parity.trace.bundle import Run
+from runners.errors import RunError
+
+
+def require_comparable(reference: Run, candidate: Run) -> None:
+    """Refuse two runs that are not of the same request, weights and release.
+
+    Raises: RunError naming the first thing that differs; the release comes first, since it explains the rest.
+    """
+    old, new = reference.record, candidate.record
+    both = f"{reference.folder} and {candidate.folder}"
+    if old.reference != new.reference:
+        raise RunError(
+            f"Reference mismatch: {reference.folder} follows release {old.reference}, {candidate.folder} follows "
+            f"{new.reference}. Run the candidate with --reference {old.reference}, or take a {new.reference} reference."
+        )
+    if old.case != new.case:
+        keys = sorted(key for key in {*old.case, *new.case} if old.case.get(key) != new.case.get(key))
+        raise RunError(
+            f"{both} are runs of different cases: they differ in {', '.join(keys)} "
+            f"({reference.case_id!r} and {candidate.case_id!r}). Run both with the same case file."
+        )
+    if old.inputs != new.inputs:
+        raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
+    if old.weights_hash != new.weights_hash:
+        raise RunError(
+            f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
+            "pass the same --weights to both."
+        )
