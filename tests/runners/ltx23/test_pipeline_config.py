@@ -20,12 +20,17 @@ def test_the_default_is_the_official_run() -> None:
 
 def test_the_command_line_wins_over_the_override_and_both_over_the_base() -> None:
     base = PipelineConfig(skip_v2a_cross_attn_for_video_gt=True)
-    override = {"disable_autocast": False, "dtype": torch.float32}
+    override = {"disable_autocast": False, "skip_v2a_cross_attn_for_video_gt": False}
     assert resolve_pipeline_config(base) == base
     resolved = resolve_pipeline_config(base, override, {"disable_autocast": True})
-    assert resolved == PipelineConfig(dtype=torch.float32, disable_autocast=True, skip_v2a_cross_attn_for_video_gt=True)
+    assert resolved == PipelineConfig(disable_autocast=True, skip_v2a_cross_attn_for_video_gt=False)
     not_given = resolve_pipeline_config(base, override, {"disable_autocast": None, "dtype": None})
-    assert not_given.disable_autocast is False and not_given.dtype == torch.float32
+    assert not_given.disable_autocast is False and not_given.dtype == torch.bfloat16
+
+
+def test_autocast_of_an_oracle_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"autocast computes in bf16, but dtype is torch\.float32"):
+        PipelineConfig(disable_autocast=False, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
