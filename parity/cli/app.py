@@ -36,6 +36,7 @@ app.command("suite")(suite.suite)
 app.command("bless")(bless.bless)
 app.command("fetch")(fetch.fetch)
 app.command("calibrate")(calibrate.calibrate)
+app.command("mutate")(mutate.mutate)
 app.command("perf")(perf.perf)
 app.command("doctor")(doctor.doctor)
 
