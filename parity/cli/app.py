@@ -13,7 +13,9 @@ from parity.cli import (
     forge,
     gate,
     isolate,
+    mutate,
     perf,
+    report,
     run,
     suite,
 )
@@ -32,6 +34,7 @@ app.command("explain")(explain.explain)
 app.command("isolate")(isolate.isolate)
 app.command("amplify")(amplify.amplify)
 app.command("gate")(gate.gate)
+app.command("report")(report.report)
 app.command("suite")(suite.suite)
 app.command("bless")(bless.bless)
 app.command("fetch")(fetch.fetch)

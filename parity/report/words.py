@@ -17,6 +17,12 @@ def printable(text: str) -> str:
     return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
+def capitalised(line: str) -> str:
+    """A sentence with a capital letter first; a name of code keeps its own."""
+    first = line.split(" ", 1)[0]
+    return line if "_" in first or "." in first else line[:1].upper() + line[1:]
+
+
 def number(value: float | None, unit: str = "") -> str:
     """A number to six digits with its unit; "-" for what is not there."""
     if value is None:

@@ -1,0 +1,145 @@
+"""The gate for an engine's own test suite: `pytest --parity-case ID`, and the fixtures `parity_case` and `parity_gate`.
+
+    def test_the_engine_is_still_the_official_model(parity_case, parity_gate):
+        parity_gate(my_engine.generate(parity_case))  # outputs in memory, or the folder of a run
+
+Not at parity is an AssertionError that shows every metric beyond its limit. What could not be judged (no golden, no
+limits, a missing frame, nothing but NaN) is a failed test too, and says so: a test that cannot tell never passes.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from parity.judge.verdict import Profile, Verdict
+    from parity.trace.bundle import Outputs
+    from runners.case import Case
+
+OPTION = "--parity-case"
+GOLDEN = "golden"
+REPORT_WIDTH = 150  # columns of the table in a failure
+
+
+class Gate(Protocol):
+    """What `parity_gate` is."""
+
+    def __call__(
+        self, run: "Path | str | Outputs", *, against: Path | str = GOLDEN, profile: "Profile | None" = None
+    ) -> "Verdict":
+        """Judge a run.
+
+        Args:
+            run: folder that `parity run` (or any adapter) left, or outputs in memory as `parity.trace.bundle.Outputs`;
+                outputs are those of the case that `--parity-case` names.
+            against: a reference run's folder, `golden`, or `whole-golden` from the store.
+            profile: "exact" for equal bits, "limits" for the registry; None decides as `parity gate` does, and judges
+                outputs in memory by limits.
+        Returns: the verdict, which is parity.
+        Raises: AssertionError if the run is not at parity; the failure of the test, if it could not be judged.
+        """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--parity-case`."""
+    group = parser.getgroup("parity", "parity with the official LTX-2.3")
+    group.addoption(
+        OPTION, metavar="ID", default=None, help="case that `parity_case` gives and `parity_gate` judges: ID or file"
+    )
+
+
+@pytest.fixture(scope="session")
+def parity_case(pytestconfig: pytest.Config) -> "Case":
+    """The case of `--parity-case`: prompt, pictures, shape, seed and guidance to run an engine with."""
+    return _case(pytestconfig)
+
+
+@pytest.fixture
+def parity_gate(pytestconfig: pytest.Config) -> Gate:
+    """A function that judges a run or outputs and fails the test unless they are at parity."""
+    from runners.errors import ParityError
+
+    def gate(
+        run: "Path | str | Outputs", *, against: Path | str = GOLDEN, profile: "Profile | None" = None
+    ) -> "Verdict":
+        __tracebackhide__ = True
+        try:
+            verdict = _judged(pytestconfig, run, str(against), profile)
+        except ParityError as error:
+            pytest.fail(f"could not judge: {error}", pytrace=False)
+        if verdict.outcome == "undecided":
+            pytest.fail(f"could not judge\n{_drawn(verdict)}", pytrace=False)
+        if verdict.outcome != "parity":
+            raise AssertionError(f"not at parity\n{_drawn(verdict)}")
+        return verdict
+
+    return gate
+
+
+def _judged(config: pytest.Config, run: "Path | str | Outputs", against: str, profile: "Profile | None") -> "Verdict":
+    from parity.cli.gate import judged, profile_of
+    from parity.diff.runs import compare_runs
+    from parity.trace.bundle import Outputs, read_run
+    from parity.trace.golden import reference_run
+    from runners.errors import RunError
+
+    if isinstance(run, Outputs):
+        return _judged_outputs(config, run, against, profile or "limits")
+    if not isinstance(run, str | Path):
+        raise RunError(f"parity_gate wants a run's folder or parity.trace.bundle.Outputs; got {type(run).__name__}.")
+    candidate = read_run(Path(run))
+    wanted = config.getoption(OPTION)
+    if wanted is not None and candidate.case_id != _case(config).id:
+        raise RunError(f"{run} is a run of {candidate.case_id!r}, and {OPTION} is {wanted!r}; run that case.")
+    found = compare_runs(reference_run(against, candidate.case_id), candidate)
+    return judged(found, profile or profile_of(found))
+
+
+def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, profile: "Profile") -> "Verdict":
+    """Judge outputs in memory; where the reference is reduced, they are reduced in the same way first."""
+    from parity.diff.outputs import compare_outputs
+    from parity.diff.reduced_outputs import compare_reduced
+    from parity.judge.registry import load_registry
+    from parity.judge.verdict import judge
+    from parity.trace.environment import fingerprint
+    from parity.trace.golden import reference_run
+    from parity.trace.places import limits_path
+    from parity.trace.reduced import read_reduced, reduce_outputs
+
+    reference = reference_run(against, _case(config).id)
+    record = reference.record
+    if reference.reduced:
+        old = read_reduced(reference.folder, record.frame_rate, record.sample_rate_hz)
+        found = compare_reduced(old, reduce_outputs(outputs))
+    else:
+        found = compare_outputs(reference.outputs(), outputs)
+    return judge(
+        case=reference.case_id,
+        profile=profile,
+        metrics=found.metrics,
+        findings=found.findings,
+        registry=load_registry(limits_path()) if profile == "limits" else None,
+        environment={key: str(value) for key, value in fingerprint(outputs.video_frames.device).items()},
+    )
+
+
+def _case(config: pytest.Config) -> "Case":
+    from parity.trace.golden import find_case
+
+    name: Any = config.getoption(OPTION)
+    if name is None:
+        raise pytest.UsageError(f"{OPTION} is not given; name a case under golden/ or the path of a TOML file.")
+    return find_case(str(name))
+
+
+def _drawn(verdict: "Verdict") -> str:
+    """The verdict as `parity gate` prints it."""
+    from rich.console import Console
+
+    from parity.report.tables import draw_gate
+
+    paper = io.StringIO()
+    draw_gate(Console(file=paper, width=REPORT_WIDTH, color_system=None, highlight=False), verdict)
+    return paper.getvalue()

@@ -1,0 +1,121 @@
+"""The drift map as data for the page: the error and the floor of every tap of a case, and where a run first departs.
+
+Axes: P guidance pass, S stream, K part of a block, T step, B block, E the three taps of a step after its blocks.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.diagnosis import Diagnosis
+from parity.diff.divergence import Root
+from parity.diff.floors import Floors
+from parity.diff.module_path import module_path
+from parity.diff.tap_place import BLOCK_PARTS, CROSS_WORDS, PART_WORDS, PASS_WORDS, STREAMS, place_of
+from parity.report.page_pack import ABSENT, EQUAL, FIRST, LOW, MISSING, STEP, log_code, packed
+
+END_PARTS: Final = ("x0", "guided", "latent")
+Coder = Callable[[str], int]
+
+
+def drift_data(diagnosis: Diagnosis, flow: Dataflow, floors: Floors) -> dict[str, Any]:
+    """Everything that the page's map, its tooltips and its details show.
+
+    Args:
+        diagnosis: of the run.
+        flow: the case's taps.
+        floors: the harmless noise that errors are held against.
+    """
+    taps = diagnosis.traces.taps
+
+    def error(tap: str) -> int:
+        if tap not in flow:
+            return ABSENT
+        if tap not in taps:
+            return MISSING
+        return EQUAL if taps[tap].bit_equal and not taps[tap].findings else log_code(taps[tap].estimate)
+
+    def floor(tap: str) -> int:
+        return log_code(floors.of(tap)) if tap in flow else ABSENT
+
+    found = diagnosis.explanation.divergence
+    outside = [tap for tap in flow.taps if not tap.startswith("denoise/")]
+    return {
+        "passes": [{"id": name, "words": PASS_WORDS[name]} for name in flow.passes],
+        "streams": list(STREAMS),
+        "parts": list(BLOCK_PARTS),
+        "part_words": [[PART_WORDS.get(part, CROSS_WORDS[stream]) for part in BLOCK_PARTS] for stream in STREAMS],
+        "end_words": [PART_WORDS[part] for part in END_PARTS],
+        "steps": flow.steps,
+        "blocks": flow.num_blocks,
+        "scale": {"first": FIRST, "low": LOW, "step": STEP},
+        "errors": packed(_blocks(flow, error)),
+        "floors": packed(_blocks(flow, floor)),
+        "end_errors": packed(_ends(flow, error)),
+        "end_floors": packed(_ends(flow, floor)),
+        "outside": [{"tap": tap, "words": place_of(tap).words(), "codes": [error(tap), floor(tap)]} for tap in outside],
+        "roots": [_root(root, flow) for root in found.roots],
+        "modules": [[_modules(stream, part) for part in (*BLOCK_PARTS, *END_PARTS)] for stream in STREAMS],
+        "measured": not diagnosis.explanation.floors_by_rule,
+    }
+
+
+def _blocks(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
+    """(P, S, K, T, B) codes."""
+    names = (
+        f"denoise/{step:03d}/{name}/block/{block:02d}/{stream}/{part}"
+        for name in flow.passes
+        for stream in STREAMS
+        for part in BLOCK_PARTS
+        for step in range(flow.steps)
+        for block in range(flow.num_blocks)
+    )
+    return _coded(names, coder)
+
+
+def _ends(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
+    """(P, S, T, E) codes; guided predictions and latents stand again in every pass."""
+    names = (
+        f"denoise/{step:03d}/{name}/x0/{stream}" if part == "x0" else f"denoise/{step:03d}/{part}/{stream}"
+        for name in flow.passes
+        for stream in STREAMS
+        for step in range(flow.steps)
+        for part in END_PARTS
+    )
+    return _coded(names, coder)
+
+
+def _coded(taps: Iterable[str], coder: Coder) -> NDArray[np.uint16]:
+    return np.fromiter(map(coder, taps), np.uint16)
+
+
+def _root(root: Root, flow: Dataflow) -> dict[str, Any]:
+    """Where on the map a root lies: indices, or None where it lies outside the map."""
+    place = place_of(root.tap)
+    parts = (*BLOCK_PARTS, *END_PARTS)
+    on_map = place.step is not None and place.part in parts
+    return {
+        "words": root.words,
+        "tap": root.tap,
+        "step": place.step if on_map else None,
+        "pass": flow.passes.index(place.guidance_pass) if place.guidance_pass else None,
+        "stream": STREAMS.index(place.stream) if place.stream else None,
+        "part": parts.index(place.part) if on_map else None,
+        "block": place.block,
+    }
+
+
+def _modules(stream: str, part: str) -> dict[str, str]:
+    """Where a kind of tap is computed; `{block}` stands for the block's number."""
+    if part in BLOCK_PARTS:
+        tap = f"denoise/000/cond/block/00/{stream}/{part}"
+    elif part == "x0":
+        tap = f"denoise/000/cond/x0/{stream}"
+    else:
+        tap = f"denoise/000/{part}/{stream}"
+    found = module_path(tap)
+    weights = found.weights.replace("transformer_blocks.0", "transformer_blocks.{block}")
+    return {"native": found.native, "official": found.official, "weights": weights}

@@ -1,0 +1,128 @@
+"""The metrics of a verdict as a table in which each limit stands on one axis with its floors and defects.
+
+The axis is the distance from perfect agreement over that of the limit, as in `parity.judge.limit`: the limit is at 1
+in every row, harmless variation lies left of it, known defects right.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from parity.diff.metric import METRICS
+from parity.judge.limit import Limit, distance
+from parity.judge.verdict import Row, Verdict
+from parity.report.page_html import Html, Node, cell, table, tag
+from parity.report.words import bound, capitalised, number, signed, state, used, why
+
+HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
+TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "uncalibrated": "warn"}
+
+
+def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
+    """Every judged metric, failed ones first, then what was measured without being judged, folded."""
+    ordered = sorted(verdict.rows, key=lambda row: row.passed or bool(row.waived))
+    parts = [tag("p", {"class": "note"}, capitalised(note)) for note in verdict.notes]
+    parts += [_table([_judged(row, limits.get(row.metric)) for row in ordered])] if ordered else []
+    rest = [name for name in METRICS if name in metrics and name not in {row.metric for row in verdict.rows}]
+    if rest:
+        rows = [_measured(name, metrics[name], limits.get(name), verdict.unjudged.get(name, "")) for name in rest]
+        title = f"{len(rest)} more, measured without being judged"
+        parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), _table(rows)))
+    return tag("div", {"class": "stack"}, parts)
+
+
+def plain_metrics(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
+    """The same where no verdict could be given."""
+    return _table(
+        [_measured(name, metrics[name], limits.get(name), "no verdict") for name in METRICS if name in metrics]
+    )
+
+
+def axis_data(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> dict[str, Any]:
+    """Where value, floors and defects lie on the axis, for each metric that has a limit with samples."""
+    return {
+        name: _on_axis(name, metrics.get(name, math.nan), limit)
+        for name, limit in limits.items()
+        if limit.samples is not None and name in METRICS
+    }
+
+
+def _on_axis(name: str, value: float, limit: Limit) -> dict[str, Any]:
+    assert limit.samples is not None
+    allowed = distance(limit.value, limit.unit, limit.direction)
+
+    def share(sample: float) -> float:
+        away = distance(sample, limit.unit, limit.direction)
+        if away == allowed:
+            return 1.0
+        return away / allowed if allowed > 0 and math.isfinite(allowed) else math.copysign(math.inf, away - allowed)
+
+    def points(population: Mapping[str, Sequence[float]], targets: Sequence[str] | None) -> list[list[Any]]:
+        return [
+            [who, share(sample), number(sample, limit.unit), targets is None or who in targets]
+            for who, samples in population.items()
+            for sample in samples
+        ]
+
+    return {
+        "value": [share(value), number(value, limit.unit)],
+        "limit": number(limit.value, limit.unit),
+        "floors": points(limit.samples.floor, None),
+        "defects": points(limit.samples.defects, limit.samples.targets),
+        "calibrated": limit.status == "calibrated",
+    }
+
+
+def _table(rows: Sequence[Html]) -> Html:
+    key = tag("canvas", {"class": "axis-key", "aria-hidden": "true"})
+    header = [*HEADER[:3], [HEADER[3], key], HEADER[4]]
+    return table(header, rows, {"class": "metrics"})
+
+
+def _judged(row: Row, limit: Limit | None) -> Html:
+    word = state(row)
+    margin = f"margin {signed(row.margin, row.unit)}, {used(row)} of the limit used"
+    return tag(
+        "tr",
+        {"class": TONES[word]},
+        _named(row.metric, word, TONES[word]),
+        cell(HEADER[1], number(row.value, row.unit), kind="number"),
+        cell(HEADER[2], bound(row), tag("small", {}, margin) if row.direction != "exact" else None, kind="number"),
+        _axis(row.metric, limit),
+        cell(HEADER[4], why(row) if why(row) != METRICS[row.metric].meaning else None, kind="reason"),
+    )
+
+
+def _measured(name: str, value: float, limit: Limit | None, reason: str) -> Html:
+    metric = METRICS[name]
+    relation = {"lower": "<=", "higher": ">=", "exact": "="}[metric.direction]
+    return tag(
+        "tr",
+        {},
+        _named(name),
+        cell(HEADER[1], number(value, metric.unit), kind="number"),
+        cell(HEADER[2], "-" if limit is None else f"{relation} {number(limit.value, limit.unit)}", kind="number"),
+        _axis(name, limit),
+        cell(HEADER[4], reason, kind="reason"),
+    )
+
+
+def _named(name: str, word: str = "", tone: str = "") -> Html:
+    badge = tag("span", {"class": f"badge {tone}"}, word) if word else None
+    return cell(HEADER[0], badge, " ", tag("code", {}, name), tag("small", {}, METRICS[name].meaning), kind="name")
+
+
+def _axis(name: str, limit: Limit | None) -> Html:
+    inside: Node = None
+    if limit is not None and limit.samples is not None:
+        inside = tag("canvas", {"class": "axis", "data-metric": name, "role": "img", "aria-label": _said(limit)})
+    return cell(HEADER[3], inside, kind="axis-cell")
+
+
+def _said(limit: Limit) -> str:
+    """The axis in words, for those who cannot see it."""
+    assert limit.samples is not None
+    weakest = "no defect measured"
+    if limit.weakest_defect is not None:
+        weakest = f"weakest defect {number(limit.weakest_defect, limit.unit)} ({limit.weakest_defect_from})"
+    return f"floor {number(limit.floor, limit.unit)} ({limit.floor_from}), {weakest}"

@@ -1,0 +1,70 @@
+"""What a page shows of two runs' outputs: frames and waveforms, whole or as a reduced golden keeps them.
+
+Axes: F frame, H row, W column, 3 RGB, C channel, N sample.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from parity.trace.bundle import Run
+from parity.trace.reduced import BOX, ReducedOutputs, key_frame_places, read_reduced, reduce_outputs
+
+Frames = list[NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """One run's outputs as they are shown. Frames are (H, W, 3); reduced ones are not all of one size."""
+
+    frames: Frames
+    waveform: Tensor  # (C, N)
+    frame_rate_hz: float
+    sample_rate_hz: int
+
+
+def shown_outputs(reference: Run, candidate: Run) -> tuple[Shown, Shown, tuple[str, ...]]:
+    """Both runs' outputs, and what a reader must know about them.
+
+    Raises: RunError if they cannot be read; both are reduced where one is, as for `parity.diff.runs.compare_runs`.
+    """
+    if not (reference.reduced or candidate.reduced):
+        return _whole(reference), _whole(candidate), ()
+    old, new = _reduced(reference), _reduced(candidate)
+    places = ", ".join(map(str, key_frame_places(old.frame_shape[0])))
+    note = (
+        f"The golden is reduced: frames {places} are whole; the others, and the numbers below, are of copies averaged "
+        f"over boxes of {BOX} x {BOX} pixels."
+    )
+    return _small(old), _small(new), (note,)
+
+
+def _whole(run: Run) -> Shown:
+    outputs = run.outputs()
+    return Shown(
+        frames=list(outputs.video_frames.numpy()),
+        waveform=outputs.audio_waveform,
+        frame_rate_hz=outputs.frame_rate,
+        sample_rate_hz=outputs.sample_rate,
+    )
+
+
+def _reduced(run: Run) -> ReducedOutputs:
+    if run.reduced:
+        return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
+    return reduce_outputs(run.outputs())
+
+
+def _small(reduced: ReducedOutputs) -> Shown:
+    """Small frames, with whole ones in the places where those are kept."""
+    frames = list(reduced.small_frames.numpy())
+    for place, frame in zip(key_frame_places(len(frames)), reduced.key_frames.numpy(), strict=True):
+        frames[place] = frame
+    return Shown(
+        frames=frames,
+        waveform=reduced.audio_waveform,
+        frame_rate_hz=reduced.frame_rate,
+        sample_rate_hz=reduced.sample_rate,
+    )

@@ -1,0 +1,109 @@
+"""Times of a run for the page: each quantity beside the reference run and the baseline of the machine."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from parity.judge.perf import PerfRow, PerfVerdict
+from parity.judge.timed import timed_run
+from parity.report.page_html import Html, Node, cell, join, table, tag
+from parity.report.words import interval, number
+from parity.trace.bundle import RunRecord
+
+HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
+TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}
+BAR: Final = (200, 18)  # width and height, CSS pixels
+STEPS: Final = (640, 120)
+
+
+def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict | str) -> Html:
+    """A table of quantities, a bar each, and the time of every step.
+
+    Args:
+        reference: of the reference run.
+        candidate: of the run under test.
+        perf: judged against the baseline, or why it was not.
+    """
+    now, before = timed_run(candidate).times.quantities(), timed_run(reference).times.quantities()
+    judged = {row.quantity: row for row in perf.rows} if isinstance(perf, PerfVerdict) else {}
+    names = list(dict.fromkeys((*now, *judged, *before)))
+    rows = [_row(name, now.get(name), before.get(name), judged.get(name)) for name in names]
+    said = [f"Not held to a baseline: {perf}"] if isinstance(perf, str) else [f"Baseline: {perf.reason}", *perf.notes]
+    key = "Bar: this run. Thin line: reference run. Dashed line: the most that the baseline allows."
+    return join(
+        [
+            [tag("p", {"class": "note"}, one) for one in said],
+            table(HEADER, rows, {"class": "times"}),
+            tag("p", {"class": "note"}, key),
+            tag("h3", {}, "Every step"),
+            _steps(reference.step_s, candidate.step_s),
+        ]
+    )
+
+
+def _row(name: str, now: float | None, before: float | None, judged: PerfRow | None) -> Html:
+    unit = "bytes" if name == "peak_memory" else "s"
+    tone = TONES.get(judged.outcome, "") if judged else ""
+    state: Node = tag("span", {"class": f"badge {tone}"}, judged.outcome) if judged else None
+    change = "-"
+    if judged and judged.change_percent is not None:
+        change = f"{judged.change_percent:+.3g} %"
+    elif now is not None and before:
+        change = f"{100 * (now - before) / before:+.3g} % of reference"
+    spread = tag("small", {}, f"95 %: {interval(judged)}") if judged and judged.interval else None
+    allowed = judged.allowed if judged else None
+    return tag(
+        "tr",
+        {"class": tone or None},
+        cell(HEADER[0], tag("code", {}, name), tag("small", {}, judged.reason) if judged and judged.reason else None),
+        cell(HEADER[1], number(now, unit), _bar(now, before, allowed), kind="number"),
+        cell(HEADER[2], number(before, unit), kind="number"),
+        cell(HEADER[3], number(judged.baseline if judged else None, unit), kind="number"),
+        cell(HEADER[4], number(allowed, unit), kind="number"),
+        cell(HEADER[5], change, spread, kind="number"),
+        cell(HEADER[6], state),
+    )
+
+
+def _bar(now: float | None, before: float | None, allowed: float | None) -> Html:
+    width, height = BAR
+    most = max((value for value in (now, before, allowed) if value is not None), default=0.0)
+    if most <= 0 or not math.isfinite(most):
+        return Html("")
+
+    def at(value: float) -> float:
+        return round(value / most * (width - 2), 1)
+
+    def mark(value: float | None, kind: str) -> Node:
+        if value is None:
+            return None
+        return tag("line", {"class": kind, "x1": at(value), "x2": at(value), "y1": 1, "y2": height - 1})
+
+    over = now is not None and allowed is not None and now > allowed
+    bar = tag("rect", {"class": "over" if over else "now", "y": 5, "height": 8, "rx": 2, "width": at(now or 0.0)})
+    attributes = {"class": "bar", "viewBox": f"0 0 {width} {height}", "aria-hidden": "true"}
+    return tag("svg", attributes, bar, mark(before, "before"), mark(allowed, "allowed"))
+
+
+def _steps(before: Sequence[float], now: Sequence[float]) -> Html:
+    width, height = STEPS
+    most = max((*before, *now), default=0.0)
+    if most <= 0 or not math.isfinite(most):
+        return tag("p", {"class": "note"}, "No step was timed.")
+
+    def line(values: Sequence[float], kind: str) -> Html:
+        spaced = width / max(1, len(values) - 1)
+        points = " ".join(
+            f"{index * spaced:.1f},{height - 4 - value / most * (height - 12):.1f}"
+            for index, value in enumerate(values)
+        )
+        return tag("polyline", {"class": kind, "points": points})
+
+    attributes = {"class": "steps", "viewBox": f"0 0 {width} {height}", "role": "img", "preserveAspectRatio": "none"}
+    said = f"{len(now)} steps of this run against {len(before)} of the reference; the longest took {most:.3g} s"
+    return tag(
+        "figure",
+        {},
+        tag("svg", {**attributes, "aria-label": said}, line(before, "before"), line(now, "now")),
+        tag("figcaption", {}, f"Thick: this run. Thin: reference run. The top is {most:.3g} s."),
+    )

@@ -1,0 +1,148 @@
+"""The head of the page: the decision in one word, why in one sentence, and what stands behind it in a few numbers."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from parity.diff.diagnosis import Diagnosis
+from parity.diff.runs import RunsDiff
+from parity.judge.perf import PerfVerdict
+from parity.judge.verdict import Verdict
+from parity.report.page_html import Html, Node, join, tag
+from parity.report.words import bound, capitalised, number
+
+WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
+TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
+SPEED_WORDS = {
+    "ok": ("fast enough", "good"),
+    "slower": ("too slow", "bad"),
+    "inconclusive": ("inconclusive", "warn"),
+    "not_comparable": ("not comparable", "warn"),
+}
+OUTPUTS = ("frames", "audio", "video_latent", "audio_latent")
+MOST_REASONS = 8
+
+
+def verdict_section(
+    found: RunsDiff, verdict: Verdict | str, diagnosis: Diagnosis | str, perf: PerfVerdict | str
+) -> Html:
+    """The head. A verdict or diagnosis that is a string is the reason why there is none."""
+    outcome = verdict.outcome if isinstance(verdict, Verdict) else "undecided"
+    tone = TONES[outcome]
+    return tag(
+        "header",
+        {"class": f"verdict {tone}", "id": "verdict"},
+        tag("p", {"class": "eyebrow"}, f"Parity report · {found.case}"),
+        tag("h1", {"data-outcome": outcome}, WORDS[outcome]),
+        tag("p", {"class": "lead"}, verdict if isinstance(verdict, str) else _sentence(verdict, found.metrics)),
+        tag("p", {"class": "sides"}, _sides(found, verdict)),
+        _reasons(verdict, diagnosis),
+        tag("div", {"class": "tiles"}, list(_tiles(found.metrics, diagnosis, perf))),
+    )
+
+
+def divergence_section(diagnosis: Diagnosis | str) -> Html:
+    """Where the run first departs, in words."""
+    if isinstance(diagnosis, str):
+        return tag("p", {"class": "note"}, diagnosis)
+    found, lines = diagnosis.explanation.divergence, diagnosis.explanation.lines
+    first = next((line for line in lines if found.roots and found.roots[0].words in line), lines[0])
+    rest = [line for line in lines if line != first]
+    tone = "good" if not found.departs else "bad" if found.roots else "warn"
+    return join(
+        [
+            tag("p", {"class": f"first {tone}"}, capitalised(first)),
+            tag("ul", {"class": "explanation"}, (tag("li", {}, _labelled(line)) for line in rest)),
+        ]
+    )
+
+
+def _sentence(verdict: Verdict, metrics: Mapping[str, float]) -> str:
+    if verdict.outcome == "parity":
+        if verdict.profile == "exact":
+            return "Frames, sound and latents equal the reference's in every bit."
+        return f"All {len(verdict.rows)} judged metrics are within their limits."
+    failed = verdict.failed_rows()
+    if verdict.failures:
+        more = f" and {len(verdict.failures) - 1} more" if len(verdict.failures) > 1 else ""
+        return f"{verdict.failures[0].code} in {verdict.failures[0].where}{more}: the numbers cannot be believed."
+    if not failed:
+        return "Nothing failed, but nothing that passed can tell a defect from harmless variation."
+    if verdict.profile == "exact":
+        other = [name.replace("_", " ") for name in OUTPUTS if metrics.get(f"outputs.bit_equal.{name}") != 1.0]
+        return f"Bits were to be equal and are not, in {', '.join(other) or 'some metrics'}."
+    worst = max(failed, key=lambda row: row.used)
+    value = number(worst.value, worst.unit)
+    return (
+        f"{len(failed)} of {len(verdict.rows)} judged metrics are beyond their limit; "
+        f"farthest: {worst.metric} is {value}, wanted {bound(worst)}."
+    )
+
+
+def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
+    def side(one: str) -> str:
+        it = getattr(found, one)
+        return f"{it.runner} ({it.tier}, {it.dtype}, release {it.reference})"
+
+    how = "" if isinstance(verdict, str) else f", by {'equal bits' if verdict.profile == 'exact' else 'limits'}"
+    changed = f"; environments differ: {'; '.join(found.environment)}" if found.environment else ""
+    return f"{side('candidate')} judged against {side('reference')}{how}{changed}"
+
+
+def _reasons(verdict: Verdict | str, diagnosis: Diagnosis | str) -> Node:
+    said: list[str] = []
+    if isinstance(diagnosis, Diagnosis) and diagnosis.explanation.divergence.roots:
+        said.append(f"first departs at {diagnosis.explanation.divergence.roots[0].words}")
+    if isinstance(verdict, Verdict):
+        said += [f"{failure.code} in {failure.where}: {failure.message}" for failure in verdict.failures]
+    if isinstance(verdict, Verdict) and verdict.outcome == "undecided":
+        said += verdict.notes
+    more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
+    lines = [*said[:MOST_REASONS], *more]
+    return tag("ul", {"class": "reasons"}, (tag("li", {}, capitalised(line)) for line in lines)) if lines else None
+
+
+def _tiles(metrics: Mapping[str, float], diagnosis: Diagnosis | str, perf: PerfVerdict | str) -> Iterable[Html]:
+    yield _output(metrics, "Frames", ("frames",), "frames.psnr_db.min", "worst frame's PSNR", "dB")
+    yield _output(metrics, "Sound", ("audio",), "audio.snr_db.min", "worst channel's SNR", "dB")
+    yield _output(metrics, "Video latent", ("video_latent",), "video_latent.relative_l2", "relative L2", "")
+    yield _output(metrics, "Audio latent", ("audio_latent",), "audio_latent.relative_l2", "relative L2", "")
+    if isinstance(diagnosis, Diagnosis):
+        found = diagnosis.explanation.divergence
+        value = "none" if not found.departs else f"{len(found.roots)} place{'s' if len(found.roots) != 1 else ''}"
+        yield _tile("First divergence", value, f"{found.compared} taps compared, {found.above} beyond what is allowed")
+    if isinstance(perf, PerfVerdict):
+        word, tone = SPEED_WORDS[perf.outcome]
+        yield _tile("Speed", word, "against this machine's baseline", tone)
+
+
+def _output(
+    metrics: Mapping[str, float], title: str, outputs: tuple[str, ...], metric: str, label: str, unit: str
+) -> Html:
+    if all(metrics.get(f"outputs.bit_equal.{name}") == 1.0 for name in outputs):
+        return _tile(title, "identical", "every bit is equal", "good")
+    value = metrics.get(metric, math.nan)
+    return _tile(title, "no number" if math.isnan(value) else f"{value:.4g} {unit}".strip(), label)
+
+
+def _tile(title: str, value: str, label: str, tone: str = "") -> Html:
+    return tag(
+        "div",
+        {"class": f"tile {tone}".strip()},
+        tag("span", {"class": "title"}, title),
+        tag("strong", {}, value),
+        tag("span", {"class": "label"}, label),
+    )
+
+
+def _labelled(line: str) -> Node:
+    """`native: path` with its label set apart."""
+    label, colon, rest = line.partition(": ")
+    if not colon or len(label) > 40:
+        return tag("span", {}, _with_code(capitalised(line)))
+    return [tag("b", {}, capitalised(label)), tag("span", {}, _with_code(rest))]
+
+
+def _with_code(line: str) -> list[Node]:
+    """What stands between backticks, as code."""
+    parts = line.split("`")
+    return [tag("code", {}, part) if index % 2 else part for index, part in enumerate(parts)]
