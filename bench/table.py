@@ -1,0 +1,135 @@
+"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py` and the suite saved.
+
+    python bench/table.py docs/measurements/*.json
+
+Nothing is measured here: every number comes from a file, with the device it was measured on.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+GIB = 1 << 30
+Rows = list[tuple[str, ...]]
+
+
+def table(title: str, columns: Sequence[str], rows: Rows) -> str:
+    """One Markdown table; nothing if there is no row."""
+    if not rows:
+        return ""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def device(document: dict[str, Any]) -> str:
+    """The device and its software, in a few words."""
+    environment = document["environment"]
+    name = environment.get("device_name") or environment.get("cpu", "unknown")
+    return f"{name}, driver {environment.get('driver', '-')}, torch {environment.get('torch', '-')}"
+
+
+def speed_rows(document: dict[str, Any]) -> Rows:
+    """Medians over the samples of each case, runner and kind of run."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in document["runs"]:
+        key = (run["case"], run["runner"], run["tier"], run["work"].get("trace", ""))
+        groups.setdefault(key, []).append(run["times"])
+    rows = []
+    for key, times in groups.items():
+
+        def middle(values: Sequence[float]) -> str:
+            return f"{statistics.median(values):.2f}"
+
+        later = [step for one in times for step in one["step_s"][1:] or one["step_s"]]
+        rows.append(
+            (
+                *key,
+                str(len(times)),
+                middle([one["end_to_end_s"] for one in times]),
+                middle([one["stage_s"].get("load", 0.0) for one in times]),
+                middle([one["stage_s"].get("denoising", 0.0) for one in times]),
+                f"{statistics.median(later):.3f}",
+                f"{max(one['peak_bytes'] for one in times) / GIB:.1f}",
+                device(document),
+            )
+        )
+    return rows
+
+
+def capture_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """What recording all taps costs."""
+    step_s = document["median_step_s"]
+    return (
+        document["case"],
+        f"{step_s['without']:.4f}",
+        f"{step_s['with']:.4f}",
+        f"{document['cost_percent']:+.2f} %",
+        f"{document['trace_peak_bytes'] / 2**20:.0f} MiB",
+        device(document),
+    )
+
+
+def sketch_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """How fast a sketch reads."""
+    rates = {name: f"{rate / 1e9:.0f}" for name, rate in document["bytes_per_s"].items()}
+    read = max(document["bytes_per_s"]["read_sum"], document["bytes_per_s"]["read_amax"])
+    return (
+        f"{document['bytes'] / 1e6:.0f} MB bf16",
+        rates["copy"],
+        f"{read / 1e9:.0f}",
+        rates["sketch"],
+        f"{100 * document['share_of_read']:.0f} %",
+        rates["sketch_torch"],
+        device(document),
+    )
+
+
+def suite_rows(document: dict[str, Any]) -> Rows:
+    """The verdict of each comparison."""
+    rows = []
+    for line in document["lines"]:
+        taps = line["taps"]
+        said = "-" if taps is None else f"{taps['compared']} {'bit-identical' if taps['bit_equal'] else 'compared'}"
+        rows.append((line["case"], line["what"], said, line["outcome"], device(document)))
+    return rows
+
+
+def main(paths: Sequence[str]) -> None:
+    """Print the tables of some files, in the order given."""
+    documents = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for document in documents:
+        kinds.setdefault(document.get("kind", "suite"), []).append(document)
+    parts = [
+        table(
+            "Parity at full size",
+            ("case", "comparison", "taps", "verdict", "device"),
+            [row for document in kinds.get("suite", []) for row in suite_rows(document)],
+        ),
+        table(
+            "Speed: medians in seconds over runs by turns, peak in GiB",
+            (
+                *("case", "runner", "tier", "trace", "runs", "end to end", "load", "denoising", "step", "peak"),
+                "device",
+            ),
+            [row for document in kinds.get("samples", []) for row in speed_rows(document)],
+        ),
+        table(
+            "Cost of recording all taps: median step in seconds",
+            ("case", "without", "with", "cost", "device memory", "device"),
+            [capture_row(document) for document in kinds.get("capture", [])],
+        ),
+        table(
+            "Sketch of a tap: GB/s",
+            ("tensor", "copy", "plain read", "sketch", "share of plain read", "torch form", "device"),
+            [sketch_row(document) for document in kinds.get("sketch", [])],
+        ),
+    ]
+    print("\n".join(part for part in parts if part), end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,69 @@
+"""The tables of measurements say what the files say: medians over runs, the worst peak, the device."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ENVIRONMENT = {"device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1", "torch": "2.11.0"}
+DEVICE = "NVIDIA H100 80GB HBM3, driver 580.1, torch 2.11.0"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / "table.py"
+    spec = importlib.util.spec_from_file_location("bench_table", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def timed(runner: str, end_to_end_s: float, peak_bytes: int) -> dict[str, Any]:
+    times = {
+        "end_to_end_s": end_to_end_s,
+        "stage_s": {"load": 7.0, "denoising": end_to_end_s - 10},
+        "step_s": [9.0, 1.5, 2.5],
+        "peak_bytes": peak_bytes,
+    }
+    return {"case": "c", "runner": runner, "tier": "exact", "work": {"trace": "no taps"}, "times": times}
+
+
+def test_medians_of_each_runner_stand_beside_the_worst_peak(bench: ModuleType) -> None:
+    runs = [timed("official", 60.0, 1 << 30), timed("native", 50.0, 1 << 30), timed("official", 64.0, 3 << 30)]
+    rows = bench.speed_rows({"runs": runs, "environment": ENVIRONMENT})
+    assert rows == [
+        ("c", "official", "exact", "no taps", "2", "62.00", "7.00", "52.00", "2.000", "3.0", DEVICE),
+        ("c", "native", "exact", "no taps", "1", "50.00", "7.00", "40.00", "2.000", "1.0", DEVICE),
+    ]
+
+
+def test_files_of_every_kind_become_tables(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture: dict[str, Any] = {
+        "kind": "capture",
+        "case": "c",
+        "median_step_s": {"without": 1.774, "with": 1.803},
+        "cost_percent": 1.6347,
+        "trace_peak_bytes": 5 << 20,
+    }
+    rates = {"read_sum": 2.9e12, "read_amax": 2.0e12, "copy": 2.96e12, "sketch": 2.5e12, "sketch_torch": 0.1e12}
+    sketch: dict[str, Any] = {"kind": "sketch", "bytes": 50_000_000, "bytes_per_s": rates, "share_of_read": 0.862}
+    taps = {"compared": 55092, "bit_equal": True}
+    suite: dict[str, Any] = {
+        "lines": [{"case": "c", "what": "native against official", "taps": taps, "outcome": "PARITY"}]
+    }
+    paths = []
+    for index, document in enumerate((capture, sketch, suite)):
+        paths.append(tmp_path / f"{index}.json")
+        paths[-1].write_text(json.dumps({**document, "environment": ENVIRONMENT}))
+    bench.main([str(path) for path in paths])
+    text = capsys.readouterr().out
+    assert f"| c | 1.7740 | 1.8030 | +1.63 % | 5 MiB | {DEVICE} |" in text
+    assert f"| 50 MB bf16 | 2960 | 2900 | 2500 | 86 % | 100 | {DEVICE} |" in text
+    assert f"| c | native against official | 55092 bit-identical | PARITY | {DEVICE} |" in text
+    assert "Speed" not in text
