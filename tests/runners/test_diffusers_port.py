@@ -8,6 +8,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -250,3 +251,13 @@ def test_the_catalogue_opens_it_and_gives_it_no_pipeline_options(micro_weights: 
     assert isinstance(open_runner("diffusers", micro_weights, BF16), DiffusersRunner)
     with pytest.raises(RunnerError, match="no pipeline options"):
         open_runner("diffusers", micro_weights, BF16, {"disable_autocast": False})
+
+
+def test_the_vocoder_is_built_as_diffusers_loads_it(micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    # Its resampling filter is in no file: `from_pretrained` computes it in the dtype that is asked for.
+    built = build_components(micro_weights, CPU, torch.bfloat16)["vocoder"]
+    built.save_pretrained(tmp_path)
+    loaded = type(built).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert built.resampler.filter.dtype == torch.bfloat16
+    assert torch.equal(loaded.resampler.filter, built.resampler.filter)
+    assert all(torch.equal(value, built.state_dict()[key]) for key, value in loaded.state_dict().items())
