@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    import torch
+
     from runners.protocol import Outcome
+    from runners.weights import Weights
 
 PROTOCOL = 1
 RESULT_FILE = "result.json"
@@ -63,7 +66,6 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from parity.trace.environment import fingerprint
     from runners.case import case_of
     from runners.catalogue import open_runner
-    from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 
     if request["protocol"] != PROTOCOL:
@@ -74,7 +76,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     root = request["official_root"]
     runner = open_runner(
         request["runner"],
-        weights_named(request["weights"], device),
+        _weights(request["weights"], device),
         RunOptions(
             device=device,
             dtype=DTYPES[request["dtype"]],
@@ -112,6 +114,17 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "details": outcome.details,
         },
     )
+
+
+def _weights(name: str, device: "torch.device") -> "Weights":
+    """The weights of a request; only made ones need what makes them."""
+    if not name.startswith("forge:"):
+        from runners.weights import WeightsFolder
+
+        return WeightsFolder(Path(name))
+    from runners.forge.weights import weights_named
+
+    return weights_named(name, device)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons: dict[str, list[pytest.Item]] = {}
     for item in items:
         release = getattr(item, "callspec", None) and item.callspec.params.get("release")  # type: ignore[attr-defined]
-        if "checkout" in getattr(item, "fixturenames", ()) and (missing := missing_variables(str(release))):
+        if "released_checkout" in getattr(item, "fixturenames", ()) and (missing := missing_variables(str(release))):
             reason = (
                 f"{' and '.join(missing)} not set: a checkout of Lightricks/LTX-2 at {COMMITS[str(release)]} "
                 "and the interpreter that runs it, see docs/runners.md"

@@ -76,7 +76,7 @@ class Checkout:
 
 
 @pytest.fixture
-def checkout(release: str) -> Checkout:
+def released_checkout(release: str) -> Checkout:
     """The checkout of a release, and what runs it."""
     name = release.replace(".", "_")
     python = os.environ.get(f"PARITY_PYTHON_{name}", sys.executable)
@@ -134,7 +134,7 @@ def turned_picture(pictures: Path) -> Path:
 def test_every_tap_and_output_has_the_bits_of_the_release(
     release: str,
     name: str,
-    checkout: Checkout,
+    released_checkout: Checkout,
     micro_weights: WeightsFolder,
     micro_case: Callable[..., Case],
     tmp_path: Path,
@@ -143,10 +143,10 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
     case = micro_case({**overrides, "reference": release})
     options = RunOptions(device=CPU, dtype=dtype)
     child = Child(
-        python=checkout.python,
+        python=released_checkout.python,
         runner="official",
         weights=str(micro_weights.folder),
-        official_root=checkout.root,
+        official_root=released_checkout.root,
         taps="*",
     )
     record_in_child(child, case, micro_weights, options, tmp_path / "official", Quiet())
