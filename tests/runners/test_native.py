@@ -91,19 +91,10 @@ def test_disable_autocast_is_preserved_after_pipeline_config_resolution(
     assert executed.outcome.details["disable_autocast"] is disabled
 
 
-# fp32 weights meet bf16 tensors in norms there, and torch says that it cannot fuse those.
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
-def test_autocast_computes_other_numbers_from_the_loop_on(
-    micro_weights: WeightsFolder, micro_case: MakeCase, run: Run
-) -> None:
-    fp32 = RunOptions(device=CPU, dtype=torch.float32)
-    one_step = {"request.num_inference_steps": 1}
-    plain = run(NativeRunner(micro_weights, fp32), micro_case(one_step))
-    cast = run(NativeRunner(micro_weights, fp32), micro_case(one_step | {"switches.disable_autocast": False}))
-    assert torch.equal(plain.taps["init/video"], cast.taps["init/video"])
-    assert torch.equal(plain.taps["connector/pos/audio"], cast.taps["connector/pos/audio"])
-    for name in ("denoise/000/cond/block/00/video/ff", "denoise/000/guided/audio", "decode/mel"):
-        assert not torch.equal(plain.taps[name], cast.taps[name]), name
+def test_autocast_in_fp32_is_refused_as_a_contradiction(micro_weights: WeightsFolder, micro_case: MakeCase) -> None:
+    runner = NativeRunner(micro_weights, RunOptions(device=CPU, dtype=torch.float32))
+    with pytest.raises(ConfigError, match=r"autocast computes in bf16, but dtype is torch.float32"):
+        runner.pipeline_config(micro_case({"switches.disable_autocast": False}))
 
 
 def test_a_run_records_what_it_was(micro_weights: WeightsFolder, micro_case: MakeCase, run: Run) -> None:
