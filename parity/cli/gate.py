@@ -33,6 +33,7 @@ def gate(
     """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged."""
     from parity.diff.runs import read_numbers
     from parity.report.junit import error_suite, write_junit
+    from parity.report.markdown import annotation, error_markdown
     from runners.errors import ParityError, RunError
 
     try:
@@ -43,6 +44,7 @@ def gate(
     except ParityError as error:
         if junit is not None:
             write_junit(junit, [error_suite(run.name, str(error))])
+        _say_in_workflow(error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], json)
         if json:
             typer.echo(json_module.dumps({"outcome": "undecided", "exit_code": 2, "error": str(error)}, indent=2))
         raise
@@ -88,7 +90,7 @@ def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path |
     from parity.judge.timed import judge_timed, timed_run
     from parity.judge.verdict import gate_exit_code
     from parity.report.junit import perf_suite, verdict_suite, write_junit
-    from parity.report.markdown import annotations, append_summary, verdict_markdown
+    from parity.report.markdown import annotations, verdict_markdown
     from parity.report.tables import draw_gate
     from parity.trace.bundle import read_run
     from parity.trace.places import baselines_path
@@ -102,12 +104,7 @@ def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path |
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(read_run(clocked).record)])
     if junit is not None:
         write_junit(junit, [verdict_suite(verdict), *([perf_suite(timed)] if timed else [])])
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        append_summary(Path(summary), verdict_markdown(verdict, timed))
-    if os.environ.get("GITHUB_ACTIONS") == "true" and not json:
-        for line in annotations(verdict, timed):
-            typer.echo(line)
+    _say_in_workflow(verdict_markdown(verdict, timed), annotations(verdict, timed), json)
     code = gate_exit_code(verdict.exit_code, timed.exit_code if timed else 0)
     if json:
         document: dict[str, Any] = {**verdict.document(), "environment_differences": list(found.environment)}
@@ -115,3 +112,15 @@ def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path |
     else:
         draw_gate(out, verdict, timed)
     return code
+
+
+def _say_in_workflow(summary: str, commands: list[str], json: bool) -> None:
+    """Add to a workflow's job summary and annotate its run, where there is one; JSON keeps the output to itself."""
+    from parity.report.markdown import append_summary
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        append_summary(Path(path), summary)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for command in commands:
+            typer.echo(command, err=json)  # the workflow reads both

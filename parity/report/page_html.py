@@ -12,7 +12,7 @@ from typing import Any, Final
 from parity.report.words import printable
 from parity.trace.atomic import plain
 
-VOID: Final = frozenset({"br", "hr", "input", "meta", "img", "rect", "line", "polyline", "path", "circle"})
+VOID: Final = frozenset({"br", "hr", "input", "meta", "link", "img", "rect", "line", "polyline", "path", "circle"})
 _JSON_ESCAPES: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 

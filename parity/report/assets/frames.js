@@ -81,7 +81,7 @@ function frameWords(album, frame) {
 
 /** Grey levels of a picture in colours of heat; black where nothing differs. */
 function drawDifference(canvas, source, current) {
-  const ink = canvas.getContext("2d");
+  const ink = canvas.getContext("2d", { willReadFrequently: true });
   ink.fillStyle = "#000";
   if (!source) {
     ink.fillRect(0, 0, canvas.width, canvas.height);

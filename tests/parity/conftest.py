@@ -1,0 +1,112 @@
+"""Runs written by hand: small outputs and a whole trace, without a model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.diff.dataflow import Dataflow
+from parity.trace.bundle import write_run
+from parity.trace.trace_file import SketchTable, write_trace
+from runners.case import parse_case
+from runners.protocol import Outcome
+
+LeaveRun = Callable[..., Path]
+BUCKETS = 16
+ENVIRONMENT = {"torch": "2.13.0", "device": "cpu", "cpu": "Xeon", "threads": 2, "python": "3.11.7"}
+
+
+def outcome_of(frames: int, height: int, width: int, steps: int) -> Outcome:
+    """Outputs of a seeded generator: another number for every element, 0.05 s of sound."""
+    generator = torch.Generator().manual_seed(7)
+    return Outcome(
+        video_frames=torch.randint(0, 200, (frames, height, width, 3), generator=generator, dtype=torch.uint8),
+        audio_waveform=torch.randn(2, 2400, generator=generator) * 0.1,
+        video_latent=torch.randn(1, 128, 2, 3, 4, generator=generator).bfloat16(),
+        audio_latent=torch.randn(1, 8, 5, 16, generator=generator).bfloat16(),
+        frame_rate=30.0,
+        sample_rate_hz=48000,
+        sigmas=torch.linspace(1, 0, steps + 1),
+        stage_s={"load": 1.0, "denoising": 2.0},
+        step_s=[1.5] + [0.5] * (steps - 1),
+        peak_bytes=3 << 30,
+        details={},
+    )
+
+
+def trace_of(flow: Dataflow, first: str | None, error: float, extra: str | None) -> SketchTable:
+    """A trace that departs at `first` and in everything computed from it, by a relative L2 of `error`."""
+    generator = torch.Generator().manual_seed(11)
+    dirty: set[str] = set()
+    for tap in flow.taps:
+        if tap == first or any(name in dirty for name in flow.inputs_of(tap)):
+            dirty.add(tap)
+    names = [*flow.taps, *([extra] if extra else [])]
+    buckets = torch.randn(len(names), BUCKETS, generator=generator)
+    noise = torch.randn(len(names), BUCKETS, generator=generator)
+    wrong = torch.tensor([tap in dirty for tap in names])
+    size = error * buckets.norm(dim=1) / noise.norm(dim=1)
+    buckets = torch.where(wrong[:, None], buckets + noise * size[:, None], buckets)
+    floats = torch.cat((buckets, buckets.norm(dim=1, keepdim=True), torch.ones(len(names), 2)), dim=1)
+    integers = torch.zeros(len(names), 3, dtype=torch.int64)
+    integers[:, 0] = wrong  # the checksum
+    return SketchTable(
+        buckets=BUCKETS,
+        names=names,
+        shapes=[(4,)] * len(names),
+        dtypes=["bfloat16"] * len(names),
+        floats=floats,
+        integers=integers,
+    )
+
+
+@pytest.fixture
+def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
+    """Write a run folder; every keyword changes one thing of an official run of the micro case."""
+
+    def leave(
+        name: str,
+        *,
+        change: Callable[[dict[str, Any]], None] | None = None,  # of the outputs, in place, by name
+        first: str | None = None,
+        error: float = 0.5,
+        extra: str | None = None,
+        blocks: int | None = 2,
+        runner: str = "official",
+        tier: str = "exact",
+        environment: dict[str, Any] | None = None,
+        prompt: str | None = None,
+        stage_s: dict[str, float] | None = None,
+        steps: int = 2,
+        frames: tuple[int, int, int] = (5, 24, 40),
+        model_version: str = "2.3.0",
+    ) -> Path:
+        overrides: dict[str, Any] = {"request.num_inference_steps": steps}
+        if prompt is not None:
+            overrides["request.prompt"] = prompt
+        case = parse_case(micro_case_text, tmp_path, overrides)
+        made = vars(outcome_of(*frames, steps))
+        if change is not None:
+            change(made)
+        made["stage_s"] = {**made["stage_s"], **(stage_s or {})}
+        folder = tmp_path / name
+        folder.mkdir()
+        if blocks is not None:
+            write_trace(folder, trace_of(Dataflow(case, blocks), first, error, extra))
+        write_run(
+            folder,
+            case,
+            Outcome(**made),
+            runner=runner,
+            tier=tier,
+            dtype="bf16",
+            weights_hash="ab" * 32,
+            model_version=model_version,
+            environment={**ENVIRONMENT, **(environment or {})},
+            end_to_end_s=4.0,
+        )
+        return folder
+
+    return leave

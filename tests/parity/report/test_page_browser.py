@@ -1,0 +1,340 @@
+"""The page in a real browser without a head: opened, hovered, clicked, switched, and nothing on the console.
+
+The browser is driven through its own debugging protocol over two pipes, which needs no driver and no package. Run with
+`make test-browser`; CHROMIUM names another browser than the first that is found.
+"""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+
+pytestmark = pytest.mark.browser
+LeaveRun = Callable[..., Path]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+TROUBLE = ("Runtime.exceptionThrown", "Log.entryAdded")
+
+
+def browser_path() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """One tab. Commands and events are JSON ended by a zero byte, on file descriptors 3 and 4 of the browser."""
+
+    def __init__(self, folder: Path) -> None:
+        path = browser_path()
+        assert path, "no browser; install Chromium or name one in CHROMIUM"
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        command = [path, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
+        command += [
+            f"--user-data-dir={folder}",
+            "--force-color-profile=srgb",
+            "--autoplay-policy=no-user-gesture-required",
+        ]
+        wired = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        self._process = subprocess.Popen(
+            ["/bin/bash", "-c", wired, "browser", *command, "about:blank"],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._rest = b""
+        self._count = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        targets = self.send("Target.getTargets")["targetInfos"]
+        target = next(one["targetId"] for one in targets if one["type"] == "page")
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> Any:
+        """One command, and its result."""
+        self._count += 1
+        message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._count:
+                assert "error" not in answer, answer["error"]
+                return answer["result"]
+            self.events.append(answer)
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            more = os.read(self._in, 1 << 20)
+            assert more, "the browser has ended"
+            self._rest += more
+        line, _, self._rest = self._rest.partition(b"\0")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def open(self, page: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+        """Open a page and wait until it is loaded and drawn."""
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.events.clear()
+        self.send("Page.navigate", url=page.resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._read())
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what was asked for is on the screen."""
+        self.run(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))"
+        )
+
+    def run(self, script: str) -> Any:
+        """What a script gives, as JSON."""
+        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        button = "none" if kind == "mouseMoved" else "left"
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+
+    def hover(self, x: float, y: float) -> None:
+        self.mouse("mouseMoved", x, y)
+        self.settle()
+
+    def click(self, x: float, y: float) -> None:
+        self.hover(x, y)
+        self.mouse("mousePressed", x, y)
+        self.mouse("mouseReleased", x, y)
+        self.settle()
+
+    def key(self, name: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+        self.settle()
+
+    def place(self, selector: str, across: float = 0.5, down: float = 0.5) -> tuple[float, float]:
+        """A point of an element, scrolled into view."""
+        box = self.run(
+            f"(() => {{ const found = document.querySelector({json.dumps(selector)});"
+            "found.scrollIntoView({block: 'center', behavior: 'instant'}); const box = found.getBoundingClientRect();"
+            "return [box.left, box.top, box.width, box.height]; })()"
+        )
+        return box[0] + across * box[2], box[1] + down * box[3]
+
+    def text(self, selector: str) -> str:
+        return str(self.run(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''"))
+
+    def trouble(self) -> list[Any]:
+        """What went wrong since the page was opened: exceptions, console errors, requests, refused or not."""
+        self.send("Runtime.evaluate", expression="0")  # brings the events so far
+        wrong = [event for event in self.events if event.get("method") in TROUBLE]
+        for event in self.events:
+            if event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"):
+                wrong.append(event)
+            if event.get("method") == "Network.requestWillBeSent":
+                address = event["params"]["request"]["url"]
+                if not address.startswith(("data:", "file:", "blob:")):
+                    wrong.append(address)
+        return wrong
+
+    def picture(self, path: Path, whole: bool = False) -> None:
+        """A screenshot as PNG."""
+        data = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def close(self) -> None:
+        os.close(self._out)
+        os.close(self._in)
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()
+
+
+HOSTILE = "</script><img src=x onerror=hacked=1><svg onload=hacked=1>"
+FIRST = "denoise/001/uncond/block/01/audio/ff"
+Spoil = Callable[[dict[str, Any]], None]
+
+
+def shift_levels(made: dict[str, Any]) -> None:
+    made["video_frames"][3, 8:16, 8:24] += 3
+    made["audio_waveform"][1] *= 1.01
+
+
+def drawn(run: Path, against: Path) -> Path:
+    page = run.with_suffix(".html")
+    result = CliRunner().invoke(app, ["report", str(run), "--against", str(against), "--out", str(page)])
+    assert result.exit_code == 0, result.output
+    return page
+
+
+@pytest.fixture
+def page(leave_run: LeaveRun) -> Path:
+    hostile: dict[str, Any] = {"environment": {HOSTILE: HOSTILE}, "extra": HOSTILE, "stage_s": {HOSTILE: 1.0}}
+    native = leave_run("native", runner="native", change=shift_levels, first=FIRST, **hostile)
+    return drawn(native, leave_run("official", **hostile))
+
+
+def cell(browser: Browser, step: int, column: int) -> tuple[float, float]:
+    """The middle of a cell of the drift map, by the page's own layout."""
+    left, top = browser.place(".map", 0, 0)
+    layout = f"mapLayout(driftModel(numbers.drift), {browser.run('document.querySelector(`.map`).clientWidth')})"
+    x, y = browser.run(
+        f"(() => {{ const at = {layout};return [at.x({column}) + at.across / 2, at.y({step}) + at.down / 2]; }})()"
+    )
+    return left + x, top + y
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_a_page_opens_without_trouble_and_fits_its_window(
+    browser: Browser, page: Path, width: int, scheme: str
+) -> None:
+    browser.open(page, width=width, scheme=scheme)
+    assert browser.trouble() == []
+    assert browser.text("h1") == "Could not judge"  # a tap that the case does not leave
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("window.hacked") is None and browser.run("document.querySelectorAll('img').length") == 2
+    ground = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(250, 250, 248)" if scheme == "light" else "rgb(15, 18, 22)")
+
+
+def test_the_drift_map_is_hovered_clicked_walked_and_switched(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    detail = "#drift-detail h3"
+    assert browser.text(detail).startswith("Step 1, block 1: audio, feed-forward — relative L2 0.")
+    assert browser.run("document.querySelector('.minis input:checked').value") == "1-1"  # it opens at the first root
+
+    browser.hover(*cell(browser, 1, 1))
+    assert browser.run("!document.querySelector('.tip').hidden")
+    assert browser.text(".tip b") == "Step 1, block 1: audio, feed-forward"
+    assert "harmless noise" in browser.text(".tip") and "departs first here" in browser.text(".tip")
+    browser.hover(*cell(browser, 0, 0))
+    assert "equal in every bit" in browser.text(".tip")
+    browser.hover(4, 4)
+    assert browser.run("document.querySelector('.tip').hidden")
+
+    browser.click(*cell(browser, 0, 2))  # behind the two blocks: x0
+    assert browser.text(detail) == "Step 0, after the blocks: audio, denoised prediction — equal in every bit"
+    browser.click(*cell(browser, 1, 0))
+    browser.key("ArrowRight")
+    assert browser.text(detail).startswith("Step 1, block 1: audio, feed-forward")
+    browser.key("ArrowUp")
+    assert browser.text(detail) == "Step 0, block 1: audio, feed-forward — equal in every bit"
+
+    browser.click(*browser.place(".minis label:nth-of-type(4)"))  # isolated pass, video
+    assert browser.text(detail) == "Step 0, block 1: video, feed-forward — equal in every bit"
+    before = browser.run("document.querySelector('.map').toDataURL()")
+    browser.click(*browser.place("fieldset .choice label:nth-of-type(3)"))  # cross-modal attention
+    assert "the case leaves no such tap" in browser.text(detail)
+    assert browser.run("document.querySelector('.map').toDataURL()") != before
+    browser.click(*browser.place(".root-button"))
+    assert browser.text(detail).startswith("Step 1, block 1: audio, feed-forward — relative L2")
+    assert browser.trouble() == []
+
+
+def test_colours_follow_the_scale_and_the_theme(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    at = (
+        "(x, y) => { const copy = element('canvas').getContext('2d');"
+        "copy.drawImage(document.querySelector('.map'), -x, -y); return copy.getImageData(0, 0, 1, 1).data.join(); }"
+    )
+    left, top = browser.place(".map", 0, 0)
+    x, y = cell(browser, 0, 0)
+    spot = f"({at})({x - left}, {y - top})"
+    light = browser.run(spot)
+    assert light == "207,232,218,255"  # equal bits
+    browser.click(*browser.place(".theme"))
+    assert browser.run(spot) == "22,56,44,255"
+    x, y = cell(browser, 1, 1)
+    spot = f"({at})({x - left}, {y - top})"
+    before = browser.run(spot)
+    browser.click(*browser.place(".controls fieldset:nth-of-type(2) label:nth-of-type(2)"))
+    assert browser.run(spot) != before
+    assert browser.trouble() == []
+
+
+def test_frames_are_chosen_by_slider_keys_strip_and_sound(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.text(".readout").startswith("frame 3 of 5 · 0.100 s · PSNR")  # the worst one
+    browser.run("new Promise((done) => setTimeout(done, 200))")
+    mean = (
+        "(() => { const canvas = document.querySelector('.trio canvas');"
+        "const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
+        "return data.reduce((sum, level, index) => sum + (index % 4 === 3 ? 0 : level), 0); })()"
+    )
+    assert browser.run(mean) > 10_000
+    browser.click(*browser.place(".strip", 0.05))
+    assert browser.text(".readout").startswith("frame 0 of 5")
+    assert browser.run(mean) == 0  # that frame is equal
+    browser.run("document.querySelector('.player input').focus()")
+    browser.key("ArrowRight")
+    assert browser.text(".readout").startswith("frame 1 of 5")
+    browser.click(*browser.place(".spectrum", 0.95))  # 0.047 of 0.05 s
+    assert browser.text(".readout").startswith("frame 1 of 5 · 0.033 s")
+    browser.click(*browser.place(".player button"))
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert browser.text(".player button") == "Pause"
+    browser.click(*browser.place(".player button"))
+    assert browser.trouble() == []
+
+
+def test_sound_plays_from_the_same_place_on_every_side(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert browser.run("document.querySelector('audio').duration") == pytest.approx(0.05, abs=1e-3)
+    browser.click(*browser.place(".wave", 0.6))
+    chosen = browser.run("document.querySelector('audio').currentTime")
+    assert 0.02 < chosen < 0.04
+    browser.click(*browser.place("#sound .choice label:nth-of-type(3)"))
+    browser.run("new Promise((done) => setTimeout(done, 300))")
+    assert browser.run("document.querySelector('audio').currentTime") == pytest.approx(chosen, abs=0.005)
+    before = browser.run("document.querySelector('.wave').toDataURL()")
+    browser.click(*browser.place("#sound fieldset:nth-of-type(2) label:nth-of-type(2)"))
+    assert browser.run("document.querySelector('.wave').toDataURL()") != before
+    browser.hover(*browser.place(".spectrum", 0.5, 0.1))
+    assert "Reference:" in browser.text(".tip") and "Change:" in browser.text(".tip")
+    assert browser.trouble() == []
+
+
+def test_a_page_of_a_whole_request_does_not_stall(browser: Browser, leave_run: LeaveRun) -> None:
+    whole: dict[str, Any] = {"steps": 30, "blocks": 48, "frames": (25, 64, 96)}
+    first = "denoise/003/perturbed/block/17/video/av_attn"
+    page = drawn(leave_run("native", runner="native", first=first, **whole), leave_run("official", **whole))
+    assert page.stat().st_size < 4_000_000
+    browser.open(page)
+    taps = browser.run("unpack(numbers.drift.errors, Uint16Array).length")
+    assert taps == 30 * 48 * 4 * 2 * 5  # 57,600
+    assert browser.run("document.querySelectorAll('*').length") < 3000
+    assert browser.run("performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart") < 5000
+    assert browser.text("#drift-detail h3").startswith("Step 3, block 17: video, audio-to-video attention")
+    browser.run(
+        "window.slowest = 0; new PerformanceObserver((list) => list.getEntries().forEach((one) =>"
+        "{ slowest = Math.max(slowest, one.duration); })).observe({ entryTypes: ['longtask'] })"
+    )
+    for column in range(0, 48, 6):
+        browser.hover(*cell(browser, 20, column))
+    browser.click(*cell(browser, 29, 47))
+    browser.click(*browser.place(".minis label:nth-of-type(6)"))
+    assert browser.text("#drift-detail h3").startswith("Step 29, block 47: audio")
+    assert browser.run("slowest") < 1000, "a single reaction took longer than a second"
+    assert browser.trouble() == []
