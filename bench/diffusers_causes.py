@@ -62,6 +62,7 @@ def main() -> None:
     arguments.add_argument("--keep", type=Path, help="Where to keep the official taps between calls.")
     arguments.add_argument("--alone", action="store_true", help="Then leave each departure in alone.")
     arguments.add_argument("--from", dest="first", type=int, default=0, help="How many departures to start without.")
+    arguments.add_argument("--to", dest="last", type=int, help="How many departures to end without.")
     given = arguments.parse_args()
     prepare_imports()
     case, weights = load_case(given.case), WeightsFolder(given.weights)
@@ -74,7 +75,7 @@ def main() -> None:
             torch.save(official, given.keep)
     causes = Causes(official, case, options.dtype)
     names = list(causes.all)
-    for count in range(given.first, len(names) + 1):
+    for count in range(given.first, (len(names) if given.last is None else given.last) + 1):
         found = variant(weights, options, case, causes, names[:count])
         report(f"without: {', '.join(names[:count]) or 'nothing, as it is'}", official, found)
     for name in names if given.alone else ():
