@@ -62,10 +62,20 @@ class GemmaEncoder(nn.Module):
 
         Returns: L hidden states (1, S, D), the last one after the final norm, and the mask int64 (1, S).
         """
+        (encoded,) = self.together([prompt])
+        return encoded
+
+    def together(self, prompts: list[str]) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+        """Encode prompts in one pass, whose matrix products are of another shape than those of one prompt.
+
+        Returns: for each prompt what `forward` returns.
+        """
         device = next(self.language_model.parameters()).device
-        ids, mask = self.tokenizer(prompt, device)
+        tokens = [self.tokenizer(prompt, device) for prompt in prompts]
+        ids, mask = (torch.cat(parts) for parts in zip(*tokens, strict=True))  # each (prompts, S)
         output = self.language_model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
-        return tuple(output.hidden_states), mask
+        rows = [slice(index, index + 1) for index in range(len(prompts))]
+        return [(tuple(hidden[row] for hidden in output.hidden_states), mask[row]) for row in rows]
 
 
 def load_gemma(

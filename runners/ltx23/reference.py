@@ -26,6 +26,9 @@ class Reference:
     negative_disables_skipped_modality: bool = False
 
     # Since 1.2.0 (400fd31).
+    # Text: both prompts go through Gemma in one pass, whether or not the negative one is used; rounding only, and none
+    # on a CPU. text_encoders/gemma/encoders/base_encoder.py
+    prompts_encoded_together: bool = False
     # Everything: video positions stay fp32 instead of being rounded to the model's dtype. tools.py
     positions_fp32: bool = False
     # Any picture: cross-modal scale and shift follow the stream's own timesteps. model/transformer/transformer_args.py
@@ -55,6 +58,7 @@ RELEASES: dict[str, Reference] = {
     "1.1.2": _SINCE_1_1_2,
     "1.2.0": replace(
         _SINCE_1_1_2,
+        prompts_encoded_together=True,
         positions_fp32=True,
         cross_timestep_per_token=True,
         guidance_fp32=True,

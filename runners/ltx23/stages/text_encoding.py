@@ -1,4 +1,4 @@
-"""Text encoding: the prompt, and the negative prompt when guidance needs it, through Gemma, one at a time."""
+"""Text encoding: the prompt, and the negative one when guidance needs it, through Gemma, one at a time or together."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,18 @@ class TextEncodingStage:
 
     def forward(self, batch: Batch) -> Batch:
         """Encode the batch's prompts; each gives (1, S, D, L) and a mask (1, S)."""
-        batch.prompt_embeds, batch.prompt_attention_mask = self._encode(batch.sampling.prompt, "pos")
-        if batch.do_classifier_free_guidance:
-            encoded = self._encode(batch.sampling.negative_prompt, "neg")
-            batch.negative_prompt_embeds, batch.negative_attention_mask = encoded
+        sampling, guided = batch.sampling, batch.do_classifier_free_guidance
+        prompts = [sampling.prompt, sampling.negative_prompt]
+        if batch.config.reference.prompts_encoded_together:
+            encoded = self.encoder.together(prompts)  # the negative one even where nothing asks for it, as officially
+        else:
+            encoded = [self.encoder(prompt) for prompt in (prompts if guided else prompts[:1])]
+        batch.prompt_embeds, batch.prompt_attention_mask = self._stacked(*encoded[0], "pos")
+        if guided:
+            batch.negative_prompt_embeds, batch.negative_attention_mask = self._stacked(*encoded[1], "neg")
         return batch
 
-    def _encode(self, prompt: str, sign: str) -> tuple[Tensor, Tensor]:
-        hidden_states, mask = self.encoder(prompt)
+    def _stacked(self, hidden_states: tuple[Tensor, ...], mask: Tensor, sign: str) -> tuple[Tensor, Tensor]:
         hidden = torch.stack(hidden_states, dim=-1)
         tap(f"text/{sign}/hidden", hidden)
         return hidden, mask

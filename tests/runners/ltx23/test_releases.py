@@ -13,12 +13,17 @@ import torch
 from PIL import Image
 
 from runners.case import Case
+from runners.clock import Clock
 from runners.errors import ConfigError, MediaError
 from runners.ltx23.conditioning import condition_on_image
+from runners.ltx23.gemma import load_gemma
 from runners.ltx23.image import read_picture
 from runners.ltx23.latents import LatentState, empty_state, video_positions, video_shape, with_noise
+from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.reference import RELEASES, Reference, reference_of
 from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, default_negative_prompt
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.native import NativeRunner, sampling_parameters
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
@@ -178,3 +183,35 @@ def test_colours_go_from_the_pictures_profile_to_srgb(tmp_path: Path) -> None:
 def test_a_profile_that_is_none_is_ignored(tmp_path: Path) -> None:
     path = saved(tmp_path / "broken.png", Image.fromarray(CORNERS), profile=b"no profile at all" * 20)
     assert np.array_equal(read_picture(path, as_displayed=True), CORNERS)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_both_prompts_go_through_gemma_in_one_pass_since_1_2_0(
+    guided: bool, micro_weights: WeightsFolder, micro_case: MakeCase
+) -> None:
+    encoder = load_gemma(
+        micro_weights.gemma_config, micro_weights.gemma_folder, micro_weights.gemma, CPU, torch.float32
+    )
+    sizes: list[int] = []
+    encoder.language_model.register_forward_hook(lambda _module, _inputs, out: sizes.append(len(out[0])))
+    overrides = {} if guided else {"guidance.video": {}, "guidance.audio": {}}
+    stacked = {}
+    for release in ("1.1.2", "1.2.0"):
+        sampling = sampling_parameters(micro_case({**overrides, "reference": release}))
+        batch = Batch(
+            sampling=sampling,
+            config=PipelineConfig(dtype=torch.float32, reference=RELEASES[release]),
+            device=CPU,
+            clock=Clock(CPU),
+            do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+        )
+        with torch.inference_mode():
+            TextEncodingStage(encoder).forward(batch)
+        stacked[release] = batch
+    assert sizes == ([1, 1, 2] if guided else [1, 2])
+    assert torch.allclose(stacked["1.1.2"].prompt_embeds, stacked["1.2.0"].prompt_embeds, rtol=1e-4, atol=1e-4)
+    assert (stacked["1.2.0"].negative_prompt_embeds is not None) is guided
+    if guided:
+        one, both = (stacked[release].negative_prompt_embeds for release in ("1.1.2", "1.2.0"))
+        assert torch.allclose(one, both, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(both, stacked["1.2.0"].prompt_embeds, rtol=1e-1, atol=1e-1)
