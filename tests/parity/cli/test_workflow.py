@@ -1,4 +1,4 @@
-"""`parity gate` and `parity report` inside a workflow: JUnit, job summary and annotations say what the exit code says."""
+"""`parity gate` inside a workflow: JUnit, job summary and annotations say what the exit code says."""
 
 import json
 import xml.etree.ElementTree as ET

@@ -1,0 +1,121 @@
+"""The plugin in a suite of its own, as an engine's authors have it: what passes, fails, and cannot be judged."""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parity.cli.gate
+import parity.diff.reduced_outputs
+import parity.diff.runs
+import parity.judge.registry
+import parity.report.tables
+from parity.trace.bundle import read_run
+from parity.trace.golden import bless
+
+# A suite run inside this process forgets what it imports, and numpy cannot be imported twice: so all of it is, above.
+assert parity.cli.gate and parity.diff.reduced_outputs and parity.diff.runs
+assert parity.judge.registry and parity.report.tables
+
+pytest_plugins = ["pytester"]
+LeaveRun = Callable[..., Path]
+Suite = Callable[..., pytest.RunResult]
+INSTALLED = any(point.value == "parity.pytest_plugin" for point in entry_points(group="pytest11"))
+LOADED = () if INSTALLED else ("-p", "parity.pytest_plugin")  # a checkout that nobody installed has no entry points
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """Run one test of an engine's suite, in a checkout that has the micro case."""
+    folder = tmp_path / "root" / "golden" / "micro"
+    folder.mkdir(parents=True)
+    (folder / "case.toml").write_text(micro_case_text)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path / "root"))
+
+    def run(body: str, *arguments: str) -> pytest.RunResult:
+        pytester.makepyfile(f"from pathlib import Path\nfrom parity.trace.bundle import read_run\n\n{body}")
+        return pytester.runpytest_inprocess(*LOADED, "-p", "no:cacheprovider", *arguments)
+
+    return run
+
+
+def gated(run: Path, rest: str = "") -> str:
+    return f"def test_engine(parity_gate):\n    assert parity_gate({str(run)!r}{rest}).outcome == 'parity'\n"
+
+
+def one_level(made: dict[str, Any]) -> None:
+    made["video_frames"][2, 1, 1, 1] += 1
+
+
+def test_a_run_at_parity_passes_against_a_folder_and_against_the_golden(suite: Suite, leave_run: LeaveRun) -> None:
+    official, native = leave_run("official"), leave_run("native", runner="native")
+    suite(gated(native, f", against={str(official)!r}")).assert_outcomes(passed=1)
+    bless(read_run(official), "first")
+    suite(gated(native), "--parity-case", "micro").assert_outcomes(passed=1)
+
+
+def test_a_run_not_at_parity_fails_with_the_table(suite: Suite, leave_run: LeaveRun) -> None:
+    native = leave_run("native", runner="native", change=one_level)
+    result = suite(gated(native, f", against={str(leave_run('official'))!r}"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*AssertionError: not at parity", "*FAIL*outputs.bit_equal.frames*= 1*", "*VERDICT: NOT AT PARITY*"]
+    )
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")  # the traceback ends in the engine's own test
+
+
+def test_what_cannot_be_judged_fails_and_says_so(suite: Suite, leave_run: LeaveRun) -> None:
+    def shorter(made: dict[str, Any]) -> None:
+        made["video_frames"] = made["video_frames"][:-1]
+
+    official = leave_run("official")
+    damaged = leave_run("damaged", runner="native", change=shorter)
+    for body, why in (
+        (gated(official), "*could not judge: Case 'micro' has no golden*"),
+        (gated(Path("no/such/run")), "*could not judge: no/such/run is not a run*"),
+        (gated(damaged, f", against={str(official)!r}"), "*missing_frame*"),
+        ("def test_engine(parity_gate):\n    parity_gate(3)\n", "*wants a run's folder or *; got int*"),
+    ):
+        result = suite(body)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines([why])
+        result.stdout.no_fnmatch_line("*AssertionError*")
+
+
+def test_outputs_in_memory_are_judged_as_those_of_the_chosen_case(suite: Suite, leave_run: LeaveRun) -> None:
+    official, other = leave_run("official"), leave_run("native", runner="native", change=one_level)
+    bless(read_run(official), "first")
+
+    def body(run: Path) -> str:
+        return (
+            "def test_engine(parity_case, parity_gate):\n    assert parity_case.id == 'micro'\n"
+            f"    parity_gate(read_run(Path({str(run)!r})).outputs(), profile='exact')\n"
+        )
+
+    suite(body(official), "--parity-case", "micro").assert_outcomes(passed=1)
+    result = suite(body(other), "--parity-case", "micro")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*outputs.bit_equal.frames*"])
+    judged_by_limits = body(official).replace(", profile='exact'", "")
+    result = suite(judged_by_limits, "--parity-case", "micro")
+    result.assert_outcomes(failed=1)  # no limits in this checkout: it cannot tell, so it does not pass
+    result.stdout.fnmatch_lines(["*could not judge:*consistency_threshold.json*"])
+
+
+def test_a_missing_or_unknown_case_is_a_usage_error(suite: Suite, leave_run: LeaveRun) -> None:
+    body = "def test_engine(parity_case):\n    pass\n"
+    result = suite(body)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*--parity-case is not given*"])
+    result = suite(body, "--parity-case", "nothing")
+    result.assert_outcomes(errors=1)
+    native = leave_run("native", runner="native")
+    other = gated(native, f", against={str(native)!r}")
+    (native.parent / "other.toml").write_text(
+        (native.parent / "root/golden/micro/case.toml").read_text().replace('"micro"', '"other"')
+    )
+    result = suite(other, "--parity-case", str(native.parent / "other.toml"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*is a run of 'micro', and --parity-case is *"])
