@@ -21,6 +21,7 @@ from torch import Tensor
 
 from runners.case import Case, load_case
 from runners.clock import Quiet
+from runners.diffusers_components import build_components
 from runners.diffusers_observe import Observer
 from runners.diffusers_port import DiffusersRunner
 from runners.official import OfficialRunner
@@ -62,6 +63,7 @@ def main() -> None:
     arguments.add_argument("--keep", type=Path, help="Where to keep the official taps between calls.")
     arguments.add_argument("--alone", action="store_true", help="Then leave each departure in alone.")
     arguments.add_argument("--from", dest="first", type=int, default=0, help="How many departures to start without.")
+    arguments.add_argument("--pictures", action="store_true", help="Only compare preparations of the picture.")
     arguments.add_argument("--to", dest="last", type=int, help="How many departures to end without.")
     given = arguments.parse_args()
     prepare_imports()
@@ -73,6 +75,9 @@ def main() -> None:
         official = taps_of(OfficialRunner(weights, options), case)
         if given.keep:
             torch.save(official, given.keep)
+    if given.pictures:
+        pictures(official, case, weights)
+        return
     causes = Causes(official, case, options.dtype)
     names = list(causes.all)
     for count in range(given.first, (len(names) if given.last is None else given.last) + 1):
@@ -101,11 +106,36 @@ def taps_of(runner: Any, case: Case) -> Taps:
 
 def report(title: str, official: Taps, found: Taps) -> None:
     """Print relative L2 distances from the official run."""
-    print(f"\n## {title}")
+    common = [name for name in official if name in found and not name.startswith("image/")]
+    apart = [name for name in common if not torch.equal(official[name].double(), found[name].double())]
+    print(f"\n## {title}\n{len(apart)} of {len(common)} taps behind the picture differ")
     for name in SHOWN:
         if name in official and name in found:
             a, b = official[name].double(), found[name].double()
             print(f"{name:45s} {float((b - a).norm() / a.norm()):.1e}", flush=True)
+
+
+def pictures(official: Taps, case: Case, weights: WeightsFolder) -> None:
+    """Print what becomes of the latent of a picture that is prepared in one way or another."""
+    load = importlib.import_module("ltx_pipelines.utils.media_io").load_image_conditioning
+    image, request = case.request.images[0], case.request
+    path, sides = str(case.image_path(image)), {"height": request.height, "width": request.width}
+    processor = importlib.import_module("diffusers.video_processor").VideoProcessor(resample="bilinear")
+    plain = importlib.import_module("diffusers.utils").load_image(path)
+    cpu, fp32 = torch.device("cpu"), torch.float32
+    prepared = {
+        "official": load(path, **sides, dtype=fp32, device=cpu, crf=image.crf),
+        "official but for the compression": load(path, **sides, dtype=fp32, device=cpu, crf=0),
+        "diffusers": processor.preprocess(plain, **sides)[:, :, None],
+        "diffusers, made to crop": processor.preprocess(plain, **sides, resize_mode="crop")[:, :, None],
+    }
+    vae = build_components(weights, cpu, fp32)["vae"]
+    for name, pixels in prepared.items():
+        with torch.no_grad():
+            latent = vae.encode(pixels).latent_dist.mode()
+        latent = (latent - vae.latents_mean.view(-1, 1, 1, 1)) / vae.latents_std.view(-1, 1, 1, 1)
+        wanted = official["image/0/latent"].double()
+        print(f"picture, {name:36s} {float((latent - wanted).norm() / wanted.norm()):.1e}", flush=True)
 
 
 class Causes:
