@@ -16,7 +16,7 @@ import torch
 from parity.diff.metric import METRICS, Metric
 from parity.diff.outputs import OutputsDiff, compare_outputs
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.registry import Proposal, Registry, propose
+from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, propose
 from parity.trace.bundle import Outputs
 from parity.trace.environment import fingerprint
 from parity.trial.benign import Variation, variations
@@ -29,6 +29,7 @@ from runners.weights import WeightsFolder
 
 CALIBRATION_DRAWS: Final = range(4)  # seeds of the ULP moves; `parity mutate` takes others
 EXPIRES_WITH: Final = ("device", "device_name", "driver", "torch", "sdpa_backends", "threads")
+TAIL: Final = "rounding changes the sign of values near zero, which is as far apart as ULPs go: the tail says nothing"
 ROUNDING: Final = "counts elements that rounding alone changes almost all of; bit equality is judged by the exact tier"
 UNJUDGED: Final[dict[str, str]] = {
     **{
@@ -37,9 +38,13 @@ UNJUDGED: Final[dict[str, str]] = {
         if ".bit_equal." in name or name == "taps.bit_different"
     },
     **{
-        f"{latent}.{name}": ROUNDING
+        f"{latent}.{name}": reason
         for latent in ("video_latent", "audio_latent")
-        for name in ("value_mismatches", "bit_mismatches")
+        for names, reason in (
+            (("value_mismatches", "bit_mismatches"), ROUNDING),
+            (("ulp.p99", "ulp.p100"), TAIL),
+        )
+        for name in names
     },
 }
 Say = Callable[[str], None]
@@ -61,6 +66,8 @@ def facet_of(metric: str) -> Facet:
         return "av_offset"
     if metric.startswith("audio.lag"):
         return "audio_lag"
+    if metric.startswith("audio.level"):
+        return "audio_level"
     facets: dict[str, Facet] = {
         "frames": "frames",
         "small_frames": "frames",
@@ -170,9 +177,25 @@ def calibration_of(weights: WeightsFolder, cases: Mapping[str, Populations], com
 def propose_limits(
     old: Registry, weights: WeightsFolder, populations: Mapping[str, Populations], command: str
 ) -> Proposal:
-    """The registry with new limits of these cases, beside the old one."""
+    """The registry with new limits of these cases, beside the old one.
+
+    A limit of a metric that is not judged any more is removed in every case, and listed as removed.
+    """
     calibration = calibration_of(weights, populations, command)
     name = f"{calibration.date} {' '.join(populations)}"
     tables = {case: limits_of(found, name) for case, found in populations.items()}
-    kept = msgspec.structs.replace(old, unjudged={**old.unjudged, **UNJUDGED})
-    return propose(kept, tables, {name: calibration})
+    judged = {
+        where: {metric: limit for metric, limit in limits.items() if metric not in UNJUDGED}
+        for where, limits in old.tables().items()
+    }
+    dropped = tuple(
+        Change(where=where, metric=metric, kind="removed", old=limit, new=None)
+        for where, limits in old.tables().items()
+        for metric, limit in limits.items()
+        if metric in UNJUDGED
+    )
+    kept = msgspec.structs.replace(
+        old, unjudged={**old.unjudged, **UNJUDGED}, defaults=judged.pop(DEFAULTS), cases=judged
+    )
+    proposal = propose(kept, tables, {name: calibration})
+    return msgspec.structs.replace(proposal, changes=(*proposal.changes, *dropped))

@@ -22,7 +22,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # What a defect is bound to spoil so that a viewer or listener could tell. It is decided from what the defect does,
 # before anything is measured, and it makes the defect a target of the metrics that look there. Weak defects, which may
 # drown in rounding on the way to the outputs, have none: they are left to the comparison of single modules.
-Facet = Literal["video_latent", "frames", "audio_latent", "audio", "audio_lag", "av_offset"]
+Facet = Literal["video_latent", "frames", "audio_latent", "audio", "audio_lag", "audio_level", "av_offset"]
 VIDEO: frozenset[Facet] = frozenset({"video_latent", "frames"})
 AUDIO: frozenset[Facet] = frozenset({"audio_latent", "audio"})
 BOTH = VIDEO | AUDIO

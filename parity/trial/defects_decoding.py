@@ -82,6 +82,11 @@ def _one_mel_frame_late(original: Original, *args: Any) -> Any:
     return F.pad(waveform, (late, -late)), rate_hz
 
 
+def _half_as_loud(original: Original, *args: Any) -> Any:
+    waveform, rate_hz = original(*args)
+    return waveform / 2, rate_hz
+
+
 def _stereo_exchanged(original: Original, *args: Any) -> Any:
     waveform, rate_hz = original(*args)
     return waveform.flip(0), rate_hz
@@ -187,6 +192,14 @@ DECODING_DEFECTS: Final = (
         first_taps=WAVEFORM_TAP,
         apply=wrapped(audio_decoding, "decode_audio", _stereo_exchanged),
         shows_in=SOUND,
+    ),
+    Defect(
+        id="sound_half_as_loud",
+        component="stages.audio_decoding",
+        description="the waveform is halved, as if two channels were averaged",
+        first_taps=WAVEFORM_TAP,
+        apply=wrapped(audio_decoding, "decode_audio", _half_as_loud),
+        shows_in=SOUND | {"audio_level"},
     ),
     Defect(
         id="sound_one_mel_frame_late",

@@ -3,7 +3,9 @@
 Axes: B sample, T token, C channel, H head.
 """
 
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, edited, wrapped
+from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, Reach, edited, together, wrapped
 from parity.trial.variant import PICTURE, V2A_ON
 from runners.ltx23 import transformer
 from runners.ltx23.attention import Attention
@@ -148,6 +150,11 @@ def _every_token_at_sigma(original: Original, state: Any, *rest: Any) -> Any:
 
 def _autocast_entered(original: Original, runner: NativeRunner, case: Any) -> Any:
     return replace(original(runner, case), dtype=torch.float32, disable_autocast=False)
+
+
+def _without_warnings(_: Reach) -> AbstractContextManager[Any]:
+    """PyTorch remarks on mixed dtypes under autocast; they are what is tried here."""
+    return warnings.catch_warnings(action="ignore")
 
 
 TRANSFORMER_DEFECTS: Final = (
@@ -310,7 +317,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="pipeline_config",
         description="the weights stay in float32, and denoising and decoding run under autocast to bfloat16",
         first_taps=("text/pos/hidden", "init/video", f"{FIRST}/*"),
-        apply=wrapped(NativeRunner, "pipeline_config", _autocast_entered),
+        apply=together(wrapped(NativeRunner, "pipeline_config", _autocast_entered), _without_warnings),
         shows_in=SUBTLE,
         alone=False,
     ),

@@ -66,7 +66,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Everything that a candidate is judged by."""
+    """Everything that a candidate of one case is judged by."""
 
     limits_of: str  # case whose limits hold
     registry: Registry

@@ -4,6 +4,7 @@ Places of one kind (the same branch in every step, pass and block) share a floor
 moves a bit (token masks, positions, rotary tables, noise, schedule) there is none: such a place must be equal.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,11 +49,11 @@ class IsolatedFloor:
         return tuple(row for row in rows if math.isnan(row.error) or row.error > self.bound(row.where))
 
 
-def measure_isolated_floor(weights: Weights, case: Case, say: Callable[[str], None]) -> IsolatedFloor:
-    """Run every rewrite in isolation. Raises: RunnerError if one was never reached."""
+def measure_isolated_floor(weights: Weights, cases: Sequence[Case], say: Callable[[str], None]) -> IsolatedFloor:
+    """Run every rewrite in isolation on every case. Raises: RunnerError if one was never reached."""
     by_kind: dict[str, float] = {}
-    for rewrite in REWRITES:
-        say(f"{case.id}: floor of isolated errors, {rewrite.description}")
+    for case, rewrite in itertools.product(cases, REWRITES):
+        say(f"floor of isolated errors: {rewrite.description}")
         with rewritten(rewrite):
             rows = added_alone(weights, case, STAGES)
         for row in rows:

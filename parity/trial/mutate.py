@@ -22,6 +22,7 @@ from parity.trace.environment import fingerprint
 from parity.trial.added_error import Added, error_of
 from parity.trial.alone import added_alone, stages_of
 from parity.trial.benign import ORACLE, variations
+from parity.trial.calibrate import compare_in_dtype
 from parity.trial.defect import Defect, present
 from parity.trial.drift import Drifted, Recorded, drift, record
 from parity.trial.evidence import Bench, Evidence
@@ -29,11 +30,12 @@ from parity.trial.execute import execute
 from parity.trial.isolated_floor import measure_isolated_floor
 from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, rewritten
 from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
+from parity.trial.variant_limits import widened
 from runners.case import Case
 from runners.clock import STAGES
 from runners.weights import WeightsFolder
 
-FLOOR_DRAWS: Final = range(50, 52)  # for the drift of taps
+FLOOR_DRAWS: Final = range(50, 52)  # for the drift of taps, and for variants of the case
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
 MAX_EQUIVALENT: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
@@ -146,33 +148,37 @@ class Score:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """A variant of the case, with its official run and what candidates of it are judged by."""
+
+    case: Case
+    reference: Recorded
+    bench: Bench
+
+
 class Gauntlet:
-    """Runs candidates of one case and its variants; each variant's official run is made once."""
+    """Runs candidates of one case and its variants; the official run and the floors of each are made once."""
 
     def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
-        """Measure what is harmless. Raises: ParityError of the kind that fits what is wrong."""
-        self._weights, self._case, self._say = weights, case, say
-        self._references: dict[str, Recorded] = {}
-        self._oracles: dict[str, Outputs] = {}
+        """Measure what is harmless in single parts. Raises: ParityError of the kind that fits what is wrong."""
+        self._weights, self._case, self._registry, self._say = weights, case, registry, say
+        self._stations: dict[Case, Station] = {}  # by the case that a variant makes, for some make the same
+        self._oracles: dict[Case, Outputs] = {}
         environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
-        self._bench = Bench(
-            limits_of=case.id,
-            registry=registry,
-            environment={**environment, "weights_sha256": weights.hash},
-            drift_floors=self._drift_floors(),
-            isolated_floor=measure_isolated_floor(weights, case, say),
-            num_blocks=int(weights.config["transformer"]["num_layers"]),
-        )
+        self._environment = {**environment, "weights_sha256": weights.hash}
+        cases = [variant.change(case) for variant in (AS_IS, KEYFRAME_PICTURE)]  # another number of tokens
+        self._isolated_floor = measure_isolated_floor(weights, cases, say)
 
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[Trial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached."""
         for defect in catalogue:
             self._say(f"defect {defect.id}")
-            case, reference = self._of(defect.variant)
+            station = self._station(defect.variant)
             with present(defect):
-                drifted = drift(self._weights, case, reference)
-            rows = self._added(defect, case, drifted)
-            evidence = self._bench.examine(case, reference, drifted, rows)
+                drifted = drift(self._weights, station.case, station.reference)
+            rows = self._added(defect, station.case, drifted)
+            evidence = station.bench.examine(station.case, station.reference, drifted, rows)
             yield Trial(
                 defect=defect,
                 evidence=evidence,
@@ -199,11 +205,12 @@ class Gauntlet:
         isolated: bool = False,
     ) -> Alarm:
         self._say(f"harmless {name}, {variant.name}")
-        case, reference = self._of(variant)
+        station = self._station(variant)
         with apply():
-            drifted = drift(self._weights, case, reference, dtype)
-            rows = added_alone(self._weights, case, STAGES) if isolated else ()
-        return Alarm(id=name, case=variant.name, evidence=self._bench.examine(case, reference, drifted, rows))
+            drifted = drift(self._weights, station.case, station.reference, dtype)
+            rows = added_alone(self._weights, station.case, STAGES) if isolated else ()
+        evidence = station.bench.examine(station.case, station.reference, drifted, rows)
+        return Alarm(id=name, case=variant.name, evidence=evidence)
 
     def _added(self, defect: Defect, case: Case, drifted: Drifted, *, oracle: bool = False) -> tuple[Added, ...]:
         """What the stage in which a free run departs adds with a defect in it; nothing if it cannot be tried alone."""
@@ -212,30 +219,44 @@ class Gauntlet:
         with present(defect, must_reach=False):
             return added_alone(self._weights, case, stages_of(drifted.first_difference), oracle=oracle)
 
-    def _of(self, variant: Variant) -> tuple[Case, Recorded]:
+    def _station(self, variant: Variant) -> Station:
         case = variant.change(self._case)
-        if variant.name not in self._references:
-            self._references[variant.name] = record(self._weights, case)
-        return case, self._references[variant.name]
+        if case not in self._stations:
+            self._say(f"official run and floors: {variant.name}")
+            self._stations[case] = self._opened(case)
+        return self._stations[case]
 
-    def _drift_floors(self) -> dict[str, float]:
-        case, reference = self._of(AS_IS)
-        floors: dict[str, float] = {}
+    def _opened(self, case: Case) -> Station:
+        reference = record(self._weights, case)
+        drift_floors: dict[str, float] = {}
+        output_floors: dict[str, dict[str, float]] = {}
         for variation in variations(FLOOR_DRAWS):
-            self._say(f"{case.id}: drift of taps, {variation.description}")
             with variation.apply():
-                errors = drift(self._weights, case, reference, variation.dtype).errors
-            for tap, error in errors.items():
-                floors[tap] = max(floors.get(tap, 0.0), error)
-        return floors
+                found = drift(self._weights, case, reference, variation.dtype)
+            for tap, error in found.errors.items():
+                drift_floors[tap] = max(drift_floors.get(tap, 0.0), error)
+            output_floors[variation.id] = dict(compare_in_dtype(reference.outputs, found.outputs).metrics)
+        registry = self._registry
+        if case != self._case:
+            registry = widened(registry, self._case.id, output_floors)
+        bench = Bench(
+            limits_of=self._case.id,
+            registry=registry,
+            environment=self._environment,
+            drift_floors=drift_floors,
+            isolated_floor=self._isolated_floor,
+            num_blocks=int(self._weights.config["transformer"]["num_layers"]),
+        )
+        return Station(case=case, reference=reference, bench=bench)
 
     def _no_worse(self, defect: Defect, drifted: Drifted) -> bool:
         """Whether outputs and single branches lie about as near to float32 as those of the reference."""
-        case, reference = self._of(defect.variant)
-        if defect.variant.name not in self._oracles:
+        station = self._station(defect.variant)
+        case, reference = station.case, station.reference
+        if case not in self._oracles:
             with ORACLE.apply():
-                self._oracles[defect.variant.name] = execute("native", self._weights, case, ORACLE.dtype)
-        oracle = self._oracles[defect.variant.name]
+                self._oracles[case] = execute("native", self._weights, case, ORACLE.dtype)
+        oracle = self._oracles[case]
         found = [
             _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(drifted.outputs, name))
             for name in OUTPUTS
@@ -254,7 +275,7 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
 
     Args:
         weights: the model's files.
-        case: the case whose limits hold; variants of it are judged by the same limits.
+        case: the case whose limits hold; for variants of it they are widened to what is harmless there.
         registry: limits.
         catalogue: the defects.
         say: told what is run.

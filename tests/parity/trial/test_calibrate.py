@@ -1,9 +1,15 @@
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from parity.diff.metric import METRICS
-from parity.trial.calibrate import UNJUDGED, Populations, facet_of, limits_of
+from parity.judge.limit import Calibration, derive_limit
+from parity.judge.registry import Registry
+from parity.trial.calibrate import UNJUDGED, Populations, facet_of, limits_of, propose_limits
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
 
 FLOOR = {"a": 0.02, "b": 0.03}
 MEASURED = [name for name in METRICS if not name.startswith(("small_", "taps."))]  # of whole runs without traces
@@ -26,6 +32,7 @@ def _populations(**changes: float) -> Populations:
         ("video_latent.cosine", "video_latent"),
         ("audio.snr_db.min", "audio"),
         ("audio.lag_samples.max_abs", "audio_lag"),
+        ("audio.level_db.max_abs", "audio_level"),
         ("audio_latent.max_abs", "audio_latent"),
         ("av.offset_ms.abs", "av_offset"),
     ],
@@ -57,3 +64,21 @@ def test_every_measured_metric_has_a_limit_or_a_reason_why_not() -> None:
     assert set(limits) | set(UNJUDGED) >= set(MEASURED)
     assert not limits.keys() & UNJUDGED.keys()
     assert limits["frames.count.difference"].status == "exact"
+
+
+def test_moving_a_metric_out_of_judgement_is_a_removal_that_wants_a_reason() -> None:
+    metric = METRICS["video_latent.ulp.p100"]
+    environment = {"device": "cpu"}
+    calibration = Calibration(
+        date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=("device",)
+    )
+    old_limit = derive_limit(metric, floor={"a": (1.0,), "b": (2.0,)}, defects={"d": (9.0,)}, calibration="c")
+    old = Registry(calibrations={"c": calibration}, cases={"c": {"video_latent.ulp.p100": old_limit}})
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    proposal = propose_limits(old, weights, {"c": _populations()}, "a command")
+    assert ("video_latent.ulp.p100", "removed") in {(change.metric, change.kind) for change in proposal.changes}
+    with pytest.raises(RegistryError, match=r"ulp\.p100"):
+        proposal.accept(None)
+    accepted = proposal.accept("the tail says nothing")
+    assert "video_latent.ulp.p100" in accepted.unjudged
+    accepted.verify()
