@@ -1,5 +1,6 @@
 """The renaming table, both ways, for every preset: names and shapes only, no tensor is made."""
 
+import importlib
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -18,12 +19,8 @@ from runners.forge.inventory import gemma_inventory, model_inventory
 from runners.forge.presets import Preset, preset_named
 from runners.ltx23.video_vae_config import VideoVaeConfig
 
-NOT_IN_THE_CHECKPOINT = {"encoder."}  # of the audio VAE: the made checkpoints leave out what nothing reads
-
 
 def diffusers_shapes(preset: Preset) -> dict[str, dict[str, tuple[int, ...]]]:
-    import importlib
-
     text = preset.gemma["text_config"]
     arguments = component_arguments(preset.config, text["hidden_size"], text["num_hidden_layers"] + 1)
     shapes = {}
@@ -33,7 +30,7 @@ def diffusers_shapes(preset: Preset) -> dict[str, dict[str, tuple[int, ...]]]:
         shapes[name] = {
             key: tuple(value.shape)
             for key, value in component.state_dict().items()
-            if name != "audio_vae" or not key.startswith("encoder.")
+            if name != "audio_vae" or not key.startswith("encoder.")  # made checkpoints leave it out: nothing reads it
         }
     return shapes
 
@@ -68,6 +65,18 @@ def test_gemma_has_transformers_names_but_for_the_head_that_shares_the_embedding
     found = keys_by_component([gemma_table()], inventory)["text_encoder"]
     assert {**found, "lm_head.weight": ""}.keys() == model.state_dict().keys()
     assert {gemma_table().to_checkpoint(key) for key in found} == set(inventory)
+
+
+def test_an_audio_encoder_such_as_released_files_hold_has_its_place_too() -> None:
+    preset = preset_named("tiny")
+    with torch.device("meta"):
+        audio_vae = importlib.import_module("diffusers").AutoencoderKLLTX2Audio(
+            **component_arguments(preset.config, 72, 6)["audio_vae"]
+        )
+    keys = [key for key in audio_vae.state_dict() if key.startswith("encoder.")]
+    assert len(keys) > 10
+    found = keys_by_component(tables_of(preset), [f"audio_vae.{key}" for key in keys])
+    assert found["audio_vae"] == {key: f"audio_vae.{key}" for key in keys}
 
 
 def test_names_worked_by_hand() -> None:
@@ -155,3 +164,110 @@ def test_a_configuration_that_diffusers_cannot_build_is_refused_by_name(
     change(preset.config)
     with pytest.raises(RunnerError, match=what):
         component_arguments(preset.config, 72, 6)
+
+
+def test_the_full_configuration_becomes_what_diffusers_publishes_for_ltx_2_3() -> None:
+    # The values of scripts/convert_ltx2_to_diffusers.py in diffusers' repository, version "2.3".
+    preset = preset_named("full")
+    text = preset.gemma["text_config"]
+    arguments = component_arguments(preset.config, text["hidden_size"], text["num_hidden_layers"] + 1)
+    published = {
+        "transformer": {
+            "num_attention_heads": 32,
+            "attention_head_dim": 128,
+            "cross_attention_dim": 4096,
+            "pos_embed_max_pos": 20,
+            "base_height": 2048,
+            "base_width": 2048,
+            "gated_attn": True,
+            "cross_attn_mod": True,
+            "audio_num_attention_heads": 32,
+            "audio_attention_head_dim": 64,
+            "audio_cross_attention_dim": 2048,
+            "audio_pos_embed_max_pos": 20,
+            "audio_sampling_rate": 16000,
+            "audio_hop_length": 160,
+            "audio_gated_attn": True,
+            "audio_cross_attn_mod": True,
+            "num_layers": 48,
+            "norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "rope_double_precision": True,
+            "rope_type": "split",
+            "timestep_scale_multiplier": 1000,
+            "cross_attn_timestep_scale_multiplier": 1000,
+            "use_prompt_embeddings": False,
+            "perturbed_attn": True,
+        },
+        "connectors": {
+            "caption_channels": 3840,
+            "text_proj_in_factor": 49,
+            "video_connector_num_attention_heads": 32,
+            "video_connector_attention_head_dim": 128,
+            "video_connector_num_layers": 8,
+            "video_connector_num_learnable_registers": 128,
+            "video_gated_attn": True,
+            "audio_connector_num_attention_heads": 32,
+            "audio_connector_attention_head_dim": 64,
+            "audio_connector_num_layers": 8,
+            "audio_connector_num_learnable_registers": 128,
+            "audio_gated_attn": True,
+            "connector_rope_base_seq_len": 4096,
+            "rope_theta": 10000.0,
+            "rope_double_precision": True,
+            "rope_type": "split",
+            "per_modality_projections": True,
+            "video_hidden_dim": 4096,
+            "audio_hidden_dim": 2048,
+            "proj_bias": True,
+        },
+        "vae": {
+            "block_out_channels": (256, 512, 1024, 1024),
+            "decoder_block_out_channels": (256, 512, 512, 1024),
+            "layers_per_block": (4, 6, 4, 2, 2),
+            "decoder_layers_per_block": (4, 6, 4, 2, 2),
+            "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+            "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
+            "upsample_residual": (False, False, False, False),
+            "upsample_factor": (2, 2, 1, 2),
+            "encoder_causal": True,
+            "decoder_causal": False,
+            "encoder_spatial_padding_mode": "zeros",
+            "decoder_spatial_padding_mode": "zeros",
+            "spatial_compression_ratio": 32,
+            "temporal_compression_ratio": 8,
+        },
+        "audio_vae": {
+            "base_channels": 128,
+            "output_channels": 2,
+            "ch_mult": (1, 2, 4),
+            "num_res_blocks": 2,
+            "attn_resolutions": None,
+            "latent_channels": 8,
+            "norm_type": "pixel",
+            "causality_axis": "height",
+            "mid_block_add_attention": False,
+            "sample_rate": 16000,
+            "mel_hop_length": 160,
+            "mel_bins": 64,
+        },
+        "vocoder": {
+            "hidden_channels": 1536,
+            "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
+            "upsample_factors": [5, 2, 2, 2, 2, 2],
+            "final_act_fn": None,
+            "final_bias": False,
+            "bwe_hidden_channels": 512,
+            "bwe_upsample_kernel_sizes": [12, 11, 4, 4, 4],
+            "bwe_upsample_factors": [6, 5, 2, 2, 2],
+            "bwe_final_act_fn": None,
+            "bwe_final_bias": False,
+            "filter_length": 512,
+            "hop_length": 80,
+            "window_length": 512,
+            "input_sampling_rate": 16000,
+            "output_sampling_rate": 48000,
+        },
+    }
+    ours = {name: {key: arguments[name][key] for key in values} for name, values in published.items()}
+    assert ours == published
