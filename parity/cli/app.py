@@ -15,6 +15,7 @@ from parity.cli import (
     isolate,
     mutate,
     perf,
+    rejudge,
     report,
     run,
     suite,
@@ -40,6 +41,7 @@ app.command("bless")(bless.bless)
 app.command("fetch")(fetch.fetch)
 app.command("calibrate")(calibrate.calibrate)
 app.command("mutate")(mutate.mutate)
+app.command("rejudge")(rejudge.rejudge)
 app.command("perf")(perf.perf)
 app.command("doctor")(doctor.doctor)
 

@@ -124,16 +124,25 @@ def read_numbers(path: Path) -> RunsDiff:
         raise RunError(f"{path} holds no saved numbers; write them with `parity diff REF RUN --out FILE`.")
     try:
         document = json.loads(path.read_bytes())
-        if not isinstance(document, dict) or document.pop("schema_version", None) != SCHEMA_VERSION:
-            raise RunError(f"{path} has another schema version than {SCHEMA_VERSION}; write the numbers again.")
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} does not have the form of saved numbers: {error}.") from error
+    return numbers_of(document, str(path))
+
+
+def numbers_of(document: Any, origin: str) -> RunsDiff:
+    """Numbers from what `RunsDiff.document` gave, back from JSON. Raises: RunError if it does not have that form."""
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(f"{origin} has another schema version than {SCHEMA_VERSION}; write the numbers again.")
+    try:
+        document = {name: value for name, value in document.items() if name != "schema_version"}
         document["metrics"] = {name: float(value) for name, value in document["metrics"].items()}
         document["per_frame"] = {
             name: [float(value) for value in values] for name, values in document["per_frame"].items()
         }
         found: RunsDiff = msgspec.convert(document, RunsDiff, strict=True)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of saved numbers: {error}.") from error
+        raise RunError(f"{origin} does not have the form of saved numbers: {error}.") from error
     unknown = sorted(found.metrics.keys() - METRICS.keys())
     if unknown:
-        raise RunError(f"{path} holds metrics that nothing measures: {', '.join(unknown[:10])}.")
+        raise RunError(f"{origin} holds metrics that nothing measures: {', '.join(unknown[:10])}.")
     return found

@@ -38,6 +38,7 @@ class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
     blessed_utc: str
     run_sha256: str  # of run.json, which holds the hashes of everything else
+    source_sha256: str = ""  # of the run.json it was made from, which names more files and is what numbers refer to
     whole: dict[str, Stored] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
 
 
@@ -76,13 +77,18 @@ def golden_of(case_id: str) -> Run:
     return run
 
 
+def blessing_of(case_id: str) -> Blessing:
+    """How the golden of a case became what it is. Raises: RunError as `golden_of`."""
+    golden_of(case_id)
+    return _record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
+
+
 def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> Run:
     """The golden of a case with everything it had, brought from the store into `folder` where the golden is reduced.
 
     Raises: RunError as `golden_of`, and if the store does not have it, or has something else under its name.
     """
-    golden = golden_of(case_id)
-    whole = _record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1].whole
+    golden, whole = golden_of(case_id), blessing_of(case_id).whole
     if not golden.reduced:
         return golden
     if not {RUN_FILE, OUTPUTS_FILE} <= whole.keys() <= {RUN_FILE, *DATA_FILES}:
@@ -149,6 +155,7 @@ def bless(run: Run, reason: str, store: Store | None = None) -> Path:
                     reason=reason.strip(),
                     blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
                     run_sha256=sha256_of(new / RUN_FILE),
+                    source_sha256=sha256_of(run.folder / RUN_FILE),
                     whole=whole,
                 ),
             ),

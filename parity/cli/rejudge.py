@@ -1,0 +1,43 @@
+"""`parity rejudge`: verdicts reached on another machine, reached again here from their numbers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity.cli.verb import out, verb
+
+
+@verb
+def rejudge(
+    record: Annotated[
+        list[Path] | None, typer.Option("--record", help="Numbers to judge now and keep; repeat for more.")
+    ] = None,
+) -> int:
+    """Judge all saved numbers again: 0 if each comes to its recorded outcome, 1 if one does not, 2 if one cannot be."""
+    from parity.cli.gate import judged, profile_of
+    from parity.diff.runs import read_numbers
+    from parity.judge.registry import load_registry
+    from parity.judge.saved import load_verdict, require_of_golden, save_verdict, saved_verdicts
+    from parity.trace.places import limits_path
+    from runners.errors import RunError
+
+    for path in record or []:
+        found = read_numbers(path)
+        verdict = judged(found, profile_of(found))
+        out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}", markup=False)
+    if limits_path().exists():
+        load_registry(limits_path()).verify()
+    paths = saved_verdicts()
+    if not paths:
+        raise RunError("No golden has saved numbers; measure on a GPU with `make parity-gpu`, then use --record.")
+    moved = 0
+    for path in paths:
+        saved = load_verdict(path)
+        found = saved.found()
+        require_of_golden(found)
+        outcome = judged(found, saved.profile).outcome
+        moved += outcome != saved.outcome
+        change = outcome if outcome == saved.outcome else f"{outcome}, but {saved.outcome} was recorded"
+        out.print(f"{found.case}, {path.stem}: {change}", markup=False)
+    return 1 if moved else 0

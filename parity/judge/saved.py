@@ -1,0 +1,67 @@
+"""Verdicts that were reached where the numbers were measured, kept to be reached again without the machine.
+
+`golden/<case id>/numbers/*.json` holds the numbers of one comparison with the golden's own run, and the outcome. Judged
+again they must come to the same outcome, so a limit that was changed, a golden that was replaced or an edited number
+shows.
+"""
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from parity.diff.runs import RunsDiff, numbers_of
+from parity.judge.document import Strict, load_document
+from parity.judge.verdict import Outcome, Profile, Verdict
+from parity.trace.atomic import write_json_atomic
+from parity.trace.golden import blessing_of
+from parity.trace.places import project_root
+from runners.errors import RunError
+
+SCHEMA_VERSION: Final = 1
+FOLDER: Final = "numbers"
+
+
+class SavedVerdict(Strict, frozen=True, kw_only=True):
+    """One comparison's numbers and what they came to."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    profile: Profile
+    outcome: Outcome
+    numbers: dict[str, Any]  # as `parity diff --out` writes them
+
+    def found(self) -> RunsDiff:
+        """The numbers. Raises: RunError if they do not have their form."""
+        return numbers_of(self.numbers, "the saved numbers")
+
+
+def require_of_golden(found: RunsDiff) -> None:
+    """Refuse numbers that were not measured against the run that is the case's golden now. Raises: RunError."""
+    blessing = blessing_of(found.case)
+    known = (blessing.run_sha256, blessing.source_sha256)
+    if found.reference.runner != "official" or found.reference.run_sha256 not in known:
+        raise RunError(
+            f"The numbers of {found.case!r} were measured against another run ({found.reference.run_sha256[:12]}) than "
+            "its golden; measure them against the golden, and save them again."
+        )
+
+
+def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
+    """Keep numbers beside the golden they were measured against. Raises: RunError if that is another one."""
+    require_of_golden(found)
+    side = found.candidate
+    name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}.json"
+    path = project_root() / "golden" / found.case / FOLDER / name
+    saved = SavedVerdict(profile=verdict.profile, outcome=verdict.outcome, numbers=found.document())
+    write_json_atomic(path, msgspec.to_builtins(saved))
+    return path
+
+
+def load_verdict(path: Path) -> SavedVerdict:
+    """Read what `save_verdict` wrote. Raises: RegistryError."""
+    return load_document(path, SavedVerdict, "saved verdict")
+
+
+def saved_verdicts() -> list[Path]:
+    """Every saved verdict of the checkout."""
+    return sorted((project_root() / "golden").glob(f"*/{FOLDER}/*.json"))

@@ -1,0 +1,120 @@
+"""Saved verdicts: reached again from their numbers, and refused if the golden, a limit or a number was changed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.metric import METRICS
+from parity.diff.runs import RunsDiff, compare_runs
+from parity.judge.limit import exact_limit
+from parity.judge.registry import Registry, save_registry
+from parity.judge.saved import load_verdict, saved_verdicts
+from parity.trace import golden
+from parity.trace.atomic import write_json_atomic
+from parity.trace.bundle import read_run
+from parity.trace.store import ENVIRONMENT_VARIABLE
+
+LeaveRun = Callable[..., Path]
+WANTED = {"frames.count.difference", "audio.channels.difference"}
+
+
+@pytest.fixture(params=[8 << 20, 1000], ids=["whole", "reduced"])
+def root(
+    request: pytest.FixtureRequest,
+    leave_run: LeaveRun,
+    micro_case_text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A checkout whose micro case has a golden, with numbers of a native run against it and a registry."""
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", request.param)
+    official = read_run(leave_run("official"))
+    golden.bless(official, "first")
+    (tmp_path / "thresholds").mkdir()
+    limits = {name: exact_limit(METRICS[name]) for name in WANTED}
+    unjudged = {name: "not in this test" for name in METRICS if name not in WANTED}
+    save_registry(tmp_path / "thresholds" / "consistency_threshold.json", Registry(defaults=limits, unjudged=unjudged))
+    save(tmp_path / "exact.json", compare_runs(official, read_run(leave_run("native", runner="native"))))
+    elsewhere = read_run(leave_run("elsewhere", runner="native", environment={"torch": "9.9"}))
+    save(tmp_path / "limits.json", compare_runs(official, elsewhere))
+    return tmp_path
+
+
+def save(path: Path, found: RunsDiff) -> None:
+    write_json_atomic(path, found.document())
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def edited(path: Path, change: Callable[[Any], None]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_numbers_are_judged_kept_and_judged_again(root: Path) -> None:
+    code, text = invoke("rejudge", "--record", root / "exact.json", "--record", root / "limits.json")
+    outcomes = {path.name: load_verdict(path).outcome for path in saved_verdicts()}
+    assert outcomes == {"native_exact_bf16_exact.json": "parity", "native_exact_bf16_limits.json": "undecided"}
+    assert code == 0, text
+    assert invoke("rejudge")[0] == 0
+
+
+def test_nothing_saved_is_no_pass(root: Path) -> None:
+    code, text = invoke("rejudge")
+    assert code == 2 and "make parity-gpu" in text
+
+
+def test_a_number_that_was_edited_comes_to_another_outcome(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+
+    def change(document: Any) -> None:
+        document["numbers"]["metrics"]["outputs.bit_equal.frames"] = 0.0
+
+    edited(saved_verdicts()[0], change)
+    code, text = invoke("rejudge")
+    assert code == 1 and "not_at_parity, but parity was recorded" in text
+
+
+def test_a_limit_that_was_changed_shows(root: Path) -> None:
+    invoke("rejudge", "--record", root / "limits.json")
+
+    def change(document: Any) -> None:
+        document["defaults"]["frames.count.difference"]["value"] = 1.0
+
+    edited(root / "thresholds" / "consistency_threshold.json", change)
+    code, text = invoke("rejudge")
+    assert code != 0 and "frames.count.difference" in text
+
+
+def test_a_golden_that_was_tampered_with_or_replaced_shows(root: Path, leave_run: LeaveRun) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    run_file = root / "golden" / "micro" / "run" / "run.json"
+    honest = run_file.read_text()
+    run_file.write_text(honest.replace('"end_to_end_s": 4.0', '"end_to_end_s": 3.0'))
+    code, text = invoke("rejudge")
+    assert code == 2 and "changed without" in text
+    run_file.write_text(honest)
+    assert invoke("rejudge")[0] == 0
+    golden.bless(read_run(leave_run("newer", stage_s={"load": 2.0})), "second")
+    code, text = invoke("rejudge")
+    assert code == 2 and "another run" in text
+
+
+def test_numbers_against_another_run_than_the_golden_are_not_kept(root: Path, leave_run: LeaveRun) -> None:
+    other = read_run(leave_run("other", stage_s={"load": 3.0}))
+    save(root / "other.json", compare_runs(other, read_run(root / "native")))
+    code, text = invoke("rejudge", "--record", root / "other.json")
+    assert code == 2 and "another run" in text and not saved_verdicts()
