@@ -157,7 +157,7 @@ def test_runs_that_cannot_be_diagnosed_are_refused(record: Record, official: Run
 
 
 def test_a_trace_of_a_few_chosen_taps_is_diagnosed_by_those(record: Record, official: Run) -> None:
-    found = diagnose(record("native", "decode/*"), official)
+    found = diagnose(official, record("native", "decode/*"))
     assert found.explanation.bit_equal
     assert set(found.traces.taps) == {"decode/frames", "decode/mel", "decode/waveform"}
 
