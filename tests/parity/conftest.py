@@ -73,7 +73,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         first: str | None = None,
         error: float = 0.5,
         extra: str | None = None,
-        blocks: int | None = 2,
+        blocks: int | None = 3,
         runner: str = "official",
         tier: str = "exact",
         environment: dict[str, Any] | None = None,

@@ -122,13 +122,18 @@ function drawMap(canvas, model, state, hovered) {
   mapLabels(ink, layout, model);
 }
 
+/** A frame around a cell, in two colours so that it stands out on any. */
 function ring(ink, layout, step, column, colour, dashed) {
+  const out = dashed ? 2 : 0;
+  const box = [layout.x(column) - 1 - out, layout.y(step) - 1 - out, layout.across + 1 + 2 * out, layout.down + 1 + 2 * out];
   ink.save();
+  ink.lineWidth = 4;
+  ink.strokeStyle = cssColour("ground");
+  ink.strokeRect(...box);
   ink.lineWidth = 2;
   ink.strokeStyle = cssColour(colour);
   ink.setLineDash(dashed ? [3, 2] : []);
-  const out = dashed ? 2 : 0;
-  ink.strokeRect(layout.x(column) - 1 - out, layout.y(step) - 1 - out, layout.across + 1 + 2 * out, layout.down + 1 + 2 * out);
+  ink.strokeRect(...box);
   ink.restore();
 }
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import math
 import re
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.diff.diagnosis import diagnose
 from parity.report import page as page_module
+from parity.trace import golden
 from parity.trace.bundle import read_run
 
 LeaveRun = Callable[..., Path]
@@ -169,7 +172,9 @@ def test_every_tap_of_the_map_is_its_error_to_a_tenth_of_a_percent(
                         else:
                             seen += 1
                             assert shown == pytest.approx(taps[tap].estimate, rel=1e-3)
-    assert next(errors, None) is None and seen == 2  # ff of audio and its block's output
+    assert (
+        next(errors, None) is None and seen == 10
+    )  # ff and out of audio, then all of audio and three parts of video in the last block
     ends = decoded(drift["end_errors"], drift["scale"])
     assert len(ends) == 4 * 2 * 2 * 3 and sum(isinstance(value, float) for value in ends) > 0
     [root] = drift["roots"]
@@ -232,3 +237,24 @@ def test_runs_of_other_cases_get_no_page(leave_run: LeaveRun, tmp_path: Path) ->
     arguments = ["report", str(other), "--against", str(official), "--out", str(tmp_path / "page.html")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and not (tmp_path / "page.html").exists()
+
+
+def test_a_reduced_golden_shows_whole_frames_among_small_ones(
+    leave_run: LeaveRun, tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "root" / "golden" / "micro"
+    folder.mkdir(parents=True)
+    (folder / "case.toml").write_text(micro_case_text)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("PARITY_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 0)
+    golden.bless(read_run(leave_run("official")), "large")
+    native = leave_run("native", runner="native", change=shift_levels, first=FIRST)
+    text, reader = drawn(native, Path("golden"), tmp_path / "page.html")
+    assert "The golden is reduced: frames 0, 2, 4 are whole" in text
+    frames = reader.data("frames-data")
+    assert set(frames["per_frame"]) == {"psnr_db", "ssim", "mad", "flicker"} and len(frames["per_frame"]["mad"]) == 5
+    sizes = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size for uri in frames["reference"]]
+    assert sizes == [(40, 24), (5, 3), (40, 24), (5, 3), (40, 24)]
+    drift = reader.data("numbers")["drift"]
+    assert "missing" not in decoded(drift["errors"], drift["scale"])  # two steps: all of them are kept

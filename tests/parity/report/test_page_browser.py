@@ -233,7 +233,7 @@ def test_the_drift_map_is_hovered_clicked_walked_and_switched(browser: Browser, 
     browser.hover(4, 4)
     assert browser.run("document.querySelector('.tip').hidden")
 
-    browser.click(*cell(browser, 0, 2))  # behind the two blocks: x0
+    browser.click(*cell(browser, 0, 3))  # behind the three blocks: x0
     assert browser.text(detail) == "Step 0, after the blocks: audio, denoised prediction — equal in every bit"
     browser.click(*cell(browser, 1, 0))
     browser.key("ArrowRight")
@@ -326,7 +326,11 @@ def test_a_page_of_a_whole_request_does_not_stall(browser: Browser, leave_run: L
     assert taps == 30 * 48 * 4 * 2 * 5  # 57,600
     assert browser.run("document.querySelectorAll('*').length") < 3000
     assert browser.run("performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart") < 5000
-    assert browser.text("#drift-detail h3").startswith("Step 3, block 17: video, audio-to-video attention")
+    detail = "#drift-detail h3"
+    assert browser.text(detail).startswith("Step 3, block 17: video, audio-to-video attention — relative L2 0.")
+    for step, column in ((3, 16), (2, 17)):
+        browser.click(*cell(browser, step, column))
+        assert browser.text(detail).endswith("— equal in every bit")
     browser.run(
         "window.slowest = 0; new PerformanceObserver((list) => list.getEntries().forEach((one) =>"
         "{ slowest = Math.max(slowest, one.duration); })).observe({ entryTypes: ['longtask'] })"
@@ -335,6 +339,6 @@ def test_a_page_of_a_whole_request_does_not_stall(browser: Browser, leave_run: L
         browser.hover(*cell(browser, 20, column))
     browser.click(*cell(browser, 29, 47))
     browser.click(*browser.place(".minis label:nth-of-type(6)"))
-    assert browser.text("#drift-detail h3").startswith("Step 29, block 47: audio")
+    assert browser.text(detail).startswith("Step 29, block 47: audio")
     assert browser.run("slowest") < 1000, "a single reaction took longer than a second"
     assert browser.trouble() == []

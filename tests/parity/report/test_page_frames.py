@@ -72,3 +72,11 @@ def test_pictures_shrink_and_then_thin_out_until_they_fit(most_bytes: int, frame
     total = sum(len(uri or "") for uri in (*found.reference, *found.candidate, *found.difference))
     assert total <= most_bytes
     assert (len(found.shown), found.size[0]) == (frames, width)
+
+
+def test_frames_that_the_estimate_did_not_see_do_not_break_the_bound() -> None:
+    generator = np.random.default_rng(4)
+    old = clip(12, 120, 128)
+    old[1::2] = [generator.integers(0, 255, (120, 128, 3), dtype=np.uint8) for _ in range(6)]  # sizes are of 0, 2, ...
+    found = album(old, old, 40_000)
+    assert sum(len(uri) for uri in found.reference) <= 40_000 and 0 < len(found.shown) < 12
