@@ -37,6 +37,12 @@ def _without_first_token(original: Original, tokenizer: Any, prompt: str, device
     return ids, mask
 
 
+def _negative_prompt_empty(original: Original, stage: TextEncodingStage, batch: Batch) -> Batch:
+    batch.sampling = replace(batch.sampling, negative_prompt="")
+    encoded: Batch = original(stage, batch)
+    return encoded
+
+
 def _one_layer_late(original: Original, encoder: GemmaEncoder, prompt: str) -> Any:
     hidden_states, mask = original(encoder, prompt)
     return (*hidden_states[1:], hidden_states[-1]), mask
@@ -150,12 +156,7 @@ TEXT_DEFECTS: Final = (
         component="stages.text_encoding",
         description="the negative prompt is not the request's but empty",
         first_taps=("text/neg/hidden",),
-        apply=wrapped(
-            TextEncodingStage,
-            "_encode",
-            lambda original, stage, prompt, sign: original(stage, "", sign),
-            when=lambda stage, prompt, sign: sign == "neg",
-        ),
+        apply=wrapped(TextEncodingStage, "forward", _negative_prompt_empty),
         shows_in=BOTH,
     ),
     Defect(

@@ -1,6 +1,10 @@
 import importlib
 
+import pytest
+
 from parity.trial.catalogue import CATALOGUE
+from parity.trial.defect import Defect, Reach
+from parity.trial.rewrites import REWRITES, Rewrite
 
 COMPONENTS = {
     "gemma",
@@ -50,3 +54,15 @@ def test_every_defect_names_a_module_that_exists_and_places_to_look_at() -> None
 def test_most_defects_are_visible_ones_and_weak_ones_are_kept_too() -> None:
     weak = [defect.id for defect in CATALOGUE if not defect.shows_in]
     assert 10 <= len(weak) < len(CATALOGUE) / 2
+
+
+@pytest.mark.parametrize("defect", CATALOGUE, ids=lambda defect: defect.id)
+def test_what_a_defect_patches_is_there_and_is_put_back(defect: Defect) -> None:
+    with defect.apply(Reach()):
+        pass
+
+
+@pytest.mark.parametrize("rewrite", REWRITES, ids=lambda rewrite: rewrite.id)
+def test_what_a_rewrite_patches_is_there(rewrite: Rewrite) -> None:
+    with rewrite.apply(Reach()):
+        pass
