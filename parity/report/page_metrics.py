@@ -15,13 +15,18 @@ from parity.report.page_html import Html, Node, cell, table, tag
 from parity.report.words import bound, capitalised, number, signed, state, used, why
 
 HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
+KEY = (
+    "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this metric's "
+    "to catch. Diamond: this run. Along an axis lies the distance from perfect agreement, over that of the limit."
+)
 TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "uncalibrated": "warn"}
 
 
 def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
     """Every judged metric, failed ones first, then what was measured without being judged, folded."""
     ordered = sorted(verdict.rows, key=lambda row: row.passed or bool(row.waived))
-    parts = [tag("p", {"class": "note"}, capitalised(note)) for note in verdict.notes]
+    notes = [*map(capitalised, verdict.notes), *([KEY] if any(limit.samples for limit in limits.values()) else [])]
+    parts = [tag("p", {"class": "note"}, note) for note in notes]
     parts += [_table([_judged(row, limits.get(row.metric)) for row in ordered])] if ordered else []
     rest = [name for name in METRICS if name in metrics and name not in {row.metric for row in verdict.rows}]
     if rest:
