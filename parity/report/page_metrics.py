@@ -16,8 +16,8 @@ from parity.report.words import bound, capitalised, number, signed, state, used,
 
 HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
 KEY = (
-    "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this metric's "
-    "to catch. Diamond: this run. Along an axis lies the distance from perfect agreement, over that of the limit."
+    "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this "
+    "metric's to catch. Diamond: this run. Along an axis: distance from perfect agreement over the limit's."
 )
 TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "uncalibrated": "warn"}
 
