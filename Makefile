@@ -26,7 +26,7 @@ GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
-.PHONY: help setup parity parity-gpu measurements test test-gpu check gate thresholds mutate bench clean
+.PHONY: help setup parity parity-gpu measurements test test-gpu test-browser check gate thresholds mutate bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,8 +60,11 @@ parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compa
 measurements: ## Print the README's tables of what was measured, from docs/measurements
 	$(RUN) bench/table.py docs/measurements/*.json
 
-test: $(STAMP) ## All tests that need no GPU
-	$(RUN) -m pytest -m 'not gpu'
+test: $(STAMP) ## All tests that need neither a GPU nor a browser
+	$(RUN) -m pytest -m 'not gpu and not browser'
+
+test-browser: $(STAMP) ## The report page in a real headless browser (needs Chromium)
+	$(RUN) -m pytest -m browser
 
 test-gpu: $(STAMP) ## The tests that need a GPU
 	$(RUN) -m pytest -m gpu
