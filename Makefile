@@ -9,7 +9,7 @@ SYSTEM_TORCH ?=
 THREADS ?= 2
 
 ifdef INTERPRETER
-RUN := PYTHONPATH=$(CURDIR) $(INTERPRETER)
+RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
 STAMP :=
 else
 RUN := .venv/bin/python
@@ -26,7 +26,8 @@ GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
-.PHONY: help setup parity parity-gpu measurements test test-gpu test-browser check gate thresholds mutate bench clean
+.PHONY: help setup parity parity-gpu golden-gpu measurements \
+  test test-gpu test-browser check gate thresholds mutate bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +57,10 @@ parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compa
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
 	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
 	  $(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden)
+
+golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, with native's numbers (REASON=...)
+	$(foreach case,$(GPU_CASES),$(PARITY) bless $(GPU_OUT)/runs/$(case)/official --reason "$(REASON)" &&) true
+	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
 
 measurements: ## Print the README's tables of what was measured, from docs/measurements
 	$(RUN) bench/table.py docs/measurements/*.json
