@@ -57,7 +57,8 @@ def run(
     if keep not in ("sketch", "full"):
         raise RunnerError(f"--keep is {keep!r}; take sketch or full.")
     if threads is not None:
-        torch.set_num_threads(max(1, threads))
+        threads = max(1, threads)
+        torch.set_num_threads(threads)
     settings = _settings(setting or [])
     behaviours = settings.pop("reference.", {})
     overrides = settings.pop("pipeline.", {})
@@ -91,6 +92,7 @@ def run(
                 official_root=official_root,
                 taps=taps,
                 keep=kept,
+                threads=threads,
             )
             outcome = record_in_child(child, found, files, options, folder, progress)
     if not quiet:

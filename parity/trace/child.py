@@ -60,6 +60,7 @@ class Child:
     official_root: Path | None = None
     taps: str | None = None  # pattern of the taps to record
     keep: Keep = "sketch"
+    threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
 
 
 class ChildResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +130,7 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),
         "taps": child.taps,
         "keep": child.keep,
-        "threads": torch.get_num_threads(),
+        "threads": child.threads,
     }
 
 

@@ -23,12 +23,14 @@ from parity.trace.record import record_run, recording
 from parity.trace.trace_file import read_trace
 from runners.case import Case
 from runners.clock import Quiet
+from runners.forge.presets import Preset
 from runners.native import NativeRunner
 from runners.official_files import known_commit
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
-pytestmark = pytest.mark.slow
+# One thread: products in fp32 on several are not always summed in the same order, not even by one program twice.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
 V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
@@ -141,21 +143,56 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
 ) -> None:
     dtype, overrides = REQUESTS[name]
     case = micro_case({**overrides, "reference": release})
-    options = RunOptions(device=CPU, dtype=dtype)
-    child = Child(
-        python=released_checkout.python,
-        runner="official",
-        weights=str(micro_weights.folder),
-        official_root=released_checkout.root,
-        taps="*",
-    )
-    record_in_child(child, case, micro_weights, options, tmp_path / "official", Quiet())
-    native = NativeRunner(micro_weights, options)
-    record_run(native, case, micro_weights, options, tmp_path / "native", Quiet(), recording("*", "sketch"))
-    official, ours = read_run(tmp_path / "official"), read_run(tmp_path / "native")
+    official = official_run(released_checkout, micro_weights, case, dtype, tmp_path / "official")
     assert official.record.details["official_release"] == release
     assert official.record.details["official_commit"] == known_commit(release)
-    assert different(official, ours) == []
+    assert different(official, native_run(micro_weights, case, dtype, tmp_path / "native")) == []
+
+
+@pytest.mark.parametrize("release", ["1.2.0"])
+def test_the_decoders_memory_layout_is_the_releases_where_it_changes_bits(
+    release: str,
+    released_checkout: Checkout,
+    forged: Callable[..., WeightsFolder],
+    micro_case: Callable[..., Case],
+    tmp_path: Path,
+) -> None:
+    weights = forged("wider_decoder", widen_decoder)  # in the micro decoder every layout gives the same bits
+    case = micro_case({**ONE_STEP, "request.num_frames": 25, "reference": release})
+    official = official_run(released_checkout, weights, case, FP32, tmp_path / "official")
+    assert different(official, native_run(weights, case, FP32, tmp_path / "native")) == []
+    other = native_run(weights, case, FP32, tmp_path / "other", {"decoder_chunked": False})
+    assert different(official, other) == ["decode/frames", "video_frames"]
+
+
+def widen_decoder(preset: Preset) -> None:
+    """A small checkpoint with a decoder of more channels than `shrink_to_micro` leaves."""
+    preset.config["transformer"].update(num_layers=2)
+    preset.gemma["text_config"].update(num_hidden_layers=3, sliding_window_pattern=2)
+    preset.config["vae"].update(decoder_base_channels=16)
+
+
+def official_run(checkout: Checkout, weights: WeightsFolder, case: Case, dtype: torch.dtype, out: Path) -> Run:
+    """The real release's run of a case."""
+    child = Child(
+        python=checkout.python,
+        runner="official",
+        weights=str(weights.folder),
+        official_root=checkout.root,
+        taps="*",
+        threads=1,
+    )
+    record_in_child(child, case, weights, RunOptions(device=CPU, dtype=dtype), out, Quiet())
+    return read_run(out)
+
+
+def native_run(
+    weights: WeightsFolder, case: Case, dtype: torch.dtype, out: Path, behaviours: dict[str, bool] | None = None
+) -> Run:
+    """Ours."""
+    options = RunOptions(device=CPU, dtype=dtype, behaviours=behaviours or {})
+    record_run(NativeRunner(weights, options), case, weights, options, out, Quiet(), recording("*", "sketch"))
+    return read_run(out)
 
 
 def different(official: Run, native: Run) -> list[str]:
