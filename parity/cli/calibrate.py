@@ -68,7 +68,7 @@ def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason
 
     path = baselines_path()
     old = load_perf_registry(path) if path.exists() else PerfRegistry()
-    measured = [one for case in cases for one in measure_baselines(files, case, command, reason, _say)]
+    measured = [one for case in cases for one in measure_baselines(files, case, command, _say)]
     new, changes = update_all(old, measured, reason)
     if not json:
         draw_perf_changes(out, changes)

@@ -28,9 +28,7 @@ RUNS: Final = 4  # of each runner, after the warm-up
 WARMUP_RUNS: Final = 1
 
 
-def measure_baselines(
-    weights: WeightsFolder, case: Case, command: str, reason: str, say: Callable[[str], None]
-) -> list[Baseline]:
+def measure_baselines(weights: WeightsFolder, case: Case, command: str, say: Callable[[str], None]) -> list[Baseline]:
     """A baseline of each runner. Raises: ParityError of the kind that fits what is wrong."""
     timed: dict[str, list[TimedRun]] = {runner: [] for runner in RUNNERS}
     for turn in range(WARMUP_RUNS + RUNS):
@@ -44,7 +42,7 @@ def measure_baselines(
             date=datetime.now(UTC).date().isoformat(),
             command=command,
             code_version=source_hash(),
-            reason=reason or "official and native by turns",
+            reason="official and native by turns",
             warmup_runs=WARMUP_RUNS,
         )
         for runner in RUNNERS

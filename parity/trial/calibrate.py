@@ -47,6 +47,12 @@ UNJUDGED: Final[dict[str, str]] = {
         for name in names
     },
 }
+BIT_EQUALITY_OF: Final[dict[Facet, str]] = {
+    "frames": "outputs.bit_equal.frames",
+    "audio": "outputs.bit_equal.audio",
+    "video_latent": "outputs.bit_equal.video_latent",
+    "audio_latent": "outputs.bit_equal.audio_latent",
+}
 Say = Callable[[str], None]
 
 
@@ -147,7 +153,10 @@ def limits_of(populations: Populations, calibration: str) -> dict[str, Limit]:
 
 def _derived(metric: Metric, populations: Populations, calibration: str) -> Limit:
     facet = facet_of(metric.name)
+    equality = BIT_EQUALITY_OF.get(facet)
     shown = {defect.id for defect in CATALOGUE if facet in defect.shows_in}
+    # Without V2A, say, nothing of video reaches sound: a defect that leaves every bit alone is not there to be seen.
+    shown -= {name for name, values in populations.defects.items() if equality and values.get(equality) == 1.0}
     defects = {name: (values[metric.name],) for name, values in populations.defects.items() if metric.name in values}
     return derive_limit(
         metric,

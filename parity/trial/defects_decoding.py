@@ -199,7 +199,7 @@ DECODING_DEFECTS: Final = (
         description="the waveform is halved, as if two channels were averaged",
         first_taps=WAVEFORM_TAP,
         apply=wrapped(audio_decoding, "decode_audio", _half_as_loud),
-        shows_in=SOUND | {"audio_level"},
+        shows_in=frozenset({"audio_level"}),
     ),
     Defect(
         id="sound_one_mel_frame_late",

@@ -24,7 +24,7 @@ def test_runs_go_by_turns_and_the_first_of_each_is_thrown_away(
 
     monkeypatch.setattr(baselines, "_timed", watched)
     monkeypatch.setattr(baselines, "RUNS", 3)
-    found = baselines.measure_baselines(micro_weights, micro_case(), "a command", "", lambda _: None)
+    found = baselines.measure_baselines(micro_weights, micro_case(), "a command", lambda _: None)
     assert order == ["official", "native", "native", "official"] * 2
     assert [(one.runner, len(one.runs), one.warmup_runs) for one in found] == [("official", 3, 1), ("native", 3, 1)]
     registry, changes = baselines.update_all(PerfRegistry(), found, None)

@@ -53,6 +53,13 @@ def test_a_defect_of_video_is_no_target_of_audio_metrics_though_its_sample_is_ke
     assert limit.samples is not None and limit.samples.defects == {"picture_bgr": (0.0,)}
 
 
+def test_a_defect_that_leaves_every_bit_of_the_video_alone_is_no_target_there() -> None:
+    equal = _populations(**{"video_latent.relative_l2": 0.0, "outputs.bit_equal.video_latent": 1.0})
+    assert limits_of(equal, "now")["video_latent.relative_l2"].weakest_defect is None
+    weak = _populations(**{"video_latent.relative_l2": 0.0})  # some bits moved
+    assert limits_of(weak, "now")["video_latent.relative_l2"].weakest_defect == 0.0
+
+
 def test_overlapping_populations_are_not_made_to_look_apart() -> None:
     limit = limits_of(_populations(**{"video_latent.relative_l2": 0.04}), "now")["video_latent.relative_l2"]
     assert limit.status == "CALIBRATION_NEEDED"
