@@ -8,7 +8,7 @@ with that reason. Taps are compared by the checksums of their bytes.
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,15 @@ class Checkout:
 
     root: Path
     python: Path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread while the test runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
