@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from parity.cli.app import app
 from parity.trace.bundle import read_run
 from parity.trace.child import Child, record_in_child
 from parity.trace.record import record_run, recording
@@ -289,6 +291,20 @@ def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
     case = micro_case({"request.images": [{"path": "none.png"}]})
     with pytest.raises(CaseError, match=r"'none.png' of case 'micro' is not a file"):
         record_in_child(child_of("official", micro_weights), case, micro_weights, BF16, tmp_path / "run", Quiet())
+
+
+def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
+    grey: Path, micro_weights: WeightsFolder, micro_case_text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "case.toml").write_text(micro_case_text)
+    arguments = ["run", "--case", str(tmp_path / "case.toml"), "--weights", str(micro_weights.folder)]
+    arguments += ["--runner", f"{grey}:Grey", "--out", str(tmp_path / "run"), "--threads", str(torch.get_num_threads())]
+    done = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable])
+    assert done.exit_code == 0, done.output
+    assert "denoising" in done.stderr and "step 2/2" in done.stderr
+    assert read_run(tmp_path / "run").record.details["in_child_process"] is True
+    refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
+    assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
 
 
 def test_a_case_survives_its_document(micro_case: MakeCase) -> None:
