@@ -51,7 +51,10 @@ class OfficialRunner:
         self.weights = weights
         self.options = options
         self.code = official_code(official_root)
-        self.through_helpers = through_helpers or options.dtype != torch.bfloat16
+        # Later pipelines are made of blocks that take a dtype, so that only this one needs a way around its class.
+        self.through_helpers = adapter_name(self.code) == ADAPTERS["1.0.0"] and (
+            through_helpers or options.dtype != torch.bfloat16
+        )
         self._stack = ExitStack()
 
     @property
@@ -92,7 +95,7 @@ class OfficialRunner:
             through_helpers=self.through_helpers,
         )
         try:
-            made = adapter_of(self.code).execute(request)
+            made = cast(Adapter, importlib.import_module(adapter_name(self.code))).execute(request)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{device} ran out of memory in the official run ({error}).") from error
         clock.end()
@@ -113,15 +116,15 @@ class OfficialRunner:
         )
 
 
-def adapter_of(code: OfficialCode) -> Adapter:
-    """The adapter for a release; for code that is none of them, that of the generation it is built like."""
+def adapter_name(code: OfficialCode) -> str:
+    """The module that adapts a release; for code that is none of them, that of the generation it is built like."""
     release = code.release
     if release not in ADAPTERS:
         (utils,) = {source / "ltx_pipelines/utils" for source in code.sources if (source / "ltx_pipelines").is_dir()}
         release = "1.2.0" if (utils / "model_paths.py").is_file() else "1.1.2"
         if (utils / "model_ledger.py").is_file():
             release = "1.0.0"
-    return cast(Adapter, importlib.import_module(ADAPTERS[release]))
+    return ADAPTERS[release]
 
 
 def import_from(code: OfficialCode) -> None:

@@ -49,6 +49,7 @@ def run(
     from runners.catalogue import open_runner
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
+    from runners.weights import WeightsFolder
 
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
@@ -83,10 +84,16 @@ def run(
             recorded = None if taps is None else recording(taps, kept)
             outcome = record_run(engine, found, files, options, folder, progress, recorded)
         else:
+            if not isinstance(files, WeightsFolder):
+                # Their names, and so their values, come from the transformers at hand.
+                raise RunnerError(
+                    f"{weights} is made on the spot and would be other weights in another interpreter; "
+                    "write it with `parity forge --out DIR`, and pass DIR."
+                )
             child = Child(
                 python=runner_python,
                 runner=runner,
-                weights=weights,
+                weights=files.folder,
                 overrides=overrides,
                 command_line=command_line,
                 official_root=official_root,

@@ -54,7 +54,7 @@ class Child:
 
     python: Path
     runner: str  # a name of the catalogue, or FILE.py:CLASS
-    weights: str  # a folder, or forge:PRESET:SEED
+    weights: Path  # a folder
     overrides: dict[str, Any] = field(default_factory=dict)
     command_line: dict[str, Any] = field(default_factory=dict)
     official_root: Path | None = None
@@ -114,13 +114,12 @@ def execute(child: Child, case: Case, options: RunOptions, folder: Path, progres
 
 def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
     runner, colon, name = child.runner.rpartition(":")
-    weights = child.weights
     return {
         "protocol": PROTOCOL,
         "runner": f"{Path(runner).resolve()}:{name}" if colon else child.runner,
         "case": case_document(case),
         "case_folder": str(Path(case.folder).resolve()),
-        "weights": weights if weights.startswith("forge:") else str(Path(weights).resolve()),
+        "weights": str(child.weights.resolve()),
         "device": str(options.device),
         "dtype": dtype_name(options.dtype),
         "tier": options.tier,

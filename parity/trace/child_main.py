@@ -22,10 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    import torch
-
     from runners.protocol import Outcome
-    from runners.weights import Weights
 
 PROTOCOL = 1
 RESULT_FILE = "result.json"
@@ -67,6 +64,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from runners.case import case_of
     from runners.catalogue import open_runner
     from runners.protocol import DTYPES, RunOptions
+    from runners.weights import WeightsFolder
 
     if request["protocol"] != PROTOCOL:
         raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
@@ -76,7 +74,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     root = request["official_root"]
     runner = open_runner(
         request["runner"],
-        _weights(request["weights"], device),
+        WeightsFolder(Path(request["weights"])),
         RunOptions(
             device=device,
             dtype=DTYPES[request["dtype"]],
@@ -114,17 +112,6 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "details": outcome.details,
         },
     )
-
-
-def _weights(name: str, device: "torch.device") -> "Weights":
-    """The weights of a request; only made ones need what makes them."""
-    if not name.startswith("forge:"):
-        from runners.weights import WeightsFolder
-
-        return WeightsFolder(Path(name))
-    from runners.forge.weights import weights_named
-
-    return weights_named(name, device)
 
 
 @contextmanager

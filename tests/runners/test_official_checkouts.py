@@ -16,7 +16,7 @@ from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunnerError
-from runners.official import ADAPTERS, OfficialRunner, adapter_of
+from runners.official import ADAPTERS, OfficialRunner, adapter_name
 from runners.official_files import (
     KNOWN_RELEASES,
     known_commit,
@@ -138,9 +138,7 @@ def test_an_unknown_one_runs_only_as_custom_and_says_which_it_was(
         case = micro_case({"reference": reference, "request.num_inference_steps": 1})
         record_in_child(child, case, micro_weights, BF16, tmp_path / "run", Quiet())
 
-    child = Child(
-        python=Path(sys.executable), runner="official", weights=str(micro_weights.folder), official_root=checkout
-    )
+    child = Child(python=Path(sys.executable), runner="official", weights=micro_weights.folder, official_root=checkout)
     for reference in ("1.0.0", "1.1.2"):
         with pytest.raises(RunnerError, match=f"does not run reference release '{reference}'; it runs custom"):
             run(reference)
@@ -175,7 +173,7 @@ def test_custom_code_gets_the_adapter_of_the_generation_it_is_built_like(
     (utils / "model_ledger.py").unlink()
     for name in there:
         (utils / name).touch()
-    assert adapter_of(official_code(checkout)).__name__ == ADAPTERS[release]  # type: ignore[attr-defined]
+    assert adapter_name(official_code(checkout)) == ADAPTERS[release]
 
 
 @pytest.mark.parametrize("name", ["native", "diffusers"])

@@ -67,7 +67,7 @@ def changed(grey: Path, change: str, name: str = "Other") -> str:
 
 
 def child_of(runner: str, weights: WeightsFolder, **others: Any) -> Child:
-    return Child(**{"python": HERE, "runner": runner, "weights": str(weights.folder), **others})
+    return Child(**{"python": HERE, "runner": runner, "weights": weights.folder, **others})
 
 
 def gone(pid: int) -> bool:
@@ -250,7 +250,7 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
         from runners.protocol import RunOptions
 
         case = case_of(json.loads(Path({str(tmp_path / "case.json")!r}).read_text()), "/")
-        child = Child(python=Path(sys.executable), runner={runner!r}, weights={str(micro_weights.folder)!r})
+        child = Child(python=Path(sys.executable), runner={runner!r}, weights=Path({str(micro_weights.folder)!r}))
         execute(child, case, RunOptions(device=torch.device("cpu")), Path({str(tmp_path)!r}), Quiet())
         """)
     )
@@ -304,6 +304,8 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     assert "denoising" in done.stderr and "step 2/2" in done.stderr
     assert read_run(tmp_path / "run").record.details["in_child_process"] is True
     refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
+    made = [*arguments, "--runner-python", sys.executable, "--weights", "forge:tiny:0"]
+    assert "would be other weights in another interpreter" in CliRunner().invoke(app, made).output
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
 
 
