@@ -155,6 +155,7 @@ def test_a_folder_with_a_journal_and_a_bad_number_of_buckets_are_refused(tmp_pat
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_recording_on_the_gpu_never_waits_inside_a_step_and_equals_the_cpu(tmp_path: Path) -> None:
     tensors = [torch.randn(1, 96, 512).bfloat16() for _ in range(20)]
     on_device = [tensor.cuda() for tensor in tensors]
@@ -167,8 +168,8 @@ def test_recording_on_the_gpu_never_waits_inside_a_step_and_equals_the_cpu(tmp_p
     recorder("text/warm", on_device[0])  # compiles the kernel, which waits
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for index, tensor in enumerate(on_device):
             recorder(f"denoise/{index // 5:03d}/{index}", tensor)
     finally:
