@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from runners.errors import CheckpointError
+from runners.errors import CheckpointError, OutOfMemoryError
 from runners.forge.gemma_folder import write_gemma_files
 from runners.forge.known import known_hash, recipe_key
 from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, forged_hash, made_gemma, made_model
@@ -39,9 +39,17 @@ class ForgedWeights:
 
     @cached_property
     def hash(self) -> str:
-        """That of the same weights in files: looked up where the recipe is known, else taken of every bit."""
+        """That of the same weights in files: looked up where the recipe is known, else taken of every bit.
+
+        Raises: OutOfMemoryError.
+        """
         known = known_hash(recipe_key([self.model.shapes, self.gemma.shapes], SPEC_VERSION, self.seed))
-        return known or forged_hash(self.preset, self.seed, self.device)
+        try:
+            return known or forged_hash(self.preset, self.seed, self.device)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"{self.device} ran out of memory while the weights were hashed ({error}). Free it, or take another."
+            ) from error
 
 
 def weights_named(name: str, device: torch.device) -> Weights:

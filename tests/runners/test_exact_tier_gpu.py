@@ -39,7 +39,9 @@ def options() -> RunOptions:
 
 @pytest.fixture(scope="module")
 def small(options: RunOptions) -> ForgedWeights:
-    return ForgedWeights("small", 0, options.device)
+    weights = ForgedWeights("small", 0, options.device)
+    assert weights.hash  # taken once, here: tests that fill the card mean the run, not this
+    return weights
 
 
 @pytest.fixture
@@ -93,6 +95,11 @@ def test_a_full_card_is_named_leaves_no_run_and_holds_no_memory(
         record_run(open_runner(runner, small, options), micro_case(SIZE), small, options, tmp_path / "run", Quiet())
     assert list(tmp_path.iterdir()) == []
     assert torch.cuda.memory_allocated() - before <= 64 << 20
+
+
+def test_a_full_card_is_named_where_weights_are_hashed(options: RunOptions, little_memory: None) -> None:
+    with pytest.raises(OutOfMemoryError, match="ran out of memory while the weights were hashed"):
+        assert ForgedWeights("small", 1, options.device).hash
 
 
 @pytest.mark.parametrize("runner", ["official", "native"])
