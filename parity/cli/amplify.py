@@ -15,7 +15,7 @@ from runners.errors import ConfigError, RunnerError
 @verb
 def amplify(
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
     runner: Annotated[str, typer.Option(help="official or native.")] = "official",
     steps: Annotated[
         str, typer.Option(help="After which steps to put noise in: start, or numbers, as start,3.")
@@ -34,8 +34,8 @@ def amplify(
     from parity.trace.record import device_named
     from parity.trial.amplify import BEFORE_DENOISING
     from parity.trial.amplify import amplify as measure
+    from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder
 
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
@@ -44,12 +44,13 @@ def amplify(
     except ValueError:
         raise ConfigError(f"--steps wants start or numbers, such as start,3; got {steps!r}.") from None
     found_case = find_case(case)
+    options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
     with progress_of(f"amplify {found_case.id}", quiet or json) as progress:
         found = measure(
             runner,
-            WeightsFolder(weights),
+            weights_named(weights, options.device),
             found_case,
-            RunOptions(device=device_named(device), dtype=DTYPES[dtype]),
+            options,
             after_steps=after,
             seed=seed,
             progress=progress,

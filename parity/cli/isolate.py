@@ -21,7 +21,7 @@ SHOWN = 20  # rows, unless --all
 @verb
 def isolate(
     reference: Annotated[str, typer.Argument(help="A reference run, or a case: id under golden/ or TOML file.")],
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
     runner: Annotated[str, typer.Option(help="Candidate; only native runs in lockstep.")] = "native",
     stage: Annotated[list[str] | None, typer.Option(help="Measure these stages only; default all.")] = None,
     block: Annotated[list[int] | None, typer.Option(help="Measure these blocks of denoising only.")] = None,
@@ -43,20 +43,21 @@ def isolate(
     from parity.trace.record import device_named
     from parity.trial.isolate import isolate as measure
     from runners.clock import STAGES
+    from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder
 
     if runner != "native":
         raise RunnerError(f"--runner is {runner!r}; only native runs in lockstep with the official code.")
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
     case = _case(reference)
+    options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
     stages = tuple(stage or (("denoising",) if block else STAGES))
     with progress_of(f"isolate {case.id}", quiet or json) as progress:
         found = measure(
-            WeightsFolder(weights),
+            weights_named(weights, options.device),
             case,
-            RunOptions(device=device_named(device), dtype=DTYPES[dtype]),
+            options,
             stages=stages,
             steps=None if steps is None else _numbers(steps),
             blocks=block or None,
