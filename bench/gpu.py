@@ -12,6 +12,7 @@ rotate through more memory than the cache holds, beside a plain read and a plain
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -50,12 +51,17 @@ def box() -> str:
 
 def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What every measurement says about itself."""
-    shown = " ".join(f"--{name} {value}" for name, value in vars(arguments).items() if name != "kind")
+    left_out = ("kind", "out", "runs")  # folders of whoever measured
+    shown = " ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(arguments).items()
+        if name not in left_out and value is not None
+    )
     return {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python bench/gpu.py {kind} {shown}",
+        "command": f"python bench/{Path(sys.argv[0]).name} {arguments.kind} {shown}",
         "box": box(),
         "code_version": source_hash(),
         "environment": fingerprint(device),
