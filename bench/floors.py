@@ -27,12 +27,12 @@ from parity.diff.diagnosis import FLOORS_SCHEMA_VERSION
 from parity.diff.oracle import Arbitration, arbitrate, tally
 from parity.diff.tap_place import group_of, place_of
 from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import Run, case_document, read_run
+from parity.trace.bundle import Run, read_run
 from parity.trace.golden import find_case
 from parity.trace.record import device_named, record_run, recording
 from parity.trace.trace_file import read_trace
 from parity.trial.isolate import Isolation, isolate
-from runners.case import Case
+from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.forge.weights import weights_named
