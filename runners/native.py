@@ -84,7 +84,9 @@ class NativeRunner:
         )
         clock = Clock(self.options.device, progress)
         try:
-            batch = LTX23Pipeline(files, config, self.options.device)(sampling, clock)
+            with clock.loading():
+                pipeline = LTX23Pipeline(files, config, self.options.device)
+            batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{self.options.device} ran out of memory ({error}); free it, or ask for fewer frames or pixels."

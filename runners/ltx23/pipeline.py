@@ -68,9 +68,10 @@ class Components:
             num_hidden_states=gemma.num_hidden_layers + 1,
             reference=config.reference,
         )
+        with torch.device("meta"):
+            self._skeletons: dict[str, Any] = {name: make() for name, make in self._parts.items()}
         expected: dict[str, tuple[int, ...]] = {}
-        for name in self._parts:
-            module = self._skeleton(name)
+        for module in self._skeletons.values():
             expected |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
         verify(expected, files.model, "the checkpoint")
 
@@ -95,6 +96,9 @@ class Components:
         return load(module, module.CHECKPOINT_PREFIXES, self.files.model, self.device, self.dtype)
 
     def _skeleton(self, name: str) -> Any:
+        skeleton = self._skeletons.pop(name, None)  # the one that was checked; whoever asks again gets another
+        if skeleton is not None:
+            return skeleton
         with torch.device("meta"):
             return self._parts[name]()
 
@@ -151,11 +155,12 @@ class LTX23Pipeline:
         with batch.clock.loading():
             stage = make()
         stage.forward(batch)
-        batch.clock.end()
         del stage
-        gc.collect()
+        if name == "text_encoding":
+            gc.collect()  # transformers' modules refer to each other in cycles; ours do not, and this takes long
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        batch.clock.end()
 
     def _check_blocks(self, sampling: SamplingParameters) -> None:
         count = self.components.files.config["transformer"].get("num_layers", 48)

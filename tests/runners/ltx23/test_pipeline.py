@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from runners.case import Case
 from runners.clock import Clock
 from runners.errors import CheckpointError, ConfigError
+from runners.ltx23 import pipeline
 from runners.ltx23.pipeline import Components, LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
@@ -83,23 +84,32 @@ def test_a_part_is_built_as_the_kind_that_was_asked_for(micro_weights: WeightsFo
         components.build("video_decoder", Transformer)
 
 
-def test_a_component_is_gone_when_the_next_is_loaded(
+def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_collection(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[nn.Module]] = []
     together: dict[str, int] = {}
-    build = Components.build
+    build, load_gemma = Components.build, pipeline.load_gemma
 
     def watched(self: Components, name: str, kind: type[nn.Module]) -> nn.Module:
-        gc.collect()
         together[name] = sum(reference() is not None for reference in alive)
         module = build(self, name, kind)
-        alive.append(weakref.ref(module))
+        alive.extend(weakref.ref(part) for part in module.modules())
         return module
 
+    def watched_gemma(*arguments: Any) -> nn.Module:
+        encoder = load_gemma(*arguments)
+        alive.extend(weakref.ref(part) for part in encoder.modules())
+        return encoder
+
     monkeypatch.setattr(Components, "build", watched)
+    monkeypatch.setattr(pipeline, "load_gemma", watched_gemma)
     case = micro_case({"request.images": [{"path": "coffee.jpg"}], "request.num_inference_steps": 1})
-    batch = LTX23Pipeline(files_of(micro_weights), PipelineConfig(), CPU)(sampling_parameters(case), Clock(CPU))
+    gc.disable()
+    try:
+        batch = LTX23Pipeline(files_of(micro_weights), PipelineConfig(), CPU)(sampling_parameters(case), Clock(CPU))
+    finally:
+        gc.enable()
     assert together == dict.fromkeys(
         ("connectors", "video_encoder", "transformer", "video_decoder", "audio_decoder"), 0
     )
