@@ -87,6 +87,26 @@ def sketch_row(document: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def blocks_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """Every block by itself, and what bf16 costs it."""
+
+    def worst(name: str) -> str:
+        steps = [step for point in document[name].values() for step in point.values()]
+        return f"{max(error for step in steps for error in step.values()):.2g}"
+
+    return (
+        document["case"]["id"],
+        ", ".join(str(step) for step in document["measured_steps"]),
+        str(document["places"]),
+        str(document["places_that_differ"]),
+        worst("official_to_oracle"),
+        worst("native_to_oracle"),
+        worst("another_attention_kernel"),
+        f"{document['peak_bytes'] / GIB:.1f}",
+        device(document),
+    )
+
+
 def suite_rows(document: dict[str, Any]) -> Rows:
     """The verdict of each comparison."""
     rows = []
@@ -108,6 +128,22 @@ def main(paths: Sequence[str]) -> None:
             "Parity at full size",
             ("case", "comparison", "taps", "verdict", "device"),
             [row for document in kinds.get("suite", []) for row in suite_rows(document)],
+        ),
+        table(
+            "Every stage and block alone, fed the official inputs: worst relative L2, peak in GiB",
+            (
+                *(
+                    "case",
+                    "steps",
+                    "places",
+                    "differ",
+                    "official to fp32",
+                    "native to fp32",
+                    "another attention kernel",
+                ),
+                *("peak", "device"),
+            ),
+            [blocks_row(document) for document in kinds.get("floors_blocks", [])],
         ),
         table(
             "Speed: medians in seconds over runs by turns, peak in GiB",

@@ -57,8 +57,23 @@ def test_files_of_every_kind_become_tables(
     suite: dict[str, Any] = {
         "lines": [{"case": "c", "what": "native against official", "taps": taps, "outcome": "PARITY"}]
     }
+    points = {
+        "video/ff": {"0": {"0": 0.001, "1": 0.0061}, "15": {"0": 0.002, "1": 0.003}},
+        "audio/ff": {"0": {"0": 0.004}},
+    }
+    blocks: dict[str, Any] = {
+        "kind": "floors_blocks",
+        "case": {"id": "c"},
+        "measured_steps": [0, 15],
+        "places": 500,
+        "places_that_differ": 2,
+        "official_to_oracle": points,
+        "native_to_oracle": {"video/ff": {"0": {"0": 0.007}}},
+        "another_attention_kernel": {"video/ff": {"0": {"0": 0.0029}}},
+        "peak_bytes": 3 << 29,
+    }
     paths = []
-    for index, document in enumerate((capture, sketch, suite)):
+    for index, document in enumerate((capture, sketch, suite, blocks)):
         paths.append(tmp_path / f"{index}.json")
         paths[-1].write_text(json.dumps({**document, "environment": ENVIRONMENT}))
     bench.main([str(path) for path in paths])
@@ -66,4 +81,13 @@ def test_files_of_every_kind_become_tables(
     assert f"| c | 1.7740 | 1.8030 | +1.63 % | 5 MiB | {DEVICE} |" in text
     assert f"| 50 MB bf16 | 2960 | 2900 | 2500 | 86 % | 100 | {DEVICE} |" in text
     assert f"| c | native against official | 55092 bit-identical | PARITY | {DEVICE} |" in text
+    assert f"| c | 0, 15 | 500 | 2 | 0.0061 | 0.007 | 0.0029 | 1.5 | {DEVICE} |" in text
     assert "Speed" not in text
+
+
+def test_the_readme_shows_the_tables_of_the_saved_files(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    bench.main([str(path) for path in sorted((root / "docs" / "measurements").glob("*.json"))])
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    missing = [line for line in capsys.readouterr().out.splitlines() if line and line not in readme]
+    assert missing == []
