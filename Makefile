@@ -46,10 +46,10 @@ $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py)
 	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
-	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS)
+	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*'
 
 gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorded goldens as well; CI reads its exit code
-	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --golden
+	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*' --golden
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
 
 # Stopped half-way or out of time, the same call goes on where it was.
@@ -83,7 +83,7 @@ thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, an
 	$(PARITY) calibrate --weights $(WEIGHTS) $(if $(REASON),--reason "$(REASON)")
 
 mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
-	$(PARITY) mutate --weights $(WEIGHTS)
+	$(PARITY) mutate --weights $(WEIGHTS) --out docs/measurements/mutation_tiny.json
 
 bench: $(STAMP) ## Measure the comparisons' own speed
 	$(RUN) -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds -o python_files='*.py'

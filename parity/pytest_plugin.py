@@ -8,6 +8,7 @@ limits, a missing frame, nothing but NaN) is a failed test too, and says so: a t
 """
 
 import io
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from runners.case import Case
 
 OPTION = "--parity-case"
+WEIGHTS_OPTION = "--parity-weights"
 GOLDEN = "golden"
 REPORT_WIDTH = 150  # columns of the table in a failure
 
@@ -27,7 +29,12 @@ class Gate(Protocol):
     """What `parity_gate` is."""
 
     def __call__(
-        self, run: "Path | str | Outputs", *, against: Path | str = GOLDEN, profile: "Profile | None" = None
+        self,
+        run: "Path | str | Outputs",
+        *,
+        against: Path | str = GOLDEN,
+        profile: "Profile | None" = None,
+        isolated: Path | str | None = None,
     ) -> "Verdict":
         """Judge a run.
 
@@ -37,6 +44,8 @@ class Gate(Protocol):
             against: a reference run's folder, `golden`, or `whole-golden` from the store.
             profile: "exact" for equal bits, "limits" for the registry; None decides as `parity gate` does, and judges
                 outputs in memory by limits.
+            isolated: what `parity isolate --out` left of the run, to be judged as well; None isolates a run of the
+                native runner by itself where it is judged by limits and `--parity-weights` is given.
         Returns: the verdict, which is parity.
         Raises: AssertionError if the run is not at parity; the failure of the test, if it could not be judged.
         """
@@ -47,6 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("parity", "parity with the official LTX-2.3")
     group.addoption(
         OPTION, metavar="ID", default=None, help="case that `parity_case` gives and `parity_gate` judges: ID or file"
+    )
+    group.addoption(
+        WEIGHTS_OPTION, metavar="DIR", default=None, help="weights of native runs, to judge what each part adds as well"
     )
 
 
@@ -62,11 +74,16 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
     from runners.errors import ParityError
 
     def gate(
-        run: "Path | str | Outputs", *, against: Path | str = GOLDEN, profile: "Profile | None" = None
+        run: "Path | str | Outputs",
+        *,
+        against: Path | str = GOLDEN,
+        profile: "Profile | None" = None,
+        isolated: Path | str | None = None,
     ) -> "Verdict":
         __tracebackhide__ = True
         try:
-            verdict = _judged(pytestconfig, run, str(against), profile)
+            given = None if isolated is None else Path(isolated)
+            verdict = _judged(pytestconfig, run, str(against), profile, given)
         except ParityError as error:
             pytest.fail(f"could not judge: {error}", pytrace=False)
         if verdict.outcome == "undecided":
@@ -78,8 +95,15 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
     return gate
 
 
-def _judged(config: pytest.Config, run: "Path | str | Outputs", against: str, profile: "Profile | None") -> "Verdict":
+def _judged(
+    config: pytest.Config,
+    run: "Path | str | Outputs",
+    against: str,
+    profile: "Profile | None",
+    isolated: Path | None,
+) -> "Verdict":
     from parity.cli.gate import judged, profile_of
+    from parity.cli.isolate import isolate_run
     from parity.diff.runs import compare_runs
     from parity.trace.bundle import Outputs, read_run
     from parity.trace.golden import reference_run
@@ -93,7 +117,14 @@ def _judged(config: pytest.Config, run: "Path | str | Outputs", against: str, pr
     wanted = config.getoption(OPTION)
     if wanted is not None and candidate.case_id != _case(config).id:
         raise RunError(f"{run} is a run of {candidate.case_id!r}, and {OPTION} is {wanted!r}; run that case.")
-    found = compare_runs(reference_run(against, candidate.case_id), candidate)
+    reference = reference_run(against, candidate.case_id)
+    found = compare_runs(reference, candidate, isolated)
+    weights = config.getoption(WEIGHTS_OPTION)
+    if (profile or profile_of(found)) == "limits" and candidate.record.runner == "native" and weights and not isolated:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "isolated.json"
+            isolate_run(candidate, Path(weights), path)
+            found = compare_runs(reference, candidate, path)
     return judged(found, profile or profile_of(found))
 
 
@@ -102,10 +133,11 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     from parity.diff.outputs import compare_outputs
     from parity.diff.reduced_outputs import compare_reduced
     from parity.judge.registry import load_registry
+    from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
     from parity.trace.environment import fingerprint
     from parity.trace.golden import reference_run
-    from parity.trace.places import limits_path
+    from parity.trace.places import limits_path, mutation_path
     from parity.trace.reduced import read_reduced, reduce_outputs
 
     reference = reference_run(against, _case(config).id)
@@ -122,6 +154,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
         findings=found.findings,
         registry=load_registry(limits_path()) if profile == "limits" else None,
         environment={key: str(value) for key, value in fingerprint(outputs.video_frames.device).items()},
+        strength=load_strength(mutation_path()),
     )
 
 

@@ -105,12 +105,17 @@ class NativeRunner:
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
-            details={
-                "disable_autocast": config.disable_autocast,
-                "skip_v2a_cross_attn_for_video_gt": config.skip_v2a_cross_attn_for_video_gt,
-                "behaviours": {name: value for name, value in vars(config.reference).items() if value},
-            },
+            details=details_of(config),
         )
+
+
+def details_of(config: PipelineConfig) -> dict[str, Any]:
+    """What a run records of how the model was configured."""
+    return {
+        "disable_autocast": config.disable_autocast,
+        "skip_v2a_cross_attn_for_video_gt": config.skip_v2a_cross_attn_for_video_gt,
+        "behaviours": {name: value for name, value in vars(config.reference).items() if value},
+    }
 
 
 def sampling_parameters(case: Case, reference: Reference | None = None) -> SamplingParameters:

@@ -18,6 +18,7 @@ from runners.clock import Progress
 from runners.errors import RunnerError
 
 Tier = Literal["exact", "fast"]
+TAPS_OFFERED = "taps_offered"  # key of a recorded run's details: `Capabilities.taps` of its runner
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 

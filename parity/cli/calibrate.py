@@ -18,11 +18,14 @@ PRESET = "tiny"  # cases of this preset are calibrated unless some are named
 
 @verb
 def calibrate(
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[Path | None, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")] = None,
     case: Annotated[list[str] | None, typer.Option(help="Id under golden/ or TOML file; default: tiny_*.")] = None,
     reason: Annotated[str, typer.Option(help="Why limits or baselines are loosened; needed where they are.")] = "",
     threads: Annotated[int, typer.Option(help="CPU threads; limits hold for this number.")] = 2,
     perf_only: Annotated[bool, typer.Option("--perf-only", help="Only speed baselines.")] = False,
+    from_samples: Annotated[
+        bool, typer.Option("--from-samples", help="Work limits out again from the samples kept; nothing is run.")
+    ] = False,
     limits_only: Annotated[bool, typer.Option("--limits-only", help="Only limits.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
@@ -35,6 +38,10 @@ def calibrate(
 
     if perf_only and limits_only:
         raise CaseError("--perf-only and --limits-only exclude each other; leave both out to do both.")
+    if from_samples:
+        return _again(case, reason, json)
+    if weights is None:
+        raise CaseError("--weights is missing: a folder with the model's files, which `parity forge` makes.")
     torch.set_num_threads(max(1, threads))
     files = WeightsFolder(weights)
     cases = [find_case(name) for name in case or _default_cases()]
@@ -47,6 +54,22 @@ def calibrate(
         document["limits"] = _limits(files, cases, command, reason, json)
     if json:
         typer.echo(json_module.dumps(document, indent=2))
+    return 0
+
+
+def _again(cases: list[str] | None, reason: str, json: bool) -> int:
+    from parity.judge.registry import load_registry, rederived, save_registry
+    from parity.report.tables import draw_changes
+    from parity.trace.atomic import plain
+    from parity.trace.places import limits_path
+
+    proposal = rederived(load_registry(limits_path()), cases)
+    if json:
+        changes = plain([msgspec.to_builtins(change) for change in proposal.changes])
+        typer.echo(json_module.dumps({"limits": {"changes": changes}}, indent=2))
+    else:
+        draw_changes(out, proposal.changes)
+    save_registry(limits_path(), proposal.accept(reason))
     return 0
 
 

@@ -14,6 +14,7 @@ def diff(
     reference: Annotated[str, typer.Argument(help="Run taken as true, or 'golden', or 'whole-golden' from the store.")],
     candidate: Annotated[Path, typer.Argument(help="Run under test.")],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    isolated: Annotated[Path | None, typer.Option(help="What `parity isolate REF --out FILE` left.")] = None,
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
 ) -> int:
     """Compare two runs and show every number; exits 0 whatever the numbers are."""
@@ -24,7 +25,7 @@ def diff(
     from parity.trace.golden import reference_run
 
     run = read_run(candidate)
-    found = compare_runs(reference_run(reference, run.case_id), run)
+    found = compare_runs(reference_run(reference, run.case_id), run, isolated)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:

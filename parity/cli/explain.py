@@ -21,6 +21,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="For machines; every tap's error is in it.")] = False,
 ) -> int:
     """Say where a run first departs, in which code, by how much more than harmless noise; exits 0 whatever it finds."""
+    from parity.cli.gate import calibrated_floors
     from parity.diff.diagnosis import diagnose
     from parity.report.drift import draw_drift
     from parity.report.words import printable
@@ -30,7 +31,13 @@ def explain(
 
     candidate = read_run(run)
     reference = golden_of(candidate.case_id) if against == "golden" else read_run(Path(against))
-    found = diagnose(reference, candidate, floors=floors, oracle=None if oracle is None else read_run(oracle))
+    found = diagnose(
+        reference,
+        candidate,
+        floors=floors,
+        calibrated=calibrated_floors(candidate.case_id),
+        oracle=None if oracle is None else read_run(oracle),
+    )
     if json:
         typer.echo(json_module.dumps(plain(found.document()), indent=2))
         return 0

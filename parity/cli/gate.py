@@ -24,6 +24,9 @@ def gate(
         str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
     ] = "golden",
     numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
+    isolated: Annotated[
+        Path | None, typer.Option(help="What `parity isolate REF --out FILE` left, to be judged as well.")
+    ] = None,
     perf: Annotated[
         bool, typer.Option("--perf", help="Judge speed as well, by the baselines of this machine.")
     ] = False,
@@ -39,7 +42,9 @@ def gate(
     try:
         if perf and numbers:
             raise RunError("--perf needs a run; saved numbers hold no times.")
-        found = read_numbers(run) if numbers else _compared(run, against)
+        if isolated is not None and numbers:
+            raise RunError("--isolated goes with a run; give it to `parity diff --out`, and saved numbers hold it.")
+        found = read_numbers(run) if numbers else _compared(run, against, isolated)
         return _reported(found, run if perf else None, json, junit)
     except ParityError as error:
         if junit is not None:
@@ -50,13 +55,13 @@ def gate(
         raise
 
 
-def _compared(run: Path, against: str) -> "RunsDiff":
+def _compared(run: Path, against: str, isolated: Path | None) -> "RunsDiff":
     from parity.diff.runs import compare_runs
     from parity.trace.bundle import read_run
     from parity.trace.golden import reference_run
 
     candidate = read_run(run)
-    return compare_runs(reference_run(against, candidate.case_id), candidate)
+    return compare_runs(reference_run(against, candidate.case_id), candidate, isolated)
 
 
 def profile_of(found: "RunsDiff") -> "Profile":
@@ -72,8 +77,9 @@ def profile_of(found: "RunsDiff") -> "Profile":
 def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
     """Judge numbers by bit equality or by the registry's limits. Raises: RegistryError if a limit is missing."""
     from parity.judge.registry import load_registry
+    from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
-    from parity.trace.places import limits_path
+    from parity.trace.places import limits_path, mutation_path
 
     return judge(
         case=found.case,
@@ -82,7 +88,17 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
         findings=found.findings,
         registry=load_registry(limits_path()) if profile == "limits" else None,
         environment={key: str(value) for key, value in found.environment_of_candidate.items()},
+        levels=found.levels,
+        strength=load_strength(mutation_path()),
     )
+
+
+def calibrated_floors(case: str) -> "dict[str, tuple[float, float]]":
+    """The registry's floor and limit of each group of taps of a case; none where there is no registry."""
+    from parity.judge.registry import load_registry
+    from parity.trace.places import limits_path
+
+    return load_registry(limits_path()).floors_of(case) if limits_path().is_file() else {}
 
 
 def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path | None) -> int:

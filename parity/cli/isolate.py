@@ -12,8 +12,12 @@ from parity.cli.verb import out, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
+    from parity.trace.bundle import Run
     from parity.trial.isolate import Isolation
     from runners.case import Case
+    from runners.clock import Progress
+    from runners.protocol import RunOptions
+    from runners.weights import Weights
 
 SHOWN = 20  # rows, unless --all
 
@@ -73,6 +77,30 @@ def isolate(
     else:
         _draw(found, every)
     return 0
+
+
+def save_isolated(
+    path: Path, weights: "Weights", case: "Case", options: "RunOptions", progress: "Progress | None" = None
+) -> None:
+    """Leave what a gate judges of native's isolated errors: all stages, the first denoising steps."""
+    from parity.diff.isolated import FIRST_STEPS
+    from parity.trace.atomic import write_json_atomic
+    from parity.trial.isolate import isolate as measure
+
+    steps = range(min(FIRST_STEPS, case.request.num_inference_steps))
+    found = measure(weights, case, options, steps=steps, harmless=False, progress=progress)
+    write_json_atomic(path, found.document())
+
+
+def isolate_run(run: "Run", weights: Path, path: Path) -> None:
+    """The same for a native run on disk, on its device and in its dtype."""
+    from parity.trace.record import device_named
+    from runners.protocol import DTYPES, RunOptions
+    from runners.weights import WeightsFolder
+
+    device = device_named(str(run.record.environment["device"]))
+    options = RunOptions(device=device, dtype=DTYPES[run.record.dtype])
+    save_isolated(path, WeightsFolder(weights), _case(str(run.folder)), options)
 
 
 def _case(reference: str) -> "Case":

@@ -20,11 +20,13 @@ def mutate(
     defect: Annotated[list[str] | None, typer.Option(help="Try these defects only.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; those that the limits were measured with.")] = 2,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    save: Annotated[Path | None, typer.Option("--out", help="Save everything as JSON; verdicts cite it.")] = None,
 ) -> int:
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
     import torch
 
     from parity.judge.registry import load_registry
+    from parity.trace.atomic import write_json_atomic
     from parity.trace.golden import find_case
     from parity.trace.places import limits_path
     from parity.trial.catalogue import CATALOGUE
@@ -45,6 +47,8 @@ def mutate(
         [one for one in CATALOGUE if not defect or one.id in defect],
         lambda text: err.print(text, markup=False),
     )
+    if save is not None:
+        write_json_atomic(save, score.document())
     if json:
         typer.echo(json_module.dumps(score.document(), indent=2))
     else:
@@ -56,7 +60,7 @@ def _draw(score: "Score") -> None:
     rows = Table("defect", "component", "noticed by", "first metric", "place", "right", title="Known defects")
     for trial in score.trials:
         seen = trial.evidence
-        levels = {"outputs": seen.by_outputs, "drift": bool(seen.departs_at), "isolation": bool(seen.adds_at)}
+        levels = {"outputs": seen.by_outputs, "drift": seen.by_level("drift"), "isolation": seen.by_level("isolated")}
         noticed = ", ".join(name for name, yes in levels.items() if yes)
         first = next(iter((*seen.findings, *seen.metrics)), "-")
         verdict = "equivalent" if trial.equivalent else noticed or "SURVIVED"

@@ -15,10 +15,13 @@ def report(
     against: Annotated[
         str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
     ] = "golden",
+    isolated: Annotated[
+        Path | None, typer.Option(help="What `parity isolate REF --out FILE` left, to be judged as well.")
+    ] = None,
     floors: Annotated[Path | None, typer.Option(help="Measured floors, from `parity amplify --out FILE`.")] = None,
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
-    from parity.cli.gate import judged, profile_of
+    from parity.cli.gate import calibrated_floors, judged, profile_of
     from parity.diff.diagnosis import diagnose, flow_of, read_floors
     from parity.diff.floors import Floors
     from parity.diff.runs import compare_runs
@@ -36,7 +39,7 @@ def report(
 
     candidate = read_run(run)
     reference = reference_run(against, candidate.case_id)
-    found = compare_runs(reference, candidate)
+    found = compare_runs(reference, candidate, isolated)
 
     verdict: Verdict | str
     try:
@@ -58,11 +61,12 @@ def report(
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         try:
             measured = None if floors is None else read_floors(floors, candidate)
+            calibrated = calibrated_floors(candidate.case_id)
             flow = flow_of(reference, read_trace(reference.folder))
             traced = Traced(
-                diagnosis=diagnose(reference, candidate, floors=floors),
+                diagnosis=diagnose(reference, candidate, floors=floors, calibrated=calibrated),
                 flow=flow,
-                floors=Floors(flow, candidate.record.dtype, measured),
+                floors=Floors(flow, candidate.record.dtype, measured, calibrated),
             )
         except RunError as error:
             traced = str(error)

@@ -69,7 +69,7 @@ def suite(
             continue
         official, native = (read_run(folder / found.id / runner) for runner in RUNNERS)
         if golden:
-            lines += _against_golden(official, native)
+            lines += _against_golden(official, native, _isolated(found, files, where, folder, native, quiet))
         lines.append(_judged("native against official", official, native))
         if report is not None:
             save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
@@ -122,14 +122,38 @@ def _already_there(case: "Case", weights: "Weights", device: "torch.device", tap
     )
 
 
-def _against_golden(official: "Run", native: "Run") -> "list[Line]":
+def _isolated(
+    case: "Case", weights: "Weights", device: "torch.device", folder: Path, native: "Run", quiet: bool
+) -> "Path | None":
+    """What native's parts add by themselves, for a verdict by limits; None where no limit is for that, or no trace."""
+    from parity.cli.isolate import save_isolated
+    from parity.diff.metric import ISOLATED
+    from parity.judge.registry import load_registry
+    from parity.trace.bundle import TRACE_FILE
+    from parity.trace.places import limits_path
+    from runners.protocol import RunOptions
+
+    if not native.has(TRACE_FILE) or not limits_path().exists():
+        return None
+    if not any(name.startswith(ISOLATED) for name in load_registry(limits_path()).limits_of(case.id)):
+        return None
+    path = folder / case.id / "native_isolated.json"
+    with progress_of(f"isolate {case.id}", quiet) as progress:
+        save_isolated(path, weights, case, RunOptions(device=device), progress)
+    return path
+
+
+def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
     from parity.trace.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
     limits = _has_limits(official.case_id)
-    lines = [_judged(f"{run.record.runner} against golden", recorded, run, limits) for run in (official, native)]
+    lines = [
+        _judged(f"{run.record.runner} against golden", recorded, run, limits, alone)
+        for run, alone in ((official, None), (native, isolated))
+    ]
     found = lines[0].found
     same = all(value == 1.0 for name, value in found.metrics.items() if name.startswith("outputs.bit_equal."))
     if not same and not found.environment:
@@ -147,14 +171,16 @@ def _has_limits(case_id: str) -> bool:
     return limits_path().exists() and case_id in load_registry(limits_path()).cases
 
 
-def _judged(what: str, reference: "Run", candidate: "Run", by_limits: bool = False) -> "Line":
+def _judged(
+    what: str, reference: "Run", candidate: "Run", by_limits: bool = False, isolated: "Path | None" = None
+) -> "Line":
     """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it."""
     from parity.cli.gate import judged, profile_of
     from parity.diff.runs import compare_runs
     from parity.report.suite import Line
     from runners.errors import RegistryError
 
-    found = compare_runs(reference, candidate)
+    found = compare_runs(reference, candidate, isolated)
     verdict, refusal = None, ""
     try:
         verdict = judged(found, "limits" if by_limits else profile_of(found))
@@ -172,9 +198,10 @@ def _judged(what: str, reference: "Run", candidate: "Run", by_limits: bool = Fal
 
 
 def _diagnosed(reference: "Run", candidate: "Run") -> "Diagnosis | None":
+    from parity.cli.gate import calibrated_floors
     from parity.diff.diagnosis import diagnose
     from parity.trace.bundle import TRACE_FILE
 
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return None
-    return diagnose(reference, candidate)
+    return diagnose(reference, candidate, calibrated=calibrated_floors(reference.case_id))

@@ -1,6 +1,7 @@
 """Run folders to a diagnosis: read both traces, lay out their case, gather floors, explain."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,13 +44,22 @@ class Diagnosis:
         }
 
 
-def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, oracle: Run | None = None) -> Diagnosis:
+def diagnose(
+    reference: Run,
+    candidate: Run,
+    *,
+    floors: Path | None = None,
+    calibrated: Mapping[str, tuple[float, float]] | None = None,
+    oracle: Run | None = None,
+) -> Diagnosis:
     """Diagnose a run by its trace.
 
     Args:
         reference: run taken as true, with a trace.
         candidate: run under test, with a trace.
-        floors: a file of measured floors, as `parity amplify` writes it; without one they are by rule.
+        floors: a file of measured floors, as `parity amplify` writes it.
+        calibrated: the registry's floor and limit of each group of taps, for taps that `floors` says nothing of;
+            without either, floors are by rule.
         oracle: the official run in fp32, with a trace, to say who is nearer to it.
     Raises: RunError if the runs are not of one request, a trace is missing or damaged, or floors are another case's.
     """
@@ -70,7 +80,7 @@ def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, orac
     explanation = explain(
         diff,
         flow,
-        Floors(flow, candidate.record.dtype, measured),
+        Floors(flow, candidate.record.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
     )

@@ -35,6 +35,7 @@ class Explanation:
     harmless: dict[str, float]  # floor of each root, relative L2
     ends: dict[str, float]  # relative L2 of final latents, frames and waveform
     floors_by_rule: int
+    floors_by_registry: int
     bit_equal: bool
 
     def document(self) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Explanation:
             "inherited": found.inherited,
             "ends": self.ends,
             "floors_by_rule": self.floors_by_rule,
+            "floors_by_registry": self.floors_by_registry,
         }
 
 
@@ -92,14 +94,14 @@ def explain(
         for name, pattern in _ENDS.items()
         if (tap := pattern.format(last=flow.steps - 1)) in diff.errors
     }
-    by_rule = floors.by_rule(diff.errors)
+    by_rule, by_registry = floors.by_rule(diff.errors), floors.by_registry(diff.errors)
     lines = [
         *_findings_said(findings),
         *_roots_said(found, flow, floors),
         *_rest_said(found, diff, floors, bits_expected),
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
-        *_floors_said(found, by_rule, len(diff.errors)),
+        *_floors_said(found, by_rule, by_registry, len(diff.errors)),
         *_next_said(found),
     ]
     return Explanation(
@@ -108,6 +110,7 @@ def explain(
         harmless={root.tap: floors.of(root.tap) for root in found.roots},
         ends=ends,
         floors_by_rule=by_rule,
+        floors_by_registry=by_registry,
         bit_equal=diff.bit_equal,
     )
 
@@ -215,11 +218,16 @@ def _oracle_said(arbitrations: Mapping[str, Arbitration] | None) -> list[str]:
     ]
 
 
-def _floors_said(found: Divergence, by_rule: int, compared: int) -> list[str]:
-    if not found.roots or not by_rule:
+def _floors_said(found: Divergence, by_rule: int, by_registry: int, compared: int) -> list[str]:
+    if not found.roots:
         return []
-    which = "everywhere" if by_rule == compared else f"at {by_rule} of {compared} taps"
-    return [f"harmless noise is by rule {which}, not measured; measure it with `parity amplify`"]
+    if by_rule:
+        which = "everywhere" if by_rule == compared else f"at {by_rule} of {compared} taps"
+        return [f"harmless noise is by rule {which}, not measured; measure it with `parity amplify`"]
+    if by_registry:
+        which = "" if by_registry == compared else f" at {by_registry} of {compared} taps"
+        return [f"harmless noise is the registry's, the worst in each group of taps of this case{which}"]
+    return ["harmless noise is as measured in the file of floors"]
 
 
 def _next_said(found: Divergence) -> list[str]:

@@ -30,6 +30,8 @@ CODES: Final[dict[str, str]] = {
     "sigma_mismatch": "the two runs followed different noise schedules",
     "swapped_pass": "a guidance pass of the candidate holds what another pass of the reference holds",
     "environment_mismatch": "the two runs were made in environments that give other bits",
+    "missing_trace": "the candidate could have offered internals that the limits judge, and did not",
+    "not_isolated": "a part of the candidate could not be compared although it was fed the reference's own inputs",
     "incomplete_trace": "the run ended before its trace was whole",
     "lag_undetermined": "the content is too uniform, or too damaged, for a lag in time to be told",
 }

@@ -1,8 +1,12 @@
 """How far harmless noise alone may carry each tap: measured where somebody has measured it, else a stated rule.
 
+**Calibrated** floors are those of the registry, for the case and the group of the tap (`parity.diff.tap_group`): the
+worst of all harmless variations. What exceeds the group's limit, or `HEADROOM` times its floor, departs.
+
 **Measured** floors are the relative L2 between two runs of the reference that differ in nothing that matters (another
 attention kernel, another thread count), or one unit in the last place put into its latent (`parity amplify`). They are
-looked up by the tap's own name, then with its block as `*`, then with its step as `*`, then with both.
+looked up by the tap's own name, then with its block as `*`, then with its step as `*`, then with both. They come before
+calibrated ones: who gives them wants them used.
 
 **The rule**, for taps that nobody has measured, with u the unit roundoff of the run's dtype (bf16: 2^-9):
 
@@ -22,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from parity.diff.dataflow import Dataflow
+from parity.diff.tap_group import drift_group
 from parity.diff.tap_place import place_of
 from runners.errors import RunError
 
@@ -35,13 +40,20 @@ HEADROOM: Final = 3.0  # a measured floor is one draw of noise; another draw may
 class Floors:
     """The floor of every tap of one case."""
 
-    def __init__(self, flow: Dataflow, dtype: str, measured: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        flow: Dataflow,
+        dtype: str,
+        measured: Mapping[str, float] | None = None,
+        calibrated: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         """Prepare floors.
 
         Args:
             flow: the case's taps.
             dtype: of the runs, "bf16" or "fp32".
             measured: relative L2 by tap, or by tap with `*` for its step, its block or both.
+            calibrated: floor and limit of each group, as `parity.judge.registry.Registry.floors_of` gives them.
         Raises: RunError for another dtype, or a measured floor that is not a finite number from 0.
         """
         if dtype not in UNIT_ROUNDOFF:
@@ -50,6 +62,8 @@ class Floors:
         bad = [name for name, value in self.measured.items() if not (math.isfinite(value) and value >= 0)]
         if bad:
             raise RunError(f"Floors must be finite and not negative; {bad[0]!r} is {self.measured[bad[0]]}.")
+        self._calibrated = dict(calibrated or {})
+        self._steps = flow.steps
         self._block = BLOCK_FACTOR * UNIT_ROUNDOFF[dtype]
         self._depth = flow.num_blocks
         self._guided = {
@@ -60,16 +74,29 @@ class Floors:
     def of(self, tap: str) -> float:
         """The floor of a tap, relative L2."""
         found = self._measured(tap)
-        return self._rule(tap) if found is None else found
+        if found is not None:
+            return found
+        group = self._group(tap)
+        return self._rule(tap) if group is None else group[0]
 
     def bound(self, tap: str) -> float:
-        """What an error must exceed to be more than harmless: a measured floor with headroom, or the wide rule."""
+        """What an error must exceed to be more than harmless."""
         found = self._measured(tap)
-        return self._rule(tap) if found is None else HEADROOM * found
+        if found is not None:
+            return HEADROOM * found
+        group = self._group(tap)
+        return self._rule(tap) if group is None else min(group[1], HEADROOM * group[0])
 
     def by_rule(self, taps: Iterable[str]) -> int:
         """How many of these taps nobody has measured."""
-        return sum(self._measured(tap) is None for tap in taps)
+        return sum(self._measured(tap) is None and self._group(tap) is None for tap in taps)
+
+    def by_registry(self, taps: Iterable[str]) -> int:
+        """How many of these taps have the registry's floor of their group."""
+        return sum(self._measured(tap) is None and self._group(tap) is not None for tap in taps)
+
+    def _group(self, tap: str) -> tuple[float, float] | None:
+        return self._calibrated.get(drift_group(tap, self._steps)) if self._calibrated else None
 
     def _measured(self, tap: str) -> float | None:
         if not self.measured:

@@ -7,6 +7,9 @@ where both signs are faults enters a summary as a magnitude, and its name says s
 Against a golden that keeps three whole frames (`parity.trace.reduced`), `frames.` is measured on those three and has no
 flicker, and `small_frames.` on small copies of all frames. Otherwise `frames.` is measured on all of them.
 
+`drift.GROUP` and `isolated.GROUP` are for runs that offer their internals: the worst relative L2 among the taps of a
+group in the free run, and among its places fed the reference's own inputs (`parity.diff.tap_group`).
+
 Infinite values are legitimate (the PSNR of equal frames); `nan` means "could not be computed" and must fail.
 """
 
@@ -15,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from parity.diff.tap_group import DRIFT_GROUPS, ISOLATED_GROUPS
 from runners.errors import RegistryError
 
 Direction = Literal["higher", "lower", "exact"]
@@ -90,12 +94,23 @@ def tensor_metrics(prefix: str) -> tuple[Metric, ...]:
     return tuple(Metric(name=f"{prefix}.{n}", unit=u, direction=d, meaning=m) for n, u, d, m in _TENSOR)
 
 
+DRIFT, ISOLATED = "drift.", "isolated."  # what the metrics of internals begin with
+
+
+def _of_groups(prefix: str, groups: Sequence[str], meaning: str) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(name=f"{prefix}{group}", unit="", direction="lower", meaning=f"{meaning} {group}") for group in groups
+    )
+
+
 METRICS: Final[dict[str, Metric]] = {
     metric.name: metric
     for metric in (
         *(Metric(name=n, unit=u, direction=d, meaning=m) for n, u, d, m in _OTHERS),
         *tensor_metrics("video_latent"),
         *tensor_metrics("audio_latent"),
+        *_of_groups(DRIFT, DRIFT_GROUPS, "worst relative L2, in the free run, of a tap of"),
+        *_of_groups(ISOLATED, ISOLATED_GROUPS, "worst relative L2 that is added, fed the reference's inputs, at"),
     )
 }
 

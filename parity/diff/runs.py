@@ -4,15 +4,19 @@ The result holds numbers only and can be saved, so that a run is judged again la
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from parity.diff.comparable import require_comparable
+from parity.diff.dataflow import Dataflow
 from parity.diff.diagnosis import flow_of
+from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
+from parity.diff.isolated import read_isolated
+from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, OUTPUTS_ONLY, Level
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
@@ -50,16 +54,21 @@ class RunsDiff:
     metrics: dict[str, float]
     findings: tuple[Finding, ...]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
+    levels: dict[str, Level] = field(default_factory=lambda: dict(OUTPUTS_ONLY))  # so it was when there were none
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
+def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> RunsDiff:
     """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
 
-    Raises: RunError as `require_comparable`, and for outputs that cannot be read.
+    Args:
+        reference: run taken as true.
+        candidate: run under test.
+        isolated: what `parity isolate --out` left of the candidate, to be judged as well.
+    Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
     old, new = reference.record, candidate.record
@@ -71,10 +80,20 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
     findings = list(outputs.findings)
+    levels = {OUTPUTS: MEASURED, "isolated": isolated_level(NOT_ISOLATED, candidate)}
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
-        traces = _compare_taps(reference, candidate)
+        traces, flow = _compare_taps(reference, candidate)
         findings += traces.findings
         metrics["taps.bit_different"] = float(sum(not diff.bit_equal for diff in traces.taps.values()))
+        metrics |= drift_metrics(traces, flow)
+        levels["drift"] = drift_level(traces, flow)
+    else:
+        levels["drift"] = without_trace(reference, candidate)
+    if isolated is not None:
+        alone = read_isolated(isolated, candidate)
+        findings += alone.findings
+        metrics |= alone.metrics
+        levels["isolated"] = MEASURED
     if old.sigmas != new.sigmas:
         message = f"reference has {old.sigmas[:4]}..., candidate has {new.sigmas[:4]}..."
         findings.append(Finding(code="sigma_mismatch", where="sigmas", message=message))
@@ -92,13 +111,15 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
             f"{small}mad": [float(value) for value in outputs.frames.mad],
             f"{small}flicker": [float(value) for value in outputs.frames.flicker],  # one fewer: changes
         },
+        levels=levels,
     )
 
 
-def _compare_taps(reference: Run, candidate: Run) -> TraceDiff:
+def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    return compare_traces(old, new, flow_of(reference, old))
+    flow = flow_of(reference, old)
+    return compare_traces(old, new, flow), flow
 
 
 def _reduced(run: Run) -> ReducedOutputs:

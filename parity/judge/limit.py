@@ -6,11 +6,15 @@ Every metric is first turned into a distance from perfect agreement, zero or mor
 * direction "higher" in dB: 10^(-value/20), the amplitude ratio of error to full scale, so that inf dB is 0;
 * direction "higher" without a unit: 1 - value (SSIM, cosine, correlation).
 
-Let f be the largest distance among harmless variations of the reference (the floor) and d the smallest distance among
-the defects that this metric should catch. The limit is the distance sqrt(f d), halfway between them in ratio, and it
-counts as calibrated only if it lies at least `MARGIN` times above the floor (and so as far below the defect): if the
-separation d / f is at least `MARGIN` squared. Otherwise the two populations overlap, the status is
-`CALIBRATION_NEEDED`, and the bound is `MARGIN` times the floor: it may fail a case, but a case cannot pass on it alone.
+Let f be the largest distance among harmless variations of the reference (the floor), d the smallest distance among the
+defects that this metric should catch, and h how far harmless variation may yet be expected to go: `MARGIN` times f, or
+where at least `MIN_SPREAD_SAMPLES` harmless distances are not zero, m exp(`SPREADS` s) if that is more, with m their
+median and s the root mean square of log(distance / m) over those above it. Norms of many elements hardly spread, and
+the margin decides; the largest error of a single element spreads widely, and one draw more may be the largest yet.
+
+The limit is the distance sqrt(f d), halfway between floor and defect in ratio, and it counts as calibrated only if it
+lies at h or beyond. Otherwise the two populations overlap, the status is `CALIBRATION_NEEDED`, and the bound is h: it
+may fail a case, but a case cannot pass on it alone.
 """
 
 import datetime
@@ -24,9 +28,13 @@ from runners.errors import RegistryError
 
 MARGIN: Final = 1.25
 MIN_FLOOR_SAMPLES: Final = 2  # one sample shows no variation
+MIN_SPREAD_SAMPLES: Final = 8  # fewer show no spread
+SPREADS: Final = 4.0  # from the median to what harmless variation may yet reach
 METHOD: Final = (
-    f"limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least {MARGIN} x floor "
-    f"and there are at least {MIN_FLOOR_SAMPLES} floor samples; else CALIBRATION_NEEDED at {MARGIN} x floor"
+    "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
+    f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else CALIBRATION_NEEDED at that "
+    f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
+    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median)"
 )
 EXPIRES_WITH: Final = ("device", "torch", "driver", "attention_kernel", "threads", "weights_sha256")
 
@@ -175,17 +183,18 @@ def derive_limit(
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
     enough = sum(len(values) for values in floor.values()) >= MIN_FLOOR_SAMPLES
-    calibrated = enough and separation is not None and separation >= MARGIN**2
+    ratio = reach([distance(value, unit, direction) for values in floor.values() for value in values])
+    calibrated = enough and separation is not None and separation >= ratio**2
     if calibrated and weakest is not None and math.isfinite(distance(weakest[1], unit, direction)):
         value = _halfway(floor_value, weakest[1], unit, direction)
     else:
-        value = _widened(floor_value, unit, direction)
+        value = _widened(floor_value, ratio, unit, direction)
     return Limit(
         value=value,
         unit=unit,
         direction=direction,
         status="calibrated" if calibrated else "CALIBRATION_NEEDED",
-        reason=reason or _reason(worst_harmless, weakest, separation, enough),
+        reason=reason or _reason(worst_harmless, weakest, separation, enough, ratio),
         floor=floor_value,
         floor_from=floor_from,
         weakest_defect=weakest[1] if weakest else None,
@@ -198,6 +207,19 @@ def derive_limit(
             targets=wanted,
         ),
     )
+
+
+def reach(distances: Sequence[float]) -> float:
+    """How far harmless variation may be expected to go, as a multiple of the largest distance seen (h / f)."""
+    moved = sorted(value for value in distances if value > 0)
+    if len(moved) < MIN_SPREAD_SAMPLES:
+        return MARGIN
+    middle = math.sqrt(moved[(len(moved) - 1) // 2] * moved[len(moved) // 2])
+    above = [math.log(value / middle) for value in moved if value > middle]
+    if not above:
+        return MARGIN
+    spread = math.sqrt(math.fsum(value * value for value in above) / len(above))
+    return max(MARGIN, middle * math.exp(SPREADS * spread) / moved[-1])
 
 
 def _require_in_range(metric: Metric, name: str, values: Sequence[float]) -> None:
@@ -227,23 +249,38 @@ def _halfway(floor: float, defect: float, unit: str, direction: Direction) -> fl
     return 1.0 - math.sqrt(distance(floor, unit, direction) * distance(defect, unit, direction))
 
 
-def _widened(floor: float, unit: str, direction: Direction) -> float:
-    """The value whose distance is `MARGIN` times that of the floor."""
+def _widened(floor: float, ratio: float, unit: str, direction: Direction) -> float:
+    """The value whose distance is `ratio` times that of the floor."""
     if direction == "lower":
-        return MARGIN * floor
+        return ratio * floor
     if unit == "dB":
-        return floor - 20 * math.log10(MARGIN)
-    return 1.0 - MARGIN * distance(floor, unit, direction)
+        return floor - 20 * math.log10(ratio)
+    return 1.0 - ratio * distance(floor, unit, direction)
 
 
-def _reason(floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, enough: bool) -> str:
+def _reason(
+    floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, enough: bool, ratio: float
+) -> str:
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"
     between = f"{floor_words}, weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
     if not enough:
         return f"{between}; fewer than {MIN_FLOOR_SAMPLES} floor samples"
-    return between if separation >= MARGIN**2 else f"{between}: too close to tell them apart"
+    if separation >= ratio**2:
+        return between
+    spread = f" (harmless variation may reach {ratio:.2f} x its floor)" if ratio > MARGIN else ""
+    return f"{between}: too close to tell them apart{spread}"
+
+
+def again(metric: Metric, limit: Limit) -> Limit:
+    """A limit worked out again from its own samples; an exact one stays. Raises: RegistryError as `derive_limit`."""
+    if limit.samples is None or limit.calibration is None:
+        return limit
+    samples = limit.samples
+    return derive_limit(
+        metric, floor=samples.floor, defects=samples.defects, targets=samples.targets, calibration=limit.calibration
+    )
 
 
 def contradiction(metric: Metric, limit: Limit) -> str | None:
@@ -256,19 +293,16 @@ def contradiction(metric: Metric, limit: Limit) -> str | None:
     if limit.samples is None or limit.calibration is None:
         wanted = wanted_value(metric)
         return None if limit.value == wanted else f"says {limit.value}; the wanted value is {wanted}"
-    samples = limit.samples
     try:
-        again = derive_limit(
-            metric, floor=samples.floor, defects=samples.defects, targets=samples.targets, calibration=limit.calibration
-        )
+        derived = again(metric, limit)
     except RegistryError as error:
         return f"has samples that give no limit: {error}"
     for name in ("value", "floor", "weakest_defect", "separation"):
-        if not _same(getattr(limit, name), getattr(again, name)):
-            return f"says {name} {getattr(limit, name)}; its samples give {getattr(again, name)}"
+        if not _same(getattr(limit, name), getattr(derived, name)):
+            return f"says {name} {getattr(limit, name)}; its samples give {getattr(derived, name)}"
     for name in ("status", "floor_from", "weakest_defect_from"):
-        if getattr(limit, name) != getattr(again, name):
-            return f"says {name} {getattr(limit, name)!r}; its samples give {getattr(again, name)!r}"
+        if getattr(limit, name) != getattr(derived, name):
+            return f"says {name} {getattr(limit, name)!r}; its samples give {getattr(derived, name)!r}"
     return None
 
 

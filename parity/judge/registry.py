@@ -5,15 +5,15 @@ left out. The "exact" profile needs no entries: each metric of direction "exact"
 derived in `parity.judge.limit`; here they are looked up, checked against their own samples, and replaced.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
-from parity.diff.metric import METRICS, metric_named
+from parity.diff.metric import DRIFT, METRICS, metric_named
 from parity.judge.document import Strict, load_document
-from parity.judge.limit import METHOD, Calibration, Limit, contradiction, looser
+from parity.judge.limit import METHOD, Calibration, Limit, again, contradiction, looser
 from parity.trace.atomic import write_json_atomic
 from runners.errors import RegistryError
 
@@ -77,6 +77,14 @@ class Registry(Strict, frozen=True, kw_only=True):
     def limits_of(self, case: str) -> dict[str, Limit]:
         """The limits that hold for a case: its own, and the defaults for what it does not list."""
         return {**self.defaults, **self.cases.get(case, {})}
+
+    def floors_of(self, case: str) -> dict[str, tuple[float, float]]:
+        """Floor and limit, relative L2, of each group of taps whose drift is judged in a case."""
+        return {
+            metric.removeprefix(DRIFT): (limit.floor, limit.value)
+            for metric, limit in self.limits_of(case).items()
+            if metric.startswith(DRIFT) and limit.floor is not None
+        }
 
     def verify(self) -> None:
         """Work every limit out again from its own samples; CI runs this.
@@ -166,6 +174,21 @@ def propose(
         waivers=old.waivers,
     )
     return Proposal(registry=new, changes=_changes(old, new))
+
+
+def rederived(old: Registry, cases: Sequence[str] | None = None) -> Proposal:
+    """Limits worked out again by today's method from the samples that they hold; None means those of every case.
+
+    Raises: RegistryError for a case without limits.
+    """
+    if unknown := sorted(set(cases or ()) - old.cases.keys()):
+        raise RegistryError(f"No limits of {', '.join(unknown)}; there are some of {', '.join(old.cases)}.")
+    tables = {
+        where: {metric: again(METRICS[metric], limit) for metric, limit in limits.items()}
+        for where, limits in old.cases.items()
+        if cases is None or where in cases
+    }
+    return propose(old, tables, {})
 
 
 def _keeping_reason(old: Limit | None, new: Limit) -> Limit:

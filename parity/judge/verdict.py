@@ -5,6 +5,10 @@ three outcomes. "parity": nothing failed, and at least one metric that can tell 
 "not_at_parity": a metric is beyond its limit. "undecided": something is missing, unmatched, NaN or otherwise found, so
 the numbers cannot be believed; or nothing failed, but every limit that held is uncalibrated or was measured in another
 environment, so nothing was shown. What prevents judging at all (no limit for a metric, nothing to judge) is raised.
+
+By limits a run is judged on the levels of evidence that were measured (`parity.diff.levels`): outputs always, drift of
+taps and isolated errors where they are there. A level that is not there is named in the verdict with the reason, and
+what the rest is worth: how many known defects it catches. A level that the candidate could have offered is a failure.
 """
 
 import math
@@ -14,14 +18,18 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.finding import Finding
+from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
 from parity.diff.metric import METRICS, Direction, Metric, metric_named
 from parity.judge.limit import Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry
+from parity.judge.strength import Strength, said
 from parity.trace.atomic import plain
 from runners.errors import RegistryError, RunError
 
 Profile = Literal["exact", "limits"]
 Outcome = Literal["parity", "not_at_parity", "undecided"]
+JUDGED: Final = "judged"
+NOT_MEASURED: Final = Level(measured=False, why="it was not measured")
 EXIT_CODES: Final[dict[Outcome, int]] = {"parity": 0, "not_at_parity": 1, "undecided": 2}
 BIT_EQUALITIES: Final = tuple(name for name in METRICS if ".bit_equal." in name)
 
@@ -63,6 +71,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
+    levels: dict[str, str] = {}  # level of evidence -> "judged", or why it was not; empty where equality is judged
 
     @property
     def exit_code(self) -> int:
@@ -87,6 +96,8 @@ def judge(
     findings: Iterable[Finding] = (),
     registry: Registry | None = None,
     environment: Mapping[str, str] | None = None,
+    levels: Mapping[str, Level] = OUTPUTS_ONLY,
+    strength: Strength | None = None,
 ) -> Verdict:
     """Judge one run.
 
@@ -98,6 +109,8 @@ def judge(
         findings: what the comparison found besides numbers; each one fails.
         registry: limits, for the profile "limits".
         environment: where the run was made, to tell limits that have expired.
+        levels: which levels of evidence were measured, for the profile "limits".
+        strength: how many known defects the levels catch, for the notes.
     Raises:
         RegistryError: a metric that does not exist, or that has neither a limit nor a reason to be left unjudged.
         RunError: there is nothing to judge.
@@ -108,14 +121,24 @@ def judge(
         raise RunError(f"Case {case!r}: no metric and no finding, so nothing was compared; run `parity diff` first.")
     unjudged: dict[str, str] = {}
     waivers: dict[str, str] = {}
+    reached: dict[str, str] = {}
     if profile == "exact":
         limits = {name: exact_limit(metric) for name, metric in known.items() if metric.direction == "exact"}
         limits |= {name: exact_limit(METRICS[name]) for name in BIT_EQUALITIES}
-        unjudged = dict.fromkeys(known.keys() - limits.keys(), "the exact profile judges equality")
+        outputs = {name for name in known if level_of(name) == OUTPUTS}
+        unjudged = dict.fromkeys(outputs - limits.keys(), "the exact profile judges equality")
     else:
         if registry is None or environment is None:
             raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
         limits = registry.limits_of(case)
+        reached = _reached(levels, limits)
+        limits = {name: limit for name, limit in limits.items() if reached[level_of(name)] == JUDGED}
+        known = {name: metric for name, metric in known.items() if reached[level_of(name)] == JUDGED}
+        failures += [
+            Failure(code="missing_trace", where=level, message=state.why)
+            for level, state in levels.items()
+            if state.owed and not state.measured
+        ]
         unjudged = {name: why for name, why in registry.unjudged.items() if name in known}
         waivers = {waiver.metric: waiver.reason for waiver in registry.waivers if waiver.case == case}
         if without := sorted(known.keys() - limits.keys() - unjudged.keys()):
@@ -151,9 +174,37 @@ def judge(
         outcome=_outcome(rows, failures),
         rows=tuple(rows),
         failures=tuple(failures),
-        notes=_notes(rows),
+        notes=(*_levels_said(reached, strength), *_notes(rows)),
         unjudged=unjudged,
+        levels=reached,
     )
+
+
+def _reached(levels: Mapping[str, Level], limits: Mapping[str, Limit]) -> dict[str, str]:
+    """Each level: judged, or why not. One that was measured but has no limit at all in this case is not judged."""
+    there = {level_of(name) for name in limits}
+    found = {}
+    for level in LEVELS:
+        state = levels.get(level, NOT_MEASURED)
+        if not state.measured:
+            found[level] = state.why
+        elif level != OUTPUTS and level not in there:
+            found[level] = "the registry has no limits of it for this case: `parity calibrate`"
+        else:
+            found[level] = JUDGED
+    return found
+
+
+def _levels_said(reached: Mapping[str, str], strength: Strength | None) -> tuple[str, ...]:
+    """By what a run was judged, what was left out, and what that is worth."""
+    if not reached:
+        return ()
+    judged_by = [level for level, state in reached.items() if state == JUDGED]
+    parts = [f"judged by {said(judged_by)}"]
+    parts += [f"not by {LEVEL_WORDS[level]}: {state}" for level, state in reached.items() if state != JUDGED]
+    if strength is not None and (worth := strength.caught_by(judged_by)):
+        parts.append(worth)
+    return ("; ".join(parts),)
 
 
 def _row(metric: Metric, value: float, limit: Limit, expired: tuple[str, ...], waiver: str) -> Row:

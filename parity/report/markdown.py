@@ -7,7 +7,19 @@ from pathlib import Path
 
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Row, Verdict
-from parity.report.words import bound, headline, number, perf_sentence, printable, sentence, signed, state, used, why
+from parity.report.words import (
+    bound,
+    headline,
+    judged_by,
+    number,
+    perf_sentence,
+    printable,
+    sentence,
+    signed,
+    state,
+    used,
+    why,
+)
 
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -16,7 +28,10 @@ _ESCAPED = str.maketrans(
 
 def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
     """The summary of a gate: headline, what failed, then everything, folded."""
-    parts = [f"### {escaped(headline(verdict, perf))}", f"Case {escaped(verdict.case)}, profile {verdict.profile}."]
+    parts = [
+        f"### {escaped(headline(verdict, perf))}",
+        f"Case {escaped(verdict.case)}, judged by {escaped(judged_by(verdict))}.",
+    ]
     parts += [
         f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(failure.message)}"
         for failure in verdict.failures

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from parity.diff.diagnosis import Diagnosis
 from parity.diff.runs import RunsDiff
-from parity.judge.verdict import Verdict, gate_exit_code
+from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
 from parity.report.markdown import escaped
 from parity.report.words import GIB, number, printable, sentence
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
@@ -55,7 +55,7 @@ class Line:
         return (
             self.case,
             self.what,
-            "-" if self.verdict is None else "bits" if self.by_bits else "limits",
+            self._judged_by(),
             self._equal_or(f"PSNR {self._number('frames.psnr_db.min', 'dB')}", "frames"),
             self._equal_or(f"SNR {self._number('audio.snr_db.min', 'dB')}", "audio"),
             self._equal_or(f"L2 {self._worst_latent()}", "video_latent", "audio_latent"),
@@ -87,6 +87,14 @@ class Line:
             "taps": None if self.taps is None else self.taps.explanation.document(),
             "environment_differences": list(self.found.environment),
         }
+
+    def _judged_by(self) -> str:
+        """By equality of bits, or by limits on which levels of evidence."""
+        if self.verdict is None:
+            return "-"
+        if self.by_bits:
+            return "bits of outputs" if self.taps is None else "bits of outputs and taps"
+        return f"limits: {', '.join(level for level, state in self.verdict.levels.items() if state == JUDGED)}"
 
     def _equal_or(self, otherwise: str, *names: str) -> str:
         equal = all(self.found.metrics.get(f"outputs.bit_equal.{name}") == 1.0 for name in names)

@@ -18,6 +18,7 @@ from parity.report.words import (
     bound,
     headline,
     interval,
+    judged_by,
     limit_words,
     number,
     perf_sentence,
@@ -58,7 +59,7 @@ def draw_gate(console: Console, verdict: Verdict, perf: PerfVerdict | None = Non
 
 def draw_verdict(console: Console, verdict: Verdict) -> None:
     """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
-    title = f"{printable(verdict.case)}, judged by {'equality' if verdict.profile == 'exact' else 'limits'}"
+    title = f"{printable(verdict.case)}, judged by {judged_by(verdict)}"
     rows = [
         (
             state(row),

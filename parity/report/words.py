@@ -7,7 +7,8 @@ import math
 
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.registry import Change
-from parity.judge.verdict import Row, Verdict
+from parity.judge.strength import said
+from parity.judge.verdict import JUDGED, Row, Verdict
 
 GIB = 1 << 30
 
@@ -98,6 +99,15 @@ def limit_words(change: Change, *, old: bool) -> str:
         return "-"
     mark = " (CALIBRATION_NEEDED)" if limit.status == "CALIBRATION_NEEDED" else ""
     return f"{number(limit.value, limit.unit)}{mark}"
+
+
+def judged_by(verdict: Verdict) -> str:
+    """By what a case was judged: "equality", or "limits on outputs and drift of taps, without isolated errors"."""
+    if verdict.profile == "exact":
+        return "equality"
+    there = [level for level, state in verdict.levels.items() if state == JUDGED]
+    left_out = [level for level in verdict.levels if level not in there]
+    return f"limits on {said(there)}" + (f", without {said(left_out)}" if left_out else "")
 
 
 def headline(verdict: Verdict, perf: PerfVerdict | None = None) -> str:

@@ -63,7 +63,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from parity.trace.environment import fingerprint
     from runners.case import case_of
     from runners.catalogue import open_runner
-    from runners.protocol import DTYPES, RunOptions
+    from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
     from runners.weights import WeightsFolder
 
     if request["protocol"] != PROTOCOL:
@@ -109,7 +109,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "stage_s": outcome.stage_s,
             "step_s": outcome.step_s,
             "peak_bytes": outcome.peak_bytes,
-            "details": outcome.details,
+            "details": {**outcome.details, TAPS_OFFERED: list(runner.capabilities.taps)},
         },
     )
 

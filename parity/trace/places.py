@@ -29,3 +29,8 @@ def limits_path() -> Path:
 def baselines_path() -> Path:
     """The performance baselines."""
     return project_root() / "thresholds" / "perf_baselines.json"
+
+
+def mutation_path() -> Path:
+    """The last saved mutation score: how many known defects each level of evidence catches."""
+    return project_root() / "docs" / "measurements" / "mutation_tiny.json"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from parity.trace.recorder import Keep, Recorder
 from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
-from runners.protocol import Outcome, Runner, RunOptions
+from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
 from runners.tap import listening
 from runners.weights import Weights
 
@@ -72,6 +72,7 @@ def record_run(
                 torch.cuda.synchronize(options.device)
             end_to_end_s = time.perf_counter() - start_s
             environment = fingerprint(options.device)
+        outcome = replace(outcome, details={**outcome.details, TAPS_OFFERED: list(runner.capabilities.taps)})
         return Executed(runner=runner.name, outcome=outcome, environment=environment, end_to_end_s=end_to_end_s)
 
     return leave_run(execute, case, weights, options, out)

@@ -42,7 +42,8 @@ class _EnoughError(Exception):
 class _Until:
     """A progress listener that stops a run behind the last stage asked for."""
 
-    def __init__(self, stages: Sequence[str]) -> None:
+    def __init__(self, stages: Sequence[str], steps: int | None) -> None:
+        self._steps = steps
         # What latents are prepared is seen when the first step of denoising begins.
         self._last = max((*map(STAGES.index, stages), *([DENOISING] if "latent_preparation" in stages else [])))
 
@@ -53,7 +54,7 @@ class _Until:
 
     def step(self, index: int, count: int) -> None:
         """Stop behind the steps that are measured, if nothing later was asked for."""
-        if self._last == DENOISING and index >= STEPS:
+        if self._last == DENOISING and self._steps is not None and index >= self._steps:
             raise _EnoughError
 
 
@@ -62,8 +63,12 @@ def stages_of(first_tap: str) -> tuple[str, ...]:
     return SUSPECTS[first_tap.partition("/")[0]]
 
 
-def added_alone(weights: Weights, case: Case, stages: Iterable[str], *, oracle: bool = False) -> tuple[Added, ...]:
+def added_alone(
+    weights: Weights, case: Case, stages: Iterable[str], *, oracle: bool = False, steps: int | None = STEPS
+) -> tuple[Added, ...]:
     """What the native model, as it is patched now, adds in these stages; in data-flow order.
+
+    Of denoising the first `steps` are measured, None for all.
 
     Raises: as the official runner does.
     """
@@ -74,7 +79,7 @@ def added_alone(weights: Weights, case: Case, stages: Iterable[str], *, oracle: 
         case,
         options,
         stages=chosen,
-        choice=Choice(steps=frozenset(range(STEPS))),
+        choice=Choice(steps=None if steps is None else frozenset(range(steps))),
         harmless=False,
         oracle=oracle,
         copies=True,
@@ -85,5 +90,5 @@ def added_alone(weights: Weights, case: Case, stages: Iterable[str], *, oracle: 
         listening(lockstep.hear),
         suppress(_EnoughError),
     ):
-        official.run(case, _Until(chosen))
+        official.run(case, _Until(chosen, steps))
     return tuple(lockstep.sheet.rows)

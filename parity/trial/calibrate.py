@@ -3,30 +3,44 @@
 Both populations are measured now, on this machine, against the same plain official run. An output metric answers for
 the defects that are bound to show in what it measures (`parity.trial.defect.Facet`), decided before measuring: no limit
 is fitted to catch what it happens to catch. Weak defects are the business of single modules, not of outputs.
+
+A group of taps answers, in the free run, for the defects that depart first there, and from the second step on for those
+that are bound to spoil the final latent of its stream. In isolation it answers for the defects that lie there, and each
+group for one that needs no run: its output scaled by 1 %, which is a relative L2 of 0.01 whatever it holds.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import Final
 
 import msgspec
 import torch
 
-from parity.diff.metric import METRICS, Metric
-from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.diff.dataflow import Dataflow
+from parity.diff.isolated import isolated_numbers
+from parity.diff.levels import OUTPUTS, level_of
+from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
+from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, propose
-from parity.trace.bundle import Outputs
 from parity.trace.environment import fingerprint
-from parity.trial.benign import Variation, variations
+from parity.trial.added_error import Added
+from parity.trial.alone import added_alone
+from parity.trial.benign import variations
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import Defect, Facet, present
-from parity.trial.execute import execute
+from parity.trial.drift import Drifted, Recorded, drift, record
+from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, rewritten
 from runners.case import Case
+from runners.clock import STAGES
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
+SCALED: Final = "scaled_by_1_percent"
+SCALED_BY: Final = 0.01
 CALIBRATION_DRAWS: Final = range(4)  # seeds of the ULP moves; `parity mutate` takes others
 EXPIRES_WITH: Final = ("device", "device_name", "driver", "torch", "sdpa_backends", "threads")
 TAIL: Final = "rounding changes the sign of values near zero, which is as far apart as ULPs go: the tail says nothing"
@@ -64,10 +78,16 @@ class Populations:
     floor: dict[str, dict[str, float]]  # variation -> metric -> value
     defects: dict[str, dict[str, float]]  # defect -> metric -> value, where it could be computed
     findings: dict[str, tuple[str, ...]]  # defect -> what the comparison refused outright
+    shown_at: dict[str, frozenset[str]]  # defect -> metrics of groups in which it departs first, or adds its error
 
 
-def facet_of(metric: str) -> Facet:
-    """What a metric looks at."""
+def facet_of(metric: str) -> Facet | None:
+    """What a metric looks at; None for groups of taps that no facet stands for."""
+    level = level_of(metric)
+    if level == "isolated":
+        return None
+    if level == "drift":
+        return _facet_of_drift(metric.removeprefix(DRIFT))
     if metric.startswith("av."):
         return "av_offset"
     if metric.startswith("audio.lag"):
@@ -84,21 +104,18 @@ def facet_of(metric: str) -> Facet:
     return facets[metric.partition(".")[0]]
 
 
+def _facet_of_drift(group: str) -> Facet | None:
+    """What spoils a final latent has spoiled that stream since the first step; before, it shows where it lies."""
+    if group.startswith("decode."):
+        return "frames" if group == "decode.frames" else "audio"
+    if not group.endswith(RANGES[1:]):
+        return None
+    return "video_latent" if group.split(".")[1] == "video" else "audio_latent"
+
+
 def defects_of(case: Case) -> tuple[Defect, ...]:
-    """The defects that output metrics answer for and that matter to a case as it stands."""
-    return tuple(defect for defect in CATALOGUE if defect.shows_in and defect.variant.fits(case))
-
-
-def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
-    """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
-    return compare_outputs(
-        reference,
-        replace(
-            candidate,
-            video_latent=candidate.video_latent.to(reference.video_latent.dtype),
-            audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
-        ),
-    )
+    """The defects that matter to a case as it stands."""
+    return tuple(defect for defect in CATALOGUE if defect.variant.fits(case))
 
 
 def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
@@ -106,61 +123,118 @@ def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
 
     Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
     """
-    reference = execute("official", weights, case)
-    plain = compare_outputs(reference, execute("native", weights, case))
-    if not all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name):
+    reference = record(weights, case)
+    if not drift(weights, case, reference).bit_equal:
         raise RegistryError(
             f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be measured "
             "together with what is wrong already. Mend it first; `parity diff` shows where."
         )
-    floor = {}
-    for variation in variations(CALIBRATION_DRAWS):
-        say(f"{case.id}: harmless, {variation.description}")
-        floor[variation.id] = _harmless(weights, case, reference, variation)
-    defects, findings = {}, {}
+    floor = measure_floor(weights, case, reference, CALIBRATION_DRAWS, say)
+    defects, findings, shown_at = {}, {}, {}
     for defect in defects_of(case):
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            candidate = execute("native", weights, case)
-        found = compare_outputs(reference, candidate)
-        defects[defect.id] = {name: value for name, value in found.metrics.items() if value == value}  # without nan
-        findings[defect.id] = tuple(sorted({finding.code for finding in found.findings}))
-    return Populations(case=case.id, floor=floor, defects=defects, findings=findings)
+            drifted = drift(weights, case, reference)
+        rows: tuple[Added, ...] = ()
+        if defect.alone:
+            with present(defect, must_reach=False):
+                rows = added_alone(weights, case, STAGES)
+        alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
+        defects[defect.id] = _worth_keeping(defect, {**drifted.metrics, **alone.metrics})
+        found = (*drifted.outputs.findings, *drifted.taps.findings, *alone.findings)
+        findings[defect.id] = tuple(sorted({finding.code for finding in found}))
+        shown_at[defect.id] = frozenset(_shown_at(defect, reference.flow, rows))
+    return Populations(case=case.id, floor=floor, defects=defects, findings=findings, shown_at=shown_at)
 
 
-def _harmless(weights: WeightsFolder, case: Case, reference: Outputs, variation: Variation) -> dict[str, float]:
-    with variation.apply():
-        candidate = execute("native" if variation.native_only else "official", weights, case, variation.dtype)
-    found = compare_in_dtype(reference, candidate)
-    if found.findings:
-        what = "; ".join(f"{finding.code} at {finding.where}" for finding in found.findings)
-        raise RegistryError(f"The harmless variation {variation.id!r} of {case.id!r} cannot be compared: {what}.")
-    return dict(found.metrics)
+def measure_floor(
+    weights: WeightsFolder, case: Case, reference: Recorded, draws: range, say: Say
+) -> dict[str, dict[str, float]]:
+    """How far every harmless variation and rewrite moves each metric; what rewrites add by themselves, too.
+
+    Raises: RegistryError if one of them spoils a comparison.
+    """
+    floor = {}
+    for variation in variations(draws):
+        say(f"{case.id}: harmless, {variation.description}")
+        runner = "native" if variation.native_only else "official"
+        with variation.apply():
+            drifted = drift(weights, case, reference, variation.dtype, runner)
+        floor[variation.id] = _harmless(variation.id, case, drifted, ())
+    for rewrite in (*REWRITES, ALL_AT_ONCE):
+        say(f"{case.id}: harmless, {rewrite.description}")
+        with rewritten(rewrite):
+            drifted = drift(weights, case, reference)
+        with rewritten(rewrite):
+            rows = added_alone(weights, case, STAGES, steps=None)
+        floor[rewrite.id] = _harmless(rewrite.id, case, drifted, rows)
+    return floor
+
+
+def _harmless(name: str, case: Case, drifted: Drifted, rows: tuple[Added, ...]) -> dict[str, float]:
+    alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
+    if found := (*drifted.outputs.findings, *drifted.taps.findings, *alone.findings):
+        what = "; ".join(f"{finding.code} at {finding.where}" for finding in found)
+        raise RegistryError(f"The harmless variation {name!r} of {case.id!r} cannot be compared: {what}.")
+    return {name: _rounded(name, value) for name, value in (drifted.metrics | dict(alone.metrics)).items()}
+
+
+def _worth_keeping(defect: Defect, metrics: dict[str, float]) -> dict[str, float]:
+    """The numbers of a defect to keep as samples: of outputs if it should show there, of groups if not zero."""
+    return {
+        name: _rounded(name, value)
+        for name, value in metrics.items()
+        if not math.isnan(value) and (defect.shows_in if level_of(name) == OUTPUTS else value != 0)
+    }
+
+
+def _rounded(metric: str, value: float) -> float:
+    """Errors of groups to five digits: there are many of them, and a sketch is no more exact than that."""
+    return value if level_of(metric) == OUTPUTS else float(f"{value:.5g}")
+
+
+def _shown_at(defect: Defect, flow: Dataflow, rows: tuple[Added, ...]) -> Iterator[str]:
+    """Metrics of the groups in which a defect is bound to show: where it departs first, and where it adds its error."""
+    for tap in flow.taps:
+        if any(fnmatchcase(tap, pattern) for pattern in defect.first_taps):
+            yield f"{DRIFT}{drift_group(tap, flow.steps)}"
+    for row in rows:
+        group = isolated_group(row.where)
+        if group is not None and any(fnmatchcase(row.where, pattern) for pattern in defect.places):
+            yield f"{ISOLATED}{group}"
 
 
 def limits_of(populations: Populations, calibration: str) -> dict[str, Limit]:
     """A limit for every metric of a case that is judged."""
     limits: dict[str, Limit] = {}
     for name, metric in METRICS.items():
-        measured = all(name in values for values in populations.floor.values())
+        floor = {who: (values[name],) for who, values in populations.floor.items() if name in values}
+        # Only rewrites are tried part by part: nothing else moves a part that is fed the reference's own inputs.
+        measured = bool(floor) if level_of(name) == "isolated" else len(floor) == len(populations.floor)
         if name in UNJUDGED or not measured:
             continue
         limits[name] = (
-            exact_limit(metric) if metric.direction == "exact" else _derived(metric, populations, calibration)
+            exact_limit(metric) if metric.direction == "exact" else _derived(metric, floor, populations, calibration)
         )
     return limits
 
 
-def _derived(metric: Metric, populations: Populations, calibration: str) -> Limit:
+def _derived(
+    metric: Metric, floor: Mapping[str, tuple[float, ...]], populations: Populations, calibration: str
+) -> Limit:
     facet = facet_of(metric.name)
-    equality = BIT_EQUALITY_OF.get(facet)
+    equality = BIT_EQUALITY_OF.get(facet) if facet and level_of(metric.name) == OUTPUTS else None
     shown = {defect.id for defect in CATALOGUE if facet in defect.shows_in}
+    shown |= {name for name, metrics in populations.shown_at.items() if metric.name in metrics}
     # Without V2A, say, nothing of video reaches sound: a defect that leaves every bit alone is not there to be seen.
     shown -= {name for name, values in populations.defects.items() if equality and values.get(equality) == 1.0}
     defects = {name: (values[metric.name],) for name, values in populations.defects.items() if metric.name in values}
+    if level_of(metric.name) == "isolated":
+        defects[SCALED] = (SCALED_BY,)
+        shown.add(SCALED)
     return derive_limit(
         metric,
-        floor={name: (values[metric.name],) for name, values in populations.floor.items()},
+        floor=floor,
         defects=defects,
         targets=[name for name in defects if name in shown],
         calibration=calibration,

@@ -1,13 +1,18 @@
-"""Free runs with every tap held against those of a reference run, while both are in memory."""
+"""Free runs whose taps are sketched in memory, and compared as those of two run folders are: by the same function."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from parity.diff.dataflow import Dataflow
+from parity.diff.drift_level import drift_metrics
+from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import Outputs
-from parity.trial.added_error import error_of
+from parity.trace.recorder import Recorder
+from parity.trace.trace_file import Trace, read_trace
 from parity.trial.execute import execute
 from runners.case import Case
 from runners.tap import listening
@@ -16,47 +21,84 @@ from runners.weights import WeightsFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A run with all its taps."""
+    """A run with the sketches of all its taps."""
 
     outputs: Outputs
-    taps: Mapping[str, Tensor]
+    trace: Trace
+    flow: Dataflow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drifted:
-    """A candidate's outputs, and relative L2 of each of its taps; `inf` for a tap the reference lacks."""
+    """A candidate against a recorded run: its outputs and its taps."""
 
-    outputs: Outputs
-    errors: Mapping[str, float]
-    bit_equal: bool  # every tap, in dtype and bits, and none missing
-    first_difference: str | None  # first tap whose bits differ, or that one side lacks, as the candidate runs
+    outputs: OutputsDiff
+    taps: TraceDiff
+    flow: Dataflow
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every number of outputs and drift, as `parity.diff.runs` has them of two run folders."""
+        different = float(sum(not diff.bit_equal for diff in self.taps.taps.values()))
+        return {
+            **self.outputs.metrics,
+            "taps.bit_different": different,
+            **drift_metrics(self.taps, self.flow),
+        }
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether outputs and taps agree in every bit."""
+        outputs = all(value == 1.0 for name, value in self.outputs.metrics.items() if ".bit_equal." in name)
+        return outputs and self.taps.bit_equal
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first tap of the case, in data-flow order, whose bits differ or that a side lacks."""
+        return next((tap for tap in self.flow.taps if not self._same(tap)), None)
+
+    def _same(self, tap: str) -> bool:
+        return tap in self.taps.taps and self.taps.taps[tap].bit_equal
 
 
-def record(weights: WeightsFolder, case: Case) -> Recorded:
-    """The official run of a case."""
-    taps: dict[str, Tensor] = {}
-    with listening(lambda name, tensor: taps.__setitem__(name, tensor.detach().clone())):
-        outputs = execute("official", weights, case)
-    return Recorded(outputs=outputs, taps=taps)
+def record(
+    weights: WeightsFolder, case: Case, runner: str = "official", dtype: torch.dtype = torch.bfloat16
+) -> Recorded:
+    """Run a case with all taps."""
+    with tempfile.TemporaryDirectory() as name:
+        with Recorder(Path(name)) as recorder, listening(recorder):
+            outputs = execute(runner, weights, case, dtype)
+        trace = read_trace(Path(name))
+    return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, int(weights.config["transformer"]["num_layers"])))
 
 
-def drift(weights: WeightsFolder, case: Case, reference: Recorded, dtype: torch.dtype = torch.bfloat16) -> Drifted:
-    """Run the native model, as it is patched now, and compare as it goes."""
-    errors: dict[str, float] = {}
-    different: list[str] = []
+def drift(
+    weights: WeightsFolder,
+    case: Case,
+    reference: Recorded,
+    dtype: torch.dtype = torch.bfloat16,
+    runner: str = "native",
+) -> Drifted:
+    """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
+    return compare(reference, record(weights, case, runner, dtype))
 
-    def heard(name: str, tensor: Tensor) -> None:
-        wanted = reference.taps.get(name)
-        errors[name] = torch.inf if wanted is None else error_of(wanted, tensor)
-        if wanted is None or wanted.dtype != tensor.dtype or errors[name] != 0:
-            different.append(name)
 
-    with listening(heard):
-        outputs = execute("native", weights, case, dtype)
-    different += [name for name in reference.taps if name not in errors]
+def compare(reference: Recorded, candidate: Recorded) -> Drifted:
+    """Compare two runs; the candidate's latents are rounded to the reference's dtype first."""
     return Drifted(
-        outputs=outputs,
-        errors=errors,
-        bit_equal=not different,
-        first_difference=next(iter(different), None),
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs),
+        taps=compare_traces(reference.trace, candidate.trace, reference.flow),
+        flow=reference.flow,
+    )
+
+
+def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
+    """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
+    return compare_outputs(
+        reference,
+        replace(
+            candidate,
+            video_latent=candidate.video_latent.to(reference.video_latent.dtype),
+            audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
+        ),
     )

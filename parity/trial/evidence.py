@@ -1,44 +1,55 @@
-"""What each level of the gate sees in one candidate, and where it says the candidate departs.
+"""What the gate says of one candidate, on how many levels of evidence it takes, and where the candidate departs.
 
-Three levels, from weak to strong: the outputs alone, judged by the registry's limits; every tap of the free run, held
-against what harmless noise becomes there; every part by itself, fed the reference's own inputs.
+The judgement is the gate's own: the same metrics from the same comparisons, the same registry, the same function. It is
+reached three times: on outputs alone, as of an engine that offers no internals; with the drift of its taps; and with
+what its parts add when they are fed the reference's own inputs.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from parity.diff.dataflow import Dataflow
 from parity.diff.divergence import first_divergence
+from parity.diff.drift_level import drift_level
+from parity.diff.finding import Finding
 from parity.diff.floors import Floors
+from parity.diff.isolated import IsolatedNumbers, isolated_numbers
+from parity.diff.levels import LEVELS, MEASURED, NOT_ISOLATED, OUTPUTS, Level, level_of
+from parity.diff.metric import ISOLATED
+from parity.diff.tap_group import isolated_group
 from parity.judge.registry import Registry
+from parity.judge.strength import key
 from parity.judge.verdict import Verdict, judge
 from parity.trial.added_error import Added
-from parity.trial.calibrate import compare_in_dtype
-from parity.trial.drift import Drifted, Recorded
-from parity.trial.isolated_floor import IsolatedFloor
-from runners.case import Case
+from parity.trial.drift import Drifted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was seen of one candidate. Empty tuples mean that a level saw nothing wrong."""
+    """What was seen of one candidate. Empty tuples mean that nothing wrong was seen."""
 
     bits_differ: bool  # in any tap or output: what the exact tier is judged by
-    metrics: tuple[str, ...]  # output metrics beyond their limits, the farthest first
-    findings: tuple[str, ...]  # codes of what the comparison of outputs refused outright
+    killed_by: dict[str, bool]  # levels of evidence (`parity.judge.strength.key`) -> not at parity on these
+    metrics: tuple[str, ...]  # beyond their limits on all levels, the farthest first
+    findings: tuple[str, ...]  # codes of what the comparisons refused outright, on all levels
     departs_at: tuple[str, ...]  # taps of the free run that depart first, in data-flow order
     adds_at: tuple[str, ...]  # places that add an error by themselves, in data-flow order
 
     @property
     def by_outputs(self) -> bool:
         """Whether the outputs alone give the candidate away."""
-        return bool(self.metrics or self.findings)
+        return self.killed_by[OUTPUTS]
 
     @property
     def killed(self) -> bool:
-        """Whether any level does."""
-        return self.by_outputs or bool(self.departs_at or self.adds_at)
+        """Whether the gate does not pass the candidate, on all levels that it offers."""
+        return self.killed_by[key(LEVELS)]
+
+    def by_level(self, level: str) -> bool:
+        """Whether a metric of this level is beyond its limit."""
+        return any(level_of(metric) == level for metric in self.metrics)
 
     @property
     def place(self) -> str:
@@ -55,12 +66,12 @@ class Evidence:
         return {
             "killed": self.killed,
             "killed_by_bits": self.bits_differ,
-            "killed_by_outputs": self.by_outputs,
-            "killed_by_drift": bool(self.departs_at),
-            "killed_by_isolation": bool(self.adds_at),
+            "killed_by": dict(self.killed_by),
             "metrics": list(self.metrics),
             "findings": list(self.findings),
             "place": self.place,
+            "departs_at": next(iter(self.departs_at), ""),
+            "adds_at": next(iter(self.adds_at), ""),
         }
 
 
@@ -71,41 +82,57 @@ class Bench:
     limits_of: str  # case whose limits hold
     registry: Registry
     environment: dict[str, str]
-    drift_floors: dict[str, float]  # relative L2 by tap
-    isolated_floor: IsolatedFloor
-    num_blocks: int
 
-    def examine(self, case: Case, reference: Recorded, drifted: Drifted, rows: tuple[Added, ...]) -> Evidence:
-        """Put the evidence against one candidate together. Raises: RegistryError if a metric has no limit."""
-        outputs = compare_in_dtype(reference.outputs, drifted.outputs)
-        verdict = judge(
+    def examine(self, drifted: Drifted, rows: Sequence[Added] | None) -> Evidence:
+        """Judge one candidate by its free run and, unless `rows` is None, by what its parts add.
+
+        Raises: RegistryError if a metric has no limit.
+        """
+        alone = None if rows is None else isolated_numbers([(row.where, row.error, row.note) for row in rows])
+        verdicts = {key(LEVELS[:count]): self._judged(LEVELS[:count], drifted, alone) for count in (1, 2, 3)}
+        whole = verdicts[key(LEVELS)]
+        return Evidence(
+            bits_differ=not drifted.bit_equal,
+            killed_by={name: verdict.exit_code != 0 for name, verdict in verdicts.items()},
+            metrics=tuple(row.metric for row in sorted(whole.failed_rows(), key=lambda row: -row.used)),
+            findings=tuple(dict.fromkeys(failure.code for failure in whole.failures)),
+            departs_at=self._departures(drifted),
+            adds_at=tuple(row.where for row in rows or () if self._adds(row)),
+        )
+
+    def _judged(self, levels: Sequence[str], drifted: Drifted, alone: IsolatedNumbers | None) -> Verdict:
+        metrics = dict(drifted.metrics)
+        findings: list[Finding] = list(drifted.outputs.findings)
+        measured: dict[str, Level] = {OUTPUTS: MEASURED}
+        if "drift" in levels:
+            findings += drifted.taps.findings
+            measured["drift"] = drift_level(drifted.taps, drifted.flow)
+        if "isolated" in levels:
+            measured["isolated"] = NOT_ISOLATED if alone is None else MEASURED
+        if "isolated" in levels and alone is not None:
+            findings += alone.findings
+            metrics |= alone.metrics
+        return judge(
             case=self.limits_of,
             profile="limits",
-            metrics=outputs.metrics,
-            findings=outputs.findings,
+            metrics=metrics,
+            findings=findings,
             registry=self.registry,
             environment=self.environment,
-        )
-        bits = all(value == 1.0 for name, value in outputs.metrics.items() if ".bit_equal." in name)
-        return Evidence(
-            bits_differ=not (bits and drifted.bit_equal),
-            metrics=_beyond(verdict),
-            findings=tuple(dict.fromkeys(failure.code for failure in verdict.failures)),
-            departs_at=self._departures(case, drifted),
-            adds_at=tuple(row.where for row in self.isolated_floor.culprits(rows)),
+            levels=measured,
         )
 
-    def _departures(self, case: Case, drifted: Drifted) -> tuple[str, ...]:
-        flow = Dataflow(case, self.num_blocks)
-        floors = Floors(flow, "bf16", self.drift_floors)
-        found = first_divergence(drifted.errors, floors.bound, flow)
+    def _adds(self, row: Added) -> bool:
+        """Whether a place adds more than the limit of its group lets it, or could not be compared."""
+        limit = self.registry.limits_of(self.limits_of).get(f"{ISOLATED}{isolated_group(row.where)}")
+        return math.isnan(row.error) or row.error > (0.0 if limit is None else limit.value)
+
+    def _departures(self, drifted: Drifted) -> tuple[str, ...]:
+        flow = drifted.flow
+        floors = Floors(flow, "bf16", calibrated=self.registry.floors_of(self.limits_of))
+        found = first_divergence(drifted.taps.errors, floors.bound, flow)
         known = {finding.where for finding in found.findings if finding.where in flow} | {
             root.tap for root in found.roots
         }
         beyond = [finding.where for finding in found.findings if finding.where not in flow]
         return (*sorted(known, key=flow.rank), *beyond)
-
-
-def _beyond(verdict: Verdict) -> tuple[str, ...]:
-    rows = sorted(verdict.failed_rows(), key=lambda row: -row.used)
-    return tuple(row.metric for row in rows)

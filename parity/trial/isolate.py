@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parity.diff.dataflow import Dataflow
+from parity.diff.isolated import SCHEMA_VERSION
+from parity.trace.bundle import dtype_name, sha256_of
+from parity.trace.environment import fingerprint
 from parity.trial.added_error import Added
 from parity.trial.lockstep import Lockstep
 from parity.trial.lockstep_denoising import Choice
-from runners.case import Case
+from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
 from runners.errors import ConfigError
+from runners.native import NativeRunner, details_of
 from runners.official import OfficialRunner
 from runners.official_lockstep import watching
 from runners.protocol import RunOptions
@@ -33,6 +37,7 @@ class Isolation:
     rows: tuple[Added, ...]
     inherited: Mapping[str, float]
     flow: Dataflow
+    provenance: Mapping[str, Any]  # whose parts were tried, where, and which: as `parity.diff.isolated` reads it
 
     @property
     def culprits(self) -> tuple[Added, ...]:
@@ -63,6 +68,8 @@ class Isolation:
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
         return {
+            "schema_version": SCHEMA_VERSION,
+            **self.provenance,
             "bit_equal": self.bit_equal,
             "culprits": [row.where for row in self.culprits],
             "origins": [row.where for row in self.origins],
@@ -118,7 +125,22 @@ def isolate(
     with OfficialRunner(weights, options) as official, watching(lockstep), listening(lockstep.hear):
         official.run(case, progress or Quiet())
     return Isolation(
-        rows=tuple(lockstep.sheet.rows), inherited=dict(inherited or {}), flow=Dataflow(case, _num_blocks(weights))
+        rows=tuple(lockstep.sheet.rows),
+        inherited=dict(inherited or {}),
+        flow=Dataflow(case, _num_blocks(weights)),
+        provenance={
+            "case": case_document(case),
+            "inputs": {image.path: sha256_of(case.image_path(image)) for image in case.request.images},
+            "runner": "native",
+            "tier": options.tier,
+            "dtype": dtype_name(options.dtype),
+            "details": details_of(NativeRunner(weights, options).pipeline_config(case)),
+            "weights_hash": weights.hash,
+            "environment": fingerprint(options.device),
+            "stages": list(chosen),
+            "steps": sorted(steps if steps is not None else range(case.request.num_inference_steps)),
+            "whole": blocks is None,
+        },
     )
 
 

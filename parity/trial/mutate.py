@@ -2,40 +2,44 @@
 
 Bit equality notices everything, so the score that counts is the one under limits: what a candidate with other bits
 (another engine, a faster tier) is judged by. A candidate that offers no internals is judged by its outputs alone, which
-is weaker; that score stands beside it. Harmless runs, drawn apart from those that the limits came from, must raise no
-alarm. A defect that no level notices is a survivor, unless the oracle shows that it is none: an equivalent defect takes
-the model no farther from float32 than the reference itself is.
+is weaker; that score stands beside it. Every judgement is the gate's own (`parity.trial.evidence`). Harmless runs,
+other draws and other combinations of rewrites than those that the limits came from, must raise no alarm. A defect that
+no level notices is a survivor, unless the oracle shows that it is none: an equivalent defect takes the model no farther
+from float32 than the reference itself is.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 import torch
 
+from parity.diff.levels import LEVELS
 from parity.diff.oracle import CLEAR, Arbitration
 from parity.judge.registry import Registry
+from parity.judge.strength import KIND, key
 from parity.trace.bundle import Outputs
 from parity.trace.environment import fingerprint
 from parity.trial.added_error import Added, error_of
-from parity.trial.alone import added_alone, stages_of
-from parity.trial.benign import ORACLE, variations
-from parity.trial.calibrate import compare_in_dtype
-from parity.trial.defect import Defect, present
-from parity.trial.drift import Drifted, Recorded, drift, record
+from parity.trial.alone import added_alone
+from parity.trial.benign import ORACLE, noise_one_ulp_off, variations
+from parity.trial.calibrate import measure_floor
+from parity.trial.defect import Defect, present, together
+from parity.trial.drift import Recorded, drift, record
 from parity.trial.evidence import Bench, Evidence
 from parity.trial.execute import execute
-from parity.trial.isolated_floor import measure_isolated_floor
-from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, rewritten
+from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.trial.variant_limits import widened
 from runners.case import Case
 from runners.clock import STAGES
 from runners.weights import WeightsFolder
 
-FLOOR_DRAWS: Final = range(50, 52)  # for the drift of taps, and for variants of the case
+FLOOR_DRAWS: Final = range(50, 52)  # for variants of the case
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
 MAX_EQUIVALENT: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
@@ -79,6 +83,8 @@ class Score:
     """What came of all of them."""
 
     limits_of: str
+    date: str  # YYYY-MM-DD
+    environment: dict[str, str]
     trials: tuple[Trial, ...]
     harmless: tuple[Alarm, ...]
 
@@ -114,10 +120,20 @@ class Score:
         return {
             "bits": sum(one.bits_differ for one in seen),
             "outputs": sum(one.by_outputs for one in seen),
-            "drift of taps": sum(bool(one.departs_at) for one in seen),
-            "isolated parts": sum(bool(one.adds_at) for one in seen),
+            "drift of taps": sum(one.by_level("drift") for one in seen),
+            "isolated errors": sum(one.by_level("isolated") for one in seen),
             "under limits": len(self.killed),
         }
+
+    def kills_by_levels(self) -> dict[str, int]:
+        """How many defects the gate stops on each set of levels, from outputs alone to all."""
+        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
+        return {levels: sum(trial.evidence.killed_by[levels] for trial in self.counted) for levels in sets}
+
+    def alarms_by_levels(self) -> dict[str, int]:
+        """How many harmless runs the gate stops on each set of levels."""
+        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
+        return {levels: sum(alarm.evidence.killed_by[levels] for alarm in self.harmless) for levels in sets}
 
     def kills_by_metric(self) -> dict[str, int]:
         """How many defects each output metric notices by itself, the sharpest first."""
@@ -130,12 +146,18 @@ class Score:
     def document(self) -> dict[str, Any]:
         """As JSON data."""
         return {
+            "schema_version": 1,
+            "kind": KIND,
             "limits_of": self.limits_of,
+            "date": self.date,
+            "environment": self.environment,
             "good": self.good,
             "defects": len(self.counted),
             "killed": len(self.killed),
             "located": sum(trial.located for trial in self.killed),
             "killed_by_outputs": sum(trial.evidence.by_outputs for trial in self.counted),
+            "killed_by_levels": self.kills_by_levels(),
+            "false_alarms_by_levels": self.alarms_by_levels(),
             "equivalents": [trial.defect.id for trial in self.trials if trial.equivalent],
             "benign_runs": len(self.harmless),
             "false_alarms": len(self.false_alarms),
@@ -161,14 +183,12 @@ class Gauntlet:
     """Runs candidates of one case and its variants; the official run and the floors of each are made once."""
 
     def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
-        """Measure what is harmless in single parts. Raises: ParityError of the kind that fits what is wrong."""
+        """Nothing is run yet."""
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._stations: dict[Case, Station] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, Outputs] = {}
         environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
-        self._environment = {**environment, "weights_sha256": weights.hash}
-        cases = [variant.change(case) for variant in (AS_IS, KEYFRAME_PICTURE)]  # another number of tokens
-        self._isolated_floor = measure_isolated_floor(weights, cases, say)
+        self.environment = {**environment, "weights_sha256": weights.hash}
 
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[Trial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached."""
@@ -177,21 +197,27 @@ class Gauntlet:
             station = self._station(defect.variant)
             with present(defect):
                 drifted = drift(self._weights, station.case, station.reference)
-            rows = self._added(defect, station.case, drifted)
-            evidence = station.bench.examine(station.case, station.reference, drifted, rows)
+            evidence = station.bench.examine(drifted, self._added(defect, station.case))
             yield Trial(
                 defect=defect,
                 evidence=evidence,
                 located=evidence.killed and evidence.located(defect.places, defect.first_taps),
-                equivalent=not evidence.killed and self._no_worse(defect, drifted),
+                equivalent=not evidence.killed and self._no_worse(defect),
             )
 
     def harmless(self) -> Iterator[Alarm]:
-        """Run what must pass: fresh draws, rewrites one by one, and all rewrites at once on every variant."""
+        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant."""
         for variation in variations(ALARM_DRAWS):
             yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype)
-        for rewrite in REWRITES:
-            yield self._free_run(rewrite.id, AS_IS, partial(rewritten, rewrite))
+        for one, other in itertools.combinations(REWRITES, 2):
+            pair = Rewrite(
+                id=f"{one.id}+{other.id}",
+                description=f"{one.description}; {other.description}",
+                apply=together(one.apply, other.apply),
+            )
+            yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
+        for seed in ALARM_DRAWS:
+            yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
         for variant in (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS):
             apply = partial(rewritten, ALL_AT_ONCE)
             yield self._free_run(ALL_AT_ONCE.id, variant, apply, isolated=True)
@@ -208,16 +234,15 @@ class Gauntlet:
         station = self._station(variant)
         with apply():
             drifted = drift(self._weights, station.case, station.reference, dtype)
-            rows = added_alone(self._weights, station.case, STAGES) if isolated else ()
-        evidence = station.bench.examine(station.case, station.reference, drifted, rows)
-        return Alarm(id=name, case=variant.name, evidence=evidence)
+            rows = added_alone(self._weights, station.case, STAGES) if isolated else None
+        return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
 
-    def _added(self, defect: Defect, case: Case, drifted: Drifted, *, oracle: bool = False) -> tuple[Added, ...]:
-        """What the stage in which a free run departs adds with a defect in it; nothing if it cannot be tried alone."""
-        if not defect.alone or drifted.first_difference is None:
-            return ()
+    def _added(self, defect: Defect, case: Case, *, oracle: bool = False) -> tuple[Added, ...] | None:
+        """What every part adds with a defect in it; None if parts cannot be tried alone."""
+        if not defect.alone:
+            return None
         with present(defect, must_reach=False):
-            return added_alone(self._weights, case, stages_of(drifted.first_difference), oracle=oracle)
+            return added_alone(self._weights, case, STAGES, oracle=oracle)
 
     def _station(self, variant: Variant) -> Station:
         case = variant.change(self._case)
@@ -228,28 +253,14 @@ class Gauntlet:
 
     def _opened(self, case: Case) -> Station:
         reference = record(self._weights, case)
-        drift_floors: dict[str, float] = {}
-        output_floors: dict[str, dict[str, float]] = {}
-        for variation in variations(FLOOR_DRAWS):
-            with variation.apply():
-                found = drift(self._weights, case, reference, variation.dtype)
-            for tap, error in found.errors.items():
-                drift_floors[tap] = max(drift_floors.get(tap, 0.0), error)
-            output_floors[variation.id] = dict(compare_in_dtype(reference.outputs, found.outputs).metrics)
         registry = self._registry
         if case != self._case:
-            registry = widened(registry, self._case.id, output_floors)
-        bench = Bench(
-            limits_of=self._case.id,
-            registry=registry,
-            environment=self._environment,
-            drift_floors=drift_floors,
-            isolated_floor=self._isolated_floor,
-            num_blocks=int(self._weights.config["transformer"]["num_layers"]),
-        )
+            floor = measure_floor(self._weights, case, reference, FLOOR_DRAWS, self._say)
+            registry = widened(registry, self._case.id, floor)
+        bench = Bench(limits_of=self._case.id, registry=registry, environment=self.environment)
         return Station(case=case, reference=reference, bench=bench)
 
-    def _no_worse(self, defect: Defect, drifted: Drifted) -> bool:
+    def _no_worse(self, defect: Defect) -> bool:
         """Whether outputs and single branches lie about as near to float32 as those of the reference."""
         station = self._station(defect.variant)
         case, reference = station.case, station.reference
@@ -257,17 +268,25 @@ class Gauntlet:
             with ORACLE.apply():
                 self._oracles[case] = execute("native", self._weights, case, ORACLE.dtype)
         oracle = self._oracles[case]
+        with present(defect):
+            candidate = execute("native", self._weights, case)
         found = [
-            _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(drifted.outputs, name))
+            _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
             for name in OUTPUTS
         ]
-        rows = self._added(defect, case, drifted, oracle=True)
+        rows = self._added(defect, case, oracle=True) or ()
         found += [row.oracle for row in rows if row.oracle is not None and row.error > 0]
         return all(one.ratio <= CLEAR for one in found)
 
 
 def _arbitrated(oracle: torch.Tensor, official: torch.Tensor, candidate: torch.Tensor) -> Arbitration:
     return Arbitration(candidate=error_of(oracle, candidate), official=error_of(oracle, official))
+
+
+@contextmanager
+def _rewritten_and_moved(seed: int) -> Iterator[None]:
+    with rewritten(ALL_AT_ONCE), noise_one_ulp_off(seed):
+        yield
 
 
 def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Sequence[Defect], say: Say) -> Score:
@@ -284,6 +303,8 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
     gauntlet = Gauntlet(weights, case, registry, say)
     return Score(
         limits_of=case.id,
+        date=datetime.now(UTC).date().isoformat(),
+        environment=gauntlet.environment,
         trials=tuple(gauntlet.defects(catalogue)),
         harmless=tuple(gauntlet.harmless()),
     )

@@ -13,7 +13,7 @@ from parity.judge.registry import Registry
 
 
 def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, float]]) -> Registry:
-    """The registry with one case's limits at `MARGIN` times a floor, where that lets more pass.
+    """The registry with one case's limits at the reach of harmless variation, where that lets more pass.
 
     Args:
         registry: limits, the case's among them.
@@ -26,13 +26,15 @@ def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, floa
 
 
 def _looser_of(name: str, limit: Limit, floor: Mapping[str, Mapping[str, float]]) -> Limit:
-    if limit.calibration is None or not all(name in values for values in floor.values()):
+    samples = {run: (values[name],) for run, values in floor.items() if name in values}
+    if limit.calibration is None or not samples:
         return limit
     own = derive_limit(
         METRICS[name],
-        floor={run: (values[name],) for run, values in floor.items()},
+        floor=samples,
         defects={},
         calibration=limit.calibration,
     )
     farther = max if limit.direction == "lower" else min
-    return msgspec.structs.replace(limit, value=farther(limit.value, own.value))
+    assert limit.floor is not None and own.floor is not None
+    return msgspec.structs.replace(limit, value=farther(limit.value, own.value), floor=farther(limit.floor, own.floor))

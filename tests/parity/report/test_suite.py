@@ -76,6 +76,7 @@ def diagnosis(equal: bool, *findings: Finding) -> Diagnosis:
         harmless=empty,
         ends=empty,
         floors_by_rule=0,
+        floors_by_registry=0,
         bit_equal=equal,
     )
     return Diagnosis(explanation=explanation, traces=traces, drift=())

@@ -1,12 +1,12 @@
 from collections.abc import Callable
 
 import pytest
+from parity.trial.isolated_floor import IsolatedFloor, kind_of
 
 from parity.trial.alone import added_alone, stages_of
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import present
 from parity.trial.drift import drift, record
-from parity.trial.isolated_floor import IsolatedFloor, kind_of
 from parity.trial.rewrites import ALL_AT_ONCE, rewritten
 from runners.case import Case
 from runners.weights import WeightsFolder

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from parity.trial.isolated_floor import IsolatedFloor
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.metric import METRICS
@@ -12,7 +13,6 @@ from parity.trial.added_error import Added
 from parity.trial.calibrate import UNJUDGED
 from parity.trial.drift import Drifted, Recorded
 from parity.trial.evidence import Bench
-from parity.trial.isolated_floor import IsolatedFloor
 from runners.case import Case
 
 

@@ -1,0 +1,36 @@
+"""Levels of evidence: the outputs of a run, the drift of its taps, and what each part adds by itself.
+
+Outputs there always are. Drift needs a trace of both runs; isolation needs the candidate's parts fed the reference's
+own inputs (`parity isolate`). A level that was not measured says why. If the candidate could have offered it, the level
+is owed and its absence fails; a candidate that has no internals to offer is judged by less, and the verdict says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from parity.diff.metric import DRIFT, ISOLATED
+
+OUTPUTS: Final = "outputs"
+LEVELS: Final = (OUTPUTS, "drift", "isolated")
+LEVEL_WORDS: Final = {OUTPUTS: "outputs", "drift": "drift of taps", "isolated": "isolated errors"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Whether a level was measured; if not, why, and whether the candidate owes it."""
+
+    measured: bool
+    why: str = ""
+    owed: bool = False
+
+
+MEASURED: Final = Level(measured=True)
+NOT_ISOLATED: Final = Level(measured=False, why="no isolated errors were given (`parity isolate --out`)")
+NO_TRACE: Final = Level(measured=False, why="these are outputs without a trace")
+OUTPUTS_ONLY: Final[Mapping[str, Level]] = {OUTPUTS: MEASURED, "drift": NO_TRACE, "isolated": NOT_ISOLATED}
+
+
+def level_of(metric: str) -> str:
+    """Which level a metric belongs to."""
+    return "drift" if metric.startswith(DRIFT) else "isolated" if metric.startswith(ISOLATED) else OUTPUTS
