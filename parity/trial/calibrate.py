@@ -35,7 +35,6 @@ from parity.trial.defect import Defect, Facet, present
 from parity.trial.drift import Drifted, Recorded, drift, record
 from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, rewritten
 from runners.case import Case
-from runners.clock import STAGES
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
@@ -138,7 +137,7 @@ def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
         rows: tuple[Added, ...] = ()
         if defect.alone:
             with present(defect, must_reach=False):
-                rows = added_alone(weights, case, STAGES)
+                rows = added_alone(weights, case)
         alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
         defects[defect.id] = _worth_keeping(defect, {**drifted.metrics, **alone.metrics})
         found = (*drifted.outputs.findings, *drifted.taps.findings, *alone.findings)
@@ -166,7 +165,7 @@ def measure_floor(
         with rewritten(rewrite):
             drifted = drift(weights, case, reference)
         with rewritten(rewrite):
-            rows = added_alone(weights, case, STAGES, steps=None)
+            rows = added_alone(weights, case, every_step=True)
         floor[rewrite.id] = _harmless(rewrite.id, case, drifted, rows)
     return floor
 

@@ -52,14 +52,6 @@ class Drifted:
         outputs = all(value == 1.0 for name, value in self.outputs.metrics.items() if ".bit_equal." in name)
         return outputs and self.taps.bit_equal
 
-    @property
-    def first_difference(self) -> str | None:
-        """The first tap of the case, in data-flow order, whose bits differ or that a side lacks."""
-        return next((tap for tap in self.flow.taps if not self._same(tap)), None)
-
-    def _same(self, tap: str) -> bool:
-        return tap in self.taps.taps and self.taps.taps[tap].bit_equal
-
 
 def record(
     weights: WeightsFolder, case: Case, runner: str = "official", dtype: torch.dtype = torch.bfloat16

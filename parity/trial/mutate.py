@@ -36,7 +36,6 @@ from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.trial.variant_limits import widened
 from runners.case import Case
-from runners.clock import STAGES
 from runners.weights import WeightsFolder
 
 FLOOR_DRAWS: Final = range(50, 52)  # for variants of the case
@@ -234,7 +233,7 @@ class Gauntlet:
         station = self._station(variant)
         with apply():
             drifted = drift(self._weights, station.case, station.reference, dtype)
-            rows = added_alone(self._weights, station.case, STAGES) if isolated else None
+            rows = added_alone(self._weights, station.case) if isolated else None
         return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
 
     def _added(self, defect: Defect, case: Case, *, oracle: bool = False) -> tuple[Added, ...] | None:
@@ -242,7 +241,7 @@ class Gauntlet:
         if not defect.alone:
             return None
         with present(defect, must_reach=False):
-            return added_alone(self._weights, case, STAGES, oracle=oracle)
+            return added_alone(self._weights, case, oracle=oracle)
 
     def _station(self, variant: Variant) -> Station:
         case = variant.change(self._case)

@@ -9,6 +9,7 @@ import torch
 
 from parity.diff.dataflow import Dataflow
 from parity.trace.bundle import write_run
+from parity.trace.pattern import chosen
 from parity.trace.trace_file import SketchTable, write_trace
 from runners.case import parse_case
 from runners.protocol import Outcome
@@ -62,6 +63,20 @@ def trace_of(flow: Dataflow, first: str | None, error: float, extra: str | None)
     )
 
 
+def part_of(table: SketchTable, pattern: str | None) -> SketchTable:
+    """What a trace would be, had it been recorded by a pattern."""
+    rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
+    return SketchTable(
+        buckets=table.buckets,
+        pattern=pattern,
+        names=[table.names[row] for row in rows],
+        shapes=[table.shapes[row] for row in rows],
+        dtypes=[table.dtypes[row] for row in rows],
+        floats=table.floats[rows],
+        integers=table.integers[rows],
+    )
+
+
 @pytest.fixture
 def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
     """Write a run folder; every keyword changes one thing of an official run of the micro case."""
@@ -82,6 +97,8 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         steps: int = 2,
         frames: tuple[int, int, int] = (5, 24, 40),
         model_version: str = "2.3.0",
+        details: dict[str, Any] | None = None,
+        pattern: str | None = None,  # which taps were recorded
     ) -> Path:
         overrides: dict[str, Any] = {"request.num_inference_steps": steps}
         if prompt is not None:
@@ -90,11 +107,12 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         made = vars(outcome_of(*frames, steps))
         if change is not None:
             change(made)
+        made["details"] = {**made["details"], **(details or {})}
         made["stage_s"] = {**made["stage_s"], **(stage_s or {})}
         folder = tmp_path / name
         folder.mkdir()
         if blocks is not None:
-            write_trace(folder, trace_of(Dataflow(case, blocks), first, error, extra))
+            write_trace(folder, part_of(trace_of(Dataflow(case, blocks), first, error, extra), pattern))
         write_run(
             folder,
             case,

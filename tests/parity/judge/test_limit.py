@@ -15,6 +15,7 @@ from parity.judge.limit import (
     distance,
     exact_limit,
     looser,
+    reach,
 )
 from runners.errors import RegistryError
 
@@ -64,6 +65,21 @@ def test_the_separation_wanted_is_the_margin_squared() -> None:
     below = derive_limit(ERROR, floor={"a": [1.0, 1.0]}, defects={"b": [MARGIN**2 - 1e-9]}, calibration="c")
     assert (at.status, below.status) == ("calibrated", "CALIBRATION_NEEDED")
     assert at.value == pytest.approx(MARGIN)  # exactly MARGIN above the floor and below the defect
+
+
+def test_the_bound_keeps_off_what_harmless_variation_may_yet_reach() -> None:
+    tight = [1.0, 1.0, 1.01, 1.01, 1.02, 1.02, 1.03, 1.04]
+    assert reach(tight) == MARGIN  # median 1.015, spread 1.6 %: four of them stay within the margin
+    wide = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]  # median 1, spread log 2: 1 x 2^4
+    assert reach(wide) == pytest.approx(8.0)  # times the largest
+    assert reach(wide[1:]) == MARGIN, "seven samples show no spread"
+    assert reach([0.0] * 9 + wide) == pytest.approx(8.0), "equal bits say nothing of a spread"
+    assert reach([0.0] * 20) == MARGIN and reach([3.0] * 20) == MARGIN
+    limit = derive_limit(ERROR, floor={"a": wide}, defects={"b": [100.0]}, calibration="c")
+    assert (limit.status, limit.value) == ("CALIBRATION_NEEDED", pytest.approx(16.0))  # sqrt(200) lies inside
+    assert "may reach 8.00 x its floor" in limit.reason
+    far = derive_limit(ERROR, floor={"a": wide}, defects={"b": [200.0]}, calibration="c")
+    assert (far.status, far.value) == ("calibrated", pytest.approx(20.0))
 
 
 def test_one_floor_sample_or_no_defect_is_not_a_calibration() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.registry import Registry, Waiver, load_registry, propose, save_registry
+from parity.judge.registry import Registry, Waiver, load_registry, propose, rederived, save_registry
 from runners.errors import RegistryError
 
 ERROR = "video_latent.relative_l2"
@@ -140,3 +140,24 @@ def test_replaced_calibrations_go_when_nothing_uses_them() -> None:
     limit = msgspec.structs.replace(error_limit(0.01), calibration="later")
     proposal = propose(registry(0.01), {"defaults": {ERROR: limit}}, {"later": later})
     assert set(proposal.registry.calibrations) == {"later"}
+
+
+def test_floors_and_limits_of_tap_groups_are_for_whoever_points_at_taps() -> None:
+    drift = derive_limit(METRICS["drift.text"], floor={"a": [0.01, 0.01]}, defects={"d": [0.04]}, calibration="c")
+    whole = msgspec.structs.replace(registry(), cases={"tiny": {"drift.text": drift}})
+    assert whole.floors_of("tiny") == {"text": (0.01, pytest.approx(0.02))}
+    assert whole.floors_of("other") == {}
+
+
+def test_limits_are_worked_out_again_from_their_samples_and_loosened_only_with_a_reason() -> None:
+    true = error_limit(0.01)
+    narrow = msgspec.structs.replace(true, value=true.value / 2)  # as an older method may have had it
+    old = msgspec.structs.replace(registry(), cases={"tiny": {ERROR: narrow}, "other": {ERROR: narrow}})
+    proposal = rederived(old, ["tiny"])
+    with pytest.raises(RegistryError, match="loosen"):
+        proposal.accept("")
+    accepted = proposal.accept("another method")
+    assert accepted.cases["tiny"][ERROR].value == true.value and accepted.cases["other"] == old.cases["other"]
+    assert {change.where for change in rederived(old).loosened()} == {"tiny", "other"}
+    with pytest.raises(RegistryError, match="No limits of none"):
+        rederived(old, ["none"])

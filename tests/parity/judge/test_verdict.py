@@ -4,14 +4,17 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import msgspec
 import pytest
 
 from parity.diff.finding import Finding
+from parity.diff.levels import MEASURED, Level
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import Registry, Waiver
+from parity.judge.strength import Strength
 from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
 from runners.errors import RegistryError, RunError
 
@@ -202,6 +205,99 @@ def test_the_document_is_json_with_infinities_as_strings() -> None:
 
 def test_a_known_failure_outweighs_what_could_not_be_judged() -> None:
     assert [gate_exit_code(*codes) for codes in ((0, 0), (0, 1), (0, 2), (1, 2), (2, 1))] == [0, 1, 2, 1, 1]
+
+
+DRIFT, ALONE = "drift.text", "isolated.decode.mel"
+ALL = {"outputs": MEASURED, "drift": MEASURED, "isolated": MEASURED}
+
+
+def with_internals() -> Registry:
+    limits = registry()
+    return msgspec.structs.replace(
+        limits, defaults={**limits.defaults, DRIFT: limit(DRIFT, 0.01, 1.0), ALONE: limit(ALONE, 0.001, 0.1)}
+    )
+
+
+def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **changes: float) -> Verdict:
+    metrics = (
+        GOOD | {DRIFT: 0.05, ALONE: 0.005} | {DRIFT if name == "drift" else ALONE: x for name, x in changes.items()}
+    )
+    return judge(
+        case="astronaut",
+        profile="limits",
+        metrics=metrics,
+        registry=with_internals(),
+        environment=HERE,
+        levels=levels,
+        strength=strength,
+    )
+
+
+def test_internals_are_judged_where_they_were_measured() -> None:
+    good = on_levels(ALL)
+    assert (good.outcome, set(good.levels.values())) == ("parity", {"judged"})
+    assert good.notes[0] == "judged by outputs, drift of taps and isolated errors"
+    assert on_levels(ALL, drift=0.2).outcome == "not_at_parity"
+    assert on_levels(ALL, alone=0.2).outcome == "not_at_parity"
+
+
+def test_a_level_that_was_not_measured_is_named_with_the_reason_and_what_the_rest_is_worth() -> None:
+    levels = {"outputs": MEASURED, "drift": Level(measured=False, why="it offers no internals")}
+    strength = Strength(
+        kind="mutation",
+        limits_of="tiny",
+        date="2026-01-02",
+        defects=9,
+        killed=9,
+        killed_by_levels={"outputs": 5},
+    )
+    verdict = on_levels(levels, strength, drift=0.9, alone=0.9)
+    assert verdict.outcome == "parity" and not any(row.metric in (DRIFT, ALONE) for row in verdict.rows)
+    assert verdict.notes[0] == (
+        "judged by outputs; not by drift of taps: it offers no internals; not by isolated errors: it was not measured; "
+        "outputs alone catch 5 of 9 known defects (tiny, 2026-01-02)"
+    )
+    assert verdict.document()["levels"]["drift"] == "it offers no internals"
+
+
+def test_a_level_that_the_candidate_owes_is_a_failure() -> None:
+    owed = Level(measured=False, why="its run has no trace", owed=True)
+    verdict = on_levels({**ALL, "drift": owed})
+    assert (verdict.outcome, verdict.exit_code) == ("undecided", 2)
+    assert [(failure.code, failure.where) for failure in verdict.failures] == [("missing_trace", "drift")]
+
+
+def test_a_group_with_a_limit_that_was_not_measured_fails_and_one_without_a_limit_is_raised() -> None:
+    without = judge(
+        case="astronaut", profile="limits", metrics=GOOD, registry=with_internals(), environment=HERE, levels=ALL
+    )
+    assert {failure.where for failure in without.failures} == {DRIFT, ALONE}
+    with pytest.raises(RegistryError, match=r"drift\.image"):
+        judge(
+            case="astronaut",
+            profile="limits",
+            metrics=GOOD | {DRIFT: 0.0, ALONE: 0.0, "drift.image": 0.0},
+            registry=with_internals(),
+            environment=HERE,
+            levels=ALL,
+        )
+
+
+def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so() -> None:
+    verdict = judge(
+        case="astronaut",
+        profile="limits",
+        metrics=GOOD | {DRIFT: 0.5},
+        registry=registry(),
+        environment=HERE,
+        levels=ALL,
+    )
+    assert verdict.outcome == "parity" and "no limits of it" in verdict.levels["drift"]
+
+
+def test_equality_has_no_levels() -> None:
+    verdict = judge(case="a", profile="exact", metrics=EQUAL | {DRIFT: 0.0}, levels={"outputs": MEASURED})
+    assert verdict.levels == {} and verdict.notes == () and DRIFT not in verdict.unjudged
 
 
 def test_judging_needs_no_torch() -> None:

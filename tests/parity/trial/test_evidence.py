@@ -1,19 +1,25 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from parity.trial.isolated_floor import IsolatedFloor
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.metric import METRICS
+from parity.diff.outputs import compare_outputs
+from parity.diff.sketches import SketchDiff
+from parity.diff.tap_group import drift_group
+from parity.diff.traces import TraceDiff
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.registry import Registry
 from parity.trace.bundle import Outputs
 from parity.trial.added_error import Added
 from parity.trial.calibrate import UNJUDGED
-from parity.trial.drift import Drifted, Recorded
+from parity.trial.drift import Drifted
 from parity.trial.evidence import Bench
 from runners.case import Case
+
+MEL = "isolated.decode.mel"
 
 
 def _outputs(noise: float) -> Outputs:
@@ -30,30 +36,31 @@ def _outputs(noise: float) -> Outputs:
     )
 
 
-def _bench() -> Bench:
+def _bench(flow: Dataflow) -> Bench:
+    """Limits at 0.1 from agreement, those of isolated errors at 0.01."""
     environment = {"device": "cpu"}
     calibration = Calibration(
         date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=("device",)
     )
+    groups = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps} | {MEL}
     limits = {
         name: exact_limit(metric)
         if metric.direction == "exact"
         else derive_limit(
             metric,
-            floor={"a": (_at(metric.direction, 0.02),), "b": (_at(metric.direction, 0.01),)},
-            defects={"d": (_at(metric.direction, 0.9),)},
+            floor={"a": (_at(metric.direction, 0.01 if name != MEL else 0.001),) * 2},
+            defects={"d": (_at(metric.direction, 1.0 if name != MEL else 0.1),)},
             calibration="c",
         )
         for name, metric in METRICS.items()
-        if name not in UNJUDGED and not name.startswith("small_")
+        if name not in UNJUDGED
+        and not name.startswith("small_")
+        and (name in groups or not name.startswith(("drift.", "isolated.")))
     }
     return Bench(
         limits_of="c",
         registry=Registry(calibrations={"c": calibration}, cases={"c": limits}, unjudged=UNJUDGED),
         environment=environment,
-        drift_floors={"init/video": 0.001},
-        isolated_floor=IsolatedFloor(by_kind={"decode/mel": 0.01}),
-        num_blocks=2,
     )
 
 
@@ -61,44 +68,53 @@ def _at(direction: str, distance: float) -> float:
     return 1 - distance if direction == "higher" else distance
 
 
-def _drifted(case: Case, noise: float, **errors: float) -> Drifted:
-    taps = dict.fromkeys(Dataflow(case, 2).taps, 0.0) | {
-        name.replace("__", "/"): value for name, value in errors.items()
+def _examined(case: Case, rows: tuple[Added, ...] | None = None, noise: float = 0.0, **errors: float) -> Any:
+    flow = Dataflow(case, 2)
+    taps = {
+        tap: SketchDiff(bit_equal=error == 0, estimate=error)
+        for tap in flow.taps
+        if not math.isnan(error := errors.get(tap.replace("/", "__"), 0.0))
     }
-    return Drifted(outputs=_outputs(noise), errors=taps, bit_equal=False, first_difference=None)
-
-
-def _examined(case: Case, drifted: Drifted, rows: tuple[Added, ...] = ()) -> Any:
-    return _bench().examine(case, Recorded(outputs=_outputs(0.0), taps={}), drifted, rows)
+    drifted = Drifted(
+        outputs=compare_outputs(_outputs(0.0), _outputs(noise)),
+        taps=TraceDiff(taps=taps, findings=(), recorded=lambda _: True),
+        flow=flow,
+    )
+    return _bench(flow).examine(drifted, rows)
 
 
 def test_each_level_tells_by_itself(micro_case: Callable[..., Case]) -> None:
     case = micro_case()
-    quiet = _examined(case, _drifted(case, 0.0))
-    assert quiet.bits_differ and not quiet.killed and quiet.place == ""
-    loud = _examined(case, _drifted(case, 0.5))
-    assert loud.by_outputs and "video_latent.relative_l2" in loud.metrics and not loud.departs_at
-    away = _examined(case, _drifted(case, 0.0, init__video=0.01))
-    assert away.departs_at == ("init/video",) and away.killed and not away.by_outputs
-    alone = _examined(case, _drifted(case, 0.0), (Added(where="decode/mel", error=0.1),))
-    assert alone.adds_at == ("decode/mel",) and alone.place == "decode/mel"
+    mel = Added(where="decode/mel", error=0.005)
+    quiet = _examined(case, (mel,), init__video=0.02)
+    assert quiet.bits_differ and not quiet.killed and quiet.place == "" and quiet.metrics == ()
+    loud = _examined(case, (mel,), noise=0.5)
+    assert loud.killed_by == {"outputs": True, "outputs+drift": True, "outputs+drift+isolated": True}
+    assert "video_latent.relative_l2" in loud.metrics and not loud.departs_at
+    away = _examined(case, (mel,), init__video=0.2)
+    assert away.killed_by == {"outputs": False, "outputs+drift": True, "outputs+drift+isolated": True}
+    assert away.departs_at == ("init/video",) and away.by_level("drift") and not away.by_level("isolated")
+    alone = _examined(case, (Added(where="decode/mel", error=0.02),))
+    assert alone.killed_by == {"outputs": False, "outputs+drift": False, "outputs+drift+isolated": True}
+    assert alone.adds_at == ("decode/mel",) and alone.place == "decode/mel" and alone.metrics == (MEL,)
 
 
-def test_what_harmless_noise_reaches_is_let_by(micro_case: Callable[..., Case]) -> None:
-    case = micro_case()
-    harmless = _examined(case, _drifted(case, 0.0, init__video=0.0029), (Added(where="decode/mel", error=0.0124),))
-    assert not harmless.killed  # three times the drift floor, and 1.25 times the isolated one, are the bounds
+def test_a_candidate_that_cannot_be_isolated_is_judged_by_the_rest(micro_case: Callable[..., Case]) -> None:
+    found = _examined(micro_case(), None)
+    assert not found.killed and found.findings == ()
 
 
-def test_a_tap_that_is_missing_or_not_the_cases_own_departs(micro_case: Callable[..., Case]) -> None:
-    case = micro_case()
-    drifted = _drifted(case, 0.0)
-    errors = {name: error for name, error in drifted.errors.items() if name != "decode/mel"} | {"made/up": torch.inf}
-    found = _examined(case, Drifted(outputs=drifted.outputs, errors=errors, bit_equal=False, first_difference=None))
-    assert found.departs_at == ("decode/mel", "made/up")
+def test_a_place_that_was_not_measured_is_missed(micro_case: Callable[..., Case]) -> None:
+    found = _examined(micro_case(), ())
+    assert found.killed and found.findings == ("missing_metric",) and not found.killed_by["outputs+drift"]
+
+
+def test_a_tap_that_is_missing_departs_and_its_group_is_missed(micro_case: Callable[..., Case]) -> None:
+    found = _examined(micro_case(), None, decode__mel=math.nan)
+    assert found.departs_at == ("decode/mel",) and found.killed and not found.by_outputs
 
 
 def test_a_nan_in_isolation_is_no_equality(micro_case: Callable[..., Case]) -> None:
-    case = micro_case()
-    found = _examined(case, _drifted(case, 0.0), (Added(where="decode/mel", error=float("nan")),))
-    assert found.adds_at == ("decode/mel",)
+    rows = (Added(where="decode/mel", error=0.0), Added(where="denoise/000/uncond", error=math.nan, note="no pass"))
+    found = _examined(micro_case(), rows)
+    assert found.adds_at == ("denoise/000/uncond",) and found.findings == ("not_isolated",) and found.killed

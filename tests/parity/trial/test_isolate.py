@@ -231,7 +231,7 @@ def test_only_what_exceeds_harmless_noise_is_a_culprit(micro_case: Callable[...,
         Added(where="e", error=math.nan, note="no such pass"),
         Added(where="f", error=0.01, harmless=0.01, oracle=Arbitration(candidate=0.1, official=0.2)),
     )
-    found = Isolation(rows=rows, inherited={}, flow=flow)
+    found = Isolation(rows=rows, inherited={}, flow=flow, provenance={})
     assert [row.where for row in found.culprits] == ["b", "c", "e"]
-    assert not found.bit_equal and not Isolation(rows=(), inherited={}, flow=flow).bit_equal
+    assert not found.bit_equal and not Isolation(rows=(), inherited={}, flow=flow, provenance={}).bit_equal
     assert found.document()["rows"][-1]["ratio_to_oracle"] == 0.5

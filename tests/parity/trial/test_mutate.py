@@ -1,16 +1,36 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from parity.judge.strength import load_strength
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.evidence import Evidence
 from parity.trial.mutate import Alarm, Score, Trial
 
-NOTHING = Evidence(bits_differ=True, metrics=(), findings=(), departs_at=(), adds_at=())
+
+def _killed_by(outputs: bool, drift: bool, isolated: bool) -> dict[str, bool]:
+    return {"outputs": outputs, "outputs+drift": drift, "outputs+drift+isolated": isolated}
+
+
+NOTHING = Evidence(
+    bits_differ=True, killed_by=_killed_by(False, False, False), metrics=(), findings=(), departs_at=(), adds_at=()
+)
 SEEN = Evidence(
     bits_differ=True,
+    killed_by=_killed_by(True, True, True),
     metrics=("frames.mad.max", "audio.snr_db.min"),
     findings=(),
     departs_at=("init/video",),
     adds_at=(),
 )
-INSIDE = Evidence(bits_differ=True, metrics=(), findings=(), departs_at=(), adds_at=("sigmas",))
+INSIDE = Evidence(
+    bits_differ=True,
+    killed_by=_killed_by(False, False, True),
+    metrics=("isolated.sigmas",),
+    findings=(),
+    departs_at=(),
+    adds_at=("sigmas",),
+)
 
 
 def _trial(evidence: Evidence, *, located: bool = True, equivalent: bool = False) -> Trial:
@@ -18,14 +38,16 @@ def _trial(evidence: Evidence, *, located: bool = True, equivalent: bool = False
 
 
 def _score(*trials: Trial, alarms: tuple[Alarm, ...] = ()) -> Score:
-    return Score(limits_of="c", trials=trials, harmless=alarms)
+    return Score(limits_of="c", date="2026-01-02", environment={"cpu": "x"}, trials=trials, harmless=alarms)
 
 
 def test_a_defect_seen_inside_only_is_killed_but_not_by_outputs() -> None:
     document = _score(_trial(SEEN), _trial(INSIDE)).document()
     counts = {name: document[name] for name in ("defects", "killed", "located", "killed_by_outputs", "false_alarms")}
     assert counts == {"defects": 2, "killed": 2, "located": 2, "killed_by_outputs": 1, "false_alarms": 0}
-    assert document["kills_by_metric"] == {"audio.snr_db.min": 1, "frames.mad.max": 1}
+    assert document["kills_by_metric"] == {"audio.snr_db.min": 1, "frames.mad.max": 1, "isolated.sigmas": 1}
+    assert document["killed_by_levels"] == {"outputs": 1, "outputs+drift": 1, "outputs+drift+isolated": 2}
+    assert document["kills_by_level"]["isolated errors"] == 1 and document["kills_by_level"]["drift of taps"] == 0
     assert document["good"]
 
 
@@ -54,8 +76,16 @@ def test_a_harmless_run_that_is_stopped_is_a_false_alarm() -> None:
 
 
 def test_the_place_is_where_a_part_adds_an_error_before_where_a_free_run_departs() -> None:
-    both = Evidence(bits_differ=True, metrics=(), findings=(), departs_at=("init/video",), adds_at=("sigmas",))
+    both = replace(INSIDE, departs_at=("init/video",))
     assert both.place == "sigmas"
     assert both.located(("sigmas",), ("init/*",)) and not both.located(("text/*",), ("init/*",))
     assert SEEN.located(("sigmas",), ("init/*",)), "without an isolated error the free run's place counts"
     assert not NOTHING.located(("*",), ("*",)) or NOTHING.place == ""
+
+
+def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(json.dumps(_score(_trial(SEEN), _trial(INSIDE)).document()))
+    strength = load_strength(path)
+    assert strength is not None
+    assert strength.caught_by(["outputs"]) == "outputs alone catch 1 of 2 known defects (c, 2026-01-02)"

@@ -28,9 +28,14 @@ def test_a_variant_that_drifts_farther_gets_room_and_others_none() -> None:
     far = widened(_registry(), "case", {"run": {LOWER: 0.1, HIGHER: 10.0, EXACT: 5.0}}).cases["case"]
     assert far[LOWER].value == pytest.approx(0.125)
     assert far[HIGHER].value == pytest.approx(10.0 - 1.93820026)  # 20 log10(1.25)
-    assert far[EXACT].value == 0.0
+    assert far[EXACT].value == 0.0 and far[LOWER].floor == 0.1
     near = widened(_registry(), "case", {"run": {LOWER: 0.01, HIGHER: 50.0}}).cases["case"]
     assert near[LOWER].value == pytest.approx(0.04) and near[HIGHER].value == pytest.approx(30.0)
+
+
+def test_a_metric_that_only_some_runs_have_is_widened_by_those() -> None:
+    some = widened(_registry(), "case", {"run": {HIGHER: 50.0}, "alone": {LOWER: 0.1}}).cases["case"]
+    assert some[LOWER].value == pytest.approx(0.125) and some[HIGHER].value == pytest.approx(30.0)
 
 
 def test_the_registry_itself_is_left_alone() -> None:

@@ -1,0 +1,160 @@
+"""A gate by limits on every level of evidence, from run folders and saved files, as a user calls it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.dataflow import Dataflow
+from parity.diff.metric import METRICS
+from parity.diff.tap_group import ISOLATED_GROUPS, drift_group
+from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.registry import Registry, save_registry
+from parity.trace.bundle import read_run
+from parity.trial.calibrate import UNJUDGED
+from runners.case import parse_case
+from runners.clock import STAGES
+
+LeaveRun = Callable[..., Path]
+Gate = Callable[..., tuple[int, dict[str, Any]]]
+ELSEWHERE = {"threads": 4}  # another environment, so that limits hold and not bits
+
+
+@pytest.fixture
+def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """`parity gate --json` in a checkout with limits at 0.1 from agreement for the micro case."""
+    root = tmp_path / "root"
+    (root / "golden").mkdir(parents=True)
+    (root / "docs" / "measurements").mkdir(parents=True)
+    flow = Dataflow(parse_case(micro_case_text, tmp_path), 3)
+    groups = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps}
+    groups |= {f"isolated.{group}" for group in ISOLATED_GROUPS if not group.startswith("image")}
+    limits = {
+        name: exact_limit(metric)
+        if metric.direction == "exact"
+        else derive_limit(
+            metric,
+            floor={"a": (_at(metric.direction, 0.01),) * 2},
+            defects={"d": (_at(metric.direction, 1.0),)},
+            calibration="c",
+        )
+        for name, metric in METRICS.items()
+        if name not in UNJUDGED
+        and not name.startswith("small_")
+        and (name in groups or not name.startswith(("drift.", "isolated.")))
+    }
+    calibration = Calibration(
+        date="2026-01-02", command="x", runs=("y",), environment={"torch": "2.13.0"}, expires_with=("torch",)
+    )
+    registry = Registry(calibrations={"c": calibration}, cases={"micro": limits}, unjudged=UNJUDGED)
+    (root / "thresholds").mkdir()
+    save_registry(root / "thresholds" / "consistency_threshold.json", registry)
+    score = {
+        "kind": "mutation",
+        "limits_of": "micro",
+        "date": "2026-01-02",
+        "defects": 9,
+        "killed": 9,
+        "killed_by_levels": {"outputs": 4, "outputs+drift": 7, "outputs+drift+isolated": 9},
+    }
+    (root / "docs" / "measurements" / "mutation_tiny.json").write_text(json.dumps(score))
+    monkeypatch.setenv("PARITY_ROOT", str(root))
+
+    def call(*arguments: object) -> tuple[int, dict[str, Any]]:
+        found = CliRunner().invoke(app, ["gate", *map(str, arguments), "--json"])
+        return found.exit_code, json.loads(found.stdout)
+
+    return call
+
+
+def _at(direction: str, distance: float) -> float:
+    return 1 - distance if direction == "higher" else distance
+
+
+def saved_isolation(path: Path, run: Path, **errors: float) -> Path:
+    """What `parity isolate` would leave of a run, with no error but those given by group."""
+    record = read_run(run).record
+    where = {group.replace(".", "/"): 0.0 for group in ISOLATED_GROUPS if not group.startswith("image")}
+    where |= {group.replace("__", "/"): error for group, error in errors.items()}
+    document = {
+        **{key: getattr(record, key) for key in ("inputs", "runner", "tier", "dtype", "weights_hash", "environment")},
+        "schema_version": 1,
+        "case": record.case,
+        "details": {},
+        "stages": STAGES,
+        "steps": [0, 1],
+        "whole": True,
+        "rows": [{"where": name, "added": error} for name, error in where.items()],
+    }
+    path.write_text(json.dumps(msgspec.to_builtins(document)))
+    return path
+
+
+def test_outputs_and_drift_are_judged_and_the_lack_of_isolation_is_said(gate: Gate, leave_run: LeaveRun) -> None:
+    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    code, document = gate(mine, "--against", official)
+    assert (code, document["outcome"]) == (0, "parity")
+    assert document["levels"]["outputs"] == document["levels"]["drift"] == "judged"
+    assert "isolate" in document["levels"]["isolated"]
+    assert "outputs and drift of taps catch 7 of 9 known defects" in document["notes"][0]
+
+
+def test_a_tap_that_drifts_too_far_is_not_at_parity_though_all_outputs_are(gate: Gate, leave_run: LeaveRun) -> None:
+    first = "denoise/001/cond/block/01/video/ff"
+    far = leave_run("far", runner="native", environment=ELSEWHERE, first=first, error=0.5)
+    code, document = gate(far, "--against", leave_run("official"))
+    failed = [row["metric"] for row in document["rows"] if not row["passed"]]
+    assert code == 1 and "drift.block.video.ff.first_half" in failed
+    assert all(name.startswith("drift.") for name in failed)
+
+
+def test_isolated_errors_are_judged_from_their_file(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
+    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    path = saved_isolation(tmp_path / "alone.json", mine)
+    code, document = gate(mine, "--against", official, "--isolated", path)
+    assert code == 0 and set(document["levels"].values()) == {"judged"}
+    path = saved_isolation(tmp_path / "alone.json", mine, decode__mel=0.2)
+    code, document = gate(mine, "--against", official, "--isolated", path)
+    assert code == 1 and [row["metric"] for row in document["rows"] if not row["passed"]] == ["isolated.decode.mel"]
+    code, document = gate(official, "--against", mine, "--isolated", path)
+    assert code == 2 and "another run" in document["error"]
+
+
+def test_saved_numbers_hold_the_levels_and_are_judged_alike(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
+    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    alone = saved_isolation(tmp_path / "alone.json", mine, decode__mel=0.2)
+    numbers = tmp_path / "numbers.json"
+    arguments = ["diff", str(official), str(mine), "--isolated", str(alone), "--out", str(numbers)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    code, document = gate(numbers, "--numbers")
+    assert code == 1 and set(document["levels"].values()) == {"judged"}
+    assert gate(numbers, "--numbers", "--isolated", alone)[0] == 2
+
+
+def test_a_runner_that_offers_taps_and_left_none_cannot_be_judged(gate: Gate, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    code, document = gate(leave_run("bare", runner="native", environment=ELSEWHERE, blocks=None), "--against", official)
+    assert code == 2 and [failure["code"] for failure in document["failures"]] == ["missing_trace"]
+
+
+def test_an_engine_without_internals_is_judged_by_its_outputs_and_the_verdict_says_what_that_is_worth(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    code, document = gate(leave_run("engine", runner="engine", blocks=None), "--against", leave_run("official"))
+    assert code == 0 and "offers no internals" in document["levels"]["drift"]
+    assert "outputs alone catch 4 of 9 known defects (micro, 2026-01-02)" in document["notes"][0]
+
+
+def test_explain_holds_taps_against_the_registrys_floors_and_says_so(gate: Gate, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    far = leave_run("far", runner="native", environment=ELSEWHERE, first="init/video", error=0.5)
+    found = CliRunner().invoke(app, ["explain", str(far), "--against", str(official), "--json"])
+    document = json.loads(found.stdout)
+    assert document["floors_by_rule"] == 0 and document["floors_by_registry"] == len(document["taps"])
+    assert document["roots"][0]["tap"] == "init/video" and document["roots"][0]["harmless"] == pytest.approx(0.01)
+    assert any("the registry's" in line for line in document["lines"])

@@ -1,0 +1,64 @@
+"""Which levels of evidence two runs give, what a missing one is put down to, and who owes it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from parity.diff.runs import RunsDiff, compare_runs, numbers_of
+from parity.trace.bundle import read_run
+from runners.errors import RunError
+
+LeaveRun = Callable[..., Path]
+
+
+def compared(reference: Path, candidate: Path) -> RunsDiff:
+    return compare_runs(read_run(reference), read_run(candidate))
+
+
+def test_two_traces_give_the_worst_error_of_each_group(leave_run: LeaveRun) -> None:
+    first = "denoise/001/cond/block/01/video/ff"
+    found = compared(leave_run("official"), leave_run("mine", runner="native", first=first, error=0.5))
+    assert found.levels["drift"].measured and found.levels["outputs"].measured
+    assert not found.levels["isolated"].measured and not found.levels["isolated"].owed
+    assert found.metrics["drift.text"] == 0 and found.metrics["drift.block.video.ff.first_step"] == 0
+    assert found.metrics["drift.block.video.ff.first_half"] == pytest.approx(0.5, rel=0.05)
+    assert found.metrics["drift.latent.video.first_half"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_runner_that_offers_taps_owes_its_trace_and_one_without_internals_does_not(leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    level = compared(official, leave_run("native", runner="native", blocks=None)).levels["drift"]
+    assert (level.measured, level.owed) == (False, True) and "its run has no trace" in level.why
+    level = compared(official, leave_run("engine", runner="engine", blocks=None)).levels["drift"]
+    assert (level.measured, level.owed) == (False, False) and "offers no internals" in level.why
+    level = compared(official, leave_run("open", runner="engine", blocks=None, details={"taps_offered": ["*"]})).levels[
+        "drift"
+    ]
+    assert level.owed
+
+
+def test_a_reference_without_a_trace_is_not_the_candidates_fault(leave_run: LeaveRun) -> None:
+    level = compared(leave_run("official", blocks=None), leave_run("native", runner="native")).levels["drift"]
+    assert (level.measured, level.owed) == (False, False) and "the reference has no trace" in level.why
+
+
+def test_a_trace_of_a_pattern_that_leaves_groups_out_is_no_drift(leave_run: LeaveRun) -> None:
+    narrow = leave_run("narrow", runner="native", pattern="denoise/* text/* connector/* init/*")
+    level = compared(leave_run("official"), narrow).levels["drift"]
+    assert (level.measured, level.owed) == (False, True) and "leaves out decode.frames" in level.why
+
+
+def test_the_official_code_is_not_isolated_from_itself(leave_run: LeaveRun) -> None:
+    level = compared(leave_run("official"), leave_run("again")).levels["isolated"]
+    assert "what isolation compares with" in level.why
+
+
+def test_levels_are_saved_with_the_numbers_and_older_numbers_are_of_outputs(leave_run: LeaveRun) -> None:
+    found = compared(leave_run("official"), leave_run("native", runner="native"))
+    document = found.document()
+    assert numbers_of(document, "x") == found
+    del document["levels"]
+    assert not numbers_of(document, "x").levels["drift"].measured
+    with pytest.raises(RunError, match="form of saved numbers"):
+        numbers_of({**document, "levels": {"drift": 3}}, "x")
