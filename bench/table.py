@@ -1,4 +1,5 @@
-"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py` and the suite saved.
+"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `parity mutate --out`
+and the suite saved.
 
     python bench/table.py docs/measurements/*.json
 
@@ -14,6 +15,11 @@ from typing import Any
 
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
+LEVELS = {
+    "outputs": "outputs alone",
+    "outputs+drift": "outputs and drift of taps",
+    "outputs+drift+isolated": "outputs, drift and isolated errors",
+}
 
 
 def table(title: str, columns: Sequence[str], rows: Rows) -> str:
@@ -117,6 +123,47 @@ def suite_rows(document: dict[str, Any]) -> Rows:
     return rows
 
 
+def level_rows(document: dict[str, Any]) -> Rows:
+    """How many defects each set of levels catches, and how many harmless runs it stops."""
+    defects, harmless = document["defects"], document["benign_runs"]
+    rows = [("equal bits (the exact tier)", document["kills_by_level"]["bits"], "-")]
+    rows += [
+        (LEVELS.get(levels, levels), killed, f"{document['false_alarms_by_levels'][levels]} of {harmless}")
+        for levels, killed in document["killed_by_levels"].items()
+    ]
+    return [
+        (name, f"{killed} of {defects}", f"{100 * killed / defects:.0f} %", alarms) for name, killed, alarms in rows
+    ]
+
+
+def metric_rows(document: dict[str, Any]) -> Rows:
+    """How many defects the metrics of each family catch by themselves, the sharpest family first."""
+    families: dict[str, set[str]] = {}
+    for row in document["rows"]:
+        for metric in () if row["equivalent"] else (*row["metrics"], *row["findings"]):
+            families.setdefault(family(metric), set()).add(row["id"])
+    ordered = sorted(families.items(), key=lambda item: (-len(item[1]), item[0]))
+    defects = document["defects"]
+    return [(name, f"{len(ids)} of {defects}", f"{100 * len(ids) / defects:.0f} %") for name, ids in ordered]
+
+
+def family(metric: str) -> str:
+    """The metrics that a metric is counted with: all of `frames`, all of the blocks' drift, and so on."""
+    parts = metric.split(".")
+    return ".".join(parts[: 2 if parts[0] in ("drift", "isolated") else 1]) + (".*" if len(parts) > 1 else "")
+
+
+def mutation_note(document: dict[str, Any]) -> str:
+    """Location, equivalents and the machine, in one line."""
+    environment = document["environment"]
+    machine = f"{environment['cpu']}, {environment['threads']} threads, torch {environment['torch']}"
+    named = ", ".join(document["equivalents"]) or "none"
+    return (
+        f"{document['located']} of {document['killed']} killed defects are located in the right module; equivalent by "
+        f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {machine}.\n"
+    )
+
+
 def main(paths: Sequence[str]) -> None:
     """Print the tables of some files, in the order given."""
     documents = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
@@ -164,6 +211,11 @@ def main(paths: Sequence[str]) -> None:
             [sketch_row(document) for document in kinds.get("sketch", [])],
         ),
     ]
+    for document in kinds.get("mutation", []):
+        columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
+        parts.append(table("Known defects caught, by what a candidate is judged by", columns, level_rows(document)))
+        parts.append(table("The same, by single metrics", ("metrics", "caught", "rate"), metric_rows(document)))
+        parts.append(mutation_note(document))
     print("\n".join(part for part in parts if part), end="")
 
 

@@ -43,6 +43,10 @@ ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn f
 MAX_EQUIVALENT: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
+MACHINE: Final = (  # what of the environment a score says
+    *("device", "device_name", "cpu", "cpu_capability", "cores", "threads", "torch", "transformers", "ltx-core"),
+    *("source_hash", "weights_sha256"),
+)
 Say = Callable[[str], None]
 
 
@@ -303,7 +307,7 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
     return Score(
         limits_of=case.id,
         date=datetime.now(UTC).date().isoformat(),
-        environment=gauntlet.environment,
+        environment={name: gauntlet.environment[name] for name in MACHINE if name in gauntlet.environment},
         trials=tuple(gauntlet.defects(catalogue)),
         harmless=tuple(gauntlet.harmless()),
     )

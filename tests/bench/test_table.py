@@ -91,3 +91,38 @@ def test_the_readme_shows_the_tables_of_the_saved_files(bench: ModuleType, capsy
     readme = (root / "README.md").read_text(encoding="utf-8")
     missing = [line for line in capsys.readouterr().out.splitlines() if line and line not in readme]
     assert missing == []
+
+
+def test_a_mutation_score_says_what_each_level_and_family_catches(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"findings": [], "equivalent": False}
+    document = {
+        "kind": "mutation",
+        "limits_of": "c",
+        "date": "2026-01-02",
+        "environment": {"cpu": "Xeon", "threads": "2", "torch": "2.13.0"},
+        "defects": 4,
+        "killed": 4,
+        "located": 3,
+        "benign_runs": 7,
+        "equivalents": ["x"],
+        "kills_by_level": {"bits": 4},
+        "killed_by_levels": {"outputs": 1, "outputs+drift": 3},
+        "false_alarms_by_levels": {"outputs": 0, "outputs+drift": 1},
+        "rows": [
+            {**row, "id": "a", "metrics": ["frames.mad.max", "frames.ssim.min", "drift.block.video.ff.first_step"]},
+            {**row, "id": "b", "metrics": ["drift.block.audio.ff.first_step"], "findings": ["missing_tensor"]},
+            {**row, "id": "x", "metrics": ["frames.mad.max"], "equivalent": True},
+        ],
+    }
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(document))
+    bench.main([str(path)])
+    text = capsys.readouterr().out
+    assert "| equal bits (the exact tier) | 4 of 4 | 100 % | - |" in text
+    assert "| outputs and drift of taps | 3 of 4 | 75 % | 1 of 7 |" in text
+    assert "| drift.block.* | 2 of 4 | 50 % |" in text and "| frames.* | 1 of 4 | 25 % |" in text
+    assert "| missing_tensor | 1 of 4 | 25 % |" in text
+    assert "3 of 4 killed defects are located in the right module; equivalent by the oracle: x." in text
+    assert "Xeon, 2 threads, torch 2.13.0" in text
