@@ -67,7 +67,7 @@ def diagnose(
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
     flow = flow_of(reference, old)
     environment = differences(reference.record.environment, candidate.record.environment)
-    diff = compare_traces(old, new, flow, environment=environment)
+    diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
     measured = None if floors is None else read_floors(floors, candidate)
     exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
     same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype

@@ -1,17 +1,14 @@
 """The level of drift: two traces as the worst error of each group of taps, or why two runs have no such thing."""
 
 from dataclasses import replace
-from typing import Final
 
 from parity.diff.dataflow import Dataflow
-from parity.diff.levels import MEASURED, Level
+from parity.diff.levels import Level
 from parity.diff.metric import DRIFT
-from parity.diff.tap_group import drift_group, worst_by_group
+from parity.diff.tap_group import DRIFT_GROUPS, drift_group, worst_by_group
 from parity.diff.traces import TraceDiff
 from parity.trace.bundle import TRACE_FILE, Run
-from runners.protocol import TAPS_OFFERED
-
-OWN_RUNNERS: Final = ("official", "native", "diffusers")  # which offered taps before runs said so themselves
+from parity.trace.pattern import chosen
 
 
 def drift_metrics(diff: TraceDiff, flow: Dataflow) -> dict[str, float]:
@@ -20,25 +17,28 @@ def drift_metrics(diff: TraceDiff, flow: Dataflow) -> dict[str, float]:
     return {f"{DRIFT}{group}": error for group, error in worst.items()}
 
 
-def drift_level(diff: TraceDiff, flow: Dataflow) -> Level:
-    """Measured if every group of the case's taps was recorded, at least in part, on both sides."""
-    wanted = dict.fromkeys(drift_group(tap, flow.steps) for tap in flow.taps)
+def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*") -> Level:
+    """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides."""
+    wanted = {drift_group(tap, flow.steps) for tap in flow.taps}
+    offers = {drift_group(tap, flow.steps) for tap in flow.taps if chosen(tap, offered)}
     there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.recorded(tap)}
-    if left_out := [group for group in wanted if group not in there]:
+    if left_out := [group for group in DRIFT_GROUPS if group in offers - there]:
         named = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more groups" if len(left_out) > 3 else "")
         return Level(measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True)
-    return MEASURED
+    if not offers:
+        return Level(measured=False, why="its runner offers no taps of this case")
+    return Level(measured=True, without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers))
 
 
 def without_trace(reference: Run, candidate: Run) -> Level:
     """Why there is no drift of two runs, of which one has no trace."""
     if not reference.has(TRACE_FILE):
         return Level(measured=False, why="the reference has no trace; record it with --taps '*'")
-    record = candidate.record
-    if record.details.get(TAPS_OFFERED, record.runner in OWN_RUNNERS):
-        why = f"runner {record.runner!r} offers taps and its run has no trace; record it with --taps '*'"
+    runner = candidate.record.runner
+    if candidate.offers:
+        why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
         return Level(measured=False, why=why, owed=True)
-    return Level(measured=False, why=f"runner {record.runner!r} offers no internals")
+    return Level(measured=False, why=f"runner {runner!r} offers no internals")
 
 
 def isolated_level(level: Level, candidate: Run) -> Level:

@@ -23,6 +23,7 @@ class Level:
     measured: bool
     why: str = ""
     owed: bool = False
+    without: tuple[str, ...] = ()  # metrics of a measured level that the candidate has no internals for
 
 
 MEASURED: Final = Level(measured=True)

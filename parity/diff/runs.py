@@ -86,7 +86,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
         findings += traces.findings
         metrics["taps.bit_different"] = float(sum(not diff.bit_equal for diff in traces.taps.values()))
         metrics |= drift_metrics(traces, flow)
-        levels["drift"] = drift_level(traces, flow)
+        levels["drift"] = drift_level(traces, flow, candidate.offers)
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
@@ -119,7 +119,7 @@ def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
     flow = flow_of(reference, old)
-    return compare_traces(old, new, flow), flow
+    return compare_traces(old, new, flow, offered=candidate.offers), flow
 
 
 def _reduced(run: Run) -> ReducedOutputs:

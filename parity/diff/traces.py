@@ -53,13 +53,21 @@ class DriftGrid:
     values: tuple[tuple[float, ...], ...]
 
 
-def compare_traces(reference: Trace, candidate: Trace, flow: Dataflow, *, environment: Sequence[str] = ()) -> TraceDiff:
+def compare_traces(
+    reference: Trace,
+    candidate: Trace,
+    flow: Dataflow,
+    *,
+    offered: str | None = None,
+    environment: Sequence[str] = (),
+) -> TraceDiff:
     """Compare two traces of one case.
 
     Args:
         reference: trace taken as true.
         candidate: trace under test.
         flow: the case's taps.
+        offered: pattern of the taps that the candidate's runner can offer, the only ones wanted of it; None for all.
         environment: differences between the environments of the two runs, each one phrase.
     Returns: a TraceDiff. Whatever is missing, extra, not finite, of another shape, exchanged, recorded elsewhere or cut
         short is a finding in it. Of NaN and infinities only the first in data-flow order are findings.
@@ -67,7 +75,7 @@ def compare_traces(reference: Trace, candidate: Trace, flow: Dataflow, *, enviro
     """
 
     def recorded(tap: str) -> bool:
-        return chosen(tap, reference.pattern) and chosen(tap, candidate.pattern)
+        return all(chosen(tap, pattern) for pattern in (reference.pattern, candidate.pattern, offered))
 
     findings = [
         Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")

@@ -132,7 +132,12 @@ def judge(
             raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
         limits = registry.limits_of(case)
         reached = _reached(levels, limits)
-        limits = {name: limit for name, limit in limits.items() if reached[level_of(name)] == JUDGED}
+        without = {name for level in levels.values() for name in level.without}
+        limits = {
+            name: limit
+            for name, limit in limits.items()
+            if reached[level_of(name)] == JUDGED and (name not in without or name in known)
+        }
         known = {name: metric for name, metric in known.items() if reached[level_of(name)] == JUDGED}
         failures += [
             Failure(code="missing_trace", where=level, message=state.why)
@@ -174,7 +179,7 @@ def judge(
         outcome=_outcome(rows, failures),
         rows=tuple(rows),
         failures=tuple(failures),
-        notes=(*_levels_said(reached, strength), *_notes(rows)),
+        notes=(*_levels_said(reached, levels, strength), *_notes(rows)),
         unjudged=unjudged,
         levels=reached,
     )
@@ -195,14 +200,20 @@ def _reached(levels: Mapping[str, Level], limits: Mapping[str, Limit]) -> dict[s
     return found
 
 
-def _levels_said(reached: Mapping[str, str], strength: Strength | None) -> tuple[str, ...]:
+def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], strength: Strength | None) -> tuple[str, ...]:
     """By what a run was judged, what was left out, and what that is worth."""
     if not reached:
         return ()
     judged_by = [level for level, state in reached.items() if state == JUDGED]
     parts = [f"judged by {said(judged_by)}"]
+    parts += [
+        f"of {LEVEL_WORDS[level]} without {len(levels[level].without)} groups that its runner does not offer"
+        for level in judged_by
+        if level in levels and levels[level].without
+    ]
     parts += [f"not by {LEVEL_WORDS[level]}: {state}" for level, state in reached.items() if state != JUDGED]
-    if strength is not None and (worth := strength.caught_by(judged_by)):
+    whole = not any(levels[level].without for level in judged_by if level in levels)
+    if strength is not None and whole and (worth := strength.caught_by(judged_by)):
         parts.append(worth)
     return ("; ".join(parts),)
 

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from parity.trace.atomic import write_json_atomic
 from runners.case import CASE_ID, Case, case_document
+from runners.catalogue import NAMES
 from runners.errors import RunError
 from runners.ltx23.video_file import write_mp4
-from runners.protocol import Outcome
+from runners.protocol import TAPS_OFFERED, Outcome
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -94,6 +95,12 @@ class Run:
 
     folder: Path
     record: RunRecord
+
+    @property
+    def offers(self) -> str:
+        """Patterns of the taps that its runner can offer, divided by blanks; empty if it has no internals to show."""
+        before_it_was_recorded = ["*"] if self.record.runner in NAMES or self.has(TRACE_FILE) else []
+        return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
     @property
     def case_id(self) -> str:

@@ -10,6 +10,7 @@ from parity.trace.bundle import read_run
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
+PARTS = (("init", ""), ("latent", ".first_step"), ("latent", ".first_half"))
 
 
 def compared(reference: Path, candidate: Path) -> RunsDiff:
@@ -47,6 +48,18 @@ def test_a_trace_of_a_pattern_that_leaves_groups_out_is_no_drift(leave_run: Leav
     narrow = leave_run("narrow", runner="native", pattern="denoise/* text/* connector/* init/*")
     level = compared(leave_run("official"), narrow).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out decode.frames" in level.why
+
+
+def test_a_runner_that_offers_some_taps_is_judged_by_the_groups_of_those(leave_run: LeaveRun) -> None:
+    offered = {"details": {"taps_offered": ["init/*", "denoise/*/latent/*"]}}
+    some = leave_run("some", runner="engine", pattern="init/* denoise/*/latent/*", **offered)
+    found = compared(leave_run("official"), some)
+    assert found.findings == () and found.levels["drift"].measured
+    assert "drift.text" in found.levels["drift"].without and "drift.image" not in found.levels["drift"].without
+    groups = {name for name in found.metrics if name.startswith("drift.")}
+    assert groups == {f"drift.{part}.{stream}{steps}" for stream in ("video", "audio") for part, steps in PARTS}
+    fewer = compared(leave_run("again"), leave_run("fewer", runner="engine", pattern="init/*", **offered))
+    assert fewer.levels["drift"].owed and "latent.video.first_step" in fewer.levels["drift"].why
 
 
 def test_the_official_code_is_not_isolated_from_itself(leave_run: LeaveRun) -> None:

@@ -283,6 +283,21 @@ def test_a_group_with_a_limit_that_was_not_measured_fails_and_one_without_a_limi
         )
 
 
+def test_groups_that_a_runner_does_not_offer_are_left_out_and_said() -> None:
+    levels = {**ALL, "drift": Level(measured=True, without=(DRIFT,))}
+    metrics = {name: value for name, value in GOOD.items() if name != DRIFT} | {ALONE: 0.005}
+    verdict = judge(
+        case="astronaut",
+        profile="limits",
+        metrics=metrics,
+        registry=with_internals(),
+        environment=HERE,
+        levels=levels,
+    )
+    assert verdict.outcome == "parity" and "of drift of taps without 1 groups" in verdict.notes[0]
+    assert on_levels(levels, drift=0.9).outcome == "not_at_parity", "what it offers all the same is judged"
+
+
 def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so() -> None:
     verdict = judge(
         case="astronaut",
