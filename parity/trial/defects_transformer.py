@@ -149,7 +149,9 @@ def _every_token_at_sigma(original: Original, state: Any, *rest: Any) -> Any:
 
 
 def _autocast_entered(original: Original, runner: NativeRunner, case: Any) -> Any:
-    return replace(original(runner, case), dtype=torch.float32, disable_autocast=False)
+    config = replace(original(runner, case), disable_autocast=False)
+    object.__setattr__(config, "dtype", torch.float32)  # which the configuration itself would refuse
+    return config
 
 
 def _without_warnings(_: Reach) -> AbstractContextManager[Any]:
