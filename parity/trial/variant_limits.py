@@ -1,5 +1,7 @@
 """Limits for a variant of a case: the case's own, widened where harmless runs of the variant itself go farther.
 
+Groups of taps that the variant does not have, such as those of V2A where that is off, have no limit there.
+
 A keyframe or a skipped step changes how far noise grows, and the registry holds limits of whole cases only.
 """
 
@@ -7,6 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, derive_limit
 from parity.judge.registry import Registry
@@ -21,7 +24,12 @@ def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, floa
         floor: harmless run of the variant -> metric -> value.
     Raises: RegistryError for a harmless value that is NaN or bounds nothing.
     """
-    limits = {name: _looser_of(name, limit, floor) for name, limit in registry.limits_of(case).items()}
+    measured = {name for values in floor.values() for name in values}
+    limits = {
+        name: _looser_of(name, limit, floor)
+        for name, limit in registry.limits_of(case).items()
+        if level_of(name) == OUTPUTS or name in measured
+    }
     return msgspec.structs.replace(registry, cases={**registry.cases, case: limits})
 
 

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from parity.diff.metric import METRICS
@@ -5,6 +6,7 @@ from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.registry import Registry
 from parity.trial.variant_limits import widened
 
+GROUP = "drift.block.audio.av_attn.first_step"
 LOWER, HIGHER, EXACT = "video_latent.relative_l2", "frames.psnr_db.min", "frames.count.difference"
 
 
@@ -36,6 +38,14 @@ def test_a_variant_that_drifts_farther_gets_room_and_others_none() -> None:
 def test_a_metric_that_only_some_runs_have_is_widened_by_those() -> None:
     some = widened(_registry(), "case", {"run": {HIGHER: 50.0}, "alone": {LOWER: 0.1}}).cases["case"]
     assert some[LOWER].value == pytest.approx(0.125) and some[HIGHER].value == pytest.approx(30.0)
+
+
+def test_groups_that_the_variant_does_not_have_are_not_missed() -> None:
+    registry = _registry()
+    drift = derive_limit(METRICS[GROUP], floor={"a": (0.1, 0.1)}, defects={"d": (0.9,)}, calibration="c")
+    registry = msgspec.structs.replace(registry, cases={"case": {**registry.cases["case"], GROUP: drift}})
+    assert GROUP not in widened(registry, "case", {"run": {LOWER: 0.1}}).cases["case"]
+    assert GROUP in widened(registry, "case", {"run": {LOWER: 0.1, GROUP: 0.2}}).cases["case"]
 
 
 def test_the_registry_itself_is_left_alone() -> None:
