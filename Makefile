@@ -85,8 +85,8 @@ thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, an
 mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
 	$(PARITY) mutate --weights $(WEIGHTS)
 
-bench: $(STAMP) ## Measure the comparisons' own speed
-	$(RUN) -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds -o python_files='*.py'
+bench: $(STAMP) ## Measure the comparisons' own speed and memory, beside budgets
+	$(RUN) -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds
 
 clean: ## Remove what was built, not .venv
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache
