@@ -101,8 +101,8 @@ def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
     )
 
 
-def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
-    """Run both populations of a case.
+def measure(weights: WeightsFolder, case: Case, say: Say, compiled: bool = False) -> Populations:
+    """Run both populations of a case; `compiled` adds a run with compiled blocks to the harmless one.
 
     Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
     """
@@ -114,7 +114,7 @@ def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
             "together with what is wrong already. Mend it first; `parity diff` shows where."
         )
     floor = {}
-    for variation in variations(CALIBRATION_DRAWS):
+    for variation in variations(CALIBRATION_DRAWS, compiled):
         say(f"{case.id}: harmless, {variation.description}")
         floor[variation.id] = _harmless(weights, case, reference, variation)
     defects, findings = {}, {}
