@@ -58,7 +58,7 @@ def report(
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         try:
             measured = None if floors is None else read_floors(floors, candidate)
-            flow = flow_of(reference, read_trace(reference.folder))
+            flow = flow_of(reference, candidate, read_trace(reference.folder))
             traced = Traced(
                 diagnosis=diagnose(reference, candidate, floors=floors),
                 flow=flow,

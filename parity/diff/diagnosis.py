@@ -55,7 +55,7 @@ def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, orac
     """
     require_comparable(reference, candidate)
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    flow = flow_of(reference, old)
+    flow = flow_of(reference, candidate, old)
     environment = differences(reference.record.environment, candidate.record.environment)
     diff = compare_traces(old, new, flow, environment=environment)
     measured = None if floors is None else read_floors(floors, candidate)
@@ -77,11 +77,17 @@ def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, orac
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 
 
-def flow_of(run: Run, trace: Trace) -> Dataflow:
-    """The dataflow of a run's case; the model has as many blocks as its trace knows of.
+def flow_of(reference: Run, candidate: Run, trace: Trace) -> Dataflow:
+    """The dataflow of the case of two runs, on as many blocks as either run says its model has.
+
+    Of runs that say nothing, the reference's trace knows: a last block that it lacks is then not missed.
 
     Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none.
     """
+    run = reference
+    known = reference.record.num_blocks or candidate.record.num_blocks
+    if known is not None:
+        return Dataflow(case_of(run), known)
     blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
     if not blocks and trace.pattern in (None, "*"):
         raise RunError(

@@ -98,7 +98,7 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
 def _compare_taps(reference: Run, candidate: Run) -> TraceDiff:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    return compare_traces(old, new, flow_of(reference, old))
+    return compare_traces(old, new, flow_of(reference, candidate, old))
 
 
 def _reduced(run: Run) -> ReducedOutputs:

@@ -33,7 +33,7 @@ from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF,
 from parity.trial.variant_limits import widened
 from runners.case import Case
 from runners.clock import STAGES
-from runners.weights import WeightsFolder
+from runners.weights import WeightsFolder, num_blocks
 
 FLOOR_DRAWS: Final = range(50, 52)  # for the drift of taps, and for variants of the case
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
@@ -245,7 +245,7 @@ class Gauntlet:
             environment=self._environment,
             drift_floors=drift_floors,
             isolated_floor=self._isolated_floor,
-            num_blocks=int(self._weights.config["transformer"]["num_layers"]),
+            num_blocks=num_blocks(self._weights),
         )
         return Station(case=case, reference=reference, bench=bench)
 

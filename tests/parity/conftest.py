@@ -82,6 +82,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         steps: int = 2,
         frames: tuple[int, int, int] = (5, 24, 40),
         model_version: str = "2.3.0",
+        num_blocks: int | None = None,
     ) -> Path:
         overrides: dict[str, Any] = {"request.num_inference_steps": steps}
         if prompt is not None:
@@ -106,6 +107,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
             model_version=model_version,
             environment={**ENVIRONMENT, **(environment or {})},
             end_to_end_s=4.0,
+            num_blocks=num_blocks,
         )
         return folder
 
