@@ -40,8 +40,10 @@ class TileLoop(Protocol):
 
 
 @functools.cache
-def tile_loop() -> TileLoop:
-    """Return `measure_tiles` in the fastest form that this torch offers."""
+def tile_loop(device_type: str) -> TileLoop:
+    """Return `measure_tiles` in the fastest form for a device that this torch offers."""
+    if device_type != "cpu":  # one thread launches everything there, and a script might be compiled for the device
+        return measure_tiles
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -97,7 +97,7 @@ def measure_all(reference: Tensor, candidate: Tensor, plan: Plan) -> Sums:
     nothing = torch.empty(0, 0, dtype=bits, device=reference.device)
     reference_bits, candidate_bits = (reference.view(bits), candidate.view(bits)) if same_dtype else (nothing, nothing)
     half = same_dtype and reference.dtype in HALF
-    measure_tiles = tile_loop()
+    measure_tiles = tile_loop(reference.device.type)
 
     def zeros(*size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.float64, device=reference.device)
