@@ -49,7 +49,7 @@ def tile_loop(device_type: str) -> TileLoop:
             warnings.simplefilter("ignore", DeprecationWarning)
             scripted: TileLoop = torch.jit.script(measure_tiles)
             return scripted
-    except (AttributeError, NotImplementedError, OSError, RuntimeError):  # gone, refused, or no source to read
+    except Exception:  # gone, refused, or no source to read, or one that was edited since it was imported
         return measure_tiles
 
 
