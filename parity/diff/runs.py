@@ -64,7 +64,7 @@ def compare_runs(reference: Run, candidate: Run) -> RunsDiff:
     old, new = reference.record, candidate.record
     reduced = reference.reduced or candidate.reduced
     if reduced:
-        outputs = compare_reduced(_reduced(reference), _reduced(candidate))
+        outputs = compare_reduced(reduced_of(reference), reduced_of(candidate))
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
@@ -100,7 +100,8 @@ def _compare_taps(reference: Run, candidate: Run) -> TraceDiff:
     return compare_traces(old, new, flow_of(reference, old))
 
 
-def _reduced(run: Run) -> ReducedOutputs:
+def reduced_of(run: Run) -> ReducedOutputs:
+    """The outputs of a run, reduced if they are not yet."""
     if run.reduced:
         return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
     return reduce_outputs(run.outputs())
