@@ -3,6 +3,8 @@
 What each change does by itself takes a model to measure, see `parity.trial.release_change`.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ from parity.trace.bundle import Run
 from runners.errors import RunError
 from runners.ltx23.reference import RELEASES
 
+NEARER: Final = 3.0  # times nearer in frames and sound, to be taken for a follower of another release
 WORDS: Final = {
     "vocoder_fp32": "vocoder and bandwidth extension in fp32",
     "keyframe_spans_one_frame": "a picture at a later frame lasts 1 pixel frame, not 8",
@@ -109,3 +112,37 @@ def named(old: Run, new: Run) -> Changed:
         together=None,
         left={},
     )
+
+
+def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> str | None:
+    """One line if a candidate that is not at parity with its reference is with another release, or far nearer to it.
+
+    Args:
+        candidate: the run that was judged.
+        reference: the run it was judged by.
+        others: runs of the same request, of any release.
+    """
+    own = effect(reference, candidate)
+    nearest, times = reference, 1.0
+    for other in others:
+        if other.record.reference != reference.record.reference:
+            found = effect(other, candidate)
+            both = (_ratio(own.frames, found.frames), _ratio(own.audio, found.audio))
+            nearer = math.inf if found.bit_equal else min(both)
+            nearest, times = (other, nearer) if nearer > times else (nearest, times)
+    where = f"official {nearest.record.reference} ({nearest.folder})"
+    if math.isinf(times):
+        return f"The candidate has every bit of {where}, not of {reference.record.reference}: it follows that release."
+    if times < NEARER:
+        return None
+    return (
+        f"The candidate is {times:.2g} times nearer to {where} than to {reference.record.reference}, in frames and "
+        "sound: it seems to follow that release."
+    )
+
+
+def _ratio(own: float, other: float) -> float:
+    """How many times nearer; `inf` if the other is equal and this is not, 1 if both are, 0 where either is nan."""
+    if math.isnan(own) or math.isnan(other):
+        return 0.0
+    return own / other if other else math.inf if own else 1.0

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,22 @@ def releases_kept(case_id: str) -> tuple[str, ...]:
     return tuple(release for release in RELEASES if (folder / release / GOLDEN_FILE).is_file())
 
 
+def goldens_of_request(run: Run) -> Iterator[Run]:
+    """Every golden, kept ones too, of a run's request, pictures and weights, whatever its name and release.
+
+    Raises: RunError if one of them is not whole.
+    """
+
+    def request(document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "id": None, "reference": None}
+
+    for path in sorted((project_root() / "golden").glob(f"*/**/{GOLDEN_FILE}")):
+        recorded = read_run(path.parent / RUN_FOLDER).record
+        same = (recorded.inputs, recorded.weights_hash) == (run.record.inputs, run.record.weights_hash)
+        if same and request(recorded.case) == request(run.record.case):
+            yield _checked(path.parent, str(recorded.case["id"]))
+
+
 def _folder_of(case_id: str) -> Path:
     if not re.fullmatch(CASE_ID, case_id):
         raise RunError(f"{case_id!r} is no case id, so it has no golden.")
@@ -178,24 +195,10 @@ def bless(
         drop_previous: let go of all previous goldens of the case, that one too.
     Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
     """
-    if not reason.strip():
-        raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
-    if run.record.runner != "official":
-        raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
+    text = require_blessable(run, reason, reference)
     folder = _folder_of(run.case_id)
     before = load_case(folder / CASE_FILE)
-    text = case_text_at(folder / CASE_FILE, reference or before.reference)
-    moved = reference is not None and reference != before.reference
-    if case_document(parse_case(text, folder)) != run.record.case:
-        raise RunError(
-            f"{run.folder} is not a run of {folder / CASE_FILE} as it stands"
-            + (f" at release {reference}" if moved else "")
-            + f" (the run follows {run.record.reference}, the case {before.reference}); run that file, unchanged, or "
-            "move the case to another release with --reference."
-        )
-    for name, wanted in run.record.inputs.items():
-        if sha256_of(folder / name) != wanted:
-            raise RunError(f"{folder / name} is not the picture that {run.folder} was run with; run the case again.")
+    moved = run.record.reference != before.reference
     older: tuple[Blessing, ...] = ()
     if (folder / GOLDEN_FILE).is_file():
         older = _record(folder / GOLDEN_FILE).history
@@ -240,6 +243,26 @@ def bless(
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:
+    """Refuse what `bless` would; returns the text of the case file as it will be. Raises: RunError, CaseError."""
+    if not reason.strip():
+        raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
+    if run.record.runner != "official":
+        raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
+    path = _folder_of(run.case_id) / CASE_FILE
+    now = load_case(path).reference
+    text = case_text_at(path, reference or now)
+    if case_document(parse_case(text, path.parent)) != run.record.case:
+        raise RunError(
+            f"{run.folder} is not a run of {path} at release {reference or now} (it follows {run.record.reference}); "
+            "run that file, unchanged, or say with --reference to which release the case moves."
+        )
+    for name, wanted in run.record.inputs.items():
+        if sha256_of(path.parent / name) != wanted:
+            raise RunError(f"{path.parent / name} is not the picture that {run.folder} was run with; run it again.")
+    return text
 
 
 def case_text_at(path: Path, release: str) -> str:

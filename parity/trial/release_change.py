@@ -43,11 +43,7 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
     if weights.hash != old.record.weights_hash:
         raise RunError(f"{old.folder} was run with other weights than the {weights.hash[:12]} given; pass its own.")
     case = _case_with_pictures(old, pictures)
-    device = device_named(str(old.record.environment.get("device", "cpu")))
-    threads = old.record.environment.get("threads")
-    if device.type == "cpu" and isinstance(threads, int):
-        torch.set_num_threads(threads)
-    options = RunOptions(device=device, dtype=DTYPES[old.record.dtype])
+    options = RunOptions(device=compute_as(old), dtype=DTYPES[old.record.dtype])
     with tempfile.TemporaryDirectory(prefix="parity-changes-") as folder:
 
         def native(release: str, behaviours: dict[str, bool]) -> Run:
@@ -58,15 +54,26 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
             record_run(NativeRunner(weights, turned), at, weights, turned, out, Quiet(), recording("*", "sketch"))
             return read_run(out)
 
-        before, after = native(found.old, {}), native(found.new, {})
+        before = native(found.old, {})
+        alone = {change.name: effect(before, native(found.old, {change.name: change.on})) for change in found.changes}
+        compute_as(new)
+        after = native(found.new, {})
         return replace(
             found,
-            alone={
-                change.name: effect(before, native(found.old, {change.name: change.on})) for change in found.changes
-            },
+            alone=alone,
             together=effect(before, after),
             left={found.old: effect(old, before), found.new: effect(new, after)},
         )
+
+
+def compute_as(run: Run) -> torch.device:
+    """Compute on as many threads as a run did from now on, and return its device. Raises: RunnerError without one."""
+    environment = run.record.environment
+    device = device_named(str(environment.get("device", "cpu")))
+    threads = environment.get("threads")
+    if device.type == "cpu" and isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+    return device
 
 
 def _case_with_pictures(run: Run, folder: Path) -> Case:
