@@ -93,4 +93,6 @@ def _moved(old: "Run", new: "Run", reason: str, weights: str | None) -> "Registr
     command = f"parity bless --reference {new.record.reference}, a run of {case.id}"
     proposal = propose_limits(registry, files, {case.id: populations}, command)
     draw_changes(out, proposal.changes)
-    return proposal.accept(reason)
+    accepted = proposal.accept(reason)
+    accepted.verify()  # before the golden moves
+    return accepted

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def gate(
     run: Annotated[Path, typer.Argument(help="Run under test, or with --numbers a file of saved numbers.")],
     against: Annotated[
-        str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
+        str, typer.Option(help="A reference run, 'golden', 'golden@RELEASE', or 'whole-golden' from the store.")
     ] = "golden",
     numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
     perf: Annotated[
