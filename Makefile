@@ -84,6 +84,8 @@ check: $(STAMP) ## Style and types
 
 thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, and derive limits and speed baselines (REASON=...)
 	$(PARITY) calibrate --weights $(WEIGHTS) $(if $(REASON),--reason "$(REASON)")
+	$(PARITY) calibrate --weights $(WEIGHTS) $(RELEASE_CASES:%=--case %) --limits-only --threads 1 \
+	  $(if $(REASON),--reason "$(REASON)")
 
 mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
 	$(PARITY) mutate --weights $(WEIGHTS)
