@@ -86,12 +86,15 @@ def _limits(
     from parity.judge.registry import Registry, load_registry, save_registry
     from parity.report.tables import draw_changes
     from parity.trace.atomic import plain
+    from parity.trace.golden import golden_of
     from parity.trace.places import limits_path
     from parity.trial.calibrate import measure, propose_limits
+    from runners.official_files import INSTALLED_RELEASE
 
     path = limits_path()
     old = load_registry(path) if path.exists() else Registry()
-    populations = {case.id: measure(files, case, _say, compiled) for case in cases}
+    recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
+    populations = {case.id: measure(files, case, _say, recorded.get(case.id), compiled) for case in cases}
     proposal = propose_limits(old, files, populations, command)
     if not json:
         draw_changes(out, proposal.changes)

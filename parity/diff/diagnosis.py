@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from parity.diff.comparable import require_comparable
+from parity.diff.comparable import environment_differences, require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
@@ -15,7 +15,6 @@ from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
 from parity.trace.bundle import Run
-from parity.trace.environment import differences
 from parity.trace.trace_file import Trace, read_trace
 from runners.case import Case
 from runners.errors import CaseError, RunError
@@ -56,7 +55,7 @@ def diagnose(reference: Run, candidate: Run, *, floors: Path | None = None, orac
     require_comparable(reference, candidate)
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
     flow = flow_of(reference, candidate, old)
-    environment = differences(reference.record.environment, candidate.record.environment)
+    environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, environment=environment)
     measured = None if floors is None else read_floors(floors, candidate)
     exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"

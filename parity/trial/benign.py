@@ -10,7 +10,7 @@ the oracle keeps it.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
@@ -22,6 +22,7 @@ from transformers import Gemma3TextModel
 
 from runners.ltx23 import latents
 from runners.ltx23.latents import VideoShape
+from runners.ltx23.reference import reference_of
 from runners.ltx23.stages import latent_preparation
 
 BLOCKS: Final = ("BasicAVTransformerBlock", "AudioVideoBlock")  # official and native
@@ -132,7 +133,14 @@ COMPILED: Final = Variation(
 )
 
 
-def variations(draws: range, compiled: bool = False) -> tuple[Variation, ...]:
+def oracle_at(release: str) -> Variation:
+    """The oracle of a release: from 1.2.0 on, the reference itself keeps positions in float32."""
+    if not reference_of(release).positions_fp32:
+        return ORACLE
+    return replace(ORACLE, description="float32", apply=nullcontext)
+
+
+def variations(draws: range, release: str = "1.0.0", compiled: bool = False) -> tuple[Variation, ...]:
     """The population. `draws` seeds the ULP moves; populations that must be independent take ranges apart."""
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
@@ -143,7 +151,7 @@ def variations(draws: range, compiled: bool = False) -> tuple[Variation, ...]:
             description="attention as two matrix products instead of a fused kernel",
             apply=partial(sdpa_kernel, SDPBackend.MATH),
         ),
-        ORACLE,
+        oracle_at(release),
         *((COMPILED,) if compiled else ()),
     )
     moved = [

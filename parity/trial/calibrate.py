@@ -15,10 +15,13 @@ import torch
 
 from parity.diff.metric import METRICS, Metric
 from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.runs import reduced_of
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, propose
-from parity.trace.bundle import Outputs
+from parity.trace.bundle import Outputs, Run
 from parity.trace.environment import fingerprint
+from parity.trace.reduced import reduce_outputs
 from parity.trial.benign import Variation, variations
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import Defect, Facet, present
@@ -91,47 +94,71 @@ def defects_of(case: Case) -> tuple[Defect, ...]:
 
 def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
-    return compare_outputs(
-        reference,
-        replace(
-            candidate,
-            video_latent=candidate.video_latent.to(reference.video_latent.dtype),
-            audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
-        ),
+    return compare_outputs(reference, in_dtype_of(reference, candidate))
+
+
+def in_dtype_of(reference: Outputs, candidate: Outputs) -> Outputs:
+    """The candidate with its latents rounded to the reference's dtype."""
+    return replace(
+        candidate,
+        video_latent=candidate.video_latent.to(reference.video_latent.dtype),
+        audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
     )
 
 
-def measure(weights: WeightsFolder, case: Case, say: Say, compiled: bool = False) -> Populations:
-    """Run both populations of a case; `compiled` adds a run with compiled blocks to the harmless one.
+def measure(
+    weights: WeightsFolder, case: Case, say: Say, recorded: Run | None = None, compiled: bool = False
+) -> Populations:
+    """Run both populations of a case.
 
+    Args:
+        weights: the model's files.
+        case: the request.
+        say: told what is run.
+        recorded: an official run of the case, where official code of its release cannot run here; native, held to its
+            every bit, then stands for it, also in the harmless variations. If it is reduced, outputs are before they
+            are compared, since that is how candidates will be judged.
+        compiled: add a run with compiled blocks to the harmless ones.
     Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
     """
-    reference = execute("official", weights, case)
-    plain = compare_outputs(reference, execute("native", weights, case))
+    reference = execute("official" if recorded is None else "native", weights, case)
+    reduced = recorded is not None and recorded.reduced
+    if recorded is None:
+        plain = compare_outputs(reference, execute("native", weights, case))
+    elif reduced:
+        plain = compare_reduced(reduced_of(recorded), reduce_outputs(reference))
+    else:
+        plain = compare_outputs(recorded.outputs(), reference)
     if not all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name):
         raise RegistryError(
             f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be measured "
             "together with what is wrong already. Mend it first; `parity diff` shows where."
         )
     floor = {}
-    for variation in variations(CALIBRATION_DRAWS, compiled):
+    for variation in variations(CALIBRATION_DRAWS, case.reference, compiled):
         say(f"{case.id}: harmless, {variation.description}")
-        floor[variation.id] = _harmless(weights, case, reference, variation)
+        runner = "native" if variation.native_only or recorded is not None else "official"
+        with variation.apply():
+            candidate = execute(runner, weights, case, variation.dtype)
+        floor[variation.id] = _harmless(case, variation, _compared(reference, candidate, reduced))
     defects, findings = {}, {}
     for defect in defects_of(case):
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
             candidate = execute("native", weights, case)
-        found = compare_outputs(reference, candidate)
+        found = _compared(reference, candidate, reduced)
         defects[defect.id] = {name: value for name, value in found.metrics.items() if value == value}  # without nan
         findings[defect.id] = tuple(sorted({finding.code for finding in found.findings}))
     return Populations(case=case.id, floor=floor, defects=defects, findings=findings)
 
 
-def _harmless(weights: WeightsFolder, case: Case, reference: Outputs, variation: Variation) -> dict[str, float]:
-    with variation.apply():
-        candidate = execute("native" if variation.native_only else "official", weights, case, variation.dtype)
-    found = compare_in_dtype(reference, candidate)
+def _compared(reference: Outputs, candidate: Outputs, reduced: bool) -> OutputsDiff:
+    if not reduced:
+        return compare_in_dtype(reference, candidate)
+    return compare_reduced(reduce_outputs(reference), reduce_outputs(in_dtype_of(reference, candidate)))
+
+
+def _harmless(case: Case, variation: Variation, found: OutputsDiff) -> dict[str, float]:
     if found.findings:
         what = "; ".join(f"{finding.code} at {finding.where}" for finding in found.findings)
         raise RegistryError(f"The harmless variation {variation.id!r} of {case.id!r} cannot be compared: {what}.")

@@ -83,8 +83,9 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         frames: tuple[int, int, int] = (5, 24, 40),
         model_version: str = "2.3.0",
         num_blocks: int | None = None,
+        reference: str = "1.0.0",
     ) -> Path:
-        overrides: dict[str, Any] = {"request.num_inference_steps": steps}
+        overrides: dict[str, Any] = {"request.num_inference_steps": steps, "reference": reference}
         if prompt is not None:
             overrides["request.prompt"] = prompt
         case = parse_case(micro_case_text, tmp_path, overrides)

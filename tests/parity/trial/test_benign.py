@@ -71,6 +71,6 @@ def test_blocks_are_compiled_once_each_and_nothing_else_is(monkeypatch: pytest.M
 
 
 def test_compiled_blocks_are_in_the_population_only_where_asked_for() -> None:
-    plain, more = ([one.id for one in variations(range(2), compiled)] for compiled in (False, True))
+    plain, more = ([one.id for one in variations(range(2), compiled=compiled)] for compiled in (False, True))
     assert COMPILED.id not in plain
     assert sorted(more) == sorted([*plain, COMPILED.id])
