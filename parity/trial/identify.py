@@ -1,0 +1,265 @@
+"""`parity identify`: which official release a run follows, which switches differ, and what neither explains.
+
+The run may come from any engine; only its record, outputs and trace are read. What the engine says of its own release
+is the place to start from, no more.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+import torch
+from safetensors.torch import load_file
+
+from parity.diff.dataflow import Dataflow
+from parity.diff.floors import Floors
+from parity.diff.tap_place import is_tap
+from parity.trace.bundle import TENSORS_FILE, TRACE_FILE, Run
+from parity.trace.environment import differences, fingerprint
+from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
+from parity.trace.trace_file import Trace, read_trace
+from parity.trial.replay import AUDIO_LATENT, VIDEO_LATENT, Own, Replay
+from parity.trial.settle import Observed, Search, Told
+from parity.trial.switches import BATCHING, SITES, SWITCHES, nearest_release, setting_of
+from runners.case import Case
+from runners.errors import RunError
+from runners.ltx23.reference import RELEASES
+from runners.protocol import DTYPES, RunOptions
+from runners.weights import Weights
+
+SCHEMA_VERSION: Final = 1
+Confidence = Literal["certain", "likely", "partial"]
+_PARTS_OF_DENOISING: Final = ("first_block", "passes", "guided", "skipping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unexplained:
+    """A tap that departs from the best explanation while everything it is computed from does not, or stood in."""
+
+    tap: str
+    error: float  # relative L2
+    harmless: float  # what noise alone may do there, by rule; nan where no rule says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """The best explanation of a run, and how good it is."""
+
+    run: str
+    case: str
+    declared: str  # what the run says of itself
+    release: str
+    told: Mapping[str, Told]  # every switch
+    unexplained: tuple[Unexplained, ...]  # data-flow order
+    compared: int  # taps and outputs held against the native model at the setting found
+    equal: int  # of those, how many in every bit
+    traced: bool
+    whole: int  # taps that the run kept whole, which were put in place of ours
+    strangers: tuple[str, ...]  # taps of the trace that are none of LTX-2.3's
+    environment: tuple[str, ...]  # differences from this machine that can change bits
+    computed: int  # parts of the model that were run for the answer
+
+    @property
+    def differences(self) -> tuple[Told, ...]:
+        """The switches told to be otherwise than in the release."""
+        wanted = setting_of(self.release)
+        return tuple(
+            one
+            for name, one in self.told.items()
+            if one.verdict in ("certain", "likely") and one.on != (name in wanted)
+        )
+
+    @property
+    def untold(self) -> tuple[Told, ...]:
+        """Switches that this run cannot tell."""
+        return tuple(one for one in self.told.values() if one.verdict in ("undecided", "idle"))
+
+    @property
+    def confidence(self) -> Confidence:
+        """Certain: every bit is explained. Likely: every switch that matters here is told. Partial: some are not."""
+        if self.equal == self.compared and not self.unexplained:
+            return "certain"
+        return "partial" if any(one.verdict == "undecided" for one in self.told.values()) else "likely"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """For a person."""
+        return (
+            self._answer(),
+            f"confidence: {self.confidence}; {self._grounds()}",
+            *self._rest(),
+            *self._cannot_tell(),
+            *self._remarks(),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before numbers that JSON cannot hold are written as strings."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "case": self.case,
+            "declared_release": self.declared,
+            "release": self.release,
+            "confidence": self.confidence,
+            "differences": [
+                {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
+                for one in self.differences
+            ],
+            "lines": list(self.lines),
+            "switches": {
+                name: {
+                    "on": one.on if one.verdict in ("certain", "likely") else None,
+                    "verdict": one.verdict,
+                    "reason": one.reason,
+                    "site": one.site,
+                    "tap": one.tap,
+                    "error": one.error,
+                    "error_if_flipped": one.flipped_error,
+                }
+                for name, one in self.told.items()
+            },
+            "unexplained": [asdict(one) for one in self.unexplained],
+            "compared": self.compared,
+            "equal": self.equal,
+            "traced": self.traced,
+            "whole_taps": self.whole,
+            "unknown_taps": list(self.strangers),
+            "environment": list(self.environment),
+            "parts_computed": self.computed,
+        }
+
+    def _answer(self) -> str:
+        def said(one: Told) -> str:
+            since = f" (since {one.switch.since})" if one.switch.since else ""
+            return f"{'' if one.on else 'without '}{one.switch.words}{since}"
+
+        found = [said(one) for one in self.differences]
+        if not found:
+            return f"as {self.release}"
+        *most, last = found
+        return f"as {self.release}, but {', '.join(most)}{' and ' if most else ''}{last}"
+
+    def _grounds(self) -> str:
+        if self.confidence == "certain":
+            inner = "taps and outputs" if self.traced else "outputs (it has no trace)"
+            return f"all {self.compared} {inner} are equal in every bit"
+        undecided = sum(one.verdict == "undecided" for one in self.told.values())
+        told = sum(one.verdict in ("certain", "likely") for one in self.told.values())
+        mostly = "" if not undecided else f", {undecided} drown in other differences or were not recorded"
+        return f"{told} switches told{mostly}; {self.equal} of {self.compared} taps and outputs are equal in every bit"
+
+    def _rest(self) -> list[str]:
+        shown = [f"{one.error:.1e} at {one.tap}{_beside(one)}" for one in self.unexplained[:3]]
+        more = f" and {len(self.unexplained) - 3} more places" if len(self.unexplained) > 3 else ""
+        return [f"unexplained: {', '.join(shown)}{more}"] if shown else []
+
+    def _cannot_tell(self) -> list[str]:
+        by_reason: dict[str, list[str]] = {}
+        for one in self.untold:
+            by_reason.setdefault(one.reason, []).append(one.switch.name)
+        return [f"cannot be told: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+    def _remarks(self) -> list[str]:
+        remarks = []
+        if not self.traced:
+            remarks.append("the run has no trace, so only its outputs were read; record one with --taps '*'")
+        if self.strangers:
+            remarks.append(f"not read: {len(self.strangers)} taps of other names, such as {self.strangers[0][:80]}")
+        if self.environment and self.confidence != "certain":
+            remarks.append(f"made elsewhere, which alone can change bits: {'; '.join(self.environment)}")
+        return remarks
+
+
+def identify(
+    run: Run, case: Case, weights: Weights, device: torch.device, say: Callable[[str], None] = lambda _: None
+) -> Identification:
+    """Say which release a run follows and which switches differ.
+
+    Args:
+        run: with whole outputs; a trace and whole taps are used where there are any.
+        case: the run's own, its pictures in their place.
+        weights: those of the run.
+        device: where to compute the native model.
+        say: told each site that is looked at.
+    Raises: RunError if the weights are others, or the run holds only reduced outputs; else as the native runner does.
+    """
+    record = run.record
+    if weights.hash != record.weights_hash:
+        raise RunError(
+            f"{run.folder} was run with weights {record.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
+            "run's own with --weights."
+        )
+    outputs = run.outputs()
+    trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
+    whole = load_file(run.folder / TENSORS_FILE) if run.has(TENSORS_FILE) else {}
+    buckets = DEFAULT_BUCKETS if trace is None else trace.buckets
+    seen = {name: trace[name] for name in trace if is_tap(name)} if trace is not None else {}
+    for name, tensor in {
+        "decode/frames": outputs.video_frames,
+        "decode/waveform": outputs.audio_waveform,
+        VIDEO_LATENT: outputs.video_latent,
+        AUDIO_LATENT: outputs.audio_latent,
+    }.items():
+        seen.setdefault(name, sketch(tensor, buckets=buckets))
+    own = Own(video_latent=outputs.video_latent, audio_latent=outputs.audio_latent, taps=whole)
+    replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
+    observed = Observed(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
+    search = Search(replay, observed, case, record.dtype, say)
+    setting, told = search.settle()
+    errors: dict[str, float] = {}
+    for site in SITES:
+        if site not in _PARTS_OF_DENOISING:
+            errors |= search.errors(site, setting)
+    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
+    fed = frozenset(whole) | {f"{last}/video", f"{last}/audio"}
+    counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    return Identification(
+        run=str(run.folder),
+        case=run.case_id,
+        declared=record.reference,
+        release=nearest_release(setting, counted, case.reference),
+        told=told,
+        unexplained=_unexplained(errors, _flow(case, weights), record.dtype, fed),
+        compared=len(errors),
+        equal=sum(error == 0 for error in errors.values()),
+        traced=trace is not None,
+        whole=len(whole),
+        strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
+        environment=tuple(differences(record.environment, fingerprint(device))),
+        computed=replay.computed,
+    )
+
+
+def _flow(case: Case, weights: Weights) -> Dataflow:
+    """Every tap that the case may leave; 1.0.0 leaves the most."""
+    blocks = int(weights.config["transformer"].get("num_layers", 48))
+    return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), blocks)
+
+
+def _unexplained(
+    errors: Mapping[str, float], flow: Dataflow, dtype: str, fed: frozenset[str]
+) -> tuple[Unexplained, ...]:
+    floors = Floors(flow, dtype)
+    departed: set[str] = set()  # or computed from something that has
+    found = []
+    for tap in flow.taps:
+        inherits = any(name in departed for name in flow.inputs_of(tap))
+        if errors.get(tap, 0.0) > 0 and not inherits:
+            found.append(Unexplained(tap=tap, error=errors[tap], harmless=floors.of(tap)))
+        if (inherits or errors.get(tap, 0.0) > 0) and tap not in fed:
+            departed.add(tap)
+    if not any(one.tap.startswith("denoise/") or one.tap in departed for one in found):
+        found += [
+            Unexplained(tap=tap, error=errors[tap], harmless=math.nan)
+            for tap in (VIDEO_LATENT, AUDIO_LATENT)
+            if errors.get(tap, 0.0) > 0
+        ]
+    return tuple(found)
+
+
+def _beside(one: Unexplained) -> str:
+    if math.isnan(one.harmless):
+        return ""
+    return f" ({one.error / one.harmless:.2g}x harmless noise)"
