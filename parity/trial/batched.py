@@ -3,7 +3,11 @@
 Axes: B prompt or pass, S token, C channel, D width of the language model, L hidden state.
 """
 
-from typing import Final
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,17 +18,31 @@ from runners.ltx23.rotary import rotary_table
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.timestep import rms_norm
-from runners.ltx23.transformer import ModalityInput, Skips
+from runners.ltx23.transformer import ModalityInput, Skips, Transformer
 from runners.tap import Listener, scope, tap
 
-BOTH: Final = "uncond+cond"  # in place of a pass in the names of a batch's taps
+PROMPT_PASSES: Final = ("uncond", "cond")  # as diffusers batches them
+ALL_PASSES: Final = ("cond", "uncond", "perturbed", "isolated")  # as release 1.2.0 does at max_batch_size=4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a guidance pass is called with."""
+
+    step: Step
+    context: Pair
+    skips: Skips
 
 
 class BatchedConnectorStage:
-    """The text connector stage with both prompts in one batch, each with its own mask; needs guidance."""
+    """The text connector stage with both prompts in one batch; needs guidance.
 
-    def __init__(self, connectors: TextConnectors) -> None:
+    Each prompt has its own mask or, as in ports that pad a batch to one length, both have the positive one's.
+    """
+
+    def __init__(self, connectors: TextConnectors, *, one_mask: bool) -> None:
         self.connectors = connectors
+        self._one_mask = one_mask
 
     def forward(self, batch: Batch) -> Batch:
         """Connect both prompts. Raises: StageInputError if one is missing."""
@@ -39,8 +57,9 @@ class BatchedConnectorStage:
             ]
         )  # (B, S)
         features = self.connectors.features(embeds.unbind(-1), mask)
-        video = connect_batch(self.connectors.video_connector, features[0], mask)
-        audio = connect_batch(self.connectors.audio_connector, features[1], mask)
+        replaced = mask[:1].expand_as(mask) if self._one_mask else mask
+        video = connect_batch(self.connectors.video_connector, features[0], replaced)
+        audio = connect_batch(self.connectors.audio_connector, features[1], replaced)
         for index, sign in enumerate(("pos", "neg")):
             tap(f"connector/{sign}/video", video[index : index + 1])
             tap(f"connector/{sign}/audio", audio[index : index + 1])
@@ -70,64 +89,123 @@ def connect_batch(connector: Connector, features: Tensor, mask: Tensor) -> Tenso
 
 
 class BatchedDenoisingStage(DenoisingStage):
-    """Denoising with the conditional and the negative-prompt pass in one batch, negative first.
+    """Denoising with several guidance passes in one batch.
 
-    A step where the two do not enable the same modalities runs them apart. Inside the batch taps carry BOTH for a pass.
+    Passes that leave out different branches go together as release 1.2.0 lets them at a larger `max_batch_size`: every
+    branch is computed for all, and a mask of 0 and 1 takes it out of some. Passes that do not enable the same
+    modalities stay apart. The taps of a batch carry the names of its passes, joined by `+`; see `each_pass`.
     """
 
-    _negative: Pair | None = None  # context of the pass to batch with the conditional one of this step
-    _uncond: Pair | None = None  # x0 of that pass, once it has run
+    def __init__(self, transformer: Transformer, together: tuple[str, ...]) -> None:
+        """Prepare; `together` names the passes to batch, in the order of the batch."""
+        super().__init__(transformer)
+        self._together = together
+        self._calls: dict[str, Call] | None = None  # while it is found out which passes a step has
+        self._found: dict[str, Pair] = {}  # x0 of the passes of a batch that has been run
 
     def _guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
-        video, audio = batch.sampling.video_guidance, batch.sampling.audio_guidance
-        alike = batch.config.reference.negative_disables_skipped_modality or (step.video_enabled and step.audio_enabled)
-        self._negative = self._uncond = None
-        if alike and (video.needs_uncond or audio.needs_uncond):
-            name = type(self).__name__
-            self._negative = (
-                needed(batch.negative_video_context, name, "negative_video_context"),
-                needed(batch.negative_audio_context, name, "negative_audio_context"),
-            )
+        self._calls, self._found = {}, {}
+        super()._guided(batch, step, last)  # computes no pass
+        calls, self._calls = self._calls, None
+        chosen = {name: calls[name] for name in self._together if name in calls}
+        enabled = {(call.step.video_enabled, call.step.audio_enabled) for call in chosen.values()}
+        if len(chosen) > 1 and len(enabled) == 1:
+            self._found = self._run(chosen)
         return super()._guided(batch, step, last)
 
     def _pass(self, name: str, step: Step, context: Pair, skips: Skips) -> Pair:
-        if name == "uncond" and self._uncond is not None:
-            return self._uncond
-        if name != "cond" or self._negative is None:
-            return super()._pass(name, step, context, skips)
-        contexts = [torch.cat(pair) for pair in zip(self._negative, context, strict=True)]  # (2, S, C)
-        with scope(BOTH):
+        if self._calls is not None:
+            self._calls[name] = Call(step=step, context=context, skips=skips)
+            return step.video.latent, step.audio.latent  # of the right form; nobody reads what comes of it
+        return self._found.get(name) or super()._pass(name, step, context, skips)
+
+    def _run(self, calls: dict[str, Call]) -> dict[str, Pair]:
+        step = next(iter(calls.values())).step
+        video, audio = (torch.cat([call.context[stream] for call in calls.values()]) for stream in (0, 1))  # (B, S, C)
+        count = len(calls)
+        skips = [call.skips for call in calls.values()]
+        shared = Skips(
+            video_self_attention=frozenset.intersection(*(one.video_self_attention for one in skips)),
+            audio_self_attention=frozenset.intersection(*(one.audio_self_attention for one in skips)),
+            a2v=all(one.a2v for one in skips),
+            v2a=all(one.v2a for one in skips),
+        )
+        with scope("+".join(calls)), _taken_out_of_some(self.transformer, skips):
             x0: Pair = self.transformer(
-                _twice(step.video, step.sigma, contexts[0], step.video_enabled),
-                _twice(step.audio, step.sigma, contexts[1], step.audio_enabled),
+                _repeated(step.video, step.sigma, video, step.video_enabled, count),
+                _repeated(step.audio, step.sigma, audio, step.audio_enabled, count),
                 step.rotary,
-                skips,
+                shared,
                 step.modulation,
             )
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])
-        self._uncond = (x0[0][:1], x0[1][:1])
-        return x0[0][1:], x0[1][1:]
+        return {name: (x0[0][i : i + 1], x0[1][i : i + 1]) for i, name in enumerate(calls)}
 
 
-def _twice(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool) -> ModalityInput:
+def _repeated(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool, count: int) -> ModalityInput:
     return ModalityInput(
-        latent=state.latent.repeat(2, 1, 1),
-        sigma=sigma.repeat(2),
-        timesteps=(state.denoise_mask * sigma).repeat(2, 1, 1),
+        latent=state.latent.repeat(count, 1, 1),
+        sigma=sigma.repeat(count),
+        timesteps=(state.denoise_mask * sigma).repeat(count, 1, 1),
         context=context,
         enabled=enabled,
     )
+
+
+@contextmanager
+def _taken_out_of_some(transformer: Transformer, skips: Sequence[Skips]) -> Iterator[None]:
+    """Take branches out of those samples of a batch that skip them."""
+    with ExitStack() as stack:
+        for index, block in enumerate(transformer.transformer_blocks):
+            at = [one.at(index) for one in skips]
+            for attention, out in (
+                (block.attn1, [one.video_self_attention for one in at]),
+                (block.audio_attn1, [one.audio_self_attention for one in at]),
+            ):
+                if any(out) and not all(out):
+                    _values_of_some(stack, attention, out)
+            for attention, out in (
+                (block.audio_to_video_attn, [one.a2v for one in at]),
+                (block.video_to_audio_attn, [one.v2a for one in at]),
+            ):
+                if any(out) and not all(out):
+                    handle = attention.register_forward_hook(lambda _m, _i, y, out=out: y * _kept(out, y))
+                    stack.callback(handle.remove)
+        yield
+
+
+def _values_of_some(stack: ExitStack, attention: Any, out: list[bool]) -> None:
+    """Put the values in place of the attention's output, for some samples."""
+    values: list[Tensor] = []
+    handle = attention.to_v.register_forward_hook(lambda _m, _i, y: values.append(y))
+    stack.callback(handle.remove)
+    original = attention._project_out
+
+    def project(x: Tensor, attended: Tensor) -> Tensor:
+        kept = _kept(out, attended)
+        projected: Tensor = original(x, attended * kept + values.pop() * (1 - kept))
+        return projected
+
+    stack.enter_context(patch.object(attention, "_project_out", project))
+
+
+def _kept(out: list[bool], like: Tensor) -> Tensor:
+    """(B, 1, 1) of 1 where a sample keeps a branch and 0 where it does not."""
+    return torch.tensor([not one for one in out], dtype=like.dtype, device=like.device)[:, None, None]
 
 
 def each_pass(listener: Listener) -> Listener:
     """A listener that hears a batch of passes as the single passes it is made of."""
 
     def hear(name: str, tensor: Tensor) -> None:
-        if BOTH not in name:
+        parts = name.split("/")
+        passes = parts[2].split("+") if len(parts) > 2 else []
+        if len(passes) < 2:
             listener(name, tensor)
             return
-        for one, part in zip(BOTH.split("+"), tensor.chunk(2), strict=True):
-            listener(name.replace(BOTH, one), part)
+        for one, part in zip(passes, tensor.chunk(len(passes)), strict=True):
+            if not (one == "isolated" and parts[-1] == "av_attn"):  # computed, but no part of that pass
+                listener("/".join((*parts[:2], one, *parts[3:])), part)
 
     return hear

@@ -4,8 +4,7 @@ The run may come from any engine; only its record, outputs and trace are read. W
 is the place to start from, no more.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -14,15 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from parity.diff.dataflow import Dataflow
-from parity.diff.floors import Floors
-from parity.diff.tap_place import is_tap
+from parity.diff.tap_place import is_tap, place_of
 from parity.trace.bundle import TENSORS_FILE, TRACE_FILE, Run
 from parity.trace.environment import differences, fingerprint
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
-from parity.trial.replay import AUDIO_LATENT, VIDEO_LATENT, Own, Replay
+from parity.trial.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
 from parity.trial.settle import Observed, Search, Told
-from parity.trial.switches import BATCHING, SITES, SWITCHES, nearest_release, setting_of
+from parity.trial.switches import BATCHING, SITES, nearest_release, setting_of
 from runners.case import Case
 from runners.errors import RunError
 from runners.ltx23.reference import RELEASES
@@ -31,16 +29,18 @@ from runners.weights import Weights
 
 SCHEMA_VERSION: Final = 1
 Confidence = Literal["certain", "likely", "partial"]
+JUMP: Final = 10.0  # times what enters it, a tap's error is more than inherited
+_OUTPUT_LATENTS: Final = (VIDEO_LATENT, AUDIO_LATENT)
 _PARTS_OF_DENOISING: Final = ("first_block", "passes", "guided", "skipping")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unexplained:
-    """A tap that departs from the best explanation while everything it is computed from does not, or stood in."""
+    """A tap that departs from the best explanation while nothing it is computed from does, or by far more than that."""
 
     tap: str
     error: float  # relative L2
-    harmless: float  # what noise alone may do there, by rule; nan where no rule says
+    entering: float  # largest error of what it is computed from; 0 where nothing departs or the run's own stood in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,14 @@ class Identification:
     case: str
     declared: str  # what the run says of itself
     release: str
+    alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
     told: Mapping[str, Told]  # every switch
     unexplained: tuple[Unexplained, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
     traced: bool
     whole: int  # taps that the run kept whole, which were put in place of ours
+    dtypes: tuple[str, ...]  # what the run has in another dtype, each one phrase
     strangers: tuple[str, ...]  # taps of the trace that are none of LTX-2.3's
     environment: tuple[str, ...]  # differences from this machine that can change bits
     computed: int  # parts of the model that were run for the answer
@@ -102,6 +104,7 @@ class Identification:
             "case": self.case,
             "declared_release": self.declared,
             "release": self.release,
+            "alike": list(self.alike),
             "confidence": self.confidence,
             "differences": [
                 {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
@@ -126,6 +129,7 @@ class Identification:
             "traced": self.traced,
             "whole_taps": self.whole,
             "unknown_taps": list(self.strangers),
+            "dtypes": list(self.dtypes),
             "environment": list(self.environment),
             "parts_computed": self.computed,
         }
@@ -136,10 +140,12 @@ class Identification:
             return f"{'' if one.on else 'without '}{one.switch.words}{since}"
 
         found = [said(one) for one in self.differences]
+        also = f" ({' and '.join(self.alike)} would do the same here)" if self.alike else ""
+        hedge = "as far as can be told, " if self.confidence == "partial" else ""
         if not found:
-            return f"as {self.release}"
+            return f"{hedge}as {self.release}{also}"
         *most, last = found
-        return f"as {self.release}, but {', '.join(most)}{' and ' if most else ''}{last}"
+        return f"{hedge}as {self.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
 
     def _grounds(self) -> str:
         if self.confidence == "certain":
@@ -151,9 +157,16 @@ class Identification:
         return f"{told} switches told{mostly}; {self.equal} of {self.compared} taps and outputs are equal in every bit"
 
     def _rest(self) -> list[str]:
-        shown = [f"{one.error:.1e} at {one.tap}{_beside(one)}" for one in self.unexplained[:3]]
-        more = f" and {len(self.unexplained) - 3} more places" if len(self.unexplained) > 3 else ""
-        return [f"unexplained: {', '.join(shown)}{more}"] if shown else []
+        first: dict[str, Unexplained] = {}  # of each part of the model
+        for one in self.unexplained:
+            part = one.tap.rpartition("/")[2] if one.tap in _OUTPUT_LATENTS else place_of(one.tap).part
+            first.setdefault(part, one)
+        shown = [
+            f"{one.error:.1e} at {one.tap}{f' ({one.entering:.1e} enter it)' if one.entering else ''}"
+            for one in first.values()
+        ]
+        more = len(self.unexplained) - len(shown)
+        return [f"unexplained: {', '.join(shown)}{f' and {more} more places' if more else ''}"] if shown else []
 
     def _cannot_tell(self) -> list[str]:
         by_reason: dict[str, list[str]] = {}
@@ -164,7 +177,13 @@ class Identification:
     def _remarks(self) -> list[str]:
         remarks = []
         if not self.traced:
-            remarks.append("the run has no trace, so only its outputs were read; record one with --taps '*'")
+            remarks.append(
+                "the run has no trace, so only its outputs were read; record one with --taps '*' --keep full"
+            )
+        elif self.confidence == "partial" and not self.whole:
+            remarks.append("recorded with --keep full, each stage would be judged by the run's own inputs")
+        if self.dtypes:
+            remarks.append(f"in another dtype: {'; '.join(self.dtypes)}")
         if self.strangers:
             remarks.append(f"not read: {len(self.strangers)} taps of other names, such as {self.strangers[0][:80]}")
         if self.environment and self.confidence != "certain":
@@ -209,23 +228,32 @@ def identify(
     search = Search(replay, observed, case, record.dtype, say)
     setting, told = search.settle()
     errors: dict[str, float] = {}
+    ours: dict[str, TapSketch] = {}
     for site in SITES:
         if site not in _PARTS_OF_DENOISING:
             errors |= search.errors(site, setting)
+            ours |= replay.taps(site, setting)
     last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    fed = frozenset(whole) | {f"{last}/video", f"{last}/audio"}
+    fed = frozenset(name for name in whole if is_tap(name) and place_of(name).part in FED_PARTS)
     counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
         case=run.case_id,
         declared=record.reference,
-        release=nearest_release(setting, counted, case.reference),
+        release=release,
+        alike=tuple(
+            other
+            for other in RELEASES
+            if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
+        ),
         told=told,
-        unexplained=_unexplained(errors, _flow(case, weights), record.dtype, fed),
+        unexplained=_unexplained(errors, _flow(case, weights), fed | {f"{last}/video", f"{last}/audio"}),
         compared=len(errors),
         equal=sum(error == 0 for error in errors.values()),
         traced=trace is not None,
-        whole=len(whole),
+        whole=len(fed),
+        dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
         environment=tuple(differences(record.environment, fingerprint(device))),
         computed=replay.computed,
@@ -238,28 +266,34 @@ def _flow(case: Case, weights: Weights) -> Dataflow:
     return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), blocks)
 
 
-def _unexplained(
-    errors: Mapping[str, float], flow: Dataflow, dtype: str, fed: frozenset[str]
-) -> tuple[Unexplained, ...]:
-    floors = Floors(flow, dtype)
-    departed: set[str] = set()  # or computed from something that has
+def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str]) -> tuple[Unexplained, ...]:
+    departed: dict[
+        str, float
+    ] = {}  # what departs or is computed from something that does, unless the run's own stood in
     found = []
     for tap in flow.taps:
-        inherits = any(name in departed for name in flow.inputs_of(tap))
-        if errors.get(tap, 0.0) > 0 and not inherits:
-            found.append(Unexplained(tap=tap, error=errors[tap], harmless=floors.of(tap)))
-        if (inherits or errors.get(tap, 0.0) > 0) and tap not in fed:
-            departed.add(tap)
+        error = errors.get(tap, 0.0)
+        inputs = flow.inputs_of(tap)
+        inherits = any(name in departed for name in inputs)
+        entering = max((departed.get(name, 0.0) for name in inputs), default=0.0)
+        place = place_of(tap)
+        gain = flow.guidance_gain(place.stream) if place.part == "guided" and place.stream else 1.0
+        if error > 0 and (not inherits or 0 < entering * gain * JUMP < error):
+            found.append(Unexplained(tap=tap, error=error, entering=entering))
+        if (inherits or error > 0) and tap not in fed:
+            departed[tap] = error
     if not any(one.tap.startswith("denoise/") or one.tap in departed for one in found):
         found += [
-            Unexplained(tap=tap, error=errors[tap], harmless=math.nan)
-            for tap in (VIDEO_LATENT, AUDIO_LATENT)
-            if errors.get(tap, 0.0) > 0
+            Unexplained(tap=tap, error=errors[tap], entering=0.0) for tap in _OUTPUT_LATENTS if errors.get(tap, 0.0) > 0
         ]
     return tuple(found)
 
 
-def _beside(one: Unexplained) -> str:
-    if math.isnan(one.harmless):
-        return ""
-    return f" ({one.error / one.harmless:.2g}x harmless noise)"
+def _dtypes(ours: Mapping[str, TapSketch], theirs: Mapping[str, TapSketch]) -> tuple[str, ...]:
+    """Groups of taps that the run has in another dtype."""
+    phrases: dict[str, list[str]] = {}
+    for tap, sketched in ours.items():
+        if tap in theirs and theirs[tap].dtype != sketched.dtype:
+            name = tap if tap in _OUTPUT_LATENTS else place_of(tap).part
+            phrases.setdefault(f"{theirs[tap].dtype} for {sketched.dtype}", []).append(name)
+    return tuple(f"{', '.join(dict.fromkeys(names))} {kinds}" for kinds, names in phrases.items())

@@ -16,9 +16,23 @@ from torch import Tensor
 
 from parity.diff.tap_place import place_of
 from parity.trace.sketch import TapSketch, sketch
-from parity.trial.batched import BatchedConnectorStage, BatchedDenoisingStage, each_pass
+from parity.trial.batched import (
+    ALL_PASSES,
+    PROMPT_PASSES,
+    BatchedConnectorStage,
+    BatchedDenoisingStage,
+    each_pass,
+)
 from parity.trial.replay_denoising import denoise, fed
-from parity.trial.switches import CONNECTORS_BATCHED, PASSES_BATCHED, Setting, first_skipping_step, reference_at
+from parity.trial.switches import (
+    ALL_PASSES_BATCHED,
+    CONNECTORS_BATCHED,
+    CONNECTORS_SHARE_MASK,
+    PROMPT_PASSES_BATCHED,
+    Setting,
+    first_skipping_step,
+    reference_at,
+)
 from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.audio_decoder import AudioDecoder
@@ -46,14 +60,19 @@ Made = TypeVar("Made")
 
 VIDEO_LATENT: Final = "outputs/video_latent"
 AUDIO_LATENT: Final = "outputs/audio_latent"
+# Parts of the data flow at whose taps the run's own tensors stand in for ours.
+FED_PARTS: Final = ("hidden", "connector", "image", "init", "x0", "guided", "latent", "mel")
 # Switches that each stage reads, those of the stages that feed it included.
 _TEXT: Final = frozenset({"prompts_encoded_together", "more_negative_phrases"})
-_CONNECTOR: Final = _TEXT | {CONNECTORS_BATCHED}
+_CONNECTOR: Final = _TEXT | {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK}
 _IMAGE: Final = frozenset({"pictures_as_displayed"})
 _INIT: Final = _IMAGE | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
 _TRANSFORMER: Final = frozenset({"cross_timestep_per_token"})
 _DENOISING: Final = (
-    _CONNECTOR | _INIT | _TRANSFORMER | {"guidance_fp32", "negative_disables_skipped_modality", PASSES_BATCHED}
+    _CONNECTOR
+    | _INIT
+    | _TRANSFORMER
+    | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
 )
 _FRAMES: Final = frozenset({"decoder_chunked", "decode_auto_tiled"})
 _SOUND: Final = frozenset({"vocoder_fp32"})
@@ -128,11 +147,10 @@ class Replay:
             batch = self._batch(read)
             stage = self._components(read).text_encoder()
             taps = self._heard(lambda: stage.forward(batch))
-            own = self.own.taps
             assert isinstance(batch.prompt_embeds, Tensor)
-            batch.prompt_embeds = fed(own, "text/pos/hidden", batch.prompt_embeds)
+            batch.prompt_embeds = self._fed("text/pos/hidden", batch.prompt_embeds)
             if isinstance(batch.negative_prompt_embeds, Tensor):
-                batch.negative_prompt_embeds = fed(own, "text/neg/hidden", batch.negative_prompt_embeds)
+                batch.negative_prompt_embeds = self._fed("text/neg/hidden", batch.negative_prompt_embeds)
             return batch, taps
 
         return self._once("text", setting & _TEXT, make)
@@ -141,14 +159,15 @@ class Replay:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = replace(self._encoded(read)[0])
             connectors = self._components(read).build("connectors", TextConnectors)
-            together = CONNECTORS_BATCHED in read and batch.do_classifier_free_guidance
-            stage = BatchedConnectorStage(connectors) if together else LTX2TextConnectorStage(connectors)
+            stage: LTX2TextConnectorStage | BatchedConnectorStage = LTX2TextConnectorStage(connectors)
+            if read & {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK} and batch.do_classifier_free_guidance:
+                stage = BatchedConnectorStage(connectors, one_mask=CONNECTORS_SHARE_MASK in read)
             taps = self._heard(lambda: stage.forward(batch))
             for stream in ("video", "audio"):
                 for sign, name in (("pos", f"{stream}_context"), ("neg", f"negative_{stream}_context")):
                     ours = getattr(batch, name)
                     if ours is not None:
-                        setattr(batch, name, fed(self.own.taps, f"connector/{sign}/{stream}", ours))
+                        setattr(batch, name, self._fed(f"connector/{sign}/{stream}", ours))
             return batch, taps
 
         return self._once("connector", setting & _CONNECTOR, make)
@@ -160,7 +179,7 @@ class Replay:
                 return [], {}
             stage = ImageConditioningStage(self._components(read).build("video_encoder", VideoEncoder))
             taps = self._heard(lambda: stage.forward(batch))
-            latents = [fed(self.own.taps, f"image/{i}/latent", ours) for i, ours in enumerate(batch.image_latents)]
+            latents = [self._fed(f"image/{i}/latent", ours) for i, ours in enumerate(batch.image_latents)]
             return latents, taps
 
         return self._once("image", setting & _IMAGE, make)
@@ -171,8 +190,8 @@ class Replay:
             taps = self._heard(lambda: LatentPreparationStage().forward(batch))
             video, audio = batch.video_state, batch.audio_state
             assert video is not None and audio is not None
-            batch.video_state = replace(video, latent=fed(self.own.taps, "init/video", video.latent))
-            batch.audio_state = replace(audio, latent=fed(self.own.taps, "init/audio", audio.latent))
+            batch.video_state = replace(video, latent=self._fed("init/video", video.latent))
+            batch.audio_state = replace(audio, latent=self._fed("init/audio", audio.latent))
             return batch, taps
 
         return self._once("init", setting & _INIT, make)
@@ -190,8 +209,10 @@ class Replay:
                 video_state=start.video_state,
                 audio_state=start.audio_state,
             )
-            kind = BatchedDenoisingStage if PASSES_BATCHED in read else DenoisingStage
-            stage = kind(self._loaded_transformer(read))
+            stage = DenoisingStage(self._loaded_transformer(read))
+            if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
+                together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
+                stage = BatchedDenoisingStage(stage.transformer, together)
             every = self.case.request.num_inference_steps
             steps = {"denoising": every, "skipping": (self._skipping_step or 0) + 1}.get(site, 1)
             latents: Taps = {}
@@ -226,8 +247,15 @@ class Replay:
             batch = self._batch(read)
             batch.audio_latent = self.own.audio_latent.to(batch.device, batch.config.dtype)
             components = self._components(read)
-            stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), components.vocoder())
-            return self._heard(lambda: stage.forward(batch))
+            vocoder = components.vocoder()
+            stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), vocoder)
+            taps = self._heard(lambda: stage.forward(batch))
+            mel = self.own.taps.get("decode/mel")
+            if mel is not None and mel.shape == taps["decode/mel"].shape:
+                with batch.config.autocast(batch.device):
+                    waveform: Tensor = vocoder(mel.to(batch.device, batch.config.dtype))  # (1, C, N)
+                taps["decode/waveform"] = self._sketch(waveform.squeeze(0).float())
+            return taps
 
         return self._once("sound", setting & _SOUND, make)
 
@@ -276,6 +304,9 @@ class Replay:
             skip_v2a_cross_attn_for_video_gt=self.case.switches.skip_v2a_cross_attn_for_video_gt,
             reference=reference_at(setting),
         )
+
+    def _fed(self, name: str, ours: Tensor) -> Tensor:
+        return fed(self.own.taps, name, ours, self._options.dtype)
 
     @property
     def _device(self) -> torch.device:

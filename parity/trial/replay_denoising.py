@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor
 
 from runners.ltx23.latents import LatentState
@@ -40,7 +41,10 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
         head = f"denoise/{index:03d}"
 
         def fed_pass(name: str, *rest: Any, head: str = head) -> Pair:
-            return _fed(own, f"{head}/{name}/x0", original(name, *rest))
+            ours = original(name, *rest)
+            # Predictions that the run has in a higher precision stay so where the combination wants it.
+            dtype = None if batch.config.reference.guidance_fp32 else batch.config.dtype
+            return _fed(own, f"{head}/{name}/x0", ours, dtype)
 
         with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
             step = Step(
@@ -55,23 +59,22 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
             guided = stage._guided(batch, step, last)
             tap("guided/video", guided[0])
             tap("guided/audio", guided[1])
-            last = _fed(own, f"{head}/guided", guided)
+            last = _fed(own, f"{head}/guided", guided, batch.config.dtype)
             video = _advance(video, last[0], sigmas[index], changes[index])
             audio = _advance(audio, last[1], sigmas[index], changes[index])
             tap("latent/video", video.latent)
             tap("latent/audio", audio.latent)
-        latents = _fed(own, f"{head}/latent", (video.latent, audio.latent))
+        latents = _fed(own, f"{head}/latent", (video.latent, audio.latent), batch.config.dtype)
         video, audio = replace(video, latent=latents[0]), replace(audio, latent=latents[1])
     return video, audio
 
 
-def _fed(own: Mapping[str, Tensor], name: str, ours: Pair) -> Pair:
-    return fed(own, f"{name}/video", ours[0]), fed(own, f"{name}/audio", ours[1])
+def _fed(own: Mapping[str, Tensor], name: str, ours: Pair, dtype: torch.dtype | None) -> Pair:
+    return fed(own, f"{name}/video", ours[0], dtype), fed(own, f"{name}/audio", ours[1], dtype)
 
 
-def fed(own: Mapping[str, Tensor], name: str, ours: Tensor) -> Tensor:
-    """The run's own tensor in our dtype, where it kept one of our shape; else ours."""
+def fed(own: Mapping[str, Tensor], name: str, ours: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The run's own tensor, where it kept one of our shape, else ours; in `dtype`, or as it is if that is None."""
     theirs = own.get(name)
-    if theirs is None or theirs.shape != ours.shape:
-        return ours
-    return theirs.to(ours.device, ours.dtype)
+    taken = ours if theirs is None or theirs.shape != ours.shape else theirs
+    return taken.to(ours.device, dtype)

@@ -18,13 +18,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from parity.diff.sketches import relative_l2
 from parity.diff.tap_place import group_of
 from parity.trace.pattern import chosen
 from parity.trace.sketch import TapSketch
-from parity.trial.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
+from parity.trial.replay import Replay, Taps
 from parity.trial.switches import SITES, SWITCHES, Setting, Switch, setting_of
 from runners.case import Case
 from runners.ltx23.reference import RELEASES

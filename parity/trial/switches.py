@@ -17,8 +17,10 @@ from runners.ltx23.video_tiling import AUTO_TILING
 Setting = frozenset[str]  # the switches that are on
 
 CONNECTORS_BATCHED: Final = "connectors_batched"
-PASSES_BATCHED: Final = "guidance_passes_batched"
-BATCHING: Final = (CONNECTORS_BATCHED, PASSES_BATCHED)
+CONNECTORS_SHARE_MASK: Final = "connectors_share_mask"
+PROMPT_PASSES_BATCHED: Final = "prompt_passes_batched"
+ALL_PASSES_BATCHED: Final = "guidance_passes_batched"
+BATCHING: Final = (CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK, PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,11 @@ def _no_negative(case: Case, _dtype: str) -> str | None:
     return None if any(one.needs_uncond for one in _guidance(case)) else "no pass uses the negative prompt"
 
 
+def _one_pass(case: Case, _dtype: str) -> str | None:
+    passes = (one.needs_uncond or one.needs_perturbed or one.needs_isolated for one in _guidance(case))
+    return None if any(passes) else "a step has one pass"
+
+
 def _no_default_negative(case: Case, dtype: str) -> str | None:
     if case.request.negative_prompt is not None:
         return "the request brings its own negative prompt"
@@ -165,6 +172,12 @@ _EVERY_SWITCH: Final = (
         idle=_no_negative,
     ),
     Switch(
+        name=CONNECTORS_SHARE_MASK,
+        words="both prompts go through the connectors with the positive one's mask",
+        sites=("connector",),
+        idle=_no_negative,
+    ),
+    Switch(
         name="pictures_as_displayed",
         words="pictures turned upright and converted to sRGB",
         sites=("image",),
@@ -195,10 +208,16 @@ _EVERY_SWITCH: Final = (
         idle=_never_idle,
     ),
     Switch(
-        name=PASSES_BATCHED,
+        name=PROMPT_PASSES_BATCHED,
         words="the passes of both prompts run as one batch",
         sites=("passes", "denoising"),
         idle=_no_negative,
+    ),
+    Switch(
+        name=ALL_PASSES_BATCHED,
+        words="all guidance passes run as one batch",
+        sites=("passes", "denoising"),
+        idle=_one_pass,
     ),
     Switch(
         name="guidance_fp32",
