@@ -16,6 +16,9 @@ def report(
         str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
     ] = "golden",
     floors: Annotated[Path | None, typer.Option(help="Measured floors, from `parity amplify --out FILE`.")] = None,
+    identified: Annotated[
+        Path | None, typer.Option(help="Which release it follows, from `parity identify --out FILE`.")
+    ] = None,
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
     from parity.cli.gate import judged, profile_of
@@ -28,6 +31,7 @@ def report(
     from parity.judge.timed import judge_timed, timed_run
     from parity.judge.verdict import Verdict
     from parity.report.page import Content, Traced, head_word, write_page
+    from parity.report.page_identity import read_identified
     from parity.trace.bundle import TRACE_FILE, read_run
     from parity.trace.golden import reference_run
     from parity.trace.places import baselines_path, limits_path
@@ -77,6 +81,7 @@ def report(
         perf=perf,
         traced=traced,
         limits=limits,
+        identified=None if identified is None else read_identified(identified, candidate),
     )
     size = write_page(page, content)
     out.print(f"{page}: {head_word(verdict)}, {size / 1e6:.1f} MB", markup=False)

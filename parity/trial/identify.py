@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.tap_place import is_tap, place_of
-from parity.trace.bundle import TENSORS_FILE, TRACE_FILE, Run
+from parity.trace.bundle import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
 from parity.trace.environment import differences, fingerprint
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
@@ -48,6 +48,7 @@ class Identification:
     """The best explanation of a run, and how good it is."""
 
     run: str
+    run_sha256: str  # of its run.json
     case: str
     declared: str  # what the run says of itself
     release: str
@@ -101,6 +102,7 @@ class Identification:
         return {
             "schema_version": SCHEMA_VERSION,
             "run": self.run,
+            "run_sha256": self.run_sha256,
             "case": self.case,
             "declared_release": self.declared,
             "release": self.release,
@@ -239,6 +241,7 @@ def identify(
     release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
+        run_sha256=sha256_of(run.folder / RUN_FILE),
         case=run.case_id,
         declared=record.reference,
         release=release,

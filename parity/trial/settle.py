@@ -79,7 +79,7 @@ class Search:
 
     def settle(self) -> tuple[Setting, dict[str, Told]]:
         """Go through the sites until the setting stands."""
-        setting = self._declared - frozenset(self._idle)
+        setting = self._declared
         told: dict[str, Told] = {}
         for _ in range(ROUNDS):
             before = setting

@@ -28,7 +28,7 @@ class Switch:
     """One switch. `idle` says why a case in a dtype ("bf16", "fp32") cannot show it, or None if it may."""
 
     name: str
-    words: str  # what the model does with it on
+    words: str  # a noun phrase for what the model does with it on
     sites: tuple[str, ...]  # where it may first show, of SITES
     idle: Callable[[Case, str], str | None]
 
@@ -155,7 +155,7 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
 _EVERY_SWITCH: Final = (
     Switch(
         name="prompts_encoded_together",
-        words="both prompts go through Gemma in one pass",
+        words="both prompts through Gemma in one pass",
         sites=("text", "connector"),
         idle=_never_idle,
     ),
@@ -167,13 +167,13 @@ _EVERY_SWITCH: Final = (
     ),
     Switch(
         name=CONNECTORS_BATCHED,
-        words="both prompts go through the connectors in one batch",
+        words="both prompts through the connectors in one batch",
         sites=("connector",),
         idle=_no_negative,
     ),
     Switch(
         name=CONNECTORS_SHARE_MASK,
-        words="both prompts go through the connectors with the positive one's mask",
+        words="one mask for both prompts in the connectors",
         sites=("connector",),
         idle=_no_negative,
     ),
@@ -197,25 +197,25 @@ _EVERY_SWITCH: Final = (
     ),
     Switch(
         name="keyframe_spans_one_frame",
-        words="a keyframe lasts 1 pixel frame, not 8",
+        words="keyframes of 1 pixel frame instead of 8",
         sites=("first_block", "passes", "denoising"),
         idle=_no_keyframe,
     ),
     Switch(
         name="cross_timestep_per_token",
-        words="cross-modal scale and shift follow the stream's own timesteps",
+        words="cross-modal scale and shift by the stream's own timesteps",
         sites=("first_block", "passes", "denoising"),
         idle=_never_idle,
     ),
     Switch(
         name=PROMPT_PASSES_BATCHED,
-        words="the passes of both prompts run as one batch",
+        words="the passes of both prompts as one batch",
         sites=("passes", "denoising"),
         idle=_no_negative,
     ),
     Switch(
         name=ALL_PASSES_BATCHED,
-        words="all guidance passes run as one batch",
+        words="all guidance passes as one batch",
         sites=("passes", "denoising"),
         idle=_one_pass,
     ),
@@ -227,19 +227,19 @@ _EVERY_SWITCH: Final = (
     ),
     Switch(
         name="negative_disables_skipped_modality",
-        words="the negative pass, too, leaves a skipped modality out",
+        words="skipped modalities left out of the negative pass, too",
         sites=("skipping", "denoising"),
         idle=_no_skipping,
     ),
     Switch(
         name="decoder_chunked",
-        words="video decoded in place, in temporal chunks",
+        words="video decoding in place, in temporal chunks",
         sites=("frames",),
         idle=_never_idle,
     ),
     Switch(
         name="decode_auto_tiled",
-        words="video decoded in tiles without being asked",
+        words="video decoding in tiles without being asked",
         sites=("frames",),
         idle=_one_tile,
     ),
