@@ -32,7 +32,8 @@ from runners.ltx23.reference import RELEASES
 Verdict = Literal["certain", "likely", "undecided", "idle"]
 FACTOR: Final = 2.0
 MISSING: Final = 2.0  # error of a tap that one side lacks, or that has another shape or no finite value
-EXHAUSTIVE: Final = 3  # switches of one site of which every combination is tried; of more, single flips and pairs
+EXHAUSTIVE: Final = 3  # switches of one site of which every combination is tried; of more, flips of one and of two
+MOST_TRIED: Final = 64  # settings of one site, where not even that finds equal bits
 ROUNDS: Final = 4
 
 
@@ -101,11 +102,14 @@ class Search:
 
     def _round(self, setting: Setting) -> tuple[Setting, dict[str, Told]]:
         told: dict[str, Told] = {}
+        hidden: set[str] = set()  # what moves only taps that were not recorded, so far
         for site in SITES:
             pending = [
                 name
                 for name, switch in SWITCHES.items()
-                if site in switch.sites and name not in self._idle and name not in told
+                if name not in self._idle
+                and name not in told
+                and (site in switch.sites or (site == "denoising" and name in hidden))
             ]
             if not pending:
                 continue
@@ -114,6 +118,8 @@ class Search:
             for name in pending:
                 found = self._tell(site, setting, name)
                 if found is None:
+                    if site not in ("frames", "sound") and self._moves(site, setting, name):
+                        hidden.add(name)
                     continue
                 told[name] = found
                 if found.verdict == "undecided":
@@ -128,12 +134,12 @@ class Search:
 
     def _best(self, site: str, start: Setting, pending: list[str]) -> Setting:
         """The setting nearest to the run there, from a start by flips of pending switches."""
-        scores = {start: self._score(site, start, start)}
+        scores = {start: self._score(site, start)}
 
         def tried(settings: Iterable[Setting]) -> Setting:
             for setting in settings:
                 if setting not in scores:
-                    scores[setting] = self._score(site, setting, start)
+                    scores[setting] = self._score(site, setting)
                 if scores[setting] == 0:
                     return setting
             return min(scores, key=lambda one: (scores[one], len(one ^ start)))
@@ -152,9 +158,18 @@ class Search:
                 if scores[better] < scores[best]:
                     best, improved = better, True
                     break
+        if scores[best] > 0:
+            moving = [name for name in pending if self._moves(site, best, name)]
+            if 2 ** len(moving) <= MOST_TRIED:
+                every = range(3, len(moving) + 1)
+                best = tried(best ^ frozenset(flips) for count in every for flips in combinations(moving, count))
         return best
 
-    def _score(self, site: str, setting: Setting, start: Setting) -> float:
+    def _moves(self, site: str, setting: Setting, name: str) -> bool:
+        """Whether a switch moves any bit of the native model there."""
+        return bool(_moved(self._replay.taps(site, setting), self._replay.taps(site, setting ^ {name})))
+
+    def _score(self, site: str, setting: Setting) -> float:
         return _rms(self.errors(site, setting).values())
 
     def _tell(self, site: str, setting: Setting, name: str) -> Told | None:
@@ -182,7 +197,7 @@ class Search:
     def _unseen(self, switch: Switch, setting: Setting) -> str:
         """Why a switch that may matter was not seen: it moves no bit, or nothing that the run has."""
         for site in switch.sites:
-            if _moved(self._replay.taps(site, setting), self._replay.taps(site, setting ^ {switch.name})):
+            if self._moves(site, setting, switch.name):
                 return "what it moves was not recorded"
         return _NO_BIT
 

@@ -117,11 +117,11 @@ def test_a_switch_that_moves_no_bit_is_idle_and_never_guessed(micro_case: MakeCa
 
 
 def test_what_was_not_recorded_is_undecided_unless_the_final_latents_tell(micro_case: MakeCase) -> None:
-    truth = frozenset({"positions_fp32", "vocoder_fp32"})
+    truth = frozenset({"positions_fp32", "vocoder_fp32", "noise_lerp_fp32", "connectors_share_mask", "guidance_fp32"})
     case = micro_case(EVERYTHING)
-    setting, told = settled(case, truth, without=("denoise/", "init/"))
-    assert setting == truth and told["positions_fp32"].site == "denoising"
-    _, told = settled(case, truth, without=("denoise/", "init/", "outputs/"))
+    setting, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/"))
+    assert setting == truth and told["positions_fp32"].site == told["noise_lerp_fp32"].site == "denoising"
+    _, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/", "outputs/"))
     assert told["positions_fp32"].verdict == "undecided" and "not recorded" in told["positions_fp32"].reason
 
 
