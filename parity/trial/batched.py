@@ -157,6 +157,7 @@ def _repeated(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool,
 def _taken_out_of_some(transformer: Transformer, skips: Sequence[Skips]) -> Iterator[None]:
     """Take branches out of those samples of a batch that skip them."""
     with ExitStack() as stack:
+        block: Any
         for index, block in enumerate(transformer.transformer_blocks):
             at = [one.at(index) for one in skips]
             for attention, out in (

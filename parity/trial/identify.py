@@ -10,11 +10,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.tap_place import is_tap, place_of
-from parity.trace.bundle import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
+from parity.trace.bundle import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, check_safetensors_header, sha256_of
 from parity.trace.environment import differences, fingerprint
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
@@ -204,7 +205,8 @@ def identify(
         weights: those of the run.
         device: where to compute the native model.
         say: told each site that is looked at.
-    Raises: RunError if the weights are others, or the run holds only reduced outputs; else as the native runner does.
+    Raises: RunError if the weights are others, the dtype is none of ours, or the run holds only reduced outputs; else
+        as the native runner does.
     """
     record = run.record
     if weights.hash != record.weights_hash:
@@ -212,9 +214,11 @@ def identify(
             f"{run.folder} was run with weights {record.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
             "run's own with --weights."
         )
+    if record.dtype not in DTYPES:
+        raise RunError(f"{run.folder} was run in {record.dtype}; the native model runs in {' or '.join(DTYPES)}.")
     outputs = run.outputs()
     trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
-    whole = load_file(run.folder / TENSORS_FILE) if run.has(TENSORS_FILE) else {}
+    whole = _whole(run) if run.has(TENSORS_FILE) else {}
     buckets = DEFAULT_BUCKETS if trace is None else trace.buckets
     seen = {name: trace[name] for name in trace if is_tap(name)} if trace is not None else {}
     for name, tensor in {
@@ -236,7 +240,7 @@ def identify(
             errors |= search.errors(site, setting)
             ours |= replay.taps(site, setting)
     last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    fed = frozenset(name for name in whole if is_tap(name) and place_of(name).part in FED_PARTS)
+    fed = frozenset(whole)
     counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
     release = nearest_release(setting, counted, case.reference)
     return Identification(
@@ -261,6 +265,18 @@ def identify(
         environment=tuple(differences(record.environment, fingerprint(device))),
         computed=replay.computed,
     )
+
+
+def _whole(run: Run) -> dict[str, Tensor]:
+    """The whole taps that can stand in for ours. Raises: RunError if the file cannot be read."""
+    path = run.folder / TENSORS_FILE
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if is_tap(name) and place_of(name).part in FED_PARTS]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
 
 
 def _flow(case: Case, weights: Weights) -> Dataflow:

@@ -50,7 +50,8 @@ def test_the_answer_and_what_it_leaves_unexplained_are_shown_as_text(run: Path, 
 def test_many_places_are_cut_and_counted_and_none_is_said(run: Path, tmp_path: Path) -> None:
     place = {"tap": "init/video", "error": 1.0, "entering": 0.5}
     many = read_identified(answer(run, tmp_path / "many.json", unexplained=[place] * (MOST_ROWS + 3)), read_run(run))
-    assert "and 3 more places" in join(identity_section(many))
+    drawn = join(identity_section(many))
+    assert "and 3 more places" in drawn and drawn.count("init/video") == MOST_ROWS
     none = answer(run, tmp_path / "none.json", unexplained=[], confidence="certain")
     assert "Nothing stays unexplained" in join(identity_section(read_identified(none, read_run(run))))
     assert "Not asked" in join(identity_section(None))
