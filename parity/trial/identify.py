@@ -20,7 +20,7 @@ from parity.trace.environment import differences, fingerprint
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
 from parity.trial.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
-from parity.trial.settle import Observed, Search, Told
+from parity.trial.settle import MISSING, Observed, Search, Told
 from parity.trial.switches import BATCHING, SITES, nearest_release, setting_of
 from runners.case import Case
 from runners.errors import RunError
@@ -113,6 +113,7 @@ class Identification:
                 {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
                 for one in self.differences
             ],
+            "on": [name for name, one in self.told.items() if one.on and one.verdict in ("certain", "likely")],
             "lines": list(self.lines),
             "switches": {
                 name: {
@@ -165,7 +166,8 @@ class Identification:
             part = one.tap.rpartition("/")[2] if one.tap in _OUTPUT_LATENTS else place_of(one.tap).part
             first.setdefault(part, one)
         shown = [
-            f"{one.error:.1e} at {one.tap}{f' ({one.entering:.1e} enter it)' if one.entering else ''}"
+            f"{'nothing comparable' if one.error >= MISSING else f'{one.error:.1e}'} at {one.tap}"
+            f"{f' ({one.entering:.1e} enter it)' if one.entering else ''}"
             for one in first.values()
         ]
         more = len(self.unexplained) - len(shown)
