@@ -6,6 +6,7 @@ judged by what it does with the run's own inputs, however far these have drifted
 Axes: B sample, T token, C channel, F frame, H height, W width, M mel bin.
 """
 
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from parity.trial.switches import (
 )
 from runners.case import Case
 from runners.clock import Clock
+from runners.errors import OutOfMemoryError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.latents import audio_grid, video_grid, video_shape
@@ -104,21 +106,25 @@ class Replay:
         self.computed = 0  # stages, or parts of denoising, that were run
 
     def taps(self, site: str, setting: Setting) -> Taps:
-        """What is tapped at a site of `parity.trial.switches.SITES`. Raises: as the native runner does."""
-        with torch.inference_mode():
-            if site == "text":
-                return self._encoded(setting)[1]
-            if site == "connector":
-                return self._connected(setting)[1]
-            if site == "image":
-                return self._pictured(setting)[1]
-            if site == "init":
-                return self._prepared(setting)[1]
-            if site == "frames":
-                return self._frames(setting)
-            if site == "sound":
-                return self._sound(setting)
-            return self._denoised(site, setting)
+        """What is tapped at a site of `parity.trial.switches.SITES`.
+
+        Raises: OutOfMemoryError, CheckpointError, ConfigError, MediaError.
+        """
+        try:
+            with torch.inference_mode():
+                return self._taps(site, setting)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{self._device} ran out of memory ({error}); free it, or take another.") from error
+
+    def _taps(self, site: str, setting: Setting) -> Taps:
+        alone = {"text": self._encoded, "connector": self._connected, "image": self._pictured, "init": self._prepared}
+        if site in alone:
+            return alone[site](setting)[1]
+        if site == "frames":
+            return self._frames(setting)
+        if site == "sound":
+            return self._sound(setting)
+        return self._denoised(site, setting)
 
     def at(self, site: str, tap: str) -> bool:
         """Whether a tap belongs to a site."""
@@ -145,8 +151,8 @@ class Replay:
     def _encoded(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = self._batch(read)
-            stage = self._components(read).text_encoder()
-            taps = self._heard(lambda: stage.forward(batch))
+            taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
+            gc.collect()  # transformers' modules refer to each other in cycles
             assert isinstance(batch.prompt_embeds, Tensor)
             batch.prompt_embeds = self._fed("text/pos/hidden", batch.prompt_embeds)
             if isinstance(batch.negative_prompt_embeds, Tensor):
