@@ -71,9 +71,7 @@ class BatchedConnectorStage:
 def connect_batch(connector: Connector, features: Tensor, mask: Tensor) -> Tensor:
     """(B, S, C) features of several prompts and their (B, S) masks to (B, S, C) context, in one batch."""
     config, tokens = connector.config, features.shape[1]
-    x = torch.cat(
-        [connector._replace_padding(one[None], real.bool()) for one, real in zip(features, mask, strict=True)]
-    )
+    x = torch.cat([connector.replace_padding(one[None], real.bool()) for one, real in zip(features, mask, strict=True)])
     rotary = rotary_table(
         torch.arange(tokens, dtype=torch.float32, device=x.device)[None, None],
         width=config.width,
@@ -103,15 +101,16 @@ class BatchedDenoisingStage(DenoisingStage):
         self._calls: dict[str, Call] | None = None  # while it is found out which passes a step has
         self._found: dict[str, Pair] = {}  # x0 of the passes of a batch that has been run
 
-    def _guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
+    def guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
+        """The guided x0 of both modalities, from passes in one batch where the step allows it."""
         self._calls, self._found = {}, {}
-        super()._guided(batch, step, last)  # computes no pass
+        super().guided(batch, step, last)  # computes no pass
         calls, self._calls = self._calls, None
         chosen = {name: calls[name] for name in self._together if name in calls}
         enabled = {(call.step.video_enabled, call.step.audio_enabled) for call in chosen.values()}
         if len(chosen) > 1 and len(enabled) == 1:
             self._found = self._run(chosen)
-        return super()._guided(batch, step, last)
+        return super().guided(batch, step, last)
 
     def _pass(self, name: str, step: Step, context: Pair, skips: Skips) -> Pair:
         if self._calls is not None:

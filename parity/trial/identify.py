@@ -26,7 +26,7 @@ from runners.case import Case
 from runners.errors import RunError
 from runners.ltx23.reference import RELEASES
 from runners.protocol import DTYPES, RunOptions
-from runners.weights import Weights
+from runners.weights import Weights, num_blocks
 
 SCHEMA_VERSION: Final = 1
 Confidence = Literal["certain", "likely", "partial"]
@@ -283,8 +283,7 @@ def _whole(run: Run) -> dict[str, Tensor]:
 
 def _flow(case: Case, weights: Weights) -> Dataflow:
     """Every tap that the case may leave; 1.0.0 leaves the most."""
-    blocks = int(weights.config["transformer"].get("num_layers", 48))
-    return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), blocks)
+    return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), num_blocks(weights))
 
 
 def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str]) -> tuple[Unexplained, ...]:

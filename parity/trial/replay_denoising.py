@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch, needed
-from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step, _advance
+from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step, advance
 from runners.tap import scope, tap
 
 
@@ -48,7 +48,7 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
 
         with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
             step = Step(
-                modulation=stage._modulation(video, audio, on_device[index], batch),
+                modulation=stage.modulation(video, audio, on_device[index], batch),
                 video=video,
                 audio=audio,
                 sigma=on_device[index],
@@ -56,12 +56,12 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
                 video_enabled=not batch.sampling.video_guidance.skips(index),
                 audio_enabled=not batch.sampling.audio_guidance.skips(index),
             )
-            guided = stage._guided(batch, step, last)
+            guided = stage.guided(batch, step, last)
             tap("guided/video", guided[0])
             tap("guided/audio", guided[1])
             last = _fed(own, f"{head}/guided", guided, batch.config.dtype)
-            video = _advance(video, last[0], sigmas[index], changes[index])
-            audio = _advance(audio, last[1], sigmas[index], changes[index])
+            video = advance(video, last[0], sigmas[index], changes[index])
+            audio = advance(audio, last[1], sigmas[index], changes[index])
             tap("latent/video", video.latent)
             tap("latent/audio", audio.latent)
         latents = _fed(own, f"{head}/latent", (video.latent, audio.latent), batch.config.dtype)
