@@ -202,12 +202,12 @@ def identify(
     """Say which release a run follows and which switches differ.
 
     Args:
-        run: with whole outputs; a trace and whole taps are used where there are any.
+        run: with whole outputs or a trace; whole taps are used where there are any.
         case: the run's own, its pictures in their place.
         weights: those of the run.
         device: where to compute the native model.
         say: told each site that is looked at.
-    Raises: RunError if the weights are others, the dtype is none of ours, or the run holds only reduced outputs; else
+    Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
         as the native runner does.
     """
     record = run.record
@@ -218,19 +218,26 @@ def identify(
         )
     if record.dtype not in DTYPES:
         raise RunError(f"{run.folder} was run in {record.dtype}; the native model runs in {' or '.join(DTYPES)}.")
-    outputs = run.outputs()
+    outputs = None if run.reduced else run.outputs()
     trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
+    if outputs is None and trace is None:
+        raise RunError(f"{run.folder} holds reduced outputs and no trace; fetch the whole run with `parity fetch`.")
     whole = _whole(run) if run.has(TENSORS_FILE) else {}
     buckets = DEFAULT_BUCKETS if trace is None else trace.buckets
     seen = {name: trace[name] for name in trace if is_tap(name)} if trace is not None else {}
-    for name, tensor in {
-        "decode/frames": outputs.video_frames,
-        "decode/waveform": outputs.audio_waveform,
-        VIDEO_LATENT: outputs.video_latent,
-        AUDIO_LATENT: outputs.audio_latent,
-    }.items():
-        seen.setdefault(name, sketch(tensor, buckets=buckets))
-    own = Own(video_latent=outputs.video_latent, audio_latent=outputs.audio_latent, taps=whole)
+    if outputs is not None:
+        for name, tensor in {
+            "decode/frames": outputs.video_frames,
+            "decode/waveform": outputs.audio_waveform,
+            VIDEO_LATENT: outputs.video_latent,
+            AUDIO_LATENT: outputs.audio_latent,
+        }.items():
+            seen.setdefault(name, sketch(tensor, buckets=buckets))
+    own = Own(
+        video_latent=None if outputs is None else outputs.video_latent,
+        audio_latent=None if outputs is None else outputs.audio_latent,
+        taps=whole,
+    )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
     observed = Observed(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
     search = Search(replay, observed, case, record.dtype, say)
@@ -257,7 +264,9 @@ def identify(
             if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
         ),
         told=told,
-        unexplained=_unexplained(errors, _flow(case, weights), fed | {f"{last}/video", f"{last}/audio"}),
+        unexplained=_unexplained(
+            errors, _flow(case, weights), fed if outputs is None else fed | {f"{last}/video", f"{last}/audio"}
+        ),
         compared=len(errors),
         equal=sum(error == 0 for error in errors.values()),
         traced=trace is not None,

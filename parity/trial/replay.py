@@ -86,10 +86,10 @@ class _EnoughError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """What the run under test kept: whole tensors of taps by name, and always its final latents."""
+    """What the run under test kept: its final latents, unless it is reduced, and whole tensors of taps by name."""
 
-    video_latent: Tensor  # (1, C, F, H, W)
-    audio_latent: Tensor  # (1, C, T, M)
+    video_latent: Tensor | None  # (1, C, F, H, W)
+    audio_latent: Tensor | None  # (1, C, T, M)
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -102,6 +102,7 @@ class Replay:
         self._weights, self._options = weights, options
         self._skipping_step = first_skipping_step(case)
         self._made: dict[tuple[str, Setting], Any] = {}
+        self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the end, by what denoising reads
         self._transformer: tuple[Setting, Transformer] | None = None
         self.computed = 0  # stages, or parts of denoising, that were run
 
@@ -230,6 +231,7 @@ class Replay:
                 grid = video_grid(video.latent[:, : shape.tokens], shape)
                 latents[VIDEO_LATENT] = self._sketch(grid)
                 latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
+                self._latents[read] = grid, audio_grid(audio.latent)
 
             taps = self._heard(forward, lambda name: self.at(site, name))
             return taps | latents if site == "denoising" else taps
@@ -239,19 +241,23 @@ class Replay:
     def _frames(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
             batch = self._batch(read)
-            batch.video_latent = self.own.video_latent.to(batch.device, batch.config.dtype)
+            latent = self.own.video_latent
+            latent = self._final(read)[0] if latent is None else latent
+            batch.video_latent = latent.to(batch.device, batch.config.dtype)
             drawn = self._prepared(read)[0].generator  # a decoder that draws noise goes on where the latents ended
             assert drawn is not None
             batch.generator = torch.Generator(batch.device).set_state(drawn.get_state())
             stage = VideoDecodingStage(self._components(read).build("video_decoder", VideoDecoder))
             return self._heard(lambda: stage.forward(batch))
 
-        return self._once("frames", setting & _FRAMES, make)
+        return self._once("frames", setting & (_FRAMES | self._before_decoding), make)
 
     def _sound(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
             batch = self._batch(read)
-            batch.audio_latent = self.own.audio_latent.to(batch.device, batch.config.dtype)
+            latent = self.own.audio_latent
+            latent = self._final(read)[1] if latent is None else latent
+            batch.audio_latent = latent.to(batch.device, batch.config.dtype)
             components = self._components(read)
             vocoder = components.vocoder()
             stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), vocoder)
@@ -263,7 +269,16 @@ class Replay:
                 taps["decode/waveform"] = self._sketch(waveform.squeeze(0).float())
             return taps
 
-        return self._once("sound", setting & _SOUND, make)
+        return self._once("sound", setting & (_SOUND | self._before_decoding), make)
+
+    @property
+    def _before_decoding(self) -> Setting:
+        """What decoding reads besides its own switches: nothing, if it starts from the run's own latents."""
+        return _DENOISING if self.own.video_latent is None else frozenset()
+
+    def _final(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        self._denoised("denoising", setting)
+        return self._latents[setting & _DENOISING]
 
     def _once(self, stage: str, read: Setting, make: Callable[[Setting], Made]) -> Made:
         key = (stage, read)

@@ -166,6 +166,22 @@ def test_passes_in_one_batch_are_recognised(
     assert found.lines[0].endswith("but all guidance passes as one batch")
 
 
+def without_outputs(run: Run, *more: str) -> Run:
+    files = {name: value for name, value in run.record.files.items() if name not in ("outputs.safetensors", *more)}
+    return Run(folder=run.folder, record=msgspec.structs.replace(run.record, files=files))
+
+
+def test_a_reduced_run_is_told_by_its_trace(
+    left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    case = micro_case({"request.num_inference_steps": 1})
+    run = left(case, "vocoder_fp32", "guidance_fp32")
+    found = identify(without_outputs(run), case, micro_weights, CPU)
+    assert on(found) == {"vocoder_fp32", "guidance_fp32"} and found.confidence == "certain"
+    with pytest.raises(RunError, match="no trace"):
+        identify(without_outputs(run, "trace.safetensors"), case, micro_weights, CPU)
+
+
 def test_other_weights_are_refused(left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> None:
     case = micro_case({"request.num_inference_steps": 1})
     run = left(case, keep=None)
