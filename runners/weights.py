@@ -102,6 +102,11 @@ class Weights(Protocol):
         """Hash of every tensor of the checkpoint and of Gemma, hex."""
 
 
+def num_blocks(weights: Weights) -> int:
+    """How many blocks the transformer has."""
+    return int(weights.config["transformer"].get("num_layers", 48))
+
+
 class WeightsFolder:
     """A weights folder as users pass it with `--weights`."""
 

@@ -12,6 +12,7 @@ from parity.cli import (
     fetch,
     forge,
     gate,
+    identify,
     isolate,
     mutate,
     perf,
@@ -34,6 +35,7 @@ app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("isolate")(isolate.isolate)
 app.command("amplify")(amplify.amplify)
+app.command("identify")(identify.identify)
 app.command("gate")(gate.gate)
 app.command("report")(report.report)
 app.command("suite")(suite.suite)

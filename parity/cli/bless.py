@@ -1,32 +1,98 @@
-"""`parity bless`: make an official run the ground truth of its case."""
+"""`parity bless`: make an official run the ground truth of its case, or move the case to another release."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parity.cli.verb import out, verb
+from parity.cli.verb import err, out, verb
+
+if TYPE_CHECKING:
+    from parity.judge.registry import Registry
+    from parity.trace.bundle import Run
 
 
 @verb
 def bless(
     run: Annotated[Path, typer.Argument(help="Folder of an official run.")],
     reason: Annotated[str, typer.Option(help="Why this run is the ground truth now.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Release to move the case to; the run must be of it. Needs --weights.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Those of the run, to measure what moved and what the limits are now.")
+    ] = None,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Keep three frames and small copies; the whole run goes to the store.")
+    ] = False,
+    drop_previous: Annotated[
+        bool, typer.Option("--drop-previous", help="Let go of the goldens of earlier releases.")
+    ] = False,
 ) -> int:
-    """Record an official run as the golden of its case, with a reason."""
+    """Record an official run as the golden of its case, with a reason.
+
+    With --reference, the case follows another release from now on: the named changes and their effect are shown, limits
+    are derived anew, and the golden until then stays readable as golden@RELEASE unless --drop-previous is given.
+    """
     from parity.diff.runs import compare_runs
+    from parity.judge.registry import save_registry
     from parity.report.numbers import draw_diff
     from parity.trace import golden
     from parity.trace.bundle import read_run
+    from parity.trace.places import limits_path
     from runners.errors import RunError
 
     new = read_run(run)
+    golden.require_blessable(new, reason, reference)  # before minutes are spent
     try:
         old = golden.golden_of(new.case_id)
     except RunError as error:
+        old = None
         out.print(f"no golden before: {error}", markup=False)
-    else:
+    limits = None
+    if old is not None and new.record.reference != old.record.reference:
+        limits = _moved(old, new, reason, weights)
+    elif old is not None:
         draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
-    folder = golden.bless(new, reason)
+    folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
+    if limits is not None:
+        save_registry(limits_path(), limits)
     out.print(f"{folder} now holds {run}: {reason}", markup=False)
+    if kept := golden.releases_kept(new.case_id):
+        out.print(f"kept: {', '.join(f'golden@{release}' for release in kept)}", markup=False)
     return 0
+
+
+def _moved(old: "Run", new: "Run", reason: str, weights: str | None) -> "Registry | None":
+    """Show what moved; the limits that hold from now on, or None if the case has none to derive anew."""
+    from parity.cli.diff import release_change
+    from parity.diff.diagnosis import case_of
+    from parity.judge.registry import load_registry
+    from parity.report.release_change import draw_release_change
+    from parity.report.tables import draw_changes
+    from parity.trace.places import limits_path, project_root
+    from parity.trial.calibrate import measure, propose_limits
+    from parity.trial.release_change import compute_as
+    from runners.errors import RunError
+    from runners.weights import WeightsFolder
+
+    registry = load_registry(limits_path()) if limits_path().exists() else None
+    limited = registry is not None and new.case_id in registry.cases
+    if limited and (weights is None or not Path(weights).is_dir()):
+        raise RunError(
+            f"Case {new.case_id!r} has limits, which do not hold at another release; give the run's --weights as a "
+            "folder, so that they can be derived anew."
+        )
+    draw_release_change(out, release_change(old, new, weights, None))
+    if registry is None or not limited or weights is None:
+        return None
+    case = case_of(new, project_root() / "golden" / new.case_id)
+    files = WeightsFolder(Path(weights))
+    compute_as(new)
+    populations = measure(files, case, lambda text: err.print(text, markup=False), recorded=new)
+    command = f"parity bless --reference {new.record.reference}, a run of {case.id}"
+    proposal = propose_limits(registry, files, {case.id: populations}, command)
+    draw_changes(out, proposal.changes)
+    accepted = proposal.accept(reason)
+    accepted.verify()  # before the golden moves
+    return accepted

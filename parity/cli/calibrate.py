@@ -27,6 +27,9 @@ def calibrate(
         bool, typer.Option("--from-samples", help="Work limits out again from the samples kept; nothing is run.")
     ] = False,
     limits_only: Annotated[bool, typer.Option("--limits-only", help="Only limits.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Count compiled blocks among what is harmless; takes minutes a case.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
@@ -46,12 +49,13 @@ def calibrate(
     files = WeightsFolder(weights)
     cases = [find_case(name) for name in case or _default_cases()]
     command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases) + f" --threads {threads}"
+    command += " --compiled" if compiled else ""
     document: dict[str, Any] = {}
     # Speed first: memory is the process's peak, which the populations would raise.
     if not limits_only:
         document["baselines"] = _baselines(files, cases, command, reason, json)
     if not perf_only:
-        document["limits"] = _limits(files, cases, command, reason, json)
+        document["limits"] = _limits(files, cases, command, reason, json, compiled)
     if json:
         typer.echo(json_module.dumps(document, indent=2))
     return 0
@@ -99,16 +103,21 @@ def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason
     return [msgspec.to_builtins(change) for change in changes]
 
 
-def _limits(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> dict[str, Any]:
+def _limits(
+    files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool, compiled: bool
+) -> dict[str, Any]:
     from parity.judge.registry import Registry, load_registry, save_registry
     from parity.report.tables import draw_changes
     from parity.trace.atomic import plain
+    from parity.trace.golden import golden_of
     from parity.trace.places import limits_path
     from parity.trial.calibrate import measure, propose_limits
+    from runners.official_files import INSTALLED_RELEASE
 
     path = limits_path()
     old = load_registry(path) if path.exists() else Registry()
-    populations = {case.id: measure(files, case, _say) for case in cases}
+    recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
+    populations = {case.id: measure(files, case, _say, recorded.get(case.id), compiled) for case in cases}
     proposal = propose_limits(old, files, populations, command)
     if not json:
         draw_changes(out, proposal.changes)

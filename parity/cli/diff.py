@@ -2,30 +2,62 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parity.cli.verb import out, verb
+from parity.cli.verb import err, out, verb
+
+if TYPE_CHECKING:
+    from parity.diff.release_change import Changed
+    from parity.trace.bundle import Run
 
 
 @verb
 def diff(
-    reference: Annotated[str, typer.Argument(help="Run taken as true, or 'golden', or 'whole-golden' from the store.")],
+    reference: Annotated[
+        str, typer.Argument(help="Run taken as true, or 'golden', 'golden@RELEASE', 'whole-golden' from the store.")
+    ],
     candidate: Annotated[Path, typer.Argument(help="Run under test.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of official runs of two releases: measure each change with these, a folder or forge:..."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of the request's pictures, if not the case's under golden/.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     isolated: Annotated[Path | None, typer.Option(help="What `parity isolate REF --out FILE` left.")] = None,
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
 ) -> int:
-    """Compare two runs and show every number; exits 0 whatever the numbers are."""
+    """Compare two runs and show every number; exits 0 whatever the numbers are.
+
+    Of two official runs of different releases, show the named changes between these and what they do.
+    """
     from parity.diff.runs import compare_runs
     from parity.report.numbers import draw_diff
+    from parity.report.release_change import draw_release_change
     from parity.trace.atomic import plain, write_json_atomic
     from parity.trace.bundle import read_run
     from parity.trace.golden import reference_run
+    from runners.errors import RunError
 
     run = read_run(candidate)
-    found = compare_runs(reference_run(reference, run.case_id), run, isolated)
+    old = reference_run(reference, run.case_id)
+    if old.record.reference != run.record.reference:
+        changed = release_change(old, run, weights, pictures)
+        if save is not None:
+            write_json_atomic(save, changed.document())
+        if json:
+            typer.echo(json_module.dumps(plain(changed.document()), indent=2))
+        else:
+            draw_release_change(out, changed)
+        return 0
+    if weights is not None:
+        raise RunError(
+            f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
+        )
+    found = compare_runs(old, run, isolated)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:
@@ -33,3 +65,18 @@ def diff(
         return 0
     draw_diff(out, found, f"{candidate} against {reference}")
     return 0
+
+
+def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path | None) -> "Changed":
+    """What changed between the releases of two official runs; by itself, where there are weights to measure with."""
+    from parity.diff.release_change import named
+    from parity.trace.places import project_root
+    from parity.trace.record import device_named
+    from parity.trial.release_change import measured
+    from runners.forge.weights import weights_named
+
+    if weights is None:
+        return named(old, new)
+    files = weights_named(weights, device_named(str(old.record.environment.get("device", "cpu"))))
+    folder = pictures or project_root() / "golden" / old.case_id
+    return measured(old, new, files, folder, lambda text: err.print(text, markup=False))

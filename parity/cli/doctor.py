@@ -16,7 +16,7 @@ def doctor(
     import torch
 
     from parity.trace.environment import fingerprint
-    from parity.trace.golden import GOLDEN_FILE, golden_of
+    from parity.trace.golden import GOLDEN_FILE, golden_of, releases_kept
     from parity.trace.places import project_root
     from runners.errors import ParityError
     from runners.official_files import KNOWN_RELEASES, require_release
@@ -29,10 +29,14 @@ def doctor(
     except ParityError as error:
         checks["official code"] = f"PROBLEM: {error}"
     for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
-        try:
-            checks[f"golden {path.parent.name}"] = f"whole, {golden_of(path.parent.name).record.created_utc}"
-        except ParityError as error:
-            checks[f"golden {path.parent.name}"] = f"PROBLEM: {error}"
+        case = path.parent.name
+        for release in (None, *releases_kept(case)):
+            name = f"golden {case}" + ("" if release is None else f"@{release}")
+            try:
+                record = golden_of(case, release).record
+                checks[name] = f"whole, official {record.reference}, {record.created_utc}"
+            except ParityError as error:
+                checks[name] = f"PROBLEM: {error}"
     environment = fingerprint(device)
     if json:
         typer.echo(json_module.dumps({"environment": environment, "checks": checks}, indent=2))

@@ -13,7 +13,7 @@ from parity.cli.verb import out, verb
 def explain(
     run: Annotated[Path, typer.Argument(help="Run under test, recorded with --taps '*'.")],
     against: Annotated[
-        str, typer.Option(help="A reference run with a trace, or 'golden' for the recorded one.")
+        str, typer.Option(help="A reference run with a trace, 'golden', or 'golden@RELEASE'.")
     ] = "golden",
     floors: Annotated[Path | None, typer.Option(help="Measured floors, from `parity amplify --out FILE`.")] = None,
     oracle: Annotated[Path | None, typer.Option(help="Official run in fp32 with a trace: who is nearer to it?")] = None,
@@ -27,10 +27,10 @@ def explain(
     from parity.report.words import printable
     from parity.trace.atomic import plain
     from parity.trace.bundle import read_run
-    from parity.trace.golden import golden_of
+    from parity.trace.golden import reference_run
 
     candidate = read_run(run)
-    reference = golden_of(candidate.case_id) if against == "golden" else read_run(Path(against))
+    reference = reference_run(against, candidate.case_id)
     found = diagnose(
         reference,
         candidate,

@@ -15,13 +15,14 @@ from parity.cli.verb import out, verb
 if TYPE_CHECKING:
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Profile, Verdict
+    from parity.trace.bundle import Run
 
 
 @verb
 def gate(
     run: Annotated[Path, typer.Argument(help="Run under test, or with --numbers a file of saved numbers.")],
     against: Annotated[
-        str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
+        str, typer.Option(help="A reference run, 'golden', 'golden@RELEASE', or 'whole-golden' from the store.")
     ] = "golden",
     numbers: Annotated[bool, typer.Option("--numbers", help="RUN is a file that `parity diff --out` wrote.")] = False,
     isolated: Annotated[
@@ -34,7 +35,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
 ) -> int:
     """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged."""
-    from parity.diff.runs import read_numbers
+    from parity.diff.runs import compare_runs, read_numbers
     from parity.report.junit import error_suite, write_junit
     from parity.report.markdown import annotation, error_markdown
     from runners.errors import ParityError, RunError
@@ -44,8 +45,9 @@ def gate(
             raise RunError("--perf needs a run; saved numbers hold no times.")
         if isolated is not None and numbers:
             raise RunError("--isolated goes with a run; give it to `parity diff --out`, and saved numbers hold it.")
-        found = read_numbers(run) if numbers else _compared(run, against, isolated)
-        return _reported(found, run if perf else None, json, junit)
+        runs = None if numbers else _runs(run, against)
+        found = read_numbers(run) if runs is None else compare_runs(*runs, isolated)
+        return _reported(found, runs, run if perf else None, json, junit)
     except ParityError as error:
         if junit is not None:
             write_junit(junit, [error_suite(run.name, str(error))])
@@ -55,13 +57,13 @@ def gate(
         raise
 
 
-def _compared(run: Path, against: str, isolated: Path | None) -> "RunsDiff":
-    from parity.diff.runs import compare_runs
+def _runs(run: Path, against: str) -> "tuple[Run, Run]":
+    """Reference and candidate."""
     from parity.trace.bundle import read_run
     from parity.trace.golden import reference_run
 
     candidate = read_run(run)
-    return compare_runs(reference_run(against, candidate.case_id), candidate, isolated)
+    return reference_run(against, candidate.case_id), candidate
 
 
 def profile_of(found: "RunsDiff") -> "Profile":
@@ -101,7 +103,9 @@ def calibrated_floors(case: str) -> "dict[str, tuple[float, float]]":
     return load_registry(limits_path()).floors_of(case) if limits_path().is_file() else {}
 
 
-def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path | None) -> int:
+def _reported(
+    found: "RunsDiff", runs: "tuple[Run, Run] | None", clocked: Path | None, json: bool, junit: Path | None
+) -> int:
     from parity.judge.perf import load_perf_registry
     from parity.judge.timed import judge_timed, timed_run
     from parity.judge.verdict import gate_exit_code
@@ -110,11 +114,17 @@ def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path |
     from parity.report.tables import draw_gate
     from parity.trace.bundle import read_run
     from parity.trace.places import baselines_path
+    from runners.errors import RegistryError
 
     if not json:
         for phrase in found.environment:
             out.print(f"environment differs: {phrase}", markup=False)
-    verdict = judged(found, profile_of(found))
+    try:
+        verdict = judged(found, profile_of(found))
+    except RegistryError as error:
+        other = None if runs is None else _other_release(*runs)
+        raise error if other is None else RegistryError(f"{other} {error}") from None
+    other = None if runs is None or verdict.outcome == "parity" else _other_release(*runs)
     timed = None
     if clocked is not None:
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(read_run(clocked).record)])
@@ -124,10 +134,25 @@ def _reported(found: "RunsDiff", clocked: Path | None, json: bool, junit: Path |
     code = gate_exit_code(verdict.exit_code, timed.exit_code if timed else 0)
     if json:
         document: dict[str, Any] = {**verdict.document(), "environment_differences": list(found.environment)}
+        document["other_release"] = other
         typer.echo(json_module.dumps({**document, "exit_code": code}, indent=2))
     else:
         draw_gate(out, verdict, timed)
+        if other is not None:
+            out.print(other, markup=False, soft_wrap=True)
     return code
+
+
+def _other_release(reference: "Run", candidate: "Run") -> str | None:
+    """Why a candidate is not at parity, in a line, if it is with the golden of another release."""
+    from parity.diff.release_change import follows_another
+    from parity.trace.golden import goldens_of_request
+    from runners.errors import RunError
+
+    try:
+        return follows_another(candidate, reference, goldens_of_request(candidate))
+    except RunError:  # what cannot be told here must not hide the verdict
+        return None
 
 
 def _say_in_workflow(summary: str, commands: list[str], json: bool) -> None:

@@ -19,6 +19,9 @@ def report(
         Path | None, typer.Option(help="What `parity isolate REF --out FILE` left, to be judged as well.")
     ] = None,
     floors: Annotated[Path | None, typer.Option(help="Measured floors, from `parity amplify --out FILE`.")] = None,
+    identified: Annotated[
+        Path | None, typer.Option(help="Which release it follows, from `parity identify --out FILE`.")
+    ] = None,
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
     from parity.cli.gate import calibrated_floors, judged, profile_of
@@ -31,6 +34,7 @@ def report(
     from parity.judge.timed import judge_timed, timed_run
     from parity.judge.verdict import Verdict
     from parity.report.page import Content, Traced, head_word, write_page
+    from parity.report.page_identity import read_identified
     from parity.trace.bundle import TRACE_FILE, read_run
     from parity.trace.golden import reference_run
     from parity.trace.places import baselines_path, limits_path
@@ -62,7 +66,7 @@ def report(
         try:
             measured = None if floors is None else read_floors(floors, candidate)
             calibrated = calibrated_floors(candidate.case_id)
-            flow = flow_of(reference, read_trace(reference.folder))
+            flow = flow_of(reference, candidate, read_trace(reference.folder))
             traced = Traced(
                 diagnosis=diagnose(reference, candidate, floors=floors, calibrated=calibrated),
                 flow=flow,
@@ -81,6 +85,7 @@ def report(
         perf=perf,
         traced=traced,
         limits=limits,
+        identified=None if identified is None else read_identified(identified, candidate),
     )
     size = write_page(page, content)
     out.print(f"{page}: {head_word(verdict)}, {size / 1e6:.1f} MB", markup=False)

@@ -37,14 +37,18 @@ def suite(
     report: Annotated[Path | None, typer.Option(help="Folder for the table, as JSON and Markdown.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
-    """Run official and native on every case, compare all outputs and judge them; the worst verdict is the exit code."""
+    """Run official and native on every case, compare all outputs and judge them; the worst verdict is the exit code.
+
+    A case of a release that is not installed is judged with --golden alone: its golden stands for the official run.
+    """
     import torch
 
     from parity.report.suite import draw_suite, save_suite, suite_code
     from parity.trace.bundle import read_run
-    from parity.trace.golden import find_case
+    from parity.trace.golden import find_case, golden_of
     from parity.trace.record import device_named
     from runners.forge.weights import weights_named
+    from runners.official_files import INSTALLED_RELEASE
 
     begun_s = time.monotonic()
     if threads is not None:
@@ -55,7 +59,8 @@ def suite(
     missing: list[str] = []
     longest_s = 0.0  # of the runs so far, which says how long the next may take
     for found in [find_case(name) for name in case]:
-        for runner in RUNNERS:
+        alone = golden and found.reference != INSTALLED_RELEASE
+        for runner in RUNNERS[1:] if alone else RUNNERS:
             target = folder / found.id / runner
             start_s = time.monotonic()
             if resume and _already_there(found, files, where, taps, target):
@@ -67,10 +72,17 @@ def suite(
                 longest_s = max(longest_s, time.monotonic() - start_s)
         if any(name.startswith(f"{found.id}/") for name in missing):
             continue
-        official, native = (read_run(folder / found.id / runner) for runner in RUNNERS)
-        if golden:
-            lines += _against_golden(official, native, _isolated(found, files, where, folder, native, quiet))
-        lines.append(_judged("native against official", official, native))
+        native = read_run(folder / found.id / "native")
+        if alone:
+            out.print(
+                f"{found.id}: official {found.reference} is not installed, its golden stands for it", markup=False
+            )
+            lines.append(_judged("native against golden", golden_of(found.id), native))
+        else:
+            official = read_run(folder / found.id / "official")
+            if golden:
+                lines += _against_golden(official, native, _isolated(found, files, where, folder, native, quiet))
+            lines.append(_judged("native against official", official, native))
         if report is not None:
             save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
     if report is not None:

@@ -1,7 +1,25 @@
 """Whether two runs may be compared at all: of one release, one request, one set of pictures and weights."""
 
+from typing import Final
+
 from parity.trace.bundle import Run
+from parity.trace.environment import differences
 from runners.errors import RunError
+
+# Official code that needs other versions of these than this project has. On a CPU they yield the same bits, which
+# tests/runners/test_official_releases.py holds at every tap, so there they make no other environment.
+OWN_PACKAGES: Final = {"1.2.0": ("transformers", "tokenizers")}
+
+
+def environment_differences(reference: Run, candidate: Run) -> list[str]:
+    """What differs between the environments of two runs and can change bits, each as one phrase."""
+    old, new = reference.record, candidate.record
+    phrases = differences(old.environment, new.environment)
+    on_cpu = old.environment.get("device") == new.environment.get("device") == "cpu"
+    if old.runner != "official" or new.runner == "official" or not on_cpu:
+        return phrases
+    own = OWN_PACKAGES.get(old.reference, ())
+    return [phrase for phrase in phrases if phrase.partition(":")[0] not in own]
 
 
 def require_comparable(reference: Run, candidate: Run) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from parity.diff.comparable import require_comparable
+from parity.diff.comparable import environment_differences, require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
@@ -16,7 +16,6 @@ from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
 from parity.trace.bundle import Run
-from parity.trace.environment import differences
 from parity.trace.trace_file import Trace, read_trace
 from runners.case import Case
 from runners.errors import CaseError, RunError
@@ -65,8 +64,8 @@ def diagnose(
     """
     require_comparable(reference, candidate)
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    flow = flow_of(reference, old)
-    environment = differences(reference.record.environment, candidate.record.environment)
+    flow = flow_of(reference, candidate, old)
+    environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
     measured = None if floors is None else read_floors(floors, candidate)
     exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
@@ -87,11 +86,17 @@ def diagnose(
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 
 
-def flow_of(run: Run, trace: Trace) -> Dataflow:
-    """The dataflow of a run's case; the model has as many blocks as its trace knows of.
+def flow_of(reference: Run, candidate: Run, trace: Trace) -> Dataflow:
+    """The dataflow of the case of two runs, on as many blocks as either run says its model has.
+
+    Of runs that say nothing, the reference's trace knows: a last block that it lacks is then not missed.
 
     Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none.
     """
+    run = reference
+    known = reference.record.num_blocks or candidate.record.num_blocks
+    if known is not None:
+        return Dataflow(case_of(run), known)
     blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
     if not blocks and trace.pattern in (None, "*"):
         raise RunError(

@@ -236,7 +236,8 @@ def _next_said(found: Divergence) -> list[str]:
     place = place_of(found.roots[0].tap)
     if place.block is None:
         return []
-    return [f"next: `parity isolate --block {place.block} --steps {place.step}` for the error it adds by itself"]
+    command = f"parity isolate CASE --weights DIR --block {place.block} --steps {place.step}"
+    return [f"next: `{command}` for the error it adds by itself"]
 
 
 def _ratio(error: float, floor: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from parity.diff.comparable import require_comparable
+from parity.diff.comparable import environment_differences, require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.diagnosis import flow_of
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
@@ -22,7 +22,6 @@ from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, Run, sha256_of
-from parity.trace.environment import differences
 from parity.trace.reduced import ReducedOutputs, read_reduced, reduce_outputs
 from parity.trace.trace_file import read_trace
 from runners.errors import RunError
@@ -74,7 +73,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     old, new = reference.record, candidate.record
     reduced = reference.reduced or candidate.reduced
     if reduced:
-        outputs = compare_reduced(_reduced(reference), _reduced(candidate))
+        outputs = compare_reduced(reduced_of(reference), reduced_of(candidate))
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
@@ -101,7 +100,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
         case=reference.case_id,
         reference=_side(reference),
         candidate=_side(candidate),
-        environment=tuple(differences(old.environment, new.environment)),
+        environment=tuple(environment_differences(reference, candidate)),
         environment_of_candidate=new.environment,
         metrics=metrics,
         findings=tuple(findings),
@@ -118,11 +117,12 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
 def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    flow = flow_of(reference, old)
+    flow = flow_of(reference, candidate, old)
     return compare_traces(old, new, flow, offered=candidate.offers), flow
 
 
-def _reduced(run: Run) -> ReducedOutputs:
+def reduced_of(run: Run) -> ReducedOutputs:
+    """The outputs of a run, reduced if they are not yet."""
     if run.reduced:
         return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
     return reduce_outputs(run.outputs())

@@ -124,6 +124,11 @@ def place_of(tap: str) -> Place:
     return Place(part=at["decoded"], stream="video" if at["decoded"] == "frames" else "audio")
 
 
+def is_tap(name: str) -> bool:
+    """Whether a name follows README.md, "Tap names"."""
+    return _NAME.fullmatch(name) is not None
+
+
 def group_of(tap: str) -> str:
     """A tap's name with `*` for its step and its block: the key under which like taps share a floor."""
     return re.sub(r"/block/\d+", "/block/*", re.sub(r"^denoise/\d+", "denoise/*", tap))

@@ -17,6 +17,7 @@ from torch import Tensor
 from parity.diff import tiles
 from parity.diff.finding import Finding, non_finite_findings
 from parity.diff.metric import tensor_metrics
+from parity.diff.ulp import HALF
 from runners.errors import ShapeError
 
 PERCENTILES: Final = (50, 90, 99, 100)
@@ -118,7 +119,7 @@ def compare(
         tiles.worst_position(flat_reference, flat_candidate, plan, sums) if census.first is None else census.first
     )
     same_dtype = reference.dtype == candidate.dtype
-    is_half = same_dtype and reference.dtype in tiles.HALF
+    is_half = same_dtype and reference.dtype in HALF
     if is_half:
         value_mismatches = float(reference.numel() - int(sums.ulp_counts[0]) + census.equal_nans)
     else:

@@ -8,7 +8,6 @@ number of slabs and the slabs are added in order, so the result does not depend 
 looked at a second time only to say where in it the worst, or a non-finite, element lies.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -16,16 +15,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from parity.diff.tile_loop import TOTALS, tile_loop
+from parity.diff.ulp import BATCH, BINS, HALF
+
 PROFILE_LIMIT: Final = 2**20  # sums kept for rows, or columns; of more columns only the totals are known
 CPU_TILE: Final = 2**16  # elements
 ACCELERATOR_TILE: Final = 2**22  # elements; 32 MiB in float64
 LARGEST_TILE: Final = 2**24  # elements; up to here a float32 counts them exactly
-HALF: Final = (torch.bfloat16, torch.float16)
 _SLABS: Final = 8
-_ULP_BINS: Final = 2**16
-_ULP_BATCH: Final = 2**18  # distances counted at a time: clearing the bins for every tile would cost more than the rest
 _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size in bytes
-_TOTALS: Final = ("candidate_square", "error_abs", "max_abs", "value_mismatches", "bit_mismatches")
+
+
+Tile = tuple[int, int, int, int]  # first row, row after the last, first column, column after the last
+
+
+def part(matrix: Tensor, tile: Tile) -> Tensor:
+    """Return a tile of a matrix."""
+    top, bottom, left, right = tile
+    return matrix[top:bottom, left:right]
 
 
 class Plan:
@@ -37,36 +44,36 @@ class Plan:
         self.width = min(trailing, tile_elements)
         # in the order of the flat tensor, so the first tile that qualifies holds the first element that does
         self.tiles = [
-            (slice(row, row + self.height), slice(column, column + self.width))
+            (row, min(row + self.height, leading), column, min(column + self.width, trailing))
             for row in range(0, leading, self.height)
             for column in range(0, trailing, self.width)
         ]
 
-    def position(self, tile: tuple[slice, slice], index: Tensor) -> int:
+    def position(self, tile: Tile, index: Tensor) -> int:
         """Return the position in the flat tensor of the element at a flat index into a tile."""
-        rows, columns = tile
-        row, column = divmod(int(index), min(self.width, self.trailing - columns.start))
-        return int((rows.start + row) * self.trailing + columns.start + column)
+        top, _, left, right = tile
+        row, column = divmod(int(index), right - left)
+        return (top + row) * self.trailing + left + column
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sums:
     """Partial sums, float64 on the CPU. The first axis of the first two is (squared error, squared reference).
 
-    `ulp_counts[d]` counts the 16-bit floats whose two sides are d representable values apart.
+    `ulp_counts[d]` counts the 16-bit floats whose two sides are d representable values apart; other dtypes leave one 0.
     """
 
     leading: Tensor  # (2, L)
     trailing: Tensor  # (2, M), or (2, 0) where M is beyond the limit
-    totals: Tensor  # (tiles, names in _TOTALS)
+    totals: Tensor  # (tiles, names in TOTALS)
     ulp_counts: Tensor  # (distances,) int64
 
     def of_tiles(self, name: str) -> Tensor:
-        """Return one of `_TOTALS` for each tile."""
-        return self.totals[:, _TOTALS.index(name)]
+        """Return one of `TOTALS` for each tile."""
+        return self.totals[:, TOTALS.index(name)]
 
     def total(self, name: str) -> float:
-        """Return the sum over tiles of one of `_TOTALS`."""
+        """Return the sum over tiles of one of `TOTALS`."""
         return float(self.of_tiles(name).sum())
 
 
@@ -85,14 +92,38 @@ class Census:
 def measure_all(reference: Tensor, candidate: Tensor, plan: Plan) -> Sums:
     """Measure two (L, M) matrices; on a CPU, slabs of tiles run on as many threads as torch would use."""
     slab_tiles = -(-len(plan.tiles) // _SLABS)
+    same_dtype = reference.dtype == candidate.dtype
+    bits = _BITS[reference.element_size()]
+    nothing = torch.empty(0, 0, dtype=bits, device=reference.device)
+    reference_bits, candidate_bits = (reference.view(bits), candidate.view(bits)) if same_dtype else (nothing, nothing)
+    half = same_dtype and reference.dtype in HALF
+    measure_tiles = tile_loop(reference.device.type)
+
+    def zeros(*size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.float64, device=reference.device)
 
     def measure(first: int) -> Sums:
         tiles = plan.tiles[first : first + slab_tiles]
-        slab = _Slab(plan, tiles, reference.device)
+        sums = Sums(
+            leading=zeros(2, sum(bottom - top for top, bottom, _, _ in tiles)),
+            trailing=zeros(2, plan.trailing if plan.trailing <= PROFILE_LIMIT else 0),
+            totals=zeros(len(tiles), len(TOTALS)),
+            ulp_counts=torch.zeros(BINS if half else 0, dtype=torch.int64, device=reference.device),
+        )
         with torch.no_grad():  # grad mode belongs to a thread
-            for tile in tiles:
-                slab.measure(reference[tile], candidate[tile], tile[1])
-            return slab.sums()
+            measure_tiles(
+                reference,
+                candidate,
+                reference_bits,
+                candidate_bits,
+                tiles,
+                sums.leading,
+                sums.trailing,
+                sums.totals,
+                sums.ulp_counts,
+                BATCH,
+            )
+        return sums
 
     firsts = range(0, len(plan.tiles), slab_tiles)
     threads = torch.get_num_threads()
@@ -106,10 +137,10 @@ def measure_all(reference: Tensor, candidate: Tensor, plan: Plan) -> Sums:
     else:
         slabs = [measure(first) for first in firsts]
     return Sums(
-        leading=torch.cat([slab.leading for slab in slabs], dim=1).view(2, plan.leading, -1).sum(2),
-        trailing=torch.stack([slab.trailing for slab in slabs]).sum(0),
-        totals=torch.cat([slab.totals for slab in slabs]),
-        ulp_counts=torch.stack([slab.ulp_counts for slab in slabs]).sum(0),
+        leading=torch.cat([slab.leading for slab in slabs], dim=1).view(2, plan.leading, -1).sum(2).cpu(),
+        trailing=torch.stack([slab.trailing for slab in slabs]).sum(0).cpu(),
+        totals=torch.cat([slab.totals for slab in slabs]).cpu(),
+        ulp_counts=torch.stack([slab.ulp_counts for slab in slabs]).sum(0).cpu(),
     )
 
 
@@ -119,11 +150,11 @@ def take_census(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) ->
     counts, first = [0] * 5, None
     for index in torch.nonzero(spoiled).flatten().tolist():
         tile = plan.tiles[index]
-        r, c = reference[tile].double(), candidate[tile].double()
+        r, c = part(reference, tile).double(), part(candidate, tile).double()
         both_nan = r.isnan() & c.isnan()
         if reference.dtype == candidate.dtype:
             as_bits = _BITS[reference.element_size()]
-            equal_nans = both_nan & (reference[tile].view(as_bits) == candidate[tile].view(as_bits))
+            equal_nans = both_nan & (part(reference, tile).view(as_bits) == part(candidate, tile).view(as_bits))
         else:
             equal_nans = torch.zeros_like(both_nan)
         masks = (r.isnan(), c.isnan(), r.isinf(), c.isinf(), equal_nans)
@@ -144,102 +175,4 @@ def take_census(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) ->
 def worst_position(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) -> int:
     """Return the flat position of the first element whose absolute error is the largest."""
     tile = plan.tiles[int(sums.of_tiles("max_abs").argmax())]
-    return plan.position(tile, (candidate[tile].double() - reference[tile].double()).abs().argmax())
-
-
-class _Scratch:
-    """Working memory for tiles of one shape (l, m), taken once: allocating for each tile would fragment the heap."""
-
-    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
-        self.shape = shape
-        self.r, self.c = torch.empty(2, *shape, dtype=torch.float64, device=device)
-        self.flat_c = self.c.view(-1)
-        # bits are compared before r is filled, in its memory, so that all of this stays in the cache
-        spare = self.r.view(torch.int16).view(4, *shape)
-        self.opposite, self.magnitude, self.other, _ = spare
-        # a comparison that writes floats is several times as fast as one that writes bools
-        self.unequal = spare[:2].view(-1).view(torch.float32).view(shape)
-
-
-class _Slab:
-    """Measures of some consecutive tiles. They stay tensors until the end, so that an accelerator never waits."""
-
-    def __init__(self, plan: Plan, tiles: Sequence[tuple[slice, slice]], device: torch.device) -> None:
-        rows = sum(min(tile_rows.stop, plan.leading) - tile_rows.start for tile_rows, _ in tiles)
-        # squared error and squared reference, summed over each row of each tile, and over all rows
-        self._leading = torch.empty(2, rows, dtype=torch.float64, device=device)
-        kept = plan.trailing if plan.trailing <= PROFILE_LIMIT else 0
-        self._trailing = torch.zeros(2, kept, dtype=torch.float64, device=device)
-        self._rows = 0  # measured so far
-        self._totals = torch.empty(len(tiles), len(_TOTALS), dtype=torch.float64, device=device)
-        self._tiles = 0  # measured so far
-        self._ulp_counts = torch.zeros(_ULP_BINS, dtype=torch.int64, device=device)
-        self._distances = torch.empty(max(_ULP_BATCH, plan.height * plan.width), dtype=torch.int32, device=device)
-        self._waiting = 0  # distances in the buffer that are not counted yet
-        self._scratch = _Scratch((plan.height, plan.width), device)
-
-    def measure(self, reference: Tensor, candidate: Tensor, columns: slice) -> None:
-        """Add one tile, (l, m) at these columns of the matrix."""
-        height, width = reference.shape
-        if self._scratch.shape != (height, width):  # the last rows or columns
-            self._scratch = _Scratch((height, width), reference.device)
-        scratch = self._scratch
-        mismatches = self._count_mismatches(reference, candidate)
-        r, c = scratch.r.copy_(reference), scratch.c.copy_(candidate)
-        candidate_square = torch.dot(scratch.flat_c, scratch.flat_c)
-        error = c.sub_(r).abs_()
-        totals = (candidate_square, error.sum(), error.amax(), *mismatches)
-        torch.stack(totals, out=self._totals[self._tiles])
-        for side, values in enumerate((error, r)):
-            squares = values.mul_(values)
-            torch.sum(squares, 1, out=self._leading[side, self._rows : self._rows + height])
-            if self._trailing.shape[1]:
-                self._trailing[side, columns] += squares.sum(0)
-        self._rows += height
-        self._tiles += 1
-
-    def sums(self) -> Sums:
-        """Return what the tiles add up to, on the CPU; row sums and totals stay apart, tile by tile."""
-        self._count_distances()
-        return Sums(
-            leading=self._leading.cpu(),
-            trailing=self._trailing.cpu(),
-            totals=self._totals.cpu(),
-            ulp_counts=self._ulp_counts.cpu(),
-        )
-
-    def _count_mismatches(self, reference: Tensor, candidate: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how many values and how many bit patterns differ, and note the ULP distances of 16-bit floats.
-
-        A count not taken here is zero: bits of two dtypes, and values of 16-bit floats, which the histogram of
-        distances yields for less.
-        """
-        unequal, not_taken = self._scratch.unequal, self._totals.new_zeros(())
-        if reference.dtype != candidate.dtype:
-            return torch.ne(reference, candidate, out=unequal).sum(), not_taken
-        bits = _BITS[reference.element_size()]
-        reference_bits, candidate_bits = reference.view(bits), candidate.view(bits)
-        if reference.dtype in HALF:
-            self._note_distances(reference_bits, candidate_bits)
-            return not_taken, torch.ne(reference_bits, candidate_bits, out=unequal).sum()
-        # NaN equals nothing; integers are compared as such, beyond what float64 can tell apart
-        values = torch.ne(reference, candidate, out=unequal).sum()
-        return values, torch.ne(reference_bits, candidate_bits, out=unequal).sum()
-
-    def _note_distances(self, reference: Tensor, candidate: Tensor) -> None:
-        """Note the distance between the bits of 16-bit floats in representable values; -0.0 and 0.0 are one value."""
-        scratch = self._scratch
-        opposite = torch.bitwise_xor(reference, candidate, out=scratch.opposite)
-        opposite >>= 15  # -1 where the signs differ, else 0
-        magnitude = torch.bitwise_and(reference, 0x7FFF, out=scratch.magnitude)
-        other = torch.bitwise_and(candidate, 0x7FFF, out=scratch.other).bitwise_xor_(opposite).sub_(opposite)  # signed
-        if self._waiting + reference.numel() > len(self._distances):
-            self._count_distances()
-        distances = self._distances[self._waiting : self._waiting + reference.numel()].view(reference.shape)
-        distances.copy_(magnitude).sub_(other).abs_()  # int32: beyond 32767 across zero
-        self._waiting += reference.numel()
-
-    def _count_distances(self) -> None:
-        """Move the distances that wait into the histogram."""
-        self._ulp_counts += torch.bincount(self._distances[: self._waiting], minlength=_ULP_BINS)
-        self._waiting = 0
+    return plan.position(tile, (part(candidate, tile).double() - part(reference, tile).double()).abs().argmax())

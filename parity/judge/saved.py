@@ -14,12 +14,11 @@ from parity.diff.runs import RunsDiff, numbers_of
 from parity.judge.document import Strict, load_document
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import blessing_of
+from parity.trace.golden import NUMBERS_FOLDER, blessing_of
 from parity.trace.places import project_root
 from runners.errors import RunError
 
 SCHEMA_VERSION: Final = 1
-FOLDER: Final = "numbers"
 
 
 class SavedVerdict(Strict, frozen=True, kw_only=True):
@@ -51,7 +50,7 @@ def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
     require_of_golden(found)
     side = found.candidate
     name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}.json"
-    path = project_root() / "golden" / found.case / FOLDER / name
+    path = project_root() / "golden" / found.case / NUMBERS_FOLDER / name
     saved = SavedVerdict(profile=verdict.profile, outcome=verdict.outcome, numbers=found.document())
     write_json_atomic(path, msgspec.to_builtins(saved))
     return path
@@ -64,4 +63,4 @@ def load_verdict(path: Path) -> SavedVerdict:
 
 def saved_verdicts() -> list[Path]:
     """Every saved verdict of the checkout."""
-    return sorted((project_root() / "golden").glob(f"*/{FOLDER}/*.json"))
+    return sorted((project_root() / "golden").glob(f"*/{NUMBERS_FOLDER}/*.json"))

@@ -24,6 +24,7 @@ from parity.report.page_drift import drift_data
 from parity.report.page_environment import environment_section
 from parity.report.page_frames import album
 from parity.report.page_html import Html, Node, data_block, join, tag
+from parity.report.page_identity import Identified, identity_section
 from parity.report.page_metrics import axis_data, metric_table, plain_metrics
 from parity.report.page_outputs import shown_outputs
 from parity.report.page_sound import sound_data
@@ -39,6 +40,7 @@ STYLE: Final = "page.css"
 SCRIPTS: Final = ("page.js", "drift_map.js", "drift_detail.js", "frames.js", "sound.js", "limits.js")  # in this order
 SECTIONS: Final = (
     ("divergence", "First divergence"),
+    ("identity", "Which release"),
     ("drift", "Drift map"),
     ("frames", "Frames"),
     ("sound", "Sound"),
@@ -68,6 +70,7 @@ class Content:
     perf: PerfVerdict | str
     traced: Traced | str
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    identified: Identified | None = None
 
 
 def write_page(path: Path, content: Content) -> int:
@@ -94,6 +97,7 @@ def render(content: Content) -> str:
     frames_block = data_block("frames-data", pictures.data(old.frame_rate_hz, found.per_frame))
     bodies: dict[str, Node] = {
         "divergence": divergence_section(diagnosis),
+        "identity": identity_section(content.identified),
         "drift": _drift(traced),
         "frames": [*map(_note, (*notes, *pictures.notes())), _slot()],
         "sound": [*map(_note, sound_notes), _slot()],

@@ -25,22 +25,21 @@ TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "unca
 def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
     """Every judged metric, failed ones first, then what was measured without being judged, folded."""
     ordered = sorted(verdict.rows, key=lambda row: row.passed or bool(row.waived))
-    notes = [*map(capitalised, verdict.notes), *([KEY] if any(limit.samples for limit in limits.values()) else [])]
-    parts = [tag("p", {"class": "note"}, note) for note in notes]
-    parts += [_table([_judged(row, limits.get(row.metric)) for row in ordered])] if ordered else []
+    parts = [tag("p", {"class": "note"}, capitalised(note)) for note in verdict.notes]
+    if ordered:
+        parts.append(_table({row.metric: _judged(row, limits.get(row.metric)) for row in ordered}, limits))
     rest = [name for name in METRICS if name in metrics and name not in {row.metric for row in verdict.rows}]
     if rest:
-        rows = [_measured(name, metrics[name], limits.get(name), verdict.unjudged.get(name, "")) for name in rest]
+        rows = {name: _measured(name, metrics[name], limits.get(name), verdict.unjudged.get(name, "")) for name in rest}
         title = f"{len(rest)} more, measured without being judged"
-        parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), _table(rows)))
+        parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), _table(rows, limits)))
     return tag("div", {"class": "stack"}, parts)
 
 
 def plain_metrics(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
     """The same where no verdict could be given."""
-    return _table(
-        [_measured(name, metrics[name], limits.get(name), "no verdict") for name in METRICS if name in metrics]
-    )
+    rows = {name: _measured(name, metrics[name], limits.get(name), "no verdict") for name in METRICS if name in metrics}
+    return _table(rows, limits)
 
 
 def axis_data(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> dict[str, Any]:
@@ -78,10 +77,13 @@ def _on_axis(name: str, value: float, limit: Limit) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[Html]) -> Html:
+def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit]) -> Html:
+    """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis."""
+    if not any(name in limits and limits[name].samples for name in rows):
+        return table([*HEADER[:3], "", HEADER[4]], list(rows.values()), {"class": "metrics no-axis"})
     key = tag("canvas", {"class": "axis-key", "aria-hidden": "true"})
-    header = [*HEADER[:3], [HEADER[3], key], HEADER[4]]
-    return table(header, rows, {"class": "metrics"})
+    drawn = table([*HEADER[:3], [HEADER[3], key], HEADER[4]], list(rows.values()), {"class": "metrics"})
+    return tag("div", {}, tag("p", {"class": "note"}, KEY), drawn)
 
 
 def _judged(row: Row, limit: Limit | None) -> Html:

@@ -7,7 +7,7 @@ from typing import Final
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.timed import timed_run
 from parity.report.page_html import Html, Node, cell, join, table, tag
-from parity.report.words import interval, number
+from parity.report.words import interval, short
 from parity.trace.bundle import RunRecord
 
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
@@ -29,7 +29,8 @@ def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict 
     names = list(dict.fromkeys((*now, *judged, *before)))
     rows = [_row(name, now.get(name), before.get(name), judged.get(name)) for name in names]
     said = [f"Not held to a baseline: {perf}"] if isinstance(perf, str) else [f"Baseline: {perf.reason}", *perf.notes]
-    key = "Bar: this run. Thin line: reference run. Dashed line: the most that the baseline allows."
+    key = "Bar: this run. Thin line: reference run. Dashed line: the most that the baseline allows. "
+    key += "Change: from the baseline or, where there is none, from the reference run."
     return join(
         [
             [tag("p", {"class": "note"}, one) for one in said],
@@ -49,20 +50,26 @@ def _row(name: str, now: float | None, before: float | None, judged: PerfRow | N
     if judged and judged.change_percent is not None:
         change = f"{judged.change_percent:+.3g} %"
     elif now is not None and before:
-        change = f"{100 * (now - before) / before:+.3g} % of reference"
+        change = _beside(now, before)
     spread = tag("small", {}, f"95 %: {interval(judged)}") if judged and judged.interval else None
     allowed = judged.allowed if judged else None
     return tag(
         "tr",
         {"class": tone or None},
         cell(HEADER[0], tag("code", {}, name), tag("small", {}, judged.reason) if judged and judged.reason else None),
-        cell(HEADER[1], number(now, unit), _bar(now, before, allowed), kind="number"),
-        cell(HEADER[2], number(before, unit), kind="number"),
-        cell(HEADER[3], number(judged.baseline if judged else None, unit), kind="number"),
-        cell(HEADER[4], number(allowed, unit), kind="number"),
+        cell(HEADER[1], short(now, unit), _bar(now, before, allowed), kind="number"),
+        cell(HEADER[2], short(before, unit), kind="number"),
+        cell(HEADER[3], short(judged.baseline if judged else None, unit), kind="number"),
+        cell(HEADER[4], short(allowed, unit), kind="number"),
         cell(HEADER[5], change, spread, kind="number"),
         cell(HEADER[6], state),
     )
+
+
+def _beside(now: float, before: float) -> str:
+    """A time beside the reference run's, which is one sample: a share where it is close, else how many times it is."""
+    ratio = now / before
+    return f"{100 * (ratio - 1):+.1f} %" if 0.5 <= ratio <= 2 else f"{ratio:.3g}×"
 
 
 def _bar(now: float | None, before: float | None, allowed: float | None) -> Html:

@@ -125,6 +125,7 @@ def suite_code(lines: Sequence[Line], missing: Sequence[str]) -> int:
 def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) -> None:
     """Print the table, what keeps lines from parity, and the verdict."""
     table = Table(*COLUMNS, title=TITLE)
+    table.columns[0].overflow = "fold"  # the id of a case is never cut short
     for line in lines:
         table.add_row(*(Text(printable(cell)) for cell in line.cells()))
     console.print(table)

@@ -33,6 +33,11 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{value:.6g} {unit}".rstrip()
 
 
+def short(value: float | None, unit: str = "") -> str:
+    """A measurement to four digits, which is more than a clock repeats."""
+    return number(value if value is None or unit == "bytes" else float(f"{value:.4g}"), unit)
+
+
 def signed(value: float, unit: str) -> str:
     """A number with its sign, zero excepted."""
     return f"{'+' if value > 0 else ''}{number(value, unit)}"

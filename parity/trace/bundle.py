@@ -41,6 +41,7 @@ REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MAX_RUN_BYTES = 32 << 20  # of run.json
+MOST_BLOCKS = 100  # tap names have two digits
 MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
 
 LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
@@ -75,6 +76,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     peak_bytes: int
     details: dict[str, Any]
     files: dict[str, str]  # file name to SHA-256
+    num_blocks: int | None = None  # of the transformer, which says what taps a whole trace has; older runs lack it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ def write_run(
     model_version: str,
     environment: dict[str, Any],
     end_to_end_s: float,
+    num_blocks: int | None,
 ) -> None:
     """Fill a (temporary) folder with a run; files already there under the names of DATA_FILES become part of it.
 
@@ -187,6 +190,7 @@ def write_run(
         peak_bytes=outcome.peak_bytes,
         details=outcome.details,
         files={name: sha256_of(folder / name) for name in DATA_FILES if (folder / name).is_file()},
+        num_blocks=num_blocks,
     )
     write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(record))
 
@@ -268,6 +272,8 @@ def _check_values(path: Path, record: RunRecord) -> None:
         raise RunError(
             f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
         )
+    if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
+        raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
 
 
 def _finite_back(sigmas: Any) -> Any:

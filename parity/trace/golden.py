@@ -4,29 +4,37 @@
 and `run/`, the official run as it was recorded. A case without a golden yet is the same folder without the last two.
 Of a run too large for a repository, `run/` holds a reduced copy (`parity.trace.reduced`); the whole one goes to the
 store (`parity.trace.store`), and `golden.json` names the hashes of its files.
+
+A case that moved to another release keeps what held before in `previous/<release>/`: case file, `golden.json`, `run/`
+and saved numbers, as they were; the pictures are the case's. `golden@<release>` names it.
 """
 
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from parity.trace.atomic import folder_atomic, write_json_atomic
+from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
 from parity.trace.bundle import DATA_FILES, OUTPUTS_FILE, RUN_FILE, TRACE_FILE, Run, read_run, sha256_of
 from parity.trace.places import project_root
 from parity.trace.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.trace.store import Store, Stored, open_store
-from runners.case import Case, case_document, load_case
+from runners.case import CASE_ID, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
+from runners.ltx23.reference import RELEASES
 
 GOLDEN, WHOLE_GOLDEN = "golden", "whole-golden"  # names of references on the command line
 GOLDEN_FILE = "golden.json"
 CASE_FILE = "case.toml"
 RUN_FOLDER = "run"
+NUMBERS_FOLDER = "numbers"
+PREVIOUS_FOLDER = "previous"
 SCHEMA_VERSION = 1
 KEPT_FILES = (OUTPUTS_FILE, TRACE_FILE)  # of a run; the clip and whole taps stay where they are
 LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is reduced
@@ -40,6 +48,7 @@ class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run_sha256: str  # of run.json, which holds the hashes of everything else
     source_sha256: str = ""  # of the run.json it was made from, which names more files and is what numbers refer to
     whole: dict[str, Stored] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
+    moved_from: str = ""  # release that was the truth until then, if that changed
 
 
 class GoldenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,11 +69,60 @@ def find_case(case: str, overrides: dict[str, Any] | None = None) -> Case:
     return load_case(path, overrides)
 
 
-def golden_of(case_id: str) -> Run:
-    """The recorded official run of a case. Raises: RunError if there is none, or it was changed without a blessing."""
-    folder = project_root() / "golden" / case_id
-    if Path(case_id).name != case_id or not (folder / GOLDEN_FILE).is_file():
+def golden_of(case_id: str, release: str | None = None) -> Run:
+    """The recorded official run of a case; that of an earlier release, if one is named.
+
+    Raises: RunError if there is none, or it was changed without a blessing.
+    """
+    folder = _folder_of(case_id)
+    if not (folder / GOLDEN_FILE).is_file():
         raise RunError(f"Case {case_id!r} has no golden; record one with `parity bless RUN --reason TEXT`.")
+    if release is None:
+        return _checked(folder, case_id)
+    now = _checked(folder, case_id)
+    if now.record.reference == release:
+        return now
+    kept = releases_kept(case_id)
+    if release not in kept:
+        raise RunError(
+            f"Case {case_id!r} has no golden of release {release!r}; it has {', '.join((now.record.reference, *kept))}."
+        )
+    run = _checked(folder / PREVIOUS_FOLDER / release, case_id)
+    if run.record.reference != release:
+        raise RunError(f"{run.folder} follows release {run.record.reference}, not {release}; restore it.")
+    return run
+
+
+def releases_kept(case_id: str) -> tuple[str, ...]:
+    """The earlier releases whose goldens a case still has."""
+    folder = _folder_of(case_id) / PREVIOUS_FOLDER
+    return tuple(release for release in RELEASES if (folder / release / GOLDEN_FILE).is_file())
+
+
+def goldens_of_request(run: Run) -> Iterator[Run]:
+    """Every golden, kept ones too, of a run's request, pictures and weights, whatever its name and release.
+
+    Raises: RunError if one of them is not whole.
+    """
+
+    def request(document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "id": None, "reference": None}
+
+    for path in sorted((project_root() / "golden").glob(f"*/**/{GOLDEN_FILE}")):
+        recorded = read_run(path.parent / RUN_FOLDER).record
+        same = (recorded.inputs, recorded.weights_hash) == (run.record.inputs, run.record.weights_hash)
+        if same and request(recorded.case) == request(run.record.case):
+            yield _checked(path.parent, str(recorded.case["id"]))
+
+
+def _folder_of(case_id: str) -> Path:
+    if not re.fullmatch(CASE_ID, case_id):
+        raise RunError(f"{case_id!r} is no case id, so it has no golden.")
+    return project_root() / "golden" / case_id
+
+
+def _checked(folder: Path, case_id: str) -> Run:
+    """The golden in a folder, held to what `golden.json` there says."""
     record = _record(folder / GOLDEN_FILE)
     if sha256_of(folder / CASE_FILE) != record.case_sha256:
         raise RunError(f"{folder / CASE_FILE} is not the case its golden was recorded for; bless a new run of it.")
@@ -106,64 +164,80 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> R
 
 
 def reference_run(name: str, case_id: str) -> Run:
-    """A run to compare with: `golden` for the recorded one, `whole-golden` for that from the store, else a folder."""
+    """A run to compare with: `golden` for the recorded one, `golden@RELEASE` for that of an earlier release,
+    `whole-golden` for that from the store, else a folder."""
     if name == GOLDEN:
         return golden_of(case_id)
+    if name.startswith(f"{GOLDEN}@"):
+        return golden_of(case_id, name.removeprefix(f"{GOLDEN}@"))
     if name == WHOLE_GOLDEN:
         return whole_golden_of(case_id, project_root() / "build" / "whole-golden" / case_id)
     return read_run(Path(name))
 
 
-def bless(run: Run, reason: str, store: Store | None = None) -> Path:
+def bless(
+    run: Run,
+    reason: str,
+    store: Store | None = None,
+    *,
+    reference: str | None = None,
+    reduced: bool = False,
+    drop_previous: bool = False,
+) -> Path:
     """Make an official run the ground truth of its case: the only way a golden changes.
 
     Args:
         run: of the official runner.
         reason: why it is the ground truth now.
-        store: where a run larger than `LARGEST_WHOLE_BYTES` goes whole; None opens the one of `PARITY_STORE`.
+        store: where a reduced run goes whole; None opens the one of `PARITY_STORE`.
+        reference: release to move the case to, which the run must be of; the golden until then is kept as previous.
+        reduced: keep a reduced run also where it is no larger than `LARGEST_WHOLE_BYTES`.
+        drop_previous: let go of all previous goldens of the case, that one too.
     Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
     """
-    if not reason.strip():
-        raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
-    if run.record.runner != "official":
-        raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
-    folder = project_root() / "golden" / run.case_id
-    case = load_case(folder / CASE_FILE)
-    if case_document(case) != run.record.case:
-        raise RunError(f"{run.folder} is not a run of {folder / CASE_FILE} as it stands; run that file, unchanged.")
-    for name, wanted in run.record.inputs.items():
-        if sha256_of(folder / name) != wanted:
-            raise RunError(f"{folder / name} is not the picture that {run.folder} was run with; run the case again.")
+    text = require_blessable(run, reason, reference)
+    folder = _folder_of(run.case_id)
+    before = load_case(folder / CASE_FILE)
+    moved = run.record.reference != before.reference
     older: tuple[Blessing, ...] = ()
     if (folder / GOLDEN_FILE).is_file():
         older = _record(folder / GOLDEN_FILE).history
+        if moved and not drop_previous:
+            _checked(folder, run.case_id)  # what is kept must be whole
     new = Path(tempfile.mkdtemp(dir=folder, prefix=f".{RUN_FOLDER}."))
     old = folder / f".{RUN_FOLDER}.old"
     try:
-        whole = _kept(run, new, store)
+        whole = _kept(run, new, store, reduced)
         document = msgspec.to_builtins(run.record)
         document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         write_json_atomic(new / RUN_FILE, document)
-        new.chmod(0o755)
+        for path in (new, *new.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         read_run(new)
-        record = GoldenRecord(
-            schema_version=SCHEMA_VERSION,
-            case_sha256=sha256_of(folder / CASE_FILE),
-            history=(
-                *older,
-                Blessing(
-                    reason=reason.strip(),
-                    blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                    run_sha256=sha256_of(new / RUN_FILE),
-                    source_sha256=sha256_of(run.folder / RUN_FILE),
-                    whole=whole,
-                ),
-            ),
+        blessing = Blessing(
+            reason=reason.strip(),
+            blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            run_sha256=sha256_of(new / RUN_FILE),
+            source_sha256=sha256_of(run.folder / RUN_FILE),
+            whole=whole,
+            moved_from=before.reference if moved and older else "",
         )
-        # Between these two renames the golden is absent or does not fit golden.json: refused, never half believed.
+        # Between these renames the golden is absent or does not fit golden.json: refused, never half believed.
+        if moved and older and not drop_previous:
+            _set_aside(folder, before.reference)
+        if drop_previous:
+            shutil.rmtree(folder / PREVIOUS_FOLDER, ignore_errors=True)
+        elif moved:
+            shutil.rmtree(folder / PREVIOUS_FOLDER / run.record.reference, ignore_errors=True)  # it is the golden again
         if (folder / RUN_FOLDER).exists():
             (folder / RUN_FOLDER).rename(old)
         new.rename(folder / RUN_FOLDER)
+        if moved:
+            shutil.rmtree(folder / NUMBERS_FOLDER, ignore_errors=True)  # they were measured against what is no more
+            write_bytes_atomic(folder / CASE_FILE, text.encode())
+        record = GoldenRecord(
+            schema_version=SCHEMA_VERSION, case_sha256=sha256_of(folder / CASE_FILE), history=(*older, blessing)
+        )
         write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -171,10 +245,56 @@ def bless(run: Run, reason: str, store: Store | None = None) -> Path:
     return folder
 
 
-def _kept(run: Run, folder: Path, store: Store | None) -> dict[str, Stored]:
+def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:
+    """Refuse what `bless` would; returns the text of the case file as it will be. Raises: RunError, CaseError."""
+    if not reason.strip():
+        raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
+    if run.record.runner != "official":
+        raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
+    path = _folder_of(run.case_id) / CASE_FILE
+    now = load_case(path).reference
+    text = case_text_at(path, reference or now)
+    if case_document(parse_case(text, path.parent)) != run.record.case:
+        raise RunError(
+            f"{run.folder} is not a run of {path} at release {reference or now} (it follows {run.record.reference}); "
+            "run that file, unchanged, or say with --reference to which release the case moves."
+        )
+    for name, wanted in run.record.inputs.items():
+        if sha256_of(path.parent / name) != wanted:
+            raise RunError(f"{path.parent / name} is not the picture that {run.folder} was run with; run it again.")
+    return text
+
+
+def case_text_at(path: Path, release: str) -> str:
+    """The text of a case file, following a release. Raises: CaseError if its `reference` line cannot be set alone."""
+    case, text = load_case(path), path.read_text(encoding="utf-8")
+    if case.reference == release:
+        return text
+    head, table, rest = text.partition("\n[")
+    line = f'reference = "{release}"'
+    set_in_place, count = re.subn(r"(?m)^reference\s*=[^#\n]*?(?=\s*(#|$))", line, head)
+    moved = (set_in_place if count else f"{head.rstrip()}\n{line}\n") + table + rest
+    if parse_case(moved, path.parent) != msgspec.structs.replace(case, reference=release):
+        raise CaseError(f"The release of {path} cannot be changed by its `reference` line alone; write it as a line.")
+    return moved
+
+
+def _set_aside(folder: Path, release: str) -> None:
+    """Move the golden of a case to where goldens of earlier releases lie."""
+    previous = folder / PREVIOUS_FOLDER / release
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir(parents=True)
+    for name in (CASE_FILE, GOLDEN_FILE):
+        shutil.copyfile(folder / name, previous / name)
+    for name in (RUN_FOLDER, NUMBERS_FOLDER):
+        if (folder / name).exists():
+            (folder / name).rename(previous / name)
+
+
+def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, Stored]:
     """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
     names = [name for name in KEPT_FILES if run.has(name)]
-    if sum((run.folder / name).stat().st_size for name in names) <= LARGEST_WHOLE_BYTES:
+    if not reduced and sum((run.folder / name).stat().st_size for name in names) <= LARGEST_WHOLE_BYTES:
         for name in names:
             shutil.copyfile(run.folder / name, folder / name)
         return {}

@@ -18,7 +18,7 @@ from runners.clock import Progress
 from runners.errors import RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
 from runners.tap import listening
-from runners.weights import Weights
+from runners.weights import Weights, num_blocks
 
 
 class Listening(Protocol):
@@ -104,6 +104,7 @@ def leave_run(
             model_version=weights.model_version,
             environment=executed.environment,
             end_to_end_s=executed.end_to_end_s,
+            num_blocks=num_blocks(weights),
         )
     bad = [
         name

@@ -29,7 +29,7 @@ from runners.clock import Progress, Quiet
 from runners.errors import ConfigError, RunError
 from runners.protocol import RunOptions
 from runners.tap import listening
-from runners.weights import Weights
+from runners.weights import Weights, num_blocks
 
 BEFORE_DENOISING: Final = -1  # the step "after" which the initial latents are moved
 
@@ -114,7 +114,7 @@ def amplify(
         raise ConfigError(
             f"There is no step {bad or '(none given)'}; take steps from {BEFORE_DENOISING} to {steps - 1}."
         )
-    flow = Dataflow(case, int(weights.config["transformer"].get("num_layers", 48)))
+    flow = Dataflow(case, num_blocks(weights))
 
     def run(inject: "Injection | None") -> Trace:
         return _traced(runner, weights, case, options, inject, progress or Quiet())

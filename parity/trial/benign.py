@@ -10,19 +10,22 @@ the oracle keeps it.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Gemma3TextModel
 
 from runners.ltx23 import latents
 from runners.ltx23.latents import VideoShape
+from runners.ltx23.reference import reference_of
 from runners.ltx23.stages import latent_preparation
+
+BLOCKS: Final = ("BasicAVTransformerBlock", "AudioVideoBlock")  # official and native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,27 @@ def text_one_ulp_off(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def compiled_blocks() -> Iterator[None]:
+    """Compile every block of a transformer, official or native, when it is first called.
+
+    Compiled for a CPU, a block keeps in float32 what eager code rounds to bfloat16 between two operations.
+    """
+    from torch._dynamo import config as dynamo_config  # here, since importing the compiler takes seconds
+
+    original = nn.Module.__call__
+
+    def call(module: Any, *args: Any, **options: Any) -> Any:
+        if type(module).__name__ in BLOCKS and "forward" not in vars(module):
+            module.forward = torch.compile(module.forward, dynamic=False)
+        return original(module, *args, **options)
+
+    # every pass of guidance, with other branches, compiles anew; going on without a compiler would be no variation
+    limits = dynamo_config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
+    with patch.object(nn.Module, "__call__", call), limits:
+        yield
+
+
 def positions_in_bf16() -> AbstractContextManager[Any]:
     """Give a float32 run the positions of the bfloat16 one."""
     original = latents.video_positions
@@ -102,7 +126,21 @@ ORACLE: Final = Variation(
 )
 
 
-def variations(draws: range) -> tuple[Variation, ...]:
+COMPILED: Final = Variation(
+    id="compiled_blocks",
+    description="with compiled transformer blocks (minutes, most of them for the compiler)",
+    apply=compiled_blocks,
+)
+
+
+def oracle_at(release: str) -> Variation:
+    """The oracle of a release: from 1.2.0 on, the reference itself keeps positions in float32."""
+    if not reference_of(release).positions_fp32:
+        return ORACLE
+    return replace(ORACLE, description="float32", apply=nullcontext)
+
+
+def variations(draws: range, release: str = "1.0.0", compiled: bool = False) -> tuple[Variation, ...]:
     """The population. `draws` seeds the ULP moves; populations that must be independent take ranges apart."""
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
@@ -113,7 +151,8 @@ def variations(draws: range) -> tuple[Variation, ...]:
             description="attention as two matrix products instead of a fused kernel",
             apply=partial(sdpa_kernel, SDPBackend.MATH),
         ),
-        ORACLE,
+        oracle_at(release),
+        *((COMPILED,) if compiled else ()),
     )
     moved = [
         variation

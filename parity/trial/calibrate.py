@@ -10,7 +10,7 @@ group for one that needs no run: its output scaled by 1 %, which is a relative L
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -23,13 +23,18 @@ from parity.diff.dataflow import Dataflow
 from parity.diff.isolated import isolated_numbers
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
+from parity.diff.outputs import compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.runs import reduced_of
 from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, propose
+from parity.trace.bundle import Run
 from parity.trace.environment import fingerprint
+from parity.trace.reduced import reduce_outputs
 from parity.trial.added_error import Added
 from parity.trial.alone import added_alone
-from parity.trial.benign import variations
+from parity.trial.benign import Variation, variations
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import Defect, Facet, present
 from parity.trial.drift import Drifted, Recorded, drift, record
@@ -117,25 +122,49 @@ def defects_of(case: Case) -> tuple[Defect, ...]:
     return tuple(defect for defect in CATALOGUE if defect.variant.fits(case))
 
 
-def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
+def measure(
+    weights: WeightsFolder, case: Case, say: Say, recorded: Run | None = None, compiled: bool = False
+) -> Populations:
     """Run both populations of a case.
 
+    Args:
+        weights: the model's files.
+        case: the request.
+        say: told what is run.
+        recorded: an official run of the case, where official code of its release cannot run here; native, held to its
+            every bit, then stands for it, also in the harmless variations. If it is reduced, outputs are before they
+            are compared, since that is how candidates will be judged.
+        compiled: add a run with compiled blocks to the harmless ones.
     Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
     """
-    reference = record(weights, case)
-    if not drift(weights, case, reference).bit_equal:
+    runner = "official" if recorded is None else "native"
+    reference = record(weights, case, runner)
+    if recorded is None:
+        same = drift(weights, case, reference).bit_equal
+    else:
+        same = _same_outputs(recorded, reference)
+    if not same:
         raise RegistryError(
             f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be measured "
             "together with what is wrong already. Mend it first; `parity diff` shows where."
         )
-    floor = measure_floor(weights, case, reference, CALIBRATION_DRAWS, say)
+    reduced = recorded is not None and recorded.reduced
+    floor = measure_floor(
+        weights,
+        case,
+        reference,
+        variations(CALIBRATION_DRAWS, case.reference, compiled),
+        say,
+        official=recorded is None,
+        reduced=reduced,
+    )
     defects, findings, shown_at = {}, {}, {}
     for defect in defects_of(case):
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            drifted = drift(weights, case, reference)
+            drifted = drift(weights, case, reference, reduced=reduced)
         rows: tuple[Added, ...] = ()
-        if defect.alone:
+        if defect.alone and recorded is None:
             with present(defect, must_reach=False):
                 rows = added_alone(weights, case)
         alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
@@ -146,26 +175,53 @@ def measure(weights: WeightsFolder, case: Case, say: Say) -> Populations:
     return Populations(case=case.id, floor=floor, defects=defects, findings=findings, shown_at=shown_at)
 
 
+def _same_outputs(recorded: Run, reference: Recorded) -> bool:
+    """Whether native, which stands for the official code, left the recorded outputs bit for bit."""
+    if recorded.reduced:
+        plain = compare_reduced(reduced_of(recorded), reduce_outputs(reference.outputs))
+    else:
+        plain = compare_outputs(recorded.outputs(), reference.outputs)
+    return all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name)
+
+
 def measure_floor(
-    weights: WeightsFolder, case: Case, reference: Recorded, draws: range, say: Say
+    weights: WeightsFolder,
+    case: Case,
+    reference: Recorded,
+    harmless: Iterable[Variation],
+    say: Say,
+    *,
+    official: bool = True,
+    reduced: bool = False,
 ) -> dict[str, dict[str, float]]:
     """How far every harmless variation and rewrite moves each metric; what rewrites add by themselves, too.
 
+    Args:
+        weights: the model's files.
+        case: the request.
+        reference: its run that is taken as true.
+        harmless: the variations.
+        say: told what is run.
+        official: whether official code of the case's release can run here: variations of it are, and parts are tried
+            alone beside it.
+        reduced: reduce outputs before they are compared.
     Raises: RegistryError if one of them spoils a comparison.
     """
     floor = {}
-    for variation in variations(draws):
+    for variation in harmless:
         say(f"{case.id}: harmless, {variation.description}")
-        runner = "native" if variation.native_only else "official"
+        runner = "official" if official and not variation.native_only else "native"
         with variation.apply():
-            drifted = drift(weights, case, reference, variation.dtype, runner)
+            drifted = drift(weights, case, reference, variation.dtype, runner, reduced=reduced)
         floor[variation.id] = _harmless(variation.id, case, drifted, ())
     for rewrite in (*REWRITES, ALL_AT_ONCE):
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
-            drifted = drift(weights, case, reference)
-        with rewritten(rewrite):
-            rows = added_alone(weights, case, every_step=True)
+            drifted = drift(weights, case, reference, reduced=reduced)
+        rows: tuple[Added, ...] = ()
+        if official:
+            with rewritten(rewrite):
+                rows = added_alone(weights, case, every_step=True)
         floor[rewrite.id] = _harmless(rewrite.id, case, drifted, rows)
     return floor
 

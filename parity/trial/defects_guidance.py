@@ -140,7 +140,7 @@ GUIDANCE_DEFECTS: Final = (
         description="the unconditional pass attends to the prompt instead of the negative prompt",
         first_taps=("denoise/000/uncond/block/00/*",),
         isolated_at=("denoise/000/uncond/context/*",),
-        apply=wrapped(DenoisingStage, "_guided", _negative_is_positive),
+        apply=wrapped(DenoisingStage, "guided", _negative_is_positive),
         shows_in=BOTH,
     ),
     Defect(
@@ -148,7 +148,7 @@ GUIDANCE_DEFECTS: Final = (
         component="stages.denoising",
         description="video has the guidance of audio and audio that of video",
         first_taps=GUIDED,
-        apply=wrapped(DenoisingStage, "_guided", _guiders_exchanged),
+        apply=wrapped(DenoisingStage, "guided", _guiders_exchanged),
         shows_in=BOTH,
     ),
     Defect(

@@ -37,8 +37,8 @@ def _audio_noise_first(_: Original, stage: LatentPreparationStage, batch: Batch)
     sampling = batch.sampling
     batch.sigmas = sigma_schedule(sampling.num_inference_steps)
     batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
-    batch.audio_state = with_noise(stage._empty_audio(batch), batch.generator, False)
-    batch.video_state = with_noise(stage._conditioned_video(batch), batch.generator, False)
+    batch.audio_state = with_noise(stage.empty_audio(batch), batch.generator, False)
+    batch.video_state = with_noise(stage.conditioned_video(batch), batch.generator, False)
     tap("init/video", batch.video_state.latent)
     tap("init/audio", batch.audio_state.latent)
     return batch

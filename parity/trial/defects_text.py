@@ -53,8 +53,8 @@ def _norm_over_all_layers(_: Original, features: TextFeatures, hidden_states: tu
     normed = stacked * torch.rsqrt(torch.mean(stacked**2, dim=(2, 3), keepdim=True) + EPS)
     normed = normed.flatten(2) * mask[..., None]
     return (
-        features._project(normed, features.video_aggregate_embed),
-        features._project(normed, features.audio_aggregate_embed),
+        features.project(normed, features.video_aggregate_embed),
+        features.project(normed, features.audio_aggregate_embed),
     )
 
 
@@ -89,7 +89,7 @@ def _both_prompts_at_once(_: Original, stage: LTX2TextConnectorStage, batch: Bat
 
 def _connect_batch(connector: Connector, features: Tensor, mask: Tensor) -> Tensor:
     config, tokens = connector.config, features.shape[1]
-    x = torch.cat([connector._replace_padding(one[None], mask.bool()[0]) for one in features])
+    x = torch.cat([connector.replace_padding(one[None], mask.bool()[0]) for one in features])
     rotary = rotary_table(
         torch.arange(tokens, dtype=torch.float32)[None, None],
         width=config.width,
@@ -180,7 +180,7 @@ TEXT_DEFECTS: Final = (
         component="text_features",
         description="the features are not scaled by the root of the ratio of widths",
         first_taps=("connector/pos/*",),
-        apply=wrapped(TextFeatures, "_project", lambda original, features, normed, projection: projection(normed)),
+        apply=wrapped(TextFeatures, "project", lambda original, features, normed, projection: projection(normed)),
         shows_in=BOTH,
     ),
     Defect(
@@ -188,7 +188,7 @@ TEXT_DEFECTS: Final = (
         component="connectors",
         description="registers replace the places where padding was, not where it is after real tokens have moved",
         first_taps=("connector/pos/*",),
-        apply=wrapped(Connector, "_replace_padding", _mask_not_turned),
+        apply=wrapped(Connector, "replace_padding", _mask_not_turned),
         shows_in=BOTH,
     ),
     Defect(

@@ -9,14 +9,16 @@ import torch
 from parity.diff.dataflow import Dataflow
 from parity.diff.drift_level import drift_metrics
 from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import Outputs
 from parity.trace.recorder import Recorder
+from parity.trace.reduced import reduce_outputs
 from parity.trace.trace_file import Trace, read_trace
 from parity.trial.execute import execute
 from runners.case import Case
 from runners.tap import listening
-from runners.weights import WeightsFolder
+from runners.weights import WeightsFolder, num_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def record(
         with Recorder(Path(name)) as recorder, listening(recorder):
             outputs = execute(runner, weights, case, dtype)
         trace = read_trace(Path(name))
-    return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, int(weights.config["transformer"]["num_layers"])))
+    return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 
 
 def drift(
@@ -70,27 +72,29 @@ def drift(
     reference: Recorded,
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
+    *,
+    reduced: bool = False,
 ) -> Drifted:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype))
+    return compare(reference, record(weights, case, runner, dtype), reduced=reduced)
 
 
-def compare(reference: Recorded, candidate: Recorded) -> Drifted:
-    """Compare two runs; the candidate's latents are rounded to the reference's dtype first."""
+def compare(reference: Recorded, candidate: Recorded, *, reduced: bool = False) -> Drifted:
+    """Compare two runs, outputs `reduced` first if so asked; the candidate's latents get the reference's dtype."""
     return Drifted(
-        outputs=compare_in_dtype(reference.outputs, candidate.outputs),
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs, reduced=reduced),
         taps=compare_traces(reference.trace, candidate.trace, reference.flow),
         flow=reference.flow,
     )
 
 
-def compare_in_dtype(reference: Outputs, candidate: Outputs) -> OutputsDiff:
+def compare_in_dtype(reference: Outputs, candidate: Outputs, *, reduced: bool = False) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
-    return compare_outputs(
-        reference,
-        replace(
-            candidate,
-            video_latent=candidate.video_latent.to(reference.video_latent.dtype),
-            audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
-        ),
+    candidate = replace(
+        candidate,
+        video_latent=candidate.video_latent.to(reference.video_latent.dtype),
+        audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
     )
+    if reduced:
+        return compare_reduced(reduce_outputs(reference), reduce_outputs(candidate))
+    return compare_outputs(reference, candidate)

@@ -25,7 +25,7 @@ from runners.official import OfficialRunner
 from runners.official_lockstep import watching
 from runners.protocol import RunOptions
 from runners.tap import listening
-from runners.weights import Weights
+from runners.weights import Weights, num_blocks
 
 NOTEWORTHY: Final = 3.0  # times what is harmless; one draw of harmless noise may well be twice as large as another
 
@@ -127,7 +127,7 @@ def isolate(
     return Isolation(
         rows=tuple(lockstep.sheet.rows),
         inherited=dict(inherited or {}),
-        flow=Dataflow(case, _num_blocks(weights)),
+        flow=Dataflow(case, num_blocks(weights)),
         provenance={
             "case": case_document(case),
             "inputs": {image.path: sha256_of(case.image_path(image)) for image in case.request.images},
@@ -152,13 +152,9 @@ def _require_known(
         raise ConfigError(f"Unknown stage {', '.join(unknown) or '(none)'}; take some of {', '.join(STAGES)}.")
     counts = {
         "step": (steps, case.request.num_inference_steps),
-        "block": (blocks, _num_blocks(weights)),
+        "block": (blocks, num_blocks(weights)),
     }
     for kind, (given, count) in counts.items():
         beyond = [index for index in given or () if not 0 <= index < count]
         if beyond or (given is not None and not given):
             raise ConfigError(f"There is no {kind} {beyond or '(none given)'}; take {kind}s from 0 to {count - 1}.")
-
-
-def _num_blocks(weights: Weights) -> int:
-    return int(weights.config["transformer"].get("num_layers", 48))

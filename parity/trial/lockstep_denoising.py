@@ -112,7 +112,7 @@ class DenoisingLockstep:
         sampling = self._batch.sampling
         sigma = sigmas[index].to(self._batch.device)
         step = Step(
-            modulation=self._stage._modulation(video, audio, sigma, self._batch),
+            modulation=self._stage.modulation(video, audio, sigma, self._batch),
             video=video,
             audio=audio,
             sigma=sigma,
@@ -123,7 +123,7 @@ class DenoisingLockstep:
         schedule = sigmas.float().cpu()
         self._step = (step, float(schedule[index]), float(schedule[index + 1] - schedule[index]))
         with scope(f"denoise/{index:03d}"), self._dry(self._record):
-            self._stage._guided(self._batch, step, self._last_guided)
+            self._stage.guided(self._batch, step, self._last_guided)
 
     def hear(self, name: str, tensor: Tensor) -> None:
         """A tap of the official run."""
@@ -319,11 +319,11 @@ class DenoisingLockstep:
             self._sheet.missing(extra[0], "the reference does not run this pass")
             return
         with self._dry(official_x0):  # the official step's scope is still open
-            ours = self._stage._guided(self._batch, step, self._last_guided)
+            ours = self._stage.guided(self._batch, step, self._last_guided)
         states = {"video": step.video, "audio": step.audio}
         for stream, reference, candidate in zip(STREAMS, official, ours, strict=True):
             self._sheet.compare(f"{head}/guided/{stream}", reference, candidate)
-            latent = denoising._advance(states[stream], reference, sigma, change).latent
+            latent = denoising.advance(states[stream], reference, sigma, change).latent
             self._expected[f"{head}/latent/{stream}"] = latent
 
 

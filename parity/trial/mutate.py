@@ -258,7 +258,7 @@ class Gauntlet:
         reference = record(self._weights, case)
         registry = self._registry
         if case != self._case:
-            floor = measure_floor(self._weights, case, reference, FLOOR_DRAWS, self._say)
+            floor = measure_floor(self._weights, case, reference, variations(FLOOR_DRAWS), self._say)
             registry = widened(registry, self._case.id, floor)
         bench = Bench(limits_of=self._case.id, registry=registry, environment=self.environment)
         return Station(case=case, reference=reference, bench=bench)

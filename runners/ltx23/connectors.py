@@ -69,7 +69,7 @@ class Connector(nn.Module):
                 f"A connector takes one prompt at a time, (1, S, C) features with a (1, S) mask; got "
                 f"{tuple(features.shape)} and {tuple(mask.shape)}."
             )
-        x = self._replace_padding(features, mask.bool()[0])
+        x = self.replace_padding(features, mask.bool()[0])
         positions = torch.arange(tokens, dtype=torch.float32, device=x.device)[None, None]  # (B, A, S)
         rotary = rotary_table(
             positions,
@@ -86,7 +86,7 @@ class Connector(nn.Module):
             x = block(x, additive_mask, rotary)
         return rms_norm(x, NORM_EPS)
 
-    def _replace_padding(self, features: Tensor, is_real: Tensor) -> Tensor:
+    def replace_padding(self, features: Tensor, is_real: Tensor) -> Tensor:
         """Real tokens first, then registers at the places that remain: (1, S, C), with is_real (S,)."""
         tokens, registers = features.shape[1], self.learnable_registers.shape[0]
         if tokens % registers:

@@ -51,9 +51,9 @@ class TextFeatures(nn.Module):
         mean_square = torch.mean(stacked**2, dim=2, keepdim=True)  # (B, S, 1, L)
         normed = rearrange(stacked * torch.rsqrt(mean_square + EPS), "b s d l -> b s (d l)")
         normed = torch.where(mask.bool().unsqueeze(-1), normed, torch.zeros_like(normed))
-        return self._project(normed, self.video_aggregate_embed), self._project(normed, self.audio_aggregate_embed)
+        return self.project(normed, self.video_aggregate_embed), self.project(normed, self.audio_aggregate_embed)
 
-    def _project(self, normed: Tensor, projection: nn.Linear) -> Tensor:
-        # Keeps the expected size of the projection the same for every language model and stream.
+    def project(self, normed: Tensor, projection: nn.Linear) -> Tensor:
+        """(B, S, D L) to one stream's (B, S, C), of the same expected size for every language model and stream."""
         projected: Tensor = projection(normed * math.sqrt(projection.out_features / self.config.hidden_width))
         return projected

@@ -99,8 +99,10 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         model_version: str = "2.3.0",
         details: dict[str, Any] | None = None,
         pattern: str | None = None,  # which taps were recorded
+        num_blocks: int | None = None,
+        reference: str = "1.0.0",
     ) -> Path:
-        overrides: dict[str, Any] = {"request.num_inference_steps": steps}
+        overrides: dict[str, Any] = {"request.num_inference_steps": steps, "reference": reference}
         if prompt is not None:
             overrides["request.prompt"] = prompt
         case = parse_case(micro_case_text, tmp_path, overrides)
@@ -124,6 +126,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
             model_version=model_version,
             environment={**ENVIRONMENT, **(environment or {})},
             end_to_end_s=4.0,
+            num_blocks=num_blocks,
         )
         return folder
 

@@ -41,7 +41,7 @@ function driftModel(drift) {
   const decade = (pick) => Math.log10(value(codes.reduce((one, other) => pick(one, other), codes[0] ?? 65535)));
   SCALES[0].high = Math.min(2, Math.max(-1, Math.ceil(decade(Math.max))));
   SCALES[0].low = Math.min(SCALES[0].high - 2, Math.max(-6, Math.floor(decade(Math.min))));
-  return { drift, steps, blocks, columns: blocks + END_COLUMNS, cell, words, isRoot, value };
+  return { drift, steps, blocks, columns: blocks + END_COLUMNS, differs: codes.length > 0, cell, words, isRoot, value };
 }
 
 /** A cell in words. */
@@ -152,13 +152,14 @@ function mapLabels(ink, layout, model) {
   write(ink, "x0, guided, latent", layout.x(model.columns - 1) + layout.across, below + 15, "right");
 }
 
-function drawLegend(canvas, scale) {
+function drawLegend(canvas, scale, differs) {
   const { ink, width } = brush(canvas);
   const { low, high, words } = SCALES[scale];
   const [left, right] = [84, width - 12];
   ink.fillStyle = equalColour();
   ink.fillRect(0, 4, 60, 12);
   write(ink, "equal bits", 0, 28);
+  if (!differs) return canvas.setAttribute("aria-label", "Colours: every cell has equal bits");
   for (let x = left; x < right; x += 1) {
     ink.fillStyle = severity((x - left) / (right - left));
     ink.fillRect(x, 4, 1.5, 12);
@@ -215,7 +216,7 @@ function startDrift(slot, model) {
   const parts = choice("Part of the block", model.drift.parts.map((_, part) => (part < ends - 1 ? model.drift.part_words[0][part].replace("audio-to-video", "cross-modal") : "block output")), state.part, (part) => update({ part }));
   const scales = choice("Colours", SCALES.map((one) => one.words), state.scale, (scale) => update({ scale }));
   const draw = keepDrawn(canvas, () => drawMap(canvas, model, state, hovered));
-  const drawScale = keepDrawn(legend, () => drawLegend(legend, state.scale));
+  const drawScale = keepDrawn(legend, () => drawLegend(legend, state.scale, model.differs));
 
   function update(change) {
     const before = { ...state };

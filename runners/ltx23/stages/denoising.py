@@ -64,7 +64,7 @@ class DenoisingStage:
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
                 step = Step(
-                    modulation=self._modulation(video, audio, on_device[index], batch),
+                    modulation=self.modulation(video, audio, on_device[index], batch),
                     video=video,
                     audio=audio,
                     sigma=on_device[index],
@@ -72,17 +72,17 @@ class DenoisingStage:
                     video_enabled=not batch.sampling.video_guidance.skips(index),
                     audio_enabled=not batch.sampling.audio_guidance.skips(index),
                 )
-                last = self._guided(batch, step, last)
+                last = self.guided(batch, step, last)
                 tap("guided/video", last[0])
                 tap("guided/audio", last[1])
-                video = _advance(video, last[0], sigmas[index], change)
-                audio = _advance(audio, last[1], sigmas[index], change)
+                video = advance(video, last[0], sigmas[index], change)
+                audio = advance(audio, last[1], sigmas[index], change)
                 tap("latent/video", video.latent)
                 tap("latent/audio", audio.latent)
             batch.clock.mark_step(index + 1, len(changes))
         return video, audio
 
-    def _modulation(self, video: LatentState, audio: LatentState, sigma: Tensor, batch: Batch) -> Modulation:
+    def modulation(self, video: LatentState, audio: LatentState, sigma: Tensor, batch: Batch) -> Modulation:
         """What the noise level does in every pass; it does not look at the text, so any context serves."""
         stage = type(self).__name__
         return self.transformer.modulation(
@@ -90,7 +90,7 @@ class DenoisingStage:
             _modality(audio, sigma, needed(batch.audio_context, stage, "audio_context"), True),
         )
 
-    def _guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
+    def guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
         """The guided x0 of both modalities; one that skips this step keeps its last."""
         stage = type(self).__name__
         video, audio = batch.sampling.video_guidance, batch.sampling.audio_guidance
@@ -156,6 +156,7 @@ def _modality(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool)
     )
 
 
-def _advance(state: LatentState, x0: Tensor, sigma: float, change: float) -> LatentState:
+def advance(state: LatentState, x0: Tensor, sigma: float, change: float) -> LatentState:
+    """One Euler step of one modality from the noise level `sigma`, to its guided x0 (B, T, C); given tokens stay."""
     pulled = pull_to_clean(x0, state.denoise_mask, state.clean)
     return replace(state, latent=euler_step(state.latent, pulled, sigma, change))

@@ -28,14 +28,15 @@ class LatentPreparationStage:
         sampling, reference = batch.sampling, batch.config.reference
         batch.sigmas = sigma_schedule(sampling.num_inference_steps)
         batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
-        video = with_noise(self._conditioned_video(batch), batch.generator, reference.noise_lerp_fp32)
-        audio = with_noise(self._empty_audio(batch), batch.generator, reference.noise_lerp_fp32)
+        video = with_noise(self.conditioned_video(batch), batch.generator, reference.noise_lerp_fp32)
+        audio = with_noise(self.empty_audio(batch), batch.generator, reference.noise_lerp_fp32)
         tap("init/video", video.latent)
         tap("init/audio", audio.latent)
         batch.video_state, batch.audio_state = video, audio
         return batch
 
-    def _conditioned_video(self, batch: Batch) -> LatentState:
+    def conditioned_video(self, batch: Batch) -> LatentState:
+        """Video tokens before the noise: nothing but the request's pictures at their frames."""
         sampling, config = batch.sampling, batch.config
         shape = video_shape(sampling.num_frames, sampling.height, sampling.width)
         positions_dtype = torch.float32 if config.reference.positions_fp32 else config.dtype
@@ -53,7 +54,8 @@ class LatentPreparationStage:
             )
         return state
 
-    def _empty_audio(self, batch: Batch) -> LatentState:
+    def empty_audio(self, batch: Batch) -> LatentState:
+        """Audio tokens before the noise: nothing, at their times."""
         frames = audio_frames(batch.sampling.num_frames, batch.sampling.frame_rate)
         positions = audio_positions(frames, batch.device)
         return empty_state(frames, AUDIO_CHANNELS * AUDIO_MEL_BINS, positions, batch.config.dtype)

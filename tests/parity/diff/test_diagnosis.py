@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parity.diff.diagnosis import Diagnosis, diagnose
+from parity.diff.runs import compare_runs
 from parity.report.drift import drift_lines, mark
 from parity.trace.atomic import write_json_atomic
 from parity.trace.bundle import Run, read_run
@@ -202,3 +203,20 @@ def test_the_oracle_says_who_is_nearer(record: Record, official: Run) -> None:
 def test_marks_grow_with_the_decade() -> None:
     assert [mark(10.0**power) for power in (-9, -6, -4, -1, 0, 3)] == [".", ":", "+", "#", "@", "@"]
     assert mark(float("nan")) == "-" and mark(0.0) == " " and mark(float("inf")) == "@"
+
+
+def test_a_last_block_that_both_runs_lack_is_missed_where_a_run_says_how_many_there_are(leave_run: Any) -> None:
+    runs = {
+        known: (
+            read_run(leave_run(f"official_{known}", blocks=3, num_blocks=known)),
+            read_run(leave_run(f"native_{known}", blocks=3, runner="native")),
+        )
+        for known in (None, 3, 4)
+    }
+    findings = {known: compare_runs(reference, candidate).findings for known, (reference, candidate) in runs.items()}
+    assert findings[None] == findings[3] == ()
+    missing = {finding.where for finding in findings[4]}
+    assert {finding.code for finding in findings[4]} == {"missing_tensor"}
+    assert len(missing) > 10 and all("/block/03/" in where for where in missing)
+    assert compare_runs(*reversed(runs[4])).findings == findings[4]  # the candidate's word serves as well
+    assert diagnose(*runs[4]).traces.findings == findings[4]

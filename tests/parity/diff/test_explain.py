@@ -55,7 +55,7 @@ def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> 
     assert "what both cross-modal attentions share: rotary positions in time" in lines
     assert "native: runners.ltx23.block.AudioVideoBlock.audio_to_video_attn, weights" in lines
     assert "official: ltx_core.model.transformer.transformer.BasicAVTransformerBlock.audio_to_video_attn" in lines
-    assert "parity isolate --block 0 --steps 0" in lines
+    assert "parity isolate CASE --weights DIR --block 0 --steps 0" in lines
     assert found.document()["roots"][0]["ratio"] == pytest.approx(0.25 / (2**-8 * math.sqrt(2)))
     assert found.document()["roots"][0]["native_module"].endswith("audio_to_video_attn")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.diff import tensors, tiles
+from parity.diff import tensors, tile_loop, tiles
 from parity.diff.finding import CODES
 from parity.diff.metric import METRICS, tensor_metrics
 from parity.diff.tensors import PERCENTILES, TensorDiff
@@ -98,7 +98,7 @@ def test_ulp_distance_counts_representable_values_across_zero_and_both_zeros_are
 
 @pytest.mark.usefixtures("restored_threads")
 def test_ulp_percentiles_are_nearest_ranks_over_many_batches_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_ULP_BATCH", 64)
+    monkeypatch.setattr(tiles, "BATCH", 64)
     torch.set_num_threads(3)
     offsets = torch.arange(1000)[torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
     reference = torch.full((1000,), 0x3F80, dtype=torch.int16)
@@ -221,10 +221,44 @@ def test_an_axis_too_long_to_profile_has_no_profile_and_keeps_its_numbers(monkey
     assert diff.relative_l2 == pytest.approx(1.0, rel=1e-15)
 
 
+def test_tiles_of_equal_bits_count_as_no_distance_beside_tiles_that_differ() -> None:
+    reference = torch.full((10, 7), 0x3F80, dtype=torch.int16)
+    candidate = reference.clone()
+    candidate[6:] += 3  # 28 of 70 elements, in the last two of five tiles
+    candidate[0, 0] += 9
+    diff = tensors.compare(reference.view(torch.bfloat16), candidate.view(torch.bfloat16), tile_elements=14)
+    assert diff.ulp == (0.0, 3.0, 9.0, 9.0)
+    assert (diff.value_mismatches, diff.bit_mismatches) == (29, 29)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_torch_without_its_script_compiler_gives_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(11)
+    reference, candidate = (torch.randn(13, 103, generator=generator).to(dtype) for _ in range(2))
+    for _ in range(3):  # a script is optimised after it has run a few times
+        scripted = tensors.compare(reference, candidate, tile_elements=60)
+    assert isinstance(tile_loop.tile_loop("cpu"), torch.jit.ScriptFunction)
+    monkeypatch.setattr(tiles, "tile_loop", lambda _: tile_loop.measure_tiles)
+    plain = tensors.compare(reference, candidate, tile_elements=60)
+    assert str(plain.summary("video_latent")) == str(scripted.summary("video_latent"))
+    for one, other in zip(plain.axis_profile, scripted.axis_profile, strict=True):
+        assert one is not None and other is not None and torch.equal(one, other)
+
+    def refuse(_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(torch.jit, "script", refuse)
+    assert tile_loop.tile_loop.__wrapped__("cpu") is tile_loop.measure_tiles
+    assert tile_loop.tile_loop("cuda") is tile_loop.measure_tiles
+
+
 @pytest.mark.usefixtures("restored_threads")
-def test_the_result_does_not_depend_on_the_number_of_threads_and_leaves_it_as_it_was() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_result_does_not_depend_on_the_number_of_threads_and_leaves_it_as_it_was(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(5)
-    reference, candidate = torch.randn(11, 101, generator=generator), torch.randn(11, 101, generator=generator)
+    reference, candidate = (torch.randn(11, 101, generator=generator).to(dtype) for _ in range(2))
     results = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)

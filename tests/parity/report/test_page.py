@@ -100,7 +100,7 @@ def test_a_page_opens_with_the_verdict_and_holds_every_section_once(
     assert '<h1 data-outcome="not_at_parity">Not at parity</h1>' in text
     assert reader.texts["title"] == "not at parity: micro"
     ids = [attributes["id"] for name, attributes in reader.tags if name == "section"]
-    assert ids == ["divergence", "drift", "frames", "sound", "metrics", "times", "environment"]
+    assert ids == ["divergence", "identity", "drift", "frames", "sound", "metrics", "times", "environment"]
     assert "First departs at step 1, negative-prompt pass, block 1, audio, feed-forward" in text
     assert "runners.ltx23.block.AudioVideoBlock.audio_ff" in text
 

@@ -65,3 +65,11 @@ def test_failed_metrics_come_first_and_what_is_not_judged_is_folded(verdict: Ver
 def test_metrics_stand_there_without_a_verdict_too() -> None:
     text = plain_metrics({"frames.max_abs": 3.0}, {})
     assert "3 levels" in text and "no verdict" in text
+
+
+def test_an_axis_is_explained_only_where_one_is_drawn(verdict: Verdict, registry: Registry) -> None:
+    limits = registry.limits_of("astronaut")
+    text = metric_table(verdict, {row.metric: row.value for row in verdict.rows}, limits)
+    assert text.count("Upper dots") == text.count("axis-key") == 1
+    equal_bits = metric_table(verdict, {}, {})
+    assert "Upper dots" not in equal_bits and "axis-key" not in equal_bits and "no-axis" in equal_bits

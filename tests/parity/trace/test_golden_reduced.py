@@ -91,6 +91,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             model_version="2.3.0",
             environment={"torch": "2.13.0"},
             end_to_end_s=3.5,
+            num_blocks=2,
         )
         return read_run(out)
 

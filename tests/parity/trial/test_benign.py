@@ -1,6 +1,10 @@
-import torch
+from typing import Any
 
-from parity.trial.benign import noise_one_ulp_off, one_ulp_off, threads, variations
+import pytest
+import torch
+from torch import Tensor, nn
+
+from parity.trial.benign import COMPILED, compiled_blocks, noise_one_ulp_off, one_ulp_off, threads, variations
 
 
 def test_one_ulp_is_the_next_value_up_or_down_and_never_nan() -> None:
@@ -37,3 +41,36 @@ def test_populations_of_other_draws_share_no_moved_run() -> None:
 
     assert len(moved(range(3))) == 6
     assert not moved(range(3)) & moved(range(3, 6))
+
+
+class AudioVideoBlock(nn.Module):
+    """Compiled by its name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+class Other(AudioVideoBlock):
+    """Left alone."""
+
+
+def test_blocks_are_compiled_once_each_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+
+    def compile_(forward: Any, **options: Any) -> Any:
+        compiled.append(forward.__self__)
+        return lambda x: forward(x) + 10
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    blocks, other, late = [AudioVideoBlock(), AudioVideoBlock()], Other(), AudioVideoBlock()
+    with compiled_blocks():
+        found = [float(block(torch.tensor(float(turn)))) for turn in range(2) for block in (*blocks, other)]
+    assert found == [11, 11, 1, 12, 12, 2]
+    assert compiled == blocks
+    assert float(late(torch.tensor(0.0))) == 1, "the patch is still in place"
+
+
+def test_compiled_blocks_are_in_the_population_only_where_asked_for() -> None:
+    plain, more = ([one.id for one in variations(range(2), compiled=compiled)] for compiled in (False, True))
+    assert COMPILED.id not in plain
+    assert sorted(more) == sorted([*plain, COMPILED.id])

@@ -1,15 +1,29 @@
+import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.registry import Registry
-from parity.trial.calibrate import SCALED, UNJUDGED, Populations, facet_of, limits_of, propose_limits
+from parity.trace import golden
+from parity.trace.bundle import RUN_FILE, Run, read_run
+from parity.trace.record import record_run
+from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.trial import calibrate
+from parity.trial.benign import ORACLE, oracle_at, variations
+from parity.trial.calibrate import SCALED, UNJUDGED, Populations, facet_of, limits_of, measure, propose_limits
+from parity.trial.rewrites import REWRITES
+from runners.clock import Quiet
 from runners.errors import RegistryError
+from runners.native import NativeRunner
+from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
 FLOOR = {"a": 0.02, "b": 0.03}
@@ -134,3 +148,62 @@ def test_isolated_groups_need_no_other_defect_than_a_scale_of_one_percent() -> N
     sigmas = limits["isolated.sigmas"]
     assert (sigmas.value, sigmas.status) == (0.0, "calibrated"), "what no rewrite moves must be equal"
     assert "drift.text" not in limits and "isolated.text.mask" not in limits, "groups that the case does not have"
+
+
+@pytest.fixture
+def recorded(
+    tmp_path: Path, micro_weights: WeightsFolder, micro_case_text: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Run]]:
+    """A golden of release 1.1.2, which cannot run here: made by native, which has its bits, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    text = micro_case_text.replace("[request]", 'reference = "1.1.2"\n[request]', 1)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(text.replace("inference_steps = 2", "inference_steps = 1"))
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    monkeypatch.setattr(calibrate, "defects_of", lambda _: ())
+    monkeypatch.setattr(
+        calibrate, "variations", lambda draws, release, compiled: variations(draws, release, compiled)[:1]
+    )
+
+    def make(*, reduced: bool, **behaviours: bool) -> Run:
+        options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
+        out = tmp_path / "official"
+        runner = NativeRunner(micro_weights, options)
+        record_run(runner, golden.find_case("micro"), micro_weights, options, out, Quiet())
+        document = json.loads((out / RUN_FILE).read_text())
+        (out / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
+        golden.bless(read_run(out), "for this test", reduced=reduced)
+        return golden.golden_of("micro")
+
+    yield make
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("reduced", [False, True], ids=["whole", "reduced"])
+def test_native_stands_for_a_release_that_cannot_run_here(
+    reduced: bool, recorded: Callable[..., Run], micro_weights: WeightsFolder
+) -> None:
+    run, said = recorded(reduced=reduced), list[str]()
+    found = measure(micro_weights, golden.find_case("micro"), said.append, run)
+    assert said[0] == "micro: harmless, the same run once more" and len(said) == 1 + len(REWRITES) + 1
+    assert not any(name.startswith("isolated.") for values in found.floor.values() for name in values)
+    assert found.floor["repeated"]["drift.decode.mel"] == 0.0 < found.floor["all_at_once"]["drift.decode.mel"]
+    assert found.floor["repeated"]["video_latent.relative_l2"] == 0.0
+    small = {name for name in found.floor["repeated"] if name.startswith("small_frames.")}
+    assert bool(small) == reduced and ("frames.flicker.max" in found.floor["repeated"]) != reduced
+
+
+def test_a_native_run_without_every_bit_of_the_recorded_one_stands_for_nothing(
+    recorded: Callable[..., Run], micro_weights: WeightsFolder
+) -> None:
+    run = recorded(reduced=True, guidance_fp32=True)
+    with pytest.raises(RegistryError, match="not the official one bit for bit"):
+        measure(micro_weights, golden.find_case("micro"), lambda _: None, run)
+
+
+def test_the_oracle_keeps_the_positions_that_its_release_computes() -> None:
+    assert oracle_at("1.1.2") is ORACLE and ORACLE in variations(range(1), "1.1.2")
+    later = oracle_at("1.2.0")
+    assert later.apply is not ORACLE.apply and later.dtype == torch.float32 and later in variations(range(1), "1.2.0")

@@ -175,7 +175,7 @@ def test_registers_take_the_places_that_real_tokens_leave() -> None:
     is_real = torch.tensor([False, False, False, True, True, True])
     # Three real tokens first; then the registers, as tiled over the six places: 2nd, 1st, 2nd.
     expected = [[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [-3.0, -4.0], [-1.0, -2.0], [-3.0, -4.0]]]
-    assert model._replace_padding(features, is_real).tolist() == expected
+    assert model.replace_padding(features, is_real).tolist() == expected
 
 
 def test_features_are_rms_normed_per_token_and_state_and_zero_where_padded() -> None:

@@ -1,0 +1,92 @@
+"""`parity identify`: which official release a run follows, and which switches differ from it."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from parity.cli.verb import err, out, verb
+
+if TYPE_CHECKING:
+    from parity.trace.bundle import Run
+    from parity.trial.identify import Identification
+    from runners.case import Case
+
+
+@verb
+def identify(
+    run: Annotated[Path, typer.Argument(help="Run of any engine; with --taps '*' --keep full most can be told.")],
+    weights: Annotated[str, typer.Option(help="The weights it was run with: a folder, or forge:PRESET:SEED.")],
+    case: Annotated[
+        Path | None, typer.Option(help="Its case file, whose folder holds its pictures; default golden/ID/case.toml.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to compute the native model: cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default those of the run.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For machines; every switch with its evidence.")] = False,
+    save: Annotated[Path | None, typer.Option("--out", help="Save the answer as JSON, for `parity report`.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Say which release a run follows, which switches differ, and what stays unexplained; exits 0 whatever it finds."""
+    import torch
+
+    from parity.report.words import printable
+    from parity.trace.atomic import plain, write_json_atomic
+    from parity.trace.bundle import read_run
+    from parity.trace.record import device_named
+    from parity.trial.identify import identify as find
+    from runners.forge.weights import weights_named
+
+    candidate = read_run(run)
+    made_with = candidate.record.environment.get("threads")
+    wanted = threads if threads is not None else made_with
+    if isinstance(wanted, int):
+        torch.set_num_threads(max(1, wanted))
+    where = device_named(device)
+    found = find(
+        candidate,
+        _case(candidate, case),
+        weights_named(weights, where),
+        where,
+        lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}", markup=False),
+    )
+    if save is not None:
+        write_json_atomic(save, found.document())
+    if json:
+        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+        return 0
+    _draw(found)
+    for line in found.lines:
+        out.print(printable(line), markup=False)
+    return 0
+
+
+def _case(run: "Run", given: Path | None) -> "Case":
+    """The run's case, its pictures held to their hashes."""
+    from parity.diff.diagnosis import case_of
+    from parity.trace.bundle import sha256_of
+    from parity.trace.places import project_root
+    from runners.errors import RunError
+
+    folder = given.parent if given is not None else project_root() / "golden" / Path(run.case_id).name
+    case = case_of(run, folder)
+    for image in case.request.images:
+        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
+            raise RunError(
+                f"{case.image_path(image)} is not the picture that {run.folder} was run with; name its case file "
+                "with --case."
+            )
+    return case
+
+
+def _draw(found: "Identification") -> None:
+    from parity.report.words import number
+
+    table = Table("switch", "since", "found", "verdict", "first seen at", "error", "error if flipped")
+    for name, one in found.told.items():
+        if one.verdict != "idle":
+            value = "-" if one.verdict == "undecided" else "on" if one.on else "off"
+            errors = (number(one.error), number(one.flipped_error))
+            table.add_row(name, one.switch.since or "-", value, one.verdict, one.tap or "-", *errors)
+    out.print(table)

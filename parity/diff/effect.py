@@ -1,0 +1,123 @@
+"""How far apart two runs of one request are, in a few numbers: taps, frames and sound. No judgement.
+
+Unlike `parity.diff.runs`, which refuses runs of different releases, this is for what such runs are compared for: to see
+what a change of the reference does. All sizes are relative L2, 0 where every bit is equal.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from parity.diff import frames, tensors
+from parity.diff.metric import highest
+from parity.diff.runs import reduced_of
+from parity.diff.sketches import relative_l2
+from parity.trace.bundle import TRACE_FILE, Run
+from parity.trace.pattern import chosen
+from parity.trace.trace_file import read_trace
+from runners.errors import RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What separates a run from another. `taps` of 0 says that one of them has no trace."""
+
+    first_tap: str | None  # in the order of the run: other bits, or on one side only
+    taps: int  # compared
+    taps_moved: int  # of those, with other bits
+    taps_unmatched: int  # on one side only
+    taps_max: float
+    taps_median: float  # of those that moved; 0 if none did
+    frames: float
+    frames_psnr_db: float  # inf where every byte is equal
+    audio: float
+    bit_equal: bool  # every tap compared, none unmatched, every frame and sample
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before infinities are written as strings."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Outputs:
+    """Of one run: the frames to measure, what is equal if all frames are, and the waveform."""
+
+    frames: Tensor
+    all_frames: Tensor
+    waveform: Tensor
+
+    @classmethod
+    def of(cls, run: Run, *, reduced: bool) -> Self:
+        if reduced:
+            small = reduced_of(run)
+            return cls(frames=small.key_frames, all_frames=small.frame_sha256, waveform=small.audio_waveform)
+        whole = run.outputs()
+        return cls(frames=whole.video_frames, all_frames=whole.video_frames, waveform=whole.audio_waveform)
+
+
+def require_same_request(reference: Run, candidate: Run) -> None:
+    """Refuse two runs that are not of one request, apart from its name and the release it follows. Raises: RunError."""
+    old, new = ({**run.record.case, "id": None, "reference": None} for run in (reference, candidate))
+    both = f"{reference.folder} and {candidate.folder}"
+    if old != new:
+        keys = ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
+        raise RunError(f"{both} are runs of different requests: they differ in {keys}. Run both with the same case.")
+    for name in ("inputs", "weights_hash", "dtype"):
+        if getattr(reference.record, name) != getattr(candidate.record, name):
+            raise RunError(f"{both} differ in {name} too, so what their releases change cannot be told.")
+
+
+def effect(reference: Run, candidate: Run) -> Effect:
+    """Measure what separates two runs of one request.
+
+    Args:
+        reference: run that relative sizes refer to. Of one that is reduced, frames are its three key frames.
+        candidate: the other run.
+    Raises: RunError if they are not of one request, or cannot be read.
+    """
+    require_same_request(reference, candidate)
+    moved, sizes, compared, unmatched = _taps(reference, candidate)
+    reduced = reference.reduced or candidate.reduced
+    old, new = (_Outputs.of(run, reduced=reduced) for run in (reference, candidate))
+    sound = tensors.compare(old.waveform, new.waveform, where="waveform")
+    return Effect(
+        first_tap=next(iter(moved), None),
+        taps=compared,
+        taps_moved=len(sizes),
+        taps_unmatched=unmatched,
+        taps_max=highest(sizes) if sizes else 0.0,
+        taps_median=_middle(sizes),
+        frames=tensors.compare(old.frames, new.frames, where="frames").relative_l2,
+        frames_psnr_db=frames.compare(old.frames, new.frames).summary()["frames.psnr_db.mean"],
+        audio=sound.relative_l2,
+        bit_equal=not moved and torch.equal(old.all_frames, new.all_frames) and sound.bit_equal,
+    )
+
+
+def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, int]:
+    """Taps that moved in the order of the run, their relative L2, how many were compared, and how many unmatched."""
+    if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
+        return [], [], 0, 0
+    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    place: dict[str, int] = {}
+    for trace in (old, new):
+        for index, name in enumerate(trace):
+            place[name] = min(index, place.get(name, index))
+    wanted = sorted(
+        (name for name in place if chosen(name, old.pattern) and chosen(name, new.pattern)), key=place.__getitem__
+    )
+    both = [name for name in wanted if name in old and name in new]
+    found = {name: relative_l2(old[name], new[name], where=name) for name in both}
+    moved = [name for name in wanted if name not in found or not found[name].bit_equal]
+    sizes = [diff.estimate for diff in found.values() if not diff.bit_equal]
+    return moved, sizes, len(both), len(wanted) - len(both)
+
+
+def _middle(sizes: list[float]) -> float:
+    if any(math.isnan(size) for size in sizes):
+        return math.nan
+    return median(sizes) if sizes else 0.0

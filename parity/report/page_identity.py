@@ -1,0 +1,75 @@
+"""Which official release a run follows, as `parity identify` found, and what its answer leaves unexplained."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from parity.report.page_html import Node, cell, table, tag
+from parity.report.words import capitalised, number
+from parity.trace.bundle import RUN_FILE, Run, sha256_of
+from runners.errors import RunError
+
+SCHEMA_VERSION: Final = 1
+MAX_BYTES: Final = 16 << 20
+MOST_ROWS: Final = 40
+NOT_ASKED: Final = (
+    "Not asked. `parity identify RUN --weights DIR --out FILE` finds out, then `--identified FILE` shows it."
+)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A tap that the best explanation does not account for, with relative L2 there and of what enters it."""
+
+    tap: str
+    error: float
+    entering: float
+
+
+class Identified(msgspec.Struct, frozen=True):
+    """What a page shows of an answer of `parity identify`."""
+
+    schema_version: int
+    run_sha256: str
+    confidence: str
+    lines: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    unexplained: tuple[Place, ...]
+
+
+def read_identified(path: Path, run: Run) -> Identified:
+    """An answer saved by `parity identify --out`. Raises: RunError if it is none, or another run's."""
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        raise RunError(f"{path} holds no answer; make one with `parity identify {run.folder} --out FILE`.")
+    try:
+        document: Any = json.loads(path.read_bytes())
+        found = msgspec.convert(document, Identified)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} does not have the form of an answer of `parity identify`: {error}.") from error
+    if found.schema_version != SCHEMA_VERSION:
+        raise RunError(f"{path} has schema version {found.schema_version}; this program reads {SCHEMA_VERSION}.")
+    if found.run_sha256 != sha256_of(run.folder / RUN_FILE):
+        raise RunError(f"{path} is about another run than {run.folder}; identify this one.")
+    return found
+
+
+def identity_section(identified: Identified | None) -> Node:
+    """The answer and its grounds in words, then every place that stays unexplained."""
+    if identified is None:
+        return tag("p", {"class": "note"}, NOT_ASKED)
+    first, *rest = identified.lines
+    tone = "good" if identified.confidence == "certain" else "warn"
+    said = [
+        tag("p", {"class": f"first {tone}"}, capitalised(first)),
+        tag("ul", {"class": "explanation"}, (tag("li", {}, capitalised(line)) for line in rest)),
+    ]
+    if not identified.unexplained:
+        return [*said, tag("p", {"class": "note"}, "Nothing stays unexplained.")]
+    columns = ("unexplained at", "relative L2", "enters it")
+    rows = [
+        tag("tr", {}, (cell(*pair) for pair in zip(columns, values, strict=True)))
+        for place in identified.unexplained[:MOST_ROWS]
+        for values in [(place.tap, number(place.error), number(place.entering))]
+    ]
+    more = len(identified.unexplained) - MOST_ROWS
+    return [*said, table(columns, rows), tag("p", {"class": "note"}, f"and {more} more places") if more > 0 else None]

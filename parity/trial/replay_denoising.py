@@ -1,0 +1,80 @@
+"""Denoising step by step, with what the run under test kept standing in for ours between the parts of a step.
+
+The loop is that of `runners.ltx23.stages.denoising`; a trial that feeds nothing and goes to the end has its bits.
+
+Axes: B sample, T token, C channel.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from runners.ltx23.latents import LatentState
+from runners.ltx23.stages.batch import Batch, needed
+from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step, advance
+from runners.tap import scope, tap
+
+
+def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, Tensor]) -> tuple[LatentState, ...]:
+    """Denoise for some steps.
+
+    Args:
+        stage: with its transformer loaded.
+        batch: as latent preparation leaves it.
+        steps: how many steps of the schedule to run.
+        own: tensors of the run under test by tap; x0, guided predictions and latents are used.
+    Returns: the states of video and audio.
+    """
+    video, audio = batch.video_state, batch.audio_state
+    assert video is not None and audio is not None
+    schedule = needed(batch.sigmas, "denoise", "sigmas")
+    sigmas, changes = schedule.tolist(), schedule.diff().tolist()
+    on_device = schedule.to(batch.device)
+    rotary = stage.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
+    last: Pair | None = None
+    original = stage._pass
+    for index in range(steps):
+        head = f"denoise/{index:03d}"
+
+        def fed_pass(name: str, *rest: Any, head: str = head) -> Pair:
+            ours = original(name, *rest)
+            # Predictions that the run has in a higher precision stay so where the combination wants it.
+            dtype = None if batch.config.reference.guidance_fp32 else batch.config.dtype
+            return _fed(own, f"{head}/{name}/x0", ours, dtype)
+
+        with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
+            step = Step(
+                modulation=stage.modulation(video, audio, on_device[index], batch),
+                video=video,
+                audio=audio,
+                sigma=on_device[index],
+                rotary=rotary,
+                video_enabled=not batch.sampling.video_guidance.skips(index),
+                audio_enabled=not batch.sampling.audio_guidance.skips(index),
+            )
+            guided = stage.guided(batch, step, last)
+            tap("guided/video", guided[0])
+            tap("guided/audio", guided[1])
+            last = _fed(own, f"{head}/guided", guided, batch.config.dtype)
+            video = advance(video, last[0], sigmas[index], changes[index])
+            audio = advance(audio, last[1], sigmas[index], changes[index])
+            tap("latent/video", video.latent)
+            tap("latent/audio", audio.latent)
+        latents = _fed(own, f"{head}/latent", (video.latent, audio.latent), batch.config.dtype)
+        video, audio = replace(video, latent=latents[0]), replace(audio, latent=latents[1])
+    return video, audio
+
+
+def _fed(own: Mapping[str, Tensor], name: str, ours: Pair, dtype: torch.dtype | None) -> Pair:
+    return fed(own, f"{name}/video", ours[0], dtype), fed(own, f"{name}/audio", ours[1], dtype)
+
+
+def fed(own: Mapping[str, Tensor], name: str, ours: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The run's own tensor, where it kept one of our shape, else ours; in `dtype`, or as it is if that is None."""
+    theirs = own.get(name)
+    taken = ours if theirs is None or theirs.shape != ours.shape else theirs
+    return taken.to(ours.device, dtype)

@@ -1,0 +1,111 @@
+"""`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.metric import METRICS
+from parity.diff.release_change import named
+from parity.judge.registry import Registry, load_registry, save_registry
+from parity.trace import golden
+from parity.trace.bundle import Run, read_run
+from parity.trial import calibrate, release_change
+from parity.trial.calibrate import UNJUDGED, Populations
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
+
+LeaveRun = Callable[..., Path]
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def populations(floor: float) -> Populations:
+    """Every metric of whole runs, its harmless values a distance of `floor` from perfect agreement."""
+    names = [name for name in METRICS if name not in UNJUDGED and not name.startswith("small_")]
+    values = {name: floor if METRICS[name].direction != "higher" else 1 - floor for name in names}
+    return Populations(case="micro", floor={"a": values, "b": values}, defects={}, findings={})
+
+
+@pytest.fixture
+def root(
+    tmp_path: Path,
+    micro_case_text: str,
+    micro_weights: WeightsFolder,
+    leave_run: LeaveRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A checkout whose micro case has a golden of 1.0.0 and limits; nothing is run, numbers are made up instead."""
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    (tmp_path / "thresholds").mkdir()
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    golden.bless(read_run(leave_run("old")), "first")
+    proposal = calibrate.propose_limits(Registry(), micro_weights, {"micro": populations(0.01)}, "a test")
+    save_registry(limits(tmp_path), proposal.accept("first"))
+
+    def measure(_files: Any, case: Any, _say: Any, recorded: Run) -> Populations:
+        assert case.reference == recorded.record.reference == "1.2.0"
+        return populations(0.02)
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(release_change, "measured", lambda old, new, *_: named(old, new))
+    return tmp_path
+
+
+def limits(root: Path) -> Path:
+    return root / "thresholds" / "consistency_threshold.json"
+
+
+def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder
+) -> None:
+    before = load_registry(limits(root)).cases["micro"]
+    new = leave_run("new", reference="1.2.0", first="decode/frames")
+    arguments = ("bless", new, "--reference", "1.2.0", "--reason", "1.2.0 is what ships")
+    code, said = invoke(*arguments, "--weights", micro_weights.folder)
+    assert code == 0, said
+    assert "From release 1.0.0 to 1.2.0" in said and "positions_fp32 (1.2.0)" in said  # the changes
+    assert "Limits, old against new" in said and "loosened" in said
+    assert "kept: golden@1.0.0" in said
+    after = load_registry(limits(root)).cases["micro"]
+    name = "video_latent.relative_l2"
+    assert after[name].value == pytest.approx(2 * before[name].value)
+    assert "1.2.0 is what ships" in after[name].reason
+    assert golden.golden_of("micro").record.reference == "1.2.0"
+    old_run = leave_run("again", runner="native")
+    assert invoke("gate", old_run, "--against", "golden@1.0.0")[0] == 0
+    code, said = invoke("gate", old_run)
+    assert code == 2 and "Reference mismatch" in said
+
+
+def test_without_weights_limits_would_be_of_another_release(root: Path, leave_run: LeaveRun) -> None:
+    new = leave_run("new", reference="1.2.0")
+    code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x")
+    assert code == 2 and "has limits, which do not hold at another release" in said
+    code, said = invoke("bless", new, "--reason", "x")
+    assert code == 2 and "say with --reference" in said
+    assert golden.golden_of("micro").record.reference == "1.0.0"
+    limits(root).unlink()
+    code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--drop-previous")
+    assert code == 0 and "12 named changes" in said and "kept:" not in said
+    assert golden.releases_kept("micro") == ()
+
+
+def test_nothing_moves_if_the_limits_cannot_be_measured(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Populations:
+        raise RegistryError("not bit for bit")
+
+    monkeypatch.setattr(calibrate, "measure", refuse)
+    new = leave_run("new", reference="1.2.0")
+    code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
+    assert code == 2 and "not bit for bit" in said
+    assert golden.golden_of("micro").record.reference == "1.0.0" and golden.releases_kept("micro") == ()

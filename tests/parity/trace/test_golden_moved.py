@@ -1,0 +1,136 @@
+"""A case that moves to another release: what held before stays readable under its own name, until told otherwise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from parity.trace import golden
+from parity.trace.bundle import RUN_FILE, read_run, sha256_of
+from parity.trace.store import ENVIRONMENT_VARIABLE
+from runners.case import load_case
+from runners.errors import CaseError, RunError
+
+LeaveRun = Callable[..., Path]
+COMMENT = "# why this case\n"
+
+
+@pytest.fixture
+def case(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The case file of a checkout of its own."""
+    folder = tmp_path / "golden" / "micro"
+    folder.mkdir(parents=True)
+    (folder / "case.toml").write_text(COMMENT + micro_case_text.replace("num_inference_steps = 2", STEPS))
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    return folder / "case.toml"
+
+
+STEPS = 'num_inference_steps = 2 # not "reference = 1"'
+
+
+def bless(run: Path, reference: str | None = None, **options: bool) -> None:
+    golden.bless(read_run(run), f"because {run.name}", reference=reference, **options)
+
+
+def test_a_moved_case_follows_the_new_release_and_keeps_the_old_golden(case: Path, leave_run: LeaveRun) -> None:
+    old, new = leave_run("old"), leave_run("new", reference="1.2.0")
+    bless(old)
+    text = case.read_text()
+    (case.parent / "numbers").mkdir()
+    (case.parent / "numbers" / "x.json").write_text("{}")
+    bless(new, "1.2.0")
+    assert load_case(case).reference == "1.2.0" and case.read_text().startswith(COMMENT)
+    assert set(case.read_text().splitlines()) - set(text.splitlines()) == {'reference = "1.2.0"'}
+    assert golden.golden_of("micro").record.reference == "1.2.0"
+    assert golden.golden_of("micro", "1.2.0").folder == case.parent / "run"
+    kept = golden.golden_of("micro", "1.0.0")
+    assert kept.record.reference == "1.0.0" and kept.folder == case.parent / "previous/1.0.0/run"
+    assert golden.reference_run("golden@1.0.0", "micro").folder == kept.folder
+    assert golden.releases_kept("micro") == ("1.0.0",)
+    assert (case.parent / "previous/1.0.0/case.toml").read_text() == text
+    assert (case.parent / "previous/1.0.0/numbers/x.json").is_file() and not (case.parent / "numbers").exists()
+    assert golden.blessing_of("micro").moved_from == "1.0.0"
+    with pytest.raises(RunError, match=r"no golden of release '1\.1\.2'; it has 1\.2\.0, 1\.0\.0"):
+        golden.golden_of("micro", "1.1.2")
+
+
+def test_moving_back_replaces_what_was_kept_of_that_release(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"))
+    bless(leave_run("new", reference="1.1.2"), "1.1.2")
+    bless(leave_run("back"), "1.0.0")
+    assert golden.releases_kept("micro") == ("1.1.2",)
+    record = (case.parent / "golden.json").read_text()
+    assert [f"because {name}" in record for name in ("old", "new", "back")] == [True] * 3
+
+
+def test_kept_goldens_go_when_told(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"))
+    new = leave_run("new", reference="1.2.0")
+    bless(new, "1.2.0")
+    bless(new)
+    assert golden.releases_kept("micro") == ("1.0.0",)  # a plain blessing says nothing about them
+    bless(new, drop_previous=True)
+    assert golden.releases_kept("micro") == () and not (case.parent / "previous").exists()
+    bless(leave_run("other"), "1.0.0", drop_previous=True)
+    assert golden.releases_kept("micro") == ()
+
+
+def test_a_kept_golden_is_held_to_its_hashes(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"))
+    bless(leave_run("new", reference="1.2.0"), "1.2.0")
+    run = case.parent / "previous/1.0.0/run" / RUN_FILE
+    run.write_text(run.read_text().replace('"seed": 10', '"seed": 11'))
+    with pytest.raises(RunError, match="was changed without `parity bless`"):
+        golden.golden_of("micro", "1.0.0")
+
+
+def test_a_damaged_golden_is_not_set_aside(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"))
+    (case.parent / "run" / "outputs.safetensors").write_bytes(b"")
+    with pytest.raises(RunError, match="does not have the hash"):
+        bless(leave_run("new", reference="1.2.0"), "1.2.0")
+    assert load_case(case).reference == "1.0.0" and not (case.parent / "previous").exists()
+
+
+@pytest.mark.parametrize(
+    ("of", "to", "words"),
+    [
+        ("1.2.0", None, r"at release 1\.0\.0 \(it follows 1\.2\.0\).*say with --reference"),
+        ("1.2.0", "1.1.2", r"at release 1\.1\.2 \(it follows 1\.2\.0\)"),
+        ("1.0.0", "1.2.0", r"at release 1\.2\.0 \(it follows 1\.0\.0\)"),
+    ],
+)
+def test_run_and_release_must_fit(case: Path, leave_run: LeaveRun, of: str, to: str | None, words: str) -> None:
+    bless(leave_run("old"))
+    before = sha256_of(case)
+    with pytest.raises(RunError, match=words):
+        bless(leave_run("new", reference=of), to)
+    assert sha256_of(case) == before and golden.golden_of("micro").record.reference == "1.0.0"
+
+
+@pytest.mark.parametrize("line", ['reference = "1.1.2"', "reference='1.1.2'   # for now", '"reference" = "1.1.2"'])
+def test_the_release_in_a_case_file_is_one_line(line: str, case: Path) -> None:
+    case.write_text(f"{line}\n" + case.read_text())
+    if line.startswith('"'):  # TOML that only a parser understands is left to its author
+        with pytest.raises(CaseError):
+            golden.case_text_at(case, "1.2.0")
+        return
+    text = golden.case_text_at(case, "1.2.0")
+    assert text.splitlines()[0] == 'reference = "1.2.0"' + ("   # for now" if "#" in line else "")
+    assert golden.case_text_at(case, "1.1.2") == case.read_text()
+
+
+def test_goldens_of_one_request_are_found_whatever_their_name(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"))
+    bless(leave_run("new", reference="1.2.0"), "1.2.0")
+    found = golden.goldens_of_request(read_run(leave_run("candidate", runner="native", reference="1.1.2")))
+    assert [run.record.reference for run in found] == ["1.2.0", "1.0.0"]
+    assert list(golden.goldens_of_request(read_run(leave_run("other", prompt="a dog")))) == []
+
+
+def test_a_small_golden_is_reduced_where_that_is_asked_for(case: Path, leave_run: LeaveRun) -> None:
+    bless(leave_run("old"), reduced=True)
+    recorded = golden.golden_of("micro")
+    assert recorded.reduced
+    assert golden.whole_golden_of("micro", case.parent.parent.parent / "whole").outputs().frame_rate == 30.0
