@@ -132,11 +132,11 @@ def judge(
             raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
         limits = registry.limits_of(case)
         reached = _reached(levels, limits)
-        without = {name for level in levels.values() for name in level.without}
+        not_offered = {name for level in levels.values() for name in level.without}
         limits = {
             name: limit
             for name, limit in limits.items()
-            if reached[level_of(name)] == JUDGED and (name not in without or name in known)
+            if reached[level_of(name)] == JUDGED and (name not in not_offered or name in known)
         }
         known = {name: metric for name, metric in known.items() if reached[level_of(name)] == JUDGED}
         failures += [
