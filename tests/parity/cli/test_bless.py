@@ -30,7 +30,7 @@ def populations(floor: float) -> Populations:
     """Every metric of whole runs, its harmless values a distance of `floor` from perfect agreement."""
     names = [name for name in METRICS if name not in UNJUDGED and not name.startswith("small_")]
     values = {name: floor if METRICS[name].direction != "higher" else 1 - floor for name in names}
-    return Populations(case="micro", floor={"a": values, "b": values}, defects={}, findings={})
+    return Populations(case="micro", floor={"a": values, "b": values}, defects={}, findings={}, shown_at={})
 
 
 @pytest.fixture
