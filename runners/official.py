@@ -6,7 +6,6 @@ called and watched; the rest is shared.
 """
 
 import importlib
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,10 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock, Progress
-from runners.errors import OutOfMemoryError, RunnerError
+from runners.errors import OutOfMemoryError
 from runners.official_compat import prepare_imports, without_cuda_calls
-from runners.official_files import PACKAGES, OfficialCode, official_code
+from runners.official_files import OfficialCode, official_code
+from runners.official_import import import_from
 from runners.official_request import Adapter, OfficialRequest
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.tap import tap
@@ -125,17 +125,3 @@ def adapter_name(code: OfficialCode) -> str:
         if (utils / "model_ledger.py").is_file():
             release = "1.0.0"
     return ADAPTERS[release]
-
-
-def import_from(code: OfficialCode) -> None:
-    """Make `import ltx_core` mean this code. Raises: RunnerError if this process has imported other official code."""
-    roots = {str(source.resolve()) for source in code.sources}
-    for package in PACKAGES:
-        there = getattr(sys.modules.get(package), "__file__", None)
-        if there is not None and str(Path(there).resolve().parents[1]) not in roots:
-            raise RunnerError(
-                f"This process has already imported {package} from {Path(there).parent}; one process runs one official "
-                "code. Run the other in a process of its own with --runner-python."
-            )
-    if not code.installed:
-        sys.path[:0] = [root for root in sorted(roots) if root not in sys.path]

@@ -7,6 +7,7 @@ Only hashes of it are kept here; nothing else of a checkout enters this reposito
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES
@@ -144,20 +145,25 @@ def _sources(root: Path) -> tuple[Path, ...]:
 
 
 def _hashes(sources: tuple[Path, ...]) -> dict[str, str]:
-    """SHA-256 of everything that the packages run or read, by name."""
+    """SHA-256 of everything that the packages run or read, by name, behind links too. Raises: RunnerError."""
     hashes = {}
     for source in sources:
         for package in PACKAGES:
-            for path in (source / package).rglob("*"):
-                if _counts(path):
-                    hashes[path.relative_to(source).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder, folders, names in os.walk(source / package, followlinks=True):
+                here = Path(folder)
+                if here.is_symlink() and here.resolve() in (above.resolve() for above in here.parents):
+                    raise RunnerError(f"{here} is a link to a folder that it lies in; remove it.")
+                folders[:] = [name for name in folders if name != "__pycache__"]
+                for path in (here / name for name in names):
+                    if _counts(path):
+                        hashes[path.relative_to(source).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashes
 
 
 def _counts(path: Path) -> bool:
-    """Sources, their prompts, and whatever would be imported in a source's place; caches follow their sources."""
+    """Sources, their prompts, and whatever would be imported in a source's place; caches are not read."""
     suffixes = (".py", ".txt", ".json", *EXTENSION_SUFFIXES, *BYTECODE_SUFFIXES)
-    return path.name.endswith(suffixes) and path.parent.name != "__pycache__" and path.is_file()
+    return path.name.endswith(suffixes) and path.is_file()
 
 
 def _commit(root: Path) -> str | None:
