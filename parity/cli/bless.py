@@ -10,6 +10,7 @@ from parity.cli.verb import err, out, verb
 if TYPE_CHECKING:
     from parity.judge.registry import Registry
     from parity.trace.bundle import Run
+    from runners.weights import WeightsFolder
 
 
 @verb
@@ -34,26 +35,34 @@ def bless(
     With --reference, the case follows another release from now on: the named changes and their effect are shown, limits
     are derived anew, and the golden until then stays readable as golden@RELEASE unless --drop-previous is given.
     """
+    from parity.cli.diff import release_change
     from parity.diff.runs import compare_runs
     from parity.judge.registry import save_registry
     from parity.report.numbers import draw_diff
+    from parity.report.release_change import draw_release_change
     from parity.trace import golden
     from parity.trace.bundle import read_run
     from parity.trace.places import limits_path
     from runners.errors import RunError
 
     new = read_run(run)
+    golden.undo_interrupted(new.case_id)
     golden.require_blessable(new, reason, reference)  # before minutes are spent
     try:
         old = golden.golden_of(new.case_id)
     except RunError as error:
         old = None
         out.print(f"no golden before: {error}", markup=False)
-    limits = None
+    files = None
+    if (
+        old is not None and reference is not None
+    ):  # also where it moved before, but was stopped before it had its limits
+        files = _weights_for_limits(new, weights)
     if old is not None and new.record.reference != old.record.reference:
-        limits = _moved(old, new, reason, weights)
+        draw_release_change(out, release_change(old, new, weights, None))
     elif old is not None:
         draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
+    limits = None if files is None else _limits(new, files, reason)
     folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
     if limits is not None:
         save_registry(limits_path(), limits)
@@ -63,35 +72,37 @@ def bless(
     return 0
 
 
-def _moved(old: "Run", new: "Run", reason: str, weights: str | None) -> "Registry | None":
-    """Show what moved; the limits that hold from now on, or None if the case has none to derive anew."""
-    from parity.cli.diff import release_change
-    from parity.diff.diagnosis import case_of
+def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | None":
+    """What limits are derived anew with; None if the case has none. Raises: RunError if they are missing."""
     from parity.judge.registry import load_registry
-    from parity.report.release_change import draw_release_change
-    from parity.report.tables import draw_changes
-    from parity.trace.places import limits_path, project_root
-    from parity.trial.calibrate import measure, propose_limits
-    from parity.trial.release_change import compute_as
+    from parity.trace.places import limits_path
     from runners.errors import RunError
     from runners.weights import WeightsFolder
 
-    registry = load_registry(limits_path()) if limits_path().exists() else None
-    limited = registry is not None and new.case_id in registry.cases
-    if limited and (weights is None or not Path(weights).is_dir()):
+    if not limits_path().exists() or new.case_id not in load_registry(limits_path()).cases:
+        return None
+    if weights is None or not Path(weights).is_dir():
         raise RunError(
             f"Case {new.case_id!r} has limits, which do not hold at another release; give the run's --weights as a "
             "folder, so that they can be derived anew."
         )
-    draw_release_change(out, release_change(old, new, weights, None))
-    if registry is None or not limited or weights is None:
-        return None
+    return WeightsFolder(Path(weights))
+
+
+def _limits(new: "Run", files: "WeightsFolder", reason: str) -> "Registry":
+    """The limits that hold from now on."""
+    from parity.diff.diagnosis import case_of
+    from parity.judge.registry import load_registry
+    from parity.report.tables import draw_changes
+    from parity.trace.places import limits_path, project_root
+    from parity.trial.calibrate import measure, propose_limits
+    from parity.trial.release_change import compute_as
+
     case = case_of(new, project_root() / "golden" / new.case_id)
-    files = WeightsFolder(Path(weights))
     compute_as(new)
     populations = measure(files, case, lambda text: err.print(text, markup=False), recorded=new)
     command = f"parity bless --reference {new.record.reference}, a run of {case.id}"
-    proposal = propose_limits(registry, files, {case.id: populations}, command)
+    proposal = propose_limits(load_registry(limits_path()), files, {case.id: populations}, command)
     draw_changes(out, proposal.changes)
     accepted = proposal.accept(reason)
     accepted.verify()  # before the golden moves

@@ -9,6 +9,7 @@ A case that moved to another release keeps what held before in `previous/<releas
 and saved numbers, as they were; the pictures are the case's. `golden@<release>` names it.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -35,6 +36,7 @@ CASE_FILE = "case.toml"
 RUN_FOLDER = "run"
 NUMBERS_FOLDER = "numbers"
 PREVIOUS_FOLDER = "previous"
+OLD_RUN, OLD_CASE = f".{RUN_FOLDER}.old", f".{CASE_FILE}.old"  # while a blessing replaces them
 SCHEMA_VERSION = 1
 KEPT_FILES = (OUTPUTS_FILE, TRACE_FILE)  # of a run; the clip and whole taps stay where they are
 LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is reduced
@@ -195,6 +197,7 @@ def bless(
         drop_previous: let go of all previous goldens of the case, that one too.
     Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
     """
+    undo_interrupted(run.case_id)
     text = require_blessable(run, reason, reference)
     folder = _folder_of(run.case_id)
     before = load_case(folder / CASE_FILE)
@@ -205,7 +208,6 @@ def bless(
         if moved and not drop_previous:
             _checked(folder, run.case_id)  # what is kept must be whole
     new = Path(tempfile.mkdtemp(dir=folder, prefix=f".{RUN_FOLDER}."))
-    old = folder / f".{RUN_FOLDER}.old"
     try:
         whole = _kept(run, new, store, reduced)
         document = msgspec.to_builtins(run.record)
@@ -222,27 +224,55 @@ def bless(
             whole=whole,
             moved_from=before.reference if moved and older else "",
         )
-        # Between these renames the golden is absent or does not fit golden.json: refused, never half believed.
+        record = GoldenRecord(
+            schema_version=SCHEMA_VERSION,
+            case_sha256=hashlib.sha256(text.encode()).hexdigest() if moved else sha256_of(folder / CASE_FILE),
+            history=(*older, blessing),
+        )
         if moved and older and not drop_previous:
-            _set_aside(folder, before.reference)
-        if drop_previous:
-            shutil.rmtree(folder / PREVIOUS_FOLDER, ignore_errors=True)
-        elif moved:
-            shutil.rmtree(folder / PREVIOUS_FOLDER / run.record.reference, ignore_errors=True)  # it is the golden again
+            _keep(folder, before.reference)
+        # From here until golden.json names the new run, the golden fits nothing and is refused, never half believed;
+        # `undo_interrupted` puts back what stood there.
+        if moved:
+            shutil.copyfile(folder / CASE_FILE, folder / OLD_CASE)
         if (folder / RUN_FOLDER).exists():
-            (folder / RUN_FOLDER).rename(old)
+            (folder / RUN_FOLDER).rename(folder / OLD_RUN)
         new.rename(folder / RUN_FOLDER)
         if moved:
-            shutil.rmtree(folder / NUMBERS_FOLDER, ignore_errors=True)  # they were measured against what is no more
             write_bytes_atomic(folder / CASE_FILE, text.encode())
-        record = GoldenRecord(
-            schema_version=SCHEMA_VERSION, case_sha256=sha256_of(folder / CASE_FILE), history=(*older, blessing)
-        )
         write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
+        if moved:
+            shutil.rmtree(folder / NUMBERS_FOLDER, ignore_errors=True)  # they were measured against what is no more
+        if drop_previous:
+            shutil.rmtree(folder / PREVIOUS_FOLDER, ignore_errors=True)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        undo_interrupted(run.case_id)
     return folder
+
+
+def undo_interrupted(case_id: str) -> None:
+    """Leave a case's folder as its `golden.json` has it, after a blessing that was stopped or killed half-way.
+
+    Until `golden.json` names the new run, what stood there before is put back; from then on, it is cleared away.
+    """
+    folder = _folder_of(case_id)
+    old_run, old_case, run = folder / OLD_RUN, folder / OLD_CASE, folder / RUN_FOLDER
+    if (folder / GOLDEN_FILE).is_file():
+        record = _record(folder / GOLDEN_FILE)
+        if _is_run(old_run, record) and not _is_run(run, record):
+            shutil.rmtree(run, ignore_errors=True)
+            old_run.rename(run)
+        if old_case.is_file() and sha256_of(old_case) == record.case_sha256:
+            old_case.replace(folder / CASE_FILE)
+        if _is_run(run, record):  # a release is kept only while it is not the golden itself
+            shutil.rmtree(folder / PREVIOUS_FOLDER / read_run(run).record.reference, ignore_errors=True)
+    left = (f".{RUN_FOLDER}.*", f".{CASE_FILE}.*", f".{GOLDEN_FILE}.*", f"{PREVIOUS_FOLDER}/.*")
+    for path in (found for pattern in left for found in folder.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_run(folder: Path, record: GoldenRecord) -> bool:
+    return (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == record.history[-1].run_sha256
 
 
 def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:
@@ -279,16 +309,19 @@ def case_text_at(path: Path, release: str) -> str:
     return moved
 
 
-def _set_aside(folder: Path, release: str) -> None:
-    """Move the golden of a case to where goldens of earlier releases lie."""
+def _keep(folder: Path, release: str) -> None:
+    """Copy the golden of a case to where goldens of earlier releases lie."""
     previous = folder / PREVIOUS_FOLDER / release
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir(parents=True)
+    previous.parent.mkdir(exist_ok=True)
+    copy = Path(tempfile.mkdtemp(dir=previous.parent, prefix=f".{release}."))
+    copy.chmod(0o755)
     for name in (CASE_FILE, GOLDEN_FILE):
-        shutil.copyfile(folder / name, previous / name)
+        shutil.copyfile(folder / name, copy / name)
     for name in (RUN_FOLDER, NUMBERS_FOLDER):
         if (folder / name).exists():
-            (folder / name).rename(previous / name)
+            shutil.copytree(folder / name, copy / name)
+    shutil.rmtree(previous, ignore_errors=True)
+    copy.rename(previous)
 
 
 def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, Stored]:

@@ -85,6 +85,20 @@ def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
     assert code == 2 and "Reference mismatch" in said
 
 
+def test_a_move_that_was_stopped_before_its_limits_were_saved_is_finished_by_the_same_command(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder
+) -> None:
+    before, text = load_registry(limits(root)).cases["micro"], limits(root).read_text()
+    new = leave_run("new", reference="1.2.0", first="decode/frames")
+    arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
+    assert invoke(*arguments)[0] == 0
+    limits(root).write_text(text)  # as they were: the golden has moved and they have not
+    code, said = invoke(*arguments)
+    assert code == 0 and "against the golden it replaces" in said and "kept: golden@1.0.0" in said
+    name = "video_latent.relative_l2"
+    assert load_registry(limits(root)).cases["micro"][name].value == pytest.approx(2 * before[name].value)
+
+
 def test_without_weights_limits_would_be_of_another_release(root: Path, leave_run: LeaveRun) -> None:
     new = leave_run("new", reference="1.2.0")
     code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x")

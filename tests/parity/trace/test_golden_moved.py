@@ -1,11 +1,16 @@
 """A case that moves to another release: what held before stays readable under its own name, until told otherwise."""
 
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parity.trace import golden
+from parity.trace.atomic import write_json_atomic
 from parity.trace.bundle import RUN_FILE, read_run, sha256_of
 from parity.trace.store import ENVIRONMENT_VARIABLE
 from runners.case import load_case
@@ -134,3 +139,78 @@ def test_a_small_golden_is_reduced_where_that_is_asked_for(case: Path, leave_run
     recorded = golden.golden_of("micro")
     assert recorded.reduced
     assert golden.whole_golden_of("micro", case.parent.parent.parent / "whole").outputs().frame_rate == 30.0
+
+
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "shutil.rmtree")  # audit events
+
+
+def killed_before_change(number: int, run: Path, reference: str | None) -> bool:
+    """Bless in a process that is gone the moment it would make that change of a file; whether it came to it."""
+    process = os.fork()
+    if process == 0:
+        left = number
+
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal left
+            left -= event in CHANGES or (event == "open" and str(arguments[1]) in ("w", "wb", "xb"))
+            if left == 0:
+                os._exit(9)
+
+        sys.addaudithook(watch)
+        try:
+            bless(run, reference)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_blessing_that_is_killed_at_any_change_leaves_one_golden_or_none_and_the_next_one_works(
+    case: Path, leave_run: LeaveRun, tmp_path: Path
+) -> None:
+    old, new = leave_run("old"), leave_run("new", reference="1.2.0")
+    bless(old)
+    (case.parent / "numbers").mkdir()
+    (case.parent / "numbers/x.json").write_text("{}")
+    before = tmp_path / "before"
+    shutil.copytree(case.parent, before)
+    seen = []
+    for number in range(1, 100):
+        if not killed_before_change(number, new, "1.2.0"):
+            break
+        try:
+            found = golden.golden_of("micro")
+            assert load_case(case).reference == found.record.reference == read_run(found.folder).record.reference
+            seen.append(found.record.reference)
+        except RunError:
+            seen.append("refused")
+        else:
+            assert golden.golden_of("micro", "1.0.0").outputs()
+        golden.undo_interrupted("micro")
+        assert golden.golden_of("micro").record.reference == ("1.2.0" if seen[-1] == "1.2.0" else "1.0.0")
+        assert not list(case.parent.rglob(".*"))
+        bless(new, "1.2.0")
+        assert (golden.golden_of("micro").record.reference, golden.releases_kept("micro")) == ("1.2.0", ("1.0.0",))
+        shutil.rmtree(case.parent)
+        shutil.copytree(before, case.parent)
+    assert sorted(set(seen), key=seen.index) == ["1.0.0", "refused", "1.2.0"]
+
+
+def test_a_blessing_that_fails_half_way_puts_back_what_stood_there(
+    case: Path, leave_run: LeaveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bless(leave_run("old"))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(golden, "write_json_atomic", full_at(golden.GOLDEN_FILE, full))
+    with pytest.raises(OSError, match="No space"):
+        bless(leave_run("new", reference="1.2.0"), "1.2.0")
+    assert golden.golden_of("micro").record.reference == load_case(case).reference == "1.0.0"
+    assert not list(case.parent.rglob(".*"))
+
+
+def full_at(name: str, fail: Callable[..., None]) -> Callable[..., None]:
+    """`write_json_atomic`, but for one file."""
+    return lambda path, value: fail() if path.name == name else write_json_atomic(path, value)
