@@ -140,6 +140,11 @@ def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_a
         ("print('to nobody'); print('last words', file=sys.stderr); os._exit(7)", RunnerError, "status 7.*last words"),
         ("os.kill(os.getpid(), 9)", RunnerError, "by signal 9"),
         ("raise SystemExit(3)", RunnerError, "status 3"),
+        (
+            "import no_such_library",
+            RunnerError,
+            r"^ModuleNotFoundError: No module named 'no_such_library'. It is missing for .*docs/runners.md",
+        ),
     ],
 )
 def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
@@ -183,6 +188,11 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
             "    return dataclasses.replace(out, audio_waveform=out.audio_waveform.double())",
             RunError,
             "audio_waveform .* is F64",
+        ),
+        (
+            "def run(self, *a):\n    return dataclasses.replace(super().run(*a), step_s=[0.5] * 3)",
+            RunError,
+            "times of 3 steps; the case asks for 2",
         ),
         ("def run(self, case, progress):\n    progress._say({'wave': 1})", RunnerError, "no message of the protocol"),
         ("def run(self, case, progress):\n    progress.step(3, 2)", RunnerError, r"said '\{\"step\": \[3, 2\]\}"),
