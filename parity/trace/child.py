@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ import torch
 
 import runners.errors
 from parity.trace.bundle import MAX_RUN_BYTES, OUTPUTS_FILE, TENSORS_FILE, TRACE_FILE, dtype_name, read_outputs
-from parity.trace.child_main import PROTOCOL, RESULT_FILE
+from parity.trace.child_main import MARK, PROTOCOL, RESULT_FILE, kill_marked
 from parity.trace.record import Executed, leave_run
 from parity.trace.recorder import Keep
 from parity.trace.trace_file import TRACE_JOURNAL, journal_table, read_trace, write_trace
@@ -136,7 +137,8 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
 @contextmanager
 def _started(python: Path, request: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A child with its own session; it and all that it started are gone when the block is left."""
-    environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+    mark = uuid.uuid4().hex
+    environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {MARK: mark}
     try:
         process = subprocess.Popen(
             [str(python.absolute()), "-u", str(PROGRAM), str(request)],
@@ -154,11 +156,14 @@ def _started(python: Path, request: Path) -> Iterator["subprocess.Popen[bytes]"]
     try:
         yield process
     finally:
-        _end(process)
+        _end(process, mark)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask the group to end, kill what is left of it, and reap its leader last, so that the number is still its own."""
+def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
+    """Ask the group to end, kill what is left of it or has left it, and reap its leader last: its number stays its own.
+
+    Standard error is left to its reader, who may wait for somebody who still holds it.
+    """
     asked = False
     with contextlib.suppress(ProcessLookupError):
         if not _has_ended(process, 0.0):
@@ -170,8 +175,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        kill_marked(mark)
         process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
 
@@ -210,7 +216,7 @@ def _follow(process: "subprocess.Popen[bytes]", child: Child, progress: Progress
 
 
 def _collect(pipe: BinaryIO, said: deque[str]) -> None:
-    with contextlib.suppress(ValueError, OSError):  # the pipe is closed when the child is ended
+    with pipe:
         while line := pipe.readline(MAX_LINE_BYTES):
             said.append(_printable(line.decode("utf-8", "replace").rstrip(), 400))
 

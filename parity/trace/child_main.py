@@ -11,6 +11,7 @@ if taps were asked for, and last of all `result.json`. On standard output go JSO
 to standard error. Standard input stays open as long as the parent lives; when it ends, so does this process.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 RESULT_FILE = "result.json"
+MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
 
 
@@ -159,6 +161,18 @@ def _claim_output() -> TextIO:
     return os.fdopen(kept, "w", encoding="utf-8")
 
 
+def kill_marked(mark: str | None) -> None:
+    """Kill every other process with a mark in its environment, whatever its session or parent; needs /proc."""
+    if mark is None:
+        return
+    wanted = f"{MARK}={mark}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if pid != os.getpid() and wanted in path.read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+
+
 def _end_with_parent() -> None:
     """Kill this process, and with it whatever it started, once standard input ends: then the parent is gone."""
     lifeline = os.dup(0)
@@ -170,6 +184,7 @@ def _end_with_parent() -> None:
     def wait() -> None:
         while os.read(lifeline, 1):
             pass
+        kill_marked(os.environ.get(MARK))
         if os.getpgrp() == os.getpid():  # as the parent starts it
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(TERMINATED)

@@ -217,7 +217,7 @@ STUCK = """
 def run(self, case, progress):
     from runners.tap import tap
     import torch
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     tap("init/video", torch.ones(3))
     with open(os.environ["PARITY_TEST_PIDS"], "w") as file:
         file.write(f"{os.getpid()} {other.pid}")
@@ -243,6 +243,19 @@ def test_an_interrupt_ends_the_child_and_what_it_started_and_keeps_its_taps(
     assert sorted(path.name for path in tmp_path.glob("*run*")) == ["run.crashed"]
     trace = read_trace(tmp_path / "run.crashed")
     assert list(trace) == ["init/video"] and not trace.complete
+
+
+def test_what_the_engine_leaves_running_is_ended_with_it(
+    grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    body = (
+        "def run(self, *a):\n"
+        "    left = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    return dataclasses.replace(super().run(*a), details={'left': left.pid})"
+    )
+    runner = changed(grey, body)
+    record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    assert gone(read_run(tmp_path / "run").record.details["left"])
 
 
 def test_the_child_does_not_outlive_a_parent_that_was_killed(
