@@ -5,14 +5,13 @@ from typing import Any, Self
 
 import torch
 
-from runners.case import Case, Guider
+from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
-from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
-from runners.ltx23.reference import RELEASES, Reference, reference_of
-from runners.ltx23.sampling import ImageInput, SamplingParameters, default_negative_prompt
+from runners.ltx23.reference import RELEASES, reference_of
+from runners.native_request import sampling_parameters
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.weights import Weights
 
@@ -74,14 +73,7 @@ class NativeRunner:
         require_understood(self.name, self.capabilities, case, self.options)
         config = self.pipeline_config(case)
         sampling = sampling_parameters(case, config.reference)
-        weights = self.weights
-        files = ModelFiles(
-            config=weights.config,
-            model=weights.model,
-            gemma_config=weights.gemma_config,
-            gemma=weights.gemma,
-            gemma_folder=weights.gemma_folder,
-        )
+        files = model_files(self.weights)
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
@@ -118,35 +110,12 @@ def details_of(config: PipelineConfig) -> dict[str, Any]:
     }
 
 
-def sampling_parameters(case: Case, reference: Reference | None = None) -> SamplingParameters:
-    """A case in the native model's terms. Raises: CaseError if a picture is not where the case says."""
-    request = case.request
-    default = default_negative_prompt(reference or reference_of(case.reference))
-    negative = default if request.negative_prompt is None else request.negative_prompt
-    return SamplingParameters(
-        prompt=request.prompt,
-        negative_prompt=negative,
-        seed=request.seed,
-        height=request.height,
-        width=request.width,
-        num_frames=request.num_frames,
-        frame_rate=request.frame_rate,
-        num_inference_steps=request.num_inference_steps,
-        images=tuple(
-            ImageInput(path=case.image_path(image), frame_idx=image.frame_idx, strength=image.strength, crf=image.crf)
-            for image in request.images
-        ),
-        video_guidance=_guidance(case.guidance.video),
-        audio_guidance=_guidance(case.guidance.audio),
-    )
-
-
-def _guidance(guider: Guider) -> GuidanceParameters:
-    return GuidanceParameters(
-        cfg_scale=guider.cfg_scale,
-        stg_scale=guider.stg_scale,
-        rescale_scale=guider.rescale_scale,
-        modality_scale=guider.modality_scale,
-        skip_step=guider.skip_step,
-        stg_blocks=guider.stg_blocks,
+def model_files(weights: Weights) -> ModelFiles:
+    """A model's files in the native model's terms."""
+    return ModelFiles(
+        config=weights.config,
+        model=weights.model,
+        gemma_config=weights.gemma_config,
+        gemma=weights.gemma,
+        gemma_folder=weights.gemma_folder,
     )

@@ -18,10 +18,10 @@ import math
 from typing import Final
 
 from parity.diff.tap_place import BLOCK_PARTS, PASSES, STREAMS, Place, place_of
-from runners.case import Case, Guider
+from runners.case import Case
 from runners.errors import ConfigError, RunError
-from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.reference import reference_of
+from runners.native_request import guidance_parameters
 
 OTHER: Final = {"video": "audio", "audio": "video"}
 SIGN_OF_PASS: Final = {"cond": "pos", "uncond": "neg", "perturbed": "pos", "isolated": "pos"}
@@ -45,8 +45,8 @@ class Dataflow:
         self.images = len(case.request.images)
         self.skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
         self._guidance = {
-            "video": _parameters(case.guidance.video),
-            "audio": _parameters(case.guidance.audio),
+            "video": guidance_parameters(case.guidance.video),
+            "audio": guidance_parameters(case.guidance.audio),
         }
         reference = reference_of(case.reference, {})
         self._negative_disables = reference.negative_disables_skipped_modality
@@ -177,14 +177,3 @@ class Dataflow:
     @staticmethod
     def _latent_before(step: int, stream: str) -> str:
         return f"denoise/{step - 1:03d}/latent/{stream}" if step else f"init/{stream}"
-
-
-def _parameters(guider: Guider) -> GuidanceParameters:
-    return GuidanceParameters(
-        cfg_scale=guider.cfg_scale,
-        stg_scale=guider.stg_scale,
-        rescale_scale=guider.rescale_scale,
-        modality_scale=guider.modality_scale,
-        skip_step=guider.skip_step,
-        stg_blocks=guider.stg_blocks,
-    )

@@ -14,17 +14,17 @@ from runners.errors import RunError
 from runners.ltx23.reference import RELEASES
 
 NEARER: Final = 3.0  # times nearer in frames and sound, to be taken for a follower of another release
-WORDS: Final = {
-    "vocoder_fp32": "vocoder and bandwidth extension in fp32",
-    "keyframe_spans_one_frame": "a picture at a later frame lasts 1 pixel frame, not 8",
-    "negative_disables_skipped_modality": "the negative pass, too, leaves a skipped modality out",
-    "prompts_encoded_together": "both prompts go through Gemma in one pass",
+WORDS: Final = {  # a noun phrase for what a release that has it does
+    "vocoder_fp32": "vocoder in fp32",
+    "keyframe_spans_one_frame": "keyframes of 1 pixel frame instead of 8",
+    "negative_disables_skipped_modality": "skipped modalities left out of the negative pass, too",
+    "prompts_encoded_together": "both prompts through Gemma in one pass",
     "positions_fp32": "video positions in fp32",
-    "cross_timestep_per_token": "cross-modal scale and shift follow the stream's own timesteps",
+    "cross_timestep_per_token": "cross-modal scale and shift by the stream's own timesteps",
     "guidance_fp32": "guided combination in fp32",
     "noise_lerp_fp32": "initial noise mixed in by an fp32 lerp",
-    "decoder_chunked": "video decoded in place, in temporal chunks",
-    "decode_auto_tiled": "video decoded in tiles beyond 80 frames or 768 pixels",
+    "decoder_chunked": "video decoding in place, in temporal chunks",
+    "decode_auto_tiled": "video decoding in tiles without being asked",
     "pictures_as_displayed": "pictures turned upright and converted to sRGB",
     "more_negative_phrases": "five more phrases in the default negative prompt",
 }

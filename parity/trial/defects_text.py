@@ -10,17 +10,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from parity.trial.batched import BatchedConnectorStage
 from parity.trial.defect import BOTH, SUBTLE, Defect, edited, wrapped
 from runners.ltx23 import connectors, text_features
-from runners.ltx23.connectors import NORM_EPS, Connector, TextConnectors
+from runners.ltx23.connectors import Connector, TextConnectors
 from runners.ltx23.gemma import GemmaEncoder, PromptTokenizer
-from runners.ltx23.rotary import SplitRotary, rotary_table
-from runners.ltx23.stages.batch import Batch, needed
+from runners.ltx23.rotary import SplitRotary
+from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
 from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.ltx23.text_features import EPS, TextFeatures
-from runners.ltx23.timestep import rms_norm
-from runners.tap import tap
 
 Original = Callable[..., Any]
 
@@ -68,39 +67,8 @@ def _mask_not_turned(_: Original, connector: Connector, features: Tensor, is_rea
 
 
 def _both_prompts_at_once(_: Original, stage: LTX2TextConnectorStage, batch: Batch) -> Batch:
-    name = type(stage).__name__
-    prompts = (
-        needed(batch.prompt_embeds, name, "prompt_embeds"),
-        needed(batch.negative_prompt_embeds, name, "negative"),
-    )
-    masks = (needed(batch.prompt_attention_mask, name, "mask"), needed(batch.negative_attention_mask, name, "negative"))
-    mask = torch.cat(masks)  # (B, S)
-    video, audio = stage.connectors.features(torch.cat(prompts).unbind(-1), mask)
     # As ports do that pad a batch to one length: the positive prompt's mask serves both.
-    video = _connect_batch(stage.connectors.video_connector, video, mask[:1])
-    audio = _connect_batch(stage.connectors.audio_connector, audio, mask[:1])
-    for index, sign in enumerate(("pos", "neg")):
-        tap(f"connector/{sign}/video", video[index : index + 1])
-        tap(f"connector/{sign}/audio", audio[index : index + 1])
-    batch.video_context, batch.negative_video_context = video[:1], video[1:]
-    batch.audio_context, batch.negative_audio_context = audio[:1], audio[1:]
-    return batch
-
-
-def _connect_batch(connector: Connector, features: Tensor, mask: Tensor) -> Tensor:
-    config, tokens = connector.config, features.shape[1]
-    x = torch.cat([connector.replace_padding(one[None], mask.bool()[0]) for one in features])
-    rotary = rotary_table(
-        torch.arange(tokens, dtype=torch.float32)[None, None],
-        width=config.width,
-        heads=config.heads,
-        max_positions=(config.max_position,),
-        config=config.rotary,
-        dtype=x.dtype,
-    )
-    for block in connector.transformer_1d_blocks:
-        x = block(x, torch.zeros(1, 1, 1, tokens, dtype=x.dtype), rotary)
-    return rms_norm(x, NORM_EPS)
+    return BatchedConnectorStage(stage.connectors, one_mask=True).forward(batch)
 
 
 def _exchange_contexts(original: Original, *args: Any) -> tuple[Tensor, Tensor]:

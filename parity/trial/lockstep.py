@@ -28,7 +28,8 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_tiling import decode_frames
-from runners.native import NativeRunner, sampling_parameters
+from runners.native import NativeRunner
+from runners.native_request import sampling_parameters
 from runners.official_lockstep import Key, SharedTensors
 from runners.protocol import RunOptions
 from runners.tap import listening

@@ -40,7 +40,7 @@ from runners.errors import OutOfMemoryError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.latents import audio_grid, video_grid, video_shape
-from runners.ltx23.pipeline import Components, ModelFiles
+from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.audio_decoding import AudioDecodingStage
 from runners.ltx23.stages.batch import Batch
@@ -52,7 +52,8 @@ from runners.ltx23.stages.video_decoding import VideoDecodingStage
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
-from runners.native import sampling_parameters
+from runners.native import model_files
+from runners.native_request import sampling_parameters
 from runners.protocol import RunOptions
 from runners.tap import listening
 from runners.weights import Weights
@@ -297,14 +298,7 @@ class Replay:
         return self._transformer[1]
 
     def _components(self, setting: Setting) -> Components:
-        weights = self._weights
-        files = ModelFiles(
-            config=weights.config,
-            model=weights.model,
-            gemma_config=weights.gemma_config,
-            gemma=weights.gemma,
-            gemma_folder=weights.gemma_folder,
-        )
+        files = model_files(self._weights)
         return self._once("components", setting, lambda read: Components(files, self._config(read), self._device))
 
     def _batch(self, setting: Setting) -> Batch:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch, needed
-from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step, advance
+from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
 from runners.tap import scope, tap
 
 
@@ -47,15 +47,7 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
             return _fed(own, f"{head}/{name}/x0", ours, dtype)
 
         with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
-            step = Step(
-                modulation=stage.modulation(video, audio, on_device[index], batch),
-                video=video,
-                audio=audio,
-                sigma=on_device[index],
-                rotary=rotary,
-                video_enabled=not batch.sampling.video_guidance.skips(index),
-                audio_enabled=not batch.sampling.audio_guidance.skips(index),
-            )
+            step = stage.step_at(index, batch, video, audio, on_device[index], rotary)
             guided = stage.guided(batch, step, last)
             tap("guided/video", guided[0])
             tap("guided/audio", guided[1])

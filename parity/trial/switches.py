@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
-from runners.case import Case, Guider
+from parity.diff.release_change import WORDS
+from runners.case import Case
 from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.reference import RELEASES, Reference
 from runners.ltx23.video_tiling import AUTO_TILING
+from runners.native_request import guidance_parameters
 
 Setting = frozenset[str]  # the switches that are on
 
@@ -79,17 +81,7 @@ def first_skipping_step(case: Case) -> int | None:
 
 
 def _guidance(case: Case) -> tuple[GuidanceParameters, GuidanceParameters]:
-    def parameters(guider: Guider) -> GuidanceParameters:
-        return GuidanceParameters(
-            cfg_scale=guider.cfg_scale,
-            stg_scale=guider.stg_scale,
-            rescale_scale=guider.rescale_scale,
-            modality_scale=guider.modality_scale,
-            skip_step=guider.skip_step,
-            stg_blocks=guider.stg_blocks,
-        )
-
-    return parameters(case.guidance.video), parameters(case.guidance.audio)
+    return guidance_parameters(case.guidance.video), guidance_parameters(case.guidance.audio)
 
 
 def _never_idle(_case: Case, _dtype: str) -> None:
@@ -155,13 +147,13 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
 _EVERY_SWITCH: Final = (
     Switch(
         name="prompts_encoded_together",
-        words="both prompts through Gemma in one pass",
+        words=WORDS["prompts_encoded_together"],
         sites=("text", "connector"),
         idle=_never_idle,
     ),
     Switch(
         name="more_negative_phrases",
-        words="five more phrases in the default negative prompt",
+        words=WORDS["more_negative_phrases"],
         sites=("text",),
         idle=_no_default_negative,
     ),
@@ -179,31 +171,31 @@ _EVERY_SWITCH: Final = (
     ),
     Switch(
         name="pictures_as_displayed",
-        words="pictures turned upright and converted to sRGB",
+        words=WORDS["pictures_as_displayed"],
         sites=("image",),
         idle=_no_picture,
     ),
     Switch(
         name="noise_lerp_fp32",
-        words="initial noise mixed in by an fp32 lerp",
+        words=WORDS["noise_lerp_fp32"],
         sites=("init",),
         idle=_no_partial_strength,
     ),
     Switch(
         name="positions_fp32",
-        words="video positions in fp32",
+        words=WORDS["positions_fp32"],
         sites=("first_block", "passes", "denoising"),
         idle=_in_fp32,
     ),
     Switch(
         name="keyframe_spans_one_frame",
-        words="keyframes of 1 pixel frame instead of 8",
+        words=WORDS["keyframe_spans_one_frame"],
         sites=("first_block", "passes", "denoising"),
         idle=_no_keyframe,
     ),
     Switch(
         name="cross_timestep_per_token",
-        words="cross-modal scale and shift by the stream's own timesteps",
+        words=WORDS["cross_timestep_per_token"],
         sites=("first_block", "passes", "denoising"),
         idle=_never_idle,
     ),
@@ -221,31 +213,31 @@ _EVERY_SWITCH: Final = (
     ),
     Switch(
         name="guidance_fp32",
-        words="guided combination in fp32",
+        words=WORDS["guidance_fp32"],
         sites=("guided", "denoising"),
         idle=_not_guided,
     ),
     Switch(
         name="negative_disables_skipped_modality",
-        words="skipped modalities left out of the negative pass, too",
+        words=WORDS["negative_disables_skipped_modality"],
         sites=("skipping", "denoising"),
         idle=_no_skipping,
     ),
     Switch(
         name="decoder_chunked",
-        words="video decoding in place, in temporal chunks",
+        words=WORDS["decoder_chunked"],
         sites=("frames",),
         idle=_never_idle,
     ),
     Switch(
         name="decode_auto_tiled",
-        words="video decoding in tiles without being asked",
+        words=WORDS["decode_auto_tiled"],
         sites=("frames",),
         idle=_one_tile,
     ),
     Switch(
         name="vocoder_fp32",
-        words="vocoder in fp32",
+        words=WORDS["vocoder_fp32"],
         sites=("sound",),
         idle=_in_fp32,
     ),

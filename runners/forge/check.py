@@ -44,7 +44,8 @@ from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.timestep import table_rows
 from runners.ltx23.vocoder import SnakeBlock
-from runners.native import sampling_parameters
+from runners.native import model_files
+from runners.native_request import sampling_parameters
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
@@ -113,15 +114,7 @@ def check_weights(
         progress: told what the run is doing.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
-    weights = WeightsFolder(folder)
-    files = ModelFiles(
-        config=weights.config,
-        model=weights.model,
-        gemma_config=weights.gemma_config,
-        gemma=weights.gemma,
-        gemma_folder=weights.gemma_folder,
-    )
-    return _check(files, device, overrides, progress)
+    return _check(model_files(WeightsFolder(folder)), device, overrides, progress)
 
 
 def check_preset(

@@ -15,7 +15,8 @@ from runners.case import Case
 from runners.clock import STAGES
 from runners.errors import CaseError, ConfigError, MediaError, ParityError, RunnerError
 from runners.ltx23.reference import Reference
-from runners.native import NativeRunner, sampling_parameters
+from runners.native import NativeRunner
+from runners.native_request import sampling_parameters
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

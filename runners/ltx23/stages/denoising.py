@@ -63,15 +63,7 @@ class DenoisingStage:
         batch.clock.mark_step(0, len(changes))
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
-                step = Step(
-                    modulation=self.modulation(video, audio, on_device[index], batch),
-                    video=video,
-                    audio=audio,
-                    sigma=on_device[index],
-                    rotary=rotary,
-                    video_enabled=not batch.sampling.video_guidance.skips(index),
-                    audio_enabled=not batch.sampling.audio_guidance.skips(index),
-                )
+                step = self.step_at(index, batch, video, audio, on_device[index], rotary)
                 last = self.guided(batch, step, last)
                 tap("guided/video", last[0])
                 tap("guided/audio", last[1])
@@ -81,6 +73,20 @@ class DenoisingStage:
                 tap("latent/audio", audio.latent)
             batch.clock.mark_step(index + 1, len(changes))
         return video, audio
+
+    def step_at(
+        self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
+    ) -> Step:
+        """What all passes of a step share, at the noise level `sigma`."""
+        return Step(
+            modulation=self.modulation(video, audio, sigma, batch),
+            video=video,
+            audio=audio,
+            sigma=sigma,
+            rotary=rotary,
+            video_enabled=not batch.sampling.video_guidance.skips(index),
+            audio_enabled=not batch.sampling.audio_guidance.skips(index),
+        )
 
     def modulation(self, video: LatentState, audio: LatentState, sigma: Tensor, batch: Batch) -> Modulation:
         """What the noise level does in every pass; it does not look at the text, so any context serves."""

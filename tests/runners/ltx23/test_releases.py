@@ -24,7 +24,8 @@ from runners.ltx23.reference import RELEASES, Reference, reference_of
 from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, default_negative_prompt
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_encoding import TextEncodingStage
-from runners.native import NativeRunner, sampling_parameters
+from runners.native import NativeRunner
+from runners.native_request import sampling_parameters
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

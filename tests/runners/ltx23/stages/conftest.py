@@ -9,10 +9,11 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock
-from runners.ltx23.pipeline import Components, ModelFiles
+from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
-from runners.native import sampling_parameters
+from runners.native import model_files
+from runners.native_request import sampling_parameters
 from runners.official_compat import gemma_constant, without_cuda_calls
 from runners.weights import WeightsFolder
 
@@ -48,13 +49,6 @@ def models(request: pytest.FixtureRequest, micro_weights: WeightsFolder) -> Iter
     """The micro weights in both implementations: `official` ledger, `native` components, and their dtype."""
     from ltx_pipelines.utils.model_ledger import ModelLedger
 
-    files = ModelFiles(
-        config=micro_weights.config,
-        model=micro_weights.model,
-        gemma_config=micro_weights.gemma_config,
-        gemma=micro_weights.gemma,
-        gemma_folder=micro_weights.gemma_folder,
-    )
     with without_cuda_calls(), gemma_constant(micro_weights.gemma_config):
         ledger = ModelLedger(
             dtype=request.param,
@@ -62,5 +56,5 @@ def models(request: pytest.FixtureRequest, micro_weights: WeightsFolder) -> Iter
             checkpoint_path=str(micro_weights.checkpoint_path),
             gemma_root_path=str(micro_weights.gemma_folder),
         )
-        native = Components(files, PipelineConfig(dtype=request.param), CPU)
+        native = Components(model_files(micro_weights), PipelineConfig(dtype=request.param), CPU)
         yield SimpleNamespace(official=ledger, native=native, dtype=request.param)
