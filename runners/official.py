@@ -7,6 +7,7 @@ called and watched; the rest is shared.
 
 import importlib
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, cast
@@ -15,7 +16,7 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock, Progress
-from runners.errors import OutOfMemoryError
+from runners.errors import OutOfMemoryError, RunnerError
 from runners.official_compat import prepare_imports, without_cuda_calls
 from runners.official_files import OfficialCode, official_code
 from runners.official_import import import_from
@@ -29,6 +30,7 @@ ADAPTERS: Final = {
     "1.1.2": "runners.official_1_1",
     "1.2.0": "runners.official_1_2",
 }
+TRANSFORMERS: Final = {"1.2.0": ((5, 8), (5, 15))}  # from the first to below the second, by the release's own metadata
 
 
 class OfficialRunner:
@@ -70,7 +72,11 @@ class OfficialRunner:
         )
 
     def __enter__(self) -> Self:
-        """Import the official code. Raises: RunnerError if other official code was imported before."""
+        """Import the official code.
+
+        Raises: RunnerError if other official code was imported before, or its transformers is not here.
+        """
+        require_transformers(self.code.release, version("transformers"))
         prepare_imports()
         import_from(self.code)
         self._stack.enter_context(without_cuda_calls())
@@ -113,6 +119,19 @@ class OfficialRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details={**self.code.details(), "through_helpers": self.through_helpers},
+        )
+
+
+def require_transformers(release: str, present: str) -> None:
+    """Refuse a version of transformers that a release does not run with. Raises: RunnerError."""
+    if release not in TRANSFORMERS:
+        return
+    first, beyond = TRANSFORMERS[release]
+    major, minor = (int(part) for part in present.split(".")[:2])
+    if not first <= (major, minor) < beyond:
+        raise RunnerError(
+            f"Official {release} runs with transformers {first[0]}.{first[1]} to below {beyond[0]}.{beyond[1]}; this "
+            f"interpreter has {present}. Name one that has it with --runner-python."
         )
 
 

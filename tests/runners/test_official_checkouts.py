@@ -16,7 +16,7 @@ from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunnerError
-from runners.official import ADAPTERS, OfficialRunner, adapter_name
+from runners.official import ADAPTERS, OfficialRunner, adapter_name, require_transformers
 from runners.official_files import (
     KNOWN_RELEASES,
     known_commit,
@@ -174,6 +174,16 @@ def test_custom_code_gets_the_adapter_of_the_generation_it_is_built_like(
     for name in there:
         (utils / name).touch()
     assert adapter_name(official_code(checkout)) == ADAPTERS[release]
+
+
+@pytest.mark.parametrize(("present", "fits"), [("5.8.0", True), ("5.14.1", True), ("4.57.6", False), ("5.15.0", False)])
+def test_the_release_that_needs_other_transformers_says_so(present: str, fits: bool) -> None:
+    require_transformers("1.0.0", present)
+    if fits:
+        require_transformers("1.2.0", present)
+        return
+    with pytest.raises(RunnerError, match=rf"5\.8 to below 5\.15; this interpreter has {present}.*--runner-python"):
+        require_transformers("1.2.0", present)
 
 
 @pytest.mark.parametrize("name", ["native", "diffusers"])
