@@ -1,10 +1,11 @@
 """`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
@@ -40,7 +41,7 @@ def root(
     micro_weights: WeightsFolder,
     leave_run: LeaveRun,
     monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+) -> Iterator[Path]:
     """A checkout whose micro case has a golden of 1.0.0 and limits; nothing is run, numbers are made up instead."""
     (tmp_path / "golden" / "micro").mkdir(parents=True)
     (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
@@ -56,7 +57,9 @@ def root(
 
     monkeypatch.setattr(calibrate, "measure", measure)
     monkeypatch.setattr(release_change, "measured", lambda old, new, *_: named(old, new))
-    return tmp_path
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)  # a blessing computes on as many as the run had
 
 
 def limits(root: Path) -> Path:
