@@ -1,7 +1,8 @@
 """Configuration of the video VAE, read from the `vae` section of a checkpoint's configuration and checked at once.
 
 A block list describes each half of the VAE. `encoder_stages` and `decoder_stages` walk it and say what every block
-receives and gives, so a list whose channels do not fit is refused here, not in the middle of a decode.
+receives and gives, so a list whose channels do not fit is refused here, not in the middle of a decode. Keys and block
+options that the reference does not read, such as `encoder_base_channels`, are passed over as the reference does.
 
 Axes: B clip, C channel, F frame, H height, W width. Strides and scales are ordered (F, H, W).
 Source: ltx_core.model.video_vae.model_configurator and .video_vae 1.0.0 (defaults, block kinds, channel rules).
@@ -117,7 +118,7 @@ class VideoVaeConfig:
     def from_checkpoint(cls, config: Mapping[str, object]) -> Self:
         """Read a checkpoint's whole configuration (the JSON of its `config` metadata); absent keys take the defaults.
 
-        Raises: ConfigError for a key, block kind, option or value that the reference does not support.
+        Raises: ConfigError for a block kind or value that the reference does not support.
         """
         section = config.get("vae")
         if not isinstance(section, Mapping):
@@ -139,9 +140,6 @@ class VideoVaeConfig:
         decoder_blocks = _read_blocks("vae.decoder_blocks", values.pop("decoder_blocks", ()), _DECODER_OPTIONS)
         numbers = ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels")
         flags = ("causal_decoder", "timestep_conditioning")
-        unknown = sorted(values.keys() - {*numbers, *flags, "norm_layer", "latent_log_var"})
-        if unknown:
-            raise ConfigError(f"The `vae` section has keys that the reference does not read: {', '.join(unknown)}.")
         for name in numbers:
             _require(f"vae.{name}", values.get(name, getattr(cls, name)), int)
         for name in flags:
@@ -250,11 +248,7 @@ def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Op
 
 
 def _read_block(place: str, kind: str, given: Mapping[str, object], known: Mapping[str, Option | None]) -> VaeBlock:
-    unknown = sorted(str(key) for key in given if key not in known)
-    if unknown:
-        wanted = ", ".join(known) or "none"
-        raise ConfigError(f"{place} ({kind}) has options {', '.join(unknown)}; the reference reads {wanted} there.")
-    merged = {**known, **given}
+    merged = {**known, **{key: value for key, value in given.items() if key in known}}
     for option, least in (("num_layers", 0), ("multiplier", 1)):
         number = merged.get(option, least)
         if type(number) is not int or number < least:
