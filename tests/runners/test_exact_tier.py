@@ -60,6 +60,10 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
         BF16,
         {"guidance.video": {"stg_scale": 1.5}, "guidance.audio": {"stg_scale": 0.5, "stg_blocks": [0, 1]}},
     ),
+    "stg-in-blocks-that-there-are-not": (
+        BF16,
+        {"guidance.video.stg_blocks": [1, 28], "guidance.audio.stg_blocks": [28]},
+    ),
     "video-skips-steps": (
         BF16,
         FIRST_FRAME | {"guidance.video.skip_step": 1, "request.num_inference_steps": 3},
