@@ -136,7 +136,7 @@ class Case(Strict, frozen=True, kw_only=True):
         try:
             path = (folder / image.path).resolve()
             is_file = path.is_file()
-        except (OSError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
             raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
         if Path(image.path).is_absolute() or not path.is_relative_to(folder):
             raise CaseError(

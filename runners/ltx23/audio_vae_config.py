@@ -71,9 +71,9 @@ class AudioVaeConfig:
 
         Raises: ConfigError naming the key whose value is not supported.
         """
-        sizes: Mapping[str, Any] = section.get("model", {}).get("params", {}).get("ddconfig", {})
-        mel: Mapping[str, Any] = section.get("preprocessing", {}).get("mel", {})
-        variables: Mapping[str, Any] = section.get("variables", {})
+        sizes = _subsection(section, "model", "params", "ddconfig")
+        mel = _subsection(section, "preprocessing", "mel")
+        variables = _subsection(section, "variables")
         for name in ("ch_mult", "attn_resolutions"):
             if not isinstance(sizes.get(name, ()), (list, tuple, set, frozenset)):
                 raise ConfigError(f"audio_vae {name} is {sizes[name]!r}; a list of whole numbers was wanted.")
@@ -91,6 +91,15 @@ class AudioVaeConfig:
             # three places may name the bins; a zero counts as absent, as officially
             mel_bins=sizes.get("mel_bins") or mel.get("n_mel_channels") or variables.get("mel_bins"),
         )
+
+
+def _subsection(section: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """The section at the end of a path of names, empty where one is absent. Raises: ConfigError for what is none."""
+    for name in names:
+        section = section.get(name, {})
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"audio_vae {name} is {section!r}; a section was wanted.")
+    return section
 
 
 def _require_whole(name: str, value: object, *, at_least: int) -> None:

@@ -157,6 +157,7 @@ def test_files_that_are_no_case_files_are_refused(make: Callable[[Path], Any], s
         ("", "is not a file in"),
         ("a\x00b", "cannot be used"),
         ("n" * 5000, "cannot be used"),
+        ("loop.png", "cannot be used"),
     ],
 )
 def test_a_picture_must_lie_in_the_folder_of_its_case(name: str, sentence: str, tmp_path: Path) -> None:
@@ -165,6 +166,7 @@ def test_a_picture_must_lie_in_the_folder_of_its_case(name: str, sentence: str, 
     (folder / "sub").mkdir(parents=True)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "linked").symlink_to(tmp_path)
+    (folder / "loop.png").symlink_to("loop.png")
     case = parse_case(TEXT, folder, {"request.images": [{"path": name}]})
     with pytest.raises(CaseError, match=sentence):
         case.image_path(case.request.images[0])

@@ -46,6 +46,21 @@ def test_an_unsupported_value_is_refused_by_name(key: str, value: Any) -> None:
         read(**{key: value})
 
 
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"model": 3}, "model is 3"),
+        ({"model": {"params": None}}, "params is None"),
+        ({"model": {"params": {"ddconfig": []}}}, r"ddconfig is \[\]"),
+        ({"preprocessing": {"mel": "64"}}, "mel is '64'"),
+        ({"variables": 64}, "variables is 64"),
+    ],
+)
+def test_what_is_no_section_is_refused_by_name(section: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"audio_vae {sentence}; a section was wanted"):
+        AudioVaeConfig.from_dict(section)
+
+
 def test_group_normalization_wants_no_causal_axis_and_widths_of_whole_groups() -> None:
     assert read(norm_type="group", causality_axis=None, ch=64).norm_type == "group"
     with pytest.raises(ConfigError, match="causality_axis 'width'"):
