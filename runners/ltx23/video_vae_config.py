@@ -23,6 +23,10 @@ Option = int | bool
 NORM_GROUPS = 32  # groups of every group norm, fixed in the reference
 BOTTLENECK_RATIO = 8  # the decoder starts with this many times `decoder_base_channels`, whatever its blocks
 
+# A stranger's file may claim any size; these keep the outline, built before the tensors are checked, finite.
+MOST_LAYERS = 100  # of a block, and blocks of a list
+MOST_CHANNELS = 1 << 20
+
 # What each kind of block reads, with the reference's defaults; None marks an option that must be given.
 _ENCODER_OPTIONS: dict[str, dict[str, Option | None]] = {
     "res_x": {"num_layers": None},
@@ -96,8 +100,8 @@ class VideoVaeConfig:
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"The video VAE wants {name} >= 1; got {getattr(self, name)}.")
+            if not 1 <= getattr(self, name) <= MOST_CHANNELS:
+                raise ConfigError(f"The video VAE wants {name} from 1 to {MOST_CHANNELS}; got {getattr(self, name)}.")
         for name, allowed in (
             ("norm_layer", get_args(Normalization)),
             ("latent_log_var", get_args(LatentLogVariance)),
@@ -172,6 +176,11 @@ class VideoVaeConfig:
                     f"Encoder block {block.kind} folds {cells} cells into one: its multiplier {block.multiplier} must "
                     f"divide {cells}, and {cells} must divide its {stage.out_channels} output channels."
                 )
+            if stage.out_channels > MOST_CHANNELS:
+                raise ConfigError(
+                    f"Encoder block {block.kind} gives {stage.out_channels} channels; at most {MOST_CHANNELS} are "
+                    "supported. Check the multipliers of vae.encoder_blocks."
+                )
             stages.append(stage)
             channels = stage.out_channels
         self._check_groups("encoder", stages, channels)
@@ -231,13 +240,15 @@ def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Op
     """A block list as JSON gives it: pairs of a kind and either a count of layers or a table of options."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ConfigError(f"{name} wants a list of [kind, options]; got {value!r}.")
+    if len(value) > MOST_LAYERS:
+        raise ConfigError(f"{name} has {len(value)} blocks; at most {MOST_LAYERS} are supported.")
     blocks = []
     for index, entry in enumerate(value):
         place = f"{name}[{index}]"
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
             raise ConfigError(f"{place} wants [kind, options]; got {entry!r}.")
         kind, given = entry
-        if kind not in options:
+        if not isinstance(kind, str) or kind not in options:
             raise ConfigError(f"{place} has block kind {kind!r}; the reference runs {', '.join(options)}.")
         if type(given) is int:  # shorthand of older files: a count of layers, without meaning for other kinds
             given = {"num_layers": given} if "num_layers" in options[kind] else {}
@@ -249,10 +260,10 @@ def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Op
 
 def _read_block(place: str, kind: str, given: Mapping[str, object], known: Mapping[str, Option | None]) -> VaeBlock:
     merged = {**known, **{key: value for key, value in given.items() if key in known}}
-    for option, least in (("num_layers", 0), ("multiplier", 1)):
+    for option, least, most in (("num_layers", 0, MOST_LAYERS), ("multiplier", 1, MOST_CHANNELS)):
         number = merged.get(option, least)
-        if type(number) is not int or number < least:
-            raise ConfigError(f"{place} ({kind}) wants {option}, an int >= {least}; got {number!r}.")
+        if type(number) is not int or not least <= number <= most:
+            raise ConfigError(f"{place} ({kind}) wants {option}, an int from {least} to {most}; got {number!r}.")
     for option in ("inject_noise", "residual"):
         _require(f"{place} ({kind}) {option}", merged.get(option, False), bool)
     return VaeBlock(

@@ -38,7 +38,8 @@ def test_bins_come_from_the_first_of_three_places_that_names_them() -> None:
         ("ch", 0), ("ch", 12.5), ("ch", True), ("out_ch", "2"), ("ch_mult", []), ("ch_mult", 4), ("ch_mult", [1, 0]),
         ("num_res_blocks", -1), ("attn_resolutions", 16), ("attn_resolutions", ["16"]), ("resolution", None),
         ("z_channels", -8), ("norm_type", "batch"), ("causality_axis", "depth"), ("mid_block_add_attention", "no"),
-        ("mel_bins", -64),
+        ("mel_bins", -64), ("ch", 1 << 21), ("ch_mult", [1] * 101), ("num_res_blocks", 10**9), ("ch_mult", [[1]]),
+        ("attn_resolutions", [[16]]),
     ],
 )  # fmt: skip
 def test_an_unsupported_value_is_refused_by_name(key: str, value: Any) -> None:
