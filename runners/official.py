@@ -6,6 +6,7 @@ called and watched; the rest is shared.
 """
 
 import importlib
+import traceback
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock, Progress
-from runners.errors import OutOfMemoryError, RunnerError
+from runners.errors import OutOfMemoryError, ParityError, RunnerError
 from runners.official_compat import prepare_imports, without_cuda_calls
-from runners.official_files import OfficialCode, official_code
+from runners.official_files import PACKAGES, OfficialCode, official_code
 from runners.official_import import import_from
 from runners.official_request import Adapter, OfficialRequest
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
@@ -31,6 +32,7 @@ ADAPTERS: Final = {
     "1.2.0": "runners.official_1_2",
 }
 TRANSFORMERS: Final = {"1.2.0": ((5, 8), (5, 15))}  # from the first to below the second, by the release's own metadata
+SHOWN = 300  # characters of an official error
 
 
 class OfficialRunner:
@@ -104,6 +106,13 @@ class OfficialRunner:
             made = cast(Adapter, importlib.import_module(adapter_name(self.code))).execute(request)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{device} ran out of memory in the official run ({error}).") from error
+        except ParityError:
+            raise
+        except Exception as error:  # the official code checks little, so that bad input fails anywhere inside it
+            raise RunnerError(
+                f"The official code {self.code.release} cannot run this case with these weights: "
+                f"{type(error).__name__} at {_where(error)}: {' '.join(str(error).split())[:SHOWN]}"
+            ) from error
         clock.end()
         tap("decode/frames", made.frames)
         tap("decode/waveform", made.waveform)
@@ -133,6 +142,13 @@ def require_transformers(release: str, present: str) -> None:
             f"Official {release} runs with transformers {first[0]}.{first[1]} to below {beyond[0]}.{beyond[1]}; this "
             f"interpreter has {present}. Name one that has it with --runner-python."
         )
+
+
+def _where(error: Exception) -> str:
+    """File and line of the innermost official code that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    official = [frame for frame in frames if any(f"/{package}/" in frame.filename for package in PACKAGES)] or frames
+    return f"{Path(official[-1].filename).name}:{official[-1].lineno}"
 
 
 def adapter_name(code: OfficialCode) -> str:
