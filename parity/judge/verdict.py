@@ -13,13 +13,14 @@ what the rest is worth: how many known defects it catches. A level that the cand
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import msgspec
 
 from parity.diff.finding import Finding
 from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
-from parity.diff.metric import METRICS, Direction, Metric, metric_named
+from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
 from parity.judge.limit import Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry
 from parity.judge.strength import Strength, said
@@ -103,8 +104,8 @@ def judge(
 
     Args:
         case: id of the case, the key of its limits.
-        profile: "exact" judges every metric that has one wanted value and needs no registry; "limits" judges every
-            metric by its limit.
+        profile: "exact" judges every metric that has one wanted value, holds isolated errors to zero where they were
+            measured, and needs no registry; "limits" judges every metric by its limit.
         metrics: name -> value. None and `nan` (not computed) fail, and so does a metric with a limit that is absent.
         findings: what the comparison found besides numbers; each one fails.
         registry: limits, for the profile "limits".
@@ -125,6 +126,9 @@ def judge(
     if profile == "exact":
         limits = {name: exact_limit(metric) for name, metric in known.items() if metric.direction == "exact"}
         limits |= {name: exact_limit(METRICS[name]) for name in BIT_EQUALITIES}
+        alone = {name: replace(one, direction="exact") for name, one in known.items() if name.startswith(ISOLATED)}
+        known |= alone
+        limits |= {name: exact_limit(metric) for name, metric in alone.items()}
         outputs = {name for name in known if level_of(name) == OUTPUTS}
         unjudged = dict.fromkeys(outputs - limits.keys(), "the exact profile judges equality")
     else:
@@ -164,7 +168,7 @@ def judge(
             failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
         else:
             expired = _expired(registry, limits[name], environment) if profile == "limits" else ()
-            rows.append(_row(metric, float(value), limits[name], expired, waivers.get(name, "")))
+            rows.append(_row(known.get(name, metric), float(value), limits[name], expired, waivers.get(name, "")))
     excused = {row.metric for row in rows if row.waived}
     for name in waivers.keys() - excused:
         failures.append(
