@@ -86,7 +86,7 @@ def suite(
             continue
         native = read_run(folder / found.id / "native")
         isolated = None
-        if not alone and (found.id in chosen or (golden and _has_isolated_limits(native, where))):
+        if not alone and (found.id in chosen or (golden and _has_isolated_limits(native))):
             path = folder / found.id / "native_isolated.json"
             if resume and _already_isolated(path, native, steps[found.id]):
                 out.print(f"{path}: kept, it is whole and of this run", markup=False)
@@ -224,25 +224,27 @@ def _isolate(
         torch.cuda.empty_cache()
 
 
-def _has_isolated_limits(native: "Run", device: "torch.device") -> bool:
+def _has_isolated_limits(native: "Run") -> bool:
     """Whether a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
     from parity.diff.metric import ISOLATED
-    from parity.judge.registry import load_registry
+    from parity.judge.registry import device_of, load_registry
     from parity.trace.bundle import TRACE_FILE
     from parity.trace.places import limits_path
 
     if not native.has(TRACE_FILE) or not limits_path().exists():
         return False
-    return any(name.startswith(ISOLATED) for name in load_registry(limits_path()).limits_of(native.case_id))
+    limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.record.environment))
+    return any(name.startswith(ISOLATED) for name in limits)
 
 
 def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
+    from parity.cli.gate import has_limits
     from parity.trace.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
-    limits = _has_limits(official.case_id)
+    limits = has_limits(official.case_id, official.record.environment)
     lines = [
         _judged(f"{run.record.runner} against golden", recorded, run, limits, alone)
         for run, alone in ((official, None), (native, isolated))
@@ -257,18 +259,14 @@ def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> 
     return lines
 
 
-def _has_limits(case_id: str) -> bool:
-    from parity.judge.registry import load_registry
-    from parity.trace.places import limits_path
-
-    return limits_path().exists() and case_id in load_registry(limits_path()).cases
-
-
 def _judged(
     what: str, reference: "Run", candidate: "Run", by_limits: bool = False, isolated: "Path | None" = None
 ) -> "Line":
-    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it."""
-    from parity.cli.gate import judged, profile_of
+    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it.
+
+    Equal bits from another machine are parity whatever limits were measured where.
+    """
+    from parity.cli.gate import has_every_bit, judged, profile_of
     from parity.diff.isolated import read_isolated
     from parity.diff.runs import compare_runs
     from parity.report.suite import Line
@@ -277,7 +275,10 @@ def _judged(
     found = compare_runs(reference, candidate, isolated)
     verdict, refusal = None, ""
     try:
-        verdict = judged(found, "limits" if by_limits else profile_of(found))
+        if found.environment and has_every_bit(found):
+            verdict = judged(found, "exact")
+        else:
+            verdict = judged(found, "limits" if by_limits else profile_of(found))
     except RegistryError as error:  # this line cannot be judged; the others can
         refusal = str(error)
     return Line(
@@ -299,4 +300,4 @@ def _diagnosed(reference: "Run", candidate: "Run") -> "Diagnosis | None":
 
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return None
-    return diagnose(reference, candidate, calibrated=calibrated_floors(reference.case_id))
+    return diagnose(reference, candidate, calibrated=calibrated_floors(candidate))
