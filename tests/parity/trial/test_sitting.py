@@ -51,7 +51,10 @@ def test_only_takes_members_that_there_are() -> None:
 
 def test_a_gpu_varies_attention_kernels_where_a_cpu_varies_threads() -> None:
     there, here = ({one.id for one in variations(range(1), device=torch.device(name))} for name in ("cuda", "cpu"))
-    assert there - here == {"without_cudnn", "without_cudnn_and_flash"} and here - there == {"one_thread", "two_threads"}
+    assert there - here == {"without_cudnn", "without_cudnn_and_flash"} and here - there == {
+        "one_thread",
+        "two_threads",
+    }
     x = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(1))
     for variation in variations(range(0), device=torch.device("cuda"))[:4]:
         with variation.apply():
@@ -68,7 +71,16 @@ def test_limits_from_a_few_members_in_two_calls_say_what_they_rest_on(
     monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
     kept, limits = tmp_path / "kept.json", tmp_path / "thresholds" / "consistency_threshold.json"
     members = ("repeated", "noise_ulp_0", "steps", "text_without_first_token")
-    arguments = ["calibrate", "--case", "micro", "--weights", str(micro_weights.folder), "--limits-only", "--threads", "1"]
+    arguments = [
+        "calibrate",
+        "--case",
+        "micro",
+        "--weights",
+        str(micro_weights.folder),
+        "--limits-only",
+        "--threads",
+        "1",
+    ]
     arguments += ["--samples", str(kept), *(word for name in members for word in ("--only", name))]
     stopped = CliRunner().invoke(app, [*arguments, "--minutes", "0"])
     assert stopped.exit_code == 2 and "Out of time" in stopped.output and not limits.exists()
