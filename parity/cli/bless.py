@@ -78,6 +78,11 @@ def _moved(old: "Run", new: "Run", reason: str, weights: str | None) -> "Registr
 
     registry = load_registry(limits_path()) if limits_path().exists() else None
     limited = registry is not None and new.case_id in registry.cases
+    if registry is not None and (devices := [name for name in registry.devices_of(new.case_id) if name]):
+        raise RunError(
+            f"Case {new.case_id!r} has limits on {', '.join(devices)}, which do not hold at another release and are "
+            "not derived here. Give the other release a case of its own, with an id of its own."
+        )
     if limited and (weights is None or not Path(weights).is_dir()):
         raise RunError(
             f"Case {new.case_id!r} has limits, which do not hold at another release; give the run's --weights as a "

@@ -35,7 +35,7 @@ def explain(
         reference,
         candidate,
         floors=floors,
-        calibrated=calibrated_floors(candidate.case_id),
+        calibrated=calibrated_floors(candidate),
         oracle=None if oracle is None else read_run(oracle),
     )
     if json:

@@ -15,7 +15,7 @@ from parity.diff.dataflow import Dataflow
 from parity.diff.diagnosis import flow_of
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
-from parity.diff.isolated import read_isolated
+from parity.diff.isolated import isolated_numbers, read_isolated
 from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, OUTPUTS_ONLY, Level
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
@@ -89,7 +89,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
-        alone = read_isolated(isolated, candidate)
+        alone = isolated_numbers(read_isolated(isolated, candidate).errors())
         findings += alone.findings
         metrics |= alone.metrics
         levels["isolated"] = MEASURED
