@@ -15,6 +15,7 @@ from parity.diff.floors import Floors
 from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
+from parity.diff.twin import twin_of
 from parity.trace.bundle import Run
 from parity.trace.trace_file import Trace, read_trace
 from runners.case import Case
@@ -82,6 +83,8 @@ def diagnose(
         Floors(flow, candidate.record.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
+        twin=lambda tap: twin_of(tap, old, new),
+        lockstep=candidate.record.runner == "native",
     )
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 

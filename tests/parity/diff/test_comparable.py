@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.diff.comparable import environment_differences
+from parity.diff.comparable import environment_differences, require_comparable
 from parity.trace.bundle import Run, read_run
+from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
 
@@ -31,3 +32,12 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
 
     phrases = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
     assert phrases == [f"{package}: 5 against 4" for package in named]
+
+
+def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun) -> None:
+    run = read_run(leave_run("reference"))
+    case = dict(run.record.case)
+    case["request"] = {**case["request"], "seed": 11, "prompt": "x" * 99}
+    other = Run(folder=run.folder, record=msgspec.structs.replace(run.record, case=case))
+    with pytest.raises(RunError, match=r"request\.prompt \('.*\.\.\. and 'x{39}\.\.\.\); request\.seed \(\d+ and 11\)"):
+        require_comparable(run, other)
