@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Mapping
 
 from parity.diff.diagnosis import Diagnosis
+from parity.diff.finding import CODES
 from parity.diff.runs import RunsDiff
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
-from parity.report.page_html import Html, Node, join, tag
+from parity.report.page_html import Html, Node, join, tag, with_code
 from parity.report.words import bound, capitalised, number
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
@@ -135,14 +136,11 @@ def _tile(title: str, value: str, label: str, tone: str = "") -> Html:
 
 
 def _labelled(line: str) -> Node:
-    """`native: path` with its label set apart."""
+    """`native: path` with its label set apart; of a finding its code is the label, of advice its verb."""
+    for label in ("look at", *CODES):
+        if line.startswith(f"{label} "):
+            return [tag("b", {}, capitalised(label)), tag("span", {}, with_code(line.removeprefix(f"{label} ")))]
     label, colon, rest = line.partition(": ")
     if not colon or len(label) > 40:
-        return tag("span", {}, _with_code(capitalised(line)))
-    return [tag("b", {}, capitalised(label)), tag("span", {}, _with_code(rest))]
-
-
-def _with_code(line: str) -> list[Node]:
-    """What stands between backticks, as code."""
-    parts = line.split("`")
-    return [tag("code", {}, part) if index % 2 else part for index, part in enumerate(parts)]
+        return tag("span", {}, with_code(capitalised(line)))
+    return [tag("b", {}, capitalised(label)), tag("span", {}, with_code(rest))]

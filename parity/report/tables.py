@@ -16,6 +16,7 @@ from parity.judge.registry import Change
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.words import (
     bound,
+    folded,
     headline,
     interval,
     judged_by,
@@ -74,8 +75,8 @@ def draw_verdict(console: Console, verdict: Verdict) -> None:
     ]
     lines = [(state(row), sentence(row)) for row in verdict.rows]
     _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
-    for failure in verdict.failures:
-        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {failure.message}"))
+    for failure, message in folded(verdict.failures):
+        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
     for note in verdict.notes:
         _line(console, "note", printable(note))
     if verdict.unjudged:
