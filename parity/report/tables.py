@@ -6,6 +6,7 @@ A terminal too narrow for a table gets one line an entry instead: a number is ne
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -146,12 +147,10 @@ def _draw(
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
     for position, name in enumerate(header):
         last = position == len(header) - 1
-        table.add_column(
-            Text(name),
-            no_wrap=not last,
-            overflow="fold",
-            min_width=REASON_WIDTH if last and any(r[-1] for r in rows) else None,
-        )
+        longest = max((cell_len(row[position]) for row in rows), default=0)
+        # Said outright: of a column that does not wrap, rich takes its longest word for the least width.
+        least = min(longest, REASON_WIDTH) if last else longest
+        table.add_column(Text(name), no_wrap=not last, overflow="fold", min_width=max(least, cell_len(name)))
     for row in rows:
         table.add_row(
             *(Text(cell, STYLES.get(row[0], "") if not position else "") for position, cell in enumerate(row))

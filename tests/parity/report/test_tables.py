@@ -106,6 +106,19 @@ def test_changes_show_old_against_new(registry: Registry, width: int) -> None:
     assert "1.5 s" in shown(target) and "loosened" in shown(target)
 
 
+@pytest.mark.parametrize("width", [100, 120, 130, 140, 150, 160])
+def test_a_reason_is_never_cut_off(verdict: Verdict, width: int) -> None:
+    rows = tuple(
+        msgspec.structs.replace(
+            row, unit="elements", metric="drift.block.video.text_attn.second_half", reason="w " * 20 + "end."
+        )
+        for row in verdict.rows
+    )
+    target = console(width)
+    draw_gate(target, msgspec.structs.replace(verdict, rows=rows))
+    assert shown(target).count("end.") == len(rows)
+
+
 def test_many_failures_of_one_code_are_said_once_and_counted(registry: Registry) -> None:
     gone = [Finding(code="missing_tensor", where=f"denoise/00{n}/guided/video", message="lacks") for n in range(5)]
     named = [Finding(code="nan_candidate", where=f"init/{n}", message="3 elements") for n in range(3)]
