@@ -84,7 +84,7 @@ def diagnose(
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
         twin=lambda tap: twin_of(tap, old, new),
-        lockstep=candidate.record.runner == "native",
+        runner=candidate.record.runner,
     )
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 

@@ -12,6 +12,7 @@ from parity.diff.divergence import Divergence, Root, first_divergence
 from parity.diff.finding import Finding
 from parity.diff.floors import Floors
 from parity.diff.hints import likely_cause, passes_said
+from parity.diff.module_path import diffusers_path
 from parity.diff.oracle import Arbitration, tally
 from parity.diff.tap_place import place_of
 from parity.diff.traces import TraceDiff
@@ -85,7 +86,7 @@ def explain(
     bits_expected: bool,
     arbitrations: Mapping[str, Arbitration] | None = None,
     twin: Callable[[str], Twin | None] | None = None,
-    lockstep: bool = True,
+    runner: str = "native",
 ) -> Explanation:
     """Diagnose a run.
 
@@ -97,7 +98,7 @@ def explain(
             the first bit that differs is the divergence, and floors only say how large it is.
         arbitrations: the taps before an oracle, where there is one.
         twin: which other tap of the reference the candidate holds at a tap, if any.
-        lockstep: whether `parity isolate` can run the candidate.
+        runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
     """
 
     def bits(tap: str) -> float:
@@ -117,12 +118,12 @@ def explain(
     by_rule, by_registry = floors.by_rule(diff.errors), floors.by_registry(diff.errors)
     lines = [
         *_findings_said(findings),
-        *_roots_said(found, diff, flow, floors, twin),
+        *_roots_said(found, diff, flow, floors, twin, runner),
         *_rest_said(found, diff, floors),
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
         *_floors_said(found, by_rule, by_registry, len(diff.errors)),
-        *_next_said(found, lockstep),
+        *_next_said(found, runner),
     ]
     return Explanation(
         lines=tuple(lines[:MOST_LINES]),
@@ -161,7 +162,12 @@ def _findings_said(findings: tuple[Finding, ...]) -> list[str]:
 
 
 def _roots_said(
-    found: Divergence, diff: TraceDiff, flow: Dataflow, floors: Floors, twin: Callable[[str], Twin | None] | None
+    found: Divergence,
+    diff: TraceDiff,
+    flow: Dataflow,
+    floors: Floors,
+    twin: Callable[[str], Twin | None] | None,
+    runner: str,
 ) -> list[str]:
     if not found.roots:
         return []
@@ -188,10 +194,11 @@ def _roots_said(
     modules, other = first.modules, None if twin is None else twin(first.tap)
     look = f"how it comes to hold {other.words}" if other is not None else likely_cause(places, flow)
     weights = f", weights {modules.weights}" if modules.weights else ""
+    theirs = f"diffusers: {diffusers_path(first.tap)}" if runner == "diffusers" else f"native: {modules.native}"
     return [
         *lines,
         f"look at {look}",
-        f"native: {modules.native}{weights}",
+        f"{theirs}{weights}",
         f"official: {modules.official}",
     ]
 
@@ -271,11 +278,11 @@ def _floors_said(found: Divergence, by_rule: int, by_registry: int, compared: in
     return ["harmless noise is as measured in the file of floors"]
 
 
-def _next_said(found: Divergence, lockstep: bool) -> list[str]:
+def _next_said(found: Divergence, runner: str) -> list[str]:
     if not found.roots:
         return []
     place = place_of(found.roots[0].tap)
-    if not lockstep:
+    if runner != "native":
         pattern = found.roots[0].tap.rpartition("/")[0]
         return [
             f"next: `parity run ... --taps '{pattern}/*' --keep full` of both runners, and hold the tensors together"

@@ -13,14 +13,13 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, distance
 from parity.judge.verdict import Row, Verdict
 from parity.report.page_html import Html, Node, cell, table, tag, with_code
-from parity.report.words import bound, capitalised, number, signed, state, used, why
+from parity.report.words import bound, capitalised, head_and_list, number, signed, state, used, why
 
 HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
 KEY = (
     "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this "
     "metric's to catch. Diamond: this run. Along an axis: distance from perfect agreement over the limit's."
 )
-MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
 TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "uncalibrated": "warn"}
 
 
@@ -51,9 +50,9 @@ def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping
 
 def _note(note: str) -> Html:
     """A note; a long list in it is folded behind what it is a list of."""
-    head, colon, listed = capitalised(note).partition(": ")
-    if not colon or len(note) <= MOST_OF_A_NOTE or len(head) > MOST_OF_A_NOTE:
-        return tag("p", {"class": "note"}, with_code(capitalised(note)))
+    head, listed = head_and_list(capitalised(note))
+    if not listed:
+        return tag("p", {"class": "note"}, with_code(head))
     return tag("details", {"class": "note"}, tag("summary", {}, head), with_code(listed))
 
 

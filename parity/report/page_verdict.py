@@ -9,7 +9,7 @@ from parity.diff.runs import RunsDiff
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.page_html import Html, Node, join, tag, with_code
-from parity.report.words import bound, capitalised, number
+from parity.report.words import bound, capitalised, head_and_list, number
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
 TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
@@ -70,7 +70,8 @@ def _sentence(verdict: Verdict, metrics: Mapping[str, float]) -> str:
         return "Nothing failed, but nothing that passed can tell a defect from harmless variation."
     if verdict.profile == "exact":
         other = [name.replace("_", " ") for name in OUTPUTS if metrics.get(f"outputs.bit_equal.{name}") != 1.0]
-        return f"Bits were to be equal and are not, in {', '.join(other) or 'some metrics'}."
+        taps = f"{metrics.get('taps.bit_different', 0):.0f} taps, though the outputs are equal"
+        return f"Bits were to be equal and are not, in {', '.join(other) or taps}."
     worst = max(failed, key=lambda row: row.used)
     value = number(worst.value, worst.unit)
     return (
@@ -96,10 +97,14 @@ def _reasons(verdict: Verdict | str, diagnosis: Diagnosis | str) -> Node:
     if isinstance(verdict, Verdict):
         said += [f"{failure.code} in {failure.where}: {failure.message}" for failure in verdict.failures]
     if isinstance(verdict, Verdict) and verdict.outcome == "undecided":
-        said += verdict.notes
+        said += [head_and_list(note)[0] for note in verdict.notes]
     more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
     lines = [*said[:MOST_REASONS], *more]
-    return tag("ul", {"class": "reasons"}, (tag("li", {}, capitalised(line)) for line in lines)) if lines else None
+    return (
+        tag("ul", {"class": "reasons"}, (tag("li", {}, with_code(capitalised(line))) for line in lines))
+        if lines
+        else None
+    )
 
 
 def _tiles(metrics: Mapping[str, float], diagnosis: Diagnosis | str, perf: PerfVerdict | str) -> Iterable[Html]:

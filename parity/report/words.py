@@ -13,6 +13,7 @@ from parity.judge.strength import said
 from parity.judge.verdict import JUDGED, Failure, Row, Verdict
 
 GIB = 1 << 30
+MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
 MOST_OF_A_CODE = 3  # failures of one code that are said one by one
 
 
@@ -25,6 +26,12 @@ def capitalised(line: str) -> str:
     """A sentence with a capital letter first; a name of code keeps its own."""
     first = line.split(" ", 1)[0]
     return line if "_" in first or "." in first else line[:1].upper() + line[1:]
+
+
+def head_and_list(note: str) -> tuple[str, str]:
+    """A long note parted before what it lists; a note that is short, or lists nothing, whole and an empty list."""
+    head, _, listed = note.partition(": ")
+    return (head, listed) if len(note) > MOST_OF_A_NOTE >= len(head) and listed else (note, "")
 
 
 def folded(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:

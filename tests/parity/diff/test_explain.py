@@ -223,6 +223,18 @@ def test_every_place_has_its_next_step(flow: Dataflow, source: str, command: str
 
 def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
-    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, lockstep=False).lines
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine").lines
     assert not any("isolate" in line for line in lines)
     assert lines[-1].startswith(f"next: `parity run ... --taps '{HEAD}/cond/block/00/video/*' --keep full`")
+
+
+def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/audio/av_attn"], 0.3)
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="diffusers").lines
+    assert any(
+        line.startswith(
+            "diffusers: diffusers.models.transformers.transformer_ltx2.LTX2VideoTransformerBlock.video_to_audio"
+        )
+        for line in lines
+    )
+    assert not any(line.startswith("native:") for line in lines)
