@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from parity.diff.finding import Finding
 from parity.trace.bundle import Run
 from parity.trace.environment import differences
 from runners.errors import RunError
@@ -47,6 +48,31 @@ def require_comparable(reference: Run, candidate: Run) -> None:
             f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
             "pass the same --weights to both."
         )
+
+
+def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """What no tap shows: other noise levels, or other rates of frames and samples."""
+    old, new = reference.record, candidate.record
+    found = list(sigma_findings(reference, candidate))
+    for where, unit in (("frame_rate", "frames"), ("sample_rate_hz", "samples")):
+        rates = (getattr(old, where), getattr(new, where))
+        if rates[0] != rates[1]:
+            message = f"reference has {rates[0]:g}, candidate has {rates[1]:g} {unit} a second"
+            found.append(Finding(code="rate_mismatch", where=where, message=message))
+    return tuple(found)
+
+
+def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """Whether both runs followed one noise schedule."""
+    old, new = reference.record.sigmas, candidate.record.sigmas
+    if old == new:
+        return ()
+    if len(old) != len(new):
+        message = f"reference has {len(old)} noise levels, candidate has {len(new)}"
+    else:
+        step = max(range(len(old)), key=lambda index: abs(old[index] - new[index]))
+        message = f"farthest apart at level {step}: reference has {old[step]:.9g}, candidate has {new[step]:.9g}"
+    return (Finding(code="sigma_mismatch", where="sigmas", message=message),)
 
 
 def _case_differences(old: object, new: object, key: str = "") -> list[str]:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, require_comparable
+from parity.diff.comparable import environment_differences, record_findings, require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
@@ -68,6 +68,7 @@ def diagnose(
     flow = flow_of(reference, candidate, old)
     environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
+    diff = replace(diff, findings=(*record_findings(reference, candidate), *diff.findings))
     measured = None if floors is None else read_floors(floors, candidate)
     exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
     same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype

@@ -71,7 +71,7 @@ def annotations(verdict: Verdict, perf: PerfVerdict | None = None) -> list[str]:
     ]
     lines += [annotation(title, sentence(row)) for row in verdict.failed_rows()]
     if verdict.outcome == "undecided":
-        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes)}"))
+        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes) or headline(verdict)}"))
     if perf is not None and perf.outcome != "ok":
         wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
         lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]

@@ -238,3 +238,12 @@ def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
         for line in lines
     )
     assert not any(line.startswith("native:") for line in lines)
+
+
+def test_a_stream_that_is_wrong_before_the_cross_modal_attentions_is_told_from_what_they_share(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    sources.append(f"{HEAD}/isolated/block/00/audio/ff")
+    (look,) = [line for line in told(flow, spread(flow, sources, 0.3)).lines if line.startswith("look at")]
+    assert look == (
+        "look at what audio brings there, which departs in the isolated pass too: the gate of its text attention"
+    )
