@@ -148,9 +148,9 @@ def metric_rows(document: dict[str, Any]) -> Rows:
 
 
 def family(metric: str) -> str:
-    """The metrics that a metric is counted with: all of `frames`, all of the blocks' drift, and so on."""
-    parts = metric.split(".")
-    return ".".join(parts[: 2 if parts[0] in ("drift", "isolated") else 1]) + (".*" if len(parts) > 1 else "")
+    """The metrics that a metric is counted with: all of `frames`, all drift, and so on; findings are no metrics."""
+    head, dot, _ = metric.partition(".")
+    return f"{head}.*" if dot else "findings: something missing, extra, NaN or of another shape"
 
 
 def mutation_note(document: dict[str, Any]) -> str:
@@ -214,7 +214,7 @@ def main(paths: Sequence[str]) -> None:
     for document in kinds.get("mutation", []):
         columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
         parts.append(table("Known defects caught, by what a candidate is judged by", columns, level_rows(document)))
-        parts.append(table("The same, by single metrics", ("metrics", "caught", "rate"), metric_rows(document)))
+        parts.append(table("The same, by single kinds of metric", ("metrics", "caught", "rate"), metric_rows(document)))
         parts.append(mutation_note(document))
     print("\n".join(part for part in parts if part), end="")
 

@@ -28,8 +28,8 @@ def calibrate(
     ] = False,
     limits_only: Annotated[bool, typer.Option("--limits-only", help="Only limits.")] = False,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="Count compiled blocks among what is harmless; takes minutes a case.")
-    ] = False,
+        bool, typer.Option(help="Count compiled code as harmless; takes a C++ compiler and minutes a case.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
@@ -49,7 +49,7 @@ def calibrate(
     files = WeightsFolder(weights)
     cases = [find_case(name) for name in case or _default_cases()]
     command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases) + f" --threads {threads}"
-    command += " --compiled" if compiled else ""
+    command += "" if compiled else " --no-compiled"
     document: dict[str, Any] = {}
     # Speed first: memory is the process's peak, which the populations would raise.
     if not limits_only:

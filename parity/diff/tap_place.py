@@ -13,8 +13,6 @@ from runners.errors import RunError
 PASSES: Final = ("cond", "uncond", "perturbed", "isolated")
 STREAMS: Final = ("video", "audio")
 BLOCK_PARTS: Final = ("self_attn", "text_attn", "av_attn", "ff", "out")  # in the order of the block
-STEP_PARTS: Final = ("guided", "latent")
-SIGNS: Final = ("pos", "neg")
 
 PASS_WORDS: Final = {
     "cond": "conditional pass",
@@ -53,8 +51,8 @@ _NAME: Final = re.compile(
 class Place:
     """A tap's place. What does not apply is None: an initial latent has no step, a guided prediction no pass.
 
-    `part` is one of BLOCK_PARTS, "x0", STEP_PARTS, or for what lies outside denoising "hidden", "connector", "image",
-    "init", "frames", "mel", "waveform". `item` is the prompt's sign or the picture's number.
+    `part` is one of BLOCK_PARTS, "x0", "guided", "latent", or for what lies outside denoising "hidden", "connector",
+    "image", "init", "frames", "mel", "waveform". `item` is the prompt's sign or the picture's number.
     """
 
     part: str

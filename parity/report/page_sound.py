@@ -19,9 +19,7 @@ SPECTRUM_COLUMNS: Final = 600
 RANGES_DB: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # up to which a difference of levels is drawn
 LOUD_SHARE: Final = 0.99  # of level differences that must lie within that range
 PEAK: Final = 0.5  # which an amplified difference is brought to
-MOST_GAIN: Final = 1e6
 GAINS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000, 1_000_000)
-SIDES: Final = ("reference", "candidate", "difference")
 
 
 def sound_data(

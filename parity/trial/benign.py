@@ -87,21 +87,24 @@ def text_one_ulp_off(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def compiled_blocks() -> Iterator[None]:
-    """Compile every block of a transformer, official or native, when it is first called.
+def compiled_branches() -> Iterator[None]:
+    """Compile every branch of a transformer's blocks, official or native, when its block is first called.
 
-    Compiled for a CPU, a block keeps in float32 what eager code rounds to bfloat16 between two operations.
+    Compiled for a CPU, a branch keeps in float32 what eager code rounds to bfloat16 between two operations. Not the
+    block as a whole: a compiler would break it up at its taps, and so compile another program than one without them.
     """
     from torch._dynamo import config as dynamo_config  # here, since importing the compiler takes seconds
 
     original = nn.Module.__call__
 
     def call(module: Any, *args: Any, **options: Any) -> Any:
-        if type(module).__name__ in BLOCKS and "forward" not in vars(module):
-            module.forward = torch.compile(module.forward, dynamic=False)
+        if type(module).__name__ in BLOCKS:
+            for branch in module.children():
+                if "forward" not in vars(branch):
+                    branch.forward = torch.compile(branch.forward, dynamic=False)
         return original(module, *args, **options)
 
-    # every pass of guidance, with other branches, compiles anew; going on without a compiler would be no variation
+    # every pass of guidance, with other operands, compiles anew; going on without a compiler would be no variation
     limits = dynamo_config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True)
     with patch.object(nn.Module, "__call__", call), limits:
         yield
@@ -127,9 +130,9 @@ ORACLE: Final = Variation(
 
 
 COMPILED: Final = Variation(
-    id="compiled_blocks",
-    description="with compiled transformer blocks (minutes, most of them for the compiler)",
-    apply=compiled_blocks,
+    id="compiled_branches",
+    description="with the branches of transformer blocks compiled (minutes, most of them for the compiler)",
+    apply=compiled_branches,
 )
 
 

@@ -134,7 +134,7 @@ def measure(
         recorded: an official run of the case, where official code of its release cannot run here; native, held to its
             every bit, then stands for it, also in the harmless variations. If it is reduced, outputs are before they
             are compared, since that is how candidates will be judged.
-        compiled: add a run with compiled blocks to the harmless ones.
+        compiled: add a run with compiled branches to the harmless ones.
     Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
     """
     runner = "official" if recorded is None else "native"

@@ -43,9 +43,8 @@ def _negative_prompt_empty(original: Original, stage: TextEncodingStage, batch: 
     return encoded
 
 
-def _one_layer_late(original: Original, encoder: GemmaEncoder, prompt: str) -> Any:
-    hidden_states, mask = original(encoder, prompt)
-    return (*hidden_states[1:], hidden_states[-1]), mask
+def _one_layer_late(original: Original, encoder: GemmaEncoder, prompts: list[str]) -> Any:
+    return [((*states[1:], states[-1]), mask) for states, mask in original(encoder, prompts)]
 
 
 def _norm_over_all_layers(_: Original, features: TextFeatures, hidden_states: tuple[Tensor, ...], mask: Tensor) -> Any:
@@ -148,7 +147,7 @@ TEXT_DEFECTS: Final = (
         component="gemma",
         description="the embedding is left out of the hidden states and the last layer given twice",
         first_taps=("text/pos/hidden",),
-        apply=wrapped(GemmaEncoder, "forward", _one_layer_late),
+        apply=wrapped(GemmaEncoder, "together", _one_layer_late),
         shows_in=BOTH,
     ),
     Defect(

@@ -66,17 +66,6 @@ def made_gemma(preset: Preset, seed: int) -> MadeTensors:
     return MadeTensors(gemma_inventory(preset.gemma), seed)
 
 
-def forged_tensors(
-    preset: str, seed: int, device: torch.device, prefixes: tuple[str, ...] = ("",)
-) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of model and Gemma whose names start with one of `prefixes`, made on `device` one after another."""
-    sizes = preset_named(preset)
-    for made in (made_model(sizes, seed), made_gemma(sizes, seed)):
-        for name in made.shapes:
-            if name.startswith(prefixes):
-                yield name, made.read([name], device)[name]
-
-
 def forged_hash(preset: str, seed: int, device: torch.device) -> str:
     """Hash of a made checkpoint with its Gemma: that of `runners.weights.WeightsFolder` on the forged folder."""
     sizes = preset_named(preset)

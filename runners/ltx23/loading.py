@@ -5,7 +5,7 @@ checkpoint prefix; the longest matching module prefix wins. There is no table of
 """
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +26,6 @@ class TensorSource(Protocol):
 
     def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
         """Tensors by name, on `device`, in the dtype they are kept in."""
-
-
-class Component(Protocol):
-    """A module that knows where its weights are kept."""
-
-    CHECKPOINT_PREFIXES: ClassVar[dict[str, str]]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """As `nn.Module.state_dict`."""
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

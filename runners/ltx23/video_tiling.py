@@ -50,7 +50,6 @@ class Tiling:
                 )
 
 
-DEFAULT_TILING = Tiling(tile_px=512, overlap_px=64, tile_frames=64, overlap_frames=24)  # 1.0.0, where asked for
 AUTO_TILING = Tiling(tile_px=768, overlap_px=64, tile_frames=80, overlap_frames=24)  # 1.2.0, always
 
 

@@ -122,7 +122,7 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
     text = capsys.readouterr().out
     assert "| equal bits (the exact tier) | 4 of 4 | 100 % | - |" in text
     assert "| outputs and drift of taps | 3 of 4 | 75 % | 1 of 7 |" in text
-    assert "| drift.block.* | 2 of 4 | 50 % |" in text and "| frames.* | 1 of 4 | 25 % |" in text
-    assert "| missing_tensor | 1 of 4 | 25 % |" in text
+    assert "| drift.* | 2 of 4 | 50 % |" in text and "| frames.* | 1 of 4 | 25 % |" in text
+    assert "| findings: something missing, extra, NaN or of another shape | 1 of 4 | 25 % |" in text
     assert "3 of 4 killed defects are located in the right module; equivalent by the oracle: x." in text
     assert "Xeon, 2 threads, torch 2.13.0" in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity.trial.benign import COMPILED, compiled_blocks, noise_one_ulp_off, one_ulp_off, threads, variations
+from parity.trial.benign import COMPILED, compiled_branches, noise_one_ulp_off, one_ulp_off, threads, variations
 
 
 def test_one_ulp_is_the_next_value_up_or_down_and_never_nan() -> None:
@@ -43,18 +43,30 @@ def test_populations_of_other_draws_share_no_moved_run() -> None:
     assert not moved(range(3)) & moved(range(3, 6))
 
 
-class AudioVideoBlock(nn.Module):
-    """Compiled by its name."""
+class Branch(nn.Module):
+    """Told apart from its block by what it adds."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1
+
+
+class AudioVideoBlock(nn.Module):
+    """Its branches are compiled, by the block's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1, self.ff = Branch(), Branch()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.ff(self.attn1(x)) + 100
+        return y
 
 
 class Other(AudioVideoBlock):
     """Left alone."""
 
 
-def test_blocks_are_compiled_once_each_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_branches_of_blocks_are_compiled_once_each_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
 
     def compile_(forward: Any, **options: Any) -> Any:
@@ -63,14 +75,14 @@ def test_blocks_are_compiled_once_each_and_nothing_else_is(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "compile", compile_)
     blocks, other, late = [AudioVideoBlock(), AudioVideoBlock()], Other(), AudioVideoBlock()
-    with compiled_blocks():
+    with compiled_branches():
         found = [float(block(torch.tensor(float(turn)))) for turn in range(2) for block in (*blocks, other)]
-    assert found == [11, 11, 1, 12, 12, 2]
-    assert compiled == blocks
-    assert float(late(torch.tensor(0.0))) == 1, "the patch is still in place"
+    assert found == [122, 122, 102, 123, 123, 103]
+    assert compiled == [branch for block in blocks for branch in (block.attn1, block.ff)]
+    assert float(late(torch.tensor(0.0))) == 102, "the patch is still in place"
 
 
-def test_compiled_blocks_are_in_the_population_only_where_asked_for() -> None:
+def test_compiled_branches_are_in_the_population_only_where_asked_for() -> None:
     plain, more = ([one.id for one in variations(range(2), compiled=compiled)] for compiled in (False, True))
     assert COMPILED.id not in plain
     assert sorted(more) == sorted([*plain, COMPILED.id])
