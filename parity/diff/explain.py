@@ -192,7 +192,10 @@ def _roots_said(
     if before:
         lines.append(before)
     modules, other = first.modules, None if twin is None else twin(first.tap)
-    look = f"how it comes to hold {other.words}" if other is not None else likely_cause(places, flow)
+    look = likely_cause(places, flow)
+    if other is not None:  # another pass's value is a question of what this pass was given; any other is exchanged
+        same = place_of(other.tap).block == places[0].block and place_of(other.tap).step == places[0].step
+        look = f"{look}; it holds {other.words}" if same else f"how it comes to hold {other.words}"
     weights = f", weights {modules.weights}" if modules.weights else ""
     theirs = f"diffusers: {diffusers_path(first.tap)}" if runner == "diffusers" else f"native: {modules.native}"
     return [

@@ -185,6 +185,13 @@ def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> Non
         "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
         "(to the bit)"
     )
+    other = Twin(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    (look,) = [line for line in found.lines if line.startswith("look at")]
+    assert (
+        look.startswith("look at the feed-forward branch")
+        and "; it holds what the reference has at step 0, neg" in look
+    )
 
 
 def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_bound(flow: Dataflow) -> None:
