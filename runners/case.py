@@ -18,6 +18,7 @@ from runners.strict import Strict
 MAX_CASE_BYTES = 1 << 20  # a case is prose and numbers; anything larger is not one
 MAX_SIDE_PX = 8192
 MAX_FRAMES = 4097
+MAX_DURATION_S = 3600  # a frame rate may ask for any; nothing longer gets sound
 MAX_STEPS = 1000
 MAX_BLOCKS = 4096
 SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
@@ -94,20 +95,25 @@ class Case(Strict, frozen=True, kw_only=True):
         for side in ("height", "width"):
             value: int = getattr(request, side)
             if value % SPATIAL_FACTOR or not 0 < value <= MAX_SIDE_PX:
-                low = max(SPATIAL_FACTOR, value // SPATIAL_FACTOR * SPATIAL_FACTOR)
+                low = min(max(SPATIAL_FACTOR, value // SPATIAL_FACTOR * SPATIAL_FACTOR), MAX_SIDE_PX - SPATIAL_FACTOR)
                 raise CaseError(
                     f"{where}: request.{side} is {value}; it must be a multiple of {SPATIAL_FACTOR} up to "
                     f"{MAX_SIDE_PX} pixels. Take {low} or {low + SPATIAL_FACTOR}."
                 )
         frames = request.num_frames
         if frames % TEMPORAL_FACTOR != 1 or not 0 < frames <= MAX_FRAMES:
-            low = max(0, (frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1
+            low = min(max(0, (frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, MAX_FRAMES - TEMPORAL_FACTOR)
             raise CaseError(
                 f"{where}: request.num_frames is {frames}; it must be 8k + 1 and at most {MAX_FRAMES}. "
                 f"Take {low} or {low + TEMPORAL_FACTOR}."
             )
         if not (math.isfinite(request.frame_rate) and 0 < request.frame_rate <= 1000):
             raise CaseError(f"{where}: request.frame_rate is {request.frame_rate}; wanted 0 < rate <= 1000 a second.")
+        if frames / request.frame_rate > MAX_DURATION_S:
+            raise CaseError(
+                f"{where}: {frames} frames at {request.frame_rate} a second last {frames / request.frame_rate:.3g} s; "
+                f"at most {MAX_DURATION_S} s are made. Ask for fewer frames or a higher rate."
+            )
         if round(frames / request.frame_rate * AUDIO_LATENTS_PER_S) == 0:
             raise CaseError(
                 f"{where}: {frames} frames at {request.frame_rate} a second last {frames / request.frame_rate:.3g} s, "
@@ -130,7 +136,7 @@ class Case(Strict, frozen=True, kw_only=True):
         try:
             path = (folder / image.path).resolve()
             is_file = path.is_file()
-        except (OSError, ValueError) as error:  # a name too long, a loop of links, a zero byte
+        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
             raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
         if Path(image.path).is_absolute() or not path.is_relative_to(folder):
             raise CaseError(

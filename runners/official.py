@@ -7,6 +7,7 @@ called and watched; the rest is shared.
 
 import importlib
 import sys
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock, Progress
-from runners.errors import OutOfMemoryError, RunnerError
+from runners.errors import OutOfMemoryError, ParityError, RunnerError
 from runners.official_compat import prepare_imports, without_cuda_calls
 from runners.official_files import PACKAGES, OfficialCode, official_code
 from runners.official_request import Adapter, OfficialRequest
@@ -29,6 +30,8 @@ ADAPTERS: Final = {
     "1.1.2": "runners.official_1_1",
     "1.2.0": "runners.official_1_2",
 }
+
+SHOWN = 300  # characters of an official error
 
 
 class OfficialRunner:
@@ -98,6 +101,13 @@ class OfficialRunner:
             made = cast(Adapter, importlib.import_module(adapter_name(self.code))).execute(request)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{device} ran out of memory in the official run ({error}).") from error
+        except ParityError:
+            raise
+        except Exception as error:  # the official code checks little, so that bad input fails anywhere inside it
+            raise RunnerError(
+                f"The official code {self.code.release} cannot run this case with these weights: "
+                f"{type(error).__name__} at {_where(error)}: {' '.join(str(error).split())[:SHOWN]}"
+            ) from error
         clock.end()
         tap("decode/frames", made.frames)
         tap("decode/waveform", made.waveform)
@@ -114,6 +124,13 @@ class OfficialRunner:
             peak_bytes=clock.peak_bytes(),
             details={**self.code.details(), "through_helpers": self.through_helpers},
         )
+
+
+def _where(error: Exception) -> str:
+    """File and line of the innermost official code that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    official = [frame for frame in frames if any(f"/{package}/" in frame.filename for package in PACKAGES)] or frames
+    return f"{Path(official[-1].filename).name}:{official[-1].lineno}"
 
 
 def adapter_name(code: OfficialCode) -> str:

@@ -37,6 +37,14 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             err.print("interrupted; nothing was left half-written", style="red")
             code = COULD_NOT_JUDGE
+        except OSError as error:  # a disk that is full or read-only, a folder in a file's place
+            reason = " ".join(str(error).split())
+            err.print(
+                f"error: a file or folder cannot be read or written ({reason}); make room or take another place.",
+                style="red",
+                markup=False,
+            )
+            code = COULD_NOT_JUDGE
         except Exception:
             err.print(f"internal error, please report it:\n{traceback.format_exc()}", style="red", markup=False)
             code = COULD_NOT_JUDGE

@@ -150,18 +150,23 @@ def write_run(
 ) -> None:
     """Fill a (temporary) folder with a run; files already there under the names of DATA_FILES become part of it.
 
-    Raises: MediaError if the clip cannot be encoded.
+    Raises: RunError if the outputs cannot be written, MediaError if the clip cannot be encoded.
     """
-    save_file(
-        {
-            "video_frames": outcome.video_frames.cpu().contiguous(),
-            "audio_waveform": outcome.audio_waveform.cpu().contiguous(),
-            "video_latent": outcome.video_latent.cpu().contiguous(),
-            "audio_latent": outcome.audio_latent.cpu().contiguous(),
-        },
-        folder / OUTPUTS_FILE,
-        metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
-    )
+    try:
+        save_file(
+            {
+                "video_frames": outcome.video_frames.cpu().contiguous(),
+                "audio_waveform": outcome.audio_waveform.cpu().contiguous(),
+                "video_latent": outcome.video_latent.cpu().contiguous(),
+                "audio_latent": outcome.audio_latent.cpu().contiguous(),
+            },
+            folder / OUTPUTS_FILE,
+            metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
+        )
+    except SafetensorError as error:  # how the library says that a disk is full
+        raise RunError(
+            f"{folder / OUTPUTS_FILE} cannot be written ({error}); make room or take another place."
+        ) from error
     write_mp4(
         folder / VIDEO_FILE,
         outcome.video_frames,
@@ -272,6 +277,9 @@ def _check_values(path: Path, record: RunRecord) -> None:
         raise RunError(
             f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
         )
+    taps = record.details.get(TAPS_OFFERED, [])
+    if not (isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)):
+        raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
 

@@ -13,6 +13,8 @@ from runners.errors import ConfigError
 NORM_TYPES = ("pixel", "group")
 CAUSALITY_AXES = (None, "height", "width", "width-compatibility")
 GROUP_COUNT = 32  # groups of every group normalization
+MOST_LAYERS = 100  # of a level, and levels; with MOST it keeps the outline finite whatever a stranger's file claims
+MOST = 1 << 20  # of any other size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,12 @@ class AudioVaeConfig:
     def __post_init__(self) -> None:
         for name in ("ch", "out_ch", "resolution", "z_channels"):
             _require_whole(name, getattr(self, name), at_least=1)
-        _require_whole("num_res_blocks", self.num_res_blocks, at_least=0)
-        if not self.ch_mult:
-            raise ConfigError("audio_vae ch_mult is empty; the decoder wants one multiplier for each level.")
+        _require_whole("num_res_blocks", self.num_res_blocks, at_least=0, at_most=MOST_LAYERS)
+        if not 0 < len(self.ch_mult) <= MOST_LAYERS:
+            raise ConfigError(
+                f"audio_vae ch_mult has {len(self.ch_mult)} entries; the decoder wants one multiplier for each level, "
+                f"and at most {MOST_LAYERS}."
+            )
         for multiplier in self.ch_mult:
             _require_whole("ch_mult", multiplier, at_least=1)
         for resolution in self.attn_resolutions:
@@ -71,12 +76,13 @@ class AudioVaeConfig:
 
         Raises: ConfigError naming the key whose value is not supported.
         """
-        sizes: Mapping[str, Any] = section.get("model", {}).get("params", {}).get("ddconfig", {})
-        mel: Mapping[str, Any] = section.get("preprocessing", {}).get("mel", {})
-        variables: Mapping[str, Any] = section.get("variables", {})
+        sizes = _subsection(section, "model", "params", "ddconfig")
+        mel = _subsection(section, "preprocessing", "mel")
+        variables = _subsection(section, "variables")
         for name in ("ch_mult", "attn_resolutions"):
-            if not isinstance(sizes.get(name, ()), (list, tuple, set, frozenset)):
-                raise ConfigError(f"audio_vae {name} is {sizes[name]!r}; a list of whole numbers was wanted.")
+            values = sizes.get(name, ())
+            if not isinstance(values, (list, tuple, set, frozenset)) or not all(isinstance(v, int) for v in values):
+                raise ConfigError(f"audio_vae {name} is {values!r}; a list of whole numbers was wanted.")
         return cls(
             ch=sizes.get("ch", cls.ch),
             out_ch=sizes.get("out_ch", cls.out_ch),
@@ -93,6 +99,15 @@ class AudioVaeConfig:
         )
 
 
-def _require_whole(name: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ConfigError(f"audio_vae {name} is {value!r}; a whole number of at least {at_least} was wanted.")
+def _subsection(section: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """The section at the end of a path of names, empty where one is absent. Raises: ConfigError for what is none."""
+    for name in names:
+        section = section.get(name, {})
+        if not isinstance(section, Mapping):
+            raise ConfigError(f"audio_vae {name} is {section!r}; a section was wanted.")
+    return section
+
+
+def _require_whole(name: str, value: object, *, at_least: int, at_most: int = MOST) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
+        raise ConfigError(f"audio_vae {name} is {value!r}; a whole number from {at_least} to {at_most} was wanted.")

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from runners.clock import Clock
-from runners.errors import ConfigError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -115,7 +114,6 @@ class LTX23Pipeline:
     @torch.inference_mode()
     def __call__(self, sampling: SamplingParameters, clock: Clock) -> Batch:
         """Run one request; the batch holds latents, frames and waveform. Raises: MediaError, ConfigError."""
-        self._check_blocks(sampling)
         for image in sampling.images:
             read_picture(image.path)  # a file that is no picture is better refused now than after encoding the text
         components = self.components
@@ -161,12 +159,3 @@ class LTX23Pipeline:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         batch.clock.end()
-
-    def _check_blocks(self, sampling: SamplingParameters) -> None:
-        count = self.components.files.config["transformer"].get("num_layers", 48)
-        for modality, guidance in (("video", sampling.video_guidance), ("audio", sampling.audio_guidance)):
-            beyond = [block for block in guidance.stg_blocks if block >= count]
-            if beyond:
-                raise ConfigError(
-                    f"stg_blocks of {modality} names {beyond}, but the model has blocks 0 to {count - 1}; name those."
-                )

@@ -15,6 +15,11 @@ from typing import Final, Literal
 
 from runners.errors import ConfigError
 
+# A stranger's file may claim any size; these keep the model's outline, built before the tensors are checked, finite.
+MOST_BLOCKS: Final = 100  # taps name blocks by two digits
+MOST_CHANNELS: Final = 1 << 20
+MOST: Final = 1 << 30  # of any other number
+
 RotaryKind = Literal["split", "interleaved"]
 FrequencyPrecision = Literal["float64", "float32"]
 
@@ -102,6 +107,7 @@ class StreamConfig:
             out_channels=self.out_channels,
             **{f"max_positions[{axis}]": size for axis, size in enumerate(self.max_positions)},
         )
+        _check_at_most(MOST_CHANNELS, channels=self.width)
         if not self.max_positions:
             raise ConfigError("positional_embedding_max_pos is empty; wanted one number for each position axis.")
 
@@ -122,6 +128,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         _check_positive(num_layers=self.num_layers, norm_eps=self.norm_eps, timestep_scale=self.timestep_scale)
         _check_positive(cross_gate_timestep_scale=self.cross_gate_timestep_scale)
+        _check_at_most(MOST_BLOCKS, num_layers=self.num_layers)
         for name, stream, axes in (("video", self.video, 3), ("audio", self.audio, 1)):
             if len(stream.max_positions) != axes:
                 raise ConfigError(
@@ -201,6 +208,8 @@ class ConnectorConfig:
     def __post_init__(self) -> None:
         _check_positive(heads=self.heads, head_width=self.head_width, num_layers=self.num_layers)
         _check_positive(max_position=self.max_position, num_registers=self.num_registers)
+        _check_at_most(MOST_BLOCKS, num_layers=self.num_layers)
+        _check_at_most(MOST_CHANNELS, channels=self.width)
         _check_rotary_fits("connector", self.rotary, self.width, self.heads)
 
 
@@ -338,8 +347,18 @@ class _Section:
 
 def _check_positive(**sizes: float) -> None:
     for name, size in sizes.items():
-        if not (math.isfinite(size) and size > 0):
-            raise ConfigError(f"{name} is {size}; wanted a positive number. Correct the checkpoint's configuration.")
+        if not 0 < size <= MOST:  # NaN fails, too
+            raise ConfigError(
+                f"{name} is {size}; wanted a positive number of at most {MOST}. Correct the checkpoint's configuration."
+            )
+
+
+def _check_at_most(most: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size > most:
+            raise ConfigError(
+                f"{name} is {size}; at most {most} are supported. Correct the checkpoint's configuration."
+            )
 
 
 def _check_rotary_fits(where: str, rotary: RotaryConfig, width: int, heads: int) -> None:

@@ -32,17 +32,12 @@ class VideoEncoder(nn.Module):
     }
 
     def __init__(self, config: VideoVaeConfig) -> None:
-        """Raises: ConfigError if the configuration describes no encoder that the reference can run."""
+        """Raises: ConfigError if the channels of the configuration's blocks do not fit."""
         super().__init__()
-        if config.latent_log_var == "none":
-            raise ConfigError(
-                "The reference encoder cannot run with latent_log_var 'none': it halves its output channels and then "
-                "misses statistics for them. Wanted 'uniform', 'per_channel' or 'constant'."
-            )
         self.config = config
         stages = config.encoder_stages()
         width = stages[-1].out_channels if stages else config.latent_channels
-        log_variances = config.latent_channels if config.latent_log_var == "per_channel" else 1
+        log_variances = {"per_channel": config.latent_channels, "none": 0}.get(config.latent_log_var, 1)
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels)
         self.conv_in = CausalConv3d(
             config.in_channels * config.patch_size**2, config.latent_channels, config.encoder_padding
@@ -57,8 +52,14 @@ class VideoEncoder(nn.Module):
         Args:
             pixels: (B, C, F, H, W) in [-1, 1], in the weights' dtype.
         Returns: (B, latent channels, F', H', W'); with 2.3 blocks F' = 1 + (F - 1) / 8, H' = H / 32, W' = W / 32.
-        Raises: ShapeError for another rank or channel count, no frames, or sides that the blocks cannot fold.
+        Raises: ShapeError for another rank or channel count, no frames, or sides that the blocks cannot fold;
+        ConfigError for a checkpoint without log-variance channels, which serves requests without pictures only.
         """
+        if self.config.latent_log_var == "none":
+            raise ConfigError(
+                "The reference encoder cannot run with latent_log_var 'none': it halves its output channels and then "
+                "misses statistics for them. Wanted 'uniform', 'per_channel' or 'constant', or no pictures."
+            )
         if pixels.ndim != 5 or pixels.shape[1] != self.config.in_channels or pixels.shape[2] < 1:
             raise ShapeError(
                 f"The video encoder wants (B, {self.config.in_channels}, F, H, W) pixels with F >= 1; "

@@ -1,7 +1,8 @@
 """Configuration of the video VAE, read from the `vae` section of a checkpoint's configuration and checked at once.
 
 A block list describes each half of the VAE. `encoder_stages` and `decoder_stages` walk it and say what every block
-receives and gives, so a list whose channels do not fit is refused here, not in the middle of a decode.
+receives and gives, so a list whose channels do not fit is refused here, not in the middle of a decode. Keys and block
+options that the reference does not read, such as `encoder_base_channels`, are passed over as the reference does.
 
 Axes: B clip, C channel, F frame, H height, W width. Strides and scales are ordered (F, H, W).
 Source: ltx_core.model.video_vae.model_configurator and .video_vae 1.0.0 (defaults, block kinds, channel rules).
@@ -21,6 +22,10 @@ Option = int | bool
 
 NORM_GROUPS = 32  # groups of every group norm, fixed in the reference
 BOTTLENECK_RATIO = 8  # the decoder starts with this many times `decoder_base_channels`, whatever its blocks
+
+# A stranger's file may claim any size; these keep the outline, built before the tensors are checked, finite.
+MOST_LAYERS = 100  # of a block, and blocks of a list
+MOST_CHANNELS = 1 << 20
 
 # What each kind of block reads, with the reference's defaults; None marks an option that must be given.
 _ENCODER_OPTIONS: dict[str, dict[str, Option | None]] = {
@@ -95,8 +100,8 @@ class VideoVaeConfig:
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"The video VAE wants {name} >= 1; got {getattr(self, name)}.")
+            if not 1 <= getattr(self, name) <= MOST_CHANNELS:
+                raise ConfigError(f"The video VAE wants {name} from 1 to {MOST_CHANNELS}; got {getattr(self, name)}.")
         for name, allowed in (
             ("norm_layer", get_args(Normalization)),
             ("latent_log_var", get_args(LatentLogVariance)),
@@ -117,7 +122,7 @@ class VideoVaeConfig:
     def from_checkpoint(cls, config: Mapping[str, object]) -> Self:
         """Read a checkpoint's whole configuration (the JSON of its `config` metadata); absent keys take the defaults.
 
-        Raises: ConfigError for a key, block kind, option or value that the reference does not support.
+        Raises: ConfigError for a block kind or value that the reference does not support.
         """
         section = config.get("vae")
         if not isinstance(section, Mapping):
@@ -139,9 +144,6 @@ class VideoVaeConfig:
         decoder_blocks = _read_blocks("vae.decoder_blocks", values.pop("decoder_blocks", ()), _DECODER_OPTIONS)
         numbers = ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels")
         flags = ("causal_decoder", "timestep_conditioning")
-        unknown = sorted(values.keys() - {*numbers, *flags, "norm_layer", "latent_log_var"})
-        if unknown:
-            raise ConfigError(f"The `vae` section has keys that the reference does not read: {', '.join(unknown)}.")
         for name in numbers:
             _require(f"vae.{name}", values.get(name, getattr(cls, name)), int)
         for name in flags:
@@ -173,6 +175,11 @@ class VideoVaeConfig:
                 raise ConfigError(
                     f"Encoder block {block.kind} folds {cells} cells into one: its multiplier {block.multiplier} must "
                     f"divide {cells}, and {cells} must divide its {stage.out_channels} output channels."
+                )
+            if stage.out_channels > MOST_CHANNELS:
+                raise ConfigError(
+                    f"Encoder block {block.kind} gives {stage.out_channels} channels; at most {MOST_CHANNELS} are "
+                    "supported. Check the multipliers of vae.encoder_blocks."
                 )
             stages.append(stage)
             channels = stage.out_channels
@@ -233,13 +240,15 @@ def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Op
     """A block list as JSON gives it: pairs of a kind and either a count of layers or a table of options."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ConfigError(f"{name} wants a list of [kind, options]; got {value!r}.")
+    if len(value) > MOST_LAYERS:
+        raise ConfigError(f"{name} has {len(value)} blocks; at most {MOST_LAYERS} are supported.")
     blocks = []
     for index, entry in enumerate(value):
         place = f"{name}[{index}]"
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
             raise ConfigError(f"{place} wants [kind, options]; got {entry!r}.")
         kind, given = entry
-        if kind not in options:
+        if not isinstance(kind, str) or kind not in options:
             raise ConfigError(f"{place} has block kind {kind!r}; the reference runs {', '.join(options)}.")
         if type(given) is int:  # shorthand of older files: a count of layers, without meaning for other kinds
             given = {"num_layers": given} if "num_layers" in options[kind] else {}
@@ -250,15 +259,11 @@ def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Op
 
 
 def _read_block(place: str, kind: str, given: Mapping[str, object], known: Mapping[str, Option | None]) -> VaeBlock:
-    unknown = sorted(str(key) for key in given if key not in known)
-    if unknown:
-        wanted = ", ".join(known) or "none"
-        raise ConfigError(f"{place} ({kind}) has options {', '.join(unknown)}; the reference reads {wanted} there.")
-    merged = {**known, **given}
-    for option, least in (("num_layers", 0), ("multiplier", 1)):
+    merged = {**known, **{key: value for key, value in given.items() if key in known}}
+    for option, least, most in (("num_layers", 0, MOST_LAYERS), ("multiplier", 1, MOST_CHANNELS)):
         number = merged.get(option, least)
-        if type(number) is not int or number < least:
-            raise ConfigError(f"{place} ({kind}) wants {option}, an int >= {least}; got {number!r}.")
+        if type(number) is not int or not least <= number <= most:
+            raise ConfigError(f"{place} ({kind}) wants {option}, an int from {least} to {most}; got {number!r}.")
     for option in ("inject_noise", "residual"):
         _require(f"{place} ({kind}) {option}", merged.get(option, False), bool)
     return VaeBlock(

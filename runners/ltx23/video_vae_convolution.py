@@ -7,6 +7,7 @@ Source: ltx_core.model.video_vae.convolution (CausalConv3d) 1.0.0.
 import torch
 from torch import Tensor, nn
 
+from runners.errors import ShapeError
 from runners.ltx23.video_vae_config import Padding
 
 KERNEL_SIZE = 3  # along every axis
@@ -24,7 +25,15 @@ class CausalConv3d(nn.Module):
         )
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """Convolve (B, C, F, H, W); `causal` frames see no later frame. Without stride, F, H and W stay."""
+        """Convolve (B, C, F, H, W); `causal` frames see no later frame. Without stride, F, H and W stay.
+
+        Raises: ShapeError where a side of one cell has no neighbour to reflect.
+        """
+        if self.conv.padding_mode == "reflect" and min(x.shape[-2:]) < 2:
+            raise ShapeError(
+                f"spatial_padding_mode 'reflect' wants at least 2 cells along height and width; got "
+                f"{x.shape[-2]} x {x.shape[-1]}. Ask for a larger picture."
+            )
         first = x[:, :, :1]
         if causal:
             padded = torch.cat((first.repeat(1, 1, KERNEL_SIZE - 1, 1, 1), x), dim=2)  # (B, C, F+2, H, W)

@@ -16,6 +16,8 @@ from runners.errors import ConfigError
 AUDIO_CHANNELS = 2
 MEL_BINS = 64  # both stereo channels' bins, 128 together, enter the first convolution; fixed officially, too
 DILATIONS_PER_BLOCK = 3
+MOST_STAGES = 32  # with MOST it keeps the outline finite whatever a stranger's file claims
+MOST = 1 << 20  # of any size or rate
 DEFAULT_RATE_HZ = 24000
 FINAL_ACTIVATIONS = ("tanh", "clamp", "none")
 
@@ -48,10 +50,10 @@ class VocoderConfig:
 
     def _require_blocks(self) -> None:
         sizes, dilations = self.resblock_kernel_sizes, self.resblock_dilation_sizes
-        if not sizes or len(sizes) != len(dilations):
+        if not 0 < len(sizes) <= MOST_STAGES or len(sizes) != len(dilations):
             raise ConfigError(
                 f"vocoder resblock_kernel_sizes {list(sizes)} and resblock_dilation_sizes {list(map(list, dilations))} "
-                f"must have the same length, at least 1."
+                f"must have the same length, 1 to {MOST_STAGES}."
             )
         for size in sizes:
             _require_whole("resblock_kernel_sizes", size)
@@ -65,10 +67,10 @@ class VocoderConfig:
 
     def _require_upsampling(self) -> None:
         rates, sizes = self.upsample_rates, self.upsample_kernel_sizes
-        if not rates or len(rates) != len(sizes):
+        if not 0 < len(rates) <= MOST_STAGES or len(rates) != len(sizes):
             raise ConfigError(
                 f"vocoder upsample_rates {list(rates)} and upsample_kernel_sizes {list(sizes)} must have the same "
-                f"length, at least 1."
+                f"length, 1 to {MOST_STAGES}."
             )
         for rate, size in zip(rates, sizes, strict=True):
             _require_whole("upsample_rates", rate)
@@ -190,5 +192,5 @@ def _as_tuple(key: str, value: object) -> tuple[int, ...]:
 
 
 def _require_whole(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"vocoder {name} is {value!r}; a whole number of at least 1 was wanted.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ConfigError(f"vocoder {name} is {value!r}; a whole number from 1 to {MOST} was wanted.")

@@ -66,13 +66,16 @@ def test_overrides_reach_any_depth_and_are_checked_like_the_file(tmp_path: Path)
         ("height = 96", "height = 100", r"request.height is 100; it must be a multiple of 32.*Take 96 or 128"),
         ("width = 160", "width = 0", r"request.width is 0.*multiple of 32.*Take 32 or 64"),
         ("width = 160", "width = -32", r"request.width is -32"),
-        ("width = 160", "width = 99968", r"request.width is 99968.*up to 8192"),
+        ("width = 160", "width = 99968", r"request.width is 99968.*up to 8192 pixels. Take 8160 or 8192"),
         ("num_frames = 17", "num_frames = 16", r"num_frames is 16; it must be 8k \+ 1.*Take 9 or 17"),
         ("num_frames = 17", "num_frames = 0", r"num_frames is 0.*Take 1 or 9"),
         ("num_frames = 17", "num_frames = -7", r"num_frames is -7"),
+        ("num_frames = 17", "num_frames = 1000000001", r"is 1000000001; .* at most 4097. Take 4089 or 4097"),
         ("frame_rate = 24", "frame_rate = 0", r"frame_rate is 0.0; wanted 0 < rate"),
         ("frame_rate = 24", "frame_rate = nan", r"frame_rate is nan"),
         ("frame_rate = 24", "frame_rate = 1e999", r"frame_rate is inf"),
+        ("frame_rate = 24", "frame_rate = 1e-320", r"17 frames at 1e-320 a second last inf s; at most 3600 s"),
+        ("frame_rate = 24", "frame_rate = 0.0047", r"17 frames at 0.0047 a second last 3.62e\+03 s; at most 3600 s"),
         ("frame_rate = 24", "frame_rate = 900", r"17 frames at 900.0 a second last 0.0189 s, too short for sound"),
         ("num_inference_steps = 4", "num_inference_steps = 0", r"num_inference_steps is 0; wanted 1 to 1000"),
         ("seed = 3", "seed = -1", r"request.seed is -1"),
@@ -154,6 +157,7 @@ def test_files_that_are_no_case_files_are_refused(make: Callable[[Path], Any], s
         ("", "is not a file in"),
         ("a\x00b", "cannot be used"),
         ("n" * 5000, "cannot be used"),
+        ("loop.png", "cannot be used"),
     ],
 )
 def test_a_picture_must_lie_in_the_folder_of_its_case(name: str, sentence: str, tmp_path: Path) -> None:
@@ -162,6 +166,7 @@ def test_a_picture_must_lie_in_the_folder_of_its_case(name: str, sentence: str, 
     (folder / "sub").mkdir(parents=True)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "linked").symlink_to(tmp_path)
+    (folder / "loop.png").symlink_to("loop.png")
     case = parse_case(TEXT, folder, {"request.images": [{"path": name}]})
     with pytest.raises(CaseError, match=sentence):
         case.image_path(case.request.images[0])

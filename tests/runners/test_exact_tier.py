@@ -1,7 +1,10 @@
 """Native equals official bit for bit on a CPU: every tap and every output, end to end.
 
 Where a tap of the two differs at all, a test fails; none is excused. CUDA is another matter: attention kernels may be
-chosen by memory layout there.
+chosen by memory layout there. On a CPU one thing is left out, since no
+program can hold it: a bf16 convolution whose stride leaves a few cells (encoder blocks `compress_space` and
+`compress_all` on tiny pictures; the released configuration has none) does not always give the same bits for the same
+numbers in PyTorch 2.13, called alone and twice, depending on where they lie in memory.
 """
 
 from collections.abc import Callable
@@ -59,6 +62,10 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "stg-alone-in-no-block": (
         BF16,
         {"guidance.video": {"stg_scale": 1.5}, "guidance.audio": {"stg_scale": 0.5, "stg_blocks": [0, 1]}},
+    ),
+    "stg-in-blocks-that-there-are-not": (
+        BF16,
+        {"guidance.video.stg_blocks": [1, 28], "guidance.audio.stg_blocks": [28]},
     ),
     "video-skips-steps": (
         BF16,

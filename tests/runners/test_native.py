@@ -130,8 +130,6 @@ def test_sampling_parameters_are_those_of_the_case(micro_case: MakeCase, picture
     ("overrides", "error", "sentence"),
     [
         ({"reference": "9.9.9"}, RunnerError, r"does not run reference release '9.9.9'; it runs 1.0.0"),
-        ({"guidance.video.stg_blocks": [1, 2, 9]}, ConfigError, r"stg_blocks of video names \[2, 9\].* blocks 0 to 1"),
-        ({"guidance.audio.stg_blocks": [2]}, ConfigError, r"stg_blocks of audio names \[2\]"),
         ({"request.images": [{"path": "none.png"}]}, CaseError, r"'none.png' of case 'micro' is not a file"),
         ({"request.images": [{"path": "bad.png"}]}, MediaError, r"bad.png cannot be decoded as a picture"),
     ],

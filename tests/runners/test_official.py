@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from runners.case import Case
 from runners.clock import STAGES
@@ -115,6 +116,11 @@ def test_two_runs_are_bit_identical(plain: Any, micro_weights: WeightsFolder, mi
         ({"reference": "9.9.9"}, RunnerError, "does not run reference release '9.9.9'"),
         ({"request.images": [{"path": "none.png"}]}, CaseError, "'none.png' of case 'micro' is not a file"),
         ({"request.images": [{"path": "no.png"}]}, MediaError, "no.png cannot be decoded as a picture"),
+        (
+            {"request.images": [{"path": "dot.png"}]},
+            RunnerError,
+            r"official code 1.0.0 cannot run this case with these weights: IndexError at media_io.py:\d+: tuple index",
+        ),
     ],
 )
 def test_what_it_cannot_run_is_refused_in_one_sentence(
@@ -127,5 +133,6 @@ def test_what_it_cannot_run_is_refused_in_one_sentence(
     run: Run,
 ) -> None:
     (pictures / "no.png").write_text("this is no picture")
+    Image.new("RGB", (1, 1)).save(pictures / "dot.png")  # too small for H.264, which the official code does not check
     with pytest.raises(error, match=sentence):
         run(OfficialRunner(micro_weights, BF16), micro_case(overrides))

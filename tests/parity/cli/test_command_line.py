@@ -212,6 +212,15 @@ def test_the_official_runner_refuses_options_that_it_would_ignore(runs: Runs, in
         assert "disable_autocast" in result.output.replace("\n", "")
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence(runs: Runs, tmp_path: Path, invoke: Invoke) -> None:
+    arguments = ["--runner", "native", "--case", runs.case, "--weights", runs.weights, "--quiet"]
+    result = invoke("run", *arguments, "--out", runs.case / "run")  # below a file
+    assert result.exit_code == 2 and "internal error" not in result.output
+    assert "error: a file or folder cannot be read or written ([Errno" in result.output
+    result = invoke("gate", runs.native, "--against", runs.official, "--junit", tmp_path)  # a folder
+    assert result.exit_code == 2 and "Is a directory" in result.output and "internal error" not in result.output
+
+
 def test_a_bug_of_ours_or_an_interrupt_is_never_exit_1() -> None:
     for error in (KeyError("a bug"), KeyboardInterrupt(), MemoryError(), RecursionError()):
 

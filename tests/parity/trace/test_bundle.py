@@ -55,7 +55,7 @@ def outcome(**changes: Any) -> Outcome:
 def write(tmp_path: Path, micro_case: Callable[..., Case]) -> Callable[..., Path]:
     def write_one(overrides: dict[str, Any] | None = None, **changes: Any) -> Path:
         folder = tmp_path / "run"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         write_run(
             folder,
             micro_case(overrides),
@@ -88,6 +88,14 @@ def test_a_run_is_read_back_as_it_was_written(write: Callable[..., Path], pictur
     assert record.sigmas == [1.0, 0.5, 0.0] and record.step_s == [1.25, 1.25] and record.stage_s == {"denoising": 2.5}
     assert record.details == {"disable_autocast": True, "note": "inf"} and record.peak_bytes == 1 << 40
     assert record.files.keys() == {OUTPUTS_FILE, VIDEO_FILE} and not run.has("trace.safetensors")
+
+
+def test_outputs_that_cannot_be_written_are_an_error_in_one_sentence(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / OUTPUTS_FILE).mkdir(parents=True)
+    with pytest.raises(RunError, match=rf"{OUTPUTS_FILE} cannot be written .* make room or take another place"):
+        write()
 
 
 def test_a_run_with_nan_in_it_is_written_and_read(write: Callable[..., Path]) -> None:
@@ -155,6 +163,9 @@ def pipe_instead(folder: Path) -> None:
         (edit(lambda d: d.update(frame_rate="nan")), r"does not have the form of a run.*frame_rate"),
         (edit(lambda d: d.update(frame_rate=float("nan"))), r"says nan frames .* wanted more than 0"),
         (edit(lambda d: d.update(frame_rate=0)), r"says 0.0 frames"),
+        (edit(lambda d: d.update(num_blocks=101)), r"says the model has 101 blocks; wanted 1 to 100"),
+        (edit(lambda d: d["details"].update(taps_offered=3)), r"offers the taps 3; wanted a list of patterns"),
+        (edit(lambda d: d["details"].update(taps_offered=["*", 3])), r"offers the taps \['\*', 3\]"),
         (edit(lambda d: d.update(sample_rate_hz=-1)), r"-1 samples a second"),
         (edit(lambda d: d["case"].update(id="../../etc")), r"has the case id '../../etc', which is none"),
         (edit(lambda d: d["case"].pop("id")), r"has the case id None"),

@@ -38,12 +38,28 @@ def test_bins_come_from_the_first_of_three_places_that_names_them() -> None:
         ("ch", 0), ("ch", 12.5), ("ch", True), ("out_ch", "2"), ("ch_mult", []), ("ch_mult", 4), ("ch_mult", [1, 0]),
         ("num_res_blocks", -1), ("attn_resolutions", 16), ("attn_resolutions", ["16"]), ("resolution", None),
         ("z_channels", -8), ("norm_type", "batch"), ("causality_axis", "depth"), ("mid_block_add_attention", "no"),
-        ("mel_bins", -64),
+        ("mel_bins", -64), ("ch", 1 << 21), ("ch_mult", [1] * 101), ("num_res_blocks", 10**9), ("ch_mult", [[1]]),
+        ("attn_resolutions", [[16]]),
     ],
 )  # fmt: skip
 def test_an_unsupported_value_is_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{key} "):
         read(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"model": 3}, "model is 3"),
+        ({"model": {"params": None}}, "params is None"),
+        ({"model": {"params": {"ddconfig": []}}}, r"ddconfig is \[\]"),
+        ({"preprocessing": {"mel": "64"}}, "mel is '64'"),
+        ({"variables": 64}, "variables is 64"),
+    ],
+)
+def test_what_is_no_section_is_refused_by_name(section: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"audio_vae {sentence}; a section was wanted"):
+        AudioVaeConfig.from_dict(section)
 
 
 def test_group_normalization_wants_no_causal_axis_and_widths_of_whole_groups() -> None:

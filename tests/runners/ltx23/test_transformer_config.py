@@ -79,6 +79,9 @@ def test_keys_that_no_release_reads_are_passed_over() -> None:
         (released(num_layers="48"), "num_layers is '48'; wanted a whole number"),
         (released(num_layers=True), "num_layers is True; wanted a whole number"),
         (released(num_layers=0), "num_layers is 0; wanted a positive number"),
+        (released(num_layers=101), "num_layers is 101; at most 100"),
+        (released(num_attention_heads=2**14), "channels is 2097152; at most 1048576"),
+        (released(timestep_scale_multiplier=10**400), "timestep_scale is 1000.*at most 1073741824"),
         (released(norm_eps=float("nan")), "norm_eps is nan"),
         (released(apply_gated_attention=1), "apply_gated_attention is 1; wanted true or false"),
         (released(cross_attention_dim=2048), "cross_attention_dim is 2048.*4096"),
@@ -98,6 +101,8 @@ def test_what_cannot_be_honoured_is_refused(config: dict[str, Any], message: str
         (released("caption_proj_input_norm"), "caption_proj_input_norm is None"),
         (released(connector_positional_embedding_max_pos=[4096, 1]), "wants one number"),
         (released(connector_num_layers=-1), "num_layers is -1"),
+        (released(audio_connector_num_layers=10**9), "num_layers is 1000000000; at most 100"),
+        (released(connector_num_attention_heads=10**12), "channels is 128000000000000|heads is 1000000000000"),
         (released(connector_attention_head_dim=64), "video connector is 2048 wide and its stream 4096"),
     ],
 )

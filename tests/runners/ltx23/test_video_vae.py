@@ -225,6 +225,9 @@ def test_wrong_shapes_are_refused() -> None:
         encoder(torch.zeros(1, 3, 9, 32, 36))
     with pytest.raises(ShapeError, match=r"\(1, 15, 2, 2, 2\)"):
         decoder(torch.zeros(1, 15, 2, 2, 2), None)
+    reflecting = VideoVaeConfig.from_checkpoint({"vae": {**TINY, "spatial_padding_mode": "reflect"}})
+    with pytest.raises(ShapeError, match=r"'reflect' wants at least 2 cells .* got 3 x 1\."):
+        VideoDecoder(reflecting, Reference())(torch.zeros(1, 16, 2, 3, 1), None)
 
 
 def test_the_full_2_3_shapes_equal_official() -> None:

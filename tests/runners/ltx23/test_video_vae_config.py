@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from runners.errors import ConfigError
 from runners.ltx23.video_encoder import VideoEncoder
@@ -46,8 +47,6 @@ def test_a_silent_file_pads_with_reflection_in_the_decoder_only_and_conditions_i
         ({"decoder_blocks": [["attn_res_x", {"num_layers": 1, "attention_head_dim": 8}]]}, "attn_res_x"),
         ({"encoder_blocks": [["attn_res_x", 1]]}, "attn_res_x"),
         ({"decoder_blocks": [["compress_all_res", {}]]}, "compress_all_res"),
-        ({"decoder_blocks": [["res_x", {"num_layers": 1, "dropout": 0.1}]]}, "dropout"),
-        ({"decoder_blocks": [["compress_time", {"residual": True}]]}, "residual"),
         ({"decoder_blocks": [["res_x", {}]]}, "num_layers"),
         ({"decoder_blocks": [["res_x", {"num_layers": True}]]}, "num_layers"),
         ({"decoder_blocks": [["compress_all", {"multiplier": 0}]]}, "multiplier"),
@@ -61,6 +60,11 @@ def test_a_silent_file_pads_with_reflection_in_the_decoder_only_and_conditions_i
         ({"encoder_blocks": [["compress_time_res", {"multiplier": 4}]]}, "multiplier 4"),
         ({"latent_channels": 2, "encoder_blocks": [["compress_all_res", {"multiplier": 1}]]}, "2 output channels"),
         ({"norm_layer": "group_norm", "latent_channels": 40, "encoder_blocks": [["res_x", 1]]}, "40"),
+        ({"encoder_blocks": [["res_x", 10**9]]}, "num_layers, an int from 0 to 100; got 1000000000"),
+        ({"encoder_blocks": [["res_x", 1]] * 101}, "101 blocks; at most 100"),
+        ({"encoder_blocks": [["compress_all_x_y", {"multiplier": 4}]] * 7}, "2097152 channels; at most 1048576"),
+        ({"decoder_base_channels": 10**15}, "decoder_base_channels from 1 to 1048576"),
+        ({"decoder_blocks": [[["res_x"], {}]]}, r"block kind \['res_x'\]"),
         ({"norm_layer": "layer_norm"}, "layer_norm"),
         ({"latent_log_var": "learned"}, "learned"),
         ({"spatial_padding_mode": "same"}, "same"),
@@ -69,7 +73,6 @@ def test_a_silent_file_pads_with_reflection_in_the_decoder_only_and_conditions_i
         ({"patch_size": 0}, "patch_size"),
         ({"patch_size": 4.0}, "patch_size"),
         ({"causal_decoder": "no"}, "causal_decoder"),
-        ({"encoder_base_channels": 128}, "encoder_base_channels"),
         ({"_class_name": "CausalDiffusionVAE"}, "CausalDiffusionVAE"),
     ],
 )
@@ -78,12 +81,25 @@ def test_what_the_reference_does_not_run_is_refused_by_name(section: dict[str, A
         read(**section)
 
 
+def test_what_the_reference_does_not_read_is_passed_over() -> None:
+    plain = {"encoder_blocks": [["res_x", 3], ["compress_space", {}]], "decoder_blocks": [["compress_time", {}]]}
+    wordy = {
+        "encoder_base_channels": 128,
+        "scaling_factor": 1.0,
+        "use_quant_conv": False,
+        "encoder_blocks": [["res_x", {"num_layers": 3, "inject_noise": False}], ["compress_space", {"multiplier": 7}]],
+        "decoder_blocks": [["compress_time", {"residual": True, "dropout": "none"}]],
+    }
+    assert read(**wordy) == read(**plain)
+
+
 def test_a_file_without_the_section_is_refused() -> None:
     with pytest.raises(ConfigError, match="transformer"):
         VideoVaeConfig.from_checkpoint({"transformer": {}})
 
 
-def test_an_encoder_without_log_variance_is_refused_but_its_decoder_is_not() -> None:
-    config = read(latent_log_var="none", latent_channels=4)
-    with pytest.raises(ConfigError, match="none"):
-        VideoEncoder(config)
+def test_an_encoder_without_log_variance_is_built_and_refuses_pictures_only() -> None:
+    encoder = VideoEncoder(read(latent_log_var="none", latent_channels=4))
+    assert encoder.state_dict()["conv_out.conv.weight"].shape[0] == 4
+    with pytest.raises(ConfigError, match=r"'none'.* no pictures"):
+        encoder(torch.zeros(1, 3, 1, 32, 32))

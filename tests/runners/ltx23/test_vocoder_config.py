@@ -72,7 +72,8 @@ def test_a_flat_section_takes_the_official_defaults() -> None:
         ("upsample_rates", [2]), ("upsample_rates", 5), ("upsample_kernel_sizes", [16, 15, 8, 4, 1]),
         ("resblock_kernel_sizes", [3, 7]), ("resblock_kernel_sizes", [3, 7, "11"]),
         ("resblock_dilation_sizes", [[1, 3]] * 3), ("resblock_dilation_sizes", [1, 3, 5]),
-        ("resblock_dilation_sizes", [[1, 3, 0]] * 3),
+        ("resblock_dilation_sizes", [[1, 3, 0]] * 3), ("upsample_initial_channel", 10**13),
+        ("upsample_rates", [1] * 33),
     ],
 )  # fmt: skip
 def test_an_unsupported_flat_value_is_refused_by_name(key: str, value: object) -> None:
