@@ -42,7 +42,7 @@ def explain(
         typer.echo(json_module.dumps(plain(found.document()), indent=2))
         return 0
     for line in found.explanation.lines:
-        out.print(printable(line), markup=False)
+        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)
     return 0

@@ -175,14 +175,14 @@ def judge(
                 code="unmatched_waiver", where=name, message="is waived but not beyond its limit; remove the waiver"
             )
         )
-    failures.sort(key=lambda failure: (failure.code, failure.where))
+    failures.sort(key=lambda failure: failure.code)  # within a code in the order found, that of the data flow
     return Verdict(
         case=case,
         profile=profile,
         outcome=_outcome(rows, failures),
         rows=tuple(rows),
         failures=tuple(failures),
-        notes=(*_levels_said(reached, levels, strength), *_notes(rows)),
+        notes=(*_levels_said(reached, levels, strength), *_without_taps(profile, levels), *_notes(rows)),
         unjudged=unjudged,
         levels=reached,
     )
@@ -235,6 +235,14 @@ def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], streng
     if strength is not None and whole and (worth := strength.caught_by(judged_by)):
         parts.append(worth)
     return ("; ".join(parts),)
+
+
+def _without_taps(profile: Profile, levels: Mapping[str, Level]) -> tuple[str, ...]:
+    """That equality of outputs is no equality of taps, where not all of them were compared."""
+    state = levels.get("drift")
+    if profile != "exact" or state is None or state.measured:
+        return ()
+    return (f"outputs are judged, and no taps but those in both traces: {state.why}",)
 
 
 def _row(metric: Metric, value: float, limit: Limit, expired: tuple[str, ...], waiver: str) -> Row:
@@ -303,13 +311,17 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
     changes = sorted({change for row in rows for change in row.expired})
     if changes:
         count = sum(bool(row.expired) for row in rows)
-        notes.append(f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing")
+        notes.append(
+            f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing; run "
+            "where they were measured, or measure them here with `parity calibrate`"
+        )
     needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
     if needed:
-        notes.append(f"CALIBRATION_NEEDED, no case passes on these alone: {', '.join(needed)}")
+        notes.append(f"CALIBRATION_NEEDED by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}")
     for group in sorted({row.metric.split(".")[0] for row in rows}):
         members = [row for row in rows if row.metric.split(".")[0] == group]
-        if not any(row.decisive for row in members) and any(row.status != "exact" for row in members):
+        able = any(row.status == "calibrated" for row in members)  # but expired, or one would be decisive
+        if not able and any(row.status != "exact" for row in members):
             notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
     notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
     return tuple(notes)

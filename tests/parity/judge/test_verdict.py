@@ -167,6 +167,7 @@ def test_limits_of_another_environment_decide_nothing_either_way() -> None:
     verdict = elsewhere(GOOD)
     assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", ("torch: 2.13.0 -> 2.14.0",))
     assert any("another environment (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
+    assert not any("were not told apart" in note for note in verdict.notes)  # they were, only elsewhere
     assert elsewhere({**GOOD, ERROR: 0.2}).outcome == "undecided"
     assert elsewhere({**GOOD, ERROR: 0.2, COUNT: 1.0}).exit_code == 1  # what has one wanted value has it everywhere
 
@@ -348,3 +349,12 @@ def test_equality_has_no_levels() -> None:
 def test_judging_needs_no_torch() -> None:
     code = "import sys, parity.judge.verdict, parity.judge.perf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_equal_outputs_without_all_taps_are_said_to_be_no_more_than_that() -> None:
+    def notes(drift: Level) -> tuple[str, ...]:
+        return judge(case="astronaut", profile="exact", metrics=EQUAL, levels={"drift": drift}).notes
+
+    (note,) = notes(Level(measured=False, why="the reference has no trace"))
+    assert note == "outputs are judged, and no taps but those in both traces: the reference has no trace"
+    assert notes(MEASURED) == ()
