@@ -23,6 +23,8 @@ RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v rele
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
 GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
+GPU_ISOLATED ?= ltx_2.3_one_stage_ti2v_25f
+GPU_ISOLATED_STEPS ?= 15,29
 GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
@@ -56,9 +58,10 @@ gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorde
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
 
 # Stopped half-way or out of time, the same call goes on where it was.
-parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared
+parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared, and every part of one case alone
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
 	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
+	  $(GPU_ISOLATED:%=--isolate %) --isolate-steps $(GPU_ISOLATED_STEPS) \
 	  $(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden)
 
 golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, with native's numbers (REASON=...)

@@ -2,12 +2,15 @@
 
     python bench/floors.py blocks --out FILE [--case ID] [--steps 0,15,29]
     python bench/floors.py run    --out FILE [--case ID] [--num-steps N] [--runs FOLDER]
+    python bench/floors.py port   --out FILE [--case ID] [--num-steps N] [--runs FOLDER] [--floors FILE]
 
 `blocks` runs official and native in lockstep, every block of every pass of some steps fed the official inputs, and
 holds both to the official block in fp32, one block at a time: what bf16 costs each block by itself, and what another
 attention kernel would. It needs little more memory than one run. `run` makes three free runs with all taps, official
 in fp32 (the oracle; about 80 GB for the transformer at full size), official and native in bf16, and keeps how far the
-latter two are from the first at every step and block: what bf16 costs by the end.
+latter two are from the first at every step and block: what bf16 costs by the end. `port` makes free runs of official
+and diffusers in bf16 and keeps where it first leaves the official model, by how much over the floor (of `--floors`,
+what `run` wrote, else by rule), and the worst error of each group of taps.
 
 What is kept is the worst of the four passes for each step, block, stream and point, to three digits, as
 `table[stream/point][step][block]`; `run` also writes floors that `parity explain --floors FILE` reads.
@@ -23,8 +26,9 @@ from typing import Any
 import torch
 from gpu import header
 
-from parity.diff.diagnosis import FLOORS_SCHEMA_VERSION
+from parity.diff.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
 from parity.diff.oracle import Arbitration, arbitrate, tally
+from parity.diff.runs import compare_runs
 from parity.diff.tap_place import group_of, place_of
 from parity.trace.atomic import write_json_atomic
 from parity.trace.bundle import Run, read_run
@@ -121,6 +125,32 @@ def run(arguments: argparse.Namespace, device: torch.device, weights: Weights) -
     }
 
 
+def port(arguments: argparse.Namespace, device: torch.device, weights: Weights) -> dict[str, Any]:
+    """Official and diffusers, free."""
+    changes = {} if arguments.num_steps is None else {"request.num_inference_steps": arguments.num_steps}
+    case = find_case(arguments.case, changes)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.runs or temporary)
+        official = traced("official", torch.bfloat16, case, weights, device, folder / "official")
+        ported = traced("diffusers", torch.bfloat16, case, weights, device, folder / "diffusers")
+        found = diagnose(official, ported, floors=None if arguments.floors is None else Path(arguments.floors))
+        outputs = compare_runs(official, ported)
+    said = found.explanation.document()
+    print("\n".join(found.explanation.lines), flush=True)
+    return {
+        "case": case_document(case),
+        "runner": "diffusers",
+        "details": ported.record.details,
+        "times_s": {one.record.runner: one.record.end_to_end_s for one in (official, ported)},
+        "step_s": {one.record.runner: one.record.step_s for one in (official, ported)},
+        "peak_bytes": {one.record.runner: one.record.peak_bytes for one in (official, ported)},
+        "lines": said["lines"],
+        "roots": said["roots"],
+        "ends": said["ends"],
+        "metrics": {name: rounded(value) for name, value in outputs.metrics.items() if math.isfinite(value)},
+    }
+
+
 def traced(runner: str, dtype: torch.dtype, case: Case, weights: Weights, device: torch.device, out: Path) -> Run:
     """One run with all taps; a finished one is not repeated."""
     if not out.exists():
@@ -151,7 +181,7 @@ def peak_bytes(device: torch.device) -> int:
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = {"blocks": blocks, "run": run}
+    kinds = {"blocks": blocks, "run": run, "port": port}
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -160,6 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", default="0,15,29")
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--runs")
+    parser.add_argument("--floors")
     arguments = parser.parse_args()
     device = device_named(arguments.device)
     measured = kinds[arguments.kind](arguments, device, weights_named(arguments.weights, device))

@@ -38,7 +38,8 @@ from runners.protocol import RunOptions
 from runners.weights import Weights
 
 SCHEMA_VERSION = 1
-WARMUP_RUNS = 1  # of each runner, with one step
+WARMUP_RUNS = 1  # of each runner
+WARMUP_STEPS = 2  # diffusers has no schedule of a single step
 
 
 def box() -> str:
@@ -51,7 +52,7 @@ def box() -> str:
 
 def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What every measurement says about itself."""
-    left_out = ("kind", "out", "runs")  # folders of whoever measured
+    left_out = ("kind", "out", "runs", "floors")  # folders of whoever measured
     shown = " ".join(
         f"--{name.replace('_', '-')} {value}"
         for name, value in vars(arguments).items()
@@ -96,7 +97,7 @@ def speed(arguments: argparse.Namespace, device: torch.device, out: Path) -> Non
         done = list(old.runs)
     order = [name for turn in range(arguments.rounds) for name in (runners if turn % 2 == 0 else runners[::-1])]
     for runner in dict.fromkeys(order[len(done) :]):
-        measured(runner, shortened(arguments.case, 1), weights, device)
+        measured(runner, shortened(arguments.case, WARMUP_STEPS), weights, device)
     for runner in order[len(done) :]:
         start_s = time.monotonic()
         if start_s - begun_s + longest_s > arguments.minutes * 60:

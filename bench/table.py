@@ -15,6 +15,7 @@ from typing import Any
 
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
+ENDS = ("video latent", "audio latent", "frames", "waveform")
 LEVELS = {
     "outputs": "outputs alone",
     "outputs+drift": "outputs and drift of taps",
@@ -113,6 +114,40 @@ def blocks_row(document: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def run_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """The free run held to fp32: what bf16 costs by the end, and who is nearer."""
+
+    def worst(name: str) -> str:
+        steps = [step for point in document[name].values() for step in point.values()]
+        return f"{max(error for step in steps for error in step.values()):.2g}"
+
+    nearer = document["nearer"]
+    return (
+        document["case"]["id"],
+        worst("official_to_oracle"),
+        worst("native_to_oracle"),
+        f"{nearer['candidate']} / {nearer['official']} / {nearer['neither']}",
+        f"{max(document['peak_bytes'].values()) / GIB:.1f}",
+        device(document),
+    )
+
+
+def port_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """Where another port first leaves the official model, and what becomes of it."""
+    first = document["roots"][0] if document["roots"] else {"tap": "nowhere", "relative_l2": 0.0, "harmless": 0.0}
+    ends = document["ends"]
+    return (
+        document["case"]["id"],
+        document["runner"],
+        first["tap"],
+        f"{float(first['relative_l2']):.2g} / {float(first['harmless']):.2g}",
+        *(f"{float(ends[name]):.2g}" if name in ends else "-" for name in ENDS),
+        f"{document['times_s'][document['runner']]:.1f} / {document['times_s']['official']:.1f}",
+        f"{document['peak_bytes'][document['runner']] / GIB:.1f}",
+        device(document),
+    )
+
+
 def suite_rows(document: dict[str, Any]) -> Rows:
     """The verdict of each comparison."""
     rows = []
@@ -191,6 +226,19 @@ def main(paths: Sequence[str]) -> None:
                 *("peak", "device"),
             ),
             [blocks_row(document) for document in kinds.get("floors_blocks", [])],
+        ),
+        table(
+            "The free run against the official model in fp32: worst relative L2 of a block, peak in GiB",
+            ("case", "official", "native", "taps nearer: native / official / neither", "peak", "device"),
+            [run_row(document) for document in kinds.get("floors_run", [])],
+        ),
+        table(
+            "Another port against the official run: where it first departs, relative L2 by the end, seconds, GiB",
+            (
+                *("case", "runner", "first departs at", "by / harmless", *ENDS, "time / official's", "peak"),
+                "device",
+            ),
+            [port_row(document) for document in kinds.get("floors_port", [])],
         ),
         table(
             "Speed: medians in seconds over runs by turns, peak in GiB",

@@ -79,7 +79,13 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
     from runners.errors import RunError
     from runners.weights import WeightsFolder
 
-    if not limits_path().exists() or new.case_id not in load_registry(limits_path()).cases:
+    registry = load_registry(limits_path()) if limits_path().exists() else None
+    if registry is not None and (devices := [name for name in registry.devices_of(new.case_id) if name]):
+        raise RunError(
+            f"Case {new.case_id!r} has limits on {', '.join(devices)}, which do not hold at another release and are "
+            "not derived here. Give the other release a case of its own, with an id of its own."
+        )
+    if registry is None or new.case_id not in registry.cases:
         return None
     if weights is None or not Path(weights).is_dir():
         raise RunError(

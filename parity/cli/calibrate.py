@@ -10,18 +10,32 @@ import typer
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from parity.trial.sitting import Sitting
     from runners.case import Case
-    from runners.weights import WeightsFolder
+    from runners.weights import Weights, WeightsFolder
 
 PRESET = "tiny"  # cases of this preset are calibrated unless some are named
 
 
 @verb
 def calibrate(
-    weights: Annotated[Path | None, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")] = None,
     case: Annotated[list[str] | None, typer.Option(help="Id under golden/ or TOML file; default: tiny_*.")] = None,
     reason: Annotated[str, typer.Option(help="Why limits or baselines are loosened; needed where they are.")] = "",
-    threads: Annotated[int, typer.Option(help="CPU threads; limits hold for this number.")] = 2,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads; limits hold for this number. Default: 2, on a GPU what torch takes."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; limits hold there.")] = "cpu",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure this harmless variation or defect only; repeat for more.")
+    ] = None,
+    samples: Annotated[Path | None, typer.Option(help="Keep each measurement here; the same call goes on.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no measurement that would end later.")] = None,
     perf_only: Annotated[bool, typer.Option("--perf-only", help="Only speed baselines.")] = False,
     from_samples: Annotated[
         bool, typer.Option("--from-samples", help="Work limits out again from the samples kept; nothing is run.")
@@ -35,8 +49,13 @@ def calibrate(
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
     import torch
 
+    from parity.trace.environment import fingerprint
     from parity.trace.golden import find_case
+    from parity.trace.record import device_named
+    from parity.trial.sitting import Sitting
+    from runners.case import case_document
     from runners.errors import CaseError
+    from runners.forge.weights import SCHEME, weights_named
     from runners.weights import WeightsFolder
 
     if perf_only and limits_only:
@@ -45,17 +64,37 @@ def calibrate(
         return _again(case, reason, json)
     if weights is None:
         raise CaseError("--weights is missing: a folder with the model's files, which `parity forge` makes.")
-    torch.set_num_threads(max(1, threads))
-    files = WeightsFolder(weights)
+    where = device_named(device)
+    if where.type == "cpu" or threads is not None:
+        torch.set_num_threads(max(1, threads or 2))
     cases = [find_case(name) for name in case or _default_cases()]
-    command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases) + f" --threads {threads}"
+    if samples is not None and len(cases) > 1:
+        raise CaseError(f"--samples keeps measurements of one case; {len(cases)} are calibrated. Name one with --case.")
+    if not limits_only and (where.type != "cpu" or weights.startswith(SCHEME)):
+        raise CaseError(
+            "Speed baselines are measured here on a CPU, of files; add --limits-only (bench/gpu.py is for speed)."
+        )
+    command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases)
+    command += f" --threads {torch.get_num_threads()}" if where.type == "cpu" else f" --device {where.type}"
     command += "" if compiled else " --no-compiled"
+    command += "".join(f" --only {name}" for name in only or ())
     document: dict[str, Any] = {}
     # Speed first: memory is the process's peak, which the populations would raise.
     if not limits_only:
-        document["baselines"] = _baselines(files, cases, command, reason, json)
+        document["baselines"] = _baselines(WeightsFolder(Path(weights)), cases, command, reason, json)
     if not perf_only:
-        document["limits"] = _limits(files, cases, command, reason, json, compiled)
+        files = weights_named(weights, where)
+        origin = {"weights": files.hash, "environment": fingerprint(where)} if samples else {}
+        sittings = {
+            found.id: Sitting(
+                only=tuple(only or ()),
+                kept=samples,
+                minutes=minutes,
+                origin={**origin, "case": case_document(found)} if samples else {},
+            )
+            for found in cases
+        }
+        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, sittings)
     if json:
         typer.echo(json_module.dumps(document, indent=2))
     return 0
@@ -104,11 +143,19 @@ def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason
 
 
 def _limits(
-    files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool, compiled: bool
+    files: "Weights",
+    cases: "list[Case]",
+    command: str,
+    reason: str,
+    json: bool,
+    compiled: bool,
+    device: "torch.device",
+    sittings: "Mapping[str, Sitting]",
 ) -> dict[str, Any]:
-    from parity.judge.registry import Registry, load_registry, save_registry
+    from parity.judge.registry import Registry, device_of, load_registry, save_registry, table_named
     from parity.report.tables import draw_changes
     from parity.trace.atomic import plain
+    from parity.trace.environment import fingerprint
     from parity.trace.golden import golden_of
     from parity.trace.places import limits_path
     from parity.trial.calibrate import measure, propose_limits
@@ -117,15 +164,36 @@ def _limits(
     path = limits_path()
     old = load_registry(path) if path.exists() else Registry()
     recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
-    populations = {case.id: measure(files, case, _say, recorded.get(case.id), compiled) for case in cases}
-    proposal = propose_limits(old, files, populations, command)
+    populations = {
+        case.id: measure(
+            files,
+            case,
+            _say,
+            recorded.get(case.id),
+            compiled,
+            device=device,
+            reduced=_golden_is_reduced(case),
+            sitting=sittings[case.id],
+        )
+        for case in cases
+    }
+    proposal = propose_limits(old, files, populations, command, device)
     if not json:
         draw_changes(out, proposal.changes)
     accepted = proposal.accept(reason)
     save_registry(path, accepted)
-    statuses = [limit.status for case in cases for limit in accepted.cases[case.id].values()]
+    tables = [table_named(case.id, device_of(fingerprint(device))) for case in cases]
+    statuses = [limit.status for table in tables for limit in accepted.cases[table].values()]
     counts = {status: statuses.count(status) for status in ("calibrated", "CALIBRATION_NEEDED", "exact")}
     if not json:
         out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
     changes: list[Any] = plain([msgspec.to_builtins(change) for change in proposal.changes])
     return {"counts": counts, "changes": changes}
+
+
+def _golden_is_reduced(case: "Case") -> bool:
+    """Whether candidates of a case will be judged by reduced outputs, since its golden holds no others."""
+    from parity.trace.golden import GOLDEN_FILE, golden_of
+
+    here = Path(case.folder) / GOLDEN_FILE
+    return here.is_file() and golden_of(case.id).reduced

@@ -35,14 +35,14 @@ def explain(
         reference,
         candidate,
         floors=floors,
-        calibrated=calibrated_floors(candidate.case_id),
+        calibrated=calibrated_floors(candidate),
         oracle=None if oracle is None else read_run(oracle),
     )
     if json:
         typer.echo(json_module.dumps(plain(found.document()), indent=2))
         return 0
     for line in found.explanation.lines:
-        out.print(printable(line), markup=False)
+        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)
     return 0

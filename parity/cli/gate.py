@@ -13,6 +13,8 @@ import typer
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Profile, Verdict
     from parity.trace.bundle import Run
@@ -69,11 +71,31 @@ def _runs(run: Path, against: str) -> "tuple[Run, Run]":
 def profile_of(found: "RunsDiff") -> "Profile":
     """How a run is judged: the exact tier by bit equality with an official run of the same environment.
 
-    In another environment the official code itself has other bits, so limits hold there; and a run that is not the
-    exact tier is judged by limits everywhere.
+    In another environment the official code itself may have other bits, so limits hold there; where there are none,
+    equal bits are still equal. A run that is not the exact tier is judged by limits everywhere.
     """
     exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
-    return "exact" if exact and not found.environment else "limits"
+    limited = has_limits(found.case, found.environment_of_candidate)
+    return "exact" if exact and (not found.environment or (has_every_bit(found) and not limited)) else "limits"
+
+
+def has_limits(case: str, environment: "Mapping[str, Any]") -> bool:
+    """Whether limits of a case were measured on the device of an environment, or hold everywhere."""
+    from parity.judge.registry import device_of, load_registry
+    from parity.trace.places import limits_path
+
+    if not limits_path().is_file():
+        return False
+    registry = load_registry(limits_path())
+    return bool(registry.defaults) or device_of(environment) in registry.devices_of(case)
+
+
+def has_every_bit(found: "RunsDiff") -> bool:
+    """Whether outputs, and taps where they were compared, have the reference's bits, and nothing is missing."""
+    from parity.judge.verdict import BIT_EQUALITIES
+
+    equal = all(found.metrics.get(name) == 1.0 for name in BIT_EQUALITIES)
+    return equal and not found.findings and not found.metrics.get("taps.bit_different")
 
 
 def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
@@ -95,12 +117,14 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
     )
 
 
-def calibrated_floors(case: str) -> "dict[str, tuple[float, float]]":
-    """The registry's floor and limit of each group of taps of a case; none where there is no registry."""
-    from parity.judge.registry import load_registry
+def calibrated_floors(run: "Run") -> "dict[str, tuple[float, float]]":
+    """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
+    from parity.judge.registry import device_of, load_registry
     from parity.trace.places import limits_path
 
-    return load_registry(limits_path()).floors_of(case) if limits_path().is_file() else {}
+    if not limits_path().is_file():
+        return {}
+    return load_registry(limits_path()).floors_of(run.case_id, device_of(run.record.environment))
 
 
 def _reported(

@@ -12,6 +12,8 @@ from parity.cli.verb import out, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from parity.trace.bundle import Run
     from parity.trial.isolate import Isolation
     from runners.case import Case
@@ -63,7 +65,7 @@ def isolate(
             case,
             options,
             stages=stages,
-            steps=None if steps is None else _numbers(steps),
+            steps=None if steps is None else step_numbers(steps),
             blocks=block or None,
             harmless=harmless,
             oracle=oracle,
@@ -80,27 +82,33 @@ def isolate(
 
 
 def save_isolated(
-    path: Path, weights: "Weights", case: "Case", options: "RunOptions", progress: "Progress | None" = None
+    path: Path,
+    weights: "Weights",
+    case: "Case",
+    options: "RunOptions",
+    steps: "Sequence[int]",
+    progress: "Progress | None" = None,
 ) -> None:
-    """Leave what a gate judges of native's isolated errors: all stages, the first denoising steps."""
-    from parity.diff.isolated import FIRST_STEPS
+    """Leave what a gate judges of native's isolated errors: all stages, some denoising steps."""
     from parity.trace.atomic import write_json_atomic
     from parity.trial.isolate import isolate as measure
 
-    steps = range(min(FIRST_STEPS, case.request.num_inference_steps))
     found = measure(weights, case, options, steps=steps, harmless=False, progress=progress)
     write_json_atomic(path, found.document())
 
 
 def isolate_run(run: "Run", weights: Path, path: Path) -> None:
-    """The same for a native run on disk, on its device and in its dtype."""
+    """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
+    from parity.diff.isolated import FIRST_STEPS
     from parity.trace.record import device_named
     from runners.protocol import DTYPES, RunOptions
     from runners.weights import WeightsFolder
 
     device = device_named(str(run.record.environment["device"]))
     options = RunOptions(device=device, dtype=DTYPES[run.record.dtype])
-    save_isolated(path, WeightsFolder(weights), _case(str(run.folder)), options)
+    case = _case(str(run.folder))
+    steps = range(min(FIRST_STEPS, case.request.num_inference_steps))
+    save_isolated(path, WeightsFolder(weights), case, options, steps)
 
 
 def _case(reference: str) -> "Case":
@@ -134,13 +142,14 @@ def _inherited(reference: str, against: Path | None) -> dict[str, float]:
     return diagnose(read_run(Path(reference)), read_run(against)).traces.errors
 
 
-def _numbers(text: str) -> list[int]:
+def step_numbers(text: str) -> list[int]:
+    """Denoising steps that an option names. Raises: ConfigError."""
     from runners.errors import ConfigError
 
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--steps wants numbers such as 0,15,29; got {text!r}.") from None
+        raise ConfigError(f"Steps are numbers such as 0,15,29; got {text!r}.") from None
 
 
 def _draw(found: "Isolation", every: bool) -> None:

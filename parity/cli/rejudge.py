@@ -18,7 +18,14 @@ def rejudge(
     from parity.cli.gate import judged, profile_of
     from parity.diff.runs import read_numbers
     from parity.judge.registry import load_registry
-    from parity.judge.saved import load_verdict, require_of_golden, save_verdict, saved_verdicts
+    from parity.judge.saved import (
+        load_verdict,
+        require_consistent,
+        require_of_golden,
+        require_whole,
+        save_verdict,
+        saved_verdicts,
+    )
     from parity.trace.places import limits_path
     from runners.errors import RunError
 
@@ -31,11 +38,13 @@ def rejudge(
     paths = saved_verdicts()
     if not paths:
         raise RunError("No golden has saved numbers; measure on a GPU with `make parity-gpu`, then use --record.")
+    require_whole(paths)
     moved = 0
     for path in paths:
         saved = load_verdict(path)
         found = saved.found()
         require_of_golden(found)
+        require_consistent(found)
         outcome = judged(found, saved.profile).outcome
         moved += outcome != saved.outcome
         change = outcome if outcome == saved.outcome else f"{outcome}, but {saved.outcome} was recorded"

@@ -30,7 +30,7 @@ def report(
     from parity.diff.runs import compare_runs
     from parity.judge.limit import Limit
     from parity.judge.perf import PerfVerdict, load_perf_registry
-    from parity.judge.registry import load_registry
+    from parity.judge.registry import device_of, load_registry
     from parity.judge.timed import judge_timed, timed_run
     from parity.judge.verdict import Verdict
     from parity.report.page import Content, Traced, head_word, write_page
@@ -53,7 +53,7 @@ def report(
 
     limits: dict[str, Limit] = {}
     if limits_path().is_file():
-        limits = load_registry(limits_path()).limits_of(found.case)
+        limits = load_registry(limits_path()).limits_of(found.case, device_of(found.environment_of_candidate))
 
     perf: PerfVerdict | str
     try:
@@ -65,7 +65,7 @@ def report(
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         try:
             measured = None if floors is None else read_floors(floors, candidate)
-            calibrated = calibrated_floors(candidate.case_id)
+            calibrated = calibrated_floors(candidate)
             flow = flow_of(reference, candidate, read_trace(reference.folder))
             traced = Traced(
                 diagnosis=diagnose(reference, candidate, floors=floors, calibrated=calibrated),

@@ -1,6 +1,7 @@
 """`parity suite`: the main job. Official and native run the same cases; one table ends in a verdict."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from runners.weights import Weights
 
 RUNNERS = ("official", "native")
+ISOLATION = "isolation"  # stands beside the runners in the list of what is not there yet
 
 
 @verb
@@ -32,6 +34,12 @@ def suite(
     resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no run that would end later; the same call with --resume goes on.")
+    ] = None,
+    isolate: Annotated[
+        list[str] | None, typer.Option(help="Isolate this case, too: what each part of native adds by itself.")
+    ] = None,
+    isolate_steps: Annotated[
+        str | None, typer.Option(help="Denoising steps to isolate beside the first two, such as 15,29.")
     ] = None,
     golden: Annotated[bool, typer.Option("--golden", help="Judge against the recorded goldens too.")] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for the table, as JSON and Markdown.")] = None,
@@ -47,32 +55,50 @@ def suite(
     from parity.trace.bundle import read_run
     from parity.trace.golden import find_case, golden_of
     from parity.trace.record import device_named
+    from runners.errors import OutOfMemoryError
     from runners.forge.weights import weights_named
     from runners.official_files import INSTALLED_RELEASE
 
-    begun_s = time.monotonic()
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     where = device_named(device)
     files = weights_named(weights, where)
+    cases = [find_case(name) for name in case]
+    chosen = _isolated_cases(cases, isolate or [])
+    steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases}
+    left = _TimeLeft(minutes)
     lines: list[Line] = []
     missing: list[str] = []
     longest_s = 0.0  # of the runs so far, which says how long the next may take
-    for found in [find_case(name) for name in case]:
+    for found in cases:
         alone = golden and found.reference != INSTALLED_RELEASE
         for runner in RUNNERS[1:] if alone else RUNNERS:
             target = folder / found.id / runner
             start_s = time.monotonic()
             if resume and _already_there(found, files, where, taps, target):
                 out.print(f"{target}: kept, it is whole and of this request", markup=False)
-            elif minutes is not None and start_s - begun_s + longest_s > minutes * 60:
-                missing.append(f"{found.id}/{runner}")
-            else:
+            elif left.fits(longest_s):
                 _run(found, runner, files, target, where, taps, quiet)
                 longest_s = max(longest_s, time.monotonic() - start_s)
+            else:
+                missing.append(f"{found.id}/{runner}")
         if any(name.startswith(f"{found.id}/") for name in missing):
             continue
         native = read_run(folder / found.id / "native")
+        isolated = None
+        if not alone and (found.id in chosen or (golden and _has_isolated_limits(native))):
+            path = folder / found.id / "native_isolated.json"
+            if resume and _already_isolated(path, native, steps[found.id]):
+                out.print(f"{path}: kept, it is whole and of this run", markup=False)
+                isolated = path
+            elif left.fits(2 * native.record.end_to_end_s):  # it runs the official model with native beside it
+                try:
+                    _isolate(path, found, files, where, steps[found.id], quiet)
+                    isolated = path
+                except OutOfMemoryError as error:  # the runs can still be judged
+                    missing.append(f"{found.id}/{ISOLATION}, {error}")
+            else:
+                missing.append(f"{found.id}/{ISOLATION}")
         if alone:
             out.print(
                 f"{found.id}: official {found.reference} is not installed, its golden stands for it", markup=False
@@ -81,14 +107,53 @@ def suite(
         else:
             official = read_run(folder / found.id / "official")
             if golden:
-                lines += _against_golden(official, native, _isolated(found, files, where, folder, native, quiet))
-            lines.append(_judged("native against official", official, native))
+                lines += _against_golden(official, native, isolated)
+            lines.append(_judged("native against official", official, native, isolated=isolated))
         if report is not None:
             save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
     if report is not None:
         save_suite(report, lines, missing)
     draw_suite(out, lines, missing)
     return suite_code(lines, missing)
+
+
+@dataclass(frozen=True)
+class _TimeLeft:
+    """What a call may still begin."""
+
+    minutes: float | None
+    begun_s: float = field(default_factory=time.monotonic)
+
+    def fits(self, expected_s: float) -> bool:
+        """Whether something that takes so long would end in time."""
+        return self.minutes is None or time.monotonic() - self.begun_s + expected_s <= self.minutes * 60
+
+
+def _isolated_cases(cases: "list[Case]", named: list[str]) -> set[str]:
+    """The ids of cases to isolate. Raises: CaseError for one that is not run."""
+    from parity.trace.golden import find_case
+    from runners.errors import CaseError
+
+    chosen = {find_case(name).id for name in named}
+    if unknown := sorted(chosen - {case.id for case in cases}):
+        raise CaseError(f"--isolate names {', '.join(unknown)}, which no --case names; name it there, too.")
+    return chosen
+
+
+def _steps_to_isolate(case: "Case", more: str | None) -> list[int]:
+    """The first two denoising steps, which a gate wants, and those that are asked for beside them.
+
+    Raises: ConfigError for a step that there is not.
+    """
+    from parity.cli.isolate import step_numbers
+    from parity.diff.isolated import FIRST_STEPS
+    from runners.errors import ConfigError
+
+    count = case.request.num_inference_steps
+    steps = sorted({*range(min(FIRST_STEPS, count)), *(step_numbers(more) if more else ())})
+    if not 0 <= steps[0] <= steps[-1] < count:
+        raise ConfigError(f"--isolate-steps is {more!r}; {case.id!r} has steps from 0 to {count - 1}.")
+    return steps
 
 
 def _run(
@@ -134,34 +199,52 @@ def _already_there(case: "Case", weights: "Weights", device: "torch.device", tap
     )
 
 
-def _isolated(
-    case: "Case", weights: "Weights", device: "torch.device", folder: Path, native: "Run", quiet: bool
-) -> "Path | None":
-    """What native's parts add by themselves, for a verdict by limits; None where no limit is for that, or no trace."""
+def _already_isolated(path: Path, native: "Run", steps: list[int]) -> bool:
+    """Whether isolated errors of this very run, at all these steps, are there already."""
+    from parity.diff.isolated import read_isolated
+    from runners.errors import RunError
+
+    try:
+        return set(steps) <= set(read_isolated(path, native).steps)
+    except RunError:
+        return False
+
+
+def _isolate(
+    path: Path, case: "Case", weights: "Weights", device: "torch.device", steps: list[int], quiet: bool
+) -> None:
+    import torch
+
     from parity.cli.isolate import save_isolated
-    from parity.diff.metric import ISOLATED
-    from parity.judge.registry import load_registry
-    from parity.trace.bundle import TRACE_FILE
-    from parity.trace.places import limits_path
     from runners.protocol import RunOptions
 
-    if not native.has(TRACE_FILE) or not limits_path().exists():
-        return None
-    if not any(name.startswith(ISOLATED) for name in load_registry(limits_path()).limits_of(case.id)):
-        return None
-    path = folder / case.id / "native_isolated.json"
     with progress_of(f"isolate {case.id}", quiet) as progress:
-        save_isolated(path, weights, case, RunOptions(device=device), progress)
-    return path
+        save_isolated(path, weights, case, RunOptions(device=device), steps, progress)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _has_isolated_limits(native: "Run") -> bool:
+    """Whether a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
+    from parity.diff.metric import ISOLATED
+    from parity.judge.registry import device_of, load_registry
+    from parity.trace.bundle import TRACE_FILE
+    from parity.trace.places import limits_path
+
+    if not native.has(TRACE_FILE) or not limits_path().exists():
+        return False
+    limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.record.environment))
+    return any(name.startswith(ISOLATED) for name in limits)
 
 
 def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
+    from parity.cli.gate import has_limits
     from parity.trace.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
-    limits = _has_limits(official.case_id)
+    limits = has_limits(official.case_id, official.record.environment)
     lines = [
         _judged(f"{run.record.runner} against golden", recorded, run, limits, alone)
         for run, alone in ((official, None), (native, isolated))
@@ -176,18 +259,15 @@ def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> 
     return lines
 
 
-def _has_limits(case_id: str) -> bool:
-    from parity.judge.registry import load_registry
-    from parity.trace.places import limits_path
-
-    return limits_path().exists() and case_id in load_registry(limits_path()).cases
-
-
 def _judged(
     what: str, reference: "Run", candidate: "Run", by_limits: bool = False, isolated: "Path | None" = None
 ) -> "Line":
-    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it."""
-    from parity.cli.gate import judged, profile_of
+    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it.
+
+    Equal bits from another machine are parity whatever limits were measured where.
+    """
+    from parity.cli.gate import has_every_bit, judged, profile_of
+    from parity.diff.isolated import read_isolated
     from parity.diff.runs import compare_runs
     from parity.report.suite import Line
     from runners.errors import RegistryError
@@ -195,7 +275,10 @@ def _judged(
     found = compare_runs(reference, candidate, isolated)
     verdict, refusal = None, ""
     try:
-        verdict = judged(found, "limits" if by_limits else profile_of(found))
+        if found.environment and has_every_bit(found):
+            verdict = judged(found, "exact")
+        else:
+            verdict = judged(found, "limits" if by_limits else profile_of(found))
     except RegistryError as error:  # this line cannot be judged; the others can
         refusal = str(error)
     return Line(
@@ -206,6 +289,7 @@ def _judged(
         refusal=refusal,
         taps=_diagnosed(reference, candidate),
         records=(reference.record, candidate.record),
+        alone=None if isolated is None else read_isolated(isolated, candidate),
     )
 
 
@@ -216,4 +300,4 @@ def _diagnosed(reference: "Run", candidate: "Run") -> "Diagnosis | None":
 
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return None
-    return diagnose(reference, candidate, calibrated=calibrated_floors(reference.case_id))
+    return diagnose(reference, candidate, calibrated=calibrated_floors(candidate))

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from parity.diff.finding import Finding
 from parity.trace.bundle import Run
 from parity.trace.environment import differences
 from runners.errors import RunError
@@ -9,6 +10,7 @@ from runners.errors import RunError
 # Official code that needs other versions of these than this project has. On a CPU they yield the same bits, which
 # tests/runners/test_official_releases.py holds at every tap, so there they make no other environment.
 OWN_PACKAGES: Final = {"1.2.0": ("transformers", "tokenizers")}
+MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 
 def environment_differences(reference: Run, candidate: Run) -> list[str]:
@@ -35,10 +37,9 @@ def require_comparable(reference: Run, candidate: Run) -> None:
             f"{new.reference}. Run the candidate with --reference {old.reference}, or take a {new.reference} reference."
         )
     if old.case != new.case:
-        keys = sorted(key for key in {*old.case, *new.case} if old.case.get(key) != new.case.get(key))
         raise RunError(
-            f"{both} are runs of different cases: they differ in {', '.join(keys)} "
-            f"({reference.case_id!r} and {candidate.case_id!r}). Run both with the same case file."
+            f"{both} are runs of different cases: they differ in {'; '.join(_case_differences(old.case, new.case))}. "
+            "Run both with the same case file."
         )
     if old.inputs != new.inputs:
         raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
@@ -47,3 +48,42 @@ def require_comparable(reference: Run, candidate: Run) -> None:
             f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
             "pass the same --weights to both."
         )
+
+
+def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """What no tap shows: other noise levels, or other rates of frames and samples."""
+    old, new = reference.record, candidate.record
+    found = list(sigma_findings(reference, candidate))
+    for where, unit in (("frame_rate", "frames"), ("sample_rate_hz", "samples")):
+        rates = (getattr(old, where), getattr(new, where))
+        if rates[0] != rates[1]:
+            message = f"reference has {rates[0]:g}, candidate has {rates[1]:g} {unit} a second"
+            found.append(Finding(code="rate_mismatch", where=where, message=message))
+    return tuple(found)
+
+
+def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """Whether both runs followed one noise schedule."""
+    old, new = reference.record.sigmas, candidate.record.sigmas
+    if old == new:
+        return ()
+    if len(old) != len(new):
+        message = f"reference has {len(old)} noise levels, candidate has {len(new)}"
+    else:
+        step = max(range(len(old)), key=lambda index: abs(old[index] - new[index]))
+        message = f"farthest apart at level {step}: reference has {old[step]:.9g}, candidate has {new[step]:.9g}"
+    return (Finding(code="sigma_mismatch", where="sigmas", message=message),)
+
+
+def _case_differences(old: object, new: object, key: str = "") -> list[str]:
+    """Each key in which two cases differ, with both values: "request.seed (10 and 11)"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new}, key=str)
+        heads = {name: f"{key}.{name}" if key else str(name) for name in names}
+        return [words for name in names for words in _case_differences(old.get(name), new.get(name), heads[name])]
+    return [] if old == new else [f"{key} ({_short(old)} and {_short(new)})"]
+
+
+def _short(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= MOST_OF_A_VALUE else f"{words[:MOST_OF_A_VALUE]}..."

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, require_comparable
+from parity.diff.comparable import environment_differences, record_findings, require_comparable
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
 from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
+from parity.diff.twin import twin_of
 from parity.trace.bundle import Run
 from parity.trace.trace_file import Trace, read_trace
 from runners.case import Case
@@ -67,6 +68,7 @@ def diagnose(
     flow = flow_of(reference, candidate, old)
     environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
+    diff = replace(diff, findings=(*record_findings(reference, candidate), *diff.findings))
     measured = None if floors is None else read_floors(floors, candidate)
     exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
     same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype
@@ -82,6 +84,8 @@ def diagnose(
         Floors(flow, candidate.record.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
+        twin=lambda tap: twin_of(tap, old, new),
+        runner=candidate.record.runner,
     )
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 

@@ -3,26 +3,38 @@ harmless noise, in which code, what it does to the result, and what to do next."
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.divergence import Divergence, Root, first_divergence
 from parity.diff.finding import Finding
-from parity.diff.floors import Floors, exact
+from parity.diff.floors import Floors
 from parity.diff.hints import likely_cause, passes_said
+from parity.diff.module_path import diffusers_path
 from parity.diff.oracle import Arbitration, tally
 from parity.diff.tap_place import place_of
 from parity.diff.traces import TraceDiff
+from parity.diff.twin import Twin
 
 MOST_LINES: Final = 10
 _NAMED_FINDINGS: Final = 3
+_ALSO_RAISED: Final = 0.5  # an input this near to a root's ratio of error to floor may be where it begins
 _ENDS: Final = {
     "video latent": "denoise/{last:03d}/latent/video",
     "audio latent": "denoise/{last:03d}/latent/audio",
     "frames": "decode/frames",
     "waveform": "decode/waveform",
+}
+_STAGE: Final = {
+    "hidden": "text_encoding",
+    "connector": "text_connector",
+    "image": "image_conditioning",
+    "init": "latent_preparation",
+    **dict.fromkeys(("x0", "guided", "latent"), "denoising"),
+    "frames": "video_decoding",
+    **dict.fromkeys(("mel", "waveform"), "audio_decoding"),
 }
 
 
@@ -73,6 +85,8 @@ def explain(
     *,
     bits_expected: bool,
     arbitrations: Mapping[str, Arbitration] | None = None,
+    twin: Callable[[str], Twin | None] | None = None,
+    runner: str = "native",
 ) -> Explanation:
     """Diagnose a run.
 
@@ -83,8 +97,15 @@ def explain(
         bits_expected: whether the two should agree in every bit (the exact tier in the reference's environment); then
             the first bit that differs is the divergence, and floors only say how large it is.
         arbitrations: the taps before an oracle, where there is one.
+        twin: which other tap of the reference the candidate holds at a tap, if any.
+        runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
     """
-    found = first_divergence(diff.errors, exact if bits_expected else floors.bound, flow, recorded=diff.recorded)
+
+    def bits(tap: str) -> float:
+        """Other bits exceed what is allowed even where a sketch sees no difference: signs of zero, another dtype."""
+        return 0.0 if diff.taps[tap].bit_equal else -1.0
+
+    found = first_divergence(diff.errors, bits if bits_expected else floors.bound, flow, recorded=diff.recorded)
     findings = _merged(diff.findings, found.findings)
     found = Divergence(
         findings=findings, roots=found.roots, compared=found.compared, above=found.above, inherited=found.inherited
@@ -97,12 +118,12 @@ def explain(
     by_rule, by_registry = floors.by_rule(diff.errors), floors.by_registry(diff.errors)
     lines = [
         *_findings_said(findings),
-        *_roots_said(found, flow, floors),
-        *_rest_said(found, diff, floors, bits_expected),
+        *_roots_said(found, diff, flow, floors, twin, runner),
+        *_rest_said(found, diff, floors),
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
         *_floors_said(found, by_rule, by_registry, len(diff.errors)),
-        *_next_said(found),
+        *_next_said(found, runner),
     ]
     return Explanation(
         lines=tuple(lines[:MOST_LINES]),
@@ -140,7 +161,14 @@ def _findings_said(findings: tuple[Finding, ...]) -> list[str]:
     return lines
 
 
-def _roots_said(found: Divergence, flow: Dataflow, floors: Floors) -> list[str]:
+def _roots_said(
+    found: Divergence,
+    diff: TraceDiff,
+    flow: Dataflow,
+    floors: Floors,
+    twin: Callable[[str], Twin | None] | None,
+    runner: str,
+) -> list[str]:
     if not found.roots:
         return []
     first = found.roots[0]
@@ -153,31 +181,54 @@ def _roots_said(found: Divergence, flow: Dataflow, floors: Floors) -> list[str]:
     ]
     others = list(dict.fromkeys(place.what() for place in places if place.what() != places[0].what()))
     passes = passes_said(alike, flow)
-    head = f"first departs at {first.words}: {_sized(first, floors)}"
+    head = f"first departs at {first.words}: {_sized(first, diff, floors)}"
     if passes and len(alike) > 1:
         head += f"; {passes}"
     lines = [head]
     if others:
         more = f" and {len(others) - 2} more places" if len(others) > 2 else ""
         lines.append(f"departs on its own, too: {'; '.join(others[:2])}{more}")
-    modules = first.modules
+    before = _raised_before(first, diff, flow, floors)
+    if before:
+        lines.append(before)
+    modules, other = first.modules, None if twin is None else twin(first.tap)
+    look = likely_cause(places, flow)
+    if other is not None:  # another pass's value is a question of what this pass was given; any other is exchanged
+        same = place_of(other.tap).block == places[0].block and place_of(other.tap).step == places[0].step
+        look = f"{look}; it holds {other.words}" if same else f"how it comes to hold {other.words}"
     weights = f", weights {modules.weights}" if modules.weights else ""
+    theirs = f"diffusers: {diffusers_path(first.tap)}" if runner == "diffusers" else f"native: {modules.native}"
     return [
         *lines,
-        f"look at {likely_cause(places, flow)}",
-        f"native: {modules.native}{weights}",
+        f"look at {look}",
+        f"{theirs}{weights}",
         f"official: {modules.official}",
     ]
 
 
-def _sized(root: Root, floors: Floors) -> str:
+def _sized(root: Root, diff: TraceDiff, floors: Floors) -> str:
     if math.isnan(root.error):
         return "no number could be computed"
+    dtypes = diff.taps[root.tap].dtypes
+    cast = f"{dtypes[0]} in the reference, {dtypes[1]} here; " if dtypes else ""
+    if root.error == 0:
+        return f"{cast}other bits, but no difference that a sketch can see (signs of zero, or a dtype)"
     harmless = floors.of(root.tap)
-    return f"relative L2 {root.error:.2g}, {_times(root.error, harmless)} harmless noise ({harmless:.2g})"
+    return f"{cast}relative L2 {root.error:.2g}, {_times(root.error, harmless)} harmless noise ({harmless:.2g})"
 
 
-def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors, bits_expected: bool) -> list[str]:
+def _raised_before(root: Root, diff: TraceDiff, flow: Dataflow, floors: Floors) -> str:
+    """The input of a root that is above its floor, too, if by less than is allowed: a small defect may begin there."""
+    ratios = {tap: _ratio(diff.errors[tap], floors.of(tap)) for tap in flow.inputs_of(root.tap) if tap in diff.errors}
+    worst = max(ratios, key=lambda tap: ratios[tap], default=None)
+    own = _ratio(root.error, floors.of(root.tap))
+    if worst is None or not ratios[worst] > max(1.0, _ALSO_RAISED * own):
+        return ""
+    size = _times(diff.errors[worst], floors.of(worst))
+    return f"it may begin before that, at {place_of(worst).words()}: {size} harmless noise, too little to be sure"
+
+
+def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors) -> list[str]:
     if found.roots:
         if not found.inherited:
             return ["nothing after it departs"]
@@ -186,7 +237,7 @@ def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors, bits_expected
         return [f"all {found.compared} taps are equal in every bit"]
     if not found.compared:
         return ["no tap was compared, so nothing is known"]
-    if bits_expected:
+    if all(one.bit_equal for one in diff.taps.values()):
         return [f"the {found.compared} taps that could be compared are equal in every bit"]
     worst = max(diff.errors, key=lambda tap: _ratio(diff.errors[tap], floors.bound(tap)))
     return [
@@ -230,14 +281,18 @@ def _floors_said(found: Divergence, by_rule: int, by_registry: int, compared: in
     return ["harmless noise is as measured in the file of floors"]
 
 
-def _next_said(found: Divergence) -> list[str]:
+def _next_said(found: Divergence, runner: str) -> list[str]:
     if not found.roots:
         return []
     place = place_of(found.roots[0].tap)
-    if place.block is None:
-        return []
-    command = f"parity isolate CASE --weights DIR --block {place.block} --steps {place.step}"
-    return [f"next: `{command}` for the error it adds by itself"]
+    if runner != "native":
+        pattern = found.roots[0].tap.rpartition("/")[0]
+        return [
+            f"next: `parity run ... --taps '{pattern}/*' --keep full` of both runners, and hold the tensors together"
+        ]
+    what = f"--stage {_STAGE[place.part]}" if place.block is None else f"--block {place.block}"
+    step = "" if place.step is None else f" --steps {place.step}"
+    return [f"next: `parity isolate CASE --weights DIR {what}{step}` for the error it adds by itself"]
 
 
 def _ratio(error: float, floor: float) -> float:

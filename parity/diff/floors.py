@@ -135,8 +135,3 @@ def _names(tap: str) -> Iterable[str]:
     if parts[0] == "denoise":
         names += [[parts[0], "*", *name[2:]] for name in list(names)]
     return dict.fromkeys("/".join(name) for name in names)
-
-
-def exact(_tap: str) -> float:
-    """The floor where bits must be equal: nothing is harmless."""
-    return 0.0

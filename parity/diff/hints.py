@@ -45,6 +45,12 @@ def likely_cause(places: Sequence[Place], flow: Dataflow) -> str:
         return "the negative prompt's context in that pass"
     if passes == {"isolated"}:
         return "what the isolated pass leaves out: both cross-modal attentions, in every block"
+    # Where nothing crosses, a stream that departs by itself brought what both cross-modal attentions see.
+    alone = {place.stream for place in together if place.guidance_pass == "isolated" and place.part in ("ff", "out")}
+    if len(streams) == 2 and first.part == "av_attn" and len(alone) == 1:
+        return (
+            f"what {alone.pop()} brings there, which departs in the isolated pass too: the gate of its text attention"
+        )
     if len(streams) == 2 and first.part == "av_attn":
         return (
             "what both cross-modal attentions share: rotary positions in time (their scale, per stream) or modulation"

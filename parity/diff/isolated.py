@@ -51,10 +51,16 @@ class IsolatedErrors(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[int, ...]
     whole: bool  # whether everything within those stages and steps was measured, not some blocks only
     rows: tuple[IsolatedRow, ...]
+    origins: tuple[str, ...] = ()  # places that add an error which no place before them explains
 
     def errors(self) -> list[tuple[str, float, str]]:
         """Place, relative L2 and note of each row; nan where the two could not be compared."""
         return [(row.where, float(row.added), row.note) for row in self.rows]
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """Places that do not have the reference's bits, in data-flow order."""
+        return tuple(where for where, error, _ in self.errors() if error != 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,8 @@ def isolated_numbers(errors: Sequence[tuple[str, float, str]]) -> IsolatedNumber
     return IsolatedNumbers(metrics={f"{ISOLATED}{group}": error for group, error in worst.items()}, findings=findings)
 
 
-def read_isolated(path: Path, candidate: Run) -> IsolatedNumbers:
-    """Isolated errors for a run under test.
+def read_isolated(path: Path, candidate: Run) -> IsolatedErrors:
+    """Isolated errors for a run under test, fit for a gate.
 
     Raises: RunError if the file is none, is not a whole isolation, or is not of this run's request, weights,
         environment and code.
@@ -93,7 +99,7 @@ def read_isolated(path: Path, candidate: Run) -> IsolatedNumbers:
         raise RunError(f"{path} holds no isolated errors; measure them with `parity isolate REF --out FILE`.")
     try:
         found = msgspec.convert(json.loads(path.read_bytes()), IsolatedErrors)
-        errors = found.errors()
+        found.errors()
     except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path} does not have the form of isolated errors: {error}.") from error
     if found.schema_version != SCHEMA_VERSION:
@@ -101,12 +107,12 @@ def read_isolated(path: Path, candidate: Run) -> IsolatedNumbers:
     _require_of(path, found, candidate)
     count = len(candidate.record.step_s)
     missing = [stage for stage in STAGES if stage not in found.stages]
-    if missing or not found.whole or not set(range(min(FIRST_STEPS, count))) <= set(found.steps) or not errors:
+    if missing or not found.whole or not set(range(min(FIRST_STEPS, count))) <= set(found.steps) or not found.rows:
         raise RunError(
             f"{path} is an isolation of some parts only (stages {', '.join(found.stages)}; steps {found.steps}); a "
             "gate wants all stages and blocks and at least the first two steps: run `parity isolate` without them."
         )
-    return isolated_numbers(errors)
+    return found
 
 
 def _require_of(path: Path, found: IsolatedErrors, candidate: Run) -> None:

@@ -1,7 +1,7 @@
-"""Which code computes a tap, in the native model and in the official one, and which weights it reads.
+"""Which code computes a tap, in the native model, in the official one and in diffusers, and which weights it reads.
 
 A path is dotted, so that it can be opened: module, class, and the attribute that is called. The weights are named as in
-the checkpoint; both implementations keep those names. Official names: ltx-core and ltx-pipelines 1.0.0.
+the checkpoint; native and official keep those names. Official names: ltx-core and ltx-pipelines 1.0.0; diffusers 0.39.
 """
 
 from dataclasses import dataclass
@@ -68,6 +68,33 @@ _ELSEWHERE: Final = {
         weights="vocoder",
     ),
 }
+
+
+_PIPELINE: Final = "diffusers.pipelines.ltx2.pipeline_ltx2_image2video.LTX2ImageToVideoPipeline"
+_DIFFUSERS_BLOCK: Final = "diffusers.models.transformers.transformer_ltx2.LTX2VideoTransformerBlock"
+_DIFFUSERS: Final = {
+    "hidden": f"{_PIPELINE}._get_gemma_prompt_embeds",
+    "connector": "diffusers.pipelines.ltx2.connectors.LTX2TextConnectors.forward",
+    "image": "diffusers.models.autoencoders.autoencoder_kl_ltx2.AutoencoderKLLTX2Video.encode",
+    "init": f"{_PIPELINE}.prepare_latents",
+    "x0": f"{_PIPELINE}.convert_velocity_to_x0",
+    "guided": f"{_PIPELINE}.__call__",
+    "latent": "diffusers.schedulers.scheduling_flow_match_euler_discrete.FlowMatchEulerDiscreteScheduler.step",
+    "frames": "diffusers.models.autoencoders.autoencoder_kl_ltx2.AutoencoderKLLTX2Video.decode",
+    "mel": "diffusers.models.autoencoders.autoencoder_kl_ltx2_audio.AutoencoderKLLTX2Audio.decode",
+    "waveform": "diffusers.pipelines.ltx2.vocoder.LTX2VocoderWithBWE.forward",
+    "out": f"{_DIFFUSERS_BLOCK}.forward",
+}
+
+
+def diffusers_path(tap: str) -> str:
+    """Where diffusers computes a tap. Raises: RunError for a name that is no tap's."""
+    place = place_of(tap)
+    if place.part in BLOCK_MODULES:
+        return f"{_DIFFUSERS_BLOCK}.{BLOCK_MODULES[place.part][place.stream or '']}"
+    if place == place_of("init/audio"):
+        return f"{_PIPELINE}.prepare_audio_latents"
+    return _DIFFUSERS[place.part]
 
 
 def module_path(tap: str) -> ModulePath:

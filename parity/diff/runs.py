@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, require_comparable
+from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
 from parity.diff.dataflow import Dataflow
 from parity.diff.diagnosis import flow_of
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
-from parity.diff.isolated import read_isolated
+from parity.diff.isolated import isolated_numbers, read_isolated
 from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, OUTPUTS_ONLY, Level
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
@@ -70,7 +70,6 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
-    old, new = reference.record, candidate.record
     reduced = reference.reduced or candidate.reduced
     if reduced:
         outputs = compare_reduced(reduced_of(reference), reduced_of(candidate))
@@ -89,19 +88,17 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
-        alone = read_isolated(isolated, candidate)
+        alone = isolated_numbers(read_isolated(isolated, candidate).errors())
         findings += alone.findings
         metrics |= alone.metrics
         levels["isolated"] = MEASURED
-    if old.sigmas != new.sigmas:
-        message = f"reference has {old.sigmas[:4]}..., candidate has {new.sigmas[:4]}..."
-        findings.append(Finding(code="sigma_mismatch", where="sigmas", message=message))
+    findings += sigma_findings(reference, candidate)
     return RunsDiff(
         case=reference.case_id,
         reference=_side(reference),
         candidate=_side(candidate),
         environment=tuple(environment_differences(reference, candidate)),
-        environment_of_candidate=new.environment,
+        environment_of_candidate=candidate.record.environment,
         metrics=metrics,
         findings=tuple(findings),
         per_frame={

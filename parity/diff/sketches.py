@@ -39,6 +39,7 @@ class SketchDiff:
 
     `estimate`, `low`, `high`: relative L2 and its 95 % interval, plain ratios; `inf` where the reference is all zero
     and the candidate is not. `bit_equal`: shape, dtype and every bit agree; then all three numbers are exactly 0.
+    `dtypes`: the reference's and the candidate's where they differ, else empty; values may agree all the same.
     """
 
     bit_equal: bool
@@ -46,6 +47,7 @@ class SketchDiff:
     low: float = math.nan
     high: float = math.nan
     findings: tuple[Finding, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 def relative_l2(reference: TapSketch, candidate: TapSketch, *, where: str = "tap") -> SketchDiff:
@@ -71,14 +73,16 @@ def relative_l2(reference: TapSketch, candidate: TapSketch, *, where: str = "tap
     if bit_equal:
         return SketchDiff(bit_equal=True, estimate=0.0, low=0.0, high=0.0)
 
+    dtypes = () if reference.dtype == candidate.dtype else (reference.dtype, candidate.dtype)
     square = float((candidate.buckets.double() - reference.buckets.double()).square().sum())
     if reference.l2 == 0.0:  # -0.0 beside 0.0 has other bits and no difference
         ratio = 0.0 if candidate.l2 == 0.0 else math.inf
-        return SketchDiff(bit_equal=False, estimate=ratio, low=ratio, high=ratio)
+        return SketchDiff(bit_equal=False, estimate=ratio, low=ratio, high=ratio, dtypes=dtypes)
     norm = math.sqrt(square) / reference.l2
     law = _law(reference.buckets.numel())
     low, high = norm * law.low, max(norm * law.high, ROUNDING_FLOOR)
-    return SketchDiff(bit_equal=False, estimate=norm * law.centre, low=low if norm > ROUNDING_FLOOR else 0.0, high=high)
+    low = low if norm > ROUNDING_FLOOR else 0.0
+    return SketchDiff(bit_equal=False, estimate=norm * law.centre, low=low, high=high, dtypes=dtypes)
 
 
 def _findings(reference: TapSketch, candidate: TapSketch, where: str) -> tuple[Finding, ...]:

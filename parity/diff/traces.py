@@ -82,7 +82,14 @@ def compare_traces(
         for side, trace in (("reference", reference), ("candidate", candidate))
         if not trace.complete
     ]
-    findings += [Finding(code="environment_mismatch", where="environment", message=phrase) for phrase in environment]
+    findings += [
+        Finding(
+            code="environment_mismatch",
+            where="environment",
+            message=f"{phrase} (reference against candidate), so bits cannot be expected to agree",
+        )
+        for phrase in environment
+    ]
     findings += _coverage(reference, candidate, flow, recorded)
     taps = {
         tap: relative_l2(reference[tap], candidate[tap], where=tap)

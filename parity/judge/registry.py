@@ -1,8 +1,10 @@
 """The registry of limits, `thresholds/consistency_threshold.json`: for each case and metric a limit, with its origin.
 
-A metric that a case does not list takes its default; a metric with neither is an error unless `unjudged` says why it is
-left out. The "exact" profile needs no entries: each metric of direction "exact" has one wanted value. Limits are
-derived in `parity.judge.limit`; here they are looked up, checked against their own samples, and replaced.
+Limits hold where they were measured: those of a CPU stand under the case's id, those of a GPU under `ID on DEVICE`, so
+that several devices can each have their own. A metric that a case does not list takes its default; a metric with
+neither is an error unless `unjudged` says why it is left out. The "exact" profile needs no entries: each metric of
+direction "exact" has one wanted value. Limits are derived in `parity.judge.limit`; here they are looked up, checked
+against their own samples, and replaced.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +21,19 @@ from runners.errors import RegistryError
 
 SCHEMA_VERSION: Final = 1
 DEFAULTS: Final = "defaults"  # stands for the defaults wherever a case is named
+ON: Final = " on "  # between a case and a device; no case id holds a space
 
 ChangeKind = Literal["new", "unchanged", "tightened", "loosened", "removed"]
+
+
+def device_of(environment: Mapping[str, object]) -> str:
+    """Whose limits hold in an environment: a GPU's by its name, "" for a CPU."""
+    return "" if environment.get("device", "cpu") == "cpu" else str(environment.get("device_name"))
+
+
+def table_named(case: str, device: str) -> str:
+    """Under which name a case's limits of a device stand."""
+    return f"{case}{ON}{device}" if device else case
 
 
 class Waiver(Strict, frozen=True, kw_only=True):
@@ -74,15 +87,19 @@ class Registry(Strict, frozen=True, kw_only=True):
         """Every table of limits by where it stands: `defaults`, then each case."""
         return {DEFAULTS: self.defaults, **self.cases}
 
-    def limits_of(self, case: str) -> dict[str, Limit]:
-        """The limits that hold for a case: its own, and the defaults for what it does not list."""
-        return {**self.defaults, **self.cases.get(case, {})}
+    def limits_of(self, case: str, device: str = "") -> dict[str, Limit]:
+        """The limits that hold for a case on a device: its own, and the defaults for what it does not list."""
+        return {**self.defaults, **self.cases.get(table_named(case, device), {})}
 
-    def floors_of(self, case: str) -> dict[str, tuple[float, float]]:
+    def devices_of(self, case: str) -> tuple[str, ...]:
+        """The devices on which limits of a case were measured; "" is a CPU."""
+        return tuple(device for name, _, device in (where.partition(ON) for where in self.cases) if name == case)
+
+    def floors_of(self, case: str, device: str = "") -> dict[str, tuple[float, float]]:
         """Floor and limit, relative L2, of each group of taps whose drift is judged in a case."""
         return {
             metric.removeprefix(DRIFT): (limit.floor, limit.value)
-            for metric, limit in self.limits_of(case).items()
+            for metric, limit in self.limits_of(case, device).items()
             if metric.startswith(DRIFT) and limit.floor is not None
         }
 
@@ -181,12 +198,13 @@ def rederived(old: Registry, cases: Sequence[str] | None = None) -> Proposal:
 
     Raises: RegistryError for a case without limits.
     """
-    if unknown := sorted(set(cases or ()) - old.cases.keys()):
+    known = {where: where.partition(ON)[0] for where in old.cases}
+    if unknown := sorted(set(cases or ()) - set(known.values())):
         raise RegistryError(f"No limits of {', '.join(unknown)}; there are some of {', '.join(old.cases)}.")
     tables = {
         where: {metric: again(METRICS[metric], limit) for metric, limit in limits.items()}
         for where, limits in old.cases.items()
-        if cases is None or where in cases
+        if cases is None or known[where] in cases
     }
     return propose(old, tables, {})
 
@@ -202,8 +220,9 @@ def _changes(old: Registry, new: Registry) -> tuple[Change, ...]:
     changes = []
     for where in {**old.tables(), **new.tables()}:
         own = {**old.tables().get(where, {}), **new.tables().get(where, {})}
-        before = old.defaults if where == DEFAULTS else old.limits_of(where)
-        after = new.defaults if where == DEFAULTS else new.limits_of(where)
+        before, after = (
+            one.defaults if where == DEFAULTS else {**one.defaults, **one.cases.get(where, {})} for one in (old, new)
+        )
         for metric in own:
             was, becomes = before.get(metric), after.get(metric)
             changes.append(Change(where=where, metric=metric, kind=_kind(was, becomes), old=was, new=becomes))

@@ -2,23 +2,29 @@
 
 `golden/<case id>/numbers/*.json` holds the numbers of one comparison with the golden's own run, and the outcome. Judged
 again they must come to the same outcome, so a limit that was changed, a golden that was replaced or an edited number
-shows.
+shows. A golden that is too large to be run in CI must have such numbers.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
+from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, numbers_of
 from parity.judge.document import Strict, load_document
+from parity.judge.limit import distance
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import NUMBERS_FOLDER, blessing_of
+from parity.trace.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of
 from parity.trace.places import project_root
 from runners.errors import RunError
 
 SCHEMA_VERSION: Final = 1
+EQUALITIES: Final = {
+    name: f"outputs.bit_equal.{name}" for name in ("frames", "audio", "video_latent", "audio_latent")
+}  # what a metric's name begins with -> whether that output has the reference's bits
 
 
 class SavedVerdict(Strict, frozen=True, kw_only=True):
@@ -64,3 +70,30 @@ def load_verdict(path: Path) -> SavedVerdict:
 def saved_verdicts() -> list[Path]:
     """Every saved verdict of the checkout."""
     return sorted((project_root() / "golden").glob(f"*/{NUMBERS_FOLDER}/*.json"))
+
+
+def require_consistent(found: RunsDiff) -> None:
+    """Refuse equal bits beside errors that are not zero. Raises: RunError."""
+    for facet, equality in EQUALITIES.items():
+        if found.metrics.get(equality) != 1.0:
+            continue
+        for name, value in found.metrics.items():
+            metric = METRICS[name]
+            if not name.startswith((f"{facet}.", f"small_{facet}.")) or metric.direction == "exact":
+                continue
+            if distance(value, metric.unit, metric.direction) != 0:
+                raise RunError(
+                    f"The numbers of {found.case!r} say that {equality} is 1 and {name} is {value}: both cannot be. "
+                    "They were changed; measure them again."
+                )
+
+
+def require_whole(paths: Sequence[Path]) -> None:
+    """Refuse a golden that is too large to be run here and has no numbers to be judged by. Raises: RunError."""
+    held = {path.parent.parent for path in paths}
+    for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
+        if path.parent not in held and golden_of(path.parent.name).reduced:
+            raise RunError(
+                f"The golden in {path.parent} holds a reduced run and no numbers of a candidate; measure on a GPU with "
+                "`make parity-gpu`, then use --record."
+            )

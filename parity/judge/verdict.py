@@ -2,9 +2,10 @@
 
 Only numbers enter, so a run can be judged again after limits change, without its tensors and without a GPU. There are
 three outcomes. "parity": nothing failed, and at least one metric that can tell a defect from harmless variation passed.
-"not_at_parity": a metric is beyond its limit. "undecided": something is missing, unmatched, NaN or otherwise found, so
-the numbers cannot be believed; or nothing failed, but every limit that held is uncalibrated or was measured in another
-environment, so nothing was shown. What prevents judging at all (no limit for a metric, nothing to judge) is raised.
+"not_at_parity": a metric is beyond a limit that holds here. "undecided": something is missing, unmatched, NaN or
+otherwise found, so the numbers cannot be believed; or only limits that were measured in another environment failed; or
+nothing failed, but every limit that held is uncalibrated or was measured in another environment, so nothing was shown.
+What prevents judging at all (no limit for a metric, nothing to judge) is raised.
 
 By limits a run is judged on the levels of evidence that were measured (`parity.diff.levels`): outputs always, drift of
 taps and isolated errors where they are there. A level that is not there is named in the verdict with the reason, and
@@ -13,15 +14,16 @@ what the rest is worth: how many known defects it catches. A level that the cand
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import msgspec
 
 from parity.diff.finding import Finding
 from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
-from parity.diff.metric import METRICS, Direction, Metric, metric_named
+from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
 from parity.judge.limit import Limit, Status, distance, exact_limit
-from parity.judge.registry import Registry
+from parity.judge.registry import Registry, device_of
 from parity.judge.strength import Strength, said
 from parity.trace.atomic import plain
 from runners.errors import RegistryError, RunError
@@ -103,11 +105,11 @@ def judge(
 
     Args:
         case: id of the case, the key of its limits.
-        profile: "exact" judges every metric that has one wanted value and needs no registry; "limits" judges every
-            metric by its limit.
+        profile: "exact" judges every metric that has one wanted value, holds isolated errors to zero where they were
+            measured, and needs no registry; "limits" judges every metric by its limit.
         metrics: name -> value. None and `nan` (not computed) fail, and so does a metric with a limit that is absent.
         findings: what the comparison found besides numbers; each one fails.
-        registry: limits, for the profile "limits".
+        registry: limits, for the profile "limits"; those of the device of `environment` hold.
         environment: where the run was made, to tell limits that have expired.
         levels: which levels of evidence were measured, for the profile "limits".
         strength: how many known defects the levels catch, for the notes.
@@ -125,12 +127,16 @@ def judge(
     if profile == "exact":
         limits = {name: exact_limit(metric) for name, metric in known.items() if metric.direction == "exact"}
         limits |= {name: exact_limit(METRICS[name]) for name in BIT_EQUALITIES}
+        alone = {name: replace(one, direction="exact") for name, one in known.items() if name.startswith(ISOLATED)}
+        known |= alone
+        limits |= {name: exact_limit(metric) for name, metric in alone.items()}
         outputs = {name for name in known if level_of(name) == OUTPUTS}
         unjudged = dict.fromkeys(outputs - limits.keys(), "the exact profile judges equality")
     else:
         if registry is None or environment is None:
             raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
-        limits = registry.limits_of(case)
+        device = device_of(environment)
+        limits = registry.limits_of(case, device)
         reached = _reached(levels, limits)
         not_offered = {name for level in levels.values() for name in level.without}
         limits = {
@@ -147,10 +153,7 @@ def judge(
         unjudged = {name: why for name, why in registry.unjudged.items() if name in known}
         waivers = {waiver.metric: waiver.reason for waiver in registry.waivers if waiver.case == case}
         if without := sorted(known.keys() - limits.keys() - unjudged.keys()):
-            raise RegistryError(
-                f"Registry entry missing for case {case!r}: {', '.join(without)}. "
-                "Calibrate these metrics with `make thresholds`, or say under `unjudged` why they are left out."
-            )
+            raise RegistryError(_no_limits(registry, case, device, without))
     if not limits:
         raise RegistryError(f"No metric of case {case!r} has a limit, so nothing could fail; run `make thresholds`.")
     rows = []
@@ -164,7 +167,7 @@ def judge(
             failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
         else:
             expired = _expired(registry, limits[name], environment) if profile == "limits" else ()
-            rows.append(_row(metric, float(value), limits[name], expired, waivers.get(name, "")))
+            rows.append(_row(known.get(name, metric), float(value), limits[name], expired, waivers.get(name, "")))
     excused = {row.metric for row in rows if row.waived}
     for name in waivers.keys() - excused:
         failures.append(
@@ -172,16 +175,32 @@ def judge(
                 code="unmatched_waiver", where=name, message="is waived but not beyond its limit; remove the waiver"
             )
         )
-    failures.sort(key=lambda failure: (failure.code, failure.where))
+    failures.sort(key=lambda failure: failure.code)  # within a code in the order found, that of the data flow
     return Verdict(
         case=case,
         profile=profile,
         outcome=_outcome(rows, failures),
         rows=tuple(rows),
         failures=tuple(failures),
-        notes=(*_levels_said(reached, levels, strength), *_notes(rows)),
+        notes=(*_levels_said(reached, levels, strength), *_without_taps(profile, levels), *_notes(rows)),
         unjudged=unjudged,
         levels=reached,
+    )
+
+
+def _no_limits(registry: Registry, case: str, device: str, without: list[str]) -> str:
+    """Why metrics cannot be judged: nothing was measured on the device, or not these metrics."""
+    others = registry.devices_of(case)
+    if device not in others and (device or others):
+        measured = ", ".join(other or "a CPU" for other in others) or "nowhere yet"
+        return (
+            f"No limits of case {case!r} were measured on {device or 'a CPU'}, where the candidate was run (measured: "
+            f"{measured}). Measure floors there: `parity calibrate --case {case} --weights W --limits-only --device "
+            f"{'cuda' if device else 'cpu'}`."
+        )
+    return (
+        f"Registry entry missing for case {case!r}: {', '.join(without)}. "
+        "Calibrate these metrics with `make thresholds`, or say under `unjudged` why they are left out."
     )
 
 
@@ -216,6 +235,14 @@ def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], streng
     if strength is not None and whole and (worth := strength.caught_by(judged_by)):
         parts.append(worth)
     return ("; ".join(parts),)
+
+
+def _without_taps(profile: Profile, levels: Mapping[str, Level]) -> tuple[str, ...]:
+    """That equality of outputs is no equality of taps, where not all of them were compared."""
+    state = levels.get("drift")
+    if profile != "exact" or state is None or state.measured:
+        return ()
+    return (f"outputs are judged, and no taps but those in both traces: {state.why}",)
 
 
 def _row(metric: Metric, value: float, limit: Limit, expired: tuple[str, ...], waiver: str) -> Row:
@@ -273,8 +300,9 @@ def _expired(registry: Registry | None, limit: Limit, environment: Mapping[str, 
 def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
     if failures:
         return "undecided"
-    if any(not row.passed and not row.waived for row in rows):
-        return "not_at_parity"
+    failed = [row for row in rows if not row.passed and not row.waived]
+    if failed:  # a limit of another environment shows nothing either way
+        return "undecided" if all(row.expired for row in failed) else "not_at_parity"
     return "parity" if any(row.passed and row.decisive for row in rows) else "undecided"
 
 
@@ -283,13 +311,17 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
     changes = sorted({change for row in rows for change in row.expired})
     if changes:
         count = sum(bool(row.expired) for row in rows)
-        notes.append(f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing")
+        notes.append(
+            f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing; run "
+            "where they were measured, or measure them here with `parity calibrate`"
+        )
     needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
     if needed:
-        notes.append(f"CALIBRATION_NEEDED, no case passes on these alone: {', '.join(needed)}")
+        notes.append(f"CALIBRATION_NEEDED by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}")
     for group in sorted({row.metric.split(".")[0] for row in rows}):
         members = [row for row in rows if row.metric.split(".")[0] == group]
-        if not any(row.decisive for row in members) and any(row.status != "exact" for row in members):
+        able = any(row.status == "calibrated" for row in members)  # but expired, or one would be decisive
+        if not able and any(row.status != "exact" for row in members):
             notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
     notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
     return tuple(notes)

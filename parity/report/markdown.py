@@ -9,6 +9,7 @@ from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Row, Verdict
 from parity.report.words import (
     bound,
+    folded,
     headline,
     judged_by,
     number,
@@ -33,8 +34,8 @@ def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
         f"Case {escaped(verdict.case)}, judged by {escaped(judged_by(verdict))}.",
     ]
     parts += [
-        f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(failure.message)}"
-        for failure in verdict.failures
+        f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(message)}"
+        for failure, message in folded(verdict.failures)
     ]
     if failed := verdict.failed_rows():
         parts.append(_table(failed))
@@ -64,10 +65,13 @@ def append_summary(path: Path, text: str) -> None:
 def annotations(verdict: Verdict, perf: PerfVerdict | None = None) -> list[str]:
     """One workflow command for each thing that is wrong; each fits one line."""
     title = f"parity {verdict.case}"
-    lines = [annotation(title, f"{failure.code} in {failure.where}: {failure.message}") for failure in verdict.failures]
+    lines = [
+        annotation(title, f"{failure.code} in {failure.where}: {message}")
+        for failure, message in folded(verdict.failures)
+    ]
     lines += [annotation(title, sentence(row)) for row in verdict.failed_rows()]
     if verdict.outcome == "undecided":
-        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes)}"))
+        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes) or headline(verdict)}"))
     if perf is not None and perf.outcome != "ok":
         wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
         lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]

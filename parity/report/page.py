@@ -23,7 +23,7 @@ from parity.judge.verdict import Verdict
 from parity.report.page_drift import drift_data
 from parity.report.page_environment import environment_section
 from parity.report.page_frames import album
-from parity.report.page_html import Html, Node, data_block, join, tag
+from parity.report.page_html import Html, Node, data_block, join, tag, with_code
 from parity.report.page_identity import Identified, identity_section
 from parity.report.page_metrics import axis_data, metric_table, plain_metrics
 from parity.report.page_outputs import shown_outputs
@@ -132,13 +132,16 @@ def _slot() -> Html:
 
 
 def _note(words: str) -> Html:
-    return tag("p", {"class": "note"}, words)
+    return tag("p", {"class": "note"}, with_code(words))
 
 
 def _drift(traced: Traced | str) -> Node:
     if isinstance(traced, str):
         return _note(f"No map: {traced}")
-    floors = "measured" if not traced.diagnosis.explanation.floors_by_rule else "by rule where nobody measured it"
+    told = traced.diagnosis.explanation
+    floors = "the registry's, by groups of taps" if told.floors_by_registry else "as measured in the file of floors"
+    if told.floors_by_rule:
+        floors = "by rule where nobody measured it"
     return [
         _note(
             "Relative L2 of every tap, estimated from sketches to about -15 % .. +21 %. Rows are steps, columns are "

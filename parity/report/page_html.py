@@ -54,6 +54,11 @@ def text(value: str) -> Html:
     return Html(html.escape("\n".join(printable(line) for line in value.split("\n"))))
 
 
+def with_code(line: str) -> list[Node]:
+    """A line of text, with what stands between backticks as code."""
+    return [tag("code", {}, part) if index % 2 else part for index, part in enumerate(line.split("`"))]
+
+
 def data_block(name: str, data: Any) -> Html:
     """JSON that a script of the page reads by the block's id; infinities and NaN are strings in it."""
     written = json.dumps(plain(data), allow_nan=False, separators=(",", ":")).translate(_JSON_ESCAPES)

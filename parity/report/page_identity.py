@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from parity.report.page_html import Node, cell, table, tag
+from parity.report.page_html import Node, cell, table, tag, with_code
 from parity.report.words import capitalised, number
 from parity.trace.bundle import RUN_FILE, Run, sha256_of
 from runners.errors import RunError
@@ -56,7 +56,7 @@ def read_identified(path: Path, run: Run) -> Identified:
 def identity_section(identified: Identified | None) -> Node:
     """The answer and its grounds in words, then every place that stays unexplained."""
     if identified is None:
-        return tag("p", {"class": "note"}, NOT_ASKED)
+        return tag("p", {"class": "note"}, with_code(NOT_ASKED))
     first, *rest = identified.lines
     tone = "good" if identified.confidence == "certain" else "warn"
     said = [

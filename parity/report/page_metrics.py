@@ -8,11 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, distance
 from parity.judge.verdict import Row, Verdict
-from parity.report.page_html import Html, Node, cell, table, tag
-from parity.report.words import bound, capitalised, number, signed, state, used, why
+from parity.report.page_html import Html, Node, cell, table, tag, with_code
+from parity.report.words import bound, capitalised, head_and_list, number, signed, state, used, why
 
 HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
 KEY = (
@@ -23,17 +24,36 @@ TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "unca
 
 
 def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
-    """Every judged metric, failed ones first, then what was measured without being judged, folded."""
-    ordered = sorted(verdict.rows, key=lambda row: row.passed or bool(row.waived))
-    parts = [tag("p", {"class": "note"}, capitalised(note)) for note in verdict.notes]
-    if ordered:
-        parts.append(_table({row.metric: _judged(row, limits.get(row.metric)) for row in ordered}, limits))
+    """Every judged metric of the outputs, failed ones first; folded, those of taps and what was not judged."""
+    parts = [_note(note) for note in verdict.notes]
+    for level in LEVELS:
+        ordered = sorted(
+            (row for row in verdict.rows if level_of(row.metric) == level),
+            key=lambda row: row.passed or bool(row.waived),
+        )
+        if not ordered:
+            continue
+        drawn = _table({row.metric: _judged(row, limits.get(row.metric)) for row in ordered}, limits)
+        if level == OUTPUTS:
+            parts.append(drawn)
+            continue
+        failed = sum(not row.passed and not row.waived for row in ordered)
+        title = f"{capitalised(LEVEL_WORDS[level])}: {failed or 'none'} of {len(ordered)} groups beyond their limit"
+        parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), drawn))
     rest = [name for name in METRICS if name in metrics and name not in {row.metric for row in verdict.rows}]
     if rest:
         rows = {name: _measured(name, metrics[name], limits.get(name), verdict.unjudged.get(name, "")) for name in rest}
         title = f"{len(rest)} more, measured without being judged"
         parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), _table(rows, limits)))
     return tag("div", {"class": "stack"}, parts)
+
+
+def _note(note: str) -> Html:
+    """A note; a long list in it is folded behind what it is a list of."""
+    head, listed = head_and_list(capitalised(note))
+    if not listed:
+        return tag("p", {"class": "note"}, with_code(head))
+    return tag("details", {"class": "note"}, tag("summary", {}, head), with_code(listed))
 
 
 def plain_metrics(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:

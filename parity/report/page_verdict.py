@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 
 from parity.diff.diagnosis import Diagnosis
+from parity.diff.finding import CODES
 from parity.diff.runs import RunsDiff
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
-from parity.report.page_html import Html, Node, join, tag
-from parity.report.words import bound, capitalised, number
+from parity.report.page_html import Html, Node, join, tag, with_code
+from parity.report.words import bound, capitalised, head_and_list, number
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
 TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
@@ -69,7 +70,8 @@ def _sentence(verdict: Verdict, metrics: Mapping[str, float]) -> str:
         return "Nothing failed, but nothing that passed can tell a defect from harmless variation."
     if verdict.profile == "exact":
         other = [name.replace("_", " ") for name in OUTPUTS if metrics.get(f"outputs.bit_equal.{name}") != 1.0]
-        return f"Bits were to be equal and are not, in {', '.join(other) or 'some metrics'}."
+        taps = f"{metrics.get('taps.bit_different', 0):.0f} taps, though the outputs are equal"
+        return f"Bits were to be equal and are not, in {', '.join(other) or taps}."
     worst = max(failed, key=lambda row: row.used)
     value = number(worst.value, worst.unit)
     return (
@@ -95,10 +97,14 @@ def _reasons(verdict: Verdict | str, diagnosis: Diagnosis | str) -> Node:
     if isinstance(verdict, Verdict):
         said += [f"{failure.code} in {failure.where}: {failure.message}" for failure in verdict.failures]
     if isinstance(verdict, Verdict) and verdict.outcome == "undecided":
-        said += verdict.notes
+        said += [head_and_list(note)[0] for note in verdict.notes]
     more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
     lines = [*said[:MOST_REASONS], *more]
-    return tag("ul", {"class": "reasons"}, (tag("li", {}, capitalised(line)) for line in lines)) if lines else None
+    return (
+        tag("ul", {"class": "reasons"}, (tag("li", {}, with_code(capitalised(line))) for line in lines))
+        if lines
+        else None
+    )
 
 
 def _tiles(metrics: Mapping[str, float], diagnosis: Diagnosis | str, perf: PerfVerdict | str) -> Iterable[Html]:
@@ -135,14 +141,11 @@ def _tile(title: str, value: str, label: str, tone: str = "") -> Html:
 
 
 def _labelled(line: str) -> Node:
-    """`native: path` with its label set apart."""
+    """`native: path` with its label set apart; of a finding its code is the label, of advice its verb."""
+    for label in ("look at", *CODES):
+        if line.startswith(f"{label} "):
+            return [tag("b", {}, capitalised(label)), tag("span", {}, with_code(line.removeprefix(f"{label} ")))]
     label, colon, rest = line.partition(": ")
     if not colon or len(label) > 40:
-        return tag("span", {}, _with_code(capitalised(line)))
-    return [tag("b", {}, capitalised(label)), tag("span", {}, _with_code(rest))]
-
-
-def _with_code(line: str) -> list[Node]:
-    """What stands between backticks, as code."""
-    parts = line.split("`")
-    return [tag("code", {}, part) if index % 2 else part for index, part in enumerate(parts)]
+        return tag("span", {}, with_code(capitalised(line)))
+    return [tag("b", {}, capitalised(label)), tag("span", {}, with_code(rest))]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.diff.diagnosis import Diagnosis
+from parity.diff.isolated import IsolatedErrors
 from parity.diff.runs import RunsDiff
 from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
 from parity.report.markdown import escaped
@@ -18,8 +19,21 @@ from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 from parity.trace.bundle import RunRecord
 
 SCHEMA_VERSION: Final = 1
+MOST_PLACES: Final = 5  # named of those that add an error
 WORDS: Final = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
-COLUMNS: Final = ("case", "comparison", "judged by", "frames", "sound", "latents", "taps", "time", "peak", "verdict")
+COLUMNS: Final = (
+    "case",
+    "comparison",
+    "judged by",
+    "frames",
+    "sound",
+    "latents",
+    "taps",
+    "isolated",
+    "time",
+    "peak",
+    "verdict",
+)
 TITLE: Final = "Is it still the official LTX-2.3?"
 
 
@@ -34,6 +48,7 @@ class Line:
     refusal: str
     taps: Diagnosis | None  # None where a run has no trace
     records: tuple[RunRecord, RunRecord]  # reference and candidate
+    alone: IsolatedErrors | None = None  # what the candidate's parts add by themselves, where that was measured
 
     @property
     def by_bits(self) -> bool:
@@ -60,6 +75,7 @@ class Line:
             self._equal_or(f"SNR {self._number('audio.snr_db.min', 'dB')}", "audio"),
             self._equal_or(f"L2 {self._worst_latent()}", "video_latent", "audio_latent"),
             self._taps(),
+            self._isolated(),
             f"{old.end_to_end_s:.1f} s / {new.end_to_end_s:.1f} s",
             f"{old.peak_bytes / GIB:.1f} / {new.peak_bytes / GIB:.1f} GiB",
             WORDS[self.code],
@@ -73,7 +89,27 @@ class Line:
             said += [sentence(row) for row in self.verdict.failed_rows()]
         if self.taps is not None and not self.taps.traces.bit_equal:
             said += self.taps.explanation.lines
-        return said
+        return said + self._alone_said()
+
+    def _alone_said(self) -> list[str]:
+        """Which parts add an error by themselves, in a sentence."""
+        if self.alone is None:
+            return []
+        if not self.alone.differing and self.taps is not None and not self.taps.traces.bit_equal:
+            return [
+                f"fed the official inputs on this machine, all {len(self.alone.rows)} places have the official bits; "
+                "both sides share one copy of the weights, so a change of weights in place does not show in isolation"
+            ]
+        if not self.alone.differing:
+            return []
+        named = self.alone.origins or self.alone.differing
+        more = f" and {len(named) - MOST_PLACES} more" if len(named) > MOST_PLACES else ""
+        errors = {where: error for where, error, _ in self.alone.errors()}
+        places = ", ".join(f"{where} ({number(errors.get(where))})" for where in named[:MOST_PLACES])
+        return [
+            f"fed the official inputs, {len(self.alone.differing)} of {len(self.alone.rows)} places differ by "
+            f"themselves at steps {', '.join(map(str, self.alone.steps))}; an error begins at {places}{more}"
+        ]
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
@@ -85,6 +121,14 @@ class Line:
             "refusal": self.refusal,
             "verdict": None if self.verdict is None else self.verdict.document(),
             "taps": None if self.taps is None else self.taps.explanation.document(),
+            "isolated": None
+            if self.alone is None
+            else {
+                "steps": list(self.alone.steps),
+                "places": len(self.alone.rows),
+                "differing": len(self.alone.differing),
+                "origins": list(self.alone.origins[:MOST_PLACES]),
+            },
             "environment_differences": list(self.found.environment),
         }
 
@@ -93,7 +137,8 @@ class Line:
         if self.verdict is None:
             return "-"
         if self.by_bits:
-            return "bits of outputs" if self.taps is None else "bits of outputs and taps"
+            parts = ("outputs", *(["taps"] if self.taps else []), *(["isolated parts"] if self.alone else []))
+            return f"bits: {', '.join(parts)}"
         return f"limits: {', '.join(level for level, state in self.verdict.levels.items() if state == JUDGED)}"
 
     def _equal_or(self, otherwise: str, *names: str) -> str:
@@ -106,6 +151,12 @@ class Line:
     def _worst_latent(self) -> str:
         values = [self.found.metrics.get(f"{name}_latent.relative_l2") for name in ("video", "audio")]
         return number(max((value for value in values if value is not None), default=None))
+
+    def _isolated(self) -> str:
+        if self.alone is None:
+            return "-"
+        differing, places = len(self.alone.differing), len(self.alone.rows)
+        return f"{differing} of {places} differ" if differing else f"{places} bit-identical"
 
     def _taps(self) -> str:
         if self.taps is None:
@@ -128,10 +179,11 @@ def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) 
     table.columns[0].overflow = "fold"  # the id of a case is never cut short
     for line in lines:
         table.add_row(*(Text(printable(cell)) for cell in line.cells()))
-    console.print(table)
-    for line in lines:
+    for line in lines:  # before any number
         for phrase in line.found.environment:
             console.print(Text(printable(f"{line.case}, {line.what}: environment differs: {phrase}"), "yellow"))
+    console.print(table)
+    for line in lines:
         for complaint in line.complaints():
             console.print(Text(printable(f"{line.case}, {line.what}: {complaint}")), soft_wrap=True)
     for name in missing:
@@ -175,6 +227,11 @@ def _markdown(lines: Sequence[Line], missing: Sequence[str]) -> str:
     parts = [f"### {WORDS[suite_code(lines, missing)]}: {TITLE}", f"Measured on {escaped(str(device))}."]
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    parts[2:2] = [
+        f"- {escaped(f'{line.case}, {line.what}: environment differs: {phrase}')}"
+        for line in lines
+        for phrase in line.found.environment
+    ]
     parts += [f"- {escaped(f'{line.case}, {line.what}: {text}')}" for line in lines for text in line.complaints()]
     parts += [f"- not run yet: {escaped(name)}" for name in missing]
     return "\n\n".join(parts) + "\n"

@@ -6,6 +6,7 @@ A terminal too narrow for a table gets one line an entry instead: a number is ne
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -16,6 +17,7 @@ from parity.judge.registry import Change
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.words import (
     bound,
+    folded,
     headline,
     interval,
     judged_by,
@@ -74,8 +76,8 @@ def draw_verdict(console: Console, verdict: Verdict) -> None:
     ]
     lines = [(state(row), sentence(row)) for row in verdict.rows]
     _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
-    for failure in verdict.failures:
-        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {failure.message}"))
+    for failure, message in folded(verdict.failures):
+        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
     for note in verdict.notes:
         _line(console, "note", printable(note))
     if verdict.unjudged:
@@ -145,12 +147,10 @@ def _draw(
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
     for position, name in enumerate(header):
         last = position == len(header) - 1
-        table.add_column(
-            Text(name),
-            no_wrap=not last,
-            overflow="fold",
-            min_width=REASON_WIDTH if last and any(r[-1] for r in rows) else None,
-        )
+        longest = max((cell_len(row[position]) for row in rows), default=0)
+        # Said outright: of a column that does not wrap, rich takes its longest word for the least width.
+        least = min(longest, REASON_WIDTH) if last else longest
+        table.add_column(Text(name), no_wrap=not last, overflow="fold", min_width=max(least, cell_len(name)))
     for row in rows:
         table.add_row(
             *(Text(cell, STYLES.get(row[0], "") if not position else "") for position, cell in enumerate(row))

@@ -4,13 +4,17 @@ Text that came from a run or a registry is made printable first, so that a file 
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.registry import Change
 from parity.judge.strength import said
-from parity.judge.verdict import JUDGED, Row, Verdict
+from parity.judge.verdict import JUDGED, Failure, Row, Verdict
 
 GIB = 1 << 30
+MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
+MOST_OF_A_CODE = 3  # failures of one code that are said one by one
 
 
 def printable(text: str) -> str:
@@ -22,6 +26,27 @@ def capitalised(line: str) -> str:
     """A sentence with a capital letter first; a name of code keeps its own."""
     first = line.split(" ", 1)[0]
     return line if "_" in first or "." in first else line[:1].upper() + line[1:]
+
+
+def head_and_list(note: str) -> tuple[str, str]:
+    """A long note parted before what it lists; a note that is short, or lists nothing, whole and an empty list."""
+    head, _, listed = note.partition(": ")
+    return (head, listed) if len(note) > MOST_OF_A_NOTE >= len(head) and listed else (note, "")
+
+
+def folded(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
+    """The first few failures of each code with their message; the last of them says how many more there are."""
+    counts = Counter(failure.code for failure in failures)
+    shown: Counter[str] = Counter()
+    said = []
+    for failure in failures:
+        shown[failure.code] += 1
+        more = counts[failure.code] - MOST_OF_A_CODE
+        if shown[failure.code] < MOST_OF_A_CODE or (shown[failure.code] == MOST_OF_A_CODE and more <= 0):
+            said.append((failure, failure.message))
+        elif shown[failure.code] == MOST_OF_A_CODE:
+            said.append((failure, f"{failure.message} (and {more} more)"))
+    return said
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -134,6 +134,10 @@ def _checked(folder: Path, case_id: str) -> Run:
     run = read_run(folder / RUN_FOLDER)
     if run.case_id != case_id:
         raise RunError(f"The golden in {folder} is of case {run.case_id!r}; bless a run of {case_id!r}.")
+    for name, wanted in run.record.inputs.items():
+        picture = _folder_of(case_id) / name
+        if not picture.is_file() or sha256_of(picture) != wanted:
+            raise RunError(f"{picture} is not the picture that the golden in {folder} was recorded with; restore it.")
     return run
 
 

@@ -31,6 +31,11 @@ which are spread as evenly as multiples of the golden ratio. All this is a fixed
 expectation is over where a difference falls, and a tensor built against the hash could deceive it. The tests measure
 bias and spread on structured tensors.
 
+**Where it is weaker.** With K near the number of vectors there are one or two chunks, and a single channel may come
+back in steps that share a large power of two with K: then too few buckets take part. Of differences that lie in one
+channel of 72 tokens of 192 channels, at 1024 buckets, 13 of 100 were off by more than 7 %, and the 95 % interval held
+half of them; with 200 channels, or 400 tokens of 4096, all were within 7 %. At 64 buckets, the default, none was off.
+
 **Checksum.** The tensor's bytes, continued with zeros to whole vectors and quads, are cut into little-endian 32-bit
 words. With `k_j = h(q) * MULTIPLIERS[j] mod 2^32` the checksum is the sum over all quads q, modulo 2^64, of
 

@@ -8,21 +8,25 @@ import torch
 
 from parity.diff.isolated import FIRST_STEPS
 from parity.trial.added_error import Added
+from parity.trial.execute import CPU
 from parity.trial.isolate import isolate
 from runners.case import Case
 from runners.protocol import RunOptions
 from runners.weights import Weights
 
 
-def added_alone(weights: Weights, case: Case, *, oracle: bool = False, every_step: bool = False) -> tuple[Added, ...]:
+def added_alone(
+    weights: Weights, case: Case, *, oracle: bool = False, every_step: bool = False, device: torch.device = CPU
+) -> tuple[Added, ...]:
     """The errors of every place, in data-flow order. Raises: as `parity.trial.isolate.isolate`."""
     count = case.request.num_inference_steps
     return isolate(
         weights,
         case,
-        RunOptions(device=torch.device("cpu")),
+        RunOptions(device=device),
         steps=range(count if every_step else min(FIRST_STEPS, count)),
         harmless=False,
         oracle=oracle,
-        copies=True,  # a trial may change weights, and the reference keeps its own
+        # A trial may change weights, and the reference keeps its own; a GPU does not hold a large model twice.
+        copies=device.type == "cpu",
     ).rows

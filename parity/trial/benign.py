@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Gemma3TextModel
 
+from parity.trial.execute import CPU
 from runners.ltx23 import latents
 from runners.ltx23.latents import VideoShape
 from runners.ltx23.reference import reference_of
@@ -143,12 +144,35 @@ def oracle_at(release: str) -> Variation:
     return replace(ORACLE, description="float32", apply=nullcontext)
 
 
-def variations(draws: range, release: str = "1.0.0", compiled: bool = False) -> tuple[Variation, ...]:
-    """The population. `draws` seeds the ULP moves; populations that must be independent take ranges apart."""
+THREADS: Final = (
+    Variation(id="one_thread", description="on one thread", apply=partial(threads, 1)),
+    Variation(id="two_threads", description="on two threads", apply=partial(threads, 2)),
+)
+# On a GPU threads sum nothing; which attention kernel torch takes is what another machine decides otherwise.
+KERNELS: Final = (
+    Variation(
+        id="without_cudnn",
+        description="attention by any kernel but cuDNN's",
+        apply=partial(sdpa_kernel, [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]),
+    ),
+    Variation(
+        id="without_cudnn_and_flash",
+        description="attention by any kernel but cuDNN's and flash attention",
+        apply=partial(sdpa_kernel, [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]),
+    ),
+)
+
+
+def variations(
+    draws: range, release: str = "1.0.0", compiled: bool = False, device: torch.device = CPU
+) -> tuple[Variation, ...]:
+    """The population on a device.
+
+    `draws` seeds the ULP moves; populations that must be independent take ranges apart.
+    """
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
-        Variation(id="one_thread", description="on one thread", apply=partial(threads, 1)),
-        Variation(id="two_threads", description="on two threads", apply=partial(threads, 2)),
+        *(KERNELS if device.type == "cuda" else THREADS),
         Variation(
             id="math_attention",
             description="attention as two matrix products instead of a fused kernel",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -28,7 +29,7 @@ from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.runs import reduced_of
 from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, propose
+from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, device_of, propose, table_named
 from parity.trace.bundle import Run
 from parity.trace.environment import fingerprint
 from parity.trace.reduced import reduce_outputs
@@ -38,10 +39,12 @@ from parity.trial.benign import Variation, variations
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import Defect, Facet, present
 from parity.trial.drift import Drifted, Recorded, drift, record
-from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, rewritten
+from parity.trial.execute import CPU
+from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.trial.sitting import Member, Sitting
 from runners.case import Case
 from runners.errors import RegistryError
-from runners.weights import WeightsFolder
+from runners.weights import Weights
 
 SCALED: Final = "scaled_by_1_percent"
 SCALED_BY: Final = 0.01
@@ -83,6 +86,7 @@ class Populations:
     defects: dict[str, dict[str, float]]  # defect -> metric -> value, where it could be computed
     findings: dict[str, tuple[str, ...]]  # defect -> what the comparison refused outright
     shown_at: dict[str, frozenset[str]]  # defect -> metrics of groups in which it departs first, or adds its error
+    known_defects: int = 0  # how many defects matter to the case; fewer may have been measured
 
 
 def facet_of(metric: str) -> Facet | None:
@@ -123,7 +127,15 @@ def defects_of(case: Case) -> tuple[Defect, ...]:
 
 
 def measure(
-    weights: WeightsFolder, case: Case, say: Say, recorded: Run | None = None, compiled: bool = False
+    weights: Weights,
+    case: Case,
+    say: Say,
+    recorded: Run | None = None,
+    compiled: bool = False,
+    *,
+    device: torch.device = CPU,
+    reduced: bool = False,
+    sitting: Sitting | None = None,
 ) -> Populations:
     """Run both populations of a case.
 
@@ -135,44 +147,74 @@ def measure(
             every bit, then stands for it, also in the harmless variations. If it is reduced, outputs are before they
             are compared, since that is how candidates will be judged.
         compiled: add a run with compiled branches to the harmless ones.
-    Raises: RegistryError if the native run is not the official one, or a harmless variation spoils a metric.
+        device: where everything runs. A GPU does not hold a large model twice: defects are not tried part by part
+            there, and parts only in the first two steps.
+        reduced: reduce outputs before they are compared, as candidates' will be if the case's golden is reduced.
+        sitting: which members are measured, and for how long; None takes all of them.
+    Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
+        sitting's time is over.
     """
     runner = "official" if recorded is None else "native"
-    reference = record(weights, case, runner)
-    if recorded is None:
-        same = drift(weights, case, reference).bit_equal
-    else:
-        same = _same_outputs(recorded, reference)
-    if not same:
-        raise RegistryError(
-            f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be measured "
-            "together with what is wrong already. Mend it first; `parity diff` shows where."
-        )
-    reduced = recorded is not None and recorded.reduced
+    reduced = reduced or (recorded is not None and recorded.reduced)
+    sitting = sitting or Sitting()
+    harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
+    known = defects_of(case)
+    ids = [variation.id for variation in harmless] + [rewrite.id for rewrite in (*REWRITES, ALL_AT_ONCE)]
+    sitting.require_known([*ids, *(defect.id for defect in known)])
+    reference = record(weights, case, runner, device=device)
+
+    def native_as_it_is() -> Member:
+        if recorded is None:
+            same = drift(weights, case, reference, device=device).bit_equal
+        else:
+            same = _same_outputs(recorded, reference)
+        if not same:
+            raise RegistryError(
+                f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be "
+                "measured together with what is wrong already. Mend it first; `parity diff` shows where."
+            )
+        return Member(metrics={})
+
+    sitting.take("native_as_it_is", native_as_it_is)
     floor = measure_floor(
         weights,
         case,
         reference,
-        variations(CALIBRATION_DRAWS, case.reference, compiled),
+        harmless,
         say,
         official=recorded is None,
         reduced=reduced,
+        device=device,
+        sitting=sitting,
     )
-    defects, findings, shown_at = {}, {}, {}
-    for defect in defects_of(case):
+
+    def spoiled(defect: Defect) -> Member:
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            drifted = drift(weights, case, reference, reduced=reduced)
+            drifted = drift(weights, case, reference, reduced=reduced, device=device)
         rows: tuple[Added, ...] = ()
-        if defect.alone and recorded is None:
+        if defect.alone and recorded is None and device.type == "cpu":
             with present(defect, must_reach=False):
                 rows = added_alone(weights, case)
         alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
-        defects[defect.id] = _worth_keeping(defect, {**drifted.metrics, **alone.metrics})
         found = (*drifted.outputs.findings, *drifted.taps.findings, *alone.findings)
-        findings[defect.id] = tuple(sorted({finding.code for finding in found}))
-        shown_at[defect.id] = frozenset(_shown_at(defect, reference.flow, rows))
-    return Populations(case=case.id, floor=floor, defects=defects, findings=findings, shown_at=shown_at)
+        return Member(
+            metrics=dict(_worth_keeping(defect, {**drifted.metrics, **alone.metrics})),
+            findings=tuple(sorted({finding.code for finding in found})),
+            shown_at=tuple(sorted(set(_shown_at(defect, reference.flow, rows)))),
+        )
+
+    members = {
+        defect.id: sitting.take(defect.id, partial(spoiled, defect)) for defect in known if sitting.wants(defect.id)
+    }
+    return Populations(
+        case=case.id,
+        floor=floor,
+        defects={name: member.numbers for name, member in members.items()},
+        findings={name: member.findings for name, member in members.items()},
+        shown_at={name: frozenset(member.shown_at) for name, member in members.items()},
+        known_defects=len(known),
+    )
 
 
 def _same_outputs(recorded: Run, reference: Recorded) -> bool:
@@ -185,7 +227,7 @@ def _same_outputs(recorded: Run, reference: Recorded) -> bool:
 
 
 def measure_floor(
-    weights: WeightsFolder,
+    weights: Weights,
     case: Case,
     reference: Recorded,
     harmless: Iterable[Variation],
@@ -193,6 +235,8 @@ def measure_floor(
     *,
     official: bool = True,
     reduced: bool = False,
+    device: torch.device = CPU,
+    sitting: Sitting | None = None,
 ) -> dict[str, dict[str, float]]:
     """How far every harmless variation and rewrite moves each metric; what rewrites add by themselves, too.
 
@@ -205,25 +249,32 @@ def measure_floor(
         official: whether official code of the case's release can run here: variations of it are, and parts are tried
             alone beside it.
         reduced: reduce outputs before they are compared.
-    Raises: RegistryError if one of them spoils a comparison.
+        device: where everything runs.
+        sitting: which of them are measured; None takes all.
+    Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
     """
-    floor = {}
-    for variation in harmless:
+    sitting = sitting or Sitting()
+
+    def varied(variation: Variation) -> Member:
         say(f"{case.id}: harmless, {variation.description}")
         runner = "official" if official and not variation.native_only else "native"
         with variation.apply():
-            drifted = drift(weights, case, reference, variation.dtype, runner, reduced=reduced)
-        floor[variation.id] = _harmless(variation.id, case, drifted, ())
-    for rewrite in (*REWRITES, ALL_AT_ONCE):
+            drifted = drift(weights, case, reference, variation.dtype, runner, reduced=reduced, device=device)
+        return Member(metrics=dict(_harmless(variation.id, case, drifted, ())))
+
+    def rewritten_by(rewrite: Rewrite) -> Member:
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
-            drifted = drift(weights, case, reference, reduced=reduced)
+            drifted = drift(weights, case, reference, reduced=reduced, device=device)
         rows: tuple[Added, ...] = ()
         if official:
             with rewritten(rewrite):
-                rows = added_alone(weights, case, every_step=True)
-        floor[rewrite.id] = _harmless(rewrite.id, case, drifted, rows)
-    return floor
+                rows = added_alone(weights, case, every_step=device.type == "cpu", device=device)
+        return Member(metrics=dict(_harmless(rewrite.id, case, drifted, rows)))
+
+    work = {one.id: partial(varied, one) for one in harmless}
+    work |= {one.id: partial(rewritten_by, one) for one in (*REWRITES, ALL_AT_ONCE)}
+    return {name: sitting.take(name, measured).numbers for name, measured in work.items() if sitting.wants(name)}
 
 
 def _harmless(name: str, case: Case, drifted: Drifted, rows: tuple[Added, ...]) -> dict[str, float]:
@@ -296,15 +347,18 @@ def _derived(
     )
 
 
-def calibration_of(weights: WeightsFolder, cases: Mapping[str, Populations], command: str) -> Calibration:
+def calibration_of(
+    weights: Weights, cases: Mapping[str, Populations], command: str, device: torch.device = CPU
+) -> Calibration:
     """Where limits measured now come from."""
-    environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    environment = {key: str(value) for key, value in fingerprint(device).items()}
     environment["weights_sha256"] = weights.hash
     return Calibration(
         date=datetime.now(UTC).date().isoformat(),
         command=command,
         runs=tuple(
-            f"{case}: {len(found.floor)} harmless variations and {len(found.defects)} defects, in memory"
+            f"{case}: {len(found.floor)} harmless variations and {len(found.defects)} of {found.known_defects} "
+            "defects, in memory"
             for case, found in cases.items()
         ),
         environment=environment,
@@ -313,15 +367,20 @@ def calibration_of(weights: WeightsFolder, cases: Mapping[str, Populations], com
 
 
 def propose_limits(
-    old: Registry, weights: WeightsFolder, populations: Mapping[str, Populations], command: str
+    old: Registry,
+    weights: Weights,
+    populations: Mapping[str, Populations],
+    command: str,
+    device: torch.device = CPU,
 ) -> Proposal:
-    """The registry with new limits of these cases, beside the old one.
+    """The registry with new limits of these cases on a device, beside the old one.
 
     A limit of a metric that is not judged any more is removed in every case, and listed as removed.
     """
-    calibration = calibration_of(weights, populations, command)
-    name = f"{calibration.date} {' '.join(populations)}"
-    tables = {case: limits_of(found, name) for case, found in populations.items()}
+    calibration = calibration_of(weights, populations, command, device)
+    where = device_of(calibration.environment)
+    name = table_named(f"{calibration.date} {' '.join(populations)}", where)
+    tables = {table_named(case, where): limits_of(found, name) for case, found in populations.items()}
     judged = {
         where: {metric: limit for metric, limit in limits.items() if metric not in UNJUDGED}
         for where, limits in old.tables().items()

@@ -15,10 +15,10 @@ from parity.trace.bundle import Outputs
 from parity.trace.recorder import Recorder
 from parity.trace.reduced import reduce_outputs
 from parity.trace.trace_file import Trace, read_trace
-from parity.trial.execute import execute
+from parity.trial.execute import CPU, execute
 from runners.case import Case
 from runners.tap import listening
-from runners.weights import WeightsFolder, num_blocks
+from runners.weights import Weights, num_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +56,32 @@ class Drifted:
 
 
 def record(
-    weights: WeightsFolder, case: Case, runner: str = "official", dtype: torch.dtype = torch.bfloat16
+    weights: Weights,
+    case: Case,
+    runner: str = "official",
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device = CPU,
 ) -> Recorded:
     """Run a case with all taps."""
     with tempfile.TemporaryDirectory() as name:
         with Recorder(Path(name)) as recorder, listening(recorder):
-            outputs = execute(runner, weights, case, dtype)
+            outputs = execute(runner, weights, case, dtype, device)
         trace = read_trace(Path(name))
     return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 
 
 def drift(
-    weights: WeightsFolder,
+    weights: Weights,
     case: Case,
     reference: Recorded,
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
     *,
     reduced: bool = False,
+    device: torch.device = CPU,
 ) -> Drifted:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype), reduced=reduced)
+    return compare(reference, record(weights, case, runner, dtype, device), reduced=reduced)
 
 
 def compare(reference: Recorded, candidate: Recorded, *, reduced: bool = False) -> Drifted:

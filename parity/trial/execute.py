@@ -1,5 +1,7 @@
 """Running a case in memory, for populations of many short runs."""
 
+from typing import Final
+
 import torch
 
 from parity.trace.bundle import Outputs
@@ -7,21 +9,25 @@ from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
 from runners.protocol import RunOptions
-from runners.weights import WeightsFolder
+from runners.weights import Weights
+
+CPU: Final = torch.device("cpu")
 
 
 def execute(
     runner: str,
-    weights: WeightsFolder,
+    weights: Weights,
     case: Case,
     dtype: torch.dtype = torch.bfloat16,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
     progress: Progress | None = None,
 ) -> Outputs:
     """What a run of `official` or `native` puts out. Raises: ParityError of the kind that fits what is wrong."""
-    options = RunOptions(device=device or torch.device("cpu"), dtype=dtype)
+    options = RunOptions(device=device, dtype=dtype)
     with open_runner(runner, weights, options) as engine:
         outcome = engine.run(case, progress or Quiet())
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return Outputs(
         video_frames=outcome.video_frames,
         audio_waveform=outcome.audio_waveform,

@@ -72,8 +72,25 @@ def test_files_of_every_kind_become_tables(
         "another_attention_kernel": {"video/ff": {"0": {"0": 0.0029}}},
         "peak_bytes": 3 << 29,
     }
+    free: dict[str, Any] = {
+        "kind": "floors_run",
+        "case": {"id": "c"},
+        "official_to_oracle": points,
+        "native_to_oracle": {"video/ff": {"0": {"0": 0.007}}},
+        "nearer": {"candidate": 3, "official": 4, "neither": 5},
+        "peak_bytes": {"oracle": 5 << 30, "native": 1 << 30},
+    }
+    port: dict[str, Any] = {
+        "kind": "floors_port",
+        "case": {"id": "c"},
+        "runner": "diffusers",
+        "roots": [{"tap": "image/0/latent", "relative_l2": 0.62, "harmless": 0.055}, {"tap": "init/audio"}],
+        "ends": {"video latent": 1.1, "frames": 0.3, "waveform": "inf"},
+        "times_s": {"official": 43.26, "diffusers": 70.0},
+        "peak_bytes": {"official": 1 << 30, "diffusers": 7 << 29},
+    }
     paths = []
-    for index, document in enumerate((capture, sketch, suite, blocks)):
+    for index, document in enumerate((capture, sketch, suite, blocks, free, port)):
         paths.append(tmp_path / f"{index}.json")
         paths[-1].write_text(json.dumps({**document, "environment": ENVIRONMENT}))
     bench.main([str(path) for path in paths])
@@ -82,6 +99,9 @@ def test_files_of_every_kind_become_tables(
     assert f"| 50 MB bf16 | 2960 | 2900 | 2500 | 86 % | 100 | {DEVICE} |" in text
     assert f"| c | native against official | 55092 bit-identical | PARITY | {DEVICE} |" in text
     assert f"| c | 0, 15 | 500 | 2 | 0.0061 | 0.007 | 0.0029 | 1.5 | {DEVICE} |" in text
+    assert f"| c | 0.0061 | 0.007 | 3 / 4 / 5 | 5.0 | {DEVICE} |" in text
+    ends = "1.1 | - | 0.3 | inf"
+    assert f"| c | diffusers | image/0/latent | 0.62 / 0.055 | {ends} | 70.0 / 43.3 | 3.5 | {DEVICE} |" in text
     assert "Speed" not in text
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -126,3 +127,12 @@ def test_nothing_moves_if_the_limits_cannot_be_measured(
     code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
     assert code == 2 and "not bit for bit" in said
     assert golden.golden_of("micro").record.reference == "1.0.0" and golden.releases_kept("micro") == ()
+
+
+def test_limits_of_a_gpu_are_not_carried_to_another_release(root: Path, leave_run: LeaveRun) -> None:
+    registry = load_registry(limits(root))
+    there = msgspec.structs.replace(registry, cases={"micro on H100": registry.cases["micro"]})
+    save_registry(limits(root), there)
+    code, said = invoke("bless", leave_run("new", reference="1.2.0"), "--reference", "1.2.0", "--reason", "it ships")
+    assert code == 2 and "limits on H100" in said
+    assert golden.golden_of("micro").record.reference == "1.0.0"

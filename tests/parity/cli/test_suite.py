@@ -1,8 +1,10 @@
-"""`parity suite --golden` of a release that is not installed: its golden alone stands for the official run."""
+"""`parity suite`: goldens of releases that are not installed, isolation, and what becomes of it in resumed calls."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.trace import golden
 from parity.trace.bundle import RUN_FILE, read_run
+from parity.trial.catalogue import CATALOGUE
+from parity.trial.defect import Reach, edited, present
+from runners.ltx23.transformer import Transformer
 from runners.weights import WeightsFolder
 
 
@@ -49,3 +54,77 @@ def test_native_is_held_to_the_golden_alone_and_it_is_said(root: Path, micro_wei
     assert not (root / "runs" / "micro" / "official").exists()
     code, said = invoke(*arguments, "--out", root / "live", "--quiet")  # without the golden there is nothing
     assert code == 2 and "does not run reference release '1.1.2'" in said
+
+
+@pytest.fixture
+def live(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose micro case has three steps, a 1.0.0 reference and no golden."""
+    folder = tmp_path / "golden" / "micro"
+    folder.mkdir(parents=True)
+    (folder / "case.toml").write_text(micro_case_text.replace("inference_steps = 2", "inference_steps = 3"))
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def suite(root: Path, weights: WeightsFolder, *more: object) -> tuple[int, str]:
+    arguments = ("--weights", weights.folder, "--taps", "*", "--out", root / "runs", "--report", root / "report")
+    return invoke("suite", "--case", "micro", *arguments, "--resume", "--quiet", *more)
+
+
+def lines(root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((root / "report" / "suite.json").read_text())["lines"]
+    return found
+
+
+def test_isolation_is_part_of_the_verdict_and_kept_when_the_call_goes_on(
+    live: Path, micro_weights: WeightsFolder
+) -> None:
+    chosen = ("--isolate", "micro", "--isolate-steps", "2")
+    assert suite(live, micro_weights)[0] == 0
+    [line] = lines(live)
+    assert line["isolated"] is None
+    code, said = suite(live, micro_weights, *chosen, "--minutes", "0")  # the runs are there, and no time is left
+    assert code == 2 and "not run yet: micro/isolation" in said
+    code, said = suite(live, micro_weights, *chosen)
+    [line] = lines(live)
+    assert code == 0, said
+    assert line["isolated"]["steps"] == [0, 1, 2] and line["isolated"]["differing"] == 0
+    places = line["isolated"]["places"]
+    judged = {row["metric"] for row in line["verdict"]["rows"]}
+    assert places > 100 and "isolated.block.video.ff" in judged
+    code, said = suite(live, micro_weights, *chosen, "--minutes", "0")
+    assert code == 0 and said.count("kept") == 3
+    assert suite(live, micro_weights, "--isolate", "micro", "--minutes", "0")[0] == 0  # fewer steps are in there
+    path = live / "runs" / "micro" / "native_isolated.json"
+    path.write_text(path.read_text()[:-9])  # stopped half-way, by a program that is not ours
+    assert "not run yet: micro/isolation" in suite(live, micro_weights, *chosen, "--minutes", "0")[1]
+
+
+def _scale_one_branch(model: Transformer) -> None:
+    branch: Any = model.transformer_blocks[1].ff
+    branch.register_forward_hook(lambda _module, _inputs, output: output * 1.01)
+
+
+def test_a_defect_in_one_block_is_named_by_one_command(live: Path, micro_weights: WeightsFolder) -> None:
+    assert suite(live, micro_weights)[0] == 0  # the official run, which the next calls keep
+    shutil.rmtree(live / "runs" / "micro" / "native")
+    with edited(Transformer, _scale_one_branch)(Reach()):
+        code, said = suite(live, micro_weights, "--isolate", "micro")
+    [line] = lines(live)
+    assert code == 1 and line["isolated"]["origins"][0] == "denoise/000/cond/block/01/video/ff"
+    assert "an error begins at denoise/000/cond/block/01/video/ff (0.0099" in said
+    shutil.rmtree(live / "runs" / "micro")
+    with present(next(one for one in CATALOGUE if one.id == "one_linear_scaled")):  # weights are one copy for both
+        code, said = suite(live, micro_weights, "--isolate", "micro")
+    assert code == 1 and "a change of weights in place does not show in isolation" in said
+
+
+def test_isolating_what_is_not_run_is_refused_before_anything_runs(live: Path, micro_weights: WeightsFolder) -> None:
+    code, said = suite(live, micro_weights, "--isolate", "micro", "--isolate-steps", "3")
+    assert code == 2 and "steps from 0 to 2" in said
+    other = live / "golden" / "other"
+    other.mkdir()
+    text = (live / "golden" / "micro" / "case.toml").read_text()
+    (other / "case.toml").write_text(text.replace('id = "micro"', 'id = "other"'))
+    code, said = suite(live, micro_weights, "--isolate", "other")
+    assert code == 2 and "no --case names" in said and not (live / "runs").exists()

@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.diff.comparable import environment_differences
+from parity.diff.comparable import environment_differences, record_findings, require_comparable
 from parity.trace.bundle import Run, read_run
+from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
 
@@ -31,3 +32,26 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
 
     phrases = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
     assert phrases == [f"{package}: 5 against 4" for package in named]
+
+
+def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun) -> None:
+    run = read_run(leave_run("reference"))
+    case = dict(run.record.case)
+    case["request"] = {**case["request"], "seed": 11, "prompt": "x" * 99}
+    other = Run(folder=run.folder, record=msgspec.structs.replace(run.record, case=case))
+    with pytest.raises(RunError, match=r"request\.prompt \('.*\.\.\. and 'x{39}\.\.\.\); request\.seed \(\d+ and 11\)"):
+        require_comparable(run, other)
+
+
+def test_what_no_tap_shows_is_found_in_the_records(leave_run: LeaveRun) -> None:
+    run = read_run(leave_run("reference"))
+    assert record_findings(run, run) == ()
+    sigmas = [level * (0.5 if index == 1 else 1.0) for index, level in enumerate(run.record.sigmas)]
+    record = msgspec.structs.replace(run.record, sigmas=sigmas, sample_rate_hz=44100)
+    schedule, rate = record_findings(run, Run(folder=run.folder, record=record))
+    assert schedule.code == "sigma_mismatch" and schedule.message.startswith("farthest apart at level 1: reference has")
+    assert (rate.code, rate.where) == ("rate_mismatch", "sample_rate_hz")
+    assert rate.message.endswith("candidate has 44100 samples a second")
+    shorter = msgspec.structs.replace(run.record, sigmas=run.record.sigmas[:-1])
+    (found,) = record_findings(run, Run(folder=run.folder, record=shorter))
+    assert "noise levels, candidate has" in found.message

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from parity.diff.dataflow import Dataflow
-from parity.diff.module_path import BLOCK_MODULES, module_path
+from parity.diff.module_path import BLOCK_MODULES, diffusers_path, module_path
 from parity.diff.tap_place import group_of, place_of
 from runners.case import Case
 from runners.errors import ConfigError, RunError
@@ -127,6 +127,9 @@ def test_every_tap_names_code_that_exists_on_both_sides(micro_case: MakeCase) ->
                 _resolve(owner)  # a submodule: the class exists, the runs above show the submodule does
             else:
                 _resolve(dotted)
+    for dotted in {diffusers_path(tap) for tap in flow.taps}:
+        owner, _, name = dotted.rpartition(".")
+        _resolve(owner if any(name in modules.values() for modules in BLOCK_MODULES.values()) else dotted)
     path = module_path("denoise/000/perturbed/block/01/audio/av_attn")
     assert path.native == "runners.ltx23.block.AudioVideoBlock.video_to_audio_attn"
     assert path.official == "ltx_core.model.transformer.transformer.BasicAVTransformerBlock.video_to_audio_attn"

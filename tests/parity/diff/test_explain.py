@@ -10,6 +10,7 @@ from parity.diff.floors import Floors
 from parity.diff.oracle import Arbitration
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
+from parity.diff.twin import Twin
 from runners.case import Case
 
 MakeCase = Callable[..., Case]
@@ -148,3 +149,108 @@ def test_an_oracle_is_heard(flow: Dataflow) -> None:
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, arbitrations=arbitrations)
     assert any("candidate nearer at 1 taps, official at 0, alike at 1, 1 undecided" in line for line in found.lines)
     assert len(found.lines) <= MOST_LINES
+
+
+def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) -> None:
+    clean, tap = spread(flow, [], 0.0), f"{HEAD}/cond/block/01/video/ff"
+    sign_of_zero = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0)
+    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), recorded=clean.recorded)
+    found = told(flow, diff)
+    assert found.divergence.departs and not found.bit_equal
+    assert found.lines[0].startswith(
+        "first departs at step 0, conditional pass, block 1, video, feed-forward: other bits"
+    )
+    assert not any("equal in every bit" in line for line in found.lines)
+    assert not told(flow, diff, bits_expected=False).divergence.departs  # limits do not ask for bits
+
+    cast = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0, dtypes=("bfloat16", "float32"))
+    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), recorded=clean.recorded))
+    assert "bfloat16 in the reference, float32 here" in found.lines[0]
+
+
+def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dataflow) -> None:
+    clean = spread(flow, [], 0.0)
+    elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), recorded=clean.recorded)
+    lines = told(flow, diff, bits_expected=False).lines
+    assert lines[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
+
+
+def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
+    other = Twin(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    (look,) = [line for line in found.lines if line.startswith("look at")]
+    assert look == (
+        "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
+        "(to the bit)"
+    )
+    other = Twin(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    (look,) = [line for line in found.lines if line.startswith("look at")]
+    assert (
+        look.startswith("look at the feed-forward branch")
+        and "; it holds what the reference has at step 0, neg" in look
+    )
+
+
+def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_bound(flow: Dataflow) -> None:
+    quiet = dict.fromkeys(flow.taps, 0.001)
+    calibrated = {"text": (0.008, 0.02), "connector.video": (0.005, 0.0075)}  # floor and limit of each group
+
+    def lines(hidden: float) -> tuple[str, ...]:
+        errors = {**quiet, "text/pos/hidden": hidden, "connector/pos/video": 0.0077}
+        taps = {tap: SketchDiff(bit_equal=False, estimate=e, low=e, high=e) for tap, e in errors.items()}
+        diff = TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+        return explain(diff, flow, Floors(flow, "bf16", calibrated=calibrated), bits_expected=False).lines
+
+    # The context is at 1.54x its floor; the hidden states at 1.4x, which counts, or 0.9x, which is no more than noise
+    assert (
+        "it may begin before that, at Gemma's hidden states of the prompt: 1.4x harmless noise, too little to be sure"
+        in lines(0.0112)
+    )
+    assert not any("may begin before" in line for line in lines(0.0072))
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        ("text/pos/hidden", "--stage text_encoding`"),
+        ("connector/pos/audio", "--stage text_connector`"),
+        (f"{HEAD}/guided/audio", "--stage denoising --steps 0`"),
+        ("decode/waveform", "--stage audio_decoding`"),
+    ],
+)
+def test_every_place_has_its_next_step(flow: Dataflow, source: str, command: str) -> None:
+    assert any(
+        line.startswith("next: `parity isolate") and command in line
+        for line in told(flow, spread(flow, [source], 0.3)).lines
+    )
+
+
+def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine").lines
+    assert not any("isolate" in line for line in lines)
+    assert lines[-1].startswith(f"next: `parity run ... --taps '{HEAD}/cond/block/00/video/*' --keep full`")
+
+
+def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/audio/av_attn"], 0.3)
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="diffusers").lines
+    assert any(
+        line.startswith(
+            "diffusers: diffusers.models.transformers.transformer_ltx2.LTX2VideoTransformerBlock.video_to_audio"
+        )
+        for line in lines
+    )
+    assert not any(line.startswith("native:") for line in lines)
+
+
+def test_a_stream_that_is_wrong_before_the_cross_modal_attentions_is_told_from_what_they_share(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    sources.append(f"{HEAD}/isolated/block/00/audio/ff")
+    (look,) = [line for line in told(flow, spread(flow, sources, 0.3)).lines if line.startswith("look at")]
+    assert look == (
+        "look at what audio brings there, which departs in the isolated pass too: the gate of its text attention"
+    )

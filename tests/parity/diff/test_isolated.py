@@ -52,7 +52,9 @@ def write(tmp_path: Path, candidate: Run) -> Write:
 
 
 def test_the_worst_place_of_each_group_is_its_number(write: Write, candidate: Run) -> None:
-    found = read_isolated(write(), candidate)
+    read = read_isolated(write(), candidate)
+    found = isolated_numbers(read.errors())
+    assert read.differing == tuple(where for where, added in ROWS if added)
     assert found.metrics == {"isolated.block.video.ff": 0.03, "isolated.sigmas": 0.0} and found.findings == ()
 
 

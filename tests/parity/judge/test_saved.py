@@ -1,6 +1,7 @@
 """Saved verdicts: reached again from their numbers, and refused if the golden, a limit or a number was changed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from parity.judge.registry import Registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
 from parity.trace import golden
 from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import read_run
+from parity.trace.bundle import read_run, sha256_of
 from parity.trace.store import ENVIRONMENT_VARIABLE
 
 LeaveRun = Callable[..., Path]
@@ -88,6 +89,34 @@ def test_a_number_that_was_edited_comes_to_another_outcome(root: Path) -> None:
     assert code == 1 and "not_at_parity, but parity was recorded" in text
 
 
+def test_a_number_that_no_limit_judges_is_held_to_the_equal_bits_beside_it(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    for name, value in (("frames.psnr_db.min", 20.0), ("audio.snr_db.min", 60.0), ("video_latent.cosine", 0.9)):
+        honest = saved_verdicts()[0].read_text()
+        name = name if name in honest else f"small_{name}"
+        edited(saved_verdicts()[0], lambda document: document["numbers"]["metrics"].update({name: value}))  # noqa: B023
+        code, text = invoke("rejudge")
+        assert code == 2 and name in text.replace("\n", " ")
+        saved_verdicts()[0].write_text(honest)
+    assert invoke("rejudge")[0] == 0
+
+
+def test_a_golden_too_large_to_run_wants_its_numbers(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    shutil.copytree(root / "golden" / "micro", root / "golden" / "other")
+    shutil.rmtree(root / "golden" / "other" / "numbers")
+    case = root / "golden" / "other" / "case.toml"
+    case.write_text(case.read_text().replace('id = "micro"', 'id = "other"'))
+    run_file, golden_file = case.parent / "run" / "run.json", case.parent / "golden.json"
+    run_file.write_text(run_file.read_text().replace('"id": "micro"', '"id": "other"'))
+    record = json.loads(golden_file.read_text())
+    record["case_sha256"], record["history"][-1]["run_sha256"] = sha256_of(case), sha256_of(run_file)
+    golden_file.write_text(json.dumps(record))
+    code, text = invoke("rejudge")
+    reduced = golden.golden_of("other").reduced
+    assert code == (2 if reduced else 0) and ("no numbers of a candidate" in text.replace("\n", " ")) == reduced
+
+
 def test_a_limit_that_was_changed_shows(root: Path) -> None:
     invoke("rejudge", "--record", root / "limits.json")
 
@@ -111,6 +140,19 @@ def test_a_golden_that_was_tampered_with_or_replaced_shows(root: Path, leave_run
     golden.bless(read_run(leave_run("newer", stage_s={"load": 2.0})), "second")
     code, text = invoke("rejudge")
     assert code == 2 and "another run" in text
+
+
+def test_a_picture_that_was_changed_shows(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    folder = root / "golden" / "micro"
+    picture, run_file, golden_file = folder / "a.png", folder / "run" / "run.json", folder / "golden.json"
+    picture.write_bytes(b"picture")
+    edited(run_file, lambda document: document["inputs"].update({"a.png": sha256_of(picture)}))
+    edited(golden_file, lambda document: document["history"][-1].update({"run_sha256": sha256_of(run_file)}))
+    assert invoke("rejudge")[0] == 0
+    picture.write_bytes(b"another")
+    code, text = invoke("rejudge")
+    assert code == 2 and "a.png is not the picture" in text.replace("\n", " ")
 
 
 def test_numbers_against_another_run_than_the_golden_are_not_kept(root: Path, leave_run: LeaveRun) -> None:

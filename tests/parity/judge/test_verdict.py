@@ -158,7 +158,7 @@ def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -
     assert any("no metric of video_latent can decide" in note for note in verdict.notes)
 
 
-def test_limits_of_another_environment_decide_nothing_but_may_fail() -> None:
+def test_limits_of_another_environment_decide_nothing_either_way() -> None:
     def elsewhere(metrics: dict[str, float | None]) -> Verdict:
         return judge(
             case="astronaut", profile="limits", metrics=metrics, registry=registry(), environment={"torch": "2.14.0"}
@@ -167,7 +167,38 @@ def test_limits_of_another_environment_decide_nothing_but_may_fail() -> None:
     verdict = elsewhere(GOOD)
     assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", ("torch: 2.13.0 -> 2.14.0",))
     assert any("another environment (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
-    assert elsewhere({**GOOD, ERROR: 0.2}).exit_code == 1
+    assert not any("were not told apart" in note for note in verdict.notes)  # they were, only elsewhere
+    assert elsewhere({**GOOD, ERROR: 0.2}).outcome == "undecided"
+    assert elsewhere({**GOOD, ERROR: 0.2, COUNT: 1.0}).exit_code == 1  # what has one wanted value has it everywhere
+
+
+def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> Verdict:
+    environment = {**HERE, "device": "cuda", "device_name": device_name}
+    return judge(case="astronaut", profile="limits", metrics=metrics, registry=limits, environment=environment)
+
+
+def test_each_device_is_judged_by_its_own_limits_and_asked_for_them_by_name() -> None:
+    cpu = registry()
+    limits = registry(
+        defaults={}, cases={"astronaut": cpu.defaults, "astronaut on H100": {ERROR: limit(ERROR, 0.2, 2)}}
+    )
+    assert limits.devices_of("astronaut") == ("", "H100") and limits.devices_of("astro") == ()
+    assert on("H100", {ERROR: 0.6}, limits).exit_code == 0  # up to 0.63, where a CPU may have 0.1
+    assert by_limits({**GOOD, ERROR: 0.6}, limits).exit_code == 1
+    with pytest.raises(RegistryError, match=r"measured on H200.*\(measured: a CPU, H100\).*--device cuda"):
+        on("H200", {ERROR: 0.0}, limits)
+    only_there = registry(defaults={}, cases={"astronaut on H100": {ERROR: limit(ERROR, 0.2, 2)}})
+    with pytest.raises(RegistryError, match=r"measured on a CPU.*\(measured: H100\)"):
+        by_limits(GOOD, only_there)
+    with pytest.raises(RegistryError, match=r"measured on H100.*nowhere yet"):
+        on("H100", {ERROR: 0.0}, registry(defaults={}))
+
+
+def test_the_exact_profile_holds_isolated_errors_to_zero() -> None:
+    name = "isolated.block.video.ff"
+    assert judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 0.0}).exit_code == 0
+    verdict = judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 1e-9})
+    assert verdict.exit_code == 1 and [failed.metric for failed in verdict.failed_rows()] == [name]
 
 
 def test_a_waiver_excuses_one_metric_and_fails_the_gate_where_it_excuses_nothing() -> None:
@@ -318,3 +349,12 @@ def test_equality_has_no_levels() -> None:
 def test_judging_needs_no_torch() -> None:
     code = "import sys, parity.judge.verdict, parity.judge.perf; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_equal_outputs_without_all_taps_are_said_to_be_no_more_than_that() -> None:
+    def notes(drift: Level) -> tuple[str, ...]:
+        return judge(case="astronaut", profile="exact", metrics=EQUAL, levels={"drift": drift}).notes
+
+    (note,) = notes(Level(measured=False, why="the reference has no trace"))
+    assert note == "outputs are judged, and no taps but those in both traces: the reference has no trace"
+    assert notes(MEASURED) == ()

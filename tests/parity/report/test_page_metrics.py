@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 
 from parity.diff.metric import METRICS
@@ -60,6 +61,21 @@ def test_failed_metrics_come_first_and_what_is_not_judged_is_folded(verdict: Ver
     assert (
         text.count('<canvas class="axis"') == 4 and 'aria-label="floor 0.01 (threads), weakest defect 1 (gelu)"' in text
     )
+
+
+def test_groups_of_taps_are_folded_and_counted(verdict: Verdict) -> None:
+    row = next(row for row in verdict.rows if not row.passed and not row.waived)
+    taps = [
+        msgspec.structs.replace(row, metric="drift.init.video"),
+        msgspec.structs.replace(row, metric="drift.text", passed=True),
+        msgspec.structs.replace(row, metric="isolated.init.video", passed=True),
+    ]
+    listed = f"CALIBRATION_NEEDED by 60 metrics: {', '.join(['drift.text'] * 60)}"
+    text = metric_table(msgspec.structs.replace(verdict, rows=(*verdict.rows, *taps), notes=(listed,)), {}, {})
+    assert "<summary>Drift of taps: 1 of 2 groups beyond their limit</summary>" in text
+    assert "<summary>Isolated errors: none of 1 groups beyond their limit</summary>" in text
+    assert text.index("<code>frames.ssim.min</code>") < text.index("Drift of taps") < text.index("drift.init.video")
+    assert "<summary>CALIBRATION_NEEDED by 60 metrics</summary>drift.text," in text
 
 
 def test_metrics_stand_there_without_a_verdict_too() -> None:

@@ -6,10 +6,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from parity.diff.finding import Finding
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.registry import Registry, propose
-from parity.judge.verdict import Verdict
+from parity.judge.verdict import Verdict, judge
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
+from parity.report.words import folded
 
 
 def console(width: int) -> Console:
@@ -102,3 +104,35 @@ def test_changes_show_old_against_new(registry: Registry, width: int) -> None:
     target = console(width)
     draw_perf_changes(target, [PerfChange(title="a", quantity="end_to_end", old=1.5, new=None, loosened=True)])
     assert "1.5 s" in shown(target) and "loosened" in shown(target)
+
+
+@pytest.mark.parametrize("width", [100, 120, 130, 140, 150, 160])
+def test_a_reason_is_never_cut_off(verdict: Verdict, width: int) -> None:
+    rows = tuple(
+        msgspec.structs.replace(
+            row, unit="elements", metric="drift.block.video.text_attn.second_half", reason="w " * 20 + "end."
+        )
+        for row in verdict.rows
+    )
+    target = console(width)
+    draw_gate(target, msgspec.structs.replace(verdict, rows=rows))
+    assert shown(target).count("end.") == len(rows)
+
+
+def test_many_failures_of_one_code_are_said_once_and_counted(registry: Registry) -> None:
+    gone = [Finding(code="missing_tensor", where=f"denoise/00{n}/guided/video", message="lacks") for n in range(5)]
+    named = [Finding(code="nan_candidate", where=f"init/{n}", message="3 elements") for n in range(3)]
+    verdict = judge(
+        case="astronaut", profile="limits", metrics={}, findings=[*named, *gone], registry=registry, environment={}
+    )
+    lines = [
+        (failure.where, words)
+        for failure, words in folded(verdict.failures)
+        if failure.message in ("lacks", "3 elements")
+    ]
+    assert lines == [
+        ("denoise/000/guided/video", "lacks"),
+        ("denoise/001/guided/video", "lacks"),
+        ("denoise/002/guided/video", "lacks (and 2 more)"),  # in the order of the data flow
+        *((f"init/{n}", "3 elements") for n in range(3)),
+    ]

@@ -86,3 +86,11 @@ def test_compiled_branches_are_in_the_population_only_where_asked_for() -> None:
     plain, more = ([one.id for one in variations(range(2), compiled=compiled)] for compiled in (False, True))
     assert COMPILED.id not in plain
     assert sorted(more) == sorted([*plain, COMPILED.id])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_gpu_moves_every_element_as_a_cpu_does(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(2)).to(dtype)
+    here, there = (one_ulp_off(x.to(name), torch.Generator().manual_seed(3)) for name in ("cpu", "cuda"))
+    assert torch.equal(here, there.cpu()) and not (here == x).any()

@@ -163,9 +163,7 @@ def recorded(
     monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
     monkeypatch.setattr(calibrate, "defects_of", lambda _: ())
-    monkeypatch.setattr(
-        calibrate, "variations", lambda draws, release, compiled: variations(draws, release, compiled)[:1]
-    )
+    monkeypatch.setattr(calibrate, "variations", lambda *population: variations(*population)[:1])
 
     def make(*, reduced: bool, **behaviours: bool) -> Run:
         options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)

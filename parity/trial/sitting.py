@@ -1,0 +1,95 @@
+"""One sitting of a calibration: which members of the populations are measured, for how long, and what is kept already.
+
+On a CPU with a tiny model a population is measured in one go. At full size a member takes most of a minute, so a file
+keeps each as soon as it is measured, and a sitting ends in time; the same call goes on where the last one stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from parity.trace.atomic import write_json_atomic
+from runners.errors import RegistryError
+
+SCHEMA_VERSION: Final = 1
+Numbers = dict[str, float]
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one harmless variation, rewrite or defect measured."""
+
+    metrics: dict[str, float | str]  # JSON holds infinities as strings
+    findings: tuple[str, ...] = ()  # what the comparison refused outright
+    shown_at: tuple[str, ...] = ()  # metrics of groups in which a defect departs first, or adds its error
+
+    @property
+    def numbers(self) -> Numbers:
+        """The metrics."""
+        return {name: float(value) for name, value in self.metrics.items()}
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema_version: int
+    origin: dict[str, Any]
+    members: dict[str, Member]
+
+
+@dataclass(kw_only=True)
+class Sitting:
+    """Takes members one by one. Without arguments it takes them all and keeps nothing."""
+
+    only: Collection[str] = ()  # ids of the members to measure; empty for all
+    kept: Path | None = None
+    minutes: float | None = None
+    origin: dict[str, Any] = field(default_factory=dict)  # what a kept file must have been measured with
+    _members: dict[str, Member] = field(default_factory=dict)
+    _longest_s: float = 0.0
+    _begun_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Read what was kept. Raises: RegistryError if it is of another case, model or machine."""
+        if self.kept is None or not self.kept.is_file():
+            return
+        try:
+            found = msgspec.convert(json.loads(self.kept.read_bytes()), _File)
+        except (ValueError, RecursionError) as error:
+            raise RegistryError(f"{self.kept} does not have the form of kept samples: {error}.") from error
+        here = json.loads(msgspec.json.encode(self.origin))
+        if (found.schema_version, found.origin) != (SCHEMA_VERSION, here):
+            changed = [name for name, value in here.items() if found.origin.get(name) != value]
+            raise RegistryError(
+                f"{self.kept} was measured with another {', '.join(changed) or 'schema'}; give another --samples file."
+            )
+        self._members = dict(found.members)
+
+    def require_known(self, known: Iterable[str]) -> None:
+        """Refuse ids that no member has. Raises: RegistryError."""
+        names = list(known)
+        if unknown := sorted(set(self.only) - set(names)):
+            raise RegistryError(f"--only names {', '.join(unknown)}; there are {', '.join(names)}.")
+
+    def wants(self, name: str) -> bool:
+        """Whether a member is measured."""
+        return not self.only or name in self.only
+
+    def take(self, name: str, measure: Callable[[], Member]) -> Member:
+        """A member, measured now or kept from before. Raises: RegistryError if it would not end in time."""
+        if name in self._members:
+            return self._members[name]
+        start_s = time.monotonic()
+        if self.minutes is not None and start_s - self._begun_s + self._longest_s > self.minutes * 60:
+            raise RegistryError(
+                f"Out of time before {name!r}, with {len(self._members)} members measured"
+                + (f" and kept in {self.kept}; the same call goes on." if self.kept else "; give --samples FILE.")
+            )
+        self._members[name] = measure()
+        self._longest_s = max(self._longest_s, time.monotonic() - start_s)
+        if self.kept is not None:
+            document = {"schema_version": SCHEMA_VERSION, "origin": self.origin, "members": self._members}
+            write_json_atomic(self.kept, msgspec.to_builtins(document))
+        return self._members[name]

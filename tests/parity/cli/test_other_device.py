@@ -1,0 +1,113 @@
+"""A run on another GPU than the golden's: named before any number, judged by that GPU's limits, which are asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.metric import METRICS
+from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
+from parity.judge.registry import Registry, save_registry
+from parity.trace import golden
+from parity.trace.bundle import read_run
+
+LeaveRun = Callable[..., Path]
+WANTED = ("video_latent.relative_l2", "frames.count.difference")
+H100 = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1"}
+H200 = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "580.1"}
+
+
+@pytest.fixture
+def root(leave_run: LeaveRun, micro_case_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose micro case has a golden of an H100, and no limits."""
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    golden.bless(read_run(leave_run("official", environment=H100)), "first")
+    (tmp_path / "thresholds").mkdir()
+    write_limits(tmp_path, {})
+    return tmp_path
+
+
+def write_limits(root: Path, devices: dict[str, dict[str, str]]) -> None:
+    """Limits at 0.1 from agreement under each of some names, with the environment they were measured in."""
+    calibrations = {
+        where: Calibration(
+            date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=tuple(environment)
+        )
+        for where, environment in devices.items()
+    }
+    registry = Registry(
+        calibrations=calibrations,
+        cases={where: {name: limit(name, where) for name in WANTED} for where in devices},
+        unjudged={name: "not in this test" for name in METRICS if name not in WANTED},
+    )
+    save_registry(root / "thresholds" / "consistency_threshold.json", registry)
+
+
+def limit(name: str, calibration: str) -> Limit:
+    metric = METRICS[name]
+    if metric.direction == "exact":
+        return exact_limit(metric)
+    near, far = (1 - one if metric.direction == "higher" else one for one in (0.01, 1.0))
+    return derive_limit(metric, floor={"a": (near, near)}, defects={"d": (far,)}, calibration=calibration)
+
+
+def gate(run: Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["gate", str(run)], env={"COLUMNS": "300"})
+    return result.exit_code, result.output
+
+
+def moved(share: float) -> Callable[[dict[str, Any]], None]:
+    """Another video latent, by a relative L2."""
+
+    def change(outputs: dict[str, Any]) -> None:
+        outputs["video_latent"] = outputs["video_latent"] * (1 + share)
+
+    return change
+
+
+def test_without_limits_of_the_device_other_bits_are_not_judged_and_equal_bits_are_parity(
+    root: Path, leave_run: LeaveRun
+) -> None:
+    code, said = gate(leave_run("equal", runner="native", environment=H200))
+    assert code == 0 and "NVIDIA H100 80GB HBM3 against NVIDIA H200" in said.splitlines()[0]
+    code, said = gate(leave_run("other", runner="native", environment=H200, change=moved(0.03)))
+    assert code == 2 and "NVIDIA H100 80GB HBM3 against NVIDIA H200" in said.splitlines()[0]
+    assert "were measured on NVIDIA H200" in said and "parity calibrate --case micro" in said
+
+
+def test_limits_of_another_device_raise_no_alarm_and_let_nothing_pass(root: Path, leave_run: LeaveRun) -> None:
+    write_limits(root, {f"micro on {H100['device_name']}": H100})
+    for share in (0.03, 0.3):  # within and beyond the limits of the H100
+        code, said = gate(leave_run(f"other{share}", runner="native", environment=H200, change=moved(share)))
+        assert code == 2 and f"measured: {H100['device_name']}" in said
+
+
+def test_limits_of_the_device_are_used(root: Path, leave_run: LeaveRun) -> None:
+    write_limits(root, {"micro on NVIDIA H200": H200})
+    assert gate(leave_run("near", runner="native", environment=H200, change=moved(0.03)))[0] == 0
+    code, said = gate(leave_run("far", runner="native", environment=H200, change=moved(0.3)))
+    assert code == 1 and "video_latent.relative_l2" in said
+
+
+def test_another_driver_on_the_same_device_is_neither_alarm_nor_pass(root: Path, leave_run: LeaveRun) -> None:
+    write_limits(root, {f"micro on {H100['device_name']}": H100})
+    newer = {**H100, "driver": "590.7"}
+    for share in (0.03, 0.3):
+        code, said = gate(leave_run(f"newer{share}", runner="native", environment=newer, change=moved(share)))
+        assert code == 2 and "driver: 580.1 -> 590.7" in said
+
+
+def test_speed_of_another_device_is_not_compared(root: Path, leave_run: LeaveRun) -> None:
+    def perf(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["perf", *map(str, arguments)], env={"COLUMNS": "300"})
+        return result.exit_code, result.output
+
+    assert perf(root / "official", "--update", "--reason", "first")[0] == 0
+    assert perf(leave_run("again", environment=H100))[0] == 0
+    code, said = perf(leave_run("elsewhere", environment=H200, stage_s={"denoising": 99.0}))
+    assert code == 2 and "NVIDIA H100 80GB HBM3 -> NVIDIA H200" in said
