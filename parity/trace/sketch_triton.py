@@ -24,10 +24,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from parity.trace.sketch import FLOAT_STATISTICS, GOLDEN, MIX_FIRST, MIX_SECOND, MULTIPLIERS, SEED, VECTOR
+from parity.trace.sketch import (
+    FLOAT_STATISTICS,
+    GOLDEN,
+    MIX_FIRST,
+    MIX_SECOND,
+    MULTIPLIERS,
+    SEED,
+    STIR,
+    STIR_BLOCK,
+    VECTOR,
+)
 
 _SEED = tl.constexpr(SEED)
 _GOLDEN = tl.constexpr(GOLDEN)
+_STIR = tl.constexpr(STIR)
+_STIR_BLOCK = tl.constexpr(STIR_BLOCK)
 _MIX_FIRST = tl.constexpr(MIX_FIRST)
 _MIX_SECOND = tl.constexpr(MIX_SECOND)
 _KEY_1 = tl.constexpr(MULTIPLIERS[1])
@@ -61,7 +73,11 @@ def _load(words, vectors, chunk, R: tl.constexpr, K: tl.constexpr, TURN_SHIFT: t
     Returns: words, int32 (R, K, 4 * QUADS), zero beyond the end; the number of each vector, int32 (R, K).
     """
     turn = ((chunk.to(tl.uint32) * _GOLDEN) >> TURN_SHIFT).to(tl.int32)
-    vector = chunk[:, None] * K + ((tl.arange(0, K)[None, :] - turn[:, None]) & (K - 1))
+    place = (tl.arange(0, K)[None, :] - turn[:, None]) & (K - 1)
+    if K > _STIR_BLOCK:
+        block = place // _STIR_BLOCK
+        place = block * _STIR_BLOCK + ((place - _STIR * block) & (_STIR_BLOCK - 1))
+    vector = chunk[:, None] * K + place
     address = vector.to(tl.int64)[:, :, None] * (4 * QUADS) + tl.arange(0, 4 * QUADS)[None, None, :]
     return tl.load(words + address, mask=(vector < vectors)[:, :, None], other=0), vector
 
