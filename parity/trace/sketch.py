@@ -30,10 +30,10 @@ would take part.
 Signs of two elements are uncorrelated, so the expectation is |d|^2 whatever the buckets are: unbiased. Signs that are
 independent four at a time give the variance 2 * sum over i != j in one bucket of d(i)^2 d(j)^2: about 2/K |d|^4 where
 the buckets are shared evenly, less where few elements dominate. Elements of one vector never share a bucket. Elements i
-and j of one chunk share one exactly if stir(u(i)) - stir(u(j)) = (e(j) - e(i)) * K/8 mod K; from chunk to chunk the turns decide,
-which are spread as evenly as multiples of the golden ratio. All this is a fixed hash, not fresh random numbers: the
-expectation is over where a difference falls, and a tensor built against the hash could deceive it. The tests measure
-bias and spread on structured tensors.
+and j of one chunk share one exactly if stir(u(i)) - stir(u(j)) = (e(j) - e(i)) * K/8 mod K; from chunk to chunk the
+turns decide, which are spread as evenly as multiples of the golden ratio. All this is a fixed hash, not fresh random
+numbers: the expectation is over where a difference falls, and a tensor built against the hash could deceive it. The
+tests measure bias and spread on structured tensors.
 
 **Checksum.** The tensor's bytes, continued with zeros to whole vectors and quads, are cut into little-endian 32-bit
 words. With `k_j = h(q) * MULTIPLIERS[j] mod 2^32` the checksum is the sum over all quads q, modulo 2^64, of
