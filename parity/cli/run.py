@@ -42,14 +42,17 @@ def run(
     """Execute a case with a runner and leave a run folder."""
     import torch
 
+    from parity.diff.dataflow import Dataflow
     from parity.trace.child import Child, record_in_child
     from parity.trace.golden import find_case
+    from parity.trace.pattern import require_choice
     from parity.trace.record import device_named, record_run, recording
     from parity.trace.recorder import Keep
     from runners.catalogue import open_runner
     from runners.forge.weights import weights_named
+    from runners.ltx23.reference import RELEASES
     from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder
+    from runners.weights import WeightsFolder, num_blocks
 
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
@@ -70,6 +73,8 @@ def run(
     found = find_case(case, settings)
     where = device_named(device)
     files = weights_named(weights, where)
+    if taps is not None and found.reference in RELEASES:  # of other code nobody knows which taps it has
+        require_choice(Dataflow(found, num_blocks(files)).taps, taps)
     options = RunOptions(
         device=where,
         dtype=DTYPES[dtype],

@@ -167,10 +167,15 @@ def _run(
 ) -> None:
     import torch
 
+    from parity.diff.dataflow import Dataflow
+    from parity.trace.pattern import require_choice
     from parity.trace.record import record_run, recording
     from runners.catalogue import open_runner
     from runners.protocol import RunOptions
+    from runners.weights import num_blocks
 
+    if taps is not None:
+        require_choice(Dataflow(case, num_blocks(weights)).taps, taps)
     options = RunOptions(device=device)
     with progress_of(f"{runner} {case.id}", quiet) as progress:
         recorded = None if taps is None else recording(taps, "sketch")

@@ -1,8 +1,20 @@
 """Which taps are meant: shell patterns of tap names, one or several divided by blanks."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+
+from runners.errors import CaseError
 
 
 def chosen(tap: str, pattern: str | None) -> bool:
     """Whether a pattern chooses a tap: `*` also matches `/`, and None chooses every tap."""
     return pattern is None or any(fnmatchcase(tap, one) for one in pattern.split())
+
+
+def require_choice(taps: Iterable[str], pattern: str) -> None:
+    """Raise CaseError for a pattern that chooses none of a case's taps: nothing would be recorded, and so compared."""
+    if not any(chosen(tap, pattern) for tap in taps):
+        raise CaseError(
+            f"--taps {pattern!r} matches no tap of this case. Names are like connector/pos/video or "
+            "denoise/000/cond/block/00/video/ff, and * also matches /; '*' takes all."
+        )

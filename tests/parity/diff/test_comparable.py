@@ -52,6 +52,9 @@ def test_what_no_tap_shows_is_found_in_the_records(leave_run: LeaveRun) -> None:
     assert schedule.code == "sigma_mismatch" and schedule.message.startswith("farthest apart at level 1: reference has")
     assert (rate.code, rate.where) == ("rate_mismatch", "sample_rate_hz")
     assert rate.message.endswith("candidate has 44100 samples a second")
+    for rounding, seen in ((2e-7, False), (2e-6, True), (float("nan"), True)):
+        moved = msgspec.structs.replace(run.record, sigmas=[level + rounding for level in run.record.sigmas])
+        assert bool(record_findings(run, Run(folder=run.folder, record=moved))) == seen
     shorter = msgspec.structs.replace(run.record, sigmas=run.record.sigmas[:-1])
     (found,) = record_findings(run, Run(folder=run.folder, record=shorter))
     assert "noise levels, candidate has" in found.message

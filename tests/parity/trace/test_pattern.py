@@ -1,0 +1,18 @@
+import pytest
+
+from parity.trace.pattern import chosen, require_choice
+from runners.errors import CaseError
+
+TAPS = ("connector/pos/video", "denoise/000/cond/block/01/audio/ff", "decode/mel")
+
+
+def test_a_pattern_of_several_parts_chooses_what_any_of_them_does() -> None:
+    assert [chosen(tap, "*/video decode/*") for tap in TAPS] == [True, False, True]
+    assert all(chosen(tap, None) for tap in TAPS)
+
+
+@pytest.mark.parametrize("pattern", ["[", "", "block/01/*", "Decode/mel"])
+def test_a_pattern_that_chooses_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(CaseError, match="matches no tap of this case"):
+        require_choice(TAPS, pattern)
+    require_choice(TAPS, "denoise/*/ff")
