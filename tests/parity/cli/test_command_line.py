@@ -189,7 +189,7 @@ def test_bad_requests_exit_2_and_leave_nothing(runs: Runs, invoke: Invoke, tmp_p
         ("--set", "request.height=65", "multiple of 32"),
         ("--set", "request.num_frames=10", "8k + 1"),
         ("--set", "request.seeed=1", "seeed"),
-        ("--set", "guidance.video.stg_blocks=[7]", "blocks 0 to 1"),
+        ("--taps", "[", "matches no tap"),
         ("--set", "nonsense", "KEY=VALUE"),
         ("--reference", "0.9", "0.9"),
         ("--set", "reference.nonsense=true", "nonsense"),
