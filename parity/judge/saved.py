@@ -89,11 +89,11 @@ def require_consistent(found: RunsDiff) -> None:
 
 
 def require_whole(paths: Sequence[Path]) -> None:
-    """Refuse a golden that is too large to be run here and has no numbers to be judged by. Raises: RunError."""
+    """Refuse a golden of another device than a CPU that has no numbers to be judged by here. Raises: RunError."""
     held = {path.parent.parent for path in paths}
     for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
-        if path.parent not in held and golden_of(path.parent.name).reduced:
+        if path.parent not in held and golden_of(path.parent.name).record.environment.get("device") != "cpu":
             raise RunError(
-                f"The golden in {path.parent} holds a reduced run and no numbers of a candidate; measure on a GPU with "
+                f"The golden in {path.parent} is of a GPU and has no numbers of a candidate; measure on a GPU with "
                 "`make parity-gpu`, then use --record."
             )
