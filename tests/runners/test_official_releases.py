@@ -186,7 +186,7 @@ def official_run(checkout: Checkout, weights: WeightsFolder, case: Case, dtype: 
     child = Child(
         python=checkout.python,
         runner="official",
-        weights=weights.folder,
+        weights=weights,
         official_root=checkout.root,
         taps="*",
         threads=1,
