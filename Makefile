@@ -2,6 +2,7 @@
 #
 # PYTHON       interpreter that .venv is made with (3.11 or 3.12).
 # SYSTEM_TORCH set to 1 to build .venv over an interpreter that already has torch, as GPU boxes do.
+# OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
 PYTHON ?= python3
@@ -25,6 +26,8 @@ GPU_WEIGHTS ?= forge:full:0
 GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
 GPU_ISOLATED ?= ltx_2.3_one_stage_ti2v_25f
 GPU_ISOLATED_STEPS ?= 15,29
+OFFICIAL_ROOT ?=
+OFFICIAL_PYTHON ?=
 GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
@@ -62,6 +65,7 @@ parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compa
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
 	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
 	  $(GPU_ISOLATED:%=--isolate %) --isolate-steps $(GPU_ISOLATED_STEPS) \
+	  $(OFFICIAL_ROOT:%=--official-root %) $(OFFICIAL_PYTHON:%=--runner-python %) \
 	  $(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden)
 
 golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, with native's numbers (REASON=...)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from parity.report.suite import Line
     from parity.trace.bundle import Run
     from runners.case import Case
-    from runners.weights import Weights
+    from runners.forge.weights import ForgedWeights
+    from runners.weights import WeightsFolder
 
 RUNNERS = ("official", "native")
 ISOLATION = "isolation"  # stands beside the runners in the list of what is not there yet
@@ -42,12 +43,20 @@ def suite(
         str | None, typer.Option(help="Denoising steps to isolate beside the first two, such as 15,29.")
     ] = None,
     golden: Annotated[bool, typer.Option("--golden", help="Judge against the recorded goldens too.")] = False,
+    official_root: Annotated[
+        Path | None, typer.Option(help="Checkout of Lightricks/LTX-2 that runs the cases of its release.")
+    ] = None,
+    runner_python: Annotated[
+        Path | None,
+        typer.Option(help="Run that checkout in a process of this interpreter, e.g. other-venv/bin/python."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for the table, as JSON and Markdown.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Run official and native on every case, compare all outputs and judge them; the worst verdict is the exit code.
 
-    A case of a release that is not installed is judged with --golden alone: its golden stands for the official run.
+    A case of a release that is neither installed nor at --official-root is judged with --golden alone: its golden
+    stands for the official run.
     """
     import torch
 
@@ -63,6 +72,7 @@ def suite(
         torch.set_num_threads(max(1, threads))
     where = device_named(device)
     files = weights_named(weights, where)
+    checkout = _checkout(official_root, runner_python)
     cases = [find_case(name) for name in case]
     chosen = _isolated_cases(cases, isolate or [])
     steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases}
@@ -71,14 +81,16 @@ def suite(
     missing: list[str] = []
     longest_s = 0.0  # of the runs so far, which says how long the next may take
     for found in cases:
-        alone = golden and found.reference != INSTALLED_RELEASE
+        code = checkout if checkout is not None and found.reference == checkout.release else None
+        alone = golden and code is None and found.reference != INSTALLED_RELEASE
         for runner in RUNNERS[1:] if alone else RUNNERS:
             target = folder / found.id / runner
             start_s = time.monotonic()
-            if resume and _already_there(found, files, where, taps, target):
+            of_runner = code if runner == "official" else None
+            if resume and _already_there(found, files, where, taps, target, of_runner):
                 out.print(f"{target}: kept, it is whole and of this request", markup=False)
             elif left.fits(longest_s):
-                _run(found, runner, files, target, where, taps, quiet)
+                _run(found, runner, files, target, where, taps, quiet, of_runner)
                 longest_s = max(longest_s, time.monotonic() - start_s)
             else:
                 missing.append(f"{found.id}/{runner}")
@@ -86,7 +98,8 @@ def suite(
             continue
         native = read_run(folder / found.id / "native")
         isolated = None
-        if not alone and (found.id in chosen or (golden and _has_isolated_limits(native))):
+        installed = found.reference == INSTALLED_RELEASE
+        if installed and (found.id in chosen or (golden and _has_isolated_limits(native))):
             path = folder / found.id / "native_isolated.json"
             if resume and _already_isolated(path, native, steps[found.id]):
                 out.print(f"{path}: kept, it is whole and of this run", markup=False)
@@ -117,6 +130,26 @@ def suite(
     return suite_code(lines, missing)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Checkout:
+    """Official code beside what is installed, and what runs it: None is this process."""
+
+    root: Path
+    python: Path | None
+    release: str
+
+
+def _checkout(root: Path | None, python: Path | None) -> _Checkout | None:
+    from runners.errors import RunnerError
+    from runners.official_files import official_code
+
+    if root is not None:
+        return _Checkout(root=root, python=python, release=official_code(root).release)
+    if python is not None:
+        raise RunnerError("--runner-python runs the checkout that --official-root names; name that, too.")
+    return None
+
+
 @dataclass(frozen=True)
 class _TimeLeft:
     """What a call may still begin."""
@@ -133,8 +166,14 @@ def _isolated_cases(cases: "list[Case]", named: list[str]) -> set[str]:
     """The ids of cases to isolate. Raises: CaseError for one that is not run."""
     from parity.trace.golden import find_case
     from runners.errors import CaseError
+    from runners.official_files import INSTALLED_RELEASE
 
     chosen = {find_case(name).id for name in named}
+    if others := sorted(case.id for case in cases if case.id in chosen and case.reference != INSTALLED_RELEASE):
+        raise CaseError(
+            f"--isolate names {', '.join(others)}, of a release that is not installed; isolation runs both models in "
+            f"one process, so it takes cases of {INSTALLED_RELEASE}."
+        )
     if unknown := sorted(chosen - {case.id for case in cases}):
         raise CaseError(f"--isolate names {', '.join(unknown)}, which no --case names; name it there, too.")
     return chosen
@@ -159,15 +198,17 @@ def _steps_to_isolate(case: "Case", more: str | None) -> list[int]:
 def _run(
     case: "Case",
     runner: str,
-    weights: "Weights",
+    weights: "WeightsFolder | ForgedWeights",
     out_folder: Path,
     device: "torch.device",
     taps: str | None,
     quiet: bool,
+    checkout: _Checkout | None,
 ) -> None:
     import torch
 
     from parity.diff.dataflow import Dataflow
+    from parity.trace.child import Child, record_in_child
     from parity.trace.pattern import require_choice
     from parity.trace.record import record_run, recording
     from runners.catalogue import open_runner
@@ -177,16 +218,33 @@ def _run(
     if taps is not None:
         require_choice(Dataflow(case, num_blocks(weights)).taps, taps)
     options = RunOptions(device=device)
+    root = None if checkout is None else checkout.root
     with progress_of(f"{runner} {case.id}", quiet) as progress:
-        recorded = None if taps is None else recording(taps, "sketch")
-        record_run(open_runner(runner, weights, options), case, weights, options, out_folder, progress, recorded)
+        if checkout is None or checkout.python is None:
+            recorded = None if taps is None else recording(taps, "sketch")
+            engine = open_runner(runner, weights, options, official_root=root)
+            record_run(engine, case, weights, options, out_folder, progress, recorded)
+        else:
+            threads = torch.get_num_threads()
+            child = Child(
+                python=checkout.python, runner=runner, weights=weights, official_root=root, taps=taps, threads=threads
+            )
+            record_in_child(child, case, weights, options, out_folder, progress)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own
 
 
-def _already_there(case: "Case", weights: "Weights", device: "torch.device", taps: str | None, folder: Path) -> bool:
+def _already_there(
+    case: "Case",
+    weights: "WeightsFolder | ForgedWeights",
+    device: "torch.device",
+    taps: str | None,
+    folder: Path,
+    checkout: _Checkout | None,
+) -> bool:
     """Whether a finished run of this request, from this code and environment, is there already."""
     from parity.trace.bundle import TRACE_FILE, read_run, sha256_of
+    from parity.trace.child import environment_in
     from parity.trace.environment import fingerprint
     from runners.case import case_document
     from runners.errors import RunError
@@ -195,12 +253,13 @@ def _already_there(case: "Case", weights: "Weights", device: "torch.device", tap
         run = read_run(folder)
     except RunError:
         return False
+    elsewhere = None if checkout is None else checkout.python
     return (
         run.record.case == case_document(case)
         and run.record.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
         and run.record.weights_hash == weights.hash
-        and run.record.environment == fingerprint(device)
         and run.has(TRACE_FILE) == (taps is not None)
+        and run.record.environment == (fingerprint(device) if elsewhere is None else environment_in(elsewhere, device))
     )
 
 
@@ -216,7 +275,12 @@ def _already_isolated(path: Path, native: "Run", steps: list[int]) -> bool:
 
 
 def _isolate(
-    path: Path, case: "Case", weights: "Weights", device: "torch.device", steps: list[int], quiet: bool
+    path: Path,
+    case: "Case",
+    weights: "WeightsFolder | ForgedWeights",
+    device: "torch.device",
+    steps: list[int],
+    quiet: bool,
 ) -> None:
     import torch
 

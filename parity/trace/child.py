@@ -114,6 +114,30 @@ def execute(child: Child, case: Case, options: RunOptions, folder: Path, progres
         shutil.rmtree(place, ignore_errors=True)
 
 
+def environment_in(python: Path, device: torch.device) -> dict[str, Any]:
+    """The fingerprint that a child of this interpreter would record, with as many threads as here.
+
+    Raises: RunnerError if it cannot be asked.
+    """
+    code = (
+        "import json, sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(int(sys.argv[2])); "
+        "from parity.trace.environment import fingerprint; print(json.dumps(fingerprint(torch.device(sys.argv[3]))))"
+    )
+    arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device)]
+    try:
+        asked = subprocess.run(
+            [str(python.absolute()), "-c", code, *arguments], capture_output=True, env=_environment()
+        )
+        found: dict[str, Any] = json.loads(asked.stdout)
+    except (OSError, ValueError) as error:
+        raise RunnerError(f"{python} does not say what it is ({error}); docs/runners.md says what it needs.") from error
+    return found
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+
+
 def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
     runner, colon, name = child.runner.rpartition(":")
     return {
@@ -153,7 +177,7 @@ def _named(weights: WeightsFolder | ForgedWeights) -> str | dict[str, Any]:
 def _started(python: Path, request: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A child with its own session; it and all that it started are gone when the block is left."""
     mark = uuid.uuid4().hex
-    environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT} | {MARK: mark}
+    environment = _environment() | {MARK: mark}
     try:
         process = subprocess.Popen(
             [str(python.absolute()), "-u", str(PROGRAM), str(request)],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from parity.trace.bundle import RUN_FILE, read_run
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.defect import Reach, edited, present
 from runners.ltx23.transformer import Transformer
+from runners.official_files import package_root
 from runners.weights import WeightsFolder
 
 
@@ -117,6 +119,46 @@ def test_a_defect_in_one_block_is_named_by_one_command(live: Path, micro_weights
     with present(next(one for one in CATALOGUE if one.id == "one_linear_scaled")):  # weights are one copy for both
         code, said = suite(live, micro_weights, "--isolate", "micro")
     assert code == 1 and "a change of weights in place does not show in isolation" in said
+
+
+def test_a_checkout_runs_the_cases_of_its_release_in_its_own_interpreter_and_is_kept(
+    live: Path, micro_weights: WeightsFolder
+) -> None:
+    checkout = ("--official-root", package_root(), "--runner-python", sys.executable)
+    code, said = suite(live, micro_weights, *checkout)
+    assert code == 0, said
+    official, native = (read_run(live / "runs" / "micro" / name).record for name in ("official", "native"))
+    assert official.details["in_child_process"] is True and "in_child_process" not in native.details
+    assert lines(live)[0]["what"] == "native against official"
+    code, said = suite(live, micro_weights, *checkout, "--minutes", "0")
+    assert code == 0 and said.count("kept") == 2
+    path = live / "runs" / "micro" / "official" / RUN_FILE
+    document = json.loads(path.read_text())
+    document["environment"]["transformers"] = "5.8.0"  # the interpreter had others then
+    path.write_text(json.dumps(document))
+    code, said = suite(live, micro_weights, *checkout, "--minutes", "0")
+    assert code == 2 and "not run yet: micro/official" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--runner-python", sys.executable), "names; name that, too"),
+        (("--official-root", package_root(), "--runner-python", "/bin/true"), "left no result.json"),
+    ],
+)
+def test_an_interpreter_that_runs_nothing_is_refused(
+    more: tuple[object, ...], sentence: str, live: Path, micro_weights: WeightsFolder
+) -> None:
+    code, said = suite(live, micro_weights, *more)
+    assert code == 2 and sentence in said and not list(live.glob(f"runs/**/{RUN_FILE}"))
+
+
+def test_isolating_a_case_of_a_release_that_is_not_installed_is_refused(
+    root: Path, micro_weights: WeightsFolder
+) -> None:
+    code, said = suite(root, micro_weights, "--golden", "--isolate", "micro")
+    assert code == 2 and "of a release that is not installed" in said and not (root / "runs").exists()
 
 
 def test_isolating_what_is_not_run_is_refused_before_anything_runs(live: Path, micro_weights: WeightsFolder) -> None:
