@@ -52,7 +52,7 @@ def run(
     from runners.forge.weights import weights_named
     from runners.ltx23.reference import RELEASES
     from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder, num_blocks
+    from runners.weights import num_blocks
 
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
@@ -89,16 +89,10 @@ def run(
             recorded = None if taps is None else recording(taps, kept)
             outcome = record_run(engine, found, files, options, folder, progress, recorded)
         else:
-            if not isinstance(files, WeightsFolder):
-                # Their names, and so their values, come from the transformers at hand.
-                raise RunnerError(
-                    f"{weights} is made on the spot and would be other weights in another interpreter; "
-                    "write it with `parity forge --out DIR`, and pass DIR."
-                )
             child = Child(
                 python=runner_python,
                 runner=runner,
-                weights=files.folder,
+                weights=files,
                 overrides=overrides,
                 command_line=command_line,
                 official_root=official_root,

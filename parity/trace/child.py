@@ -36,8 +36,9 @@ from runners.case import Case, case_document
 from runners.catalogue import NAMES
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
+from runners.forge.weights import ForgedWeights
 from runners.protocol import Outcome, RunOptions
-from runners.weights import Weights
+from runners.weights import Weights, WeightsFolder
 
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
@@ -55,7 +56,7 @@ class Child:
 
     python: Path
     runner: str  # a name of the catalogue, or FILE.py:CLASS
-    weights: Path  # a folder
+    weights: WeightsFolder | ForgedWeights
     overrides: dict[str, Any] = field(default_factory=dict)
     command_line: dict[str, Any] = field(default_factory=dict)
     official_root: Path | None = None
@@ -120,7 +121,7 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
         "runner": f"{Path(runner).resolve()}:{name}" if colon else child.runner,
         "case": case_document(case),
         "case_folder": str(Path(case.folder).resolve()),
-        "weights": str(child.weights.resolve()),
+        "weights": _named(child.weights),
         "device": str(options.device),
         "dtype": dtype_name(options.dtype),
         "tier": options.tier,
@@ -131,6 +132,20 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
         "taps": child.taps,
         "keep": child.keep,
         "threads": child.threads,
+    }
+
+
+def _named(weights: WeightsFolder | ForgedWeights) -> str | dict[str, Any]:
+    """A folder by its path; made weights by their recipe, with what only this interpreter can prepare for it."""
+    if isinstance(weights, WeightsFolder):
+        return str(weights.folder.resolve())
+    return {
+        "preset": weights.preset,
+        "seed": weights.seed,
+        "recipe": weights.recipe,
+        "model": weights.prepared.model,
+        "gemma": weights.prepared.gemma,
+        "gemma_folder": str(weights.gemma_folder.resolve()),
     }
 
 

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from runners.protocol import Outcome
+    from torch import device as Device
 
-PROTOCOL = 1
+    from runners.protocol import Outcome
+    from runners.weights import Weights
+
+PROTOCOL = 2
 RESULT_FILE = "result.json"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
@@ -68,7 +71,6 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from runners.case import case_of
     from runners.catalogue import open_runner
     from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
-    from runners.weights import WeightsFolder
 
     if request["protocol"] != PROTOCOL:
         raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
@@ -78,7 +80,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     root = request["official_root"]
     runner = open_runner(
         request["runner"],
-        WeightsFolder(Path(request["weights"])),
+        weights_of(request["weights"], device),
         RunOptions(
             device=device,
             dtype=DTYPES[request["dtype"]],
@@ -116,6 +118,28 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "details": {**outcome.details, TAPS_OFFERED: list(runner.capabilities.taps)},
         },
     )
+
+
+def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
+    """The weights that a request names: a folder's path, or a recipe by which they are made on the device that asks.
+
+    Raises: CheckpointError for a folder that is not whole; RunnerError if this interpreter makes other bits.
+    """
+    from runners.errors import RunnerError
+    from runners.forge.weights import ForgedWeights, Prepared
+    from runners.weights import WeightsFolder
+
+    if isinstance(named, str):
+        return WeightsFolder(Path(named))
+    model, gemma = ({name: tuple(shape) for name, shape in named[part].items()} for part in ("model", "gemma"))
+    prepared = Prepared(model=model, gemma=gemma, gemma_folder=Path(named["gemma_folder"]))
+    made = ForgedWeights(named["preset"], named["seed"], device, prepared)
+    if made.recipe != named["recipe"]:
+        raise RunnerError(
+            f"{sys.executable} makes other weights of forge:{made.preset}:{made.seed} than the interpreter that asked "
+            "for them; write them with `parity forge --out DIR`, and pass DIR."
+        )
+    return made
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Names, shapes and dtypes of a made checkpoint, read off the native modules on the meta device.
 
-The native modules are the one place that knows the layout; a test holds them against the official classes.
+The native modules are the one place that knows the layout; a test holds them against the official classes. They and
+transformers are imported only where an inventory is taken: making tensors from one needs neither.
 """
 
 from typing import Any
@@ -8,9 +9,6 @@ from typing import Any
 import torch
 
 from runners.forge.presets import Json, Preset
-from runners.ltx23.loading import expected_shapes
-from runners.ltx23.parts import model_parts
-from runners.ltx23.reference import Reference
 
 Inventory = dict[str, tuple[int, ...]]  # checkpoint name to shape, in the order of the model
 
@@ -19,6 +17,10 @@ DTYPE = torch.bfloat16  # of every tensor in the released files
 
 def model_inventory(preset: Preset) -> Inventory:
     """The single file's tensors. Raises: ConfigError for a configuration that the model does not support."""
+    from runners.ltx23.loading import expected_shapes
+    from runners.ltx23.parts import model_parts
+    from runners.ltx23.reference import Reference
+
     text = preset.gemma["text_config"]
     parts = model_parts(
         preset.config,

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import weakref
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,31 +12,60 @@ import torch
 
 from runners.errors import CheckpointError, OutOfMemoryError
 from runners.forge.gemma_folder import write_gemma_files
+from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
-from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, forged_hash, made_gemma, made_model
-from runners.forge.presets import preset_named
-from runners.weights import Weights, WeightsFolder
+from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, MadeTensors, forged_hash
+from runners.forge.presets import Preset, preset_named
+from runners.weights import WeightsFolder
 
 SCHEME = "forge:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What making tensors starts from, prepared where the native modules, transformers and sentencepiece are."""
+
+    model: Inventory
+    gemma: Inventory
+    gemma_folder: Path  # tokenizer and configuration; whoever prepared it keeps it
 
 
 class ForgedWeights:
     """The weights of a preset, each tensor made where and when it is wanted; only the tokenizer is on disk."""
 
-    def __init__(self, preset: str, seed: int, device: torch.device) -> None:
-        """Prepare the names and the tokenizer. Raises: ConfigError for an unknown preset."""
+    def __init__(self, preset: str, seed: int, device: torch.device, prepared: Prepared | None = None) -> None:
+        """Prepare the names and the tokenizer, unless another process has.
+
+        Args:
+            preset: size of the model.
+            seed: of the values.
+            device: where they are hashed.
+            prepared: of the same preset by another process.
+        Raises: ConfigError for an unknown preset.
+        """
         sizes = preset_named(preset)
         self.preset, self.seed, self.device = preset, seed, device
         self.config: dict[str, Any] = sizes.config
         self.model_version = f"2.3.0-forged-{preset}"
-        self.model = made_model(sizes, seed)
         self.gemma_config: dict[str, Any] = sizes.gemma
-        self.gemma = made_gemma(sizes, seed)
-        self.gemma_folder = Path(tempfile.mkdtemp(prefix="parity-gemma-"))
-        weakref.finalize(self, shutil.rmtree, self.gemma_folder, ignore_errors=True)
-        write_gemma_files(self.gemma_folder, sizes.gemma)
-        # The official ledger wants to see a file of this name before it asks its loader, which does not read it.
-        (self.gemma_folder / GEMMA_WEIGHTS_NAME).touch()
+        self.prepared = prepared or self._prepare(sizes)
+        self.model = MadeTensors(self.prepared.model, seed)
+        self.gemma = MadeTensors(self.prepared.gemma, seed)
+        self.gemma_folder = self.prepared.gemma_folder
+
+    def _prepare(self, sizes: Preset) -> Prepared:
+        """Take the inventories, and write Gemma's small files into a folder that goes when this object does."""
+        folder = Path(tempfile.mkdtemp(prefix="parity-gemma-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        write_gemma_files(folder, sizes.gemma)
+        # The official code wants to see a file of this name before it asks its loader, which does not read it.
+        (folder / GEMMA_WEIGHTS_NAME).touch()
+        return Prepared(model=model_inventory(sizes), gemma=gemma_inventory(sizes.gemma), gemma_folder=folder)
+
+    @cached_property
+    def recipe(self) -> str:
+        """Key of everything that the bits follow from, with a few of the bits that this interpreter makes, hex."""
+        return recipe_key([self.prepared.model, self.prepared.gemma], SPEC_VERSION, self.seed)
 
     @cached_property
     def hash(self) -> str:
@@ -43,16 +73,15 @@ class ForgedWeights:
 
         Raises: OutOfMemoryError.
         """
-        known = known_hash(recipe_key([self.model.shapes, self.gemma.shapes], SPEC_VERSION, self.seed))
         try:
-            return known or forged_hash(self.preset, self.seed, self.device)
+            return known_hash(self.recipe) or forged_hash(self.preset, self.seed, self.device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{self.device} ran out of memory while the weights were hashed ({error}). Free it, or take another."
             ) from error
 
 
-def weights_named(name: str, device: torch.device) -> Weights:
+def weights_named(name: str, device: torch.device) -> WeightsFolder | ForgedWeights:
     """What `--weights` names: a folder, or `forge:PRESET:SEED`.
 
     Raises: CheckpointError for a folder that is not whole, or a seed that is no number.

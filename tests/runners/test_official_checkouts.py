@@ -138,7 +138,7 @@ def test_an_unknown_one_runs_only_as_custom_and_says_which_it_was(
         case = micro_case({"reference": reference, "request.num_inference_steps": 1})
         record_in_child(child, case, micro_weights, BF16, tmp_path / "run", Quiet())
 
-    child = Child(python=Path(sys.executable), runner="official", weights=micro_weights.folder, official_root=checkout)
+    child = Child(python=Path(sys.executable), runner="official", weights=micro_weights, official_root=checkout)
     for reference in ("1.0.0", "1.1.2"):
         with pytest.raises(RunnerError, match=f"does not run reference release '{reference}'; it runs custom"):
             run(reference)

@@ -24,6 +24,7 @@ from parity.trace.trace_file import read_trace
 from runners.case import Case
 from runners.clock import Quiet
 from runners.forge.presets import Preset
+from runners.forge.weights import ForgedWeights
 from runners.native import NativeRunner
 from runners.official_files import known_commit
 from runners.protocol import RunOptions
@@ -158,6 +159,21 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
     assert different(official, native_run(micro_weights, case, dtype, tmp_path / "native")) == []
 
 
+@pytest.mark.parametrize("release", ["1.1.2", "1.2.0"])
+def test_weights_made_on_the_spot_reach_the_release_without_a_file(
+    release: str,
+    released_checkout: Checkout,
+    tiny_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    tmp_path: Path,
+) -> None:
+    case = micro_case({**ONE_STEP, **FIRST, "reference": release})
+    made = ForgedWeights("tiny", 0, CPU)
+    official = official_run(released_checkout, made, case, BF16, tmp_path / "official")
+    assert official.record.weights_hash == tiny_weights.hash
+    assert different(official, native_run(tiny_weights, case, BF16, tmp_path / "native")) == []
+
+
 @pytest.mark.parametrize("release", ["1.2.0"])
 def test_the_decoders_memory_layout_is_the_releases_where_it_changes_bits(
     release: str,
@@ -181,12 +197,14 @@ def widen_decoder(preset: Preset) -> None:
     preset.config["vae"].update(decoder_base_channels=16)
 
 
-def official_run(checkout: Checkout, weights: WeightsFolder, case: Case, dtype: torch.dtype, out: Path) -> Run:
+def official_run(
+    checkout: Checkout, weights: WeightsFolder | ForgedWeights, case: Case, dtype: torch.dtype, out: Path
+) -> Run:
     """The real release's run of a case."""
     child = Child(
         python=checkout.python,
         runner="official",
-        weights=weights.folder,
+        weights=weights,
         official_root=checkout.root,
         taps="*",
         threads=1,

@@ -24,6 +24,7 @@ from parity.trace.trace_file import read_trace
 from runners.case import Case, case_document, case_of
 from runners.clock import Quiet
 from runners.errors import CaseError, MediaError, ParityError, RunError, RunnerError
+from runners.forge.weights import ForgedWeights
 from runners.official import OfficialRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
@@ -67,7 +68,20 @@ def changed(grey: Path, change: str, name: str = "Other") -> str:
 
 
 def child_of(runner: str, weights: WeightsFolder, **others: Any) -> Child:
-    return Child(**{"python": HERE, "runner": runner, "weights": weights.folder, **others})
+    return Child(**{"python": HERE, "runner": runner, "weights": weights, **others})
+
+
+def python_without(folder: Path, first: str = "") -> Path:
+    """An interpreter that has torch, numpy and safetensors alone, and runs the statement `first` at its start."""
+    absent = ("msgspec", "typer", "rich", "einops", "av", "PIL", "transformers", "skimage", "pytest", "sentencepiece")
+    (folder / "start.py").write_text(
+        f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.argv = sys.argv[2:]\n{first}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    bare = folder / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec "{HERE}" "{folder / "start.py"}" "$@"\n')
+    bare.chmod(0o755)
+    return bare
 
 
 def gone(pid: int) -> bool:
@@ -116,20 +130,46 @@ def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process
 def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_alone(
     grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
-    absent = ("msgspec", "typer", "rich", "einops", "av", "PIL", "transformers", "skimage", "pytest", "sentencepiece")
-    (tmp_path / "start.py").write_text(
-        f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
-        "sys.argv = sys.argv[2:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    bare = tmp_path / "bare-python"
-    bare.write_text(f'#!/bin/sh\nexec "{HERE}" "{tmp_path / "start.py"}" "$@"\n')
-    bare.chmod(0o755)
-    child = child_of(f"{grey}:Grey", micro_weights, python=bare, taps="denoise/*", keep="full")
+    child = child_of(f"{grey}:Grey", micro_weights, python=python_without(tmp_path), taps="denoise/*", keep="full")
     record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
     run = read_run(tmp_path / "run")
     assert run.record.runner == "grey" and run.record.details["shade"] == int(run.outputs().video_frames[0, 0, 0, 0])
     assert list(read_trace(run.folder)) == ["denoise/000/latent/video", "denoise/001/latent/video"]
     assert run.has("tensors.safetensors")
+
+
+SUMS = """
+def run(self, case, progress):
+    from runners.checksum import checksum64
+    sums = {}
+    for source in (self.weights.model, self.weights.gemma):
+        for name in source.shapes:
+            sums[name] = f"{checksum64(source.read([name], self.options.device)[name]):016x}"
+    files = sorted(path.name for path in self.weights.gemma_folder.iterdir())
+    return dataclasses.replace(super().run(case, progress), details={"sums": sums, "files": files})
+"""
+
+
+def test_weights_made_on_the_spot_are_the_same_bits_in_a_child_with_torch_numpy_and_safetensors_alone(
+    grey: Path, tiny_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    made = ForgedWeights("tiny", 0, torch.device("cpu"))
+    child = Child(python=python_without(tmp_path), runner=changed(grey, SUMS), weights=made)
+    record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
+    record = read_run(tmp_path / "run").record
+    written = {name: f"{value:016x}" for name, _, _, value in tiny_weights.model.checksums()}
+    written |= {name: f"{value:016x}" for name, _, _, value in tiny_weights.gemma.checksums()}
+    assert record.details["sums"] == written
+    assert record.weights_hash == tiny_weights.hash
+    assert record.details["files"] == sorted(path.name for path in made.gemma_folder.iterdir())  # and still there
+
+
+def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_case: MakeCase, tmp_path: Path) -> None:
+    other = f"sys.path.insert(0, {str(ROOT)!r}); import runners.forge.make; runners.forge.make.SPEC_VERSION = 9"
+    made = ForgedWeights("tiny", 0, torch.device("cpu"))
+    child = Child(python=python_without(tmp_path, other), runner=f"{grey}:Grey", weights=made)
+    with pytest.raises(RunnerError, match=r"makes other weights of forge:tiny:0 .*parity forge --out"):
+        record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
 
 
 @pytest.mark.parametrize(
@@ -271,9 +311,11 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
         from runners.case import case_of
         from runners.clock import Quiet
         from runners.protocol import RunOptions
+        from runners.weights import WeightsFolder
 
+        folder = WeightsFolder(Path({str(micro_weights.folder)!r}))
         case = case_of(json.loads(Path({str(tmp_path / "case.json")!r}).read_text()), "/")
-        child = Child(python=Path(sys.executable), runner={runner!r}, weights=Path({str(micro_weights.folder)!r}))
+        child = Child(python=Path(sys.executable), runner={runner!r}, weights=folder)
         execute(child, case, RunOptions(device=torch.device("cpu")), Path({str(tmp_path)!r}), Quiet())
         """)
     )
@@ -327,8 +369,6 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     assert "denoising" in done.stderr and "step 2/2" in done.stderr
     assert read_run(tmp_path / "run").record.details["in_child_process"] is True
     refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
-    made = [*arguments, "--runner-python", sys.executable, "--weights", "forge:tiny:0"]
-    assert "would be other weights in another interpreter" in CliRunner().invoke(app, made).output
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
 
 
