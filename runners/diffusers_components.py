@@ -6,8 +6,9 @@ them: with the run's dtype as torch's default, parameters without memory, buffer
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,28 +41,37 @@ SCHEDULER = {
     "max_image_seq_len": 4096,
     "shift_terminal": 0.1,
 }
+TRANSFORMER = "transformer"
 _DIRECTION = {(1, 2, 2): "spatial", (2, 1, 1): "temporal", (2, 2, 2): "spatiotemporal"}
 
 
-def build_components(weights: Weights, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Everything that the pipelines' constructors take, on the CPU, in `dtype`.
+@dataclass(frozen=True)
+class Components:
+    """What a pipeline is built of."""
 
-    Args:
-        weights: the model's configurations and tensors.
-        device: where made tensors are made.
-        dtype: of every parameter.
+    arguments: dict[str, Any]  # of the pipelines' constructors
+    fill_transformer: Callable[[], None]  # gives the transformer its tensors; until then it holds no memory
+
+
+def build_components(weights: Weights, device: torch.device, dtype: torch.dtype) -> Components:
+    """Everything that the pipelines' constructors take, on `device` in `dtype`; the transformer is still empty.
+
     Raises: RunnerError for a configuration that diffusers cannot build; CheckpointError if tensors are missing, left
-    over or of another shape.
+    over or of another shape, the transformer's too.
     """
-    components: dict[str, Any] = dict(_from_checkpoint(weights, device, dtype))
-    components["text_encoder"] = _text_encoder(weights, device, dtype)
+    built = {name: (component, fill) for name, component, fill in _from_checkpoint(weights, device, dtype)}
+    built["text_encoder"] = _text_encoder(weights, device, dtype)
+    for name, (_, fill) in built.items():
+        if name != TRANSFORMER:
+            fill()
+    arguments: dict[str, Any] = {name: component for name, (component, _) in built.items()}
     try:
         tokenizer_class = importlib.import_module("transformers").AutoTokenizer
-        components["tokenizer"] = tokenizer_class.from_pretrained(str(weights.gemma_folder), local_files_only=True)
+        arguments["tokenizer"] = tokenizer_class.from_pretrained(str(weights.gemma_folder), local_files_only=True)
     except Exception as error:  # transformers raises whatever its parsers do
         raise CheckpointError(f"The tokenizer in {weights.gemma_folder} cannot be read: {error}") from error
-    components["scheduler"] = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(**SCHEDULER)
-    return components
+    arguments["scheduler"] = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+    return Components(arguments, built[TRANSFORMER][1])
 
 
 def component_arguments(config: Mapping[str, Any], hidden_width: int, num_hidden_states: int) -> dict[str, Arguments]:
@@ -89,7 +99,9 @@ def component_arguments(config: Mapping[str, Any], hidden_width: int, num_hidden
     }
 
 
-def _from_checkpoint(weights: Weights, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, nn.Module]]:
+def _from_checkpoint(
+    weights: Weights, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, nn.Module, Callable[[], None]]]:
     text = weights.gemma_config["text_config"]
     arguments = component_arguments(weights.config, text["hidden_size"], text["num_hidden_layers"] + 1)
     tables = name_tables(VideoVaeConfig.from_checkpoint(weights.config))
@@ -100,11 +112,10 @@ def _from_checkpoint(weights: Weights, device: torch.device, dtype: torch.dtype)
             component: nn.Module = component_class(**arguments[name])
         if name == "audio_vae" and not any(key.startswith("encoder.") for key in keys[name]):
             component.encoder = nn.Identity()  # nothing in text and image to video reads it
-        _fill(component, name, keys[name], weights.model, device, dtype)
-        yield name, component.eval().requires_grad_(False)
+        yield name, component, _filling(component, name, keys[name], weights.model, device, dtype)
 
 
-def _text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Callable[[], None]]:
     transformers = importlib.import_module("transformers")
     try:
         with _as_from_pretrained(dtype):
@@ -114,31 +125,38 @@ def _text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype) ->
         raise CheckpointError(f"The Gemma folder's config.json does not describe a Gemma 3: {error}") from error
     table = gemma_table()
     keys = keys_by_component([table], weights.gemma.shapes)[table.component]
-    _fill(text_encoder, table.component, keys, weights.gemma, device, dtype)
-    return text_encoder.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return text_encoder, _filling(text_encoder, table.component, keys, weights.gemma, device, dtype)
 
 
-def _fill(
+def _filling(
     component: nn.Module,
     name: str,
     keys: Mapping[str, str],
     source: TensorSource,
     device: torch.device,
     dtype: torch.dtype,
-) -> None:
-    """Give a component its tensors. Raises: CheckpointError unless each has its place and each place its tensor."""
+) -> Callable[[], None]:
+    """What gives a component its tensors.
+
+    Raises: CheckpointError unless each tensor has its place and each place its tensor.
+    """
     wanted = component.state_dict()
     tied = {"lm_head.weight"} if name == "text_encoder" else set()
     _refuse(f"The checkpoint lacks tensors of diffusers' {name}", sorted(wanted.keys() - keys.keys() - tied))
     _refuse(f"diffusers' {name} has no place for", sorted(keys[key] for key in keys.keys() - wanted.keys()))
     other = sorted(keys[key] for key in keys if source.shapes[keys[key]] != tuple(wanted[key].shape))
     _refuse(f"diffusers' {name} has other shapes for", other)
-    stored = source.read(list(keys.values()), device)
-    # Popped one by one, so that two copies of a large component never stand side by side.
-    values = {key: stored.pop(there).to(device="cpu", dtype=dtype) for key, there in keys.items()}
-    component.load_state_dict(values, strict=not tied, assign=True)
-    if tied:
-        component.tie_weights()  # type: ignore[operator]
+
+    def fill() -> None:
+        stored = source.read(list(keys.values()), device)
+        # Popped one by one, so that two copies of a large component never stand side by side.
+        values = {key: stored.pop(there).to(dtype) for key, there in keys.items()}
+        component.load_state_dict(values, strict=not tied, assign=True)
+        if tied:
+            component.tie_weights()  # type: ignore[operator]
+        component.to(device).eval().requires_grad_(False)  # buffers were computed on the CPU
+
+    return fill
 
 
 def _refuse(problem: str, names: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ class Observer:
         yield pipeline.connectors.register_forward_pre_hook(lambda *_: self._clock.begin("text_connector"))
         yield pipeline.connectors.register_forward_hook(self._connected)
         yield pipeline.transformer.register_forward_pre_hook(self._transformer_called, with_kwargs=True)
-        # An inner module, for the transformer itself may still have to be moved to the device when it is called.
+        # An inner module, for the transformer itself may still have to be loaded when it is called.
         yield pipeline.transformer.proj_in.register_forward_pre_hook(lambda *_: self._denoising_begins())
         encoder = pipeline.vae.encoder
         yield encoder.register_forward_pre_hook(lambda *_: self._clock.begin("image_conditioning"))
