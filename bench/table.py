@@ -1,5 +1,5 @@
-"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `parity mutate --out`
-and the suite saved.
+"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `bench/floors.py`,
+`parity mutate --out`, `parity diff --json` and the suite saved.
 
     python bench/table.py docs/measurements/*.json
 
@@ -154,8 +154,28 @@ def suite_rows(document: dict[str, Any]) -> Rows:
     for line in document["lines"]:
         taps = line["taps"]
         said = "-" if taps is None else f"{taps['compared']} {'bit-identical' if taps['bit_equal'] else 'compared'}"
-        rows.append((line["case"], line["what"], said, line["outcome"], device(document)))
+        alone = line.get("isolated")
+        parts = "-" if alone is None else f"{alone['places']}, {alone['differing']} differ"
+        other = "; ".join(line["environment_differences"]) or "-"
+        rows.append((line["case"], line["what"], said, parts, other, line["outcome"], device(document)))
     return rows
+
+
+def diff_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """Two runs: which outputs have equal bits, and which groups of taps drift apart."""
+    metrics = document["metrics"]
+    equal = "outputs.bit_equal."
+    same = [name.removeprefix(equal) for name, value in metrics.items() if name.startswith(equal) and value == 1.0]
+    drift = {name.removeprefix("drift."): value for name, value in metrics.items() if name.startswith("drift.")}
+    apart = [f"{name} by {float(value):.2g}" for name, value in drift.items() if value != 0.0]
+    return (
+        document["case"],
+        *(f"{document[side]['runner']} {document[side]['reference']}" for side in ("reference", "candidate")),
+        ", ".join(same) or "none",
+        f"{len(drift)}",
+        ", ".join(apart) or "none",
+        device({"environment": document["environment_of_candidate"]}),
+    )
 
 
 def level_rows(document: dict[str, Any]) -> Rows:
@@ -204,12 +224,17 @@ def main(paths: Sequence[str]) -> None:
     documents = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
     kinds: dict[str, list[dict[str, Any]]] = {}
     for document in documents:
-        kinds.setdefault(document.get("kind", "suite"), []).append(document)
+        kinds.setdefault(document.get("kind", "suite" if "lines" in document else "diff"), []).append(document)
     parts = [
         table(
             "Parity at full size",
-            ("case", "comparison", "taps", "verdict", "device"),
+            ("case", "comparison", "taps", "parts alone", "environment differs", "verdict", "device"),
             [row for document in kinds.get("suite", []) for row in suite_rows(document)],
+        ),
+        table(
+            "Against another official release",
+            ("case", "reference", "candidate", "equal bits", "groups of taps", "of them apart, relative L2", "device"),
+            [diff_row(document) for document in kinds.get("diff", [])],
         ),
         table(
             "Every stage and block alone, fed the official inputs: worst relative L2, peak in GiB",

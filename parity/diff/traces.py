@@ -10,6 +10,7 @@ named as such: its predictions lie much closer to another pass of the reference 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from parity.diff.dataflow import Dataflow
@@ -32,7 +33,7 @@ class TraceDiff:
     findings: tuple[Finding, ...]
     recorded: Callable[[str], bool]  # which taps were wanted from both
 
-    @property
+    @cached_property  # read once for each tap by whoever looks for the worst of 55,092
     def errors(self) -> dict[str, float]:
         """Estimated relative L2 of each tap; 0 where bits are equal, nan where a finding says why there is none."""
         return {tap: diff.estimate for tap, diff in self.taps.items()}

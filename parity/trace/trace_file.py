@@ -79,6 +79,9 @@ class Trace(Mapping[str, TapSketch]):
         row, table = self._rows[name], self._table
         return from_row(table.shapes[row], table.dtypes[row], table.floats[row], table.integers[row])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows  # Mapping's own would build the sketch to see whether it is there
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
 

@@ -54,8 +54,13 @@ def test_files_of_every_kind_become_tables(
     rates = {"read_sum": 2.9e12, "read_amax": 2.0e12, "copy": 2.96e12, "sketch": 2.5e12, "sketch_torch": 0.1e12}
     sketch: dict[str, Any] = {"kind": "sketch", "bytes": 50_000_000, "bytes_per_s": rates, "share_of_read": 0.862}
     taps = {"compared": 55092, "bit_equal": True}
+    line = {"case": "c", "what": "native against official", "taps": taps, "outcome": "PARITY"}
+    other = ["device_name: A against B", "driver: 1 against 2"]
     suite: dict[str, Any] = {
-        "lines": [{"case": "c", "what": "native against official", "taps": taps, "outcome": "PARITY"}]
+        "lines": [
+            {**line, "environment_differences": [], "isolated": {"places": 7654, "differing": 3}},
+            {**line, "environment_differences": other, "outcome": "COULD NOT JUDGE"},
+        ]
     }
     points = {
         "video/ff": {"0": {"0": 0.001, "1": 0.0061}, "15": {"0": 0.002, "1": 0.003}},
@@ -97,7 +102,9 @@ def test_files_of_every_kind_become_tables(
     text = capsys.readouterr().out
     assert f"| c | 1.7740 | 1.8030 | +1.63 % | 5 MiB | {DEVICE} |" in text
     assert f"| 50 MB bf16 | 2960 | 2900 | 2500 | 86 % | 100 | {DEVICE} |" in text
-    assert f"| c | native against official | 55092 bit-identical | PARITY | {DEVICE} |" in text
+    said = "| c | native against official | 55092 bit-identical"
+    assert f"{said} | 7654, 3 differ | - | PARITY | {DEVICE} |" in text
+    assert f"{said} | - | device_name: A against B; driver: 1 against 2 | COULD NOT JUDGE | {DEVICE} |" in text
     assert f"| c | 0, 15 | 500 | 2 | 0.0061 | 0.007 | 0.0029 | 1.5 | {DEVICE} |" in text
     assert f"| c | 0.0061 | 0.007 | 3 / 4 / 5 | 5.0 | {DEVICE} |" in text
     ends = "1.1 | - | 0.3 | inf"
@@ -111,6 +118,30 @@ def test_the_readme_shows_the_tables_of_the_saved_files(bench: ModuleType, capsy
     readme = (root / "README.md").read_text(encoding="utf-8")
     missing = [line for line in capsys.readouterr().out.splitlines() if line and line not in readme]
     assert missing == []
+
+
+def test_two_runs_of_another_release_show_what_is_equal_and_what_drifts(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {
+        "case": "c",
+        "reference": {"runner": "official", "reference": "1.2.0"},
+        "candidate": {"runner": "native", "reference": "1.2.0"},
+        "environment": ["transformers: 5 against 4"],
+        "environment_of_candidate": ENVIRONMENT,
+        "metrics": {
+            "outputs.bit_equal.frames": 1.0,
+            "outputs.bit_equal.audio": 0.0,
+            "drift.text": 0.0,
+            "drift.image": "nan",
+            "drift.decode.waveform": 0.00129,
+        },
+    }
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(document))
+    bench.main([str(path)])
+    apart = "image by nan, decode.waveform by 0.0013"
+    assert f"| c | official 1.2.0 | native 1.2.0 | frames | 3 | {apart} | {DEVICE} |" in capsys.readouterr().out
 
 
 def test_a_mutation_score_says_what_each_level_and_family_catches(
