@@ -44,6 +44,7 @@ PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
 MAX_LINE_BYTES: Final = 1 << 16  # of a message
 SAID_LINES: Final = 12  # of what a child printed, kept for an error
+ANSWER_S: Final = 300.0  # that an interpreter may take to import torch and say what it is
 SILENCE_S: Final = 60.0  # that a child may take to end once it has closed its output
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
@@ -126,10 +127,13 @@ def environment_in(python: Path, device: torch.device) -> dict[str, Any]:
     arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device)]
     try:
         asked = subprocess.run(
-            [str(python.absolute()), "-c", code, *arguments], capture_output=True, env=_environment()
+            [str(python.absolute()), "-c", code, *arguments],
+            capture_output=True,
+            env=_environment(),
+            timeout=ANSWER_S,
         )
         found: dict[str, Any] = json.loads(asked.stdout)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise RunnerError(f"{python} does not say what it is ({error}); docs/runners.md says what it needs.") from error
     return found
 

@@ -7,8 +7,10 @@ processor, thread count or attention kernel. So a mismatch is named before any n
 import hashlib
 import os
 import platform
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib import metadata
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,16 @@ NUMERIC_KEYS = (
     "sdpa_backends",
     "float32_matmul_precision",
     "deterministic_algorithms",
+    "changed_flags",
 )
+
+# What torch starts with. A flag is recorded once it has been changed, so that older records agree with newer ones.
+DEFAULT_FLAGS = {
+    "cudnn.allow_tf32": True,
+    "cudnn.benchmark": False,
+    "cudnn.deterministic": False,
+    "cuda.matmul.allow_bf16_reduced_precision_reduction": True,
+}
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
@@ -61,11 +72,13 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "float32_matmul_precision": _read(torch.get_float32_matmul_precision, "cuda.matmul.fp32_precision"),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "sdpa_backends": sdpa_backends(),
         "source_hash": source_hash(),
     }
+    if flags := changed_flags():
+        found["changed_flags"] = flags
     if device.type == "cuda":
         found |= {
             "device_name": torch.cuda.get_device_name(device),
@@ -75,6 +88,25 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
             "driver": _driver(),
         }
     return found
+
+
+def changed_flags() -> dict[str, Any]:
+    """Flags that choose kernels or precisions and are not as torch starts with them."""
+    newer = {"cudnn.allow_tf32": "cudnn.conv.fp32_precision"}
+    now = {name: _read(partial(_flag, name), newer.get(name, name)) for name in DEFAULT_FLAGS}
+    return {name: value for name, value in now.items() if value != DEFAULT_FLAGS[name]}
+
+
+def _flag(name: str) -> Any:
+    return attrgetter(name)(torch.backends)
+
+
+def _read(older: Callable[[], Any], newer: str) -> Any:
+    """A setting by its older name, or by the newer one if an engine has used that: torch then refuses the older."""
+    try:
+        return older()
+    except RuntimeError:
+        return f"{newer} = {_flag(newer)}"
 
 
 def sdpa_backends() -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -37,8 +39,8 @@ def test_only_differences_that_can_change_bits_are_named() -> None:
 
 
 def test_every_numeric_key_is_reported_somewhere() -> None:
-    cuda_only = {"device_name", "driver", "cuda", "cudnn"}
-    assert set(NUMERIC_KEYS) - cuda_only <= fingerprint(CPU).keys()
+    elsewhere = {"device_name", "driver", "cuda", "cudnn", "changed_flags"}  # on a GPU, and where a flag was changed
+    assert set(NUMERIC_KEYS) - elsewhere <= fingerprint(CPU).keys()
 
 
 def test_switches_of_torch_are_seen() -> None:
@@ -51,6 +53,36 @@ def test_switches_of_torch_are_seen() -> None:
         torch.use_deterministic_algorithms(False)
         torch.backends.cuda.enable_flash_sdp(True)
     assert [phrase.split(":")[0] for phrase in changed] == ["sdpa_backends", "deterministic_algorithms"]
+
+
+def test_flags_are_recorded_once_they_are_not_as_torch_starts() -> None:
+    before = fingerprint(CPU)
+    assert "changed_flags" not in before  # so that records from before flags were kept still agree
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        after = fingerprint(CPU)
+    finally:
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    changed = {"cudnn.benchmark": True, "cuda.matmul.allow_bf16_reduced_precision_reduction": False}
+    assert after["changed_flags"] == changed
+    assert differences(before, after) == [f"changed_flags: None against {changed}"]
+
+
+def test_an_engine_that_sets_precisions_by_their_newer_names_has_a_fingerprint_too() -> None:
+    # In a process of its own: torch refuses the older names from then on.
+    program = """
+import json, torch
+from parity.trace.environment import fingerprint
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+print(json.dumps(fingerprint(torch.device("cpu"))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["changed_flags"] == {"cudnn.allow_tf32": "cudnn.conv.fp32_precision = ieee"}
+    assert found["float32_matmul_precision"] == "cuda.matmul.fp32_precision = tf32"
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
