@@ -1,5 +1,7 @@
 """The command `parity`: one verb a file, each a thin layer over a library call."""
 
+import signal
+
 import typer
 
 from parity.cli import (
@@ -50,7 +52,14 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
+
+
+def _interrupt(*_: object) -> None:
+    """What schedulers send first: leave as after an interrupt, with nothing half-written and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clearing up
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

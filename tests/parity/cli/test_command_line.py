@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,8 +225,29 @@ def test_a_place_that_cannot_be_written_is_one_sentence(runs: Runs, tmp_path: Pa
     assert result.exit_code == 2 and "Is a directory" in result.output and "internal error" not in result.output
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
+    sent: signal.Signals, runs: Runs, tmp_path: Path
+) -> None:
+    longer = ["--set", "request.num_inference_steps=900"]
+    arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*", *longer]
+    command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".out.*")) and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1.0)  # into the run
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and "interrupted" in said
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"out.crashed"}  # the taps recorded until then
+
+
 def test_a_bug_of_ours_or_an_interrupt_is_never_exit_1() -> None:
-    for error in (KeyError("a bug"), KeyboardInterrupt(), MemoryError(), RecursionError()):
+    for error in (
+        *(KeyError("a bug"), KeyboardInterrupt(), MemoryError(), RecursionError()),
+        *(SystemExit(0), SystemExit(1), SystemExit("an engine that gives up")),
+    ):
 
         def raising(error: BaseException = error) -> int:
             raise error
