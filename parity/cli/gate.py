@@ -42,6 +42,7 @@ def gate(
     from parity.report.markdown import annotation, error_markdown
     from runners.errors import ParityError, RunError
 
+    found = None
     try:
         if perf and numbers:
             raise RunError("--perf needs a run; saved numbers hold no times.")
@@ -55,7 +56,10 @@ def gate(
             write_junit(junit, [error_suite(run.name, str(error))])
         _say_in_workflow(error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], json)
         if json:
-            typer.echo(json_module.dumps({"outcome": "undecided", "exit_code": 2, "error": str(error)}, indent=2))
+            document = {"outcome": "undecided", "exit_code": 2, "error": str(error)}
+            if found is not None:  # compared, but not judged: what differs is often why
+                document["environment_differences"] = list(found.environment)
+            typer.echo(json_module.dumps(document, indent=2))
         raise
 
 

@@ -1,5 +1,6 @@
 """A run on another GPU than the golden's: named before any number, judged by that GPU's limits, which are asked for."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,17 @@ def moved(share: float) -> Callable[[dict[str, Any]], None]:
 
 
 def test_without_limits_of_the_device_other_bits_are_not_judged_and_equal_bits_are_parity(
-    root: Path, leave_run: LeaveRun
+    root: Path, leave_run: LeaveRun, tmp_path: Path
 ) -> None:
     code, said = gate(leave_run("equal", runner="native", environment=H200))
     assert code == 0 and "NVIDIA H100 80GB HBM3 against NVIDIA H200" in said.splitlines()[0]
     code, said = gate(leave_run("other", runner="native", environment=H200, change=moved(0.03)))
     assert code == 2 and "NVIDIA H100 80GB HBM3 against NVIDIA H200" in said.splitlines()[0]
     assert "were measured on NVIDIA H200" in said and "parity calibrate --case micro" in said
+    result = CliRunner().invoke(app, ["gate", str(tmp_path / "other"), "--json"])
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["outcome"]) == (2, "undecided") and "NVIDIA H200" in document["error"]
+    assert document["environment_differences"] == ["device_name: NVIDIA H100 80GB HBM3 against NVIDIA H200"]
 
 
 def test_limits_of_another_device_raise_no_alarm_and_let_nothing_pass(root: Path, leave_run: LeaveRun) -> None:
