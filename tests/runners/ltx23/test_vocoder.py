@@ -2,11 +2,13 @@
 
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from runners.errors import ShapeError
 from runners.ltx23.bandwidth_extension import ExtendedVocoder, resample, vocoder_from_config
@@ -150,6 +152,38 @@ def test_the_float32_pass_is_the_official_float32_model_on_the_same_rounded_weig
     plain = vocoder_from_config(NESTED[name], Reference())
     plain.load_state_dict(before, assign=True)
     assert not torch.equal(plain(spectrogram(torch.bfloat16)), expected)
+
+
+class CudaAutocastToFloat32(TorchFunctionMode):
+    """What a GPU's autocast to float32 casts, of the functions that the vocoder calls (PyTorch, "CUDA Op Reference").
+
+    A CPU has no such autocast, so on a CPU alone nobody would see a function that it leaves in bf16.
+    """
+
+    CAST: ClassVar[set[Any]] = {
+        *(F.conv1d, F.conv_transpose1d, torch.conv1d, torch.conv_transpose1d, torch.matmul, Tensor.matmul),
+        *(torch.exp, Tensor.exp, torch.log, Tensor.log, torch.pow, Tensor.pow, Tensor.__pow__, torch.norm),
+        *(torch.reciprocal, Tensor.reciprocal, Tensor.__rtruediv__, Tensor.__rdiv__),
+    }
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def cast(value: Any) -> Any:
+            return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        kwargs = kwargs or {}
+        if function in self.CAST:
+            args, kwargs = tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", NESTED)
+@torch.no_grad()
+def test_the_float32_pass_is_the_official_bf16_model_under_a_gpus_autocast(name: str) -> None:
+    theirs, ours = pair(NESTED[name], torch.bfloat16, Reference(vocoder_fp32=True))
+    mel = spectrogram(torch.bfloat16)
+    with CudaAutocastToFloat32():
+        expected = theirs(mel.float()).bfloat16()
+    assert torch.equal(ours(mel), expected)
 
 
 @torch.no_grad()
