@@ -79,7 +79,7 @@ def profile_of(found: "RunsDiff") -> "Profile":
     equal bits are still equal. A run that is not the exact tier is judged by limits everywhere.
     """
     exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
-    limited = has_limits(found.case, found.environment_of_candidate)
+    limited = has_limits(found.case, found.environment_of_candidate) and not _of_another_release(found)
     return "exact" if exact and (not found.environment or (has_every_bit(found) and not limited)) else "limits"
 
 
@@ -94,6 +94,21 @@ def has_limits(case: str, environment: "Mapping[str, Any]") -> bool:
     return bool(registry.defaults) or device_of(environment) in registry.devices_of(case)
 
 
+def _of_another_release(found: "RunsDiff") -> str:
+    """The release that the limits of a case were measured at, if it is not the one that these runs follow.
+
+    A case moves with its limits, so that its file names the release of both. A case that lies elsewhere is its own.
+    """
+    from parity.trace.golden import find_case
+    from runners.errors import CaseError
+
+    try:
+        named = find_case(found.case).reference
+    except CaseError:
+        return ""
+    return "" if named == found.reference.reference else named
+
+
 def has_every_bit(found: "RunsDiff") -> bool:
     """Whether outputs, and taps where they were compared, have the reference's bits, and nothing is missing."""
     from parity.judge.verdict import BIT_EQUALITIES
@@ -103,12 +118,22 @@ def has_every_bit(found: "RunsDiff") -> bool:
 
 
 def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
-    """Judge numbers by bit equality or by the registry's limits. Raises: RegistryError if a limit is missing."""
+    """Judge numbers by bit equality or by the registry's limits.
+
+    Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow.
+    """
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
     from parity.trace.places import limits_path, mutation_path
+    from runners.errors import RegistryError
 
+    if profile == "limits" and (other := _of_another_release(found)):
+        follows = found.reference.reference
+        raise RegistryError(
+            f"Limits of case {found.case!r} hold at release {other}, which its file names; the runs follow {follows}. "
+            f"Take a case of {follows}, or move this one: `parity bless RUN --reference {follows} --weights W`."
+        )
     return judge(
         case=found.case,
         profile=profile,

@@ -1,4 +1,4 @@
-"""A run on another GPU than the golden's: named before any number, judged by that GPU's limits, which are asked for."""
+"""A run on another GPU or of another release than the limits: named before any number, and never judged by them."""
 
 import json
 from collections.abc import Callable
@@ -116,3 +116,18 @@ def test_speed_of_another_device_is_not_compared(root: Path, leave_run: LeaveRun
     assert perf(leave_run("again", environment=H100))[0] == 0
     code, said = perf(leave_run("elsewhere", environment=H200, stage_s={"denoising": 99.0}))
     assert code == 2 and "NVIDIA H100 80GB HBM3 -> NVIDIA H200" in said
+
+
+def test_limits_of_another_release_judge_nothing_but_equal_bits_are_parity(root: Path, leave_run: LeaveRun) -> None:
+    write_limits(root, {"micro on NVIDIA H200": H200})  # of 1.0.0, which the case file names
+    reference = leave_run("reference", environment=H100, reference="1.2.0")
+
+    def against(run: Path) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["gate", str(run), "--against", str(reference)], env={"COLUMNS": "300"})
+        return result.exit_code, result.output
+
+    later = {"runner": "native", "environment": H200, "reference": "1.2.0"}
+    assert against(leave_run("equal", **later))[0] == 0
+    for share in (0.03, 0.3):  # within and beyond the limits of 1.0.0
+        code, said = against(leave_run(f"later{share}", **later, change=moved(share)))
+        assert code == 2 and "Limits of case 'micro' hold at release 1.0.0" in said and "bless RUN" in said
