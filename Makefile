@@ -28,7 +28,9 @@ GPU_ISOLATED ?= ltx_2.3_one_stage_ti2v_25f
 GPU_ISOLATED_STEPS ?= 15,29
 OFFICIAL_ROOT ?=
 OFFICIAL_PYTHON ?=
+# Goldens are of made weights: the real ones are judged live alone, as is a case that has no golden yet.
 GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
+GPU_GOLDEN = $(if $(filter forge:%,$(GPU_WEIGHTS)),$(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden))
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
@@ -66,7 +68,7 @@ parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compa
 	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
 	  $(GPU_ISOLATED:%=--isolate %) --isolate-steps $(GPU_ISOLATED_STEPS) \
 	  $(OFFICIAL_ROOT:%=--official-root %) $(OFFICIAL_PYTHON:%=--runner-python %) \
-	  $(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden)
+	  $(GPU_GOLDEN)
 
 golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, with native's numbers (REASON=...)
 	$(foreach case,$(GPU_CASES),$(PARITY) bless $(GPU_OUT)/runs/$(case)/official --reason "$(REASON)" &&) true

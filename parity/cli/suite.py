@@ -74,6 +74,8 @@ def suite(
     files = weights_named(weights, where)
     checkout = _checkout(official_root, runner_python)
     cases = [find_case(name) for name in case]
+    if golden:
+        _require_weights_of_goldens(cases, files)
     chosen = _isolated_cases(cases, isolate or [])
     steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases}
     left = _TimeLeft(minutes)
@@ -148,6 +150,20 @@ def _checkout(root: Path | None, python: Path | None) -> _Checkout | None:
     if python is not None:
         raise RunnerError("--runner-python runs the checkout that --official-root names; name that, too.")
     return None
+
+
+def _require_weights_of_goldens(cases: "list[Case]", weights: "WeightsFolder | ForgedWeights") -> None:
+    """Raises: RunError for a golden of other weights, before anything is run in vain."""
+    from parity.trace.golden import golden_of
+    from runners.errors import RunError
+
+    for case in cases:
+        recorded = golden_of(case.id).record.weights_hash
+        if recorded != weights.hash:
+            raise RunError(
+                f"The golden of {case.id!r} was recorded with weights {recorded[:12]}; these are {weights.hash[:12]}. "
+                "Pass those it was recorded with, or leave --golden out and judge native against official alone."
+            )
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,14 @@ def test_native_is_held_to_the_golden_alone_and_it_is_said(root: Path, micro_wei
     assert code == 2 and "does not run reference release '1.1.2'" in said
 
 
+def test_a_golden_of_other_weights_is_named_before_anything_is_run(root: Path, tiny_weights: WeightsFolder) -> None:
+    arguments = ("suite", "--case", "micro", "--weights", tiny_weights.folder, "--threads", 1, "--quiet")
+    code, said = invoke(*arguments, "--out", root / "runs", "--golden")
+    assert code == 2 and "The golden of 'micro' was recorded with weights" in said
+    assert tiny_weights.hash[:12] in said and "leave --golden out" in said.replace("\n", " ")
+    assert not (root / "runs").exists()
+
+
 @pytest.fixture
 def live(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout whose micro case has three steps, a 1.0.0 reference and no golden."""
