@@ -75,12 +75,11 @@ def _runs(run: Path, against: str) -> "tuple[Run, Run]":
 def profile_of(found: "RunsDiff") -> "Profile":
     """How a run is judged: the exact tier by bit equality with an official run of the same environment.
 
-    In another environment the official code itself may have other bits, so limits hold there; where there are none,
-    equal bits are still equal. A run that is not the exact tier is judged by limits everywhere.
+    In another environment the official code itself may have other bits, so limits hold there; bits that are equal all
+    the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere.
     """
     exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
-    limited = has_limits(found.case, found.environment_of_candidate) and not _of_another_release(found)
-    return "exact" if exact and (not found.environment or (has_every_bit(found) and not limited)) else "limits"
+    return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
 
 
 def has_limits(case: str, environment: "Mapping[str, Any]") -> bool:

@@ -22,7 +22,6 @@ from runners.clock import STAGES
 
 LeaveRun = Callable[..., Path]
 Gate = Callable[..., tuple[int, dict[str, Any]]]
-ELSEWHERE = {"threads": 4}  # another environment, so that limits hold and not bits
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def saved_isolation(path: Path, run: Path, **errors: float) -> Path:
 
 
 def test_outputs_and_drift_are_judged_and_the_lack_of_isolation_is_said(gate: Gate, leave_run: LeaveRun) -> None:
-    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
     code, document = gate(mine, "--against", official)
     assert (code, document["outcome"]) == (0, "parity")
     assert document["levels"]["outputs"] == document["levels"]["drift"] == "judged"
@@ -106,7 +105,7 @@ def test_outputs_and_drift_are_judged_and_the_lack_of_isolation_is_said(gate: Ga
 
 def test_a_tap_that_drifts_too_far_is_not_at_parity_though_all_outputs_are(gate: Gate, leave_run: LeaveRun) -> None:
     first = "denoise/001/cond/block/01/video/ff"
-    far = leave_run("far", runner="native", environment=ELSEWHERE, first=first, error=0.5)
+    far = leave_run("far", runner="native", tier="fast", first=first, error=0.5)
     code, document = gate(far, "--against", leave_run("official"))
     failed = [row["metric"] for row in document["rows"] if not row["passed"]]
     assert code == 1 and "drift.block.video.ff.first_half" in failed
@@ -114,7 +113,7 @@ def test_a_tap_that_drifts_too_far_is_not_at_parity_though_all_outputs_are(gate:
 
 
 def test_isolated_errors_are_judged_from_their_file(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
-    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
     path = saved_isolation(tmp_path / "alone.json", mine)
     code, document = gate(mine, "--against", official, "--isolated", path)
     assert code == 0 and set(document["levels"].values()) == {"judged"}
@@ -126,7 +125,7 @@ def test_isolated_errors_are_judged_from_their_file(gate: Gate, leave_run: Leave
 
 
 def test_saved_numbers_hold_the_levels_and_are_judged_alike(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
-    official, mine = leave_run("official"), leave_run("mine", runner="native", environment=ELSEWHERE)
+    official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
     alone = saved_isolation(tmp_path / "alone.json", mine, decode__mel=0.2)
     numbers = tmp_path / "numbers.json"
     arguments = ["diff", str(official), str(mine), "--isolated", str(alone), "--out", str(numbers)]
@@ -138,7 +137,7 @@ def test_saved_numbers_hold_the_levels_and_are_judged_alike(gate: Gate, leave_ru
 
 def test_a_runner_that_offers_taps_and_left_none_cannot_be_judged(gate: Gate, leave_run: LeaveRun) -> None:
     official = leave_run("official")
-    code, document = gate(leave_run("bare", runner="native", environment=ELSEWHERE, blocks=None), "--against", official)
+    code, document = gate(leave_run("bare", runner="native", tier="fast", blocks=None), "--against", official)
     assert code == 2 and [failure["code"] for failure in document["failures"]] == ["missing_trace"]
 
 
@@ -152,7 +151,7 @@ def test_an_engine_without_internals_is_judged_by_its_outputs_and_the_verdict_sa
 
 def test_explain_holds_taps_against_the_registrys_floors_and_says_so(gate: Gate, leave_run: LeaveRun) -> None:
     official = leave_run("official")
-    far = leave_run("far", runner="native", environment=ELSEWHERE, first="init/video", error=0.5)
+    far = leave_run("far", runner="native", tier="fast", first="init/video", error=0.5)
     found = CliRunner().invoke(app, ["explain", str(far), "--against", str(official), "--json"])
     document = json.loads(found.stdout)
     assert document["floors_by_rule"] == 0 and document["floors_by_registry"] == len(document["taps"])

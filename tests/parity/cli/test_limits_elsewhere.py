@@ -105,6 +105,7 @@ def test_another_driver_on_the_same_device_is_neither_alarm_nor_pass(root: Path,
     for share in (0.03, 0.3):
         code, said = gate(leave_run(f"newer{share}", runner="native", environment=newer, change=moved(share)))
         assert code == 2 and "driver: 580.1 -> 590.7" in said
+    assert gate(leave_run("equal", runner="native", environment=newer))[0] == 0  # needs no limit
 
 
 def test_speed_of_another_device_is_not_compared(root: Path, leave_run: LeaveRun) -> None:

@@ -58,6 +58,23 @@ def test_native_is_held_to_the_golden_alone_and_it_is_said(root: Path, micro_wei
     assert code == 2 and "does not run reference release '1.1.2'" in said
 
 
+def test_equal_bits_from_another_environment_are_parity_whatever_limits_were_measured_where(
+    root: Path, micro_weights: WeightsFolder
+) -> None:
+    record = root / "made" / RUN_FILE
+    document = json.loads(record.read_text())
+    document["environment"]["torch"] += "+another.build"
+    record.write_text(json.dumps(document))
+    golden.bless(read_run(root / "made"), "made elsewhere")
+    shutil.copytree(Path(__file__).parents[3] / "thresholds", root / "thresholds")
+    arguments = ("suite", "--case", "micro", "--weights", micro_weights.folder, "--taps", "*", "--threads", 1)
+    code, said = invoke(*arguments, "--out", root / "runs", "--report", root / "report", "--golden", "--quiet")
+    assert "environment differs: torch: " in said and "+another.build against" in said
+    assert code == 0 and "VERDICT: PARITY" in said
+    [line] = json.loads((root / "report" / "suite.json").read_text())["lines"]
+    assert line["taps"]["bit_equal"] and line["verdict"]["profile"] == "exact"
+
+
 def test_a_golden_of_other_weights_is_named_before_anything_is_run(root: Path, tiny_weights: WeightsFolder) -> None:
     arguments = ("suite", "--case", "micro", "--weights", tiny_weights.folder, "--threads", 1, "--quiet")
     code, said = invoke(*arguments, "--out", root / "runs", "--golden")

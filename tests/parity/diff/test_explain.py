@@ -172,8 +172,14 @@ def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dat
     clean = spread(flow, [], 0.0)
     elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
     diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), recorded=clean.recorded)
-    lines = told(flow, diff, bits_expected=False).lines
-    assert lines[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
+    found = told(flow, diff, bits_expected=False)
+    assert found.lines[0].startswith("environment_mismatch") and found.bit_equal
+    assert found.lines[-1] == f"all {len(flow.taps)} taps are equal in every bit"
+    incomplete = Finding(code="incomplete_trace", where="candidate", message="the candidate ended after 7 taps")
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), recorded=clean.recorded)
+    found = told(flow, diff, bits_expected=False)
+    assert not found.bit_equal
+    assert found.lines[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
 
 
 def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
