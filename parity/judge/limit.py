@@ -70,8 +70,13 @@ class Calibration(Strict, frozen=True, kw_only=True):
         return [
             f"{key}: {self.environment[key]} -> {environment.get(key, 'not recorded')}"
             for key in self.expires_with
-            if self.environment[key] != environment.get(key)
+            if self._build(key, self.environment[key]) != self._build(key, environment.get(key))
         ]
+
+    def _build(self, key: str, value: str | None) -> str | None:
+        """On a CPU a version of torch without the label of its build: that for CUDA has the same CPU kernels."""
+        on_cpu = key == "torch" and self.environment.get("device") == "cpu"
+        return value.partition("+")[0] if on_cpu and value is not None else value
 
 
 class Samples(Strict, frozen=True, kw_only=True):
