@@ -362,7 +362,8 @@ def calibration_of(
             for case, found in cases.items()
         ),
         environment=environment,
-        expires_with=tuple(key for key in EXPIRES_WITH if key in environment),
+        # How many threads the host has moves no number that a GPU computes.
+        expires_with=tuple(key for key in EXPIRES_WITH if key in environment and (device == CPU or key != "threads")),
     )
 
 

@@ -18,7 +18,16 @@ from parity.trace.record import record_run
 from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trial import calibrate
 from parity.trial.benign import ORACLE, oracle_at, variations
-from parity.trial.calibrate import SCALED, UNJUDGED, Populations, facet_of, limits_of, measure, propose_limits
+from parity.trial.calibrate import (
+    SCALED,
+    UNJUDGED,
+    Populations,
+    calibration_of,
+    facet_of,
+    limits_of,
+    measure,
+    propose_limits,
+)
 from parity.trial.rewrites import REWRITES
 from runners.clock import Quiet
 from runners.errors import RegistryError
@@ -100,6 +109,14 @@ def test_every_measured_metric_has_a_limit_or_a_reason_why_not() -> None:
     assert set(limits) | set(UNJUDGED) >= set(MEASURED)
     assert not limits.keys() & UNJUDGED.keys()
     assert limits["frames.count.difference"].status == "exact"
+
+
+@pytest.mark.parametrize(("device", "wanted"), [("cpu", True), ("meta", False)])
+def test_limits_expire_with_the_threads_of_a_cpu_alone(device: str, wanted: bool) -> None:
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    found = calibration_of(weights, {"c": _populations()}, "a command", torch.device(device))
+    assert {"device", "torch", "sdpa_backends"} <= set(found.expires_with)
+    assert ("threads" in found.expires_with) == wanted
 
 
 def test_moving_a_metric_out_of_judgement_is_a_removal_that_wants_a_reason() -> None:
