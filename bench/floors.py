@@ -99,10 +99,15 @@ def harmless(found: Isolation) -> Iterable[tuple[str, float]]:
     return ((row.where, row.harmless) for row in found.rows if row.harmless is not None)
 
 
+def case_named(arguments: argparse.Namespace) -> Case:
+    """The case, with fewer steps if so asked."""
+    changes = {} if arguments.num_steps is None else {"request.num_inference_steps": arguments.num_steps}
+    return find_case(arguments.case, changes)
+
+
 def run(arguments: argparse.Namespace, device: torch.device, weights: Weights) -> dict[str, Any]:
     """Three free runs."""
-    changes = {} if arguments.num_steps is None else {"request.num_inference_steps": arguments.num_steps}
-    case = find_case(arguments.case, changes)
+    case = case_named(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.runs or temporary)
         oracle = traced("official", torch.float32, case, weights, device, folder / "oracle")
@@ -127,8 +132,7 @@ def run(arguments: argparse.Namespace, device: torch.device, weights: Weights) -
 
 def port(arguments: argparse.Namespace, device: torch.device, weights: Weights) -> dict[str, Any]:
     """Official and diffusers, free."""
-    changes = {} if arguments.num_steps is None else {"request.num_inference_steps": arguments.num_steps}
-    case = find_case(arguments.case, changes)
+    case = case_named(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(arguments.runs or temporary)
         official = traced("official", torch.bfloat16, case, weights, device, folder / "official")

@@ -54,9 +54,7 @@ def bless(
         old = None
         out.print(f"no golden before: {error}", markup=False)
     files = None
-    if (
-        old is not None and reference is not None
-    ):  # also where it moved before, but was stopped before it had its limits
+    if old is not None and reference is not None:  # also for a move that was stopped before its limits were saved
         files = _weights_for_limits(new, weights)
     if old is not None and new.record.reference != old.record.reference:
         draw_release_change(out, release_change(old, new, weights, None))

@@ -13,7 +13,6 @@ import typer
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Profile, Verdict
@@ -80,17 +79,6 @@ def profile_of(found: "RunsDiff") -> "Profile":
     """
     exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
-
-
-def has_limits(case: str, environment: "Mapping[str, Any]") -> bool:
-    """Whether limits of a case were measured on the device of an environment, or hold everywhere."""
-    from parity.judge.registry import device_of, load_registry
-    from parity.trace.places import limits_path
-
-    if not limits_path().is_file():
-        return False
-    registry = load_registry(limits_path())
-    return bool(registry.defaults) or device_of(environment) in registry.devices_of(case)
 
 
 def _of_another_release(found: "RunsDiff") -> str:

@@ -123,7 +123,7 @@ def suite(
             official = read_run(folder / found.id / "official")
             if golden:
                 lines += _against_golden(official, native, isolated)
-            lines.append(_judged("native against official", official, native, isolated=isolated))
+            lines.append(_judged("native against official", official, native, isolated))
         if report is not None:
             save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
     if report is not None:
@@ -324,14 +324,12 @@ def _has_isolated_limits(native: "Run") -> bool:
 
 def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
-    from parity.cli.gate import has_limits
     from parity.trace.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
-    limits = has_limits(official.case_id, official.record.environment)
     lines = [
-        _judged(f"{run.record.runner} against golden", recorded, run, limits, alone)
+        _judged(f"{run.record.runner} against golden", recorded, run, alone)
         for run, alone in ((official, None), (native, isolated))
     ]
     found = lines[0].found
@@ -344,14 +342,9 @@ def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> 
     return lines
 
 
-def _judged(
-    what: str, reference: "Run", candidate: "Run", by_limits: bool = False, isolated: "Path | None" = None
-) -> "Line":
-    """Compare and judge two runs: by limits if so asked, else by bits where the environments allow it.
-
-    Equal bits from another machine are parity whatever limits were measured where.
-    """
-    from parity.cli.gate import has_every_bit, judged, profile_of
+def _judged(what: str, reference: "Run", candidate: "Run", isolated: "Path | None" = None) -> "Line":
+    """Compare two runs and judge them as a gate does."""
+    from parity.cli.gate import judged, profile_of
     from parity.diff.isolated import read_isolated
     from parity.diff.runs import compare_runs
     from parity.report.suite import Line
@@ -360,10 +353,7 @@ def _judged(
     found = compare_runs(reference, candidate, isolated)
     verdict, refusal = None, ""
     try:
-        if found.environment and has_every_bit(found):
-            verdict = judged(found, "exact")
-        else:
-            verdict = judged(found, "limits" if by_limits else profile_of(found))
+        verdict = judged(found, profile_of(found))
     except RegistryError as error:  # this line cannot be judged; the others can
         refusal = str(error)
     return Line(

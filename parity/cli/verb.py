@@ -38,7 +38,8 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
             err.print("interrupted; nothing was left half-written", style="red")
             code = COULD_NOT_JUDGE
         except SystemExit as error:  # an engine that ends the process it runs in
-            err.print(f"error: the code that was run called sys.exit({error.code!r}); nothing was judged.", style="red")
+            what = f"error: the code that was run called sys.exit({error.code!r}); nothing was judged."
+            err.print(what, style="red", markup=False)
             code = COULD_NOT_JUDGE
         except OSError as error:  # a disk that is full or read-only, a folder in a file's place
             reason = " ".join(str(error).split())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from runners.case import Case
 from runners.catalogue import open_runner
+from runners.clock import Clock
 from runners.diffusers_components import build_components
 from runners.diffusers_port import NOT_OFFERED, DiffusersRunner, pipeline_arguments
 from runners.errors import CheckpointError, RunnerError
@@ -231,6 +232,18 @@ def test_components_hold_the_checkpoint_s_values_and_gemma_is_built_as_transform
     buffers = dict(components["text_encoder"].named_buffers())
     for key, buffer in loaded.named_buffers():  # used in the dtype of the weights
         assert torch.equal(buffer.bfloat16(), buffers[key].bfloat16()), key
+
+
+def test_gemma_leaves_before_the_transformer_comes(micro_weights: WeightsFolder) -> None:
+    with DiffusersRunner(micro_weights, BF16) as runner:
+        pipeline = runner._pipeline(True, Clock(CPU))
+        language_model, transformer = pipeline.text_encoder, pipeline.transformer
+        assert not any(value.is_meta for value in language_model.parameters())
+        [called] = transformer._forward_pre_hooks.values()
+        called()
+        assert all(value.is_meta for value in language_model.parameters())
+        assert not any(value.is_meta for value in transformer.parameters())
+        assert not transformer._forward_pre_hooks  # once
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_its_name(micro_weights: WeightsFolder) -> None:

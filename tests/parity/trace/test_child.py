@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.trace.bundle import read_run
-from parity.trace.child import Child, record_in_child
+from parity.trace.child import Child, environment_in, record_in_child
 from parity.trace.record import record_run, recording
 from parity.trace.trace_file import read_trace
 from runners.case import Case, case_document, case_of
@@ -375,3 +375,13 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
 def test_a_case_survives_its_document(micro_case: MakeCase) -> None:
     case = micro_case({"request.images": [{"path": "astronaut.png", "strength": 0.25}], "reference": "1.2.0"})
     assert case_of(json.loads(json.dumps(case_document(case))), case.folder) == case
+
+
+@pytest.mark.parametrize("said", ["exit 0", "echo not a fingerprint", None])
+def test_an_interpreter_that_does_not_say_what_it_is_is_refused_by_name(said: str | None, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    if said is not None:
+        python.write_text(f"#!/bin/sh\n{said}\n")
+        python.chmod(0o755)
+    with pytest.raises(RunnerError, match="python does not say what it is"):
+        environment_in(python, torch.device("cpu"))
