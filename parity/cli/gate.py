@@ -13,7 +13,6 @@ import typer
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
-
     from parity.diff.runs import RunsDiff
     from parity.judge.verdict import Profile, Verdict
     from parity.trace.bundle import Run
