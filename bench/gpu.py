@@ -52,17 +52,18 @@ def box() -> str:
 
 def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What every measurement says about itself."""
-    left_out = ("kind", "out", "runs", "floors")  # folders of whoever measured
+    left_out = ("kind", "out", "runs", "floors", "official_root")  # folders of whoever measured
     shown = " ".join(
         f"--{name.replace('_', '-')} {value}"
         for name, value in vars(arguments).items()
         if name not in left_out and value is not None
     )
+    asked = [arguments.kind] if "kind" in arguments else []
     return {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python bench/{Path(sys.argv[0]).name} {arguments.kind} {shown}",
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *asked, shown]),
         "box": box(),
         "code_version": source_hash(),
         "environment": fingerprint(device),
