@@ -103,9 +103,12 @@ def explain(
 
     def bits(tap: str) -> float:
         """Other bits exceed what is allowed even where a sketch sees no difference: signs of zero, another dtype."""
-        return 0.0 if diff.taps[tap].bit_equal else -1.0
+        return 0.0 if diff.by_bits.get(tap, False) or (tap in diff.taps and diff.taps[tap].bit_equal) else -1.0
 
-    found = first_divergence(diff.errors, bits if bits_expected else floors.bound, flow, recorded=diff.recorded)
+    errors: Mapping[str, float] = diff.errors
+    if bits_expected:
+        errors = {**errors, **{tap: 0.0 if same else math.nan for tap, same in diff.by_bits.items()}}
+    found = first_divergence(errors, bits if bits_expected else floors.bound, flow, recorded=diff.recorded)
     findings = _merged(diff.findings, found.findings)
     found = Divergence(
         findings=findings, roots=found.roots, compared=found.compared, above=found.above, inherited=found.inherited
@@ -207,6 +210,8 @@ def _roots_said(
 
 
 def _sized(root: Root, diff: TraceDiff, floors: Floors) -> str:
+    if root.tap in diff.by_bits:
+        return "other bits, by how much is not known: the golden keeps no sketch of it"
     if math.isnan(root.error):
         return "no number could be computed"
     dtypes = diff.taps[root.tap].dtypes
@@ -234,10 +239,10 @@ def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors) -> list[str]:
             return ["nothing after it departs"]
         return [f"{found.inherited} of {found.compared} taps after it exceed what is allowed and may all inherit it"]
     if diff.bit_equal:
-        return [f"all {found.compared} taps are equal in every bit"]
+        return [f"all {diff.compared} taps are equal in every bit"]
     if not found.compared:
         return ["no tap was compared, so nothing is known"]
-    if all(one.bit_equal for one in diff.taps.values()):
+    if not diff.bit_different:
         return [f"the {found.compared} taps that could be compared are equal in every bit"]
     worst = max(diff.errors, key=lambda tap: _ratio(diff.errors[tap], floors.bound(tap)))
     return [

@@ -82,7 +82,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         traces, flow = _compare_taps(reference, candidate)
         findings += traces.findings
-        metrics["taps.bit_different"] = float(sum(not diff.bit_equal for diff in traces.taps.values()))
+        metrics["taps.bit_different"] = float(traces.bit_different)
         metrics |= drift_metrics(traces, flow)
         levels["drift"] = drift_level(traces, flow, candidate.offers)
     else:

@@ -1,7 +1,8 @@
 """Two traces against each other: what must be there, what is there, and the relative L2 of every tap.
 
 What must be there follows from the case (`parity.diff.dataflow`), not from either trace, so a tap missing on both sides
-is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted.
+is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
+golden kept no sketch of, it is known whether their bits are equal, and nothing else.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
 named as such: its predictions lie much closer to another pass of the reference than to their own.
@@ -9,7 +10,7 @@ named as such: its predictions lie much closer to another pass of the reference 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -33,6 +34,7 @@ class TraceDiff:
     taps: dict[str, SketchDiff]
     findings: tuple[Finding, ...]
     recorded: Callable[[str], bool]  # which taps were wanted from both
+    by_bits: Mapping[str, bool] = field(default_factory=dict)  # of taps without sketches: whether bits are equal
 
     @cached_property  # read once for each tap by whoever looks for the worst of 55,092
     def errors(self) -> dict[str, float]:
@@ -43,7 +45,17 @@ class TraceDiff:
     def bit_equal(self) -> bool:
         """Whether every wanted tap is there and equal in every bit, wherever the two were made."""
         whole = all(finding.code == ELSEWHERE for finding in self.findings)
-        return whole and bool(self.taps) and all(diff.bit_equal for diff in self.taps.values())
+        return whole and bool(self.taps) and not self.bit_different
+
+    @property
+    def compared(self) -> int:
+        """How many taps were compared, by sketches or by bits alone."""
+        return len(self.taps) + len(self.by_bits)
+
+    @property
+    def bit_different(self) -> int:
+        """How many of them have other bits."""
+        return sum(not diff.bit_equal for diff in self.taps.values()) + sum(not same for same in self.by_bits.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,7 @@ def compare_traces(
     def recorded(tap: str) -> bool:
         return all(chosen(tap, pattern) for pattern in (reference.pattern, candidate.pattern, offered))
 
+    by_bits, missed = _by_bits(reference, candidate, flow, offered, recorded)
     findings = [
         Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")
         for side, trace in (("reference", reference), ("candidate", candidate))
@@ -94,6 +107,7 @@ def compare_traces(
         for phrase in environment
     ]
     findings += _coverage(reference, candidate, flow, recorded)
+    findings += missed
     taps = {
         tap: relative_l2(reference[tap], candidate[tap], where=tap)
         for tap in flow.taps
@@ -103,7 +117,28 @@ def compare_traces(
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
     findings += _damage(taps, flow)
     findings += swapped_passes(reference, candidate, flow)
-    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded)
+    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits)
+
+
+def _by_bits(
+    reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None, sketched: Callable[[str], bool]
+) -> tuple[dict[str, bool], list[Finding]]:
+    """Taps that a golden kept no sketch of: whether bits are equal, and a finding for each that is missing."""
+    if reference.digests is None and candidate.digests is None:
+        return {}, []
+    patterns = [offered, *(trace.pattern for trace in (reference, candidate) if trace.digests is None)]
+    old, new = reference.bits(), candidate.bits()
+    same: dict[str, bool] = {}
+    missed = []
+    for tap in flow.taps:
+        if sketched(tap) or not all(chosen(tap, pattern) for pattern in patterns):
+            continue
+        if tap in old and tap in new:
+            same[tap] = old[tap] == new[tap]
+        else:
+            code, side = ("extra_tensor", "reference") if tap in new else ("missing_tensor", "candidate")
+            missed.append(Finding(code=code, where=tap, message=f"the {side} lacks this tap of the case"))
+    return same, missed
 
 
 def _coverage(

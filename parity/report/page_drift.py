@@ -3,6 +3,7 @@
 Axes: P guidance pass, S stream, K part of a block, T step, B block, E the three taps of a step after its blocks.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -29,11 +30,13 @@ def drift_data(diagnosis: Diagnosis, flow: Dataflow, floors: Floors) -> dict[str
         flow: the case's taps.
         floors: the harmless noise that errors are held against.
     """
-    taps = diagnosis.traces.taps
+    taps, by_bits = diagnosis.traces.taps, diagnosis.traces.by_bits
 
     def error(tap: str) -> int:
         if tap not in flow:
             return ABSENT
+        if tap in by_bits:  # a golden that kept no sketch of it
+            return EQUAL if by_bits[tap] else log_code(math.nan)
         if tap not in taps:
             return MISSING
         return EQUAL if taps[tap].bit_equal and not taps[tap].findings else log_code(taps[tap].estimate)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parity.trace.bundle import Run
-from parity.trace.reduced import BOX, ReducedOutputs, key_frame_places, read_reduced, reduce_outputs
+from parity.trace.reduced import ReducedOutputs, box_px, key_frame_places, read_reduced, reduce_outputs
 
 Frames = list[NDArray[np.uint8]]
 
@@ -34,9 +34,10 @@ def shown_outputs(reference: Run, candidate: Run) -> tuple[Shown, Shown, tuple[s
         return _whole(reference), _whole(candidate), ()
     old, new = _reduced(reference), _reduced(candidate)
     places = ", ".join(map(str, key_frame_places(old.frame_shape[0])))
+    box = box_px(*old.frame_shape[1:3])
     note = (
         f"The golden is reduced: frames {places} are whole; the others, and the numbers below, are of copies averaged "
-        f"over boxes of {BOX} x {BOX} pixels."
+        f"over boxes of {box} x {box} pixels."
     )
     return _small(old), _small(new), (note,)
 

@@ -161,11 +161,12 @@ class Line:
     def _taps(self) -> str:
         if self.taps is None:
             return "-"
-        diffs = self.taps.traces.taps
-        differing = sum(not diff.bit_equal for diff in diffs.values())
-        if self.taps.traces.bit_equal:
-            return f"{len(diffs)} bit-identical"
-        return f"{differing} of {len(diffs)} differ"
+        traces = self.taps.traces
+        return (
+            f"{traces.compared} bit-identical"
+            if traces.bit_equal
+            else f"{traces.bit_different} of {traces.compared} differ"
+        )
 
 
 def suite_code(lines: Sequence[Line], missing: Sequence[str]) -> int:

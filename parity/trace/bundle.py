@@ -2,8 +2,8 @@
 
 `run.json` says what was run and where, `outputs.safetensors` holds what came out, `trace.safetensors` the sketches of
 taps, `tensors.safetensors` whole taps, `video.mp4` the clip for people. The golden of a large run holds reduced outputs
-instead of whole ones (`parity.trace.reduced`). Every file's SHA-256 stands in `run.json`; file
-names are fixed, so nothing in a run can point outside it.
+instead of whole ones, and the checksums of taps whose sketches it leaves out (`parity.trace.reduced`). Every file's
+SHA-256 stands in `run.json`; file names are fixed, so nothing in a run can point outside it.
 
 Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parity.trace.atomic import write_json_atomic
+from parity.trace.tap_checksums import CHECKSUMS_FILE
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import NAMES
 from runners.errors import RunError
@@ -39,7 +40,7 @@ TENSORS_FILE = "tensors.safetensors"
 VIDEO_FILE = "video.mp4"
 REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
-DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
+DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MAX_RUN_BYTES = 32 << 20  # of run.json
 MOST_BLOCKS = 100  # tap names have two digits
 MAX_HEADER_BYTES = 64 << 20  # of a safetensors file

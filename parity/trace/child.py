@@ -122,7 +122,8 @@ def environment_in(python: Path, device: torch.device) -> dict[str, Any]:
     """
     code = (
         "import json, sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(int(sys.argv[2])); "
-        "from parity.trace.environment import fingerprint; print(json.dumps(fingerprint(torch.device(sys.argv[3]))))"
+        "from parity.trace.environment import fingerprint; from runners.repeatable import use_repeatable_kernels; "
+        "device = torch.device(sys.argv[3]); use_repeatable_kernels(device); print(json.dumps(fingerprint(device)))"
     )
     arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device)]
     try:

@@ -71,12 +71,14 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from runners.case import case_of
     from runners.catalogue import open_runner
     from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
+    from runners.repeatable import use_repeatable_kernels
 
     if request["protocol"] != PROTOCOL:
         raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
+    use_repeatable_kernels(device)
     root = request["official_root"]
     runner = open_runner(
         request["runner"],

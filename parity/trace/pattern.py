@@ -1,14 +1,22 @@
 """Which taps are meant: shell patterns of tap names, one or several divided by blanks."""
 
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 
 from runners.errors import CaseError
 
 
 def chosen(tap: str, pattern: str | None) -> bool:
     """Whether a pattern chooses a tap: `*` also matches `/`, and None chooses every tap."""
-    return pattern is None or any(fnmatchcase(tap, one) for one in pattern.split())
+    return pattern is None or _compiled(pattern).match(tap) is not None
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """All of them as one expression: a golden's pattern has twenty, asked of 55,092 taps. None at all chooses none."""
+    return re.compile("|".join(translate(one) for one in pattern.split()) or r"(?!)")
 
 
 def require_choice(taps: Iterable[str], pattern: str) -> None:

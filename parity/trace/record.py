@@ -17,6 +17,7 @@ from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
+from runners.repeatable import use_repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
@@ -128,7 +129,10 @@ def _keep_trace(folder: Path, out: Path) -> None:
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name on the command line. Raises: RunnerError if there is none of that name here."""
+    """A device by its name on the command line; from now on it computes with kernels that repeat themselves.
+
+    Raises: RunnerError if there is none of that name here.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -140,4 +144,5 @@ def device_named(name: str) -> torch.device:
         )
     if device.type not in ("cpu", "cuda"):
         raise RunnerError(f"Device {name!r} is not supported; take cpu, cuda or cuda:N.")
+    use_repeatable_kernels(device)
     return device

@@ -1,14 +1,16 @@
-"""What a golden keeps of a large run: enough to judge any candidate, in a twelfth of the size.
+"""What a golden keeps of a large run: enough to judge any candidate, in a twenty-fourth of the size.
 
 Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
 
 Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing). Of all
-frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels. Of
-the trace stay every tap outside the blocks, what each block puts out at every step, and all taps at three steps. A
-candidate is reduced by the same function before it is compared, so both sides always hold the same things.
+frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or
+of twice that and so on until no side is longer than 48. Of the trace stay the checksum of every tap, which decides bit
+equality, and for drift the sketches of all taps outside the blocks and, at three steps, of those in every eighth block
+and the last. A candidate is reduced by the same function before it is compared, so both sides always hold the same.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,12 +33,16 @@ from parity.trace.bundle import (
     check_safetensors_header,
 )
 from parity.trace.pattern import chosen
-from parity.trace.trace_file import SketchTable, decode, write_trace
+from parity.trace.tap_checksums import write_checksums
+from parity.trace.trace_file import SketchTable, Trace, decode, write_trace
 from runners.errors import RunError
 
-BOX: Final = 8  # pixels a side that one pixel of a small frame is the mean of
+SMALLEST_BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
+LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fits
+BLOCKS_APART: Final = 8  # of those whose sketches are kept
 MAX_FRAME_PIXELS: Final = 1 << 24
 _DIGEST_BYTES: Final = 32
+_BLOCK: Final = re.compile(r"/block/(\d+)/")
 _TENSORS: Final = {
     "small_frames": (4, ("U8",)),
     "frame_sha256": (2, ("U8",)),
@@ -91,6 +97,14 @@ def reduce_outputs(outputs: Outputs) -> ReducedOutputs:
     )
 
 
+def box_px(height_px: int, width_px: int) -> int:
+    """Side of the boxes that frames of this size are averaged over."""
+    box = SMALLEST_BOX_PX
+    while max(height_px, width_px) > LONGEST_SIDE_PX * box:
+        box *= 2
+    return box
+
+
 def _digest(frame: Tensor) -> Tensor:
     digest = hashlib.sha256(frame.contiguous().numpy().data).digest()
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
@@ -99,7 +113,7 @@ def _digest(frame: Tensor) -> Tensor:
 def _small(frame: Tensor) -> Tensor:
     """Mean of each box; sums of bytes are exact in float32, so only the division rounds. Boxes at an edge are cut."""
     planes = rearrange(frame.float(), "h w c -> 1 c h w")
-    means = F.avg_pool2d(planes, BOX, ceil_mode=True, count_include_pad=False)
+    means = F.avg_pool2d(planes, box_px(*frame.shape[:2]), ceil_mode=True, count_include_pad=False)
     return rearrange((means + 0.5).floor().to(torch.uint8), "1 c h w -> h w c")
 
 
@@ -167,7 +181,8 @@ def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             width, height = image.size
-            fits = (-(-height // BOX), -(-width // BOX), 3) == small
+            box = box_px(height, width)
+            fits = (-(-height // box), -(-width // box), 3) == small
             if image.mode != "RGB" or not fits or width * height > MAX_FRAME_PIXELS:
                 raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
             pixels = np.array(image)
@@ -176,11 +191,16 @@ def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(pixels)
 
 
-def kept_taps(steps: int) -> str:
-    """The taps that a reduced trace keeps, as a pattern."""
+def kept_taps(steps: int, last_block: int) -> str:
+    """The taps whose sketches a reduced trace keeps, as a pattern."""
     outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
-    whole_steps = " ".join(f"denoise/{step:03d}/*" for step in dict.fromkeys(key_frame_places(steps)))
-    return f"{outside} denoise/*/block/*/out {whole_steps}"
+    blocks = dict.fromkeys((*range(0, last_block, BLOCKS_APART), last_block))
+    inside = (
+        f"denoise/{step:03d}/*/block/{block:02d}/*"
+        for step in dict.fromkeys(key_frame_places(steps))
+        for block in blocks
+    )
+    return " ".join((outside, *inside))
 
 
 def write_reduced_trace(source: Path, folder: Path, steps: int) -> None:
@@ -192,7 +212,9 @@ def write_reduced_trace(source: Path, folder: Path, steps: int) -> None:
     table = decode(path.read_bytes(), origin=str(path))
     if table.pattern not in (None, "*") or not table.complete:
         raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
-    write_trace(folder, _subset(table, kept_taps(steps)))
+    last_block = max((int(found[1]) for name in table.names if (found := _BLOCK.search(name))), default=0)
+    write_checksums(folder, Trace(table).bits())
+    write_trace(folder, _subset(table, kept_taps(steps, last_block)))
 
 
 def _subset(table: SketchTable, pattern: str) -> SketchTable:

@@ -32,6 +32,7 @@ from parity.trace.sketch import (
     from_row,
     require_buckets,
 )
+from parity.trace.tap_checksums import CHECKSUMS_FILE, read_checksums, tap_digest
 from runners.errors import ConfigError, RunError
 
 TRACE_FILE: Final = "trace.safetensors"
@@ -65,11 +66,13 @@ class Trace(Mapping[str, TapSketch]):
     """All taps of a run, by name, in the order recorded.
 
     `complete` is False for a run that did not come to its end; what it holds is good. `pattern` chose the taps; None
-    means all of them.
+    means all of them. `digests` are of the taps of a golden, also of those whose sketches it did not keep; None for a
+    trace that has every sketch it ever had.
     """
 
-    def __init__(self, table: SketchTable) -> None:
+    def __init__(self, table: SketchTable, digests: Mapping[str, int] | None = None) -> None:
         self._table = table
+        self.digests = digests
         self._rows = {name: row for row, name in enumerate(table.names)}
         self.complete = table.complete
         self.buckets = table.buckets
@@ -78,6 +81,14 @@ class Trace(Mapping[str, TapSketch]):
     def __getitem__(self, name: str) -> TapSketch:
         row, table = self._rows[name], self._table
         return from_row(table.shapes[row], table.dtypes[row], table.floats[row], table.integers[row])
+
+    def bits(self) -> Mapping[str, int]:
+        """What stands for the bits of each tap, also of those whose sketches are not here."""
+        if self.digests is not None:
+            return self.digests
+        table = self._table
+        rows = zip(table.names, table.dtypes, table.shapes, table.integers[:, 0].tolist(), strict=True)
+        return {name: tap_digest(dtype, shape, checksum) for name, dtype, shape, checksum in rows}
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows  # Mapping's own would build the sketch to see whether it is there
@@ -90,18 +101,26 @@ class Trace(Mapping[str, TapSketch]):
 
 
 def read_trace(folder: Path) -> Trace:
-    """Read the trace of a run, or of a crashed run what it had finished.
+    """Read the trace of a run, or of a crashed run what it had finished; of a golden the checksums beside it, too.
 
     Raises: RunError if there is no trace, or it is damaged, of another version, or names a tap twice.
     """
     file, journal = folder / TRACE_FILE, folder / TRACE_JOURNAL
     if file.is_file():
-        return Trace(decode(file.read_bytes(), origin=str(file)))
+        table, checksums = decode(file.read_bytes(), origin=str(file)), folder / CHECKSUMS_FILE
+        return _with_digests(table, checksums) if checksums.is_file() else Trace(table)
     if journal.is_file():
         table = journal_table(journal)
         table.complete = False
         return Trace(table)
     raise RunError(f"{folder} holds neither {TRACE_FILE} nor {TRACE_JOURNAL}; record it again with taps on.")
+
+
+def _with_digests(table: SketchTable, path: Path) -> Trace:
+    digests = read_checksums(path)
+    if wrong := [name for name, digest in Trace(table).bits().items() if digests.get(name) != digest]:
+        raise RunError(f"{path} has another checksum of {wrong[0]} than the sketch beside it; restore the golden.")
+    return Trace(table, digests)
 
 
 def write_trace(folder: Path, table: SketchTable) -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,24 @@ def test_each_kind_of_start_has_its_hint(flow: Dataflow, sources: list[str], wan
     import re
 
     assert re.search(wanted, "\n".join(told(flow, spread(flow, sources, 0.3)).lines))
+
+
+def test_a_defect_is_located_by_bits_where_a_golden_keeps_no_sketch(flow: Dataflow) -> None:
+    source = f"{HEAD}/cond/block/01/audio/ff"
+    whole = spread(flow, [source], 0.25)
+    kept = {tap: diff for tap, diff in whole.taps.items() if "/block/" not in tap}
+    by_bits = {tap: diff.bit_equal for tap, diff in whole.taps.items() if tap not in kept}
+    golden = replace(whole, taps=kept, recorded=lambda tap: "/block/" not in tap, by_bits=by_bits)
+    found = told(flow, golden)
+    assert [root.tap for root in found.divergence.roots] == [source]
+    assert found.divergence.compared == len(flow.taps) and not found.bit_equal
+    assert "keeps no sketch" in found.lines[0] and "audio, feed-forward" in found.lines[0]
+    by_limits = told(flow, golden, bits_expected=False)  # drift can be judged by sketches alone
+    assert by_limits.divergence.compared == len(kept)
+    equal = replace(golden, taps=spread(flow, [], 0.0).taps, by_bits=dict.fromkeys(by_bits, True))
+    assert "equal in every bit" in told(flow, equal, bits_expected=False).lines[0]
+    harmless = replace(spread(flow, [], 0.0), by_bits={source: False})
+    assert "nothing departs beyond harmless noise" in told(flow, harmless, bits_expected=False).lines[0]
 
 
 def test_equal_runs_are_said_to_be_equal(flow: Dataflow) -> None:

@@ -10,6 +10,7 @@ from parity.diff.dataflow import Dataflow
 from parity.diff.oracle import Arbitration, arbitrate, tally
 from parity.diff.sketches import relative_l2
 from parity.diff.traces import TraceDiff, compare_traces, drift_grids
+from parity.trace.pattern import chosen
 from parity.trace.sketch import TapSketch, dtype_name, sketch
 from parity.trace.trace_file import SketchTable, Trace
 from runners.case import Case
@@ -33,20 +34,22 @@ def noisy(tensors: dict[str, Tensor], size: float, taps: Iterable[str] | None = 
     }
 
 
-def trace_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> Trace:
+def table_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> SketchTable:
     sketches = [sketch(tensor, buckets=16) for tensor in tensors.values()]
-    return Trace(
-        SketchTable(
-            buckets=16,
-            pattern=pattern,
-            complete=complete,
-            names=list(tensors),
-            shapes=[one.shape for one in sketches],
-            dtypes=[dtype_name(tensor.dtype) for tensor in tensors.values()],
-            floats=torch.stack([torch.cat((s.buckets, torch.tensor([s.l2, s.max_abs, s.mean]))) for s in sketches]),
-            integers=torch.tensor([[s.checksum, s.nan_count, s.inf_count] for s in sketches]),
-        )
+    return SketchTable(
+        buckets=16,
+        pattern=pattern,
+        complete=complete,
+        names=list(tensors),
+        shapes=[one.shape for one in sketches],
+        dtypes=[dtype_name(tensor.dtype) for tensor in tensors.values()],
+        floats=torch.stack([torch.cat((s.buckets, torch.tensor([s.l2, s.max_abs, s.mean]))) for s in sketches]),
+        integers=torch.tensor([[s.checksum, s.nan_count, s.inf_count] for s in sketches]),
     )
+
+
+def trace_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> Trace:
+    return Trace(table_of(tensors, pattern, complete))
 
 
 def codes(diff: TraceDiff) -> list[tuple[str, str]]:
@@ -105,6 +108,39 @@ def test_only_the_first_of_a_spreading_nan_is_named_on_either_side(flow: Dataflo
     assert codes(compare_traces(trace_of(broken), trace_of(tensors), flow)) == [(f"{code}_reference", CLEAN)]
     both = compare_traces(trace_of(broken), trace_of(broken), flow)
     assert {found for found, _ in codes(both)} == {f"{code}_candidate", f"{code}_reference"} and not both.bit_equal
+
+
+def golden_of(tensors: dict[str, Tensor], pattern: str = "init/* decode/*") -> Trace:
+    """What a golden keeps: sketches of few taps, the bits of all."""
+    few = table_of({tap: x for tap, x in tensors.items() if chosen(tap, pattern)}, pattern)
+    return Trace(few, trace_of(tensors).bits())
+
+
+def test_taps_that_a_golden_keeps_no_sketch_of_are_held_to_its_bits(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    golden = golden_of(tensors)
+    same = compare_traces(golden, trace_of(tensors), flow)
+    assert same.bit_equal and not same.findings and set(same.taps) == {tap for tap in flow.taps if tap in golden}
+    assert same.compared == len(flow.taps) and set(same.by_bits) == set(flow.taps) - set(golden)
+    assert compare_traces(trace_of(tensors), golden, flow).by_bits == same.by_bits  # whichever side is reduced
+    for other in (noisy(tensors, 1e-6, [CLEAN]), tensors | {CLEAN: tensors[CLEAN].double()}):
+        found = compare_traces(golden, trace_of(other), flow)
+        assert (found.bit_equal, found.bit_different, found.findings) == (False, 1, ())
+        assert [tap for tap, equal in found.by_bits.items() if not equal] == [CLEAN] and CLEAN not in found.errors
+
+
+def test_a_tap_whose_bits_are_missing_is_named_unless_a_pattern_left_it_out(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    fewer = {tap: x for tap, x in tensors.items() if tap != CLEAN}
+    golden = golden_of(tensors)
+    assert codes(compare_traces(golden, trace_of(fewer), flow)) == [("missing_tensor", CLEAN)]
+    assert codes(compare_traces(golden_of(fewer), trace_of(tensors), flow)) == [("extra_tensor", CLEAN)]
+    assert codes(compare_traces(golden_of(fewer), trace_of(fewer), flow)) == [("missing_tensor", CLEAN)]
+    partial = {tap: x for tap, x in tensors.items() if chosen(tap, "init/* text/*")}
+    found = compare_traces(golden, trace_of(partial, "init/* text/*"), flow)
+    assert found.bit_equal and {tap.partition("/")[0] for tap in found.by_bits} == {"text"}
+    offered = compare_traces(golden, trace_of(partial), flow, offered="init/* text/*")
+    assert offered.bit_equal and offered.by_bits == found.by_bits
 
 
 def test_another_shape_is_named(flow: Dataflow) -> None:

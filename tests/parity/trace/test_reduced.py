@@ -17,6 +17,7 @@ from parity.trace.bundle import KEY_FRAME_FILES, REDUCED_FILE, Outputs
 from parity.trace.pattern import chosen
 from parity.trace.reduced import (
     ReducedOutputs,
+    box_px,
     kept_taps,
     key_frame_places,
     read_reduced,
@@ -59,6 +60,16 @@ def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge
     frames[0, 0, 0, 0] = 35  # 63 * 3 + 35 = 224, over 64 is 3.5, halves go up
     frames[0, 8:, :4, 2] = 200  # half of a box of 4 x 8
     assert reduce_outputs(replace(outputs, video_frames=frames)).small_frames.tolist() == [[[[4, 0, 0]], [[0, 0, 100]]]]
+
+
+@pytest.mark.parametrize(("height_px", "width_px", "box"), [(64, 96, 8), (384, 192, 8), (256, 385, 16), (512, 768, 16)])
+def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48(
+    outputs: Outputs, height_px: int, width_px: int, box: int
+) -> None:
+    assert box_px(height_px, width_px) == box
+    frames = torch.full((1, height_px, width_px, 3), 7, dtype=torch.uint8)
+    reduced = reduce_outputs(replace(outputs, video_frames=frames))
+    assert reduced.small_frames.shape == (1, -(-height_px // box), -(-width_px // box), 3)
 
 
 def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outputs: Outputs) -> None:
@@ -159,16 +170,19 @@ def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: Outp
         ("text/pos/hidden", True),
         ("denoise/007/latent/video", True),
         ("denoise/007/uncond/x0/audio", True),
-        ("denoise/007/cond/block/03/video/out", True),
-        ("denoise/007/cond/block/03/video/ff", False),
-        ("denoise/000/cond/block/03/video/ff", True),
-        ("denoise/015/cond/block/03/video/ff", True),
-        ("denoise/029/cond/block/03/video/ff", True),
+        ("denoise/007/cond/block/08/video/out", False),
+        ("denoise/000/cond/block/03/video/out", False),
+        ("denoise/000/cond/block/00/video/ff", True),
+        ("denoise/015/uncond/block/40/audio/out", True),
+        ("denoise/029/isolated/block/47/video/ff", True),
+        ("denoise/029/isolated/block/48/video/ff", False),
         ("decode/waveform", True),
     ],
 )
-def test_a_reduced_trace_keeps_block_outputs_at_every_step_and_everything_at_three(tap: str, kept: bool) -> None:
-    assert chosen(tap, kept_taps(30)) is kept
+def test_sketches_of_all_taps_outside_blocks_are_kept_and_of_every_eighth_block_at_three_steps(
+    tap: str, kept: bool
+) -> None:
+    assert chosen(tap, kept_taps(30, 47)) is kept
 
 
 def test_places_of_short_clips_and_runs() -> None:
@@ -176,7 +190,7 @@ def test_places_of_short_clips_and_runs() -> None:
 
 
 def table(pattern: str | None = "*", complete: bool = True) -> SketchTable:
-    names = [f"denoise/{step:03d}/cond/block/00/video/{part}" for step in range(4) for part in ("ff", "out")]
+    names = [f"denoise/{step:03d}/cond/block/{block:02d}/video/ff" for step in range(4) for block in (7, 8)]
     return SketchTable(
         buckets=16,
         pattern=pattern,
@@ -189,18 +203,19 @@ def table(pattern: str | None = "*", complete: bool = True) -> SketchTable:
     )
 
 
-def test_a_trace_is_reduced_to_rows_that_stay_as_they_are(tmp_path: Path) -> None:
+def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     for folder in (source, target):
         folder.mkdir()
     write_trace(source, table())
     write_reduced_trace(source, target, steps=4)
     whole, reduced = read_trace(source), read_trace(target)
-    assert list(reduced) == [name for name in whole if name != "denoise/001/cond/block/00/video/ff"]
+    assert list(reduced) == [f"denoise/{step:03d}/cond/block/08/video/ff" for step in (0, 2, 3)]
+    assert dict(reduced.bits()) == dict(whole.bits()) and len(reduced.bits()) == 8
     for name in reduced:
         assert (reduced[name].checksum, reduced[name].shape) == (whole[name].checksum, whole[name].shape)
         assert torch.equal(reduced[name].buckets, whole[name].buckets)
-    assert reduced.pattern == kept_taps(4)
+    assert reduced.pattern == kept_taps(4, 8)
 
 
 @pytest.mark.parametrize("bad", [table(pattern="decode/*"), table(complete=False)])

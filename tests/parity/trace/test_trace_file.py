@@ -9,6 +9,7 @@ import torch
 
 from parity.trace.journal import JournalWriter
 from parity.trace.sketch import sketch
+from parity.trace.tap_checksums import write_checksums
 from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, SketchTable, decode, encode, read_trace, write_trace
 from runners.errors import RunError
 
@@ -188,6 +189,19 @@ def test_a_journal_whose_tables_do_not_form_one_trace_is_refused(tables: list[Sk
     journal(tmp_path, tables)
     with pytest.raises(RunError, match=TRACE_JOURNAL):
         read_trace(tmp_path)
+
+
+def test_checksums_beside_a_trace_know_more_taps_and_must_agree_with_its_sketches(tmp_path: Path) -> None:
+    write_trace(tmp_path, small_table(["init/video", "decode/mel"]))
+    bits = dict(read_trace(tmp_path).bits())
+    assert list(bits) == ["init/video", "decode/mel"] and read_trace(tmp_path).digests is None
+    write_checksums(tmp_path, {**bits, "init/audio": 5})
+    found = read_trace(tmp_path)
+    assert dict(found.bits()) == {**bits, "init/audio": 5} and "init/audio" not in found
+    for wrong in ({**bits, "decode/mel": 5}, {"init/video": bits["init/video"]}):
+        write_checksums(tmp_path, wrong)
+        with pytest.raises(RunError, match="another checksum of decode/mel"):
+            read_trace(tmp_path)
 
 
 def test_a_folder_without_a_trace_is_refused(tmp_path: Path) -> None:
