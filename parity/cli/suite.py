@@ -261,7 +261,7 @@ def _already_there(
     """Whether a finished run of this request, from this code and environment, is there already."""
     from parity.trace.bundle import TRACE_FILE, read_run, sha256_of
     from parity.trace.child import environment_in
-    from parity.trace.environment import fingerprint
+    from parity.trace.environment import fingerprint_of_runs
     from runners.case import case_document
     from runners.errors import RunError
 
@@ -270,12 +270,16 @@ def _already_there(
     except RunError:
         return False
     elsewhere = None if checkout is None else checkout.python
+    if elsewhere is None:
+        expected = fingerprint_of_runs(device, case.reference)
+    else:
+        expected = environment_in(elsewhere, device, case.reference)
     return (
         run.record.case == case_document(case)
         and run.record.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
         and run.record.weights_hash == weights.hash
         and run.has(TRACE_FILE) == (taps is not None)
-        and run.record.environment == (fingerprint(device) if elsewhere is None else environment_in(elsewhere, device))
+        and run.record.environment == expected
     )
 
 

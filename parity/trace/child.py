@@ -115,17 +115,17 @@ def execute(child: Child, case: Case, options: RunOptions, folder: Path, progres
         shutil.rmtree(place, ignore_errors=True)
 
 
-def environment_in(python: Path, device: torch.device) -> dict[str, Any]:
-    """The fingerprint that a child of this interpreter would record, with as many threads as here.
+def environment_in(python: Path, device: torch.device, release: str) -> dict[str, Any]:
+    """The fingerprint that a child of this interpreter would record of a release, with as many threads as here.
 
     Raises: RunnerError if it cannot be asked.
     """
     code = (
         "import json, sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(int(sys.argv[2])); "
-        "from parity.trace.environment import fingerprint; from runners.repeatable import use_repeatable_kernels; "
-        "device = torch.device(sys.argv[3]); use_repeatable_kernels(device); print(json.dumps(fingerprint(device)))"
+        "from parity.trace.environment import fingerprint_of_runs; "
+        "print(json.dumps(fingerprint_of_runs(torch.device(sys.argv[3]), sys.argv[4])))"
     )
-    arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device)]
+    arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device), release]
     try:
         asked = subprocess.run(
             [str(python.absolute()), "-c", code, *arguments],

@@ -71,14 +71,13 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from runners.case import case_of
     from runners.catalogue import open_runner
     from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
-    from runners.repeatable import use_repeatable_kernels
+    from runners.repeatable import repeatable_kernels
 
     if request["protocol"] != PROTOCOL:
         raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
-    use_repeatable_kernels(device)
     root = request["official_root"]
     runner = open_runner(
         request["runner"],
@@ -94,7 +93,8 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
         None if root is None else Path(root),
     )
     case = case_of(request["case"], request["case_folder"])
-    with runner, _recorded(folder, request["taps"], request["keep"]):
+    repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
+    with repeatable, runner, _recorded(folder, request["taps"], request["keep"]):
         start_s = time.perf_counter()
         outcome: Outcome = runner.run(case, say)
         if device.type == "cuda":

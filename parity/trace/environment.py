@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import runners
+from runners.repeatable import repeatable_kernels
 
 PACKAGES = (
     "torch",
@@ -88,6 +89,12 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
             "driver": _driver(),
         }
     return found
+
+
+def fingerprint_of_runs(device: torch.device, release: str) -> dict[str, Any]:
+    """What a run of this release would record as its environment here."""
+    with repeatable_kernels(device, release):
+        return fingerprint(device)
 
 
 def changed_flags() -> dict[str, Any]:

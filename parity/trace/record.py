@@ -17,7 +17,7 @@ from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
-from runners.repeatable import use_repeatable_kernels
+from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
@@ -66,7 +66,8 @@ def record_run(
     """
 
     def execute(folder: Path) -> Executed:
-        with runner, recorded(folder) if recorded else nullcontext():
+        repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
+        with repeatable, runner, recorded(folder) if recorded else nullcontext():
             start_s = time.perf_counter()
             outcome = runner.run(case, progress)
             if options.device.type == "cuda":
@@ -129,10 +130,7 @@ def _keep_trace(folder: Path, out: Path) -> None:
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name on the command line; from now on it computes with kernels that repeat themselves.
-
-    Raises: RunnerError if there is none of that name here.
-    """
+    """A device by its name on the command line. Raises: RunnerError if there is none of that name here."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -144,5 +142,4 @@ def device_named(name: str) -> torch.device:
         )
     if device.type not in ("cpu", "cuda"):
         raise RunnerError(f"Device {name!r} is not supported; take cpu, cuda or cuda:N.")
-    use_repeatable_kernels(device)
     return device

@@ -28,6 +28,7 @@ from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
 from runners.errors import ConfigError, RunError
 from runners.protocol import RunOptions
+from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
@@ -164,7 +165,8 @@ def _traced(
                     inject(tap, tensor)
                 recorder(tap, tensor)
 
-            with open_runner(runner, weights, options) as engine, listening(heard):
+            engine = open_runner(runner, weights, options)
+            with repeatable_kernels(options.device, case.reference, options.behaviours), engine, listening(heard):
                 engine.run(case, progress)
         return read_trace(folder)
 

@@ -9,6 +9,7 @@ from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
 from runners.protocol import RunOptions
+from runners.repeatable import repeatable_kernels
 from runners.weights import Weights
 
 CPU: Final = torch.device("cpu")
@@ -24,7 +25,7 @@ def execute(
 ) -> Outputs:
     """What a run of `official` or `native` puts out. Raises: ParityError of the kind that fits what is wrong."""
     options = RunOptions(device=device, dtype=dtype)
-    with open_runner(runner, weights, options) as engine:
+    with repeatable_kernels(device, case.reference), open_runner(runner, weights, options) as engine:
         outcome = engine.run(case, progress or Quiet())
     if device.type == "cuda":
         torch.cuda.empty_cache()

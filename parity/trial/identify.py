@@ -16,7 +16,7 @@ from torch import Tensor
 from parity.diff.dataflow import Dataflow
 from parity.diff.tap_place import is_tap, place_of
 from parity.trace.bundle import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, check_safetensors_header, sha256_of
-from parity.trace.environment import differences, fingerprint
+from parity.trace.environment import differences, fingerprint_of_runs
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
 from parity.trial.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
@@ -273,7 +273,7 @@ def identify(
         whole=len(fed),
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
-        environment=tuple(differences(record.environment, fingerprint(device))),
+        environment=tuple(differences(record.environment, fingerprint_of_runs(device, case.reference))),
         computed=replay.computed,
     )
 

@@ -24,6 +24,7 @@ from runners.native import NativeRunner, details_of
 from runners.official import OfficialRunner
 from runners.official_lockstep import watching
 from runners.protocol import RunOptions
+from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
@@ -122,8 +123,11 @@ def isolate(
         oracle=oracle,
         copies=copies,
     )
-    with OfficialRunner(weights, options) as official, watching(lockstep), listening(lockstep.hear):
+    official = OfficialRunner(weights, options)
+    repeatable = repeatable_kernels(options.device, case.reference)
+    with repeatable, official, watching(lockstep), listening(lockstep.hear):
         official.run(case, progress or Quiet())
+        environment = fingerprint(options.device)
     return Isolation(
         rows=tuple(lockstep.sheet.rows),
         inherited=dict(inherited or {}),
@@ -136,7 +140,7 @@ def isolate(
             "dtype": dtype_name(options.dtype),
             "details": details_of(NativeRunner(weights, options).pipeline_config(case)),
             "weights_hash": weights.hash,
-            "environment": fingerprint(options.device),
+            "environment": environment,
             "stages": list(chosen),
             "steps": sorted(steps if steps is not None else range(case.request.num_inference_steps)),
             "whole": blocks is None,

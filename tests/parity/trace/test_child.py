@@ -384,4 +384,4 @@ def test_an_interpreter_that_does_not_say_what_it_is_is_refused_by_name(said: st
         python.write_text(f"#!/bin/sh\n{said}\n")
         python.chmod(0o755)
     with pytest.raises(RunnerError, match="python does not say what it is"):
-        environment_in(python, torch.device("cpu"))
+        environment_in(python, torch.device("cpu"), "1.0.0")
