@@ -144,7 +144,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     record = reference.record
     if reference.reduced:
         old = read_reduced(reference.folder, record.frame_rate, record.sample_rate_hz)
-        found = compare_reduced(old, reduce_outputs(outputs))
+        found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
     return judge(

@@ -172,7 +172,7 @@ def _limits(
             recorded.get(case.id),
             compiled,
             device=device,
-            reduced=_golden_is_reduced(case),
+            box_px=_box_of_golden(case),
             sitting=sittings[case.id],
         )
         for case in cases
@@ -191,9 +191,12 @@ def _limits(
     return {"counts": counts, "changes": changes}
 
 
-def _golden_is_reduced(case: "Case") -> bool:
-    """Whether candidates of a case will be judged by reduced outputs, since its golden holds no others."""
+def _box_of_golden(case: "Case") -> int | None:
+    """Boxes of the small frames that candidates of a case will be judged by; None where its golden is not reduced."""
+    from parity.diff.runs import reduced_of
     from parity.trace.golden import GOLDEN_FILE, golden_of
 
-    here = Path(case.folder) / GOLDEN_FILE
-    return here.is_file() and golden_of(case.id).reduced
+    if not (Path(case.folder) / GOLDEN_FILE).is_file():
+        return None
+    golden = golden_of(case.id)
+    return reduced_of(golden).box_px if golden.reduced else None

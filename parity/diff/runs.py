@@ -72,7 +72,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
     require_comparable(reference, candidate)
     reduced = reference.reduced or candidate.reduced
     if reduced:
-        outputs = compare_reduced(reduced_of(reference), reduced_of(candidate))
+        outputs = compare_reduced(*reduced_alike(reference, candidate))
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
@@ -118,11 +118,20 @@ def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
     return compare_traces(old, new, flow, offered=candidate.offers), flow
 
 
-def reduced_of(run: Run) -> ReducedOutputs:
-    """The outputs of a run, reduced if they are not yet."""
+def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
+    """The outputs of a run, reduced over boxes of that size if they are not yet."""
     if run.reduced:
         return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
-    return reduce_outputs(run.outputs())
+    return reduce_outputs(run.outputs(), box_px)
+
+
+def reduced_alike(reference: Run, candidate: Run) -> tuple[ReducedOutputs, ReducedOutputs]:
+    """The outputs of two runs, reduced as one of them already is."""
+    if reference.reduced:
+        old = reduced_of(reference)
+        return old, reduced_of(candidate, old.box_px)
+    new = reduced_of(candidate)
+    return reduced_of(reference, new.box_px), new
 
 
 def _side(run: Run) -> Side:

@@ -124,9 +124,9 @@ def _by_bits(
     reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None, sketched: Callable[[str], bool]
 ) -> tuple[dict[str, bool], list[Finding]]:
     """Taps that a golden kept no sketch of: whether bits are equal, and a finding for each that is missing."""
-    if reference.digests is None and candidate.digests is None:
+    if reference.checksums is None and candidate.checksums is None:
         return {}, []
-    patterns = [offered, *(trace.pattern for trace in (reference, candidate) if trace.digests is None)]
+    patterns = (reference.pattern_of_bits, candidate.pattern_of_bits, offered)
     old, new = reference.bits(), candidate.bits()
     same: dict[str, bool] = {}
     missed = []

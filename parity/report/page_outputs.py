@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parity.diff.runs import reduced_alike
 from parity.trace.bundle import Run
-from parity.trace.reduced import ReducedOutputs, box_px, key_frame_places, read_reduced, reduce_outputs
+from parity.trace.reduced import ReducedOutputs, key_frame_places
 
 Frames = list[NDArray[np.uint8]]
 
@@ -32,12 +33,11 @@ def shown_outputs(reference: Run, candidate: Run) -> tuple[Shown, Shown, tuple[s
     """
     if not (reference.reduced or candidate.reduced):
         return _whole(reference), _whole(candidate), ()
-    old, new = _reduced(reference), _reduced(candidate)
+    old, new = reduced_alike(reference, candidate)
     places = ", ".join(map(str, key_frame_places(old.frame_shape[0])))
-    box = box_px(*old.frame_shape[1:3])
     note = (
         f"The golden is reduced: frames {places} are whole; the others, and the numbers below, are of copies averaged "
-        f"over boxes of {box} x {box} pixels."
+        f"over boxes of {old.box_px} x {old.box_px} pixels."
     )
     return _small(old), _small(new), (note,)
 
@@ -50,12 +50,6 @@ def _whole(run: Run) -> Shown:
         frame_rate_hz=outputs.frame_rate,
         sample_rate_hz=outputs.sample_rate,
     )
-
-
-def _reduced(run: Run) -> ReducedOutputs:
-    if run.reduced:
-        return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
-    return reduce_outputs(run.outputs())
 
 
 def _small(reduced: ReducedOutputs) -> Shown:

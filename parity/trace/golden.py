@@ -22,7 +22,17 @@ from typing import Any
 import msgspec
 
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
-from parity.trace.bundle import DATA_FILES, OUTPUTS_FILE, RUN_FILE, TRACE_FILE, Run, read_run, sha256_of
+from parity.trace.bundle import (
+    DATA_FILES,
+    KEY_FRAME_FILES,
+    OUTPUTS_FILE,
+    REDUCED_FILE,
+    RUN_FILE,
+    TRACE_FILE,
+    Run,
+    read_run,
+    sha256_of,
+)
 from parity.trace.places import project_root
 from parity.trace.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.trace.store import Store, Stored, open_store
@@ -193,7 +203,7 @@ def bless(
     """Make an official run the ground truth of its case: the only way a golden changes.
 
     Args:
-        run: of the official runner.
+        run: of the official runner; the golden itself, if it is reduced, to keep no more of it than is kept today.
         reason: why it is the ground truth now.
         store: where a reduced run goes whole; None opens the one of `PARITY_STORE`.
         reference: release to move the case to, which the run must be of; the golden until then is kept as previous.
@@ -213,7 +223,7 @@ def bless(
             _checked(folder, run.case_id)  # what is kept must be whole
     new = Path(tempfile.mkdtemp(dir=folder, prefix=f".{RUN_FOLDER}."))
     try:
-        whole = _kept(run, new, store, reduced)
+        whole = _thinned(run, new, older) if run.reduced else _kept(run, new, store, reduced)
         document = msgspec.to_builtins(run.record)
         document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         write_json_atomic(new / RUN_FILE, document)
@@ -224,7 +234,7 @@ def bless(
             reason=reason.strip(),
             blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             run_sha256=sha256_of(new / RUN_FILE),
-            source_sha256=sha256_of(run.folder / RUN_FILE),
+            source_sha256=older[-1].source_sha256 if run.reduced else sha256_of(run.folder / RUN_FILE),
             whole=whole,
             moved_from=before.reference if moved and older else "",
         )
@@ -340,6 +350,20 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
     return {name: store.put(run.folder / name) for name in (RUN_FILE, *run.record.files)}
+
+
+def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str, Stored]:
+    """Put into `folder` what would be kept of a golden today; says what lies in the store, which is as it was."""
+    if not history or sha256_of(run.folder / RUN_FILE) != history[-1].run_sha256:
+        raise RunError(
+            f"{run.folder} holds reduced outputs and is not the golden of {run.case_id!r}; bless the whole run, or the "
+            "golden itself to keep less of it."
+        )
+    for name in (REDUCED_FILE, *KEY_FRAME_FILES):
+        shutil.copyfile(run.folder / name, folder / name)
+    if run.has(TRACE_FILE):
+        write_reduced_trace(run.folder, folder, len(run.record.step_s))
+    return history[-1].whole
 
 
 def _record(path: Path) -> GoldenRecord:

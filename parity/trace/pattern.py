@@ -19,6 +19,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("|".join(translate(one) for one in pattern.split()) or r"(?!)")
 
 
+def includes(wider: str | None, narrower: str) -> bool:
+    """Whether one pattern surely chooses everything that another does: each part of that, read as a name, is chosen.
+
+    Parts may hold `*` and no other wildcard: it then stands where the wider one has `*`, too.
+    """
+    return all(chosen(part, wider) for part in narrower.split())
+
+
 def require_choice(taps: Iterable[str], pattern: str) -> None:
     """Raise CaseError for a pattern that chooses none of a case's taps: nothing would be recorded, and so compared."""
     if not any(chosen(tap, pattern) for tap in taps):

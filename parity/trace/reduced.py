@@ -6,11 +6,12 @@ Whole stay the waveform, both final latents and three key frames (first, middle,
 frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or
 of twice that and so on until no side is longer than 48. Of the trace stay the checksum of every tap, which decides bit
 equality, and for drift the sketches of all taps outside the blocks and, at three steps, of those in every eighth block
-and the last. A candidate is reduced by the same function before it is compared, so both sides always hold the same.
+and the last. A candidate is reduced as the golden was before it is compared, so both sides always hold the same.
 """
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,9 +33,9 @@ from parity.trace.bundle import (
     Outputs,
     check_safetensors_header,
 )
-from parity.trace.pattern import chosen
-from parity.trace.tap_checksums import write_checksums
-from parity.trace.trace_file import SketchTable, Trace, decode, write_trace
+from parity.trace.pattern import chosen, includes
+from parity.trace.tap_checksums import TapChecksums, write_checksums
+from parity.trace.trace_file import SketchTable, decode, read_trace, write_trace
 from runners.errors import RunError
 
 SMALLEST_BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
@@ -57,6 +58,7 @@ class ReducedOutputs:
     """Outputs after reduction. `frame_shape` is that of all frames before it, (F, H, W, 3)."""
 
     frame_shape: tuple[int, ...]
+    box_px: int  # side of the boxes that small frames are means of
     frame_sha256: Tensor  # uint8 (F, 32), of each frame's bytes
     key_frames: Tensor  # uint8 (K, H, W, 3)
     small_frames: Tensor  # uint8 (F, h, w, 3)
@@ -72,11 +74,12 @@ def key_frame_places(frames: int) -> tuple[int, int, int]:
     return 0, frames // 2, frames - 1
 
 
-def reduce_outputs(outputs: Outputs) -> ReducedOutputs:
+def reduce_outputs(outputs: Outputs, box_px: int | None = None) -> ReducedOutputs:
     """Reduce the outputs of a run, on the CPU.
 
     Args:
         outputs: with at least one frame, uint8 (F, H, W, 3).
+        box_px: side of the boxes that a golden's small frames are means of; None for what a new golden would have.
     Raises: RunError for frames of another form.
     """
     frames = outputs.video_frames.cpu()
@@ -84,11 +87,13 @@ def reduce_outputs(outputs: Outputs) -> ReducedOutputs:
         raise RunError(
             f"Frames of shape {tuple(frames.shape)} and {frames.dtype} cannot be reduced; wanted uint8 (F, H, W, 3)."
         )
+    box_px = box_px or default_box_px(*frames.shape[1:3])
     return ReducedOutputs(
         frame_shape=tuple(frames.shape),
+        box_px=box_px,
         frame_sha256=torch.stack([_digest(frame) for frame in frames]),
         key_frames=frames[list(key_frame_places(len(frames)))],
-        small_frames=torch.stack([_small(frame) for frame in frames]),
+        small_frames=torch.stack([_small(frame, box_px) for frame in frames]),
         audio_waveform=outputs.audio_waveform,
         video_latent=outputs.video_latent,
         audio_latent=outputs.audio_latent,
@@ -97,8 +102,8 @@ def reduce_outputs(outputs: Outputs) -> ReducedOutputs:
     )
 
 
-def box_px(height_px: int, width_px: int) -> int:
-    """Side of the boxes that frames of this size are averaged over."""
+def default_box_px(height_px: int, width_px: int) -> int:
+    """Side of the boxes that frames of this size are averaged over in a new golden."""
     box = SMALLEST_BOX_PX
     while max(height_px, width_px) > LONGEST_SIDE_PX * box:
         box *= 2
@@ -110,10 +115,10 @@ def _digest(frame: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
 
 
-def _small(frame: Tensor) -> Tensor:
+def _small(frame: Tensor, box_px: int) -> Tensor:
     """Mean of each box; sums of bytes are exact in float32, so only the division rounds. Boxes at an edge are cut."""
     planes = rearrange(frame.float(), "h w c -> 1 c h w")
-    means = F.avg_pool2d(planes, box_px(*frame.shape[:2]), ceil_mode=True, count_include_pad=False)
+    means = F.avg_pool2d(planes, box_px, ceil_mode=True, count_include_pad=False)
     return rearrange((means + 0.5).floor().to(torch.uint8), "1 c h w -> h w c")
 
 
@@ -138,11 +143,14 @@ def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOu
     tensors = _read_tensors(folder / REDUCED_FILE)
     frames, *small = tensors["small_frames"].shape
     key_frames = torch.stack([_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES])
+    box_px = _box_of(key_frames.shape[1:3], tuple(small))
+    assert box_px is not None  # or no key frame would have been read
     for place, frame, name in zip(key_frame_places(frames), key_frames, KEY_FRAME_FILES, strict=True):
         if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
             raise RunError(f"{folder / name} is not frame {place} of its run: the hash is another. Restore the golden.")
     return ReducedOutputs(
         frame_shape=(frames, *key_frames.shape[1:]),
+        box_px=box_px,
         frame_sha256=tensors["frame_sha256"],
         key_frames=key_frames,
         small_frames=tensors["small_frames"],
@@ -181,14 +189,23 @@ def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             width, height = image.size
-            box = box_px(height, width)
-            fits = (-(-height // box), -(-width // box), 3) == small
-            if image.mode != "RGB" or not fits or width * height > MAX_FRAME_PIXELS:
+            if image.mode != "RGB" or _box_of((height, width), small) is None or width * height > MAX_FRAME_PIXELS:
                 raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
             pixels = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RunError(f"{path} cannot be read ({error}); restore the golden.") from error
     return torch.from_numpy(pixels)
+
+
+def _box_of(size_px: Sequence[int], small: tuple[int, ...]) -> int | None:
+    """Side of the boxes that make frames of this size so small: 8 or twice that and so on; None if none does."""
+    height_px, width_px = size_px
+    box_px = SMALLEST_BOX_PX
+    while (-(-height_px // box_px), -(-width_px // box_px), 3) != small:
+        if box_px > max(height_px, width_px):
+            return None
+        box_px *= 2
+    return box_px
 
 
 def kept_taps(steps: int, last_block: int) -> str:
@@ -204,17 +221,17 @@ def kept_taps(steps: int, last_block: int) -> str:
 
 
 def write_reduced_trace(source: Path, folder: Path, steps: int) -> None:
-    """Write into `folder` what a golden keeps of the trace of the run in `source`.
+    """Write into `folder` what a golden keeps of the trace of the run in `source`, which may be a golden already.
 
-    Raises: RunError if that trace is not of all taps, or not whole.
+    Raises: RunError if that trace lacks taps that a golden keeps, or is not whole.
     """
-    path = source / TRACE_FILE
-    table = decode(path.read_bytes(), origin=str(path))
-    if table.pattern not in (None, "*") or not table.complete:
+    trace, path = read_trace(source), source / TRACE_FILE
+    last_block = max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
+    kept = kept_taps(steps, last_block)
+    if not (includes(trace.pattern, kept) and trace.complete):
         raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
-    last_block = max((int(found[1]) for name in table.names if (found := _BLOCK.search(name))), default=0)
-    write_checksums(folder, Trace(table).bits())
-    write_trace(folder, _subset(table, kept_taps(steps, last_block)))
+    write_checksums(folder, TapChecksums(digests=trace.bits(), pattern=trace.pattern_of_bits))
+    write_trace(folder, _subset(decode(path.read_bytes(), origin=str(path)), kept))
 
 
 def _subset(table: SketchTable, pattern: str) -> SketchTable:

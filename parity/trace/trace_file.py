@@ -32,7 +32,7 @@ from parity.trace.sketch import (
     from_row,
     require_buckets,
 )
-from parity.trace.tap_checksums import CHECKSUMS_FILE, read_checksums, tap_digest
+from parity.trace.tap_checksums import CHECKSUMS_FILE, TapChecksums, read_checksums, tap_digest
 from runners.errors import ConfigError, RunError
 
 TRACE_FILE: Final = "trace.safetensors"
@@ -66,13 +66,13 @@ class Trace(Mapping[str, TapSketch]):
     """All taps of a run, by name, in the order recorded.
 
     `complete` is False for a run that did not come to its end; what it holds is good. `pattern` chose the taps; None
-    means all of them. `digests` are of the taps of a golden, also of those whose sketches it did not keep; None for a
+    means all of them. `checksums` are of the taps of a golden, also of those whose sketches it did not keep; None for a
     trace that has every sketch it ever had.
     """
 
-    def __init__(self, table: SketchTable, digests: Mapping[str, int] | None = None) -> None:
+    def __init__(self, table: SketchTable, checksums: TapChecksums | None = None) -> None:
         self._table = table
-        self.digests = digests
+        self.checksums = checksums
         self._rows = {name: row for row, name in enumerate(table.names)}
         self.complete = table.complete
         self.buckets = table.buckets
@@ -84,11 +84,16 @@ class Trace(Mapping[str, TapSketch]):
 
     def bits(self) -> Mapping[str, int]:
         """What stands for the bits of each tap, also of those whose sketches are not here."""
-        if self.digests is not None:
-            return self.digests
+        if self.checksums is not None:
+            return self.checksums.digests
         table = self._table
         rows = zip(table.names, table.dtypes, table.shapes, table.integers[:, 0].tolist(), strict=True)
         return {name: tap_digest(dtype, shape, checksum) for name, dtype, shape, checksum in rows}
+
+    @property
+    def pattern_of_bits(self) -> str | None:
+        """The pattern that chose the taps of `bits`; None means all of them."""
+        return self.pattern if self.checksums is None else self.checksums.pattern
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows  # Mapping's own would build the sketch to see whether it is there
@@ -108,7 +113,7 @@ def read_trace(folder: Path) -> Trace:
     file, journal = folder / TRACE_FILE, folder / TRACE_JOURNAL
     if file.is_file():
         table, checksums = decode(file.read_bytes(), origin=str(file)), folder / CHECKSUMS_FILE
-        return _with_digests(table, checksums) if checksums.is_file() else Trace(table)
+        return _with_checksums(table, checksums) if checksums.is_file() else Trace(table)
     if journal.is_file():
         table = journal_table(journal)
         table.complete = False
@@ -116,11 +121,11 @@ def read_trace(folder: Path) -> Trace:
     raise RunError(f"{folder} holds neither {TRACE_FILE} nor {TRACE_JOURNAL}; record it again with taps on.")
 
 
-def _with_digests(table: SketchTable, path: Path) -> Trace:
-    digests = read_checksums(path)
-    if wrong := [name for name, digest in Trace(table).bits().items() if digests.get(name) != digest]:
+def _with_checksums(table: SketchTable, path: Path) -> Trace:
+    checksums = read_checksums(path)
+    if wrong := [name for name, digest in Trace(table).bits().items() if checksums.digests.get(name) != digest]:
         raise RunError(f"{path} has another checksum of {wrong[0]} than the sketch beside it; restore the golden.")
-    return Trace(table, digests)
+    return Trace(table, checksums)
 
 
 def write_trace(folder: Path, table: SketchTable) -> None:

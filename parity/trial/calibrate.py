@@ -134,7 +134,7 @@ def measure(
     compiled: bool = False,
     *,
     device: torch.device = CPU,
-    reduced: bool = False,
+    box_px: int | None = None,
     sitting: Sitting | None = None,
 ) -> Populations:
     """Run both populations of a case.
@@ -149,13 +149,15 @@ def measure(
         compiled: add a run with compiled branches to the harmless ones.
         device: where everything runs. A GPU does not hold a large model twice: defects are not tried part by part
             there, and parts only in the first two steps.
-        reduced: reduce outputs before they are compared, as candidates' will be if the case's golden is reduced.
+        box_px: reduce outputs over boxes of this size before they are compared, as candidates' will be if the case's
+            golden is reduced.
         sitting: which members are measured, and for how long; None takes all of them.
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
         sitting's time is over.
     """
     runner = "official" if recorded is None else "native"
-    reduced = reduced or (recorded is not None and recorded.reduced)
+    if recorded is not None and recorded.reduced:
+        box_px = reduced_of(recorded).box_px
     sitting = sitting or Sitting()
     harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
     known = defects_of(case)
@@ -183,7 +185,7 @@ def measure(
         harmless,
         say,
         official=recorded is None,
-        reduced=reduced,
+        box_px=box_px,
         device=device,
         sitting=sitting,
     )
@@ -191,7 +193,7 @@ def measure(
     def spoiled(defect: Defect) -> Member:
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            drifted = drift(weights, case, reference, reduced=reduced, device=device)
+            drifted = drift(weights, case, reference, box_px=box_px, device=device)
         rows: tuple[Added, ...] = ()
         if defect.alone and recorded is None and device.type == "cpu":
             with present(defect, must_reach=False):
@@ -220,7 +222,8 @@ def measure(
 def _same_outputs(recorded: Run, reference: Recorded) -> bool:
     """Whether native, which stands for the official code, left the recorded outputs bit for bit."""
     if recorded.reduced:
-        plain = compare_reduced(reduced_of(recorded), reduce_outputs(reference.outputs))
+        old = reduced_of(recorded)
+        plain = compare_reduced(old, reduce_outputs(reference.outputs, old.box_px))
     else:
         plain = compare_outputs(recorded.outputs(), reference.outputs)
     return all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name)
@@ -234,7 +237,7 @@ def measure_floor(
     say: Say,
     *,
     official: bool = True,
-    reduced: bool = False,
+    box_px: int | None = None,
     device: torch.device = CPU,
     sitting: Sitting | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -248,7 +251,7 @@ def measure_floor(
         say: told what is run.
         official: whether official code of the case's release can run here: variations of it are, and parts are tried
             alone beside it.
-        reduced: reduce outputs before they are compared.
+        box_px: reduce outputs over boxes of this size before they are compared.
         device: where everything runs.
         sitting: which of them are measured; None takes all.
     Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
@@ -259,13 +262,13 @@ def measure_floor(
         say(f"{case.id}: harmless, {variation.description}")
         runner = "official" if official and not variation.native_only else "native"
         with variation.apply():
-            drifted = drift(weights, case, reference, variation.dtype, runner, reduced=reduced, device=device)
+            drifted = drift(weights, case, reference, variation.dtype, runner, box_px=box_px, device=device)
         return Member(metrics=dict(_harmless(variation.id, case, drifted, ())))
 
     def rewritten_by(rewrite: Rewrite) -> Member:
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
-            drifted = drift(weights, case, reference, reduced=reduced, device=device)
+            drifted = drift(weights, case, reference, box_px=box_px, device=device)
         rows: tuple[Added, ...] = ()
         if official:
             with rewritten(rewrite):

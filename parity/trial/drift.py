@@ -77,29 +77,29 @@ def drift(
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
     *,
-    reduced: bool = False,
+    box_px: int | None = None,
     device: torch.device = CPU,
 ) -> Drifted:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype, device), reduced=reduced)
+    return compare(reference, record(weights, case, runner, dtype, device), box_px=box_px)
 
 
-def compare(reference: Recorded, candidate: Recorded, *, reduced: bool = False) -> Drifted:
-    """Compare two runs, outputs `reduced` first if so asked; the candidate's latents get the reference's dtype."""
+def compare(reference: Recorded, candidate: Recorded, *, box_px: int | None = None) -> Drifted:
+    """Compare two runs, outputs reduced first if boxes are named; the candidate's latents get the reference's dtype."""
     return Drifted(
-        outputs=compare_in_dtype(reference.outputs, candidate.outputs, reduced=reduced),
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs, box_px=box_px),
         taps=compare_traces(reference.trace, candidate.trace, reference.flow),
         flow=reference.flow,
     )
 
 
-def compare_in_dtype(reference: Outputs, candidate: Outputs, *, reduced: bool = False) -> OutputsDiff:
+def compare_in_dtype(reference: Outputs, candidate: Outputs, *, box_px: int | None = None) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
     candidate = replace(
         candidate,
         video_latent=candidate.video_latent.to(reference.video_latent.dtype),
         audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
     )
-    if reduced:
-        return compare_reduced(reduce_outputs(reference), reduce_outputs(candidate))
+    if box_px is not None:
+        return compare_reduced(reduce_outputs(reference, box_px), reduce_outputs(candidate, box_px))
     return compare_outputs(reference, candidate)

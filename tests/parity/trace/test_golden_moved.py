@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from parity.trace import golden
+from parity.diff.runs import compare_runs
+from parity.trace import golden, reduced
 from parity.trace.atomic import write_json_atomic
 from parity.trace.bundle import RUN_FILE, read_run, sha256_of
 from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.trace.trace_file import read_trace
 from runners.case import load_case
 from runners.errors import CaseError, RunError
 
@@ -139,6 +141,32 @@ def test_a_small_golden_is_reduced_where_that_is_asked_for(case: Path, leave_run
     recorded = golden.golden_of("micro")
     assert recorded.reduced
     assert golden.whole_golden_of("micro", case.parent.parent.parent / "whole").outputs().frame_rate == 30.0
+
+
+def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_had(
+    case: Path, leave_run: LeaveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = "text/* connector/* image/* init/* decode/* denoise/*"  # as goldens were: more sketches and no checksums
+    official, folder = leave_run("old"), case.parent / "run"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(reduced, "kept_taps", lambda steps, last_block: once)
+        earlier.setattr(reduced, "write_checksums", lambda folder, checksums: None)
+        bless(official, reduced=True)
+    before, wider = golden.blessing_of("micro"), read_trace(folder)
+    golden.bless(read_run(folder), "thinner")
+    after, thinner = golden.blessing_of("micro"), read_trace(folder)
+    assert (after.whole, after.source_sha256) == (before.whole, before.source_sha256) and after.reason == "thinner"
+    assert 0 < len(thinner) < len(wider) == len(thinner.bits()) and wider.checksums is None
+    assert dict(thinner.bits()) == dict(wider.bits()) and thinner.pattern_of_bits == once
+    same = compare_runs(golden.golden_of("micro"), read_run(official))
+    assert {found.code for found in same.findings} == {"frame_too_small"}  # of small copies of micro frames
+    assert same.metrics["taps.bit_different"] == 0.0
+    golden.bless(read_run(folder), "again")  # nothing is lost by doing it twice
+    assert read_trace(folder).pattern_of_bits == once and dict(read_trace(folder).bits()) == dict(wider.bits())
+    shutil.copytree(folder, stray := case.parent / "stray")
+    bless(official, reduced=True)
+    with pytest.raises(RunError, match="is not the golden of 'micro'"):
+        golden.bless(read_run(stray), "another golden's")
 
 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "shutil.rmtree")  # audit events

@@ -17,7 +17,7 @@ from parity.trace.bundle import KEY_FRAME_FILES, REDUCED_FILE, Outputs
 from parity.trace.pattern import chosen
 from parity.trace.reduced import (
     ReducedOutputs,
-    box_px,
+    default_box_px,
     kept_taps,
     key_frame_places,
     read_reduced,
@@ -66,7 +66,7 @@ def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge
 def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48(
     outputs: Outputs, height_px: int, width_px: int, box: int
 ) -> None:
-    assert box_px(height_px, width_px) == box
+    assert default_box_px(height_px, width_px) == box
     frames = torch.full((1, height_px, width_px, 3), 7, dtype=torch.uint8)
     reduced = reduce_outputs(replace(outputs, video_frames=frames))
     assert reduced.small_frames.shape == (1, -(-height_px // box), -(-width_px // box), 3)

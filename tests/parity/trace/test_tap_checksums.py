@@ -9,15 +9,17 @@ import safetensors.torch
 import torch
 
 from parity.trace import tap_checksums
-from parity.trace.tap_checksums import CHECKSUMS_FILE, read_checksums, tap_digest, write_checksums
+from parity.trace.tap_checksums import CHECKSUMS_FILE, TapChecksums, read_checksums, tap_digest, write_checksums
 from runners.errors import RunError
 
 DIGESTS = {"decode/mel": -(1 << 63), "init/video": 5, "text/pos/hidden": (1 << 63) - 1}
 
 
-def test_digests_are_read_back_in_the_order_written(tmp_path: Path) -> None:
-    write_checksums(tmp_path, DIGESTS)
-    assert list(read_checksums(tmp_path / CHECKSUMS_FILE).items()) == list(DIGESTS.items())
+@pytest.mark.parametrize("pattern", [None, "init/* denoise/000/*"])
+def test_digests_are_read_back_in_the_order_written(tmp_path: Path, pattern: str | None) -> None:
+    write_checksums(tmp_path, TapChecksums(digests=DIGESTS, pattern=pattern))
+    found = read_checksums(tmp_path / CHECKSUMS_FILE)
+    assert list(found.digests.items()) == list(DIGESTS.items()) and found.pattern == pattern
 
 
 def test_dtype_shape_and_checksum_each_make_another_digest() -> None:
@@ -57,7 +59,7 @@ def test_another_format_and_what_unpacks_to_too_much_are_refused(
     safetensors.torch.save_file({"digests": torch.zeros(1)}, path, metadata={"format": "parity-checksums-2"})
     with pytest.raises(RunError, match="parity-checksums-1"):
         read_checksums(path)
-    write_checksums(tmp_path, {"a" * (1 << 20): 1})
+    write_checksums(tmp_path, TapChecksums(digests={"a" * (1 << 20): 1}))
     assert path.stat().st_size < 1000
     monkeypatch.setattr(tap_checksums, "MAX_NAMES_BYTES", 1 << 16)
     with pytest.raises(RunError, match="is damaged"):

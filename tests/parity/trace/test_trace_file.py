@@ -9,7 +9,7 @@ import torch
 
 from parity.trace.journal import JournalWriter
 from parity.trace.sketch import sketch
-from parity.trace.tap_checksums import write_checksums
+from parity.trace.tap_checksums import TapChecksums, write_checksums
 from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, SketchTable, decode, encode, read_trace, write_trace
 from runners.errors import RunError
 
@@ -194,12 +194,13 @@ def test_a_journal_whose_tables_do_not_form_one_trace_is_refused(tables: list[Sk
 def test_checksums_beside_a_trace_know_more_taps_and_must_agree_with_its_sketches(tmp_path: Path) -> None:
     write_trace(tmp_path, small_table(["init/video", "decode/mel"]))
     bits = dict(read_trace(tmp_path).bits())
-    assert list(bits) == ["init/video", "decode/mel"] and read_trace(tmp_path).digests is None
-    write_checksums(tmp_path, {**bits, "init/audio": 5})
+    assert list(bits) == ["init/video", "decode/mel"] and read_trace(tmp_path).checksums is None
+    write_checksums(tmp_path, TapChecksums(digests={**bits, "init/audio": 5}, pattern="init/* decode/*"))
     found = read_trace(tmp_path)
+    assert (found.pattern, found.pattern_of_bits) == (None, "init/* decode/*")
     assert dict(found.bits()) == {**bits, "init/audio": 5} and "init/audio" not in found
     for wrong in ({**bits, "decode/mel": 5}, {"init/video": bits["init/video"]}):
-        write_checksums(tmp_path, wrong)
+        write_checksums(tmp_path, TapChecksums(digests=wrong))
         with pytest.raises(RunError, match="another checksum of decode/mel"):
             read_trace(tmp_path)
 
