@@ -16,6 +16,7 @@ from typing import Any
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
 ENDS = ("video latent", "audio latent", "frames", "waveform")
+UNORDERED = "cudnn::detail::dgrad_engine"  # adds as its threads come
 LEVELS = {
     "outputs": "outputs alone",
     "outputs+drift": "outputs and drift of taps",
@@ -178,6 +179,24 @@ def diff_row(document: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def vocoder_rows(document: dict[str, Any]) -> Rows:
+    """How far repeats of one form, and the two forms, are apart; and the unordered kernel, where it was in use."""
+    rows = []
+    for setting, found in document["settings"].items():
+        unordered = sum(count for name, count in found["kernels_of_both"].items() if UNORDERED in name)
+        rows.append(
+            (
+                document["case"],
+                setting,
+                *(f"{found[name]:.2g}" for name in ("official_repeats", "native_repeats", "between")),
+                *(f"{found[f'{form}_to_float64']:.6f}" for form in ("official", "native")),
+                str(unordered),
+                device(document),
+            )
+        )
+    return rows
+
+
 def level_rows(document: dict[str, Any]) -> Rows:
     """How many defects each set of levels catches, and how many harmless runs it stops."""
     defects, harmless = document["defects"], document["benign_runs"]
@@ -235,6 +254,14 @@ def main(paths: Sequence[str]) -> None:
             "Against another official release",
             ("case", "reference", "candidate", "equal bits", "groups of taps", "of them apart, relative L2", "device"),
             [diff_row(document) for document in kinds.get("diff", [])],
+        ),
+        table(
+            "The float32 vocoder of 1.2.0, several times: largest difference of a sample, relative L2 from float64",
+            (
+                *("case", "cuDNN", "official repeated", "native repeated", "native and official"),
+                *("official from float64", "native from float64", "convolutions by `dgrad_engine`", "device"),
+            ),
+            [row for document in kinds.get("vocoder", []) for row in vocoder_rows(document)],
         ),
         table(
             "Every stage and block alone, fed the official inputs: worst relative L2, peak in GiB",

@@ -94,8 +94,17 @@ def test_files_of_every_kind_become_tables(
         "times_s": {"official": 43.26, "diffusers": 70.0},
         "peak_bytes": {"official": 1 << 30, "diffusers": 7 << 29},
     }
+    setting = {
+        "official_repeats": 0.000977,
+        "native_repeats": 0.0,
+        "between": 0.00195,
+        "official_to_float64": 0.00174,
+        "native_to_float64": 0.0017394,
+        "kernels_of_both": {"void cudnn::detail::dgrad_engine<float>(int)": 4, "cudaLaunchKernel": 9},
+    }
+    vocoder = {"kind": "vocoder", "case": "c", "settings": {"as it comes": setting}}
     paths = []
-    for index, document in enumerate((capture, sketch, suite, blocks, free, port)):
+    for index, document in enumerate((capture, sketch, suite, blocks, free, port, vocoder)):
         paths.append(tmp_path / f"{index}.json")
         paths[-1].write_text(json.dumps({**document, "environment": ENVIRONMENT}))
     bench.main([str(path) for path in paths])
@@ -109,6 +118,7 @@ def test_files_of_every_kind_become_tables(
     assert f"| c | 0.0061 | 0.007 | 3 / 4 / 5 | 5.0 | {DEVICE} |" in text
     ends = "1.1 | - | 0.3 | inf"
     assert f"| c | diffusers | image/0/latent | 0.62 / 0.055 | {ends} | 70.0 / 43.3 | 3.5 | {DEVICE} |" in text
+    assert f"| c | as it comes | 0.00098 | 0 | 0.0019 | 0.001740 | 0.001739 | 4 | {DEVICE} |" in text
     assert "Speed" not in text
 
 

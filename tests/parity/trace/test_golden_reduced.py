@@ -20,7 +20,9 @@ from parity.trace.bundle import (
     read_run,
     write_run,
 )
+from parity.trace.reduced import read_reduced
 from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.trace.trace_file import read_trace
 from runners.case import load_case
 from runners.errors import RunError
 from runners.protocol import Outcome
@@ -154,3 +156,31 @@ def test_a_small_golden_stays_whole_and_needs_no_store(
     assert golden.golden_of("large").outputs().video_frames.shape == (9, 64, 96, 3)
     assert golden.whole_golden_of("large", tmp_path / "fetched").folder == tmp_path / "golden" / "large" / "run"
     assert not (tmp_path / "store").exists()
+
+
+CHECKOUT = Path(__file__).parents[3] / "golden"
+
+
+@pytest.mark.parametrize(
+    ("case", "bits", "box_px"),
+    [
+        ("ltx_2.3_one_stage_ti2v", 16212, 8),  # recorded when goldens kept no checksums, and thinned since
+        ("ltx_2.3_one_stage_ti2v_25f", 16212, 8),
+        ("ltx_2.3_one_stage_ti2v_no_v2a", 15780, 8),
+        ("release_1.2.0_ltx_2.3_one_stage_ti2v", 55092, 16),
+        ("release_1.2.0_ltx_2.3_one_stage_ti2v_25f", 55092, 16),
+    ],
+)
+def test_the_goldens_at_full_size_are_whole_and_know_the_bits_of_their_taps(case: str, bits: int, box_px: int) -> None:
+    run = golden.golden_of(case)
+    trace = read_trace(run.folder)
+    assert trace.complete and len(trace.bits()) == bits and len(trace) > 1000
+    reduced = read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
+    frames = run.record.case["request"]["num_frames"]
+    assert reduced.box_px == box_px and reduced.frame_shape == (frames, 512, 768, 3)
+    assert "H100" in run.record.environment["device_name"]
+
+
+def test_goldens_at_full_size_take_at_most_40_megabytes() -> None:
+    sizes = [path.stat().st_size for path in CHECKOUT.glob("*ltx_2.3*/**/*") if path.is_file()]
+    assert 20_000_000 < sum(sizes) <= 40_000_000
