@@ -50,6 +50,9 @@ class SketchDiff:
     dtypes: tuple[str, ...] = ()
 
 
+EQUAL_BITS: Final = SketchDiff(bit_equal=True, estimate=0.0, low=0.0, high=0.0)
+
+
 def relative_l2(reference: TapSketch, candidate: TapSketch, *, where: str = "tap") -> SketchDiff:
     """Estimate |candidate - reference| / |reference|.
 
@@ -71,7 +74,7 @@ def relative_l2(reference: TapSketch, candidate: TapSketch, *, where: str = "tap
     if findings:
         return SketchDiff(bit_equal=bit_equal, findings=findings)
     if bit_equal:
-        return SketchDiff(bit_equal=True, estimate=0.0, low=0.0, high=0.0)
+        return EQUAL_BITS
 
     dtypes = () if reference.dtype == candidate.dtype else (reference.dtype, candidate.dtype)
     square = float((candidate.buckets.double() - reference.buckets.double()).square().sum())

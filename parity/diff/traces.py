@@ -16,7 +16,7 @@ from typing import Final
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.finding import Finding
-from parity.diff.sketches import SketchDiff, relative_l2
+from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
 from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.trace.pattern import chosen
 from parity.trace.sketch import TapSketch
@@ -108,16 +108,25 @@ def compare_traces(
     ]
     findings += _coverage(reference, candidate, flow, recorded)
     findings += missed
-    taps = {
-        tap: relative_l2(reference[tap], candidate[tap], where=tap)
-        for tap in flow.taps
-        if tap in reference and tap in candidate and recorded(tap)
-    }
+    taps = _sketched(reference, candidate, [tap for tap in flow.taps if recorded(tap)])
     if not taps:
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
     findings += _damage(taps, flow)
     findings += swapped_passes(reference, candidate, flow)
     return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits)
+
+
+def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
+    """What the sketches of both sides say; those with equal bits and nothing amiss, most of them, at once."""
+    old, new = reference.clean_bits(), candidate.clean_bits()
+    alike = reference.buckets == candidate.buckets
+    return {
+        tap: EQUAL_BITS
+        if alike and tap in old and old[tap] == new.get(tap)
+        else relative_l2(reference[tap], candidate[tap], where=tap)
+        for tap in wanted
+        if tap in reference and tap in candidate
+    }
 
 
 def _by_bits(

@@ -90,6 +90,18 @@ class Trace(Mapping[str, TapSketch]):
         rows = zip(table.names, table.dtypes, table.shapes, table.integers[:, 0].tolist(), strict=True)
         return {name: tap_digest(dtype, shape, checksum) for name, dtype, shape, checksum in rows}
 
+    def clean_bits(self) -> Mapping[str, tuple[tuple[int, ...], str, int]]:
+        """Shape, dtype and checksum of each tap with a sketch, elements, and nothing in it that is not finite.
+
+        Read off the columns at once: taken one by one, 55,092 sketches cost seconds.
+        """
+        table = self._table
+        clean = table.floats.isfinite().all(dim=1) & (table.integers[:, 1:] == 0).all(dim=1)
+        rows = zip(table.names, table.shapes, table.dtypes, table.integers[:, 0].tolist(), clean.tolist(), strict=True)
+        return {
+            name: (shape, dtype, checksum) for name, shape, dtype, checksum, good in rows if good and 0 not in shape
+        }
+
     @property
     def pattern_of_bits(self) -> str | None:
         """The pattern that chose the taps of `bits`; None means all of them."""
