@@ -1,4 +1,5 @@
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ import torch
 from parity.trace.journal import JournalWriter
 from parity.trace.sketch import sketch
 from parity.trace.tap_checksums import TapChecksums, write_checksums
-from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, SketchTable, decode, encode, read_trace, write_trace
+from parity.trace.trace_file import (
+    TRACE_FILE,
+    TRACE_JOURNAL,
+    SketchTable,
+    Trace,
+    decode,
+    encode,
+    read_trace,
+    write_trace,
+)
 from runners.errors import RunError
 
 
@@ -189,6 +199,15 @@ def test_a_journal_whose_tables_do_not_form_one_trace_is_refused(tables: list[Sk
     journal(tmp_path, tables)
     with pytest.raises(RunError, match=TRACE_JOURNAL):
         read_trace(tmp_path)
+
+
+def test_clean_bits_are_of_taps_with_elements_that_are_all_finite() -> None:
+    table = small_table(["good", "nan", "inf", "sum", "none"], dtypes=["float32"] * 5)
+    table.integers[:, 1:] = 0
+    table.integers[1, 1] = table.integers[2, 2] = 1
+    table.floats[3, 5] = math.inf  # sums overflowed
+    table.shapes[4] = (0, 3)
+    assert Trace(table).clean_bits() == {"good": ((2, 3), "float32", int(table.integers[0, 0]))}
 
 
 def test_checksums_beside_a_trace_know_more_taps_and_must_agree_with_its_sketches(tmp_path: Path) -> None:
