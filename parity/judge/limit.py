@@ -36,7 +36,6 @@ METHOD: Final = (
     f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
     f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median)"
 )
-EXPIRES_WITH: Final = ("device", "torch", "driver", "attention_kernel", "threads", "weights_sha256")
 
 Status = Literal["calibrated", "CALIBRATION_NEEDED", "exact"]
 
@@ -47,8 +46,8 @@ class Calibration(Strict, frozen=True, kw_only=True):
     date: str  # YYYY-MM-DD
     command: str
     runs: tuple[str, ...]
-    environment: dict[str, str]  # torch, device, driver, attention_kernel, threads, code_version, weights_sha256, ...
-    expires_with: tuple[str, ...] = EXPIRES_WITH  # keys of environment
+    environment: dict[str, str]  # torch, device, driver, sdpa_backends, threads, weights_sha256, ...
+    expires_with: tuple[str, ...]  # keys of environment
 
     def __post_init__(self) -> None:
         """Refuse a provenance that could not be followed up. Raises: RegistryError."""
