@@ -2,7 +2,7 @@
 
 What must be there follows from the case (`parity.diff.dataflow`), not from either trace, so a tap missing on both sides
 is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
-golden kept no sketch of, it is known whether their bits are equal, and nothing else.
+golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
 named as such: its predictions lie much closer to another pass of the reference than to their own.
@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from parity.diff.dataflow import Dataflow
-from parity.diff.finding import Finding
+from parity.diff.finding import Finding, non_finite_findings
 from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
 from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.trace.pattern import chosen
@@ -111,7 +111,8 @@ def compare_traces(
     taps = _sketched(reference, candidate, [tap for tap in flow.taps if recorded(tap)])
     if not taps:
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
-    findings += _damage(taps, flow)
+    damaged = taps | _not_finite(by_bits, reference, candidate)
+    findings += _damage({tap: damaged[tap] for tap in flow.taps if tap in damaged}, flow)
     findings += swapped_passes(reference, candidate, flow)
     return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits)
 
@@ -148,6 +149,24 @@ def _by_bits(
             code, side = ("extra_tensor", "reference") if tap in new else ("missing_tensor", "candidate")
             missed.append(Finding(code=code, where=tap, message=f"the {side} lacks this tap of the case"))
     return same, missed
+
+
+def _not_finite(by_bits: Iterable[str], reference: Trace, candidate: Trace) -> dict[str, SketchDiff]:
+    """Of taps held to bits alone, those in which the side that has a sketch shows NaN or infinities."""
+    clean = reference.clean_bits().keys() | candidate.clean_bits().keys()
+    found = {}
+    for tap in by_bits:
+        old, new = (None if tap in clean else trace.get(tap) for trace in (reference, candidate))
+        findings = non_finite_findings(
+            tap,
+            nan_reference=0 if old is None else old.nan_count,
+            nan_candidate=0 if new is None else new.nan_count,
+            inf_reference=0 if old is None else old.inf_count,
+            inf_candidate=0 if new is None else new.inf_count,
+        )
+        if findings:
+            found[tap] = SketchDiff(bit_equal=False, findings=findings)
+    return found
 
 
 def _coverage(

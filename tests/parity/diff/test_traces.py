@@ -132,6 +132,20 @@ def test_taps_that_a_golden_keeps_no_sketch_of_are_held_to_its_bits(flow: Datafl
         assert [tap for tap, equal in found.by_bits.items() if not equal] == [CLEAN] and CLEAN not in found.errors
 
 
+@pytest.mark.parametrize(("value", "code"), [(math.nan, "nan"), (math.inf, "inf")])
+def test_nan_in_a_tap_that_a_golden_keeps_no_sketch_of_is_named_where_it_begins(
+    flow: Dataflow, value: float, code: str
+) -> None:
+    tensors = tensors_of(flow)
+    broken = {tap: x.clone() for tap, x in tensors.items()}
+    for tap in (CLEAN, CLEAN.replace("/ff", "/out"), flow.taps[-1]):  # the last has a sketch on both sides
+        broken[tap][0, 3, 2] = value
+    for golden in (golden_of(tensors), golden_of(broken)):  # whether or not it was as broken when it was recorded
+        found = codes(compare_traces(golden, trace_of(broken), flow))
+        assert found[0] == (f"{code}_candidate", CLEAN) and {where for _, where in found} == {CLEAN, flow.taps[-1]}
+    assert codes(compare_traces(trace_of(broken), golden_of(tensors), flow))[0] == (f"{code}_reference", CLEAN)
+
+
 def test_a_tap_whose_bits_are_missing_is_named_unless_a_pattern_left_it_out(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     fewer = {tap: x for tap, x in tensors.items() if tap != CLEAN}
