@@ -227,6 +227,9 @@ def read_run(folder: Path) -> Run:
     reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
     if unknown or not (OUTPUTS_FILE in record.files or reduced):
         raise RunError(f"{path} lists files {sorted(record.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}.")
+    unsure = folder / CHECKSUMS_FILE  # read wherever it lies beside a trace, in the place of sketches
+    if unsure.exists() and not (reduced and CHECKSUMS_FILE in record.files):
+        raise RunError(f"{unsure} is no part of this run: only a reduced golden has one, and lists it. Remove it.")
     for name, wanted in record.files.items():
         file = folder / name
         if file.is_symlink() or not file.is_file():

@@ -26,6 +26,7 @@ from parity.trace.bundle import (
     sha256_of,
     write_run,
 )
+from parity.trace.tap_checksums import CHECKSUMS_FILE
 from runners.case import Case
 from runners.errors import RunError
 from runners.protocol import Outcome
@@ -141,6 +142,11 @@ def pipe_instead(folder: Path) -> None:
     os.mkfifo(folder / OUTPUTS_FILE)
 
 
+def list_checksums(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).write_bytes(b"")
+    edit(lambda d: d["files"].update({CHECKSUMS_FILE: sha256_of(folder / CHECKSUMS_FILE)}))(folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -175,6 +181,8 @@ def pipe_instead(folder: Path) -> None:
         (edit(lambda d: d["files"].update({"trace.safetensors": "0"})), r"trace.safetensors is missing"),
         (lambda folder: (folder / OUTPUTS_FILE).unlink(), r"outputs.safetensors is missing"),
         (linked(OUTPUTS_FILE), r"outputs.safetensors is missing"),
+        (lambda folder: (folder / CHECKSUMS_FILE).write_bytes(b""), r"checksums.safetensors is no part of this run"),
+        (list_checksums, r"checksums.safetensors is no part of this run"),
         (pipe_instead, r"outputs.safetensors is missing"),
         (one_changed_bit, r"does not have the hash that run.json gives"),
     ],
