@@ -142,7 +142,10 @@ def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOu
     """Read reduced outputs. Raises: RunError; forms and sizes are checked in the headers before anything is read."""
     tensors = _read_tensors(folder / REDUCED_FILE)
     frames, *small = tensors["small_frames"].shape
-    key_frames = torch.stack([_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES])
+    pictures = [_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES]
+    if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
+        raise RunError(f"The key frames in {folder} have different sizes: {sorted(sizes)}. Restore the golden.")
+    key_frames = torch.stack(pictures)
     box_px = _box_of(key_frames.shape[1:3], tuple(small))
     assert box_px is not None  # or no key frame would have been read
     for place, frame, name in zip(key_frame_places(frames), key_frames, KEY_FRAME_FILES, strict=True):

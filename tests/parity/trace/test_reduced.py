@@ -146,6 +146,9 @@ def test_a_key_frame_that_was_replaced_resized_or_is_no_picture_is_refused(tmp_p
         picture.save(path)
         with pytest.raises(RunError, match=complaint):
             read_reduced(tmp_path, 24.0, 48000)
+    Image.fromarray(other[:59]).save(path)  # as many boxes, the last of them cut
+    with pytest.raises(RunError, match="have different sizes"):
+        read_reduced(tmp_path, 24.0, 48000)
     path.write_bytes(b"GIF89a")
     with pytest.raises(RunError, match="cannot be read"):
         read_reduced(tmp_path, 24.0, 48000)
