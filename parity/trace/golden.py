@@ -346,7 +346,7 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
             shutil.copyfile(run.folder / name, folder / name)
         return {}
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.folder, folder, len(run.record.step_s))
+        write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
     return {name: store.put(run.folder / name) for name in (RUN_FILE, *run.record.files)}
@@ -362,7 +362,7 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
     for name in (REDUCED_FILE, *KEY_FRAME_FILES):
         shutil.copyfile(run.folder / name, folder / name)
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.folder, folder, len(run.record.step_s))
+        write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
     return history[-1].whole
 
 

@@ -22,9 +22,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def includes(wider: str | None, narrower: str) -> bool:
     """Whether one pattern surely chooses everything that another does: each part of that, read as a name, is chosen.
 
-    Parts may hold `*` and no other wildcard: it then stands where the wider one has `*`, too.
+    Parts may hold `*` and no other wildcard. It then stands where the wider one has `*`, too; parts of the wider one
+    with `?` or `[` do not count, since these would take it for a single character.
     """
-    return all(chosen(part, wider) for part in narrower.split())
+    sure = None if wider is None else " ".join(part for part in wider.split() if not set("?[") & set(part))
+    return all(chosen(part, sure) for part in narrower.split())
 
 
 def require_choice(taps: Iterable[str], pattern: str) -> None:

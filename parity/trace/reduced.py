@@ -223,14 +223,17 @@ def kept_taps(steps: int, last_block: int) -> str:
     return " ".join((outside, *inside))
 
 
-def write_reduced_trace(source: Path, folder: Path, steps: int) -> None:
+def write_reduced_trace(source: Path, folder: Path, steps: int, num_blocks: int | None) -> None:
     """Write into `folder` what a golden keeps of the trace of the run in `source`, which may be a golden already.
+
+    Of a run that does not say how many blocks its model has, the last one in the trace is taken for the last.
 
     Raises: RunError if that trace lacks taps that a golden keeps, or is not whole.
     """
     trace, path = read_trace(source), source / TRACE_FILE
-    last_block = max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
-    kept = kept_taps(steps, last_block)
+    if num_blocks is None:
+        num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
+    kept = kept_taps(steps, num_blocks - 1)
     if not (includes(trace.pattern, kept) and trace.complete):
         raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
     write_checksums(folder, TapChecksums(digests=trace.bits(), pattern=trace.pattern_of_bits))

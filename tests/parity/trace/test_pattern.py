@@ -20,6 +20,8 @@ def test_a_pattern_of_several_parts_chooses_what_any_of_them_does() -> None:
         ("text/* denoise/000/*", "denoise/000/*/block/08/* init/*", False),
         ("denoise/*/out", "denoise/*/block/08/*", False),
         ("denoise/000/*", "denoise/*", False),
+        ("text/?", "text/*", False),
+        ("[!a]ext/* init/*", "text/*", False),
     ],
 )
 def test_a_pattern_includes_another_only_if_that_is_sure(wider: str | None, narrower: str, surely: bool) -> None:

@@ -211,7 +211,7 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
     for folder in (source, target):
         folder.mkdir()
     write_trace(source, table())
-    write_reduced_trace(source, target, steps=4)
+    write_reduced_trace(source, target, steps=4, num_blocks=None)
     whole, reduced = read_trace(source), read_trace(target)
     assert list(reduced) == [f"denoise/{step:03d}/cond/block/08/video/ff" for step in (0, 2, 3)]
     assert dict(reduced.bits()) == dict(whole.bits()) and len(reduced.bits()) == 8
@@ -225,4 +225,14 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
 def test_a_trace_that_is_not_whole_is_not_reduced(tmp_path: Path, bad: SketchTable) -> None:
     write_trace(tmp_path, bad)
     with pytest.raises(RunError, match="not a whole trace"):
-        write_reduced_trace(tmp_path, tmp_path, steps=4)
+        write_reduced_trace(tmp_path, tmp_path, steps=4, num_blocks=None)
+
+
+def test_blocks_that_the_model_has_and_a_pattern_left_out_are_missed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    write_trace(source, table(pattern=kept_taps(4, 8)))
+    with pytest.raises(RunError, match="not a whole trace"):
+        write_reduced_trace(source, tmp_path, steps=4, num_blocks=17)
+    write_reduced_trace(source, tmp_path, steps=4, num_blocks=9)
+    assert read_trace(tmp_path).pattern == kept_taps(4, 8)
