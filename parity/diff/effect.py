@@ -27,11 +27,11 @@ class Effect:
     """What separates a run from another. `taps` of 0 says that one of them has no trace."""
 
     first_tap: str | None  # in the order of the run: other bits, or on one side only
-    taps: int  # compared
+    taps: int  # compared, by bits also where a golden keeps no sketch
     taps_moved: int  # of those, with other bits
     taps_unmatched: int  # on one side only
     taps_max: float
-    taps_median: float  # of those that moved; 0 if none did
+    taps_median: float  # of those that moved and have sketches; 0 if none did
     frames: float
     frames_psnr_db: float  # inf where every byte is equal
     audio: float
@@ -81,13 +81,14 @@ def effect(reference: Run, candidate: Run) -> Effect:
     """
     require_same_request(reference, candidate)
     moved, sizes, compared, unmatched = _taps(reference, candidate)
+    in_both = len(moved) - unmatched
     reduced = reference.reduced or candidate.reduced
     old, new = (_Outputs.of(run, reduced=reduced) for run in (reference, candidate))
     sound = tensors.compare(old.waveform, new.waveform, where="waveform")
     return Effect(
         first_tap=next(iter(moved), None),
         taps=compared,
-        taps_moved=len(sizes),
+        taps_moved=in_both,
         taps_unmatched=unmatched,
         taps_max=highest(sizes) if sizes else 0.0,
         taps_median=_middle(sizes),
@@ -99,22 +100,23 @@ def effect(reference: Run, candidate: Run) -> Effect:
 
 
 def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, int]:
-    """Taps that moved in the order of the run, their relative L2, how many were compared, and how many unmatched."""
+    """Taps that moved in the order of the run, relative L2 of those with sketches, how many were compared and not."""
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return [], [], 0, 0
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    old_bits, new_bits = old.bits(), new.bits()
     place: dict[str, int] = {}
-    for trace in (old, new):
-        for index, name in enumerate(trace):
+    for names in (old_bits, new_bits):
+        for index, name in enumerate(names):
             place[name] = min(index, place.get(name, index))
     wanted = sorted(
-        (name for name in place if chosen(name, old.pattern) and chosen(name, new.pattern)), key=place.__getitem__
+        (name for name in place if chosen(name, old.pattern_of_bits) and chosen(name, new.pattern_of_bits)),
+        key=place.__getitem__,
     )
-    both = [name for name in wanted if name in old and name in new]
-    found = {name: relative_l2(old[name], new[name], where=name) for name in both}
-    moved = [name for name in wanted if name not in found or not found[name].bit_equal]
-    sizes = [diff.estimate for diff in found.values() if not diff.bit_equal]
-    return moved, sizes, len(both), len(wanted) - len(both)
+    both = sum(name in old_bits and name in new_bits for name in wanted)
+    moved = [name for name in wanted if old_bits.get(name) != new_bits.get(name)]
+    sizes = [relative_l2(old[name], new[name], where=name).estimate for name in moved if name in old and name in new]
+    return moved, sizes, both, len(wanted) - both
 
 
 def _middle(sizes: list[float]) -> float:

@@ -10,6 +10,8 @@ import torch
 
 from parity.diff.effect import effect
 from parity.trace.bundle import read_run
+from parity.trace.reduced import write_reduced_trace
+from parity.trace.trace_file import read_trace
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
@@ -48,6 +50,18 @@ def test_the_first_tap_is_the_earliest_in_either_run_that_moved_or_is_on_one_sid
     extra = effect(old, read_run(leave_run("extra", extra="denoise/000/cond/x0/smell")))
     assert (extra.first_tap, extra.taps_unmatched, extra.taps_moved) == ("denoise/000/cond/x0/smell", 1, 0)
     assert not extra.bit_equal
+
+
+def test_a_tap_that_a_golden_keeps_no_sketch_of_is_held_to_its_bits(leave_run: LeaveRun) -> None:
+    hidden = "denoise/001/cond/block/01/video/ff"
+    old, same = read_run(leave_run("old")), read_run(leave_run("same"))
+    moved = read_run(leave_run("moved", first=hidden, error=0.25))
+    whole = effect(old, moved)
+    write_reduced_trace(old.folder, old.folder, steps=40, num_blocks=None)  # of which it has the first alone
+    assert hidden not in read_trace(old.folder) and effect(old, same).bit_equal
+    found = effect(old, moved)
+    assert found.first_tap == hidden and not found.bit_equal
+    assert (found.taps, found.taps_moved, found.taps_unmatched) == (whole.taps, whole.taps_moved, 0)
 
 
 def test_runs_without_traces_are_held_to_their_outputs(leave_run: LeaveRun) -> None:
