@@ -16,7 +16,7 @@ from torch import Tensor
 from parity.diff.dataflow import Dataflow
 from parity.diff.tap_place import is_tap, place_of
 from parity.trace.bundle import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, check_safetensors_header, sha256_of
-from parity.trace.environment import differences, fingerprint_of_runs
+from parity.trace.environment import differences, fingerprint
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from parity.trace.trace_file import Trace, read_trace
 from parity.trial.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
@@ -26,6 +26,7 @@ from runners.case import Case
 from runners.errors import RunError
 from runners.ltx23.reference import RELEASES
 from runners.protocol import DTYPES, RunOptions
+from runners.repeatable import repeatable_kernels
 from runners.weights import Weights, num_blocks
 
 SCHEMA_VERSION: Final = 1
@@ -241,13 +242,15 @@ def identify(
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
     observed = Observed(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
     search = Search(replay, observed, case, record.dtype, say)
-    setting, told = search.settle()
     errors: dict[str, float] = {}
     ours: dict[str, TapSketch] = {}
-    for site in SITES:
-        if site not in _PARTS_OF_DENOISING:
-            errors |= search.errors(site, setting)
-            ours |= replay.taps(site, setting)
+    with repeatable_kernels(device, case.reference):  # as the run was made
+        environment = fingerprint(device)
+        setting, told = search.settle()
+        for site in SITES:
+            if site not in _PARTS_OF_DENOISING:
+                errors |= search.errors(site, setting)
+                ours |= replay.taps(site, setting)
     last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
     fed = frozenset(whole)
     counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
@@ -273,7 +276,7 @@ def identify(
         whole=len(fed),
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
-        environment=tuple(differences(record.environment, fingerprint_of_runs(device, case.reference))),
+        environment=tuple(differences(record.environment, environment)),
         computed=replay.computed,
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,22 @@ def test_outputs_alone_tell_too_and_it_says_so(
     assert found.confidence == "certain" and not found.traced and found.compared == 4
     assert any("no trace" in line for line in found.lines)
     assert "outputs (it has no trace) are equal" in found.lines[1]
+
+
+def test_it_computes_with_the_kernels_that_runs_of_the_release_have(
+    left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    @contextmanager
+    def ordered(device: torch.device, release: str) -> Iterator[None]:
+        """As on a GPU, which is not to be had."""
+        with torch.backends.cudnn.flags(deterministic=release == "1.1.2"):
+            yield
+
+    case = micro_case({"reference": "1.1.2", "request.num_inference_steps": 1})
+    run, seen = left(case, keep=None), []
+    with patch("parity.trial.identify.repeatable_kernels", ordered):
+        found = identify(run, case, micro_weights, CPU, lambda _: seen.append(torch.backends.cudnn.deterministic))
+    assert seen and all(seen) and any("cudnn.deterministic" in phrase for phrase in found.environment)
 
 
 def short_steps() -> AbstractContextManager[Any]:
