@@ -41,10 +41,9 @@ class Drifted:
     @property
     def metrics(self) -> dict[str, float]:
         """Every number of outputs and drift, as `parity.diff.runs` has them of two run folders."""
-        different = float(sum(not diff.bit_equal for diff in self.taps.taps.values()))
         return {
             **self.outputs.metrics,
-            "taps.bit_different": different,
+            "taps.bit_different": float(self.taps.bit_different),
             **drift_metrics(self.taps, self.flow),
         }
 
