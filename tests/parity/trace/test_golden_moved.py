@@ -161,6 +161,10 @@ def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_ha
     same = compare_runs(golden.golden_of("micro"), read_run(official))
     assert {found.code for found in same.findings} == {"frame_too_small"}  # of small copies of micro frames
     assert same.metrics["taps.bit_different"] == 0.0
+    hidden = next(tap for tap in wider if tap not in thinner)
+    moved = read_run(leave_run("moved", first=hidden, error=0.25))
+    counts = [compare_runs(run, moved).metrics["taps.bit_different"] for run in (read_run(folder), read_run(official))]
+    assert counts[0] == counts[1] > 0
     golden.bless(read_run(folder), "again")  # nothing is lost by doing it twice
     assert read_trace(folder).pattern_of_bits == once and dict(read_trace(folder).bits()) == dict(wider.bits())
     shutil.copytree(folder, stray := case.parent / "stray")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from parity.diff.runs import compare_runs
-from parity.trace import golden
+from parity.trace import golden, reduced
 from parity.trace.bundle import (
     KEY_FRAME_FILES,
     OUTPUTS_FILE,
@@ -115,6 +115,17 @@ def test_a_large_golden_is_reduced_and_a_candidate_is_judged_by_it(write: Write)
     assert other.metrics["outputs.bit_equal.frames"] == 0.0 and other.metrics["small_frames.max_abs"] == 1.0
 
 
+def test_a_candidate_is_reduced_over_the_boxes_of_its_golden(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as then:
+        then.setattr(reduced, "default_box_px", lambda height_px, width_px: 16)  # new goldens of this size have 8
+        golden.bless(write("official"), "first")
+    recorded, native = golden.golden_of("large"), write("native", "native")
+    for one, other in ((recorded, native), (native, recorded)):
+        found = compare_runs(one, other)
+        assert {finding.code for finding in found.findings} == {"frame_too_small"}  # 4 x 6 pixels
+        assert found.metrics["small_frames.max_abs"] == 0.0
+
+
 def test_the_whole_run_comes_back_from_the_store_as_it_was(write: Write, tmp_path: Path) -> None:
     official = write("official")
     golden.bless(official, "first")
@@ -175,9 +186,9 @@ def test_the_goldens_at_full_size_are_whole_and_know_the_bits_of_their_taps(case
     run = golden.golden_of(case)
     trace = read_trace(run.folder)
     assert trace.complete and len(trace.bits()) == bits and len(trace) > 1000
-    reduced = read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
+    kept = read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
     frames = run.record.case["request"]["num_frames"]
-    assert reduced.box_px == box_px and reduced.frame_shape == (frames, 512, 768, 3)
+    assert kept.box_px == box_px and kept.frame_shape == (frames, 512, 768, 3)
     assert "H100" in run.record.environment["device_name"]
 
 
