@@ -41,6 +41,7 @@ class Diagnosis:
                 tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
                 for tap, diff in self.traces.taps.items()
             },
+            "taps_by_bits": dict(self.traces.by_bits),  # whether bits are equal, where a golden kept no sketch
         }
 
 

@@ -18,7 +18,7 @@ LEVEL_WORDS: Final = {OUTPUTS: "outputs", "drift": "drift of taps", "isolated": 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Whether a level was measured; if not, why, and whether the candidate owes it."""
+    """Whether a level was measured; if not, why, and whether the candidate owes it; if in part, of how much."""
 
     measured: bool
     why: str = ""

@@ -4,7 +4,7 @@ The result holds numbers only and can be saved, so that a run is judged again la
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
         metrics["taps.bit_different"] = float(traces.bit_different)
         metrics |= drift_metrics(traces, flow)
         levels["drift"] = drift_level(traces, flow, candidate.offers)
+        if levels["drift"].measured and traces.compared < len(flow.taps):
+            levels["drift"] = replace(levels["drift"], why=f"{traces.compared} of {len(flow.taps)} taps were compared")
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:

@@ -238,8 +238,10 @@ def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], streng
 
 
 def _without_taps(profile: Profile, levels: Mapping[str, Level]) -> tuple[str, ...]:
-    """That equality of outputs is no equality of taps, where not all of them were compared."""
+    """How many taps were compared, where not all were; without any, equality of outputs is no equality of taps."""
     state = levels.get("drift")
+    if state is not None and state.measured and state.why:
+        return (state.why,)
     if profile != "exact" or state is None or state.measured:
         return ()
     return (f"outputs are judged, and no taps but those in both traces: {state.why}",)

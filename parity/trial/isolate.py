@@ -124,7 +124,7 @@ def isolate(
         copies=copies,
     )
     official = OfficialRunner(weights, options)
-    repeatable = repeatable_kernels(options.device, case.reference)
+    repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
     with repeatable, official, watching(lockstep), listening(lockstep.hear):
         official.run(case, progress or Quiet())
         environment = fingerprint(options.device)

@@ -7,6 +7,9 @@ import pytest
 
 from parity.diff.runs import RunsDiff, compare_runs, numbers_of
 from parity.trace.bundle import read_run
+from parity.trace.pattern import chosen
+from parity.trace.reduced import kept_taps
+from parity.trace.trace_file import read_trace
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
@@ -48,6 +51,16 @@ def test_a_trace_of_a_pattern_that_leaves_groups_out_is_no_drift(leave_run: Leav
     narrow = leave_run("narrow", runner="native", pattern="denoise/* text/* connector/* init/*")
     level = compared(leave_run("official"), narrow).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out decode.frames" in level.why
+
+
+def test_fewer_taps_than_the_case_has_are_counted(leave_run: LeaveRun) -> None:
+    official, kept = leave_run("official"), kept_taps(2, 2)  # of three blocks without the middle one
+    assert compared(official, leave_run("all", runner="native")).levels["drift"].why == ""
+    level = compared(official, leave_run("some", runner="native", pattern=kept)).levels["drift"]
+    assert level.measured
+    some, of_all = (int(word) for word in level.why.split(" taps")[0].split(" of "))
+    assert of_all == len(read_trace(official)) and some == sum(chosen(tap, kept) for tap in read_trace(official))
+    assert some < of_all
 
 
 def test_a_runner_that_offers_some_taps_is_judged_by_the_groups_of_those(leave_run: LeaveRun) -> None:

@@ -264,6 +264,15 @@ def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **c
     )
 
 
+def test_a_verdict_says_how_many_taps_were_compared_where_not_all_were() -> None:
+    part = {**ALL, "drift": Level(measured=True, why="288 of 668 taps were compared")}
+    found = on_levels(part)
+    assert part["drift"].why in found.notes and found.outcome == on_levels(ALL).outcome == "parity"
+    assert part["drift"].why not in on_levels(ALL).notes
+    exact = judge(case="astronaut", profile="exact", metrics=dict.fromkeys(BIT_EQUALITIES, 1.0), levels=part)
+    assert part["drift"].why in exact.notes and exact.outcome == "parity"
+
+
 def test_internals_are_judged_where_they_were_measured() -> None:
     good = on_levels(ALL)
     assert (good.outcome, set(good.levels.values())) == ("parity", {"judged"})

@@ -173,6 +173,13 @@ def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_ha
         golden.bless(read_run(stray), "another golden's")
 
 
+def test_a_run_of_some_taps_does_not_become_a_reduced_golden(case: Path, leave_run: LeaveRun) -> None:
+    kept = reduced.kept_taps(2, 2)
+    with pytest.raises(RunError, match=r"recorded with --taps .*the bits of every tap"):
+        bless(leave_run("some", pattern=kept), reduced=True)
+    assert not (case.parent / "run").exists()
+
+
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "shutil.rmtree")  # audit events
 
 
