@@ -77,14 +77,15 @@ def suite(
     if golden:
         _require_weights_of_goldens(cases, files)
     chosen = _isolated_cases(cases, isolate or [])
-    steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases}
+    installed = {found.id for found in cases if found.reference == INSTALLED_RELEASE}  # what isolation can run
+    steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases if found.id in installed}
     left = _TimeLeft(minutes)
     lines: list[Line] = []
     missing: list[str] = []
     longest_s = 0.0  # of the runs so far, which says how long the next may take
     for found in cases:
         code = checkout if checkout is not None and found.reference == checkout.release else None
-        alone = golden and code is None and found.reference != INSTALLED_RELEASE
+        alone = golden and code is None and found.id not in installed
         for runner in RUNNERS[1:] if alone else RUNNERS:
             target = folder / found.id / runner
             start_s = time.monotonic()
@@ -100,8 +101,7 @@ def suite(
             continue
         native = read_run(folder / found.id / "native")
         isolated = None
-        installed = found.reference == INSTALLED_RELEASE
-        if installed and (found.id in chosen or (golden and _has_isolated_limits(native))):
+        if found.id in installed and (found.id in chosen or (golden and _has_isolated_limits(native))):
             path = folder / found.id / "native_isolated.json"
             if resume and _already_isolated(path, native, steps[found.id]):
                 out.print(f"{path}: kept, it is whole and of this run", markup=False)

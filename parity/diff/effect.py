@@ -104,7 +104,7 @@ def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, 
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return [], [], 0, 0
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
-    old_bits, new_bits = old.bits(), new.bits()
+    old_bits, new_bits = old.bits, new.bits
     place: dict[str, int] = {}
     for names in (old_bits, new_bits):
         for index, name in enumerate(names):

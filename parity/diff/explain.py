@@ -103,7 +103,7 @@ def explain(
 
     def bits(tap: str) -> float:
         """Other bits exceed what is allowed even where a sketch sees no difference: signs of zero, another dtype."""
-        return 0.0 if diff.by_bits.get(tap, False) or (tap in diff.taps and diff.taps[tap].bit_equal) else -1.0
+        return 0.0 if diff.same_bits(tap) else -1.0
 
     errors: Mapping[str, float] = diff.errors
     if bits_expected:

@@ -47,6 +47,10 @@ class TraceDiff:
         whole = all(finding.code == ELSEWHERE for finding in self.findings)
         return whole and bool(self.taps) and not self.bit_different
 
+    def same_bits(self, tap: str) -> bool:
+        """Whether a tap that was compared is equal in every bit, by its sketches or by bits alone."""
+        return self.by_bits[tap] if tap in self.by_bits else self.taps[tap].bit_equal
+
     @property
     def compared(self) -> int:
         """How many taps were compared, by sketches or by bits alone."""
@@ -55,7 +59,7 @@ class TraceDiff:
     @property
     def bit_different(self) -> int:
         """How many of them have other bits."""
-        return sum(not diff.bit_equal for diff in self.taps.values()) + sum(not same for same in self.by_bits.values())
+        return sum(not self.same_bits(tap) for tap in (*self.taps, *self.by_bits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ def compare_traces(
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
     """What the sketches of both sides say; those with equal bits and nothing amiss, most of them, at once."""
-    old, new = reference.clean_bits(), candidate.clean_bits()
+    old, new = reference.clean_bits, candidate.clean_bits
     alike = reference.buckets == candidate.buckets
     return {
         tap: EQUAL_BITS
@@ -137,7 +141,7 @@ def _by_bits(
     if reference.checksums is None and candidate.checksums is None:
         return {}, []
     patterns = (reference.pattern_of_bits, candidate.pattern_of_bits, offered)
-    old, new = reference.bits(), candidate.bits()
+    old, new = reference.bits, candidate.bits
     same: dict[str, bool] = {}
     missed = []
     for tap in flow.taps:
@@ -153,7 +157,7 @@ def _by_bits(
 
 def _not_finite(by_bits: Iterable[str], reference: Trace, candidate: Trace) -> dict[str, SketchDiff]:
     """Of taps held to bits alone, those in which the side that has a sketch shows NaN or infinities."""
-    clean = reference.clean_bits().keys() | candidate.clean_bits().keys()
+    clean = reference.clean_bits.keys() | candidate.clean_bits.keys()
     found = {}
     for tap in by_bits:
         old, new = (None if tap in clean else trace.get(tap) for trace in (reference, candidate))

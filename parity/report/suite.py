@@ -162,11 +162,9 @@ class Line:
         if self.taps is None:
             return "-"
         traces = self.taps.traces
-        return (
-            f"{traces.compared} bit-identical"
-            if traces.bit_equal
-            else f"{traces.bit_different} of {traces.compared} differ"
-        )
+        if traces.bit_equal:
+            return f"{traces.compared} bit-identical"
+        return f"{traces.bit_different} of {traces.compared} differ"
 
 
 def suite_code(lines: Sequence[Line], missing: Sequence[str]) -> int:

@@ -36,7 +36,6 @@ from parity.trace.bundle import (
 from parity.trace.places import project_root
 from parity.trace.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.trace.store import Store, Stored, open_store
-from parity.trace.trace_file import read_trace
 from runners.case import CASE_ID, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
 from runners.ltx23.reference import RELEASES
@@ -347,11 +346,6 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
             shutil.copyfile(run.folder / name, folder / name)
         return {}
     if run.has(TRACE_FILE):
-        if (pattern := read_trace(run.folder).pattern) not in (None, "*"):
-            raise RunError(
-                f"{run.folder} was recorded with --taps {pattern!r}; a golden holds the bits of every tap. Record it "
-                "again with --taps '*'."
-            )
         write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,9 +33,9 @@ from parity.trace.bundle import (
     Outputs,
     check_safetensors_header,
 )
-from parity.trace.pattern import chosen, includes
+from parity.trace.pattern import includes
 from parity.trace.tap_checksums import TapChecksums, write_checksums
-from parity.trace.trace_file import SketchTable, decode, read_trace, write_trace
+from parity.trace.trace_file import read_trace, write_trace
 from runners.errors import RunError
 
 SMALLEST_BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
@@ -228,31 +228,14 @@ def write_reduced_trace(source: Path, folder: Path, steps: int, num_blocks: int 
 
     Of a run that does not say how many blocks its model has, the last one in the trace is taken for the last.
 
-    Raises: RunError if that trace lacks taps that a golden keeps, or is not whole.
+    Raises: RunError if that trace is not whole: of all taps, or, of a golden, of those that one keeps today.
     """
     trace, path = read_trace(source), source / TRACE_FILE
     if num_blocks is None:
         num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
     kept = kept_taps(steps, num_blocks - 1)
-    if not (includes(trace.pattern, kept) and trace.complete):
+    wanted = kept if (source / REDUCED_FILE).is_file() else "*"
+    if not (includes(trace.pattern, wanted) and trace.complete):
         raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
-    write_checksums(folder, TapChecksums(digests=trace.bits(), pattern=trace.pattern_of_bits))
-    write_trace(folder, _subset(decode(path.read_bytes(), origin=str(path)), kept))
-
-
-def _subset(table: SketchTable, pattern: str) -> SketchTable:
-    rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
-
-    def picked(column: list[Any]) -> list[Any]:
-        return [column[row] for row in rows]
-
-    return SketchTable(
-        buckets=table.buckets,
-        pattern=pattern,
-        complete=table.complete,
-        names=picked(table.names),
-        shapes=picked(table.shapes),
-        dtypes=picked(table.dtypes),
-        floats=table.floats[rows],
-        integers=table.integers[rows],
-    )
+    write_checksums(folder, TapChecksums(digests=trace.bits, pattern=trace.pattern_of_bits))
+    write_trace(folder, trace.part(kept))

@@ -14,6 +14,7 @@ While a run goes on, `trace.journal` collects the same tables step by step; a ru
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from parity.trace.atomic import write_bytes_atomic
 from parity.trace.journal import scan
+from parity.trace.pattern import chosen
 from parity.trace.sketch import (
     FLOAT_STATISTICS,
     INTEGER_STATISTICS,
@@ -82,6 +84,22 @@ class Trace(Mapping[str, TapSketch]):
         row, table = self._rows[name], self._table
         return from_row(table.shapes[row], table.dtypes[row], table.floats[row], table.integers[row])
 
+    def part(self, pattern: str) -> SketchTable:
+        """The sketches of the taps that a pattern chooses, as a table of its own."""
+        table = self._table
+        rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
+        return SketchTable(
+            buckets=table.buckets,
+            pattern=pattern,
+            complete=table.complete,
+            names=[table.names[row] for row in rows],
+            shapes=[table.shapes[row] for row in rows],
+            dtypes=[table.dtypes[row] for row in rows],
+            floats=table.floats[rows],
+            integers=table.integers[rows],
+        )
+
+    @cached_property
     def bits(self) -> Mapping[str, int]:
         """What stands for the bits of each tap, also of those whose sketches are not here."""
         if self.checksums is not None:
@@ -90,6 +108,7 @@ class Trace(Mapping[str, TapSketch]):
         rows = zip(table.names, table.dtypes, table.shapes, table.integers[:, 0].tolist(), strict=True)
         return {name: tap_digest(dtype, shape, checksum) for name, dtype, shape, checksum in rows}
 
+    @cached_property
     def clean_bits(self) -> Mapping[str, tuple[tuple[int, ...], str, int]]:
         """Shape, dtype and checksum of each tap with a sketch, elements, and nothing in it that is not finite.
 
@@ -135,7 +154,7 @@ def read_trace(folder: Path) -> Trace:
 
 def _with_checksums(table: SketchTable, path: Path) -> Trace:
     checksums = read_checksums(path)
-    if wrong := [name for name, digest in Trace(table).bits().items() if checksums.digests.get(name) != digest]:
+    if wrong := [name for name, digest in Trace(table).bits.items() if checksums.digests.get(name) != digest]:
         raise RunError(f"{path} has another checksum of {wrong[0]} than the sketch beside it; restore the golden.")
     return Trace(table, checksums)
 

@@ -186,6 +186,11 @@ def test_isolating_a_case_of_a_release_that_is_not_installed_is_refused(
     assert code == 2 and "of a release that is not installed" in said and not (root / "runs").exists()
 
 
+def test_steps_to_isolate_are_asked_of_cases_that_can_be_isolated(root: Path, micro_weights: WeightsFolder) -> None:
+    said = suite(root, micro_weights, "--golden", "--isolate-steps", "15")[1]  # its release is not installed
+    assert "VERDICT" in said and "steps from 0" not in said
+
+
 def test_isolating_what_is_not_run_is_refused_before_anything_runs(live: Path, micro_weights: WeightsFolder) -> None:
     code, said = suite(live, micro_weights, "--isolate", "micro", "--isolate-steps", "3")
     assert code == 2 and "steps from 0 to 2" in said

@@ -116,7 +116,7 @@ def golden_of(tensors: dict[str, Tensor], bits: str | None = None) -> Trace:
     pattern = "init/* decode/*"
     few = table_of({tap: x for tap, x in tensors.items() if chosen(tap, pattern)}, pattern)
     more = trace_of({tap: x for tap, x in tensors.items() if chosen(tap, bits)})
-    return Trace(few, TapChecksums(digests=more.bits(), pattern=bits))
+    return Trace(few, TapChecksums(digests=more.bits, pattern=bits))
 
 
 def test_taps_that_a_golden_keeps_no_sketch_of_are_held_to_its_bits(flow: Dataflow) -> None:

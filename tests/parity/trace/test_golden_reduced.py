@@ -185,7 +185,7 @@ CHECKOUT = Path(__file__).parents[3] / "golden"
 def test_the_goldens_at_full_size_are_whole_and_know_the_bits_of_their_taps(case: str, bits: int, box_px: int) -> None:
     run = golden.golden_of(case)
     trace = read_trace(run.folder)
-    assert trace.complete and len(trace.bits()) == bits and len(trace) > 1000
+    assert trace.complete and len(trace.bits) == bits and len(trace) > 1000
     kept = read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
     frames = run.record.case["request"]["num_frames"]
     assert kept.box_px == box_px and kept.frame_shape == (frames, 512, 768, 3)

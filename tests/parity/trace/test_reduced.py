@@ -214,7 +214,7 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
     write_reduced_trace(source, target, steps=4, num_blocks=None)
     whole, reduced = read_trace(source), read_trace(target)
     assert list(reduced) == [f"denoise/{step:03d}/cond/block/08/video/ff" for step in (0, 2, 3)]
-    assert dict(reduced.bits()) == dict(whole.bits()) and len(reduced.bits()) == 8
+    assert dict(reduced.bits) == dict(whole.bits) and len(reduced.bits) == 8
     for name in reduced:
         assert (reduced[name].checksum, reduced[name].shape) == (whole[name].checksum, whole[name].shape)
         assert torch.equal(reduced[name].buckets, whole[name].buckets)
@@ -232,6 +232,9 @@ def test_blocks_that_the_model_has_and_a_pattern_left_out_are_missed(tmp_path: P
     source = tmp_path / "source"
     source.mkdir()
     write_trace(source, table(pattern=kept_taps(4, 8)))
+    with pytest.raises(RunError, match="not a whole trace"):  # of a run, the bits of every tap are wanted
+        write_reduced_trace(source, tmp_path, steps=4, num_blocks=9)
+    (source / REDUCED_FILE).touch()
     with pytest.raises(RunError, match="not a whole trace"):
         write_reduced_trace(source, tmp_path, steps=4, num_blocks=17)
     write_reduced_trace(source, tmp_path, steps=4, num_blocks=9)

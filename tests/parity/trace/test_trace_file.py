@@ -207,17 +207,17 @@ def test_clean_bits_are_of_taps_with_elements_that_are_all_finite() -> None:
     table.integers[1, 1] = table.integers[2, 2] = 1
     table.floats[3, 5] = math.inf  # sums overflowed
     table.shapes[4] = (0, 3)
-    assert Trace(table).clean_bits() == {"good": ((2, 3), "float32", int(table.integers[0, 0]))}
+    assert Trace(table).clean_bits == {"good": ((2, 3), "float32", int(table.integers[0, 0]))}
 
 
 def test_checksums_beside_a_trace_know_more_taps_and_must_agree_with_its_sketches(tmp_path: Path) -> None:
     write_trace(tmp_path, small_table(["init/video", "decode/mel"]))
-    bits = dict(read_trace(tmp_path).bits())
+    bits = dict(read_trace(tmp_path).bits)
     assert list(bits) == ["init/video", "decode/mel"] and read_trace(tmp_path).checksums is None
     write_checksums(tmp_path, TapChecksums(digests={**bits, "init/audio": 5}, pattern="init/* decode/*"))
     found = read_trace(tmp_path)
     assert (found.pattern, found.pattern_of_bits) == (None, "init/* decode/*")
-    assert dict(found.bits()) == {**bits, "init/audio": 5} and "init/audio" not in found
+    assert dict(found.bits) == {**bits, "init/audio": 5} and "init/audio" not in found
     for wrong in ({**bits, "decode/mel": 5}, {"init/video": bits["init/video"]}):
         write_checksums(tmp_path, TapChecksums(digests=wrong))
         with pytest.raises(RunError, match="another checksum of decode/mel"):
