@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from parity.diff.runs import Kept
     from parity.trial.sitting import Sitting
     from runners.case import Case
     from runners.weights import Weights, WeightsFolder
@@ -172,7 +173,7 @@ def _limits(
             recorded.get(case.id),
             compiled,
             device=device,
-            box_px=_box_of_golden(case),
+            kept=_kept_of_golden(case),
             sitting=sittings[case.id],
         )
         for case in cases
@@ -191,12 +192,9 @@ def _limits(
     return {"counts": counts, "changes": changes}
 
 
-def _box_of_golden(case: "Case") -> int | None:
-    """Boxes of the small frames that candidates of a case will be judged by; None where its golden is not reduced."""
-    from parity.diff.runs import reduced_of
+def _kept_of_golden(case: "Case") -> "Kept | None":
+    """What candidates of a case will be judged by, if it has a golden and that is reduced."""
+    from parity.diff.runs import kept_of
     from parity.trace.golden import GOLDEN_FILE, golden_of
 
-    if not (Path(case.folder) / GOLDEN_FILE).is_file():
-        return None
-    golden = golden_of(case.id)
-    return reduced_of(golden).box_px if golden.reduced else None
+    return kept_of(golden_of(case.id)) if (Path(case.folder) / GOLDEN_FILE).is_file() else None

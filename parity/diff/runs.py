@@ -127,6 +127,22 @@ def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     return reduce_outputs(run.outputs(), box_px)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a candidate that is judged by a reduced golden is held to: small frames over such boxes, and sketches."""
+
+    box_px: int
+    pattern: str | None  # of the taps with sketches
+
+
+def kept_of(golden: Run) -> Kept | None:
+    """What a golden keeps; None if it is whole."""
+    if not golden.reduced:
+        return None
+    pattern = read_trace(golden.folder).pattern if golden.has(TRACE_FILE) else None
+    return Kept(box_px=reduced_of(golden).box_px, pattern=pattern)
+
+
 def reduced_alike(reference: Run, candidate: Run) -> tuple[ReducedOutputs, ReducedOutputs]:
     """The outputs of two runs, reduced as one of them already is."""
     if reference.reduced:

@@ -26,7 +26,7 @@ from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import reduced_of
+from parity.diff.runs import Kept, kept_of, reduced_of
 from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, device_of, propose, table_named
@@ -134,7 +134,7 @@ def measure(
     compiled: bool = False,
     *,
     device: torch.device = CPU,
-    box_px: int | None = None,
+    kept: Kept | None = None,
     sitting: Sitting | None = None,
 ) -> Populations:
     """Run both populations of a case.
@@ -149,15 +149,14 @@ def measure(
         compiled: add a run with compiled branches to the harmless ones.
         device: where everything runs. A GPU does not hold a large model twice: defects are not tried part by part
             there, and parts only in the first two steps.
-        box_px: reduce outputs over boxes of this size before they are compared, as candidates' will be if the case's
-            golden is reduced.
+        kept: what candidates will be judged by if the case's golden is reduced; outputs are reduced so, and drift is of
+            those taps alone.
         sitting: which members are measured, and for how long; None takes all of them.
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
         sitting's time is over.
     """
     runner = "official" if recorded is None else "native"
-    if recorded is not None and recorded.reduced:
-        box_px = reduced_of(recorded).box_px
+    kept = kept or (None if recorded is None else kept_of(recorded))
     sitting = sitting or Sitting()
     harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
     known = defects_of(case)
@@ -185,7 +184,7 @@ def measure(
         harmless,
         say,
         official=recorded is None,
-        box_px=box_px,
+        kept=kept,
         device=device,
         sitting=sitting,
     )
@@ -193,7 +192,7 @@ def measure(
     def spoiled(defect: Defect) -> Member:
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            drifted = drift(weights, case, reference, box_px=box_px, device=device)
+            drifted = drift(weights, case, reference, kept=kept, device=device)
         rows: tuple[Added, ...] = ()
         if defect.alone and recorded is None and device.type == "cpu":
             with present(defect, must_reach=False):
@@ -237,7 +236,7 @@ def measure_floor(
     say: Say,
     *,
     official: bool = True,
-    box_px: int | None = None,
+    kept: Kept | None = None,
     device: torch.device = CPU,
     sitting: Sitting | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -251,7 +250,7 @@ def measure_floor(
         say: told what is run.
         official: whether official code of the case's release can run here: variations of it are, and parts are tried
             alone beside it.
-        box_px: reduce outputs over boxes of this size before they are compared.
+        kept: what is compared, if not everything.
         device: where everything runs.
         sitting: which of them are measured; None takes all.
     Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
@@ -262,13 +261,13 @@ def measure_floor(
         say(f"{case.id}: harmless, {variation.description}")
         runner = "official" if official and not variation.native_only else "native"
         with variation.apply():
-            drifted = drift(weights, case, reference, variation.dtype, runner, box_px=box_px, device=device)
+            drifted = drift(weights, case, reference, variation.dtype, runner, kept=kept, device=device)
         return Member(metrics=dict(_harmless(variation.id, case, drifted, ())))
 
     def rewritten_by(rewrite: Rewrite) -> Member:
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
-            drifted = drift(weights, case, reference, box_px=box_px, device=device)
+            drifted = drift(weights, case, reference, kept=kept, device=device)
         rows: tuple[Added, ...] = ()
         if official:
             with rewritten(rewrite):

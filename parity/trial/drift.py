@@ -10,6 +10,7 @@ from parity.diff.dataflow import Dataflow
 from parity.diff.drift_level import drift_metrics
 from parity.diff.outputs import OutputsDiff, compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.runs import Kept
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import Outputs
 from parity.trace.recorder import Recorder
@@ -76,29 +77,31 @@ def drift(
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
     *,
-    box_px: int | None = None,
+    kept: Kept | None = None,
     device: torch.device = CPU,
 ) -> Drifted:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype, device), box_px=box_px)
+    return compare(reference, record(weights, case, runner, dtype, device), kept=kept)
 
 
-def compare(reference: Recorded, candidate: Recorded, *, box_px: int | None = None) -> Drifted:
-    """Compare two runs, outputs reduced first if boxes are named; the candidate's latents get the reference's dtype."""
+def compare(reference: Recorded, candidate: Recorded, *, kept: Kept | None = None) -> Drifted:
+    """Compare two runs, by what a golden keeps if so asked; the candidate's latents get the reference's dtype."""
     return Drifted(
-        outputs=compare_in_dtype(reference.outputs, candidate.outputs, box_px=box_px),
-        taps=compare_traces(reference.trace, candidate.trace, reference.flow),
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs, kept=kept),
+        taps=compare_traces(
+            reference.trace, candidate.trace, reference.flow, offered=None if kept is None else kept.pattern
+        ),
         flow=reference.flow,
     )
 
 
-def compare_in_dtype(reference: Outputs, candidate: Outputs, *, box_px: int | None = None) -> OutputsDiff:
+def compare_in_dtype(reference: Outputs, candidate: Outputs, *, kept: Kept | None = None) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
     candidate = replace(
         candidate,
         video_latent=candidate.video_latent.to(reference.video_latent.dtype),
         audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
     )
-    if box_px is not None:
-        return compare_reduced(reduce_outputs(reference, box_px), reduce_outputs(candidate, box_px))
+    if kept is not None:
+        return compare_reduced(reduce_outputs(reference, kept.box_px), reduce_outputs(candidate, kept.box_px))
     return compare_outputs(reference, candidate)

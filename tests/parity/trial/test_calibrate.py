@@ -13,8 +13,9 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.registry import Registry
 from parity.trace import golden
+from parity.trace import reduced as trace_reduced
 from parity.trace.bundle import RUN_FILE, Run, read_run
-from parity.trace.record import record_run
+from parity.trace.record import record_run, recording
 from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trial import calibrate
 from parity.trial.benign import ORACLE, oracle_at, variations
@@ -182,11 +183,12 @@ def recorded(
     monkeypatch.setattr(calibrate, "defects_of", lambda _: ())
     monkeypatch.setattr(calibrate, "variations", lambda *population: variations(*population)[:1])
 
-    def make(*, reduced: bool, **behaviours: bool) -> Run:
+    def make(*, reduced: bool, pattern: str | None = None, **behaviours: bool) -> Run:
         options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
         out = tmp_path / "official"
         runner = NativeRunner(micro_weights, options)
-        record_run(runner, golden.find_case("micro"), micro_weights, options, out, Quiet())
+        taps = None if pattern is None else recording(pattern, "sketch")
+        record_run(runner, golden.find_case("micro"), micro_weights, options, out, Quiet(), taps)
         document = json.loads((out / RUN_FILE).read_text())
         (out / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
         golden.bless(read_run(out), "for this test", reduced=reduced)
@@ -208,6 +210,16 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     assert found.floor["repeated"]["video_latent.relative_l2"] == 0.0
     small = {name for name in found.floor["repeated"] if name.startswith("small_frames.")}
     assert bool(small) == reduced and ("frames.flicker.max" in found.floor["repeated"]) != reduced
+
+
+def test_drift_is_measured_on_the_taps_that_a_reduced_golden_keeps(
+    recorded: Callable[..., Run], micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    run = recorded(reduced=True, pattern="*")
+    found = measure(micro_weights, golden.find_case("micro"), lambda _: None, run)
+    drift = {name for values in found.floor.values() for name in values if name.startswith("drift.")}
+    assert drift == {"drift.text", "drift.decode.frames", "drift.decode.mel", "drift.decode.waveform"}
 
 
 def test_a_native_run_without_every_bit_of_the_recorded_one_stands_for_nothing(
