@@ -17,6 +17,7 @@ GIB = 1 << 30
 Rows = list[tuple[str, ...]]
 ENDS = ("video latent", "audio latent", "frames", "waveform")
 UNORDERED = "cudnn::detail::dgrad_engine"  # adds as its threads come
+PLANTED = "planted_defect"  # in the name of a file: the native model was made wrong on purpose
 LEVELS = {
     "outputs": "outputs alone",
     "outputs+drift": "outputs and drift of taps",
@@ -162,6 +163,26 @@ def suite_rows(document: dict[str, Any]) -> Rows:
     return rows
 
 
+def planted_rows(document: dict[str, Any]) -> Rows:
+    """What the suite said of a candidate with a planted defect."""
+    rows = []
+    for line in document["lines"]:
+        taps, alone = line["taps"], line["isolated"]
+        apart = next(row for row in line["verdict"]["rows"] if row["metric"] == "taps.bit_different")
+        rows.append(
+            (
+                line["case"],
+                taps["lines"][0].partition(":")[0],
+                f"{apart['value']:.0f} of {taps['compared']}",
+                f"{alone['differing']} of {alone['places']}",
+                alone["origins"][0],
+                line["outcome"],
+                device(document),
+            )
+        )
+    return rows
+
+
 def diff_row(document: dict[str, Any]) -> tuple[str, ...]:
     """Two runs: which outputs have equal bits, and which groups of taps drift apart."""
     metrics = document["metrics"]
@@ -240,15 +261,21 @@ def mutation_note(document: dict[str, Any]) -> str:
 
 def main(paths: Sequence[str]) -> None:
     """Print the tables of some files, in the order given."""
-    documents = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
     kinds: dict[str, list[dict[str, Any]]] = {}
-    for document in documents:
-        kinds.setdefault(document.get("kind", "suite" if "lines" in document else "diff"), []).append(document)
+    for path in paths:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        suite = PLANTED if PLANTED in Path(path).stem else "suite"  # the suite does not know that a defect was planted
+        kinds.setdefault(document.get("kind", suite if "lines" in document else "diff"), []).append(document)
     parts = [
         table(
             "Parity at full size",
             ("case", "comparison", "taps", "parts alone", "environment differs", "verdict", "device"),
             [row for document in kinds.get("suite", []) for row in suite_rows(document)],
+        ),
+        table(
+            "A defect planted in one block of native, and what the suite says",
+            ("case", "it says", "taps that differ", "parts alone that differ", "first of them", "verdict", "device"),
+            [row for document in kinds.get(PLANTED, []) for row in planted_rows(document)],
         ),
         table(
             "Against another official release",

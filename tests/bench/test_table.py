@@ -122,6 +122,28 @@ def test_files_of_every_kind_become_tables(
     assert "Speed" not in text
 
 
+def test_a_planted_defect_has_a_table_of_its_own(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = ["first departs at step 0, block 5: relative L2 0.0091, 0.88x harmless noise", "look at ff"]
+    line = {
+        "case": "c",
+        "what": "native against official",
+        "outcome": "NOT AT PARITY",
+        "environment_differences": [],
+        "taps": {"compared": 55092, "bit_equal": False, "lines": says},
+        "isolated": {"places": 5746, "differing": 24, "origins": ["denoise/000/cond/block/05/video/ff", "other"]},
+        "verdict": {"rows": [{"metric": "x", "value": 1.0}, {"metric": "taps.bit_different", "value": 54688.0}]},
+    }
+    path = tmp_path / "h100_planted_defect.json"
+    path.write_text(json.dumps({"lines": [line], "environment": ENVIRONMENT}))
+    bench.main([str(path)])
+    text = capsys.readouterr().out
+    found = "first departs at step 0, block 5 | 54688 of 55092 | 24 of 5746 | denoise/000/cond/block/05/video/ff"
+    assert f"| c | {found} | NOT AT PARITY | {DEVICE} |" in text
+    assert "Parity at full size" not in text
+
+
 def test_the_readme_shows_the_tables_of_the_saved_files(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[2]
     bench.main([str(path) for path in sorted((root / "docs" / "measurements").glob("*.json"))])
