@@ -54,6 +54,7 @@ that Wellons' hash-prospector found.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -80,6 +81,7 @@ INTEGER_STATISTICS: Final = 3  # checksum, NaN count, Inf count
 _MASK = 0xFFFFFFFF
 _BLOCK = 1 << 18  # elements sketched at a time: bounds the scratch memory of the torch form
 _MOST_ELEMENTS = 1 << 33  # vectors and quads are numbered by 31 bits
+_KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,27 +160,20 @@ def sketch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
             f"A sketch wants a real, dense tensor of fewer than 2^33 elements; got {tensor.dtype}, {tensor.layout}, "
             f"{tuple(tensor.shape)}. Tap its real view, or a part of it."
         )
-    tensor = tensor.detach()
-    with torch.no_grad():
-        if tensor.is_cuda and _kernel_runs(tensor.dtype):
-            from parity.trace.sketch_triton import sketch_kernel_into
-
-            sketch_kernel_into(tensor, floats, integers)
-        else:
-            sketch_torch_into(tensor, floats, integers)
+    kernel = _kernel() if tensor.is_cuda and tensor.dtype in _KERNEL_DTYPES else None
+    (kernel or sketch_torch_into)(tensor.detach(), floats, integers)
 
 
 @lru_cache(maxsize=1)
-def _has_triton() -> bool:
+def _kernel() -> Callable[[Tensor, Tensor, Tensor], None] | None:
+    """The CUDA kernel, or None where Triton is not installed."""
     try:
         import triton  # noqa: F401
     except ImportError:
-        return False
-    return True
+        return None
+    from parity.trace.sketch_triton import sketch_kernel_into
 
-
-def _kernel_runs(dtype: torch.dtype) -> bool:
-    return dtype in (torch.bfloat16, torch.float16, torch.float32) and _has_triton()
+    return sketch_kernel_into
 
 
 def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -198,7 +199,7 @@ def encode(table: SketchTable) -> bytes:
     dtypes = {dtype: index for index, dtype in enumerate(dict.fromkeys(table.dtypes))}
     columns = {
         "buckets": table.floats[:, : table.buckets],
-        "names": torch.tensor(list("\n".join(table.names).encode()), dtype=torch.uint8),
+        "names": torch.from_numpy(np.array(bytearray("\n".join(table.names).encode()))),
         "shape_index": torch.tensor([shapes[shape] for shape in table.shapes], dtype=torch.int32),
         "dtype_index": torch.tensor([dtypes[dtype] for dtype in table.dtypes], dtype=torch.uint8),
     }
