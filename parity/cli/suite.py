@@ -68,6 +68,7 @@ def suite(
     from runners.forge.weights import weights_named
     from runners.official_files import INSTALLED_RELEASE
 
+    left = _TimeLeft(minutes)
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     where = device_named(device)
@@ -79,7 +80,6 @@ def suite(
     chosen = _isolated_cases(cases, isolate or [])
     installed = {found.id for found in cases if found.reference == INSTALLED_RELEASE}  # what isolation can run
     steps = {found.id: _steps_to_isolate(found, isolate_steps) for found in cases if found.id in installed}
-    left = _TimeLeft(minutes)
     lines: list[Line] = []
     missing: list[str] = []
     longest_s = 0.0  # of the runs so far, which says how long the next may take
@@ -125,9 +125,9 @@ def suite(
                 lines += _against_golden(official, native, isolated)
             lines.append(_judged("native against official", official, native, isolated))
         if report is not None:
-            save_suite(report, lines, missing)  # after each case, so that a run that is stopped leaves what it found
+            save_suite(report, lines, missing, left.took_s)  # after each case: one that is stopped leaves what it found
     if report is not None:
-        save_suite(report, lines, missing)
+        save_suite(report, lines, missing, left.took_s)
     draw_suite(out, lines, missing)
     return suite_code(lines, missing)
 
@@ -168,14 +168,19 @@ def _require_weights_of_goldens(cases: "list[Case]", weights: "WeightsFolder | F
 
 @dataclass(frozen=True)
 class _TimeLeft:
-    """What a call may still begin."""
+    """The time of a call: what it has taken, and what it may still begin."""
 
     minutes: float | None
     begun_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def took_s(self) -> float:
+        """Since the call began."""
+        return time.monotonic() - self.begun_s
+
     def fits(self, expected_s: float) -> bool:
         """Whether something that takes so long would end in time."""
-        return self.minutes is None or time.monotonic() - self.begun_s + expected_s <= self.minutes * 60
+        return self.minutes is None or self.took_s + expected_s <= self.minutes * 60
 
 
 def _isolated_cases(cases: "list[Case]", named: list[str]) -> set[str]:

@@ -16,6 +16,7 @@ from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
 from parity.diff.twin import twin_of
+from parity.trace.attention_kernels import kernel_differences
 from parity.trace.bundle import Run
 from parity.trace.trace_file import Trace, read_trace
 from runners.case import Case
@@ -87,6 +88,7 @@ def diagnose(
         arbitrations=arbitrations,
         twin=lambda tap: twin_of(tap, old, new),
         runner=candidate.record.runner,
+        kernels=kernel_differences(reference.record.details, candidate.record.details),
     )
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 

@@ -3,7 +3,7 @@ harmless noise, in which code, what it does to the result, and what to do next."
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -87,6 +87,7 @@ def explain(
     arbitrations: Mapping[str, Arbitration] | None = None,
     twin: Callable[[str], Twin | None] | None = None,
     runner: str = "native",
+    kernels: Sequence[str] = (),
 ) -> Explanation:
     """Diagnose a run.
 
@@ -99,6 +100,7 @@ def explain(
         arbitrations: the taps before an oracle, where there is one.
         twin: which other tap of the reference the candidate holds at a tap, if any.
         runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
+        kernels: calls of attention that torch gave to another kernel than in the reference, each as one phrase.
     """
 
     def bits(tap: str) -> float:
@@ -122,6 +124,7 @@ def explain(
     lines = [
         *_findings_said(findings),
         *_roots_said(found, diff, flow, floors, twin, runner),
+        *_kernels_said(found, kernels),
         *_rest_said(found, diff, floors),
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
@@ -231,6 +234,14 @@ def _raised_before(root: Root, diff: TraceDiff, flow: Dataflow, floors: Floors) 
         return ""
     size = _times(diff.errors[worst], floors.of(worst))
     return f"it may begin before that, at {place_of(worst).words()}: {size} harmless noise, too little to be sure"
+
+
+def _kernels_said(found: Divergence, kernels: Sequence[str]) -> list[str]:
+    """Two kernels are as far apart as many bugs, so where runs differ, whoever looks for a bug wants to know."""
+    if not found.roots or not kernels:
+        return []
+    more = f" (and {len(kernels) - 1} more)" if len(kernels) > 1 else ""
+    return [f"torch took another kernel for {kernels[0]}{more}"]
 
 
 def _rest_said(found: Divergence, diff: TraceDiff, floors: Floors) -> list[str]:

@@ -191,8 +191,11 @@ def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) 
     console.print(Text(f"VERDICT: {WORDS[code]}", "bold green" if code == 0 else "bold red"))
 
 
-def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str]) -> None:
-    """Write `suite.json`, `suite.md` and, for each line, numbers that `parity gate --numbers` judges again."""
+def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str], took_s: float) -> None:
+    """Write `suite.json`, `suite.md` and, for each line, numbers that `parity gate --numbers` judges again.
+
+    `took_s` is of this call so far, without what runs that were kept had taken.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     runs = {f"{line.case}/{record.runner}": record for line in lines for record in line.records}
     code = suite_code(lines, missing)
@@ -201,6 +204,7 @@ def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str]) -> N
         "exit_code": code,
         "outcome": WORDS[code],
         "missing": list(missing),
+        "took_s": took_s,
         "lines": [line.document() for line in lines],
         "runs": {
             name: {
@@ -215,15 +219,18 @@ def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str]) -> N
         "environment": lines[0].records[1].environment if lines else {},
     }
     write_json_atomic(folder / "suite.json", document)
-    write_bytes_atomic(folder / "suite.md", _markdown(lines, missing).encode())
+    write_bytes_atomic(folder / "suite.md", _markdown(lines, missing, took_s).encode())
     for line in lines:
         name = f"{line.case} {line.what}".replace(" ", "_")
         write_json_atomic(folder / f"numbers_{name}.json", line.found.document())
 
 
-def _markdown(lines: Sequence[Line], missing: Sequence[str]) -> str:
+def _markdown(lines: Sequence[Line], missing: Sequence[str], took_s: float) -> str:
     device = lines[0].records[1].environment.get("device_name", "CPU") if lines else "nothing"
-    parts = [f"### {WORDS[suite_code(lines, missing)]}: {TITLE}", f"Measured on {escaped(str(device))}."]
+    parts = [
+        f"### {WORDS[suite_code(lines, missing)]}: {TITLE}",
+        f"Measured on {escaped(str(device))} in {took_s:.0f} s.",
+    ]
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     parts[2:2] = [

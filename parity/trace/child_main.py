@@ -67,6 +67,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from safetensors.torch import save_file
 
     from parity.trace.atomic import write_json_atomic
+    from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
     from parity.trace.environment import fingerprint
     from runners.case import case_of
     from runners.catalogue import open_runner
@@ -94,7 +95,8 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     )
     case = case_of(request["case"], request["case_folder"])
     repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
-    with repeatable, runner, _recorded(folder, request["taps"], request["keep"]):
+    listening = _recorded(folder, request["taps"], request["keep"])
+    with repeatable, runner, noting_attention_kernels() as kernels, listening:
         start_s = time.perf_counter()
         outcome: Outcome = runner.run(case, say)
         if device.type == "cuda":
@@ -117,7 +119,11 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "stage_s": outcome.stage_s,
             "step_s": outcome.step_s,
             "peak_bytes": outcome.peak_bytes,
-            "details": {**outcome.details, TAPS_OFFERED: list(runner.capabilities.taps)},
+            "details": {
+                **outcome.details,
+                TAPS_OFFERED: list(runner.capabilities.taps),
+                ATTENTION_KERNELS: kernels,
+            },
         },
     )
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from parity.trace.atomic import folder_atomic
+from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, dtype_name, write_run
 from parity.trace.environment import fingerprint
 from parity.trace.recorder import Keep, Recorder
@@ -67,14 +68,16 @@ def record_run(
 
     def execute(folder: Path) -> Executed:
         repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-        with repeatable, runner, recorded(folder) if recorded else nullcontext():
+        listening_too = recorded(folder) if recorded else nullcontext()
+        with repeatable, runner, noting_attention_kernels() as kernels, listening_too:
             start_s = time.perf_counter()
             outcome = runner.run(case, progress)
             if options.device.type == "cuda":
                 torch.cuda.synchronize(options.device)
             end_to_end_s = time.perf_counter() - start_s
             environment = fingerprint(options.device)
-        outcome = replace(outcome, details={**outcome.details, TAPS_OFFERED: list(runner.capabilities.taps)})
+        noted = {TAPS_OFFERED: list(runner.capabilities.taps), ATTENTION_KERNELS: kernels}
+        outcome = replace(outcome, details={**outcome.details, **noted})
         return Executed(runner=runner.name, outcome=outcome, environment=environment, end_to_end_s=end_to_end_s)
 
     return leave_run(execute, case, weights, options, out)

@@ -10,11 +10,13 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.diff.diagnosis import Diagnosis, diagnose
 from parity.diff.runs import compare_runs
 from parity.report.drift import drift_lines, mark
 from parity.trace.atomic import write_json_atomic
+from parity.trace.attention_kernels import ATTENTION_KERNELS
 from parity.trace.bundle import Run, read_run
 from parity.trace.record import record_run, recording
 from parity.trial.amplify import amplify
@@ -92,6 +94,18 @@ def test_native_is_equal_to_official(record: Record, official: Run) -> None:
     assert {grid.part for grid in found.drift} == {"self_attn", "text_attn", "av_attn", "ff", "out"}
     assert all(value == 0 for grid in found.drift for row in grid.values for value in row)
     assert "".join(drift_lines(found.drift[0])) == "   0 |  |   1 |  |"
+
+
+def test_another_attention_kernel_is_named(record: Record, official: Run) -> None:
+    noted = official.record.details[ATTENTION_KERNELS]
+    assert len(noted) > 3 and set(noted.values()) <= {"flash", "math"}  # what torch has on a CPU
+    assert record("native").record.details[ATTENTION_KERNELS] == noted
+    with sdpa_kernel([SDPBackend.MATH]):
+        other = record("native")
+    lines = "\n".join(diagnose(official, other).explanation.lines)
+    form = next(form for form, kernel in noted.items() if kernel == "flash")
+    assert f"torch took another kernel for attention of {form}: flash in the reference, math here" in lines
+    assert "another kernel" not in "\n".join(diagnose(official, record("native")).explanation.lines)
 
 
 @pytest.mark.parametrize(
