@@ -1,5 +1,5 @@
 """The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `bench/floors.py`,
-`parity mutate --out`, `parity diff --json` and the suite saved.
+`bench/loading.py`, `parity mutate --out`, `parity diff --json` and the suite saved.
 
     python bench/table.py docs/measurements/*.json
 
@@ -79,6 +79,18 @@ def capture_row(document: dict[str, Any]) -> tuple[str, ...]:
         f"{document['trace_peak_bytes'] / 2**20:.0f} MiB",
         device(document),
     )
+
+
+def loading_rows(document: dict[str, Any]) -> Rows:
+    """Each part of native loaded by itself, and all of them; what a plain fill of as many bytes would take."""
+    parts: dict[str, dict[str, float]] = document["parts"]
+    total = {key: sum(part[key] for part in parts.values()) for key in ("bytes", "load_s", "tensors_s")}
+    rows = [("structures, made and checked", "-", f"{document['check_s']:.2f}", "-", "-", device(document))]
+    for name, part in {**parts, "all parts": total}.items():
+        filled_s = part["bytes"] / document["fill_bytes_per_s"]
+        times = (f"{part[key]:.2f}" for key in ("load_s", "tensors_s"))
+        rows.append((name, f"{part['bytes'] / 1e9:.2f}", *times, f"{filled_s:.3f}", device(document)))
+    return rows
 
 
 def sketch_row(document: dict[str, Any]) -> tuple[str, ...]:
@@ -331,6 +343,11 @@ def main(paths: Sequence[str]) -> None:
             "Cost of recording all taps: median step in seconds",
             ("case", "without", "with", "cost", "device memory", "device"),
             [capture_row(document) for document in kinds.get("capture", [])],
+        ),
+        table(
+            "Loading native with made weights, part by part",
+            ("part", "GB", "seconds", "of them making tensors", "a plain fill of them", "device"),
+            [row for document in kinds.get("loading", []) for row in loading_rows(document)],
         ),
         table(
             "Sketch of a tap: GB/s",

@@ -122,6 +122,20 @@ def test_files_of_every_kind_become_tables(
     assert "Speed" not in text
 
 
+def test_loading_is_split_into_parts_and_held_to_a_plain_fill(bench: ModuleType) -> None:
+    parts = {
+        "text_encoder": {"bytes": 24e9, "load_s": 2.0, "tensors_s": 1.5},
+        "transformer": {"bytes": 36e9, "load_s": 3.25, "tensors_s": 3.0},
+    }
+    document = {"parts": parts, "check_s": 0.625, "fill_bytes_per_s": 2e12, "environment": ENVIRONMENT}
+    assert bench.loading_rows(document) == [
+        ("structures, made and checked", "-", "0.62", "-", "-", DEVICE),
+        ("text_encoder", "24.00", "2.00", "1.50", "0.012", DEVICE),
+        ("transformer", "36.00", "3.25", "3.00", "0.018", DEVICE),
+        ("all parts", "60.00", "5.25", "4.50", "0.030", DEVICE),
+    ]
+
+
 def test_a_planted_defect_has_a_table_of_its_own(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
