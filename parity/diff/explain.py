@@ -129,10 +129,10 @@ def explain(
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
         *_floors_said(found, by_rule, by_registry, len(diff.errors)),
-        *_next_said(found, runner),
     ]
+    step = _next_said(found, runner)  # never cut off: it is what the reader came for
     return Explanation(
-        lines=tuple(lines[:MOST_LINES]),
+        lines=(*lines[: MOST_LINES - len(step)], *step),
         divergence=found,
         harmless={root.tap: floors.of(root.tap) for root in found.roots},
         ends=ends,

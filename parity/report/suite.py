@@ -229,7 +229,7 @@ def _markdown(lines: Sequence[Line], missing: Sequence[str], took_s: float) -> s
     device = lines[0].records[1].environment.get("device_name", "CPU") if lines else "nothing"
     parts = [
         f"### {WORDS[suite_code(lines, missing)]}: {TITLE}",
-        f"Measured on {escaped(str(device))} in {took_s:.0f} s.",
+        f"Measured on {escaped(str(device))}. This call took {took_s:.0f} s.",
     ]
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))

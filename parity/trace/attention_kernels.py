@@ -1,4 +1,4 @@
-"""Which attention kernel torch chose for each form of call while a case ran.
+"""Which attention kernels torch chose for each form of call while a case ran.
 
 An environment says which kernels torch may choose from; what it chose follows from shapes, strides, mask and device,
 and on one GPU it is the largest harmless difference there is: two kernels are as far apart as many bugs. So a run
@@ -15,47 +15,69 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-ATTENTION_KERNELS: Final = "attention_kernels"  # key of a recorded run's details: form of call to name of kernel
+ATTENTION_KERNELS: Final = "attention_kernels"  # key of a recorded run's details: form of call to names of kernels
 MOST_FORMS: Final = 1000  # of a run; a whole one at full size has ten
+_LONGEST: Final = 200  # characters of what a stranger's run says
+_TORCHS_OWN: Final = F.scaled_dot_product_attention
 
 
 @contextmanager
 def noting_attention_kernels() -> Iterator[dict[str, str]]:
-    """While inside, note the kernel of each form of `scaled_dot_product_attention` when it is first called.
+    """While inside, note the kernel of each new kind of call of `torch.nn.functional.scaled_dot_product_attention`.
 
-    Calls reach torch as they are, and calls in code under `torch.compile` are not seen: there the compiler chooses.
+    Calls reach torch as they are, in the whole process, and nothing that goes wrong in noting one ends a run. Not seen
+    are calls under `torch.compile` or autocast, where others choose or torch casts first; calls by a name that was
+    bound before; a kernel that is allowed or forbidden between two calls of one kind; and all calls of an engine that
+    has put attention of its own in place of torch's.
 
-    Yields: form, such as "bfloat16 (1, 32, 6144, 128) x (1, 32, 1024, 128), mask", to "flash", "efficient", "math",
-        "cudnn" or "overrideable"; filled while the block runs.
+    Yields: form, such as "bfloat16 (1, 32, 6144, 128) x (1, 32, 1024, 128), mask", to the kernels that its calls took,
+        of "flash", "efficient", "math", "cudnn" and "overrideable", such as "flash, math"; filled while the block runs.
     """
     chosen: dict[str, str] = {}
     seen: set[tuple[Any, ...]] = set()
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention
     choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)  # torch has no public way to ask
+    if attend is not _TORCHS_OWN or choice is None:
+        yield chosen
+        return
 
     @wraps(attend)
-    def noted(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **named: Any
-    ) -> Tensor:
-        attended = attend(query, key, value, attn_mask, *rest, **named)
-        if choice is not None and not torch.compiler.is_compiling():
-            form = (query.dtype, query.shape, key.shape, attn_mask is None)
-            if form not in seen and len(seen) < MOST_FORMS:
-                seen.add(form)
-                with suppress(RuntimeError, TypeError, ValueError):  # an engine's own kind of tensor, or a newer torch
-                    backend = SDPBackend(choice(query, key, value, attn_mask, *rest, **named))
-                    chosen[_spelled(*form)] = backend.name.removesuffix("_ATTENTION").lower()
+    def noted(*given: Any, **named: Any) -> Tensor:
+        attended = attend(*given, **named)
+        if not torch.compiler.is_compiling():
+            with suppress(Exception):  # an engine's own kind of tensor, a tracer, another torch
+                note(*given, **named)
         return attended
+
+    def note(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **more: Any,
+    ) -> None:
+        kind = (
+            *(query.dtype, query.device, query.shape, query.stride(), key.shape, key.stride(), key.dtype),
+            *(value.shape, value.stride(), value.dtype, dropout_p > 0, is_causal, more.get("enable_gqa")),
+            None if attn_mask is None else (attn_mask.dtype, attn_mask.shape, attn_mask.stride()),
+        )
+        if kind in seen or len(seen) == MOST_FORMS or torch.is_autocast_enabled(query.device.type):
+            return
+        seen.add(kind)
+        name = SDPBackend(choice(query, key, value, attn_mask, dropout_p, is_causal, **more)).name
+        form = f"{str(query.dtype).removeprefix('torch.')} {tuple(query.shape)} x {tuple(key.shape)}"
+        form += ("" if attn_mask is None else ", mask") + (", causal" if is_causal else "")
+        others = chosen[form].split(", ") if form in chosen else []
+        chosen[form] = ", ".join(sorted({*others, name.removesuffix("_ATTENTION").lower()}))
 
     F.scaled_dot_product_attention = noted
     try:
         yield chosen
     finally:
-        F.scaled_dot_product_attention = attend
-
-
-def _spelled(dtype: torch.dtype, query: torch.Size, key: torch.Size, unmasked: bool) -> str:
-    return f"{str(dtype).removeprefix('torch.')} {tuple(query)} x {tuple(key)}" + ("" if unmasked else ", mask")
+        if F.scaled_dot_product_attention is noted:  # else somebody has put his own there meanwhile
+            F.scaled_dot_product_attention = attend
 
 
 def kernel_differences(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
@@ -73,4 +95,5 @@ def kernel_differences(reference: dict[str, Any], candidate: dict[str, Any]) -> 
 
 def _noted(details: dict[str, Any]) -> dict[str, str]:
     found = details.get(ATTENTION_KERNELS)
-    return {str(form): str(kernel) for form, kernel in found.items()} if isinstance(found, dict) else {}
+    pairs = list(found.items())[:MOST_FORMS] if isinstance(found, dict) else []
+    return {str(form)[:_LONGEST]: kernel[:_LONGEST] for form, kernel in pairs if isinstance(kernel, str)}

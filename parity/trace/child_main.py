@@ -67,7 +67,6 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     from safetensors.torch import save_file
 
     from parity.trace.atomic import write_json_atomic
-    from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
     from parity.trace.environment import fingerprint
     from runners.case import case_of
     from runners.catalogue import open_runner
@@ -95,8 +94,8 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     )
     case = case_of(request["case"], request["case_folder"])
     repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
-    listening = _recorded(folder, request["taps"], request["keep"])
-    with repeatable, runner, noting_attention_kernels() as kernels, listening:
+    details: dict[str, Any] = {TAPS_OFFERED: list(runner.capabilities.taps)}
+    with repeatable, runner, _observed(folder, request["taps"], request["keep"], details):
         start_s = time.perf_counter()
         outcome: Outcome = runner.run(case, say)
         if device.type == "cuda":
@@ -119,11 +118,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
             "stage_s": outcome.stage_s,
             "step_s": outcome.step_s,
             "peak_bytes": outcome.peak_bytes,
-            "details": {
-                **outcome.details,
-                TAPS_OFFERED: list(runner.capabilities.taps),
-                ATTENTION_KERNELS: kernels,
-            },
+            "details": {**outcome.details, **details},
         },
     )
 
@@ -151,15 +146,17 @@ def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
 
 
 @contextmanager
-def _recorded(folder: Path, pattern: str | None, keep: Any) -> Iterator[None]:
-    """Record the taps that the request names, if any."""
+def _observed(folder: Path, pattern: str | None, keep: Any, details: dict[str, Any]) -> Iterator[None]:
+    """Record the taps that the request names, if any, and beside them attention kernels into `details`."""
+    from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
     from parity.trace.recorder import Recorder
     from runners.tap import listening
 
     if pattern is None:
         yield
         return
-    with Recorder(folder, pattern=pattern, keep=keep) as recorder, listening(recorder):
+    recorder = Recorder(folder, pattern=pattern, keep=keep)
+    with noting_attention_kernels() as details[ATTENTION_KERNELS], recorder, listening(recorder):
         yield
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,19 +68,29 @@ def record_run(
 
     def execute(folder: Path) -> Executed:
         repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-        listening_too = recorded(folder) if recorded else nullcontext()
-        with repeatable, runner, noting_attention_kernels() as kernels, listening_too:
+        details: dict[str, Any] = {}
+        with repeatable, runner, _observed(recorded, folder, details):
             start_s = time.perf_counter()
             outcome = runner.run(case, progress)
             if options.device.type == "cuda":
                 torch.cuda.synchronize(options.device)
             end_to_end_s = time.perf_counter() - start_s
             environment = fingerprint(options.device)
-        noted = {TAPS_OFFERED: list(runner.capabilities.taps), ATTENTION_KERNELS: kernels}
-        outcome = replace(outcome, details={**outcome.details, **noted})
+        details[TAPS_OFFERED] = list(runner.capabilities.taps)
+        outcome = replace(outcome, details={**outcome.details, **details})
         return Executed(runner=runner.name, outcome=outcome, environment=environment, end_to_end_s=end_to_end_s)
 
     return leave_run(execute, case, weights, options, out)
+
+
+@contextmanager
+def _observed(recorded: Listening | None, folder: Path, details: dict[str, Any]) -> Iterator[None]:
+    """Record taps, and beside them attention kernels into `details`; a run without taps is left to itself."""
+    if recorded is None:
+        yield
+        return
+    with noting_attention_kernels() as details[ATTENTION_KERNELS], recorded(folder):
+        yield
 
 
 def leave_run(

@@ -147,13 +147,13 @@ def test_a_planted_defect_has_a_table_of_its_own(
         "environment_differences": [],
         "taps": {"compared": 55092, "bit_equal": False, "lines": says},
         "isolated": {"places": 5746, "differing": 24, "origins": ["denoise/000/cond/block/05/video/ff", "other"]},
-        "verdict": {"rows": [{"metric": "x", "value": 1.0}, {"metric": "taps.bit_different", "value": 54688.0}]},
+        "verdict": {"rows": [{"metric": "x", "value": 1.0}, {"metric": "taps.bit_different", "value": 54321.0}]},
     }
     path = tmp_path / "h100_planted_defect.json"
     path.write_text(json.dumps({"lines": [line], "environment": ENVIRONMENT}))
     bench.main([str(path)])
     text = capsys.readouterr().out
-    found = "first departs at step 0, block 5 | 54688 of 55092 | 24 of 5746 | denoise/000/cond/block/05/video/ff"
+    found = "first departs at step 0, block 5 | 54321 of 55092 | 24 of 5746 | denoise/000/cond/block/05/video/ff"
     assert f"| c | {found} | NOT AT PARITY | {DEVICE} |" in text
     assert "Parity at full size" not in text
 

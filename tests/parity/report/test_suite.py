@@ -139,7 +139,7 @@ def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(tmp_path: Pat
     assert "COULD NOT JUDGE" in text and "not run yet: micro/late" in text
     save_suite(tmp_path, [line(diagnosis(True))], [], 433.6)
     document = json.loads((tmp_path / "suite.json").read_text())
-    assert document["took_s"] == 433.6 and "in 434 s." in (tmp_path / "suite.md").read_text()
+    assert document["took_s"] == 433.6 and "This call took 434 s." in (tmp_path / "suite.md").read_text()
     assert (document["exit_code"], document["outcome"]) == (0, "PARITY")
     assert document["runs"]["micro/native"]["step_s"] == [1.0]
     assert "GPU\\|&lt;b&gt;" in (tmp_path / "suite.md").read_text()

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
+from parity.trace.attention_kernels import ATTENTION_KERNELS
 from parity.trace.bundle import read_run
 from parity.trace.child import Child, environment_in, record_in_child
 from parity.trace.record import record_run, recording
@@ -123,6 +124,7 @@ def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process
         assert getattr(there.record, name) == getattr(here.record, name), name
     assert there.record.stage_s.keys() == here.record.stage_s.keys() and len(there.record.step_s) == 1
     assert there.record.details == here.record.details | {"in_child_process": True}
+    assert len(here.record.details[ATTENTION_KERNELS]) > 3
     assert "denoising" in heard.stages and heard.steps == [(1, 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "here"]
 

@@ -7,7 +7,16 @@ from torch import Tensor
 
 from parity.diff.sketches import relative_l2
 from parity.trace import sketch as sketch_module
-from parity.trace.sketch import GOLDEN, MULTIPLIERS, SEED, TapSketch, sketch, sketch_into
+from parity.trace.sketch import (
+    FLOAT_STATISTICS,
+    GOLDEN,
+    INTEGER_STATISTICS,
+    MULTIPLIERS,
+    SEED,
+    TapSketch,
+    sketch,
+    sketch_into,
+)
 from runners.errors import ConfigError, ShapeError
 
 
@@ -121,8 +130,10 @@ def test_what_cannot_be_sketched_is_refused() -> None:
 def test_the_tensor_is_not_changed_and_needs_no_gradient() -> None:
     tensor = torch.randn(5, 11, requires_grad=True)
     before = tensor.detach().clone()
-    sketch(tensor)
+    floats, integers = torch.empty(64 + FLOAT_STATISTICS), torch.empty(INTEGER_STATISTICS, dtype=torch.int64)
+    sketch_into(tensor, floats, integers)
     assert torch.equal(tensor.detach(), before) and tensor.grad is None
+    assert not floats.requires_grad  # nothing of the run is kept alive
 
 
 def swapped_tokens(x: Tensor) -> Tensor:
