@@ -7,13 +7,14 @@ them stands a plain fill, the least that any way of making tensors has to write.
 """
 
 import argparse
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from gpu import header
@@ -23,7 +24,6 @@ from parity.trace.atomic import write_json_atomic
 from parity.trace.golden import find_case
 from parity.trace.record import device_named
 from runners.forge.weights import weights_named
-from runners.ltx23.gemma import load_gemma
 from runners.ltx23.loading import TensorSource
 from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
@@ -62,13 +62,14 @@ def clock(device: torch.device) -> Iterator[list[float]]:
     spent.append(time.perf_counter() - start_s)
 
 
-def loaded(make: Callable[[], nn.Module], sources: tuple[Clocked, ...], device: torch.device) -> dict[str, float]:
+def loaded(make: Callable[[], object], sources: tuple[Clocked, ...], device: torch.device) -> dict[str, float]:
     """Seconds of loading a part, of them in its source, and the bytes that came from there."""
     for source in sources:
         source.took_s, source.bytes = 0.0, 0
     with clock(device) as spent:
-        module = make()
-    del module
+        part = make()
+    del part
+    gc.collect()  # transformers' modules refer to each other in cycles
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return {
@@ -76,6 +77,11 @@ def loaded(make: Callable[[], nn.Module], sources: tuple[Clocked, ...], device: 
         "tensors_s": sum(source.took_s for source in sources),
         "bytes": sum(source.bytes for source in sources),
     }
+
+
+def middle(samples: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each number."""
+    return {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
 
 
 def fill_rate(device: torch.device, repeats: int) -> float:
@@ -102,30 +108,30 @@ def main() -> None:
     with clock(device) as prepared:
         weights = weights_named(arguments.weights, device)
     files = model_files(weights)
-    model, gemma = Clocked(files.model, device), Clocked(files.gemma, device)
-    files = replace(files, model=model, gemma=gemma)
+    sources = Clocked(files.model, device), Clocked(files.gemma, device)
+    files = replace(files, model=sources[0], gemma=sources[1])
     config = PipelineConfig(dtype=torch.bfloat16, reference=reference_of(find_case(arguments.case).reference, {}))
-    with clock(device) as checked:
-        components = Components(files, config, device)
-
-    def text_encoder() -> nn.Module:
-        encoder: nn.Module = load_gemma(files.gemma_config, files.gemma_folder, gemma, device, torch.bfloat16)
-        return encoder
-
-    ways: dict[str, Callable[[], nn.Module]] = {"text_encoder": text_encoder}
-    ways |= {name: lambda name=name: components.build(name, nn.Module) for name in PARTS}  # type: ignore[misc]
-    parts: dict[str, Any] = {}
-    for name, make in ways.items():
-        samples = [loaded(make, (model, gemma), device) for _ in range(arguments.repeats)]
-        parts[name] = {key: statistics.median(one[key] for one in samples) for key in samples[0]}
-        parts[name]["samples_s"] = [one["load_s"] for one in samples]
-        gigabytes, load_s, tensors_s = parts[name]["bytes"] / 1e9, parts[name]["load_s"], parts[name]["tensors_s"]
-        print(f"{name:<14} {gigabytes:6.2f} GB  {load_s:6.3f} s, {tensors_s:6.3f} s of them its tensors", flush=True)
+    checked_s: list[float] = []
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in ("text_encoder", *PARTS)}
+    for _ in range(arguments.repeats):  # afresh: a run loads each part into the structure that it was checked with
+        with clock(device) as checked:
+            components = Components(files, config, device)
+        checked_s += checked
+        samples["text_encoder"].append(loaded(components.text_encoder, sources, device))
+        for name in PARTS:
+            samples[name].append(loaded(partial(components.build, name, nn.Module), sources, device))
+    parts = {name: middle(found) for name, found in samples.items()}
+    for name, part in parts.items():
+        print(
+            f"{name:<14} {part['bytes'] / 1e9:6.2f} GB  {part['load_s']:6.3f} s, "
+            f"{part['tensors_s']:6.3f} s of them its tensors"
+        )
     result = {
         "case": arguments.case,
         "prepare_s": prepared[0],
-        "check_s": checked[0],
+        "check_s": statistics.median(checked_s),
         "parts": parts,
+        "samples": samples,
         "fill_bytes_per_s": fill_rate(device, arguments.repeats),
     }
     write_json_atomic(Path(arguments.out), {**header("loading", arguments, device), **result})

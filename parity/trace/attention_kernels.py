@@ -8,6 +8,7 @@ records it, and an explanation names it where two runs differ in it.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from types import BuiltinFunctionType
 from typing import Any, Final
 
 import torch
@@ -16,9 +17,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 ATTENTION_KERNELS: Final = "attention_kernels"  # key of a recorded run's details: form of call to names of kernels
-MOST_FORMS: Final = 1000  # of a run; a whole one at full size has ten
+MOST_FORMS: Final = 1000  # of a run; one of `tiny` has nine
 _LONGEST: Final = 200  # characters of what a stranger's run says
-_TORCHS_OWN: Final = F.scaled_dot_product_attention
 
 
 @contextmanager
@@ -37,13 +37,13 @@ def noting_attention_kernels() -> Iterator[dict[str, str]]:
     seen: set[tuple[Any, ...]] = set()
     attend: Callable[..., Tensor] = F.scaled_dot_product_attention
     choice: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)  # torch has no public way to ask
-    if attend is not _TORCHS_OWN or choice is None:
+    if not isinstance(attend, BuiltinFunctionType) or choice is None:  # whatever is written in Python is not torch's
         yield chosen
         return
 
     @wraps(attend)
     def noted(*given: Any, **named: Any) -> Tensor:
-        attended = attend(*given, **named)
+        attended: Tensor = attend(*given, **named)
         if not torch.compiler.is_compiling():
             with suppress(Exception):  # an engine's own kind of tensor, a tracer, another torch
                 note(*given, **named)

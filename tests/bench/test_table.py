@@ -127,8 +127,15 @@ def test_loading_is_split_into_parts_and_held_to_a_plain_fill(bench: ModuleType)
         "text_encoder": {"bytes": 24e9, "load_s": 2.0, "tensors_s": 1.5},
         "transformer": {"bytes": 36e9, "load_s": 3.25, "tensors_s": 3.0},
     }
-    document = {"parts": parts, "check_s": 0.625, "fill_bytes_per_s": 2e12, "environment": ENVIRONMENT}
+    document = {
+        "parts": parts,
+        "check_s": 0.625,
+        "prepare_s": 7.0,
+        "fill_bytes_per_s": 2e12,
+        "environment": ENVIRONMENT,
+    }
     assert bench.loading_rows(document) == [
+        ("names and tokenizer, prepared once", "-", "7.00", "-", "-", DEVICE),
         ("structures, made and checked", "-", "0.62", "-", "-", DEVICE),
         ("text_encoder", "24.00", "2.00", "1.50", "0.012", DEVICE),
         ("transformer", "36.00", "3.25", "3.00", "0.018", DEVICE),

@@ -110,6 +110,14 @@ def test_another_attention_kernel_is_named(record: Record, official: Run) -> Non
     assert "another kernel" not in "\n".join(diagnose(official, record("native")).explanation.lines)
 
 
+def test_a_run_without_taps_is_left_to_itself(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    engine = open_runner("native", micro_weights, OPTIONS)
+    record_run(engine, micro_case(), micro_weights, OPTIONS, tmp_path / "run", Quiet())
+    assert ATTENTION_KERNELS not in read_run(tmp_path / "run").record.details
+
+
 @pytest.mark.parametrize(
     ("defect", "wanted", "hint"),
     [
