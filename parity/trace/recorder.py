@@ -12,6 +12,7 @@ The taps of one device are taken to come from one stream.
 """
 
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -42,27 +43,23 @@ class _Batch:
 
     def __init__(self, buckets: int, device: torch.device) -> None:
         self.device = device
-        self.names: list[str] = []
-        self.shapes: list[tuple[int, ...]] = []
-        self.dtypes: list[str] = []
+        self._rows: list[tuple[str, tuple[int, ...], str]] = []  # one list: an interrupt cannot fall between columns
         self._floats = torch.empty(_CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
         self._integers = torch.empty(_CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
         self._arrived: torch.Event | None = None
 
     @property
     def full(self) -> bool:
-        return len(self.names) == _CAPACITY
+        return len(self._rows) == _CAPACITY
 
     def add(self, name: str, tensor: Tensor) -> None:
-        row = len(self.names)
+        row = len(self._rows)
         sketch_into(tensor, self._floats[row], self._integers[row])
-        self.names.append(name)
-        self.shapes.append(tuple(tensor.shape))
-        self.dtypes.append(dtype_name(tensor.dtype))
+        self._rows.append((name, tuple(tensor.shape), dtype_name(tensor.dtype)))
 
     def send(self) -> None:
         """Let the rows begin their way to the host; does not wait."""
-        self._floats, self._integers = self._floats[: len(self.names)], self._integers[: len(self.names)]
+        self._floats, self._integers = self._floats[: len(self._rows)], self._integers[: len(self._rows)]
         if self.device.type == "cpu":
             return
         self._floats, self._integers = _sent(self._floats), _sent(self._integers)
@@ -79,9 +76,9 @@ class _Batch:
         return SketchTable(
             buckets=self._floats.shape[1] - FLOAT_STATISTICS,
             pattern=pattern,
-            names=self.names,
-            shapes=self.shapes,
-            dtypes=self.dtypes,
+            names=[name for name, _, _ in self._rows],
+            shapes=[shape for _, shape, _ in self._rows],
+            dtypes=[dtype for _, _, dtype in self._rows],
             floats=self._floats,
             integers=self._integers,
         )
@@ -142,16 +139,15 @@ class Recorder:
 
     def close(self, *, complete: bool = True) -> None:
         """Wait for what is on its way and write the trace; `complete` says whether the run came to its end."""
-        self._send()
-        while self._on_the_way:
-            self._append(self._on_the_way.popleft())
-        self._journal.close()
+        with self._journal, self._tensors or nullcontext():
+            self._send()
+            while self._on_the_way:
+                self._append(self._on_the_way.popleft())
         table = journal_table(self._journal.path)
         table.complete = table.complete and complete
         write_trace(self._folder, table)
         self._journal.path.unlink()
         if self._tensors is not None:
-            self._tensors.close()
             assemble_tensors(self._folder)
 
     def __enter__(self) -> Self:
@@ -160,14 +156,20 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(complete=error is None)
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close(complete=False)
+        except Exception as failed:  # what ended the run is what its caller must hear
+            error.add_note(f"The trace of the run could not be closed: {failed}")
 
     def _send(self) -> None:
         """Send the batch on its way, and write down those that have arrived meanwhile."""
-        if self._batch is not None:
-            self._batch.send()
-            self._on_the_way.append(self._batch)
-            self._batch = None
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.send()
+            self._on_the_way.append(batch)
         while self._on_the_way and self._on_the_way[0].arrived():
             self._append(self._on_the_way.popleft())
 

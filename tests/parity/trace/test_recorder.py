@@ -2,12 +2,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity.trace import journal as journal_module
 from parity.trace import recorder as recorder_module
 from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_tensors
 from parity.trace.recorder import Recorder
@@ -105,6 +108,56 @@ def test_a_run_that_raises_leaves_what_it_had_marked_incomplete(tmp_path: Path) 
     trace = read_trace(tmp_path)
     assert list(trace) == ["denoise/000/x"] and not trace.complete
     assert list(load_file(tmp_path / TENSORS_FILE)) == ["denoise/000/x"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # closing a file can be interrupted, too
+def test_an_interrupt_at_any_line_is_heard_and_leaves_a_trace_that_can_be_read(tmp_path: Path) -> None:
+    names = [f"denoise/{step:03d}/{part}" for step in range(3) for part in "ab"]
+    files = {recorder_module.__file__, journal_module.__file__}
+
+    def recorded(folder: Path, interrupted_line: int) -> int:
+        """Record three steps and interrupt at that line of ours; return how many lines were run."""
+        lines = 0
+
+        def at_each_line(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_filename not in files:
+                return None
+            if event == "line":
+                lines += 1
+                if lines == interrupted_line:
+                    raise KeyboardInterrupt
+            return at_each_line
+
+        folder.mkdir()
+        recorder = Recorder(folder, keep="full")
+        before = sys.gettrace()
+        sys.settrace(at_each_line)
+        try:
+            with recorder:
+                for name in names:
+                    recorder(name, torch.ones(2) if name.endswith("a") else torch.ones(3).bfloat16())
+        finally:
+            sys.settrace(before)
+        return lines
+
+    lines = recorded(tmp_path / "whole", 0)
+    assert list(read_trace(tmp_path / "whole")) == names and lines > 100
+    for line in range(1, lines + 1):
+        with pytest.raises(KeyboardInterrupt):
+            recorded(tmp_path / str(line), line)
+        trace = read_trace(tmp_path / str(line))
+        assert set(trace) <= set(names)
+        assert set(trace) == set(names) or not trace.complete
+        assert all(trace[name].dtype == ("float32" if name.endswith("a") else "bfloat16") for name in trace)
+
+
+def test_what_ends_a_run_is_not_hidden_by_a_trace_that_cannot_be_closed(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError) as caught, Recorder(tmp_path) as recorder:
+        recorder("denoise/000/x", torch.ones(2))
+        (tmp_path / TRACE_JOURNAL).unlink()
+        1 // 0  # noqa: B018
+    assert "could not be closed" in caught.value.__notes__[0]
 
 
 def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path) -> None:
