@@ -102,9 +102,8 @@ def _judged(
     profile: "Profile | None",
     isolated: Path | None,
 ) -> "Verdict":
-    from parity.cli.gate import judged, profile_of
+    from parity.cli.gate import compared, judged, profile_of
     from parity.cli.isolate import isolate_run
-    from parity.diff.runs import compare_runs
     from parity.trace.bundle import Outputs, read_run
     from parity.trace.golden import reference_run
     from runners.errors import RunError
@@ -118,32 +117,33 @@ def _judged(
     if wanted is not None and candidate.case_id != _case(config).id:
         raise RunError(f"{run} is a run of {candidate.case_id!r}, and {OPTION} is {wanted!r}; run that case.")
     reference = reference_run(against, candidate.case_id)
-    found = compare_runs(reference, candidate, isolated)
+    found = compared(reference, candidate, isolated, profile)
     weights = config.getoption(WEIGHTS_OPTION)
     if (profile or profile_of(found)) == "limits" and candidate.record.runner == "native" and weights and not isolated:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "isolated.json"
             isolate_run(candidate, Path(weights), path)
-            found = compare_runs(reference, candidate, path)
+            found = compared(reference, candidate, path, profile)
     return judged(found, profile or profile_of(found))
 
 
 def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, profile: "Profile") -> "Verdict":
-    """Judge outputs in memory; where the reference is reduced, they are reduced in the same way first."""
+    """Judge outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
     from parity.diff.outputs import compare_outputs
     from parity.diff.reduced_outputs import compare_reduced
+    from parity.diff.runs import kept_of_case, reduced_of
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
     from parity.trace.environment import fingerprint
     from parity.trace.golden import reference_run
     from parity.trace.places import limits_path, mutation_path
-    from parity.trace.reduced import read_reduced, reduce_outputs
+    from parity.trace.reduced import reduce_outputs
 
     reference = reference_run(against, _case(config).id)
-    record = reference.record
-    if reference.reduced:
-        old = read_reduced(reference.folder, record.frame_rate, record.sample_rate_hz)
+    kept = kept_of_case(reference.case_id) if profile == "limits" else None
+    if reference.reduced or kept is not None:
+        old = reduced_of(reference, None if kept is None else kept.box_px)
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)

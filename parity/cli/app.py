@@ -1,6 +1,10 @@
 """The command `parity`: one verb a file, each a thin layer over a library call."""
 
+import atexit
+import os
 import signal
+import sys
+from contextlib import suppress
 
 import typer
 
@@ -23,6 +27,7 @@ from parity.cli import (
     run,
     suite,
 )
+from parity.cli.verb import COULD_NOT_JUDGE
 
 app = typer.Typer(
     name="parity",
@@ -53,7 +58,17 @@ app.command("doctor")(doctor.doctor)
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
     signal.signal(signal.SIGTERM, _interrupt)
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        # An interrupt that fell into `exec`, as in an import, makes Python end by that signal whatever is returned.
+        if end.code == COULD_NOT_JUDGE:
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):  # a pipe that nobody reads any more
+                    stream.flush()
+            os._exit(COULD_NOT_JUDGE)
+        raise
 
 
 def _interrupt(*_: object) -> None:

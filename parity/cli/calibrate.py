@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from parity.diff.runs import Kept
     from parity.trial.sitting import Sitting
     from runners.case import Case
     from runners.weights import Weights, WeightsFolder
@@ -153,6 +152,7 @@ def _limits(
     device: "torch.device",
     sittings: "Mapping[str, Sitting]",
 ) -> dict[str, Any]:
+    from parity.diff.runs import kept_of_case
     from parity.judge.registry import Registry, device_of, load_registry, save_registry, table_named
     from parity.report.tables import draw_changes
     from parity.trace.atomic import plain
@@ -173,7 +173,7 @@ def _limits(
             recorded.get(case.id),
             compiled,
             device=device,
-            kept=_kept_of_golden(case),
+            kept=kept_of_case(case.id),
             sitting=sittings[case.id],
         )
         for case in cases
@@ -190,11 +190,3 @@ def _limits(
         out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
     changes: list[Any] = plain([msgspec.to_builtins(change) for change in proposal.changes])
     return {"counts": counts, "changes": changes}
-
-
-def _kept_of_golden(case: "Case") -> "Kept | None":
-    """What candidates of a case will be judged by, if it has a golden and that is reduced."""
-    from parity.diff.runs import kept_of
-    from parity.trace.golden import GOLDEN_FILE, golden_of
-
-    return kept_of(golden_of(case.id)) if (Path(case.folder) / GOLDEN_FILE).is_file() else None

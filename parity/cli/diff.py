@@ -30,11 +30,11 @@ def diff(
     isolated: Annotated[Path | None, typer.Option(help="What `parity isolate REF --out FILE` left.")] = None,
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
 ) -> int:
-    """Compare two runs and show every number; exits 0 whatever the numbers are.
+    """Compare two runs and show every number that a gate would judge; exits 0 whatever the numbers are.
 
     Of two official runs of different releases, show the named changes between these and what they do.
     """
-    from parity.diff.runs import compare_runs
+    from parity.cli.gate import compared
     from parity.report.numbers import draw_diff
     from parity.report.release_change import draw_release_change
     from parity.trace.atomic import plain, write_json_atomic
@@ -57,7 +57,7 @@ def diff(
         raise RunError(
             f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
         )
-    found = compare_runs(old, run, isolated)
+    found = compared(old, run, isolated)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:

@@ -35,7 +35,7 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
 ) -> int:
     """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged."""
-    from parity.diff.runs import compare_runs, read_numbers
+    from parity.diff.runs import read_numbers
     from parity.report.junit import error_suite, write_junit
     from parity.report.markdown import annotation, error_markdown
     from runners.errors import ParityError, RunError
@@ -47,7 +47,7 @@ def gate(
         if isolated is not None and numbers:
             raise RunError("--isolated goes with a run; give it to `parity diff --out`, and saved numbers hold it.")
         runs = None if numbers else _runs(run, against)
-        found = read_numbers(run) if runs is None else compare_runs(*runs, isolated)
+        found = read_numbers(run) if runs is None else compared(*runs, isolated)
         return _reported(found, runs, run if perf else None, json, junit)
     except ParityError as error:
         if junit is not None:
@@ -78,6 +78,23 @@ def profile_of(found: "RunsDiff") -> "Profile":
     """
     exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
+
+
+def compared(
+    reference: "Run", candidate: "Run", isolated: Path | None = None, profile: "Profile | None" = None
+) -> "RunsDiff":
+    """Compare two runs as they are judged: by everything where bits decide, by what limits were measured on elsewhere.
+
+    Limits of a case with a reduced golden are those of key frames, small frames and some taps. All frames and all taps
+    of two whole runs are another population, and the worst of them is worse.
+    """
+    from parity.diff.runs import compare_runs, kept_of_case
+
+    found = compare_runs(reference, candidate, isolated)
+    if (profile or profile_of(found)) == "exact" or reference.reduced or candidate.reduced:
+        return found
+    kept = kept_of_case(found.case)
+    return found if kept is None else compare_runs(reference, candidate, isolated, kept=kept)
 
 
 def _of_another_release(found: "RunsDiff") -> str:

@@ -24,10 +24,9 @@ def report(
     ] = None,
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
-    from parity.cli.gate import calibrated_floors, judged, profile_of
+    from parity.cli.gate import calibrated_floors, compared, judged, profile_of
     from parity.diff.diagnosis import diagnose, flow_of, read_floors
     from parity.diff.floors import Floors
-    from parity.diff.runs import compare_runs
     from parity.judge.limit import Limit
     from parity.judge.perf import PerfVerdict, load_perf_registry
     from parity.judge.registry import device_of, load_registry
@@ -43,7 +42,7 @@ def report(
 
     candidate = read_run(run)
     reference = reference_run(against, candidate.case_id)
-    found = compare_runs(reference, candidate, isolated)
+    found = compared(reference, candidate, isolated)
 
     verdict: Verdict | str
     try:

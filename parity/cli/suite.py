@@ -353,13 +353,12 @@ def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> 
 
 def _judged(what: str, reference: "Run", candidate: "Run", isolated: "Path | None" = None) -> "Line":
     """Compare two runs and judge them as a gate does."""
-    from parity.cli.gate import judged, profile_of
+    from parity.cli.gate import compared, judged, profile_of
     from parity.diff.isolated import read_isolated
-    from parity.diff.runs import compare_runs
     from parity.report.suite import Line
     from runners.errors import RegistryError
 
-    found = compare_runs(reference, candidate, isolated)
+    found = compared(reference, candidate, isolated)
     verdict, refusal = None, ""
     try:
         verdict = judged(found, profile_of(found))

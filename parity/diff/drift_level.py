@@ -11,9 +11,11 @@ from parity.trace.bundle import TRACE_FILE, Run
 from parity.trace.pattern import chosen
 
 
-def drift_metrics(diff: TraceDiff, flow: Dataflow) -> dict[str, float]:
-    """The worst error of each group of taps, by metric."""
-    worst = worst_by_group((drift_group(tap, flow.steps), error) for tap, error in diff.errors.items())
+def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -> dict[str, float]:
+    """The worst error of each group of taps, by metric; of the taps that a pattern chooses, if one is given."""
+    worst = worst_by_group(
+        (drift_group(tap, flow.steps), error) for tap, error in diff.errors.items() if chosen(tap, pattern)
+    )
     return {f"{DRIFT}{group}": error for group, error in worst.items()}
 
 

@@ -22,6 +22,7 @@ from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, Run, sha256_of
+from parity.trace.golden import golden_of, has_golden
 from parity.trace.reduced import ReducedOutputs, read_reduced, reduce_outputs
 from parity.trace.trace_file import read_trace
 from runners.errors import RunError
@@ -60,19 +61,29 @@ class RunsDiff:
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
 
 
-def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> RunsDiff:
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What a candidate that is judged by a reduced golden is held to: small frames over such boxes, and sketches."""
+
+    box_px: int
+    pattern: str | None  # of the taps with sketches
+
+
+def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
     """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
 
     Args:
         reference: run taken as true.
         candidate: run under test.
         isolated: what `parity isolate --out` left of the candidate, to be judged as well.
+        kept: what two whole runs are compared by, which is what limits of their case were measured on; bits are
+            compared of everything all the same. None takes everything.
     Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
-    reduced = reference.reduced or candidate.reduced
+    reduced = reference.reduced or candidate.reduced or kept is not None
     if reduced:
-        outputs = compare_reduced(*reduced_alike(reference, candidate))
+        outputs = compare_reduced(*reduced_alike(reference, candidate, kept))
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
@@ -83,7 +94,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None) -
         traces, flow = _compare_taps(reference, candidate)
         findings += traces.findings
         metrics["taps.bit_different"] = float(traces.bit_different)
-        metrics |= drift_metrics(traces, flow)
+        metrics |= drift_metrics(traces, flow, None if kept is None else kept.pattern)
         levels["drift"] = drift_level(traces, flow, candidate.offers)
         if levels["drift"].measured and traces.compared < len(flow.taps):
             levels["drift"] = replace(levels["drift"], why=f"{traces.compared} of {len(flow.taps)} taps were compared")
@@ -127,12 +138,9 @@ def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     return reduce_outputs(run.outputs(), box_px)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What a candidate that is judged by a reduced golden is held to: small frames over such boxes, and sketches."""
-
-    box_px: int
-    pattern: str | None  # of the taps with sketches
+def kept_of_case(case_id: str) -> Kept | None:
+    """What the golden of a case keeps, on which its limits are measured; None if that is whole, or there is none."""
+    return kept_of(golden_of(case_id)) if has_golden(case_id) else None
 
 
 def kept_of(golden: Run) -> Kept | None:
@@ -143,12 +151,12 @@ def kept_of(golden: Run) -> Kept | None:
     return Kept(box_px=reduced_of(golden).box_px, pattern=pattern)
 
 
-def reduced_alike(reference: Run, candidate: Run) -> tuple[ReducedOutputs, ReducedOutputs]:
-    """The outputs of two runs, reduced as one of them already is."""
+def reduced_alike(reference: Run, candidate: Run, kept: Kept | None = None) -> tuple[ReducedOutputs, ReducedOutputs]:
+    """The outputs of two runs, reduced as one of them already is, or else as the golden of their case is."""
     if reference.reduced:
         old = reduced_of(reference)
         return old, reduced_of(candidate, old.box_px)
-    new = reduced_of(candidate)
+    new = reduced_of(candidate, None if kept is None else kept.box_px)
     return reduced_of(reference, new.box_px), new
 
 

@@ -84,6 +84,8 @@ def render(content: Content) -> str:
     """The page as text of at most about `MOST_PAGE_BYTES`."""
     found, traced = content.found, content.traced
     old, new, notes = shown_outputs(content.reference, content.candidate)
+    if not notes and any(name.startswith("small_") for name in found.per_frame):
+        notes = ("Limits of this case hold for what its golden keeps, so the numbers below are of small copies.",)
     sound, sound_notes = sound_data(
         old.waveform, new.waveform, (old.sample_rate_hz, new.sample_rate_hz), MOST_SOUND_BYTES
     )

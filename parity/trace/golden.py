@@ -87,7 +87,7 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
     Raises: RunError if there is none, or it was changed without a blessing.
     """
     folder = _folder_of(case_id)
-    if not (folder / GOLDEN_FILE).is_file():
+    if not has_golden(case_id):
         raise RunError(f"Case {case_id!r} has no golden; record one with `parity bless RUN --reason TEXT`.")
     if release is None:
         return _checked(folder, case_id)
@@ -103,6 +103,11 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
     if run.record.reference != release:
         raise RunError(f"{run.folder} follows release {run.record.reference}, not {release}; restore it.")
     return run
+
+
+def has_golden(case_id: str) -> bool:
+    """Whether a case has a golden, be it good or not. Raises: RunError for what is no case id."""
+    return (_folder_of(case_id) / GOLDEN_FILE).is_file()
 
 
 def releases_kept(case_id: str) -> tuple[str, ...]:

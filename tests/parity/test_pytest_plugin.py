@@ -12,8 +12,12 @@ import parity.diff.reduced_outputs
 import parity.diff.runs
 import parity.judge.registry
 import parity.report.tables
+from parity.diff.metric import METRICS
+from parity.judge.limit import exact_limit
+from parity.judge.registry import Registry, save_registry
 from parity.trace.bundle import read_run
 from parity.trace.golden import bless
+from parity.trace.store import ENVIRONMENT_VARIABLE
 
 # A suite run inside this process forgets what it imports, and numpy cannot be imported twice: so all of it is, above.
 assert parity.cli.gate and parity.diff.reduced_outputs and parity.diff.runs
@@ -102,6 +106,24 @@ def test_outputs_in_memory_are_judged_as_those_of_the_chosen_case(suite: Suite, 
     result = suite(judged_by_limits, "--parity-case", "micro")
     result.assert_outcomes(failed=1)  # no limits in this checkout: it cannot tell, so it does not pass
     result.stdout.fnmatch_lines(["*could not judge:*consistency_threshold.json*"])
+
+
+def test_outputs_in_memory_are_reduced_where_limits_hold_for_what_a_golden_keeps(
+    suite: Suite, leave_run: LeaveRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    official = leave_run("official", frames=(5, 64, 96))  # large enough for SSIM of small copies
+    bless(read_run(official), "first", reduced=True)
+    wanted = "frames.count.difference"  # of key frames there is no flicker, so no limit either
+    unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}
+    (tmp_path / "root" / "thresholds").mkdir()
+    registry = Registry(defaults={wanted: exact_limit(METRICS[wanted])}, unjudged=unjudged)
+    save_registry(tmp_path / "root" / "thresholds" / "consistency_threshold.json", registry)
+    body = f"def test_engine(parity_gate):\n    parity_gate(read_run(Path({str(official)!r})).outputs(), against=%r)\n"
+    for against in ("golden", str(official)):
+        result = suite(body % against, "--parity-case", "micro")
+        result.stdout.fnmatch_lines(["*micro, judged by limits on outputs*", "*ok*frames.count.difference*"])
+        result.stdout.no_fnmatch_line("*Registry entry missing*")
 
 
 def test_a_missing_or_unknown_case_is_a_usage_error(suite: Suite, leave_run: LeaveRun) -> None:

@@ -243,6 +243,16 @@ def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
     assert left <= {"out.crashed"}  # the taps recorded until then
 
 
+def test_an_interrupt_inside_exec_exits_2_too(runs: Runs, tmp_path: Path) -> None:
+    """Python marks such an interrupt as unhandled even where it was handled, and would end by SIGINT."""
+    engine = tmp_path / "engine.py"
+    engine.write_text('exec("raise KeyboardInterrupt")\n')
+    arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "interrupted" in ended.stderr, ended
+
+
 def test_a_bug_of_ours_or_an_interrupt_is_never_exit_1() -> None:
     for error in (
         *(KeyError("a bug"), KeyboardInterrupt(), MemoryError(), RecursionError()),
