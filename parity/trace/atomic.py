@@ -4,13 +4,13 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runners.errors import RunError
+from runners.partial_folder import OLD, partial_folder
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -55,23 +55,15 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file())):
         raise RunError(f"{folder} exists and is not one of ours (no {marker} in it); choose another --out.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
+    with partial_folder(folder) as work:
+        new, old = work / "new", work / OLD
+        new.mkdir()
+        yield new
         if folder.exists():
-            older = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.rename(older / "old")
-            try:
-                temporary.rename(folder)
-            except BaseException:
-                (older / "old").rename(folder)
-                raise
-            finally:
-                shutil.rmtree(older)
-        else:
-            temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except BaseException:
+            if old.exists():
+                old.rename(folder)
+            raise

@@ -4,8 +4,6 @@ Every value follows from (seed, tensor name) alone, so both ways give the same b
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +18,7 @@ from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inv
 from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
+from runners.partial_folder import partial_folder
 
 SPEC_VERSION = 1  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
@@ -95,20 +94,17 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
     sizes = preset_named(preset)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = out_dir.with_name(f".{out_dir.name}.partial-{os.getpid()}")
-    try:
-        gemma_folder = partial / GEMMA_FOLDER
+    with partial_folder(out_dir) as work:
+        new = work / "new"
+        gemma_folder = new / GEMMA_FOLDER
         gemma_folder.mkdir(parents=True)
         write_gemma_files(gemma_folder, sizes.gemma)
         metadata = {"format": "pt", "forge": json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
         _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
-        _write_safetensors(partial / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
-        partial.rename(out_dir)  # also onto an empty folder
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
+        new.rename(out_dir)  # also onto an empty folder
     return out_dir
 
 
