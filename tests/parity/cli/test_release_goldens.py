@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from parity.cli.app import app
+from parity.trace.attention_kernels import ATTENTION_KERNELS
 from parity.trace.bundle import RUN_FILE, read_run
 from parity.trace.golden import find_case, golden_of
+from parity.trace.trace_file import read_trace
 from runners.official_files import known_commit, known_hashes, total_sha256
 
 MAX_BYTES = 1_000_000  # of what the repository keeps of one run
@@ -39,6 +41,17 @@ def test_a_golden_says_which_release_made_it_of_the_request_that_1_0_0_ran(case:
     assert run.record.weights_hash == of_first.record.weights_hash
     assert run.record.environment["threads"] == 1  # sums in fp32 on several differ from run to run
     assert sum(path.stat().st_size for path in run.folder.iterdir()) < MAX_BYTES
+
+
+@pytest.mark.parametrize("case", [*CASES, "tiny_ti2v", "tiny_ti2v_no_v2a"])
+def test_a_golden_knows_the_bits_of_every_tap_and_the_kernel_of_every_form_of_attention(case: str) -> None:
+    run, v2a = golden_of(case), "no_v2a" not in case
+    trace = read_trace(run.folder)
+    # 4 steps of 4 blocks: 10 taps in each of three passes, 8 in the one without av_attn; without V2A one less in those.
+    outside = 60  # of blocks
+    assert trace.complete and len(trace.bits) == outside + 4 * 4 * (3 * (10 if v2a else 9) + 8)
+    # Gemma, two connectors, self and text of both streams, audio to video and video to audio.
+    assert list(run.record.details[ATTENTION_KERNELS].values()) == ["flash"] * (9 if v2a else 8)
 
 
 def test_a_run_at_parity_with_1_0_0_is_refused_by_the_golden_of_1_2_0_before_any_number() -> None:
