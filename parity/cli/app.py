@@ -4,7 +4,7 @@ import atexit
 import os
 import signal
 import sys
-from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -61,14 +61,26 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        # An interrupt that fell into `exec`, as in an import, makes Python end by that signal whatever is returned.
-        if end.code == COULD_NOT_JUDGE:
-            atexit._run_exitfuncs()
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError):  # a pipe that nobody reads any more
-                    stream.flush()
-            os._exit(COULD_NOT_JUDGE)
-        raise
+        if end.code in (0, 1):
+            raise
+        _leave()
+    except BaseException:  # an error that could not be said, as on a full disk, would end in Python's 1
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End with exit code 2, past everything that could make another of it.
+
+    An interrupt that fell into `exec`, as in an import, makes Python end by that signal whatever is returned. Streams
+    may be closed, or be pipes that nobody reads.
+    """
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        os._exit(COULD_NOT_JUDGE)
 
 
 def _interrupt(*_: object) -> None:

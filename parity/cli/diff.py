@@ -28,13 +28,17 @@ def diff(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     isolated: Annotated[Path | None, typer.Option(help="What `parity isolate REF --out FILE` left.")] = None,
+    as_judged: Annotated[
+        bool, typer.Option("--as-judged", help="Compare what a gate does: where limits decide, what the golden keeps.")
+    ] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save the numbers, to be judged again later.")] = None,
 ) -> int:
-    """Compare two runs and show every number that a gate would judge; exits 0 whatever the numbers are.
+    """Compare two runs and show every number; exits 0 whatever the numbers are.
 
     Of two official runs of different releases, show the named changes between these and what they do.
     """
     from parity.cli.gate import compared
+    from parity.diff.runs import compare_runs
     from parity.report.numbers import draw_diff
     from parity.report.release_change import draw_release_change
     from parity.trace.atomic import plain, write_json_atomic
@@ -57,7 +61,7 @@ def diff(
         raise RunError(
             f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
         )
-    found = compared(old, run, isolated)
+    found = (compared if as_judged else compare_runs)(old, run, isolated)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:

@@ -16,7 +16,7 @@ COULD_NOT_JUDGE = 2
 
 WIDE = 150  # columns where there is no terminal to ask: logs must not cut numbers off
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+out = Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

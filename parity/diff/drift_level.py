@@ -19,11 +19,14 @@ def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -
     return {f"{DRIFT}{group}": error for group, error in worst.items()}
 
 
-def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*") -> Level:
-    """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides."""
+def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: str | None = None) -> Level:
+    """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides.
+
+    With a pattern, only the taps that it chooses count as recorded.
+    """
     wanted = {drift_group(tap, flow.steps) for tap in flow.taps}
     offers = {drift_group(tap, flow.steps) for tap in flow.taps if chosen(tap, offered)}
-    there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.recorded(tap)}
+    there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.recorded(tap) and chosen(tap, pattern)}
     if left_out := [group for group in DRIFT_GROUPS if group in offers - there]:
         named = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more groups" if len(left_out) > 3 else "")
         return Level(measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True)

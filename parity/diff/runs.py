@@ -94,8 +94,9 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
         traces, flow = _compare_taps(reference, candidate)
         findings += traces.findings
         metrics["taps.bit_different"] = float(traces.bit_different)
-        metrics |= drift_metrics(traces, flow, None if kept is None else kept.pattern)
-        levels["drift"] = drift_level(traces, flow, candidate.offers)
+        pattern = None if kept is None else kept.pattern
+        metrics |= drift_metrics(traces, flow, pattern)
+        levels["drift"] = drift_level(traces, flow, candidate.offers, pattern)
         if levels["drift"].measured and traces.compared < len(flow.taps):
             levels["drift"] = replace(levels["drift"], why=f"{traces.compared} of {len(flow.taps)} taps were compared")
     else:

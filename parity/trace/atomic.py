@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.errors import RunError
-from runners.partial_folder import OLD, partial_folder
+from runners.partial_folder import partial_folder, take_place
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -53,17 +53,8 @@ def folder_atomic(folder: Path, marker: str) -> Iterator[Path]:
     An older folder of that name is replaced only if it is empty or holds the file `marker`, so that a mistyped path
     never deletes somebody's work. Raises: RunError.
     """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file())):
-        raise RunError(f"{folder} exists and is not one of ours (no {marker} in it); choose another --out.")
-    with partial_folder(folder) as work:
-        new, old = work / "new", work / OLD
-        new.mkdir()
+    with partial_folder(folder) as new:
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file())):
+            raise RunError(f"{folder} exists and is not one of ours (no {marker} in it); choose another --out.")
         yield new
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except BaseException:
-            if old.exists():
-                old.rename(folder)
-            raise
+        take_place(new, folder)

@@ -14,6 +14,7 @@ from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_k
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, dtype_name, write_run
 from parity.trace.environment import fingerprint
 from parity.trace.recorder import Keep, Recorder
+from parity.trace.trace_file import TRACE_JOURNAL
 from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
@@ -135,11 +136,17 @@ def leave_run(
 
 
 def _keep_trace(folder: Path, out: Path) -> None:
-    """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete."""
-    if (folder / TRACE_FILE).is_file():
+    """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete.
+
+    That is its journal where even the trace could not be closed.
+    """
+    names = (TRACE_FILE, TRACE_JOURNAL)
+    if left := [name for name in names if (folder / name).is_file()]:
         crashed = out.with_name(f"{out.name}.crashed")
         crashed.mkdir(exist_ok=True)
-        (folder / TRACE_FILE).replace(crashed / TRACE_FILE)
+        for name in names:  # of an earlier crash
+            (crashed / name).unlink(missing_ok=True)
+        (folder / left[0]).replace(crashed / left[0])
 
 
 def device_named(name: str) -> torch.device:

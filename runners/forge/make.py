@@ -18,7 +18,7 @@ from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inv
 from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
-from runners.partial_folder import partial_folder
+from runners.partial_folder import partial_folder, take_place
 
 SPEC_VERSION = 1  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
@@ -92,10 +92,9 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
     """
     device = device or torch.device("cpu")
     sizes = preset_named(preset)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")
-    with partial_folder(out_dir) as work:
-        new = work / "new"
+    with partial_folder(out_dir) as new:
+        if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+            raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")
         gemma_folder = new / GEMMA_FOLDER
         gemma_folder.mkdir(parents=True)
         write_gemma_files(gemma_folder, sizes.gemma)
@@ -104,7 +103,7 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
         _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
-        new.rename(out_dir)  # also onto an empty folder
+        take_place(new, out_dir)
     return out_dir
 
 

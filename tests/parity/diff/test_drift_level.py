@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.diff.runs import RunsDiff, compare_runs, numbers_of
+from parity.diff.runs import Kept, RunsDiff, compare_runs, numbers_of
 from parity.trace.bundle import read_run
 from parity.trace.pattern import chosen
 from parity.trace.reduced import kept_taps
@@ -51,6 +51,17 @@ def test_a_trace_of_a_pattern_that_leaves_groups_out_is_no_drift(leave_run: Leav
     narrow = leave_run("narrow", runner="native", pattern="denoise/* text/* connector/* init/*")
     level = compared(leave_run("official"), narrow).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out decode.frames" in level.why
+
+
+def test_taps_that_limits_were_not_measured_on_do_not_stand_for_their_group(leave_run: LeaveRun) -> None:
+    inner = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+    runs = [
+        read_run(leave_run(runner, runner=runner, pattern=f"{inner} denoise/*/block/01/*"))
+        for runner in ("official", "native")
+    ]
+    assert compare_runs(*runs).levels["drift"].measured
+    level = compare_runs(*runs, kept=Kept(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
+    assert (level.measured, level.owed) == (False, True) and "leaves out block." in level.why
 
 
 def test_fewer_taps_than_the_case_has_are_counted(leave_run: LeaveRun) -> None:

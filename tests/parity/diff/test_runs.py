@@ -4,9 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from parity.cli.app import app
 from parity.cli.gate import compared
-from parity.diff.runs import compare_runs, kept_of_case
+from parity.cli.suite import _judged
+from parity.diff.metric import METRICS
+from parity.diff.runs import Kept, compare_runs, kept_of_case, reduced_alike
+from parity.judge.limit import exact_limit
+from parity.judge.registry import Registry, save_registry
 from parity.trace import golden
 from parity.trace.bundle import Run, read_run
 from parity.trace.store import ENVIRONMENT_VARIABLE
@@ -51,6 +57,14 @@ def test_two_whole_runs_get_the_numbers_that_one_gets_against_the_golden(officia
     assert any(live.metrics[name] < whole.metrics[name] for name in groups)  # the worst was at a tap that is not kept
 
 
+def test_the_boxes_are_those_of_the_golden(official: Run, leave_run: LeaveRun) -> None:
+    frames = (5, 128, 192)  # 16 x 24 small pixels in boxes of 8, 8 x 12 in boxes of 16
+    one, other = (read_run(leave_run(name, frames=frames, runner=name)) for name in ("first", "native"))
+    for box_px in (8, 16):
+        old, _ = reduced_alike(one, other, Kept(box_px=box_px, pattern=None))
+        assert old.small_frames.shape == (5, 128 // box_px, 192 // box_px, 3)
+
+
 def test_bits_are_judged_on_everything_and_limits_on_what_the_golden_keeps(official: Run, leave_run: LeaveRun) -> None:
     exact, fast = (read_run(leave_run(tier, runner="native", tier=tier)) for tier in ("exact", "fast"))
     assert "small_psnr_db" not in compared(official, fast).per_frame  # the golden is whole
@@ -59,3 +73,45 @@ def test_bits_are_judged_on_everything_and_limits_on_what_the_golden_keeps(offic
     assert "small_psnr_db" in compared(official, exact, profile="limits").per_frame
     found = compared(official, fast)
     assert "small_psnr_db" in found.per_frame and "frames.flicker.max" not in found.metrics
+    recorded = golden.golden_of("micro")
+    assert compared(recorded, fast).metrics == found.metrics  # as against the golden itself
+
+
+@pytest.fixture
+def fast(official: Run, leave_run: LeaveRun, tmp_path: Path) -> Run:
+    """A run that limits judge; there is one, and none for flicker, which key frames do not have."""
+    golden.bless(official, "smaller", reduced=True)
+    wanted = "frames.count.difference"
+    unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}
+    registry = Registry(defaults={wanted: exact_limit(METRICS[wanted])}, unjudged=unjudged)
+    (tmp_path / "thresholds").mkdir()
+    save_registry(tmp_path / "thresholds" / "consistency_threshold.json", registry)
+    return read_run(leave_run("fast", runner="native", tier="fast"))
+
+
+def invoke(*arguments: object) -> str:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments]).output
+
+
+def test_every_verb_that_judges_takes_the_numbers_that_limits_hold_for(
+    official: Run, fast: Run, tmp_path: Path
+) -> None:
+    said = invoke("gate", fast.folder, "--against", official.folder)
+    assert "judged by limits on outputs" in said and "Registry entry missing" not in said
+    line = _judged("live", official, fast)
+    assert line.verdict is not None and line.refusal == ""
+    numbers, page = tmp_path / "numbers.json", tmp_path / "page.html"
+    assert "small_frames.flicker.max" in invoke("diff", official.folder, fast.folder, "--as-judged", "--out", numbers)
+    said = invoke("gate", numbers, "--numbers")
+    assert "judged by limits on outputs" in said and "Registry entry missing" not in said
+    assert "undecided" in invoke("report", fast.folder, "--against", official.folder, "--out", page)
+    assert "the numbers below are of small copies" in page.read_text()
+
+
+def test_runs_can_be_looked_at_where_the_golden_is_damaged(official: Run, fast: Run, tmp_path: Path) -> None:
+    (tmp_path / "golden" / "micro" / "case.toml").write_text("# edited")
+    assert "is not the case its golden was recorded for" in invoke("gate", fast.folder, "--against", official.folder)
+    assert "frames.flicker.max" in invoke("diff", official.folder, fast.folder)
+    page = tmp_path / "page.html"
+    invoke("report", fast.folder, "--against", official.folder, "--out", page)
+    assert "is not the case its golden was recorded for" in page.read_text()

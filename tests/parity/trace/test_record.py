@@ -8,8 +8,9 @@ from typing import Self
 import pytest
 import torch
 
+from parity.trace import recorder
 from parity.trace.record import device_named, record_run, recording
-from parity.trace.trace_file import read_trace
+from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.case import Case
 from runners.clock import Progress, Quiet
 from runners.errors import RunnerError
@@ -54,6 +55,30 @@ def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, m
     assert not trace.complete
     assert list(trace) == [f"denoise/{step:03d}/latent/video" for step in range(3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.crashed"]
+
+
+def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
+    tmp_path: Path, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    options = RunOptions(device=torch.device("cpu"))
+
+    def crash() -> None:
+        with pytest.raises(RuntimeError, match="engine died"):
+            record_run(Crashing(), micro_case(), weights, options, tmp_path / "run", Quiet(), recording("*", "sketch"))
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    crash()
+    with monkeypatch.context() as full:
+        full.setattr(recorder, "write_trace", full_disk)
+        crash()
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_JOURNAL]
+    trace = read_trace(tmp_path / "run.crashed")
+    assert len(trace) == 3 and not trace.complete
+    crash()
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_FILE]
 
 
 def test_a_device_that_is_not_here_is_named() -> None:
