@@ -1,8 +1,11 @@
 """Checkpoints, pictures, cases and runs that tests of several modules share; all made here, nothing fetched."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -167,3 +170,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; run with `make test-gpu` on one"))
+
+
+@pytest.fixture
+def interrupting() -> Callable[..., AbstractContextManager[list[int]]]:
+    """Ctrl-C at the n-th line that given modules run while inside; yields the lines run, and 0 interrupts none."""
+
+    @contextmanager
+    def at_line(place: int, *modules: ModuleType) -> Iterator[list[int]]:
+        files, ran = {module.__file__ for module in modules}, list[int]()
+
+        def at_each_line(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code.co_filename not in files:
+                return None
+            if event == "line":
+                ran.append(frame.f_lineno)
+                if len(ran) == place:
+                    raise KeyboardInterrupt
+            return at_each_line
+
+        before = sys.gettrace()
+        sys.settrace(at_each_line)
+        try:
+            yield ran
+        finally:
+            sys.settrace(before)
+
+    return at_line

@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
@@ -64,8 +65,11 @@ def main() -> None:
         if end.code in (0, 1):
             raise
         _leave()
-    except BaseException:  # an error that could not be said, as on a full disk, would end in Python's 1
-        _leave()
+    except BaseException:  # one that no verb could say, as where the disk is full, would end in Python's 1
+        try:
+            traceback.print_exc()
+        finally:
+            _leave()
 
 
 def _leave() -> NoReturn:

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from parity.trace.atomic import folder_atomic
 from runners import partial_folder as partial_folder_module
 from runners.partial_folder import partial_folder, take_place
 
+Interrupting = Callable[[int, ModuleType, ModuleType], AbstractContextManager[list[int]]]
 MARKER = "run.json"
 KILLED = """
 import os, shutil, signal, sys
@@ -158,33 +160,16 @@ def test_a_run_that_was_replaced_does_not_come_back_when_its_successor_is_delete
     assert left(out.parent) == []
 
 
-def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(tmp_path: Path) -> None:
-    files = {atomic.__file__, partial_folder_module.__file__}
-
-    def replaced(folder: Path, interrupted_line: int) -> int:
-        """Replace a run and interrupt at that line of ours; return how many lines were run."""
-        lines = 0
-
-        def at_each_line(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal lines
-            if frame.f_code.co_filename not in files:
-                return None
-            if event == "line":
-                lines += 1
-                if lines == interrupted_line:
-                    raise KeyboardInterrupt
-            return at_each_line
-
+def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(
+    tmp_path: Path, interrupting: Interrupting
+) -> None:
+    def replaced(folder: Path, line: int) -> int:
+        """Replace a run, interrupted at that line of ours; return how many lines were run."""
         folder.mkdir(parents=True)
         (folder / MARKER).write_text("older")
-        before = sys.gettrace()
-        sys.settrace(at_each_line)
-        try:
-            with folder_atomic(folder, MARKER) as new:
-                (new / MARKER).write_text("new")
-        finally:
-            sys.settrace(before)
-        return lines
+        with interrupting(line, atomic, partial_folder_module) as ran, folder_atomic(folder, MARKER) as new:
+            (new / MARKER).write_text("new")
+        return len(ran)
 
     lines = replaced(tmp_path / "0/out", 0)
     assert lines > 20 and (tmp_path / "0/out" / MARKER).read_text() == "new"
@@ -195,7 +180,7 @@ def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(tmp_path: 
         # An interrupt of the clearing up itself leaves it to the next call; pytest still holds what was open then.
         with partial_folder(out):
             pass
-        places = [out, *out.parent.glob(".out.partial-*/old"), *out.parent.glob(".out.partial-*/new")]
+        places = [out, *out.parent.glob(".out.partial-*/old")]
         assert any((place / MARKER).is_file() for place in places), line
 
 

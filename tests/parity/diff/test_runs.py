@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.cli.gate import compared
 from parity.cli.suite import _judged
+from parity.diff import runs
 from parity.diff.metric import METRICS
-from parity.diff.runs import Kept, compare_runs, kept_of_case, reduced_alike
+from parity.diff.runs import Kept, RunsDiff, compare_runs, kept_of_case, reduced_alike
 from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
 from parity.trace import golden
@@ -75,6 +76,21 @@ def test_bits_are_judged_on_everything_and_limits_on_what_the_golden_keeps(offic
     assert "small_psnr_db" in found.per_frame and "frames.flicker.max" not in found.metrics
     recorded = golden.golden_of("micro")
     assert compared(recorded, fast).metrics == found.metrics  # as against the golden itself
+
+
+def test_isolated_errors_are_judged_by_limits_too(
+    official: Run, leave_run: LeaveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden.bless(official, "smaller", reduced=True)
+    seen: list[tuple[Path | None, bool]] = []
+
+    def seeing(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
+        seen.append((isolated, kept is None))
+        return compare_runs(reference, candidate, kept=kept)
+
+    monkeypatch.setattr(runs, "compare_runs", seeing)
+    compared(official, read_run(leave_run("fast", runner="native", tier="fast")), Path("isolated.json"))
+    assert seen == [(Path("isolated.json"), True), (Path("isolated.json"), False)]
 
 
 @pytest.fixture

@@ -45,11 +45,15 @@ class NamedWeights:
     hash = "0" * 64
 
 
-def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, micro_case: Callable[..., Case]) -> None:
+def crash(case: Case, out: Path) -> None:
     weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
     options = RunOptions(device=torch.device("cpu"))
     with pytest.raises(RuntimeError, match="engine died"):
-        record_run(Crashing(), micro_case(), weights, options, tmp_path / "run", Quiet(), recording("*", "sketch"))
+        record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
+
+
+def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, micro_case: Callable[..., Case]) -> None:
+    crash(micro_case(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     trace = read_trace(tmp_path / "run.crashed")
     assert not trace.complete
@@ -60,24 +64,17 @@ def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, m
 def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
     tmp_path: Path, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
-    options = RunOptions(device=torch.device("cpu"))
-
-    def crash() -> None:
-        with pytest.raises(RuntimeError, match="engine died"):
-            record_run(Crashing(), micro_case(), weights, options, tmp_path / "run", Quiet(), recording("*", "sketch"))
-
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
-    crash()
+    crash(micro_case(), tmp_path / "run")
     with monkeypatch.context() as full:
         full.setattr(recorder, "write_trace", full_disk)
-        crash()
+        crash(micro_case(), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_JOURNAL]
     trace = read_trace(tmp_path / "run.crashed")
     assert len(trace) == 3 and not trace.complete
-    crash()
+    crash(micro_case(), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_FILE]
 
 

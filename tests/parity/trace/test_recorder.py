@@ -1,9 +1,10 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from parity.trace.sketch import sketch
 from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.errors import ConfigError, RunError
 from runners.tap import listening, scope, tap
+
+Interrupting = Callable[[int, ModuleType, ModuleType], AbstractContextManager[list[int]]]
 
 
 def offer(steps: int) -> dict[str, Tensor]:
@@ -111,35 +114,19 @@ def test_a_run_that_raises_leaves_what_it_had_marked_incomplete(tmp_path: Path) 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # closing a file can be interrupted, too
-def test_an_interrupt_at_any_line_is_heard_and_leaves_a_trace_that_can_be_read(tmp_path: Path) -> None:
+def test_an_interrupt_at_any_line_is_heard_and_leaves_a_trace_that_can_be_read(
+    tmp_path: Path, interrupting: Interrupting
+) -> None:
     names = [f"denoise/{step:03d}/{part}" for step in range(3) for part in "ab"]
-    files = {recorder_module.__file__, journal_module.__file__}
 
-    def recorded(folder: Path, interrupted_line: int) -> int:
-        """Record three steps and interrupt at that line of ours; return how many lines were run."""
-        lines = 0
-
-        def at_each_line(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal lines
-            if frame.f_code.co_filename not in files:
-                return None
-            if event == "line":
-                lines += 1
-                if lines == interrupted_line:
-                    raise KeyboardInterrupt
-            return at_each_line
-
+    def recorded(folder: Path, line: int) -> int:
+        """Record three steps, interrupted at that line of the recorder; return how many lines were run."""
         folder.mkdir()
         recorder = Recorder(folder, keep="full")
-        before = sys.gettrace()
-        sys.settrace(at_each_line)
-        try:
-            with recorder:
-                for name in names:
-                    recorder(name, torch.ones(2) if name.endswith("a") else torch.ones(3).bfloat16())
-        finally:
-            sys.settrace(before)
-        return lines
+        with interrupting(line, recorder_module, journal_module) as ran, recorder:
+            for name in names:
+                recorder(name, torch.ones(2) if name.endswith("a") else torch.ones(3).bfloat16())
+        return len(ran)
 
     lines = recorded(tmp_path / "whole", 0)
     assert list(read_trace(tmp_path / "whole")) == names and lines > 100
@@ -156,8 +143,17 @@ def test_what_ends_a_run_is_not_hidden_by_a_trace_that_cannot_be_closed(tmp_path
     with pytest.raises(ZeroDivisionError) as caught, Recorder(tmp_path) as recorder:
         recorder("denoise/000/x", torch.ones(2))
         (tmp_path / TRACE_JOURNAL).unlink()
-        1 // 0  # noqa: B018
+        raise ZeroDivisionError
     assert "could not be closed" in caught.value.__notes__[0]
+
+
+def test_an_interrupt_while_a_failed_run_is_closed_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder_module, "write_trace", interrupted)
+    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path):
+        raise ZeroDivisionError
 
 
 def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path) -> None:
