@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15  # odd, 2^64 over the golden ratio: spreads consecutive counters over all 64 bits
-_FIRST = 0xBF58476D1CE4E5B9
-_SECOND = 0x94D049BB133111EB
+FIRST = 0xBF58476D1CE4E5B9
+SECOND = 0x94D049BB133111EB
 
 
 def signed64(value: int) -> int:
@@ -29,8 +29,8 @@ def mix64_(words: Tensor, scratch: Tensor) -> Tensor:
         scratch: int64 of the same shape, overwritten; it saves an allocation for every pass.
     Returns: `words`.
     """
-    _xor_shifted_(words, 30, scratch).mul_(signed64(_FIRST))
-    _xor_shifted_(words, 27, scratch).mul_(signed64(_SECOND))
+    _xor_shifted_(words, 30, scratch).mul_(signed64(FIRST))
+    _xor_shifted_(words, 27, scratch).mul_(signed64(SECOND))
     return _xor_shifted_(words, 31, scratch)
 
 

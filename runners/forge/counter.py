@@ -10,6 +10,8 @@ Source of the mixing: splitmix64, see runners/mix64.py.
 
 import hashlib
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from runners.mix64 import GOLDEN, mix64_, signed64
 
 _CHUNK = 1 << 21  # elements; two int64 buffers of it stay within a large GPU's cache
 _LANES = 4
-_LANE_SUM_STD = math.sqrt(_LANES * (2**32 - 1) / 12)  # of a sum of four uniform 16-bit integers
+LANE_SUM_STD = math.sqrt(_LANES * (2**32 - 1) / 12)  # of a sum of four uniform 16-bit integers
 
 
 def stream_key(seed: int, name: str) -> int:
@@ -35,10 +37,33 @@ def fill_normal_(out: Tensor, key: int, *, mean: float, std: float, start: int =
         mean: of the values, applied in float32.
         std: standard deviation of the values, applied in float32.
         start: position in the stream of the first element of `out`, for filling a slice of a larger tensor.
-        chunk: elements worked on at a time; the values do not depend on it.
+        chunk: elements worked on at a time where there is no kernel; the values do not depend on it.
     Returns: `out`.
     """
     assert out.is_contiguous()
+    if out.is_cuda and out.numel() and (kernel := _kernel()) is not None:
+        with torch.cuda.device(out.device):
+            kernel(out, key, mean=mean, std=std, start=start)
+        return out
+    return fill_normal_torch_(out, key, mean=mean, std=std, start=start, chunk=chunk)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[..., None] | None:
+    """The CUDA kernel, or None where Triton is not installed."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return None
+    from runners.forge.counter_triton import fill_kernel_
+
+    return fill_kernel_
+
+
+def fill_normal_torch_(
+    out: Tensor, key: int, *, mean: float, std: float, start: int = 0, chunk: int = _CHUNK
+) -> Tensor:
+    """`fill_normal_` in plain torch operations, on any device: the specification that the kernel is tested against."""
     flat = out.view(-1)
     chunk = max(1, min(chunk, flat.numel()))
     counters = torch.arange(chunk, dtype=torch.int64, device=out.device).mul_(signed64(GOLDEN))
@@ -50,5 +75,5 @@ def fill_normal_(out: Tensor, key: int, *, mean: float, std: float, start: int =
         lanes = mix64_(words[:size], scratch[:size]).view(torch.int16).view(size, _LANES)
         # A signed 16-bit lane has mean -1/2, so the sum of four, exact in int32, has mean -2.
         sums = lanes.sum(dim=1, dtype=torch.int32).add_(_LANES // 2).float()
-        part.copy_(sums.mul_(std / _LANE_SUM_STD).add_(mean))
+        part.copy_(sums.mul_(std / LANE_SUM_STD).add_(mean))
     return out
