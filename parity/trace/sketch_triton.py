@@ -139,7 +139,8 @@ def _merge6(
     return total_a + total_b, square_a + square_b, largest, checksum_a + checksum_b, nan_a + nan_b, inf_a + inf_b
 
 
-@triton.jit(do_not_specialize=["vectors", "elements"])  # one compilation for tensors of all sizes
+# One compilation for tensors of all sizes and rows at all addresses.
+@triton.jit(do_not_specialize=["vectors", "elements"], do_not_specialize_on_alignment=["floats", "integers"])
 def _sketch_kernel(
     tensor,  # of any 16 or 32-bit type, 16-byte aligned, vectors * 8 elements
     vectors,  # number of vectors of 8 elements
@@ -283,7 +284,7 @@ def sketch_kernel_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None
     stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
     room = _workspace(tensor.device, stream, buckets)
     programs = min(-(-vectors // (rows * buckets)), room.programs)
-    _sketch_kernel[(programs,)](
+    arguments = (
         tensor,
         vectors,
         elements,
@@ -293,15 +294,21 @@ def sketch_kernel_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None
         room.ticket,
         floats,
         integers,
-        R=rows,
-        K=buckets,
-        TURN_SHIFT=33 - buckets.bit_length(),
-        KIND=_KINDS[tensor.dtype],
-        GATHER=max(1, _GATHER_ELEMENTS // buckets),
-        P_CEILING=room.programs_ceiling,
-        STAGES=_STAGES,
-        num_warps=_WARPS,
+        rows,  # R
+        buckets,  # K
+        33 - buckets.bit_length(),  # TURN_SHIFT
+        _KINDS[tensor.dtype],  # KIND
+        max(1, _GATHER_ELEMENTS // buckets),  # GATHER
+        room.programs_ceiling,  # P_CEILING
+        _STAGES,  # STAGES
     )
+    # What Triton asks of the arguments at each launch, to find what it compiled, costs the host more than the launch.
+    # With the device and the buckets of the workspace, a compilation depends on nothing else.
+    key = tensor.dtype, elements >= 1 << 31, vectors >= 1 << 31
+    if (compiled := room.compiled.get(key)) is not None:
+        compiled[(programs, 1, 1)](*arguments)
+    elif (compiled := _sketch_kernel[(programs,)](*arguments, num_warps=_WARPS)) is not None:  # None: the interpreter
+        room.compiled[key] = compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +321,7 @@ class _Workspace:
     doubles: Tensor
     longs: Tensor
     ticket: Tensor
+    compiled: dict[tuple[torch.dtype, bool, bool], Any]  # by element and by how wide the two counts are passed
 
 
 @lru_cache(maxsize=64)
@@ -329,4 +337,5 @@ def _workspace(device: torch.device, stream: int, buckets: int) -> _Workspace:
         doubles=torch.empty(3 * programs, dtype=torch.float64, device=device),
         longs=torch.empty(3 * programs, dtype=torch.int64, device=device),
         ticket=torch.zeros(1, dtype=torch.int32, device=device),
+        compiled={},
     )
