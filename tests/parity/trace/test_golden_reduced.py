@@ -191,6 +191,29 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     assert "H100" in run.record.environment["device_name"]
 
 
+@pytest.mark.parametrize(
+    ("case", "video_tokens", "audio_tokens"),
+    # 768x512 has 24 x 16 tokens a latent frame, of which 121 frames have 16 and 25 have 4; a second has 25 of sound.
+    [
+        ("ltx_2.3_one_stage_ti2v", 6144, 126),
+        ("ltx_2.3_one_stage_ti2v_25f", 1536, 26),
+        ("ltx_2.3_one_stage_ti2v_no_v2a", 6144, 126),
+        ("release_1.2.0_ltx_2.3_one_stage_ti2v", 6144, 126),
+        ("release_1.2.0_ltx_2.3_one_stage_ti2v_25f", 1536, 26),
+        ("release_1.2.0_ltx_2.3_one_stage_ti2v_no_v2a", 6144, 126),
+    ],
+)
+def test_the_goldens_at_full_size_name_the_attention_kernels(case: str, video_tokens: int, audio_tokens: int) -> None:
+    kernels = golden.golden_of(case).record.details["attention_kernels"]
+    video, audio = f"(1, 32, {video_tokens}, 128)", f"(1, 32, {audio_tokens}, 64)"
+    across = f"(1, 32, {video_tokens}, 64)"  # between the modalities, heads are as wide as the audio's
+    for query, key in ((video, video), (audio, audio), (across, audio)):
+        assert kernels[f"bfloat16 {query} x {key}"] == "cudnn"
+    assert kernels.get(f"bfloat16 {audio} x {across}") == (None if case.endswith("no_v2a") else "cudnn")
+    text = [form for form in kernels if form.endswith("mask")]
+    assert text and all(kernels[form] for form in text)
+
+
 def test_goldens_at_full_size_take_at_most_40_megabytes() -> None:
     sizes = [path.stat().st_size for path in CHECKOUT.glob("*ltx_2.3*/**/*") if path.is_file()]
     assert 20_000_000 < sum(sizes) <= 40_000_000
