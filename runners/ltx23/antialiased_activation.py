@@ -6,6 +6,7 @@ Source: BigVGAN v2 (Lee et al. 2023, section 3.2; Zhu et al. 2020 for snake), as
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,24 @@ EPSILON = 1e-9  # keeps the division by beta finite
 
 
 def kaiser_sinc_filter() -> Tensor:
-    """(1, 1, TAPS) low-pass filter: a sinc at half the inner band under a Kaiser window, of sum 1.
+    """(1, 1, TAPS) low-pass filter: a sinc at half the inner band under a Kaiser window, of sum 1."""
+    return torch.tensor(_kaiser_sinc_taps(), dtype=torch.float32).view(1, 1, TAPS)
+
+
+@cache
+def _kaiser_sinc_taps() -> tuple[float, ...]:
+    """The filter's taps, computed once: a vocoder has hundreds of these filters.
 
     The window's beta comes from Kaiser's formula for the stop-band attenuation that TAPS reach.
     """
     cutoff, half_width = 0.5 / RATIO, 0.6 / RATIO  # in cycles per inner sample
     attenuation_db = 2.285 * (TAPS // 2 - 1) * math.pi * (4 * half_width) + 7.95
     beta = 0.1102 * (attenuation_db - 8.7)  # the formula above 50 dB; here it is 51.0 dB
-    window = torch.kaiser_window(TAPS, beta=beta, periodic=False)
-    phase = 2 * cutoff * (torch.arange(-(TAPS // 2), TAPS // 2) + 0.5)  # never 0: the taps straddle the middle
-    taps = 2 * cutoff * window * (torch.sin(math.pi * phase) / math.pi / phase)
-    return (taps / taps.sum()).view(1, 1, TAPS)
+    with torch.device("cpu"):  # real values even where modules are built on the meta device
+        window = torch.kaiser_window(TAPS, beta=beta, periodic=False)
+        phase = 2 * cutoff * (torch.arange(-(TAPS // 2), TAPS // 2) + 0.5)  # never 0: the taps straddle the middle
+        taps = 2 * cutoff * window * (torch.sin(math.pi * phase) / math.pi / phase)
+        return tuple((taps / taps.sum()).tolist())
 
 
 class SnakeBeta(nn.Module):
