@@ -131,7 +131,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     """Judge outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
     from parity.diff.outputs import compare_outputs
     from parity.diff.reduced_outputs import compare_reduced
-    from parity.diff.runs import kept_of_case, reduced_of
+    from parity.diff.runs import kept_of, kept_of_case, reduced_of
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
@@ -141,9 +141,9 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     from parity.trace.reduced import reduce_outputs
 
     reference = reference_run(against, _case(config).id)
-    kept = kept_of_case(reference.case_id) if profile == "limits" else None
-    if reference.reduced or kept is not None:
-        old = reduced_of(reference, None if kept is None else kept.box_px)
+    kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
+    if kept is not None:
+        old = reduced_of(reference, kept.box_px)
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
@@ -155,6 +155,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
         registry=load_registry(limits_path()) if profile == "limits" else None,
         environment={key: str(value) for key, value in fingerprint(outputs.video_frames.device).items()},
         strength=load_strength(mutation_path()),
+        compared_on="" if kept is None else str(kept),
     )
 
 

@@ -90,7 +90,7 @@ def calibrate(
                 only=tuple(only or ()),
                 kept=samples,
                 minutes=minutes,
-                origin={**origin, "case": case_document(found)} if samples else {},
+                origin={**origin, "case": case_document(found), "compared_on": _compared_on(found)} if samples else {},
             )
             for found in cases
         }
@@ -114,6 +114,13 @@ def _again(cases: list[str] | None, reason: str, json: bool) -> int:
         draw_changes(out, proposal.changes)
     save_registry(limits_path(), proposal.accept(reason))
     return 0
+
+
+def _compared_on(case: "Case") -> str:
+    from parity.diff.runs import kept_of_case
+
+    kept = kept_of_case(case.id)
+    return "" if kept is None else str(kept)
 
 
 def _default_cases() -> list[str]:

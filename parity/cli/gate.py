@@ -13,9 +13,9 @@ import typer
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
-    from parity.diff.runs import RunsDiff
+    from parity.diff.runs import RunsDiff, Side
     from parity.judge.verdict import Profile, Verdict
-    from parity.trace.bundle import Run
+    from parity.trace.bundle import Run, RunRecord
 
 
 @verb
@@ -76,8 +76,12 @@ def profile_of(found: "RunsDiff") -> "Profile":
     In another environment the official code itself may have other bits, so limits hold there; bits that are equal all
     the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere.
     """
-    exact = found.candidate.runner in ("native", "official") and found.candidate.tier == "exact"
+    exact = _of_exact_tier(found.candidate)
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
+
+
+def _of_exact_tier(candidate: "Side | RunRecord") -> bool:
+    return candidate.runner in ("native", "official") and candidate.tier == "exact"
 
 
 def compared(
@@ -90,11 +94,17 @@ def compared(
     """
     from parity.diff.runs import compare_runs, kept_of_case
 
-    found = compare_runs(reference, candidate, isolated)
-    if (profile or profile_of(found)) == "exact" or reference.reduced or candidate.reduced:
-        return found
-    kept = kept_of_case(found.case)
-    return found if kept is None else compare_runs(reference, candidate, isolated, kept=kept)
+    if reference.reduced or candidate.reduced or profile == "exact":
+        return compare_runs(reference, candidate, isolated)
+    by_bits = None
+    if profile is None and _of_exact_tier(candidate.record):
+        by_bits = compare_runs(reference, candidate, isolated)
+        if profile_of(by_bits) == "exact":
+            return by_bits
+    kept = kept_of_case(reference.case_id)
+    if by_bits is not None and kept is None:
+        return by_bits
+    return compare_runs(reference, candidate, isolated, kept=kept)
 
 
 def _of_another_release(found: "RunsDiff") -> str:
@@ -146,6 +156,7 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
         environment={key: str(value) for key, value in found.environment_of_candidate.items()},
         levels=found.levels,
         strength=load_strength(mutation_path()),
+        compared_on=found.compared_on,
     )
 
 

@@ -22,6 +22,7 @@ def rejudge(
         load_verdict,
         require_consistent,
         require_of_golden,
+        require_population,
         require_whole,
         save_verdict,
         saved_verdicts,
@@ -34,7 +35,9 @@ def rejudge(
         verdict = judged(found, profile_of(found))
         out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}", markup=False)
     if limits_path().exists():
-        load_registry(limits_path()).verify()
+        registry = load_registry(limits_path())
+        registry.verify()
+        require_population(registry)
     paths = saved_verdicts()
     if not paths:
         raise RunError("No golden has saved numbers; measure on a GPU with `make parity-gpu`, then use --record.")

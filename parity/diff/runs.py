@@ -55,6 +55,7 @@ class RunsDiff:
     findings: tuple[Finding, ...]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
     levels: dict[str, Level] = field(default_factory=lambda: dict(OUTPUTS_ONLY))  # so it was when there were none
+    compared_on: str = ""  # what was compared, if not everything: limits hold for what they were measured on
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
@@ -67,6 +68,10 @@ class Kept:
 
     box_px: int
     pattern: str | None  # of the taps with sketches
+
+    def __str__(self) -> str:
+        """As a calibration records it."""
+        return f"boxes of {self.box_px} px, " + ("no taps" if self.pattern is None else f"taps {self.pattern}")
 
 
 def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
@@ -81,7 +86,8 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
     Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
-    reduced = reference.reduced or candidate.reduced or kept is not None
+    compared_on = kept or kept_of(reference) or kept_of(candidate)
+    reduced = compared_on is not None
     if reduced:
         outputs = compare_reduced(*reduced_alike(reference, candidate, kept))
     else:
@@ -122,6 +128,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
             f"{small}flicker": [float(value) for value in outputs.frames.flicker],  # one fewer: changes
         },
         levels=levels,
+        compared_on="" if compared_on is None else str(compared_on),
     )
 
 
@@ -144,12 +151,12 @@ def kept_of_case(case_id: str) -> Kept | None:
     return kept_of(golden_of(case_id)) if has_golden(case_id) else None
 
 
-def kept_of(golden: Run) -> Kept | None:
-    """What a golden keeps; None if it is whole."""
-    if not golden.reduced:
+def kept_of(run: Run) -> Kept | None:
+    """What a golden keeps, or a run reduced like one; None if it is whole."""
+    if not run.reduced:
         return None
-    pattern = read_trace(golden.folder).pattern if golden.has(TRACE_FILE) else None
-    return Kept(box_px=reduced_of(golden).box_px, pattern=pattern)
+    pattern = read_trace(run.folder).pattern if run.has(TRACE_FILE) else None
+    return Kept(box_px=reduced_of(run).box_px, pattern=pattern)
 
 
 def reduced_alike(reference: Run, candidate: Run, kept: Kept | None = None) -> tuple[ReducedOutputs, ReducedOutputs]:

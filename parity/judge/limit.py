@@ -22,6 +22,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
+import msgspec
+
 from parity.diff.metric import Direction, Metric
 from parity.judge.document import Strict
 from runners.errors import RegistryError
@@ -48,6 +50,7 @@ class Calibration(Strict, frozen=True, kw_only=True):
     runs: tuple[str, ...]
     environment: dict[str, str]  # torch, device, driver, sdpa_backends, threads, weights_sha256, ...
     expires_with: tuple[str, ...]  # keys of environment
+    compared_on: dict[str, str] = msgspec.field(default_factory=dict)  # case -> what, where it was not everything
 
     def __post_init__(self) -> None:
         """Refuse a provenance that could not be followed up. Raises: RegistryError."""
@@ -71,6 +74,11 @@ class Calibration(Strict, frozen=True, kw_only=True):
             for key in self.expires_with
             if self._build(key, self.environment[key]) != self._build(key, environment.get(key))
         ]
+
+    def changed_population(self, case: str, compared_on: str) -> list[str]:
+        """The same for what is compared: the worst of other frames and taps is another number."""
+        then = self.compared_on.get(case, "")
+        return [] if then == compared_on else [f"compared: {then or 'everything'} -> {compared_on or 'everything'}"]
 
     def _build(self, key: str, value: str | None) -> str | None:
         """On a CPU a version of torch without the label of its build: that for CUDA has the same CPU kernels."""

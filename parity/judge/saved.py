@@ -12,14 +12,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, numbers_of
+from parity.diff.runs import RunsDiff, kept_of_case, numbers_of
 from parity.judge.document import Strict, load_document
 from parity.judge.limit import distance
+from parity.judge.registry import ON, Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of
+from parity.trace.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
 from parity.trace.places import project_root
-from runners.errors import RunError
+from runners.errors import RegistryError, RunError
 
 SCHEMA_VERSION: Final = 1
 EQUALITIES: Final = {
@@ -85,6 +86,24 @@ def require_consistent(found: RunsDiff) -> None:
                 raise RunError(
                     f"The numbers of {found.case!r} say that {equality} is 1 and {name} is {value}: both cannot be. "
                     "They were changed; measure them again."
+                )
+
+
+def require_population(registry: Registry) -> None:
+    """Refuse limits that were measured on something else than the golden of their case keeps now.
+
+    Raises: RegistryError.
+    """
+    for where, limits in registry.cases.items():
+        case = where.partition(ON)[0]
+        if not has_golden(case):
+            continue
+        kept = kept_of_case(case)
+        for name in sorted({limit.calibration for limit in limits.values() if limit.calibration is not None}):
+            if changed := registry.calibrations[name].changed_population(case, "" if kept is None else str(kept)):
+                raise RegistryError(
+                    f"Limits of {where!r} were not measured on what its golden keeps ({changed[0]}), so they decide "
+                    f"nothing; measure them again: `parity calibrate --case {case} --weights W --limits-only`."
                 )
 
 

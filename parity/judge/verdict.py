@@ -22,7 +22,7 @@ import msgspec
 from parity.diff.finding import Finding
 from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
 from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
-from parity.judge.limit import Limit, Status, distance, exact_limit
+from parity.judge.limit import Calibration, Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry, device_of
 from parity.judge.strength import Strength, said
 from parity.trace.atomic import plain
@@ -100,6 +100,7 @@ def judge(
     environment: Mapping[str, str] | None = None,
     levels: Mapping[str, Level] = OUTPUTS_ONLY,
     strength: Strength | None = None,
+    compared_on: str = "",
 ) -> Verdict:
     """Judge one run.
 
@@ -113,6 +114,7 @@ def judge(
         environment: where the run was made, to tell limits that have expired.
         levels: which levels of evidence were measured, for the profile "limits".
         strength: how many known defects the levels catch, for the notes.
+        compared_on: what the numbers are of, if not of everything; limits hold for what they were measured on.
     Raises:
         RegistryError: a metric that does not exist, or that has neither a limit nor a reason to be left unjudged.
         RunError: there is nothing to judge.
@@ -166,7 +168,8 @@ def judge(
         elif math.isnan(value):
             failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
         else:
-            expired = _expired(registry, limits[name], environment) if profile == "limits" else ()
+            origin = None if registry is None else registry.calibrations.get(limits[name].calibration or "")
+            expired = () if origin is None else _expired(origin, environment or {}, case, compared_on)
             rows.append(_row(known.get(name, metric), float(value), limits[name], expired, waivers.get(name, "")))
     excused = {row.metric for row in rows if row.waived}
     for name in waivers.keys() - excused:
@@ -293,10 +296,8 @@ def _used(value: float, limit: Limit) -> float:
     return moved / allowed
 
 
-def _expired(registry: Registry | None, limit: Limit, environment: Mapping[str, str] | None) -> tuple[str, ...]:
-    if registry is None or environment is None or limit.calibration is None:
-        return ()
-    return tuple(registry.calibrations[limit.calibration].changed(environment))
+def _expired(calibration: Calibration, environment: Mapping[str, str], case: str, compared_on: str) -> tuple[str, ...]:
+    return (*calibration.changed(environment), *calibration.changed_population(case, compared_on))
 
 
 def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
@@ -314,8 +315,8 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
     if changes:
         count = sum(bool(row.expired) for row in rows)
         notes.append(
-            f"{count} limits were measured in another environment ({'; '.join(changes)}): they decide nothing; run "
-            "where they were measured, or measure them here with `parity calibrate`"
+            f"{count} limits were measured in another environment or on other numbers ({'; '.join(changes)}): they "
+            "decide nothing; run where they were measured, or measure them here with `parity calibrate`"
         )
     needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
     if needed:

@@ -87,6 +87,7 @@ class Populations:
     findings: dict[str, tuple[str, ...]]  # defect -> what the comparison refused outright
     shown_at: dict[str, frozenset[str]]  # defect -> metrics of groups in which it departs first, or adds its error
     known_defects: int = 0  # how many defects matter to the case; fewer may have been measured
+    compared_on: str = ""  # what was compared, if not everything
 
 
 def facet_of(metric: str) -> Facet | None:
@@ -215,6 +216,7 @@ def measure(
         findings={name: member.findings for name, member in members.items()},
         shown_at={name: frozenset(member.shown_at) for name, member in members.items()},
         known_defects=len(known),
+        compared_on="" if kept is None else str(kept),
     )
 
 
@@ -366,6 +368,7 @@ def calibration_of(
         environment=environment,
         # How many threads the host has moves no number that a GPU computes.
         expires_with=tuple(key for key in EXPIRES_WITH if key in environment and (device == CPU or key != "threads")),
+        compared_on={case: found.compared_on for case, found in cases.items() if found.compared_on},
     )
 
 

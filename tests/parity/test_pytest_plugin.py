@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import parity.cli.gate
@@ -13,8 +14,9 @@ import parity.diff.runs
 import parity.judge.registry
 import parity.report.tables
 from parity.diff.metric import METRICS
-from parity.judge.limit import exact_limit
-from parity.judge.registry import Registry, save_registry
+from parity.diff.runs import kept_of_case
+from parity.judge.limit import Calibration, derive_limit
+from parity.judge.registry import Registry, load_registry, save_registry
 from parity.trace.bundle import read_run
 from parity.trace.golden import bless
 from parity.trace.store import ENVIRONMENT_VARIABLE
@@ -108,22 +110,59 @@ def test_outputs_in_memory_are_judged_as_those_of_the_chosen_case(suite: Suite, 
     result.stdout.fnmatch_lines(["*could not judge:*consistency_threshold.json*"])
 
 
-def test_outputs_in_memory_are_reduced_where_limits_hold_for_what_a_golden_keeps(
-    suite: Suite, leave_run: LeaveRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def whole(leave_run: LeaveRun, suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole run whose case has a reduced golden, and one limit that holds for what this keeps."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
     official = leave_run("official", frames=(5, 64, 96))  # large enough for SSIM of small copies
     bless(read_run(official), "first", reduced=True)
-    wanted = "frames.count.difference"  # of key frames there is no flicker, so no limit either
+    wanted = "video_latent.relative_l2"  # of key frames there is no flicker, so no limit either
+    calibration = Calibration(
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment={"device": "cpu"},
+        expires_with=("device",),
+        compared_on={"micro": str(kept_of_case("micro"))},
+    )
+    limit = derive_limit(METRICS[wanted], floor={"a": (0.01, 0.01)}, defects={"d": (1.0,)}, calibration="c")
     unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}
+    registry = Registry(calibrations={"c": calibration}, cases={"micro": {wanted: limit}}, unjudged=unjudged)
     (tmp_path / "root" / "thresholds").mkdir()
-    registry = Registry(defaults={wanted: exact_limit(METRICS[wanted])}, unjudged=unjudged)
     save_registry(tmp_path / "root" / "thresholds" / "consistency_threshold.json", registry)
-    body = f"def test_engine(parity_gate):\n    parity_gate(read_run(Path({str(official)!r})).outputs(), against=%r)\n"
-    for against in ("golden", str(official)):
-        result = suite(body % against, "--parity-case", "micro")
-        result.stdout.fnmatch_lines(["*micro, judged by limits on outputs*", "*ok*frames.count.difference*"])
-        result.stdout.no_fnmatch_line("*Registry entry missing*")
+    return official
+
+
+def in_memory(run: Path, against: object) -> str:
+    outputs = f"read_run(Path({str(run)!r})).outputs()"
+    return f"def test_engine(parity_gate):\n    parity_gate({outputs}, against={str(against)!r})\n"
+
+
+def test_outputs_in_memory_are_reduced_where_limits_hold_for_what_a_golden_keeps(suite: Suite, whole: Path) -> None:
+    for against in ("golden", whole):
+        suite(in_memory(whole, against), "--parity-case", "micro").assert_outcomes(passed=1)
+
+
+def test_run_folders_are_compared_on_what_a_golden_keeps_where_limits_decide(
+    suite: Suite, whole: Path, leave_run: LeaveRun
+) -> None:
+    fast = leave_run("fast", frames=(5, 64, 96), runner="native", tier="fast")
+    for against in ("golden", str(whole)):
+        suite(gated(fast, f", against={against!r}")).assert_outcomes(passed=1)
+
+
+def test_limits_of_something_else_than_a_golden_keeps_decide_nothing(
+    suite: Suite, whole: Path, leave_run: LeaveRun, tmp_path: Path
+) -> None:
+    path = tmp_path / "root" / "thresholds" / "consistency_threshold.json"
+    registry = load_registry(path)
+    older = msgspec.structs.replace(registry.calibrations["c"], compared_on={"micro": "boxes of 8 px, taps decode/*"})
+    save_registry(path, msgspec.structs.replace(registry, calibrations={"c": older}))
+    fast = leave_run("fast", frames=(5, 64, 96), runner="native", tier="fast")
+    for body in (gated(fast, f", against={str(whole)!r}"), in_memory(whole, whole)):
+        result = suite(body, "--parity-case", "micro")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*or on other numbers (compared: boxes of 8 px, taps decode/[*] ->*"])
 
 
 def test_a_missing_or_unknown_case_is_a_usage_error(suite: Suite, leave_run: LeaveRun) -> None:

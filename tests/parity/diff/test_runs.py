@@ -50,8 +50,10 @@ def test_two_whole_runs_get_the_numbers_that_one_gets_against_the_golden(officia
     live = compare_runs(official, moved, kept=kept_of_case("micro"))
     recorded = compare_runs(golden.golden_of("micro"), moved)
     assert live.metrics == recorded.metrics and live.per_frame == recorded.per_frame
+    assert live.compared_on == recorded.compared_on == str(kept_of_case("micro")) != ""
     assert {finding.code for finding in live.findings} == {"frame_too_small"}  # of small copies of micro frames
     whole = compare_runs(official, moved)
+    assert whole.compared_on == ""
     assert live.metrics["taps.bit_different"] == whole.metrics["taps.bit_different"] > 0  # bits are of every tap
     groups = {name for name in whole.metrics if name.startswith("drift.")}
     assert groups <= live.metrics.keys() and all(live.metrics[name] <= whole.metrics[name] for name in groups)
@@ -90,7 +92,14 @@ def test_isolated_errors_are_judged_by_limits_too(
 
     monkeypatch.setattr(runs, "compare_runs", seeing)
     compared(official, read_run(leave_run("fast", runner="native", tier="fast")), Path("isolated.json"))
-    assert seen == [(Path("isolated.json"), True), (Path("isolated.json"), False)]
+    assert seen == [(Path("isolated.json"), False)]  # limits decide, so nothing else is compared
+    seen.clear()
+    elsewhere = leave_run("elsewhere", runner="native", environment={"torch": "2.12.0"}, first="init/video", error=0.5)
+    compared(official, read_run(elsewhere), Path("isolated.json"))
+    assert seen == [(Path("isolated.json"), True), (Path("isolated.json"), False)]  # bits first, which might be equal
+    seen.clear()
+    compared(official, read_run(leave_run("exact", runner="native")), Path("isolated.json"))
+    assert seen == [(Path("isolated.json"), True)]
 
 
 @pytest.fixture

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, compare_runs
-from parity.judge.limit import exact_limit
-from parity.judge.registry import Registry, save_registry
+from parity.diff.runs import RunsDiff, compare_runs, kept_of_case
+from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
 from parity.trace import golden
 from parity.trace.atomic import write_json_atomic
@@ -132,6 +133,37 @@ def test_a_limit_that_was_changed_shows(root: Path) -> None:
     edited(root / "thresholds" / "consistency_threshold.json", change)
     code, text = invoke("rejudge")
     assert code != 0 and "frames.count.difference" in text
+
+
+def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    path = root / "thresholds" / "consistency_threshold.json"
+    registry, kept = load_registry(path), kept_of_case("micro")
+    calibration = Calibration(
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment={"device": "cpu"},
+        expires_with=("device",),
+        compared_on={} if kept is None else {"micro": str(kept)},
+    )
+    name = "video_latent.relative_l2"
+    limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
+    unjudged = {metric: why for metric, why in registry.unjudged.items() if metric != name}
+    for where, compared_on, wanted in (
+        ("micro", calibration.compared_on, 0),
+        ("micro on GPU", calibration.compared_on, 0),
+        ("micro", {"micro": "boxes of 99 px, no taps"}, 2),
+        ("micro on GPU", {"micro": "boxes of 99 px, no taps"}, 2),
+        ("elsewhere", {"elsewhere": "boxes of 99 px, no taps"}, 0),  # a case whose golden is not here
+    ):
+        measured = msgspec.structs.replace(calibration, compared_on=compared_on)
+        tables = {where: {name: limit}}
+        changed = {"calibrations": {"c": measured}, "cases": tables, "unjudged": unjudged}
+        save_registry(path, msgspec.structs.replace(registry, **changed))
+        code, text = invoke("rejudge")
+        assert code == wanted, text
+        assert ("boxes of 99 px, no taps ->" in text.replace("\n", " ")) == (wanted == 2)
 
 
 def test_a_golden_that_was_tampered_with_or_replaced_shows(root: Path, leave_run: LeaveRun) -> None:

@@ -166,10 +166,36 @@ def test_limits_of_another_environment_decide_nothing_either_way() -> None:
 
     verdict = elsewhere(GOOD)
     assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", ("torch: 2.13.0 -> 2.14.0",))
-    assert any("another environment (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
+    assert any("or on other numbers (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
     assert not any("were not told apart" in note for note in verdict.notes)  # they were, only elsewhere
     assert elsewhere({**GOOD, ERROR: 0.2}).outcome == "undecided"
     assert elsewhere({**GOOD, ERROR: 0.2, COUNT: 1.0}).exit_code == 1  # what has one wanted value has it everywhere
+
+
+def test_limits_of_another_population_decide_nothing_either_way() -> None:
+    some = "boxes of 8 px, taps latent/*"
+
+    def over(compared_on: str, measured_on: dict[str, str], value: float = 0.05) -> Verdict:
+        calibration = msgspec.structs.replace(registry().calibrations["c"], compared_on=measured_on)
+        return judge(
+            case="astronaut",
+            profile="limits",
+            metrics={**GOOD, ERROR: value},
+            registry=registry(calibrations={"c": calibration}),
+            environment=HERE,
+            compared_on=compared_on,
+        )
+
+    assert [over(some, {"astronaut": some}, value).exit_code for value in (0.05, 0.2)] == [0, 1]
+    for compared_on, measured_on, said in (
+        (some, {}, f"compared: everything -> {some}"),
+        ("", {"astronaut": some}, f"compared: {some} -> everything"),
+        (some, {"another": some}, f"compared: everything -> {some}"),
+    ):
+        verdict = over(compared_on, measured_on)
+        assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", (said,))
+        assert any(f"or on other numbers ({said})" in note for note in verdict.notes)
+        assert over(compared_on, measured_on, 0.2).outcome == "undecided"
 
 
 def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> Verdict:

@@ -120,6 +120,14 @@ def test_limits_expire_with_the_threads_of_a_cpu_alone(device: str, wanted: bool
     assert ("threads" in found.expires_with) == wanted
 
 
+def test_a_calibration_says_of_which_cases_not_everything_was_compared() -> None:
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    some = replace(_populations(), compared_on="boxes of 8 px, no taps")
+    assert calibration_of(weights, {"a": _populations(), "b": some}, "a command").compared_on == {
+        "b": "boxes of 8 px, no taps"
+    }
+
+
 def test_moving_a_metric_out_of_judgement_is_a_removal_that_wants_a_reason() -> None:
     metric = METRICS["video_latent.ulp.p100"]
     environment = {"device": "cpu"}
