@@ -60,7 +60,7 @@ def bless(
         draw_release_change(out, release_change(old, new, weights, None))
     elif old is not None:
         draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
-    limits = None if files is None else _limits(new, files, reason)
+    limits = None if files is None else _limits(new, files, reason, reduced)
     folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
     if limits is not None:
         save_registry(limits_path(), limits)
@@ -93,9 +93,10 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
     return WeightsFolder(Path(weights))
 
 
-def _limits(new: "Run", files: "WeightsFolder", reason: str) -> "Registry":
+def _limits(new: "Run", files: "WeightsFolder", reason: str, reduced: bool) -> "Registry":
     """The limits that hold from now on."""
     from parity.diff.diagnosis import case_of
+    from parity.diff.runs import kept_of_new
     from parity.judge.registry import load_registry
     from parity.report.tables import draw_changes
     from parity.trace.places import limits_path, project_root
@@ -104,7 +105,8 @@ def _limits(new: "Run", files: "WeightsFolder", reason: str) -> "Registry":
 
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)
-    populations = measure(files, case, lambda text: err.print(text, markup=False), recorded=new)
+    kept = kept_of_new(new, reduced)
+    populations = measure(files, case, lambda text: err.print(text, markup=False), recorded=new, kept=kept)
     command = f"parity bless --reference {new.record.reference}, a run of {case.id}"
     proposal = propose_limits(load_registry(limits_path()), files, {case.id: populations}, command)
     draw_changes(out, proposal.changes)

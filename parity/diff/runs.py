@@ -22,8 +22,8 @@ from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, Run, sha256_of
-from parity.trace.golden import golden_of, has_golden
-from parity.trace.reduced import ReducedOutputs, read_reduced, reduce_outputs
+from parity.trace.golden import golden_of, has_golden, stays_whole
+from parity.trace.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
 from parity.trace.trace_file import read_trace
 from runners.errors import RunError
 
@@ -157,6 +157,17 @@ def kept_of(run: Run) -> Kept | None:
         return None
     pattern = read_trace(run.folder).pattern if run.has(TRACE_FILE) else None
     return Kept(box_px=reduced_of(run).box_px, pattern=pattern)
+
+
+def kept_of_new(run: Run, reduced: bool) -> Kept | None:
+    """What the golden will keep that is made of a run; None if it stays whole."""
+    if run.reduced or stays_whole(run, reduced):
+        return kept_of(run)
+    height_px, width_px = run.outputs().video_frames.shape[1:3]
+    pattern = None
+    if run.has(TRACE_FILE):
+        pattern = kept_taps_of(read_trace(run.folder), len(run.record.step_s), run.record.num_blocks)
+    return Kept(box_px=default_box_px(height_px, width_px), pattern=pattern)
 
 
 def reduced_alike(reference: Run, candidate: Run, kept: Kept | None = None) -> tuple[ReducedOutputs, ReducedOutputs]:

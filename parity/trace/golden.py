@@ -328,6 +328,15 @@ def case_text_at(path: Path, release: str) -> str:
     return moved
 
 
+def stays_whole(run: Run, reduced: bool = False) -> bool:
+    """Whether the golden that `bless` makes of a whole run holds all of it."""
+    return not reduced and sum((run.folder / name).stat().st_size for name in _kept_files(run)) <= LARGEST_WHOLE_BYTES
+
+
+def _kept_files(run: Run) -> list[str]:
+    return [name for name in KEPT_FILES if run.has(name)]
+
+
 def _keep(folder: Path, release: str) -> None:
     """Copy the golden of a case to where goldens of earlier releases lie."""
     previous = folder / PREVIOUS_FOLDER / release
@@ -345,9 +354,8 @@ def _keep(folder: Path, release: str) -> None:
 
 def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, Stored]:
     """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
-    names = [name for name in KEPT_FILES if run.has(name)]
-    if not reduced and sum((run.folder / name).stat().st_size for name in names) <= LARGEST_WHOLE_BYTES:
-        for name in names:
+    if stays_whole(run, reduced):
+        for name in _kept_files(run):
             shutil.copyfile(run.folder / name, folder / name)
         return {}
     if run.has(TRACE_FILE):

@@ -35,7 +35,7 @@ from parity.trace.bundle import (
 )
 from parity.trace.pattern import includes
 from parity.trace.tap_checksums import TapChecksums, write_checksums
-from parity.trace.trace_file import read_trace, write_trace
+from parity.trace.trace_file import Trace, read_trace, write_trace
 from runners.errors import RunError
 
 SMALLEST_BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
@@ -223,17 +223,20 @@ def kept_taps(steps: int, last_block: int) -> str:
     return " ".join((outside, *inside))
 
 
+def kept_taps_of(trace: Trace, steps: int, num_blocks: int | None) -> str:
+    """The same for a trace; where it is not known how many blocks the model has, the last in the trace is the last."""
+    if num_blocks is None:
+        num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
+    return kept_taps(steps, num_blocks - 1)
+
+
 def write_reduced_trace(source: Path, folder: Path, steps: int, num_blocks: int | None) -> None:
     """Write into `folder` what a golden keeps of the trace of the run in `source`, which may be a golden already.
-
-    Of a run that does not say how many blocks its model has, the last one in the trace is taken for the last.
 
     Raises: RunError if that trace is not whole: of all taps, or, of a golden, of those that one keeps today.
     """
     trace, path = read_trace(source), source / TRACE_FILE
-    if num_blocks is None:
-        num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
-    kept = kept_taps(steps, num_blocks - 1)
+    kept = kept_taps_of(trace, steps, num_blocks)
     wanted = kept if (source / REDUCED_FILE).is_file() else "*"
     if not (includes(trace.pattern, wanted) and trace.complete):
         raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")

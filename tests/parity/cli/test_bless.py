@@ -1,6 +1,7 @@
 """`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.diff.release_change import named
+from parity.diff.runs import Kept, kept_of_case
 from parity.judge.registry import Registry, load_registry, save_registry
+from parity.judge.saved import require_population
 from parity.trace import golden
 from parity.trace.bundle import Run, read_run
+from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trial import calibrate, release_change
 from parity.trial.calibrate import UNJUDGED, Populations
 from runners.errors import RegistryError
@@ -52,9 +56,9 @@ def root(
     proposal = calibrate.propose_limits(Registry(), micro_weights, {"micro": populations(0.01)}, "a test")
     save_registry(limits(tmp_path), proposal.accept("first"))
 
-    def measure(_files: Any, case: Any, _say: Any, recorded: Run) -> Populations:
+    def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: Kept | None) -> Populations:
         assert case.reference == recorded.record.reference == "1.2.0"
-        return populations(0.02)
+        return replace(populations(0.02), compared_on="" if kept is None else str(kept))
 
     monkeypatch.setattr(calibrate, "measure", measure)
     monkeypatch.setattr(release_change, "measured", lambda old, new, *_: named(old, new))
@@ -87,6 +91,21 @@ def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
     assert invoke("gate", old_run, "--against", "golden@1.0.0")[0] == 0
     code, said = invoke("gate", old_run)
     assert code == 2 and "Reference mismatch" in said
+
+
+def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_keep(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(root / "store"))
+    new = leave_run("new", reference="1.2.0", first="decode/frames")
+    arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder, "--reduced")
+    code, said = invoke(*arguments)
+    assert code == 0, said
+    registry, kept = load_registry(limits(root)), kept_of_case("micro")
+    assert kept is not None and "denoise/001/*/block/02/*" in str(kept)
+    [calibration] = {limit.calibration for limit in registry.cases["micro"].values() if limit.calibration is not None}
+    assert registry.calibrations[calibration].compared_on == {"micro": str(kept)}
+    require_population(registry)
 
 
 def test_a_move_that_was_stopped_before_its_limits_were_saved_is_finished_by_the_same_command(
