@@ -32,26 +32,26 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
         try:
             code = function(*args, **kwargs) or 0
         except ParityError as error:
-            err.print(f"error: {error}", style="red", markup=False)
-            code = COULD_NOT_JUDGE
-        except KeyboardInterrupt:
-            err.print("interrupted; nothing was left half-written", style="red")
-            code = COULD_NOT_JUDGE
+            code = _said(f"error: {error}", error)
+        except KeyboardInterrupt as error:
+            code = _said("interrupted; nothing was left half-written", error)
         except SystemExit as error:  # an engine that ends the process it runs in
-            what = f"error: the code that was run called sys.exit({error.code!r}); nothing was judged."
-            err.print(what, style="red", markup=False)
-            code = COULD_NOT_JUDGE
+            code = _said(f"error: the code that was run called sys.exit({error.code!r}); nothing was judged.", error)
         except OSError as error:  # a disk that is full or read-only, a folder in a file's place
             reason = " ".join(str(error).split())
-            err.print(
-                f"error: a file or folder cannot be read or written ({reason}); make room or take another place.",
-                style="red",
-                markup=False,
+            code = _said(
+                f"error: a file or folder cannot be read or written ({reason}); make room or take another place.", error
             )
-            code = COULD_NOT_JUDGE
         except Exception:
             err.print(f"internal error, please report it:\n{traceback.format_exc()}", style="red", markup=False)
             code = COULD_NOT_JUDGE
         raise typer.Exit(code)
 
     return wrapped
+
+
+def _said(text: str, error: BaseException) -> int:
+    """Say what ended a verb, and what else went wrong on its way out; returns the exit code."""
+    for line in (text, *getattr(error, "__notes__", ())):
+        err.print(line, style="red", markup=False)
+    return COULD_NOT_JUDGE

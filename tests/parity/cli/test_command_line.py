@@ -21,6 +21,7 @@ from parity.cli import verb
 from parity.cli.app import app
 from parity.trace.bundle import OUTPUTS_FILE, RUN_FILE, TRACE_FILE, sha256_of
 from parity.trace.trace_file import read_trace
+from runners.errors import RunError
 from runners.weights import WeightsFolder
 
 Invoke = Callable[..., Any]
@@ -271,3 +272,16 @@ def test_a_bug_of_ours_or_an_interrupt_is_never_exit_1() -> None:
         with pytest.raises(Exception) as caught:
             verb.verb(raising)()
         assert getattr(caught.value, "exit_code", None) == 2
+
+
+def test_what_else_went_wrong_on_the_way_out_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (RunError("no room"), KeyboardInterrupt(), SystemExit(1), OSError("no disk"), ValueError("a bug")):
+        error.add_note("The trace [of] the run could not be closed")
+
+        def raising(error: BaseException = error) -> int:
+            raise error
+
+        with pytest.raises(Exception) as caught:
+            verb.verb(raising)()
+        assert getattr(caught.value, "exit_code", None) == 2
+        assert capsys.readouterr().err.count("The trace [of] the run could not be closed") == 1
