@@ -161,13 +161,13 @@ def kept_of(run: Run) -> Kept | None:
 
 def kept_of_new(run: Run, reduced: bool) -> Kept | None:
     """What the golden will keep that is made of a run; None if it stays whole."""
-    if run.reduced or stays_whole(run, reduced):
-        return kept_of(run)
-    height_px, width_px = run.outputs().video_frames.shape[1:3]
+    if not run.reduced and stays_whole(run, reduced):
+        return None
+    box_px = reduced_of(run).box_px if run.reduced else default_box_px(*run.outputs().video_frames.shape[1:3])
     pattern = None
     if run.has(TRACE_FILE):
         pattern = kept_taps_of(read_trace(run.folder), len(run.record.step_s), run.record.num_blocks)
-    return Kept(box_px=default_box_px(height_px, width_px), pattern=pattern)
+    return Kept(box_px=box_px, pattern=pattern)
 
 
 def reduced_alike(reference: Run, candidate: Run, kept: Kept | None = None) -> tuple[ReducedOutputs, ReducedOutputs]:

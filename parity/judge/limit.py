@@ -39,6 +39,8 @@ METHOD: Final = (
     f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median)"
 )
 
+POPULATION: Final = "compared"  # how a change of what is compared begins
+
 Status = Literal["calibrated", "CALIBRATION_NEEDED", "exact"]
 
 
@@ -78,7 +80,9 @@ class Calibration(Strict, frozen=True, kw_only=True):
     def changed_population(self, case: str, compared_on: str) -> list[str]:
         """The same for what is compared: the worst of other frames and taps is another number."""
         then = self.compared_on.get(case, "")
-        return [] if then == compared_on else [f"compared: {then or 'everything'} -> {compared_on or 'everything'}"]
+        if then == compared_on:
+            return []
+        return [f"{POPULATION}: {then or 'everything'} -> {compared_on or 'everything'}"]
 
     def _build(self, key: str, value: str | None) -> str | None:
         """On a CPU a version of torch without the label of its build: that for CUDA has the same CPU kernels."""

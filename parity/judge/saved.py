@@ -100,10 +100,11 @@ def require_population(registry: Registry) -> None:
             continue
         kept = kept_of_case(case)
         for name in sorted({limit.calibration for limit in limits.values() if limit.calibration is not None}):
-            if changed := registry.calibrations[name].changed_population(case, "" if kept is None else str(kept)):
+            calibration = registry.calibrations[name]
+            if changed := calibration.changed_population(case, "" if kept is None else str(kept)):
                 raise RegistryError(
                     f"Limits of {where!r} were not measured on what its golden keeps ({changed[0]}), so they decide "
-                    f"nothing; measure them again: `parity calibrate --case {case} --weights W --limits-only`."
+                    f"nothing; measure them again as then, with --weights and --limits-only: `{calibration.command}`."
                 )
 
 

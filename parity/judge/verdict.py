@@ -22,7 +22,7 @@ import msgspec
 from parity.diff.finding import Finding
 from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
 from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
-from parity.judge.limit import Calibration, Limit, Status, distance, exact_limit
+from parity.judge.limit import POPULATION, Calibration, Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry, device_of
 from parity.judge.strength import Strength, said
 from parity.trace.atomic import plain
@@ -317,6 +317,7 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
         notes.append(
             f"{count} limits were measured in another environment or on other numbers ({'; '.join(changes)}): they "
             "decide nothing; run where they were measured, or measure them here with `parity calibrate`"
+            + ("; save numbers as they are judged with `parity diff --as-judged`" if _other_numbers(changes) else "")
         )
     needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
     if needed:
@@ -328,6 +329,10 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
             notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
     notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
     return tuple(notes)
+
+
+def _other_numbers(changes: Iterable[str]) -> bool:
+    return any(change.startswith(POPULATION) for change in changes)
 
 
 def gate_exit_code(*codes: int) -> int:

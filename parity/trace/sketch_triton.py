@@ -267,6 +267,10 @@ def sketch_kernel_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None
 
     A tensor that is not contiguous, not 16-byte aligned or not a multiple of 8 elements is copied on the device first.
     """
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():  # Triton launches on the current one
+        with torch.cuda.device(tensor.device):
+            sketch_kernel_into(tensor, floats, integers)
+        return
     buckets = floats.numel() - FLOAT_STATISTICS
     elements = tensor.numel()
     if elements == 0:

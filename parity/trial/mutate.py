@@ -9,7 +9,7 @@ from float32 than the reference itself is.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.trial.variant_limits import widened
 from runners.case import Case
+from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
 FLOOR_DRAWS: Final = range(50, 52)  # for variants of the case
@@ -301,9 +302,10 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
         registry: limits.
         catalogue: the defects.
         say: told what is run.
-    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits.
+    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here.
     """
     gauntlet = Gauntlet(weights, case, registry, say)
+    _require_limits_that_hold(registry, case.id, gauntlet.environment)
     return Score(
         limits_of=case.id,
         date=datetime.now(UTC).date().isoformat(),
@@ -311,3 +313,19 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
         trials=tuple(gauntlet.defects(catalogue)),
         harmless=tuple(gauntlet.harmless()),
     )
+
+
+def _require_limits_that_hold(registry: Registry, case: str, environment: Mapping[str, str]) -> None:
+    """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
+    named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
+    changes = {
+        change
+        for one in (registry.calibrations[name] for name in named)
+        for change in (*one.changed(environment), *one.changed_population(case, ""))  # everything is compared here
+    }
+    if changes:
+        raise RegistryError(
+            f"The limits of case {case!r} decide nothing here ({'; '.join(sorted(changes))}), and what cannot be "
+            "judged is not caught; give the --threads that they were measured with, or measure them here: "
+            "`parity calibrate`."
+        )

@@ -1,6 +1,7 @@
 """The few tensors of a checkpoint that are filters rather than learned weights: Fourier, mel and resampling bases.
 
-They are computed on the CPU in float64 and rounded once, so that the rounded bits do not depend on the machine.
+They are computed on the CPU, in float64 and rounded once but for the vocoder's own in float32, so that the rounded bits
+do not depend on the machine.
 Axes: K frequency bin, W mel bin, N sample of a window.
 """
 

@@ -31,9 +31,10 @@ def _kaiser_sinc_taps() -> tuple[float, ...]:
     cutoff, half_width = 0.5 / RATIO, 0.6 / RATIO  # in cycles per inner sample
     attenuation_db = 2.285 * (TAPS // 2 - 1) * math.pi * (4 * half_width) + 7.95
     beta = 0.1102 * (attenuation_db - 8.7)  # the formula above 50 dB; here it is 51.0 dB
-    with torch.device("cpu"):  # real values even where modules are built on the meta device
-        window = torch.kaiser_window(TAPS, beta=beta, periodic=False)
-        phase = 2 * cutoff * (torch.arange(-(TAPS // 2), TAPS // 2) + 0.5)  # never 0: the taps straddle the middle
+    with torch.device("cpu"):  # real values, and the same ones, whatever device and dtype are the defaults just now
+        window = torch.kaiser_window(TAPS, beta=beta, periodic=False, dtype=torch.float32)
+        places = torch.arange(-(TAPS // 2), TAPS // 2, dtype=torch.float32)
+        phase = 2 * cutoff * (places + 0.5)  # never 0: the taps straddle the middle
         taps = 2 * cutoff * window * (torch.sin(math.pi * phase) / math.pi / phase)
         return tuple((taps / taps.sum()).tolist())
 

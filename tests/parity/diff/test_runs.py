@@ -11,13 +11,14 @@ from parity.cli.gate import compared
 from parity.cli.suite import _judged
 from parity.diff import runs
 from parity.diff.metric import METRICS
-from parity.diff.runs import Kept, RunsDiff, compare_runs, kept_of_case, reduced_alike
+from parity.diff.runs import Kept, RunsDiff, compare_runs, kept_of, kept_of_case, kept_of_new, reduced_alike
 from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
-from parity.trace import golden
+from parity.trace import golden, reduced
 from parity.trace.bundle import Run, read_run
 from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trace.trace_file import read_trace
+from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]
 
@@ -66,6 +67,50 @@ def test_the_boxes_are_those_of_the_golden(official: Run, leave_run: LeaveRun) -
     for box_px in (8, 16):
         old, _ = reduced_alike(one, other, Kept(box_px=box_px, pattern=None))
         assert old.small_frames.shape == (5, 128 // box_px, 192 // box_px, 3)
+
+
+def test_what_a_golden_keeps_names_its_boxes_and_its_taps() -> None:
+    named = {str(Kept(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")}
+    assert len(named) == 6 and "boxes of 16 px, taps a" in named and "boxes of 8 px, no taps" in named
+
+
+@pytest.mark.parametrize("frames", [(5, 24, 40), (5, 24, 1040), (5, 1040, 24)], ids=str)  # a box more for long sides
+@pytest.mark.parametrize("blocks", [None, 3], ids=["without taps", "with taps"])
+def test_what_a_new_golden_will_keep_is_what_it_keeps(
+    official: Run,
+    leave_run: LeaveRun,
+    frames: tuple[int, int, int],
+    blocks: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new = read_run(leave_run("new", frames=frames, blocks=blocks))
+    assert kept_of_new(new, reduced=False) is None
+    foreseen = kept_of_new(new, reduced=True)
+    golden.bless(new, "smaller", reduced=True)
+    assert foreseen == kept_of_case("micro") is not None
+    monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1000)
+    assert kept_of_new(new, reduced=False) == foreseen  # too large to stay whole
+    monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    thinner = kept_of_new(golden.golden_of("micro"), reduced=False)
+    golden.bless(golden.golden_of("micro"), "thinner")
+    assert thinner == kept_of_case("micro") and (thinner == foreseen) == (blocks is None)
+
+
+def test_a_reduced_candidate_says_what_was_compared(official: Run) -> None:
+    golden.bless(official, "smaller", reduced=True)
+    small = golden.golden_of("micro")
+    assert compare_runs(official, small).compared_on == str(kept_of(small))
+    assert compared(official, small, profile="exact").compared_on == str(kept_of(small))
+
+
+def test_where_bits_decide_a_golden_that_is_damaged_does_not_matter(official: Run, leave_run: LeaveRun) -> None:
+    golden.bless(official, "smaller", reduced=True)
+    exact = read_run(leave_run("exact", runner="native"))
+    small = golden.golden_of("micro")
+    (small.folder / "trace.safetensors").write_bytes(b"")
+    assert compared(official, exact).compared_on == compared(official, exact, profile="exact").compared_on == ""
+    with pytest.raises(RunError):
+        compared(official, exact, profile="limits")
 
 
 def test_bits_are_judged_on_everything_and_limits_on_what_the_golden_keeps(official: Run, leave_run: LeaveRun) -> None:

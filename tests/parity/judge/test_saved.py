@@ -155,11 +155,17 @@ def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None
         ("micro on GPU", calibration.compared_on, 0),
         ("micro", {"micro": "boxes of 99 px, no taps"}, 2),
         ("micro on GPU", {"micro": "boxes of 99 px, no taps"}, 2),
+        ("micro of two", calibration.compared_on, 2),
         ("elsewhere", {"elsewhere": "boxes of 99 px, no taps"}, 0),  # a case whose golden is not here
     ):
         measured = msgspec.structs.replace(calibration, compared_on=compared_on)
-        tables = {where: {name: limit}}
+        tables = {where.removesuffix(" of two"): {name: limit}}
         changed = {"calibrations": {"c": measured}, "cases": tables, "unjudged": unjudged}
+        if where == "micro of two":  # another limit, of a later calibration
+            tables["micro"]["audio_latent.relative_l2"] = msgspec.structs.replace(limit, calibration="d")
+            later = msgspec.structs.replace(calibration, compared_on={"micro": "boxes of 99 px, no taps"})
+            changed["calibrations"]["d"] = later
+            unjudged.pop("audio_latent.relative_l2")
         save_registry(path, msgspec.structs.replace(registry, **changed))
         code, text = invoke("rejudge")
         assert code == wanted, text

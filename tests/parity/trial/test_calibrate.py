@@ -218,6 +218,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     assert found.floor["repeated"]["video_latent.relative_l2"] == 0.0
     small = {name for name in found.floor["repeated"] if name.startswith("small_frames.")}
     assert bool(small) == reduced and ("frames.flicker.max" in found.floor["repeated"]) != reduced
+    assert found.compared_on == ("boxes of 8 px, no taps" if reduced else "")
 
 
 def test_drift_is_measured_on_the_taps_that_a_reduced_golden_keeps(
@@ -228,6 +229,7 @@ def test_drift_is_measured_on_the_taps_that_a_reduced_golden_keeps(
     found = measure(micro_weights, golden.find_case("micro"), lambda _: None, run)
     drift = {name for values in found.floor.values() for name in values if name.startswith("drift.")}
     assert drift == {"drift.text", "drift.decode.frames", "drift.decode.mel", "drift.decode.waveform"}
+    assert found.compared_on == "boxes of 8 px, taps text/* decode/*"
 
 
 def test_a_native_run_without_every_bit_of_the_recorded_one_stands_for_nothing(

@@ -1,11 +1,25 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
+import pytest
+import torch
+
+from parity.diff.metric import METRICS
+from parity.judge.limit import Calibration, derive_limit
+from parity.judge.registry import Registry
 from parity.judge.strength import load_strength
+from parity.trace.environment import fingerprint
 from parity.trial.catalogue import CATALOGUE
 from parity.trial.evidence import Evidence
-from parity.trial.mutate import Alarm, Score, Trial
+from parity.trial.mutate import Alarm, Score, Trial, mutate
+from runners.case import Case
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
 
 
 def _killed_by(outputs: bool, drift: bool, isolated: bool) -> dict[str, bool]:
@@ -81,6 +95,25 @@ def test_the_place_is_where_a_part_adds_an_error_before_where_a_free_run_departs
     assert both.located(("sigmas",), ("init/*",)) and not both.located(("text/*",), ("init/*",))
     assert SEEN.located(("sigmas",), ("init/*",)), "without an isolated error the free run's place counts"
     assert not NOTHING.located(("*",), ("*",)) or NOTHING.place == ""
+
+
+def test_limits_that_decide_nothing_here_catch_nothing(micro_case: Callable[..., Case]) -> None:
+    here = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    calibration = Calibration(
+        date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device", "torch", "threads")
+    )
+    name = "video_latent.relative_l2"
+    limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"compared_on": {"micro": "boxes of 8 px, no taps"}}, "compared: boxes of 8 px, no taps -> everything"),
+        ({"environment": {**here, "threads": "97"}}, "threads: 97 -> "),
+    )
+    for changes, said in wrong:
+        other = msgspec.structs.replace(calibration, **changes)
+        registry = Registry(calibrations={"c": other}, cases={"micro": {name: limit}})
+        with pytest.raises(RegistryError, match=f"(?s)decide nothing here.*{said}"):
+            mutate(weights, micro_case(), registry, (), lambda _: None)
 
 
 def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:

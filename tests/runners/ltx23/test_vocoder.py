@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from runners.errors import ShapeError
+from runners.ltx23 import antialiased_activation
 from runners.ltx23.bandwidth_extension import ExtendedVocoder, resample, vocoder_from_config
 from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
@@ -200,6 +201,22 @@ def test_fresh_filters_are_the_official_ones_and_every_key_is_stored() -> None:
     assert len(filters) == 2 * 2 * (2 * 2 * 6 + 1)  # generators, directions, stages x blocks x activations, final
     for name in filters:
         assert torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_whatever_defaults_a_filter_was_first_asked_for_under_its_bits_are_the_official_ones(
+    dtype: torch.dtype,
+) -> None:
+    theirs = official().VocoderConfigurator.from_config({"vocoder": nested()}).state_dict()
+    [wanted] = {tuple(value.flatten().tolist()) for name, value in theirs.items() if name.endswith("filter")}
+    antialiased_activation._kaiser_sinc_taps.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            assert antialiased_activation.kaiser_sinc_filter().is_meta
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert tuple(antialiased_activation.kaiser_sinc_filter().flatten().tolist()) == wanted
 
 
 def test_a_module_built_on_the_meta_device_has_a_real_resampling_filter() -> None:

@@ -1,0 +1,67 @@
+"""`parity calibrate` measures what the golden of a case keeps, and says so where it is read again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.runs import Kept, kept_of_case
+from parity.trace import golden
+from parity.trace.bundle import read_run
+from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.trial import calibrate
+from parity.trial.calibrate import Populations
+from parity.trial.sitting import Member, Sitting
+from runners.weights import WeightsFolder
+
+LeaveRun = Callable[..., Path]
+
+
+@pytest.mark.parametrize("reduced", [False, True], ids=["whole", "reduced"])
+def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
+    reduced: bool,
+    tmp_path: Path,
+    micro_case_text: str,
+    micro_weights: WeightsFolder,
+    leave_run: LeaveRun,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    (tmp_path / "thresholds").mkdir()
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    golden.bless(read_run(leave_run("official")), "first", reduced=reduced)
+    seen: list[Kept | None] = []
+
+    def measure(*_: Any, kept: Kept | None, sitting: Sitting, **__: Any) -> Populations:
+        seen.append(kept)
+        sitting.take("repeated", lambda: Member(metrics={}))
+        named = "" if kept is None else str(kept)
+        moved = {"video_latent.relative_l2": 0.01}
+        floor = {"repeated": moved, "noise": moved}
+        return Populations(case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=named)
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    samples, threads = tmp_path / "samples.json", torch.get_num_threads()
+    arguments = ["--case", "micro", "--weights", str(micro_weights.folder), "--limits-only", "--samples", str(samples)]
+    try:
+        for _ in range(2):  # the second goes on with the samples of the first
+            result = CliRunner().invoke(app, ["calibrate", *arguments])
+            assert result.exit_code == 0, result.output
+        if reduced:
+            monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1 << 40)
+            golden.bless(read_run(tmp_path / "official"), "all of it")
+            result = CliRunner().invoke(app, ["calibrate", *arguments])
+            assert result.exit_code == 2 and "was measured with another compared_on" in result.output.replace("\n", " ")
+    finally:
+        torch.set_num_threads(threads)
+    assert (seen[0] is not None) == reduced and seen[0] == seen[1]
+    named = json.loads(samples.read_text())["origin"]["compared_on"]
+    assert named == ("" if seen[0] is None else str(seen[0]))
+    assert reduced or kept_of_case("micro") is None
