@@ -131,7 +131,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     """Judge outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
     from parity.diff.outputs import compare_outputs
     from parity.diff.reduced_outputs import compare_reduced
-    from parity.diff.runs import kept_of, kept_of_case, reduced_of
+    from parity.diff.runs import kept_of, kept_of_case, kept_phrase, reduced_of
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
@@ -155,7 +155,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
         registry=load_registry(limits_path()) if profile == "limits" else None,
         environment={key: str(value) for key, value in fingerprint(outputs.video_frames.device).items()},
         strength=load_strength(mutation_path()),
-        compared_on="" if kept is None else str(kept),
+        compared_on=kept_phrase(kept),
     )
 
 

@@ -49,6 +49,7 @@ def calibrate(
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
     import torch
 
+    from parity.diff.runs import kept_of_case, kept_phrase
     from parity.trace.environment import fingerprint
     from parity.trace.golden import find_case
     from parity.trace.record import device_named
@@ -90,7 +91,9 @@ def calibrate(
                 only=tuple(only or ()),
                 kept=samples,
                 minutes=minutes,
-                origin={**origin, "case": case_document(found), "compared_on": _compared_on(found)} if samples else {},
+                origin={**origin, "case": case_document(found), "compared_on": kept_phrase(kept_of_case(found.id))}
+                if samples
+                else {},
             )
             for found in cases
         }
@@ -114,13 +117,6 @@ def _again(cases: list[str] | None, reason: str, json: bool) -> int:
         draw_changes(out, proposal.changes)
     save_registry(limits_path(), proposal.accept(reason))
     return 0
-
-
-def _compared_on(case: "Case") -> str:
-    from parity.diff.runs import kept_of_case
-
-    kept = kept_of_case(case.id)
-    return "" if kept is None else str(kept)
 
 
 def _default_cases() -> list[str]:

@@ -69,9 +69,12 @@ class Kept:
     box_px: int
     pattern: str | None  # of the taps with sketches
 
-    def __str__(self) -> str:
-        """As a calibration records it."""
-        return f"boxes of {self.box_px} px, " + ("no taps" if self.pattern is None else f"taps {self.pattern}")
+
+def kept_phrase(kept: Kept | None) -> str:
+    """What was compared, as numbers and calibrations say it; "" is everything."""
+    if kept is None:
+        return ""
+    return f"boxes of {kept.box_px} px, " + ("no taps" if kept.pattern is None else f"taps {kept.pattern}")
 
 
 def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
@@ -86,8 +89,8 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
     Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
-    compared_on = kept or kept_of(reference) or kept_of(candidate)
-    reduced = compared_on is not None
+    compared_on = kept_phrase(kept or kept_of(reference) or kept_of(candidate))
+    reduced = bool(compared_on)
     if reduced:
         outputs = compare_reduced(*reduced_alike(reference, candidate, kept))
     else:
@@ -128,7 +131,7 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
             f"{small}flicker": [float(value) for value in outputs.frames.flicker],  # one fewer: changes
         },
         levels=levels,
-        compared_on="" if compared_on is None else str(compared_on),
+        compared_on=compared_on,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, kept_of_case, numbers_of
+from parity.diff.runs import RunsDiff, kept_of_case, kept_phrase, numbers_of
 from parity.judge.document import Strict, load_document
 from parity.judge.limit import distance
 from parity.judge.registry import ON, Registry
@@ -98,10 +98,10 @@ def require_population(registry: Registry) -> None:
         case = where.partition(ON)[0]
         if not has_golden(case):
             continue
-        kept = kept_of_case(case)
+        kept = kept_phrase(kept_of_case(case))
         for name in sorted({limit.calibration for limit in limits.values() if limit.calibration is not None}):
             calibration = registry.calibrations[name]
-            if changed := calibration.changed_population(case, "" if kept is None else str(kept)):
+            if changed := calibration.changed_population(case, kept):
                 raise RegistryError(
                     f"Limits of {where!r} were not measured on what its golden keeps ({changed[0]}), so they decide "
                     f"nothing; measure them again as then, with --weights and --limits-only: `{calibration.command}`."

@@ -314,10 +314,11 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
     changes = sorted({change for row in rows for change in row.expired})
     if changes:
         count = sum(bool(row.expired) for row in rows)
+        other_numbers = any(change.startswith(POPULATION) for change in changes)
         notes.append(
             f"{count} limits were measured in another environment or on other numbers ({'; '.join(changes)}): they "
             "decide nothing; run where they were measured, or measure them here with `parity calibrate`"
-            + ("; save numbers as they are judged with `parity diff --as-judged`" if _other_numbers(changes) else "")
+            + ("; `parity diff --as-judged` saves numbers as they are judged" if other_numbers else "")
         )
     needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
     if needed:
@@ -329,10 +330,6 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
             notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
     notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
     return tuple(notes)
-
-
-def _other_numbers(changes: Iterable[str]) -> bool:
-    return any(change.startswith(POPULATION) for change in changes)
 
 
 def gate_exit_code(*codes: int) -> int:

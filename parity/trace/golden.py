@@ -328,7 +328,7 @@ def case_text_at(path: Path, release: str) -> str:
     return moved
 
 
-def stays_whole(run: Run, reduced: bool = False) -> bool:
+def stays_whole(run: Run, reduced: bool) -> bool:
     """Whether the golden that `bless` makes of a whole run holds all of it."""
     return not reduced and sum((run.folder / name).stat().st_size for name in _kept_files(run)) <= LARGEST_WHOLE_BYTES
 

@@ -26,7 +26,7 @@ from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import Kept, kept_of, reduced_of
+from parity.diff.runs import Kept, kept_of, kept_phrase, reduced_of
 from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, device_of, propose, table_named
@@ -216,7 +216,7 @@ def measure(
         findings={name: member.findings for name, member in members.items()},
         shown_at={name: frozenset(member.shown_at) for name, member in members.items()},
         known_defects=len(known),
-        compared_on="" if kept is None else str(kept),
+        compared_on=kept_phrase(kept),
     )
 
 

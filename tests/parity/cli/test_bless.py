@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.diff.release_change import named
-from parity.diff.runs import Kept, kept_of_case
+from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import require_population
 from parity.trace import golden
@@ -58,7 +58,7 @@ def root(
 
     def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: Kept | None) -> Populations:
         assert case.reference == recorded.record.reference == "1.2.0"
-        return replace(populations(0.02), compared_on="" if kept is None else str(kept))
+        return replace(populations(0.02), compared_on=kept_phrase(kept))
 
     monkeypatch.setattr(calibrate, "measure", measure)
     monkeypatch.setattr(release_change, "measured", lambda old, new, *_: named(old, new))
@@ -102,9 +102,9 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
     code, said = invoke(*arguments)
     assert code == 0, said
     registry, kept = load_registry(limits(root)), kept_of_case("micro")
-    assert kept is not None and "denoise/001/*/block/02/*" in str(kept)
+    assert kept is not None and "denoise/001/*/block/02/*" in kept_phrase(kept)
     [calibration] = {limit.calibration for limit in registry.cases["micro"].values() if limit.calibration is not None}
-    assert registry.calibrations[calibration].compared_on == {"micro": str(kept)}
+    assert registry.calibrations[calibration].compared_on == {"micro": kept_phrase(kept)}
     require_population(registry)
 
 

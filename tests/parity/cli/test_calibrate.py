@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.diff.runs import Kept, kept_of_case
+from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.trace import golden
 from parity.trace.bundle import read_run
 from parity.trace.store import ENVIRONMENT_VARIABLE
@@ -42,10 +42,11 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
     def measure(*_: Any, kept: Kept | None, sitting: Sitting, **__: Any) -> Populations:
         seen.append(kept)
         sitting.take("repeated", lambda: Member(metrics={}))
-        named = "" if kept is None else str(kept)
         moved = {"video_latent.relative_l2": 0.01}
         floor = {"repeated": moved, "noise": moved}
-        return Populations(case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=named)
+        return Populations(
+            case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=kept_phrase(kept)
+        )
 
     monkeypatch.setattr(calibrate, "measure", measure)
     samples, threads = tmp_path / "samples.json", torch.get_num_threads()
@@ -62,6 +63,5 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
     finally:
         torch.set_num_threads(threads)
     assert (seen[0] is not None) == reduced and seen[0] == seen[1]
-    named = json.loads(samples.read_text())["origin"]["compared_on"]
-    assert named == ("" if seen[0] is None else str(seen[0]))
+    assert json.loads(samples.read_text())["origin"]["compared_on"] == kept_phrase(seen[0])
     assert reduced or kept_of_case("micro") is None

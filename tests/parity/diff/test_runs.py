@@ -11,7 +11,16 @@ from parity.cli.gate import compared
 from parity.cli.suite import _judged
 from parity.diff import runs
 from parity.diff.metric import METRICS
-from parity.diff.runs import Kept, RunsDiff, compare_runs, kept_of, kept_of_case, kept_of_new, reduced_alike
+from parity.diff.runs import (
+    Kept,
+    RunsDiff,
+    compare_runs,
+    kept_of,
+    kept_of_case,
+    kept_of_new,
+    kept_phrase,
+    reduced_alike,
+)
 from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
 from parity.trace import golden, reduced
@@ -51,7 +60,7 @@ def test_two_whole_runs_get_the_numbers_that_one_gets_against_the_golden(officia
     live = compare_runs(official, moved, kept=kept_of_case("micro"))
     recorded = compare_runs(golden.golden_of("micro"), moved)
     assert live.metrics == recorded.metrics and live.per_frame == recorded.per_frame
-    assert live.compared_on == recorded.compared_on == str(kept_of_case("micro")) != ""
+    assert live.compared_on == recorded.compared_on == kept_phrase(kept_of_case("micro")) != ""
     assert {finding.code for finding in live.findings} == {"frame_too_small"}  # of small copies of micro frames
     whole = compare_runs(official, moved)
     assert whole.compared_on == ""
@@ -70,7 +79,7 @@ def test_the_boxes_are_those_of_the_golden(official: Run, leave_run: LeaveRun) -
 
 
 def test_what_a_golden_keeps_names_its_boxes_and_its_taps() -> None:
-    named = {str(Kept(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")}
+    named = {kept_phrase(Kept(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")}
     assert len(named) == 6 and "boxes of 16 px, taps a" in named and "boxes of 8 px, no taps" in named
 
 
@@ -99,8 +108,8 @@ def test_what_a_new_golden_will_keep_is_what_it_keeps(
 def test_a_reduced_candidate_says_what_was_compared(official: Run) -> None:
     golden.bless(official, "smaller", reduced=True)
     small = golden.golden_of("micro")
-    assert compare_runs(official, small).compared_on == str(kept_of(small))
-    assert compared(official, small, profile="exact").compared_on == str(kept_of(small))
+    assert compare_runs(official, small).compared_on == kept_phrase(kept_of(small))
+    assert compared(official, small, profile="exact").compared_on == kept_phrase(kept_of(small))
 
 
 def test_where_bits_decide_a_golden_that_is_damaged_does_not_matter(official: Run, leave_run: LeaveRun) -> None:

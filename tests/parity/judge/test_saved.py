@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, compare_runs, kept_of_case
+from parity.diff.runs import RunsDiff, compare_runs, kept_of_case, kept_phrase
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
@@ -145,7 +145,7 @@ def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None
         runs=("y",),
         environment={"device": "cpu"},
         expires_with=("device",),
-        compared_on={} if kept is None else {"micro": str(kept)},
+        compared_on={} if kept is None else {"micro": kept_phrase(kept)},
     )
     name = "video_latent.relative_l2"
     limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
