@@ -168,11 +168,11 @@ def sketch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
 def _kernel() -> Callable[[Tensor, Tensor, Tensor], None] | None:
     """The CUDA kernel, or None where Triton is not installed."""
     try:
-        import triton  # noqa: F401
-    except ImportError:
+        from parity.trace.sketch_triton import sketch_kernel_into
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
         return None
-    from parity.trace.sketch_triton import sketch_kernel_into
-
     return sketch_kernel_into
 
 

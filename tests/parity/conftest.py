@@ -10,6 +10,7 @@ import torch
 from parity.diff.dataflow import Dataflow
 from parity.trace.bundle import write_run
 from parity.trace.pattern import chosen
+from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trace.trace_file import SketchTable, write_trace
 from runners.case import parse_case
 from runners.protocol import Outcome
@@ -75,6 +76,17 @@ def part_of(table: SketchTable, pattern: str | None) -> SketchTable:
         floats=table.floats[rows],
         integers=table.integers[rows],
     )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that has the micro case, no golden and no limits yet, and a store of its own."""
+    for folder in ("golden/micro", "thresholds"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+    return tmp_path
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from parity.cli.app import app
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.trace import golden
 from parity.trace.bundle import read_run
-from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trial import calibrate
 from parity.trial.calibrate import Populations
 from parity.trial.sitting import Member, Sitting
@@ -25,18 +24,13 @@ LeaveRun = Callable[..., Path]
 @pytest.mark.parametrize("reduced", [False, True], ids=["whole", "reduced"])
 def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
     reduced: bool,
-    tmp_path: Path,
-    micro_case_text: str,
+    checkout: Path,
     micro_weights: WeightsFolder,
     leave_run: LeaveRun,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "golden" / "micro").mkdir(parents=True)
-    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
-    (tmp_path / "thresholds").mkdir()
-    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
-    golden.bless(read_run(leave_run("official")), "first", reduced=reduced)
+    official = read_run(leave_run("official"))
+    golden.bless(official, "first", reduced=reduced)
     seen: list[Kept | None] = []
 
     def measure(*_: Any, kept: Kept | None, sitting: Sitting, **__: Any) -> Populations:
@@ -49,7 +43,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
         )
 
     monkeypatch.setattr(calibrate, "measure", measure)
-    samples, threads = tmp_path / "samples.json", torch.get_num_threads()
+    samples, threads = checkout / "samples.json", torch.get_num_threads()
     arguments = ["--case", "micro", "--weights", str(micro_weights.folder), "--limits-only", "--samples", str(samples)]
     try:
         for _ in range(2):  # the second goes on with the samples of the first
@@ -57,7 +51,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
             assert result.exit_code == 0, result.output
         if reduced:
             monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1 << 40)
-            golden.bless(read_run(tmp_path / "official"), "all of it")
+            golden.bless(official, "all of it")
             result = CliRunner().invoke(app, ["calibrate", *arguments])
             assert result.exit_code == 2 and "was measured with another compared_on" in result.output.replace("\n", " ")
     finally:

@@ -1,5 +1,6 @@
 """Two whole runs of a case whose golden is reduced: judged by limits as if one of them were that golden."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
 from parity.trace import golden, reduced
 from parity.trace.bundle import Run, read_run
-from parity.trace.store import ENVIRONMENT_VARIABLE
 from parity.trace.trace_file import read_trace
 from runners.errors import RunError
 
@@ -33,13 +33,8 @@ LeaveRun = Callable[..., Path]
 
 
 @pytest.fixture
-def official(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch, leave_run: LeaveRun) -> Run:
+def official(checkout: Path, leave_run: LeaveRun) -> Run:
     """A run that is the golden of its case, in a checkout of its own, but not reduced."""
-    folder = tmp_path / "golden" / "micro"
-    folder.mkdir(parents=True)
-    (folder / "case.toml").write_text(micro_case_text)
-    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
     run = read_run(leave_run("official"))
     golden.bless(run, "first")
     return run
@@ -112,6 +107,17 @@ def test_a_reduced_candidate_says_what_was_compared(official: Run) -> None:
     assert compared(official, small, profile="exact").compared_on == kept_phrase(kept_of(small))
 
 
+def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_golden_keeps_since(
+    official: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden.bless(official, "smaller", reduced=True)
+    small = read_run(shutil.copytree(golden.golden_of("micro").folder, tmp_path / "small"))
+    monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    golden.bless(golden.golden_of("micro"), "thinner")
+    found = compared(official, small, profile="limits")
+    assert found.compared_on == kept_phrase(kept_of(small)) != kept_phrase(kept_of_case("micro"))
+
+
 def test_where_bits_decide_a_golden_that_is_damaged_does_not_matter(official: Run, leave_run: LeaveRun) -> None:
     golden.bless(official, "smaller", reduced=True)
     exact = read_run(leave_run("exact", runner="native"))
@@ -163,7 +169,6 @@ def fast(official: Run, leave_run: LeaveRun, tmp_path: Path) -> Run:
     wanted = "frames.count.difference"
     unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}
     registry = Registry(defaults={wanted: exact_limit(METRICS[wanted])}, unjudged=unjudged)
-    (tmp_path / "thresholds").mkdir()
     save_registry(tmp_path / "thresholds" / "consistency_threshold.json", registry)
     return read_run(leave_run("fast", runner="native", tier="fast"))
 

@@ -19,7 +19,6 @@ from parity.judge.saved import load_verdict, saved_verdicts
 from parity.trace import golden
 from parity.trace.atomic import write_json_atomic
 from parity.trace.bundle import read_run, sha256_of
-from parity.trace.store import ENVIRONMENT_VARIABLE
 
 LeaveRun = Callable[..., Path]
 WANTED = {"frames.count.difference", "audio.channels.difference"}
@@ -28,27 +27,21 @@ WANTED = {"frames.count.difference", "audio.channels.difference"}
 @pytest.fixture(params=[8 << 20, 1000], ids=["whole", "reduced"])
 def root(
     request: pytest.FixtureRequest,
+    checkout: Path,
     leave_run: LeaveRun,
-    micro_case_text: str,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A checkout whose micro case has a golden, with numbers of a native run against it and a registry."""
-    (tmp_path / "golden" / "micro").mkdir(parents=True)
-    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
-    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
     monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", request.param)
     official = read_run(leave_run("official"))
     golden.bless(official, "first")
-    (tmp_path / "thresholds").mkdir()
     limits = {name: exact_limit(METRICS[name]) for name in WANTED}
     unjudged = {name: "not in this test" for name in METRICS if name not in WANTED}
-    save_registry(tmp_path / "thresholds" / "consistency_threshold.json", Registry(defaults=limits, unjudged=unjudged))
-    save(tmp_path / "exact.json", compare_runs(official, read_run(leave_run("native", runner="native"))))
+    save_registry(checkout / "thresholds" / "consistency_threshold.json", Registry(defaults=limits, unjudged=unjudged))
+    save(checkout / "exact.json", compare_runs(official, read_run(leave_run("native", runner="native"))))
     fast = read_run(leave_run("fast", runner="native", tier="fast"))
-    save(tmp_path / "limits.json", compare_runs(official, fast))
-    return tmp_path
+    save(checkout / "limits.json", compare_runs(official, fast))
+    return checkout
 
 
 def save(path: Path, found: RunsDiff) -> None:

@@ -1,5 +1,6 @@
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -305,3 +306,24 @@ def test_rows_are_written_in_place() -> None:
     whole: TapSketch = sketch(tensor)
     assert torch.equal(floats[1, :64], whole.buckets) and integers[1].tolist() == [whole.checksum, 0, 0]
     assert floats[0].isnan().all() and integers[0].tolist() == [-1, -1, -1]
+
+
+@pytest.fixture
+def no_kernel_yet() -> Iterator[None]:
+    sketch_module._kernel.cache_clear()
+    yield
+    sketch_module._kernel.cache_clear()
+
+
+@pytest.mark.usefixtures("no_kernel_yet")
+def test_without_triton_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "parity.trace.sketch_triton", raising=False)
+    assert sketch_module._kernel() is None
+
+
+@pytest.mark.usefixtures("no_kernel_yet")
+def test_a_kernel_of_ours_that_is_missing_is_no_reason_to_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "parity.trace.sketch_triton", None)
+    with pytest.raises(ModuleNotFoundError, match="sketch_triton"):
+        sketch_module._kernel()

@@ -1,9 +1,12 @@
 import hashlib
 import math
+import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from runners.forge import counter
 from runners.forge.counter import fill_normal_, stream_key
 from runners.mix64 import GOLDEN
 
@@ -63,3 +66,24 @@ def test_cuda_gives_the_same_bits(dtype: torch.dtype) -> None:
     cpu = fill_normal_(torch.empty(12345, dtype=dtype), key, mean=0.1, std=0.3)
     cuda = fill_normal_(torch.empty(12345, dtype=dtype, device="cuda"), key, mean=0.1, std=0.3, chunk=1000)
     assert torch.equal(cuda.cpu(), cpu)
+
+
+@pytest.fixture
+def no_kernel_yet() -> Iterator[None]:
+    counter._kernel.cache_clear()
+    yield
+    counter._kernel.cache_clear()
+
+
+@pytest.mark.usefixtures("no_kernel_yet")
+def test_without_triton_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "runners.forge.counter_triton", raising=False)
+    assert counter._kernel() is None
+
+
+@pytest.mark.usefixtures("no_kernel_yet")
+def test_a_kernel_of_ours_that_is_missing_is_no_reason_to_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "runners.forge.counter_triton", None)
+    with pytest.raises(ModuleNotFoundError, match="counter_triton"):
+        counter._kernel()
