@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,11 @@ def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
     longer = ["--set", "request.num_inference_steps=900"]
     arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*", *longer]
     command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
+    heard = partial(signal.signal, sent, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         while not list(tmp_path.glob(".out.*")) and process.poll() is None:
             time.sleep(0.05)
         time.sleep(1.0)  # into the run
