@@ -25,7 +25,7 @@ from runners.weights import WeightsFolder
 
 prepare_imports()  # before any test imports official audio code
 
-Forge = Callable[[str, Callable[[Preset], None]], WeightsFolder]
+Forge = Callable[..., WeightsFolder]  # name, change of the configuration in place, preset="odd"
 
 MICRO_CASE = """
 id = "micro"
@@ -92,7 +92,10 @@ def shrink_to_micro(preset: Preset) -> None:
 
 @pytest.fixture(scope="session")
 def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
-    """Forge a checkpoint from the tiny preset with its configuration changed in place."""
+    """Forge a checkpoint from a preset, `odd` unless named, with its configuration changed in place.
+
+    The odd one shows what the equal head counts of `tiny` and of the released file hide.
+    """
     root = tmp_path_factory.mktemp("weights")
     recipe_of = scales.recipe_of
 
@@ -102,14 +105,14 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
         except CheckpointError:  # parts that no preset has, such as a timestep-conditioned decoder
             return scales.Spread(std=0.3)
 
-    def forge_changed(name: str, change: Callable[[Preset], None]) -> WeightsFolder:
+    def forge_changed(name: str, change: Callable[[Preset], None], preset: str = "odd") -> WeightsFolder:
         if (root / name).exists():
             return WeightsFolder(root / name)
 
         def changed(_: str) -> Preset:
-            preset = preset_named("tiny")
-            change(preset)
-            return preset
+            sizes = preset_named(preset)
+            change(sizes)
+            return sizes
 
         with patch.object(make, "preset_named", changed), patch.object(scales, "recipe_of", recipe_or_default):
             return WeightsFolder(make.forge(name, 0, root / name))
@@ -120,12 +123,18 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
 @pytest.fixture(scope="session")
 def tiny_weights(forged: Forge) -> WeightsFolder:
     """The tiny preset as users forge it."""
-    return forged("tiny", lambda _: None)
+    return forged("tiny", lambda _: None, "tiny")
+
+
+@pytest.fixture(scope="session")
+def odd_weights(forged: Forge) -> WeightsFolder:
+    """The odd preset as users forge it."""
+    return forged("odd", lambda _: None)
 
 
 @pytest.fixture(scope="session")
 def micro_weights(forged: Forge) -> WeightsFolder:
-    """A checkpoint still smaller than tiny."""
+    """A checkpoint with odd ratios, still smaller than `odd`."""
     return forged("micro", shrink_to_micro)
 
 

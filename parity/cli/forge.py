@@ -11,7 +11,7 @@ from parity.cli.verb import COULD_NOT_JUDGE, out, verb
 
 @verb
 def forge(
-    preset: Annotated[str, typer.Option(help="Size: tiny, small or full.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="Size: tiny, odd, small or full.")] = "tiny",
     seed: Annotated[int, typer.Option(help="What the values follow from.")] = 0,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder to write.")] = None,
     device: Annotated[str, typer.Option(help="Where to make the values; the bits are the same.")] = "cpu",

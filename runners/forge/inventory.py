@@ -1,6 +1,7 @@
 """Names, shapes and dtypes of a made checkpoint, read off the native modules on the meta device.
 
-The native modules are the one place that knows the layout; a test holds them against the official classes. They and
+The native modules are the one place that knows the layout of what they compute; a test holds them, and the layout of
+the one part that none computes, against the official classes. They and
 transformers are imported only where an inventory is taken: making tensors from one needs neither.
 """
 
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from runners.forge.audio_encoder import audio_encoder_inventory
 from runners.forge.presets import Json, Preset
 
 Inventory = dict[str, tuple[int, ...]]  # checkpoint name to shape, in the order of the model
@@ -33,7 +35,7 @@ def model_inventory(preset: Preset) -> Inventory:
         for make in parts.values():
             module: Any = make()
             inventory |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
-    return inventory
+    return inventory | (audio_encoder_inventory(preset.config) if preset.audio_encoder else {})
 
 
 def gemma_inventory(gemma: Json) -> Inventory:

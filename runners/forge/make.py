@@ -20,7 +20,7 @@ from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
 from runners.partial_folder import partial_folder, take_place
 
-SPEC_VERSION = 1  # counted up whenever the values, names or files of any preset change
+SPEC_VERSION = 2  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
 GEMMA_FOLDER = "gemma"
 GEMMA_WEIGHTS_NAME = "model.safetensors"

@@ -1,11 +1,13 @@
+import dataclasses
 import importlib
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 
 from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
-from runners.forge.presets import Preset, preset_named
+from runners.forge.presets import PRESETS, Preset, preset_named
 from runners.official_compat import gemma_constant, prepare_imports
 
 pytest.importorskip("ltx_core")
@@ -30,6 +32,14 @@ COMPONENTS = (
     ),
     ("audio_vae.model_configurator", "VocoderConfigurator", {"": "vocoder."}),
 )
+AUDIO_ENCODER = (
+    "audio_vae.model_configurator",
+    "AudioEncoderConfigurator",
+    {"per_channel_statistics.": "audio_vae.per_channel_statistics.", "": "audio_vae.encoder."},
+)
+# Tensors of the released ltx-2.3-22b-dev.safetensors by prefix, as an engine's port counted them in the file
+# (tenstorrent/tt-xla, issue 4542).
+RELEASED_TENSORS = {"model": 4444, "vocoder": 1227, "vae": 170, "audio_vae": 102, "text_embedding_projection": 4}
 TEXT = {
     "feature_extractor.": "text_embedding_projection.",
     "video_connector.": "model.diffusion_model.video_embeddings_connector.",
@@ -49,7 +59,7 @@ def official_inventory(preset: Preset) -> Inventory:
     prepare_imports()
     found: Inventory = {}
     with torch.device("meta"), gemma_constant(preset.gemma):
-        for module, name, prefixes in COMPONENTS:
+        for module, name, prefixes in (*COMPONENTS, *((AUDIO_ENCODER,) if preset.audio_encoder else ())):
             configurator = getattr(importlib.import_module(f"ltx_core.model.{module}"), name)
             found |= shapes(configurator.from_config(preset.config), prefixes)
         text = importlib.import_module("ltx_core.text_encoders.gemma.encoders.encoder_configurator")
@@ -57,10 +67,20 @@ def official_inventory(preset: Preset) -> Inventory:
     return found
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "full"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_names_and_shapes_are_those_of_the_official_classes(name: str) -> None:
     preset = preset_named(name)
     assert model_inventory(preset) == official_inventory(preset)
+
+
+def test_with_the_audio_encoder_full_has_the_tensors_of_the_released_file() -> None:
+    whole = dataclasses.replace(preset_named("full"), audio_encoder=True)
+    assert model_inventory(whole) == official_inventory(whole)
+    assert Counter(name.partition(".")[0] for name in model_inventory(whole)) == RELEASED_TENSORS
+
+
+def test_only_full_lacks_what_no_request_reads() -> None:
+    assert [name for name in PRESETS if not preset_named(name).audio_encoder] == ["full"]
 
 
 def test_full_has_the_parameters_of_the_released_model() -> None:

@@ -1,9 +1,13 @@
 import importlib
+import json
+from pathlib import Path
 
 import pytest
 
 from runners.errors import ConfigError
 from runners.forge.presets import Json, full_gemma, preset_named
+
+STREAMS = ("", "audio_", "connector_", "audio_connector_")
 
 
 def keys(config: Json) -> set[str]:
@@ -11,18 +15,91 @@ def keys(config: Json) -> set[str]:
     return set(config) | nested
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
+# Facts of the released file's `transformer` section (`ltx-2.3-22b-dev.safetensors`), which an engine may rely on.
+RELEASED_KEYS = 59
+RELEASED_BUT_SIZES = {
+    "_class_name": "AVTransformer3DModel",
+    "attention_type": "default",
+    "causal_temporal_positioning": True,
+    "connector_learnable_registers_std": 1,
+    "connector_norm_output": True,
+    "connector_num_learnable_registers": 128,
+    "norm_num_groups": 32,
+    "text_encoder_norm_type": "per_token_rms",
+    "use_embeddings_connector": True,
+}
+SIZES = {
+    *("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "caption_channels"),
+    *("audio_num_attention_heads", "audio_attention_head_dim", "audio_cross_attention_dim"),
+    *("connector_num_attention_heads", "connector_attention_head_dim", "connector_num_layers"),
+    *("audio_connector_num_attention_heads", "audio_connector_attention_head_dim"),
+}
+ONLY_OF_UNEQUAL_DEPTHS = {"transformer.audio_connector_num_layers", "audio_connector_num_layers"}
+
+
+def flat_keys(config: Json) -> set[str]:
+    return keys(config) - ONLY_OF_UNEQUAL_DEPTHS
+
+
+@pytest.mark.parametrize("name", ["tiny", "odd", "small"])
 def test_smaller_presets_have_the_keys_of_the_full_one_and_no_others(name: str) -> None:
-    assert keys(preset_named(name).config) == keys(preset_named("full").config)
+    assert flat_keys(preset_named(name).config) == keys(preset_named("full").config)
     assert keys(preset_named(name).gemma) == keys(full_gemma())
 
 
-def test_tiny_has_four_blocks_and_sizes_that_all_differ() -> None:
-    transformer = preset_named("tiny").config["transformer"]
+@pytest.mark.parametrize("name", ["tiny", "odd", "small", "full"])
+def test_what_is_no_size_is_as_released(name: str) -> None:
+    transformer, full = preset_named(name).config["transformer"], preset_named("full").config["transformer"]
+    assert len(full) == RELEASED_KEYS and "audio_connector_num_layers" not in full and "audio_in_channels" not in full
+    assert RELEASED_BUT_SIZES.items() <= transformer.items()
+    assert {key for key in full if transformer[key] != full[key]} <= SIZES
+    assert transformer["caption_channels"] == preset_named(name).gemma["text_config"]["hidden_size"]
+
+
+RELEASED = Path(__file__).parents[4] / "shared" / "ltx-2.3-22b.config.json"
+
+
+@pytest.mark.skipif(not RELEASED.is_file(), reason=f"the released configuration is not at {RELEASED}")
+def test_the_full_configuration_is_the_released_one() -> None:
+    assert preset_named("full").config == json.loads(RELEASED.read_text())
+
+
+@pytest.mark.parametrize("name", ["tiny", "full"])
+def test_portable_presets_have_the_ratios_of_the_released_file(name: str) -> None:
+    transformer, text = preset_named(name).config["transformer"], preset_named(name).gemma["text_config"]
+    heads = [transformer[f"{stream}num_attention_heads"] for stream in STREAMS]
+    widths = [transformer[f"{stream}attention_head_dim"] for stream in STREAMS]
+    assert len(set(heads)) == 1
+    assert widths[0] == 2 * widths[1] == widths[2] == 2 * widths[3]
+    assert transformer["cross_attention_dim"] == heads[0] * widths[0] == 2 * transformer["audio_cross_attention_dim"]
+    assert "audio_connector_num_layers" not in transformer
+    assert text["query_pre_attn_scalar"] == text["head_dim"]
+    assert text["num_attention_heads"] == 2 * text["num_key_value_heads"]
+    assert text["num_attention_heads"] * text["head_dim"] != text["hidden_size"]
+
+
+def test_sizes_of_tiny_that_no_ratio_ties_all_differ() -> None:
+    preset = preset_named("tiny")
+    transformer, text = preset.config["transformer"], preset.gemma["text_config"]
+    free = [
+        *(
+            transformer[key]
+            for key in ("num_layers", "num_attention_heads", "attention_head_dim", "connector_num_layers")
+        ),
+        *(transformer[key] for key in ("audio_attention_head_dim", "cross_attention_dim", "audio_cross_attention_dim")),
+        *(text[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")),
+        text["head_dim"],
+        128,  # latent channels, registers
+    ]
+    assert len(set(free)) == len(free)
+    assert transformer["num_layers"] >= 4
+
+
+def test_odd_has_four_blocks_and_sizes_that_all_differ() -> None:
+    transformer = preset_named("odd").config["transformer"]
     assert transformer["num_layers"] >= 4
     streams = [
-        (transformer[f"{prefix}num_attention_heads"], transformer[f"{prefix}attention_head_dim"])
-        for prefix in ("", "audio_", "connector_", "audio_connector_")
+        (transformer[f"{stream}num_attention_heads"], transformer[f"{stream}attention_head_dim"]) for stream in STREAMS
     ]
     sizes = [size for pair in streams for size in pair] + [transformer["num_layers"]]
     assert len({heads for heads, _ in streams}) == len({width for _, width in streams}) == len(streams)
@@ -31,13 +108,16 @@ def test_tiny_has_four_blocks_and_sizes_that_all_differ() -> None:
     assert widths[1] == widths[3] == transformer["audio_cross_attention_dim"]
     assert widths[0] != widths[1]
     assert not {widths[0], widths[1], 128} & set(sizes)
-    text = preset_named("tiny").gemma["text_config"]
+    assert transformer["audio_connector_num_layers"] != transformer["connector_num_layers"]
+    text = preset_named("odd").gemma["text_config"]
     assert text["hidden_size"] not in widths
     assert text["head_dim"] * text["num_attention_heads"] != text["hidden_size"]
+    assert text["query_pre_attn_scalar"] != text["head_dim"]
 
 
-def test_tiny_gemma_has_both_kinds_of_layer_and_a_window_that_cuts() -> None:
-    text = preset_named("tiny").gemma["text_config"]
+@pytest.mark.parametrize("name", ["tiny", "odd"])
+def test_small_gemmas_have_both_kinds_of_layer_and_a_window_that_cuts(name: str) -> None:
+    text = preset_named(name).gemma["text_config"]
     assert 1 < text["sliding_window_pattern"] < text["num_hidden_layers"]
     assert text["sliding_window"] < 64
 
@@ -50,5 +130,5 @@ def test_full_gemma_is_the_official_constant() -> None:
 def test_presets_are_fresh_and_unknown_ones_refused() -> None:
     preset_named("tiny").config["transformer"]["num_layers"] = 1
     assert preset_named("tiny").config["transformer"]["num_layers"] == 4
-    with pytest.raises(ConfigError, match=r"'huge'.*tiny, small, full"):
+    with pytest.raises(ConfigError, match=r"'huge'.*tiny, odd, small, full"):
         preset_named("huge")
