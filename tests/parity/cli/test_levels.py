@@ -48,7 +48,12 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
         and (name in groups or not name.startswith(("drift.", "isolated.")))
     }
     calibration = Calibration(
-        date="2026-01-02", command="x", runs=("y",), environment={"torch": "2.13.0"}, expires_with=("torch",)
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment={"torch": "2.13.0"},
+        expires_with=("torch",),
+        padded_text=False,
     )
     registry = Registry(calibrations={"c": calibration}, cases={"micro": limits}, unjudged=UNJUDGED)
     (root / "thresholds").mkdir()

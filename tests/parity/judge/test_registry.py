@@ -18,6 +18,7 @@ CALIBRATION = Calibration(
     runs=("runs/a", "runs/b"),
     environment={"torch": "2.13.0"},
     expires_with=("torch",),
+    padded_text=False,
 )
 
 

@@ -32,7 +32,12 @@ def limit(metric: str, floor: float, defect: float) -> Limit:
 
 def registry(**changes: object) -> Registry:
     calibration = Calibration(
-        date="2026-11-23", command="make thresholds", runs=("runs/a",), environment=HERE, expires_with=("torch",)
+        date="2026-11-23",
+        command="make thresholds",
+        runs=("runs/a",),
+        environment=HERE,
+        expires_with=("torch",),
+        padded_text=False,
     )
     defaults = {
         ERROR: limit(ERROR, 0.01, 1.0),  # 0.1
