@@ -1,5 +1,8 @@
 """The prompt without its padding, by hand."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -65,3 +68,9 @@ def test_a_mask_that_does_not_belong_to_the_prompt_is_refused(
 def test_other_tokens_than_the_mask_keeps_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"keeps tokens of shape \(1, 2, 3\); got \(1, 3, 3\)"):
         with_real_tokens(torch.ones(1, 5, 3), torch.tensor([[0, 0, 0, 1, 1]]), torch.ones(1, 3, 3))
+
+
+def test_an_engines_own_interpreter_needs_torch_alone_for_it() -> None:
+    program = "import sys, runners.real_tokens; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded and not {"parity", "transformers", "safetensors", "msgspec", "einops"} & set(loaded)
