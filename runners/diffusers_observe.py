@@ -4,7 +4,8 @@ Tensors are handed on in the official layouts: tokens (B, T, C), one guidance pa
 negative and the positive prompt as one batch of two, so what that batch leaves is split, negative first. Values and
 dtypes stay diffusers' own: its latents and x0 are fp32.
 
-Axes: B sample, T token, C channel, S prompt token, D width, L Gemma layer, F frame, H height, W width, M mel bin.
+Axes: B sample, T token, C channel, S prompt token, N of these without padding, D width, L Gemma layer, F frame,
+H height, W width, M mel bin.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from runners.clock import Clock
+from runners.real_tokens import real_tokens
 from runners.tap import tap, tapping
 
 BRANCHES = {
@@ -79,7 +81,7 @@ class Observer:
     def _hooks(self) -> Iterator[Any]:
         pipeline = self.pipeline
         yield pipeline.text_encoder.register_forward_pre_hook(lambda *_: self._begin_once("text_encoding"))
-        yield pipeline.text_encoder.register_forward_hook(self._text_encoded)
+        yield pipeline.text_encoder.register_forward_hook(self._text_encoded, with_kwargs=True)
         yield pipeline.connectors.register_forward_pre_hook(lambda *_: self._clock.begin("text_connector"))
         yield pipeline.connectors.register_forward_hook(self._connected)
         yield pipeline.transformer.register_forward_pre_hook(self._transformer_called, with_kwargs=True)
@@ -110,11 +112,12 @@ class Observer:
             self._clock.begin("denoising")
             self._clock.mark_step(0, self._steps)
 
-    def _text_encoded(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _text_encoded(self, _module: nn.Module, _inputs: Any, arguments: dict[str, Any], output: Any) -> None:
         sign = self._prompts[::-1][self._encoded]  # one prompt at a time, the positive one first
         self._encoded += 1
         if tapping():
-            tap(f"text/{sign}/hidden", torch.stack(output.hidden_states, dim=-1))  # (B, S, D, L)
+            hidden = torch.stack(output.hidden_states, dim=-1)  # (1, S, D, L)
+            tap(f"text/{sign}/hidden", real_tokens(hidden, arguments["attention_mask"]))  # (1, N, D, L)
 
     def _connected(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         for stream, context in zip(("video", "audio"), output, strict=False):  # a mask comes third

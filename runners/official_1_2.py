@@ -53,8 +53,8 @@ def _observe_together(encoder: Any, text: TextObserver) -> None:
 
     def encode(prompts: list[str]) -> Any:
         encoded = official(prompts)
-        for hidden_states, _ in encoded:
-            text.hidden(hidden_states)
+        for hidden_states, mask in encoded:
+            text.hidden(hidden_states, mask)
         return encoded
 
     encoder.encode = encode

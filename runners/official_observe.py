@@ -2,7 +2,7 @@
 
 Shared by all releases; what differs from release to release is handed in by their adapters.
 
-Axes: B sample, T token, C channel, S prompt token, D width, L Gemma layer.
+Axes: B sample, T token, C channel, S prompt token, N of these without padding, D width, L Gemma layer.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from runners.case import Guidance
 from runners.clock import Clock
 from runners.errors import RunnerError
+from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
 STREAM_BRANCHES = {
@@ -119,11 +120,11 @@ class TextObserver:
         signs = ["pos", "neg"] if "uncond" in pass_names(guidance) else ["pos", None]
         self._hidden, self._connected = iter(signs), iter(signs)
 
-    def hidden(self, hidden_states: Sequence[Tensor]) -> None:
-        """A prompt went through Gemma: L tensors (B, S, D)."""
+    def hidden(self, hidden_states: Sequence[Tensor], mask: Tensor) -> None:
+        """A prompt went through Gemma: L tensors (1, S, D), and the mask (1, S) of its padding."""
         sign = next(self._hidden)
         if tapping() and sign:
-            tap(f"text/{sign}/hidden", torch.stack(tuple(hidden_states), dim=-1))
+            tap(f"text/{sign}/hidden", real_tokens(torch.stack(tuple(hidden_states), dim=-1), mask))  # (1, N, D, L)
 
     def observe_connectors(self, processor: Any) -> None:
         """Tap the outputs of both connectors of an official embeddings processor."""
@@ -146,7 +147,7 @@ def observe_one_by_one(encoder: Any, text: TextObserver) -> None:
 
     def encode(prompt: str) -> Any:
         hidden_states, mask = official(prompt)
-        text.hidden(hidden_states)
+        text.hidden(hidden_states, mask)
         return hidden_states, mask
 
     encoder.encode = encode

@@ -5,6 +5,7 @@
 
 import json as json_module
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +158,7 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
         levels=found.levels,
         strength=load_strength(mutation_path()),
         compared_on=found.compared_on,
+        padded_text=found.padded_text,
     )
 
 
@@ -202,6 +204,7 @@ def _reported(
     if json:
         document: dict[str, Any] = {**verdict.document(), "environment_differences": list(found.environment)}
         document["other_release"] = other
+        document["left_out"] = asdict(found.left_out)
         typer.echo(json_module.dumps({**document, "exit_code": code}, indent=2))
     else:
         draw_gate(out, verdict, timed)

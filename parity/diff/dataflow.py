@@ -62,6 +62,7 @@ class Dataflow:
         self.perturbed_blocks = {
             stream: frozenset(one.stg_blocks if one.needs_perturbed else ()) for stream, one in self._guidance.items()
         }
+        self.text_taps = tuple(f"text/{sign}/hidden" for sign in self.signs)
         self.taps = self._taps()
         self._rank = {tap: rank for rank, tap in enumerate(self.taps)}
 
@@ -105,7 +106,7 @@ class Dataflow:
         return tuple(name for name in self._inputs(place) if name in self._rank)
 
     def _taps(self) -> tuple[str, ...]:
-        taps = [f"text/{sign}/hidden" for sign in self.signs]
+        taps = list(self.text_taps)
         taps += [f"connector/{sign}/{stream}" for sign in self.signs for stream in STREAMS]
         taps += [f"image/{index}/latent" for index in range(self.images)]
         taps += [f"init/{stream}" for stream in STREAMS]

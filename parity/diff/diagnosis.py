@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from parity.diff.comparable import environment_differences, record_findings, req
 from parity.diff.dataflow import Dataflow
 from parity.diff.explain import Explanation, explain
 from parity.diff.floors import Floors
+from parity.diff.left_out import left_out
 from parity.diff.oracle import arbitrate
 from parity.diff.tap_place import place_of
 from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
@@ -43,6 +44,7 @@ class Diagnosis:
                 for tap, diff in self.traces.taps.items()
             },
             "taps_by_bits": dict(self.traces.by_bits),  # whether bits are equal, where a golden kept no sketch
+            "left_out": asdict(self.traces.left_out),
         }
 
 
@@ -79,7 +81,9 @@ def diagnose(
         require_comparable(reference, oracle)
         if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
             raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
-        arbitrations = arbitrate(read_trace(oracle.folder), old, new)
+        truth = read_trace(oracle.folder)
+        omitted = {tap for one in (old, new) for tap in left_out(truth, one, flow).taps}
+        arbitrations = {tap: one for tap, one in arbitrate(truth, old, new).items() if tap not in omitted}
     explanation = explain(
         diff,
         flow,

@@ -22,17 +22,25 @@ def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -
 def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: str | None = None) -> Level:
     """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides.
 
-    With a pattern, only the taps that it chooses count as recorded.
+    With a pattern, only the taps that it chooses count as recorded. A group whose taps could not be compared
+    (`parity.diff.left_out`) is not measured, and nobody owes it.
     """
     wanted = {drift_group(tap, flow.steps) for tap in flow.taps}
     offers = {drift_group(tap, flow.steps) for tap in flow.taps if chosen(tap, offered)}
     there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.recorded(tap) and chosen(tap, pattern)}
-    if left_out := [group for group in DRIFT_GROUPS if group in offers - there]:
-        named = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more groups" if len(left_out) > 3 else "")
+    omitted = {drift_group(tap, flow.steps) for tap in diff.left_out.taps} - there
+    if missing := [group for group in DRIFT_GROUPS if group in offers - there - omitted]:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more groups" if len(missing) > 3 else "")
         return Level(measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True)
     if not offers:
         return Level(measured=False, why="its runner offers no taps of this case")
-    return Level(measured=True, without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers))
+    if not there:
+        return Level(measured=False, why=diff.left_out.words)
+    return Level(
+        measured=True,
+        without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers),
+        left_out=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in omitted),
+    )
 
 
 def without_trace(reference: Run, candidate: Run) -> Level:

@@ -16,6 +16,7 @@ from parity.diff import frames, tensors
 from parity.diff.metric import highest
 from parity.diff.runs import reduced_of
 from parity.diff.sketches import relative_l2
+from parity.diff.tap_place import is_tap, place_of
 from parity.trace.bundle import TRACE_FILE, Run
 from parity.trace.pattern import chosen
 from parity.trace.trace_file import read_trace
@@ -36,6 +37,7 @@ class Effect:
     frames_psnr_db: float  # inf where every byte is equal
     audio: float
     bit_equal: bool  # every tap compared, none unmatched, every frame and sample
+    left_out: tuple[str, ...] = ()  # taps of which one side holds padding, as older traces do: not compared
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
@@ -80,7 +82,7 @@ def effect(reference: Run, candidate: Run) -> Effect:
     Raises: RunError if they are not of one request, or cannot be read.
     """
     require_same_request(reference, candidate)
-    moved, sizes, compared, unmatched = _taps(reference, candidate)
+    moved, sizes, compared, unmatched, omitted = _taps(reference, candidate)
     in_both = len(moved) - unmatched
     reduced = reference.reduced or candidate.reduced
     old, new = (_Outputs.of(run, reduced=reduced) for run in (reference, candidate))
@@ -96,13 +98,15 @@ def effect(reference: Run, candidate: Run) -> Effect:
         frames_psnr_db=frames.compare(old.frames, new.frames).summary()["frames.psnr_db.mean"],
         audio=sound.relative_l2,
         bit_equal=not moved and torch.equal(old.all_frames, new.all_frames) and sound.bit_equal,
+        left_out=omitted,
     )
 
 
-def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, int]:
-    """Taps that moved in the order of the run, relative L2 of those with sketches, how many were compared and not."""
+def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, int, tuple[str, ...]]:
+    """Taps that moved in the order of the run, relative L2 of those with sketches, how many were compared and how many
+    are on one side only, and which were left out."""
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
-        return [], [], 0, 0
+        return [], [], 0, 0, ()
     old, new = read_trace(reference.folder), read_trace(candidate.folder)
     old_bits, new_bits = old.bits, new.bits
     place: dict[str, int] = {}
@@ -113,10 +117,13 @@ def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, 
         (name for name in place if chosen(name, old.pattern_of_bits) and chosen(name, new.pattern_of_bits)),
         key=place.__getitem__,
     )
+    padded = old.padded_text or new.padded_text
+    omitted = tuple(name for name in wanted if padded and is_tap(name) and place_of(name).part == "hidden")
+    wanted = [name for name in wanted if name not in omitted]
     both = sum(name in old_bits and name in new_bits for name in wanted)
     moved = [name for name in wanted if old_bits.get(name) != new_bits.get(name)]
     sizes = [relative_l2(old[name], new[name], where=name).estimate for name in moved if name in old and name in new]
-    return moved, sizes, both, len(wanted) - both
+    return moved, sizes, both, len(wanted) - both, omitted
 
 
 def _middle(sizes: list[float]) -> float:

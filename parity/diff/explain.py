@@ -126,6 +126,7 @@ def explain(
         *_roots_said(found, diff, flow, floors, twin, runner),
         *_kernels_said(found, kernels),
         *_rest_said(found, diff, floors),
+        *([diff.left_out.words] if diff.left_out.taps else []),
         *_ends_said(ends, flow, floors),
         *_oracle_said(arbitrations),
         *_floors_said(found, by_rule, by_registry, len(diff.errors)),

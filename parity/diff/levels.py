@@ -24,6 +24,12 @@ class Level:
     why: str = ""
     owed: bool = False
     without: tuple[str, ...] = ()  # metrics of a measured level that the candidate has no internals for
+    left_out: tuple[str, ...] = ()  # metrics of a measured level all of whose taps were left out of the comparison
+
+    @property
+    def unmeasured(self) -> frozenset[str]:
+        """Metrics of the level that there is no number of, and that nobody owes."""
+        return frozenset((*self.without, *self.left_out))
 
 
 MEASURED: Final = Level(measured=True)

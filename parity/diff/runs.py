@@ -16,6 +16,7 @@ from parity.diff.diagnosis import flow_of
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
 from parity.diff.isolated import isolated_numbers, read_isolated
+from parity.diff.left_out import LeftOut
 from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, OUTPUTS_ONLY, Level
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
@@ -56,6 +57,8 @@ class RunsDiff:
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
     levels: dict[str, Level] = field(default_factory=lambda: dict(OUTPUTS_ONLY))  # so it was when there were none
     compared_on: str = ""  # what was compared, if not everything: limits hold for what they were measured on
+    left_out: LeftOut = field(default_factory=LeftOut)  # taps of both runs that could not be compared
+    padded_text: bool = True  # whether `drift.text` is of padded prompts, as it was when this was not said
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
@@ -99,15 +102,17 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
     metrics = dict(outputs.metrics)
     findings = list(outputs.findings)
     levels = {OUTPUTS: MEASURED, "isolated": isolated_level(NOT_ISOLATED, candidate)}
+    omitted = LeftOut()
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         traces, flow = _compare_taps(reference, candidate)
+        omitted = traces.left_out
         findings += traces.findings
         metrics["taps.bit_different"] = float(traces.bit_different)
         pattern = None if kept is None else kept.pattern
         metrics |= drift_metrics(traces, flow, pattern)
         levels["drift"] = drift_level(traces, flow, candidate.offers, pattern)
         if levels["drift"].measured and traces.compared < len(flow.taps):
-            levels["drift"] = replace(levels["drift"], why=f"{traces.compared} of {len(flow.taps)} taps were compared")
+            levels["drift"] = replace(levels["drift"], why=_counted(traces, flow))
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
@@ -132,7 +137,14 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
         },
         levels=levels,
         compared_on=compared_on,
+        left_out=omitted,
+        padded_text=False,  # padded prompts are left out
     )
+
+
+def _counted(traces: TraceDiff, flow: Dataflow) -> str:
+    count = f"{traces.compared} of {len(flow.taps)} taps were compared"
+    return f"{count}; {traces.left_out.words}" if traces.left_out.taps else count
 
 
 def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:

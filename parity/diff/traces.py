@@ -2,7 +2,8 @@
 
 What must be there follows from the case (`parity.diff.dataflow`), not from either trace, so a tap missing on both sides
 is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
-golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN.
+golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN. Taps that are
+not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
 named as such: its predictions lie much closer to another pass of the reference than to their own.
@@ -16,6 +17,7 @@ from typing import Final
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.finding import Finding, non_finite_findings
+from parity.diff.left_out import LeftOut, left_out
 from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
 from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.trace.pattern import chosen
@@ -35,6 +37,7 @@ class TraceDiff:
     findings: tuple[Finding, ...]
     recorded: Callable[[str], bool]  # which taps were wanted from both
     by_bits: Mapping[str, bool] = field(default_factory=dict)  # of taps without sketches: whether bits are equal
+    left_out: LeftOut = field(default_factory=LeftOut)  # what could not be compared, and is not wanted
 
     @cached_property  # read once for each tap by whoever looks for the worst of 55,092
     def errors(self) -> dict[str, float]:
@@ -93,10 +96,14 @@ def compare_traces(
     Raises: ShapeError if the sketches have different numbers of buckets.
     """
 
-    def recorded(tap: str) -> bool:
-        return all(chosen(tap, pattern) for pattern in (reference.pattern, candidate.pattern, offered))
+    omitted = left_out(reference, candidate, flow, offered)
 
-    by_bits, missed = _by_bits(reference, candidate, flow, offered, recorded)
+    def recorded(tap: str) -> bool:
+        patterns = (reference.pattern, candidate.pattern, offered)
+        return tap not in omitted.taps and all(chosen(tap, pattern) for pattern in patterns)
+
+    wanted = [tap for tap in flow.taps if tap not in omitted.taps]
+    by_bits, missed = _by_bits(reference, candidate, wanted, offered, recorded)
     findings = [
         Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")
         for side, trace in (("reference", reference), ("candidate", candidate))
@@ -118,7 +125,7 @@ def compare_traces(
     damaged = taps | _not_finite(by_bits, reference, candidate)
     findings += _damage({tap: damaged[tap] for tap in flow.taps if tap in damaged}, flow)
     findings += swapped_passes(reference, candidate, flow)
-    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits)
+    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits, left_out=omitted)
 
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
@@ -135,7 +142,7 @@ def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict
 
 
 def _by_bits(
-    reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None, sketched: Callable[[str], bool]
+    reference: Trace, candidate: Trace, wanted: Iterable[str], offered: str | None, sketched: Callable[[str], bool]
 ) -> tuple[dict[str, bool], list[Finding]]:
     """Taps that a golden kept no sketch of: whether bits are equal, and a finding for each that is missing."""
     if reference.checksums is None and candidate.checksums is None:
@@ -144,7 +151,7 @@ def _by_bits(
     old, new = reference.bits, candidate.bits
     same: dict[str, bool] = {}
     missed = []
-    for tap in flow.taps:
+    for tap in wanted:
         if sketched(tap) or not all(chosen(tap, pattern) for pattern in patterns):
             continue
         if tap in old and tap in new:

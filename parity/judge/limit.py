@@ -24,7 +24,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from parity.diff.metric import Direction, Metric
+from parity.diff.metric import DRIFT, ISOLATED, Direction, Metric
 from parity.judge.document import Strict
 from runners.errors import RegistryError
 
@@ -40,6 +40,7 @@ METHOD: Final = (
 )
 
 POPULATION: Final = "compared"  # how a change of what is compared begins
+TEXT_METRICS: Final = (f"{DRIFT}text", f"{ISOLATED}text.hidden")
 
 Status = Literal["calibrated", "CALIBRATION_NEEDED", "exact"]
 
@@ -53,6 +54,7 @@ class Calibration(Strict, frozen=True, kw_only=True):
     environment: dict[str, str]  # torch, device, driver, sdpa_backends, threads, weights_sha256, ...
     expires_with: tuple[str, ...]  # keys of environment
     compared_on: dict[str, str] = msgspec.field(default_factory=dict)  # case -> what, where it was not everything
+    padded_text: bool = True  # whether `TEXT_METRICS` are of padded prompts, as they were when this was not said
 
     def __post_init__(self) -> None:
         """Refuse a provenance that could not be followed up. Raises: RegistryError."""
@@ -83,6 +85,13 @@ class Calibration(Strict, frozen=True, kw_only=True):
         if then == compared_on:
             return []
         return [f"{POPULATION}: {then or 'everything'} -> {compared_on or 'everything'}"]
+
+    def changed_text(self, metric: str, padded_text: bool) -> list[str]:
+        """The same for what a metric of text is of: what harmless noise does to padding bounds nothing of a prompt."""
+        if metric not in TEXT_METRICS or self.padded_text == padded_text:
+            return []
+        then, now = ("padding" if padded else "real tokens only" for padded in (self.padded_text, padded_text))
+        return [f"{POPULATION}: hidden states of text with {then} -> with {now}"]
 
     def _build(self, key: str, value: str | None) -> str | None:
         """On a CPU a version of torch without the label of its build: that for CUDA has the same CPU kernels."""

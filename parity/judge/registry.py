@@ -96,12 +96,19 @@ class Registry(Strict, frozen=True, kw_only=True):
         return tuple(device for name, _, device in (where.partition(ON) for where in self.cases) if name == case)
 
     def floors_of(self, case: str, device: str = "") -> dict[str, tuple[float, float]]:
-        """Floor and limit, relative L2, of each group of taps whose drift is judged in a case."""
+        """Floor and limit, relative L2, of each group of taps whose drift is judged in a case.
+
+        That of text is left out if it was measured on padded prompts, which no comparison is of any more.
+        """
         return {
             metric.removeprefix(DRIFT): (limit.floor, limit.value)
             for metric, limit in self.limits_of(case, device).items()
-            if metric.startswith(DRIFT) and limit.floor is not None
+            if metric.startswith(DRIFT) and limit.floor is not None and not self._of_padded_text(metric, limit)
         }
+
+    def _of_padded_text(self, metric: str, limit: Limit) -> bool:
+        origin = self.calibrations.get(limit.calibration or "")
+        return origin is not None and bool(origin.changed_text(metric, padded_text=False))
 
     def verify(self) -> None:
         """Work every limit out again from its own samples; CI runs this.

@@ -22,7 +22,7 @@ import msgspec
 from parity.diff.finding import Finding
 from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
 from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
-from parity.judge.limit import POPULATION, Calibration, Limit, Status, distance, exact_limit
+from parity.judge.limit import POPULATION, Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry, device_of
 from parity.judge.strength import Strength, said
 from parity.trace.atomic import plain
@@ -101,6 +101,7 @@ def judge(
     levels: Mapping[str, Level] = OUTPUTS_ONLY,
     strength: Strength | None = None,
     compared_on: str = "",
+    padded_text: bool = False,
 ) -> Verdict:
     """Judge one run.
 
@@ -115,6 +116,7 @@ def judge(
         levels: which levels of evidence were measured, for the profile "limits".
         strength: how many known defects the levels catch, for the notes.
         compared_on: what the numbers are of, if not of everything; limits hold for what they were measured on.
+        padded_text: whether metrics of text are of padded prompts, as numbers saved long ago are.
     Raises:
         RegistryError: a metric that does not exist, or that has neither a limit nor a reason to be left unjudged.
         RunError: there is nothing to judge.
@@ -140,11 +142,11 @@ def judge(
         device = device_of(environment)
         limits = registry.limits_of(case, device)
         reached = _reached(levels, limits)
-        not_offered = {name for level in levels.values() for name in level.without}
+        unmeasured = {name for level in levels.values() for name in level.unmeasured}
         limits = {
             name: limit
             for name, limit in limits.items()
-            if reached[level_of(name)] == JUDGED and (name not in not_offered or name in known)
+            if reached[level_of(name)] == JUDGED and (name not in unmeasured or name in known)
         }
         known = {name: metric for name, metric in known.items() if reached[level_of(name)] == JUDGED}
         failures += [
@@ -169,7 +171,10 @@ def judge(
             failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
         else:
             origin = None if registry is None else registry.calibrations.get(limits[name].calibration or "")
-            expired = () if origin is None else _expired(origin, environment or {}, case, compared_on)
+            expired: tuple[str, ...] = ()
+            if origin is not None:
+                changes = origin.changed(environment or {}), origin.changed_population(case, compared_on)
+                expired = (*changes[0], *changes[1], *origin.changed_text(name, padded_text))
             rows.append(_row(known.get(name, metric), float(value), limits[name], expired, waivers.get(name, "")))
     excused = {row.metric for row in rows if row.waived}
     for name in waivers.keys() - excused:
@@ -233,8 +238,13 @@ def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], streng
         for level in judged_by
         if level in levels and levels[level].without
     ]
+    parts += [
+        f"of {LEVEL_WORDS[level]} without {', '.join(levels[level].left_out)}, whose taps could not be compared"
+        for level in judged_by
+        if level in levels and levels[level].left_out
+    ]
     parts += [f"not by {LEVEL_WORDS[level]}: {state}" for level, state in reached.items() if state != JUDGED]
-    whole = not any(levels[level].without for level in judged_by if level in levels)
+    whole = not any(levels[level].unmeasured for level in judged_by if level in levels)
     if strength is not None and whole and (worth := strength.caught_by(judged_by)):
         parts.append(worth)
     return ("; ".join(parts),)
@@ -294,10 +304,6 @@ def _used(value: float, limit: Limit) -> float:
     if allowed == 0 or math.isinf(moved):
         return math.inf if moved > 0 else 0.0
     return moved / allowed
-
-
-def _expired(calibration: Calibration, environment: Mapping[str, str], case: str, compared_on: str) -> tuple[str, ...]:
-    return (*calibration.changed(environment), *calibration.changed_population(case, compared_on))
 
 
 def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:

@@ -10,7 +10,7 @@ from parity.report.words import number, printable
 
 
 def draw_diff(console: Console, found: RunsDiff, title: str) -> None:
-    """Print what differs in the environment, every number, and what was found besides."""
+    """Print what differs in the environment, every number, what was left out, and what was found besides."""
     for phrase in found.environment:
         console.print(Text(printable(f"environment differs: {phrase}"), "yellow"), soft_wrap=True)
     table = Table("metric", "value", "better", title=Text(printable(title)))
@@ -18,6 +18,8 @@ def draw_diff(console: Console, found: RunsDiff, title: str) -> None:
         metric = METRICS[name]
         table.add_row(name, number(value, metric.unit), metric.direction)
     console.print(table)
+    if found.left_out.taps:
+        console.print(Text(printable(found.left_out.words), "yellow"), soft_wrap=True)
     for finding in found.findings:
         words = printable(f"{finding.code} at {finding.where}: {finding.message}")
         console.print(Text(words, "bold red"), soft_wrap=True)

@@ -144,7 +144,9 @@ def _drift(traced: Traced | str) -> Node:
     floors = "the registry's, by groups of taps" if told.floors_by_registry else "as measured in the file of floors"
     if told.floors_by_rule:
         floors = "by rule where nobody measured it"
+    omitted = traced.diagnosis.traces.left_out
     return [
+        _note(omitted.words) if omitted.taps else None,
         _note(
             "Relative L2 of every tap, estimated from sketches to about -15 % .. +21 %. Rows are steps, columns are "
             f"blocks, then the step's last three taps. Harmless noise is {floors}."

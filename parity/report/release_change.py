@@ -31,6 +31,9 @@ def draw_release_change(console: Console, found: Changed) -> None:
         table.add_row(f"unexplained: native against the run of {release}", *_cells(left))
     console.print(table)
     console.print("Sizes are relative L2; each change is turned alone, and effects do not add up.")
+    if found.total.left_out:
+        names = " and ".join(found.total.left_out)
+        console.print(Text(printable(f"{names} of the two runs are not compared: one side holds padding in them.")))
     for line in _said(found):
         console.print(Text(printable(line)), soft_wrap=True)
 

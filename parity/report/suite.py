@@ -1,7 +1,7 @@
 """What a suite found: one line a comparison, as a table for people, Markdown, and JSON that is judged again later."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +81,11 @@ class Line:
             WORDS[self.code],
         )
 
+    def reservations(self) -> list[str]:
+        """What keeps the numbers of a line from being the whole of a comparison in one environment."""
+        omitted = [self.found.left_out.words] if self.found.left_out.taps else []
+        return [*(f"environment differs: {phrase}" for phrase in self.found.environment), *omitted]
+
     def complaints(self) -> list[str]:
         """Everything that keeps the line from parity, a sentence each."""
         said = [self.refusal] if self.refusal else []
@@ -130,6 +135,7 @@ class Line:
                 "origins": list(self.alone.origins[:MOST_PLACES]),
             },
             "environment_differences": list(self.found.environment),
+            "left_out": asdict(self.found.left_out),
         }
 
     def _judged_by(self) -> str:
@@ -179,8 +185,8 @@ def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) 
     for line in lines:
         table.add_row(*(Text(printable(cell)) for cell in line.cells()))
     for line in lines:  # before any number
-        for phrase in line.found.environment:
-            console.print(Text(printable(f"{line.case}, {line.what}: environment differs: {phrase}"), "yellow"))
+        for phrase in line.reservations():
+            console.print(Text(printable(f"{line.case}, {line.what}: {phrase}"), "yellow"))
     console.print(table)
     for line in lines:
         for complaint in line.complaints():
@@ -234,9 +240,7 @@ def _markdown(lines: Sequence[Line], missing: Sequence[str], took_s: float) -> s
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     parts[2:2] = [
-        f"- {escaped(f'{line.case}, {line.what}: environment differs: {phrase}')}"
-        for line in lines
-        for phrase in line.found.environment
+        f"- {escaped(f'{line.case}, {line.what}: {phrase}')}" for line in lines for phrase in line.reservations()
     ]
     parts += [f"- {escaped(f'{line.case}, {line.what}: {text}')}" for line in lines for text in line.complaints()]
     parts += [f"- not run yet: {escaped(name)}" for name in missing]

@@ -5,8 +5,9 @@ Axes: N tap, in the order recorded; K bucket.
 `trace.safetensors` holds, for N taps: `buckets` float32 (N, K); `l2`, `max_abs`, `mean` float32 (N,); `checksum`,
 `nan_count`, `inf_count` int64 (N,); `shape_index` int32 and `dtype_index` uint8 (N,), which point into the lists
 `shapes` and `dtypes` of the metadata; `names`, the tap names joined by newlines, as uint8. At 64 buckets a tap takes
-about 350 bytes. The metadata also says the version of the sketches, the pattern that chose the taps and whether the run
-came to its end.
+about 350 bytes. The metadata also says the version of the sketches, the pattern that chose the taps, whether the run
+came to its end, and that its text taps are of real tokens; traces that do not say so are older, and theirs hold the
+padding, too.
 
 While a run goes on, `trace.journal` collects the same tables step by step; a run that crashed leaves only that.
 """
@@ -44,6 +45,8 @@ _T = TypeVar("_T")
 _FORMAT: Final = "parity-trace-1"
 _FLOAT_COLUMNS: Final = ("l2", "max_abs", "mean")  # in the order of `sketch_into`
 _INTEGER_COLUMNS: Final = ("checksum", "nan_count", "inf_count")
+_TEXT_TOKENS: Final = "text_tokens"  # key of the metadata, which older traces do not have
+_REAL: Final = "real"
 
 
 @dataclass(kw_only=True)
@@ -53,6 +56,7 @@ class SketchTable:
     buckets: int
     pattern: str | None = None
     complete: bool = True
+    padded_text: bool = False  # whether `text/*/hidden` hold padding beside the prompt's tokens, as they once did
     names: list[str] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     dtypes: list[str] = field(default_factory=list)
@@ -70,7 +74,8 @@ class Trace(Mapping[str, TapSketch]):
 
     `complete` is False for a run that did not come to its end; what it holds is good. `pattern` chose the taps; None
     means all of them. `checksums` are of the taps of a golden, also of those whose sketches it did not keep; None for a
-    trace that has every sketch it ever had.
+    trace that has every sketch it ever had. `padded_text` is True for an older trace, whose `text/*/hidden` hold the
+    padding of the prompt beside its tokens.
     """
 
     def __init__(self, table: SketchTable, checksums: TapChecksums | None = None) -> None:
@@ -80,6 +85,7 @@ class Trace(Mapping[str, TapSketch]):
         self.complete = table.complete
         self.buckets = table.buckets
         self.pattern = table.pattern
+        self.padded_text = table.padded_text
 
     def __getitem__(self, name: str) -> TapSketch:
         row, table = self._rows[name], self._table
@@ -93,6 +99,7 @@ class Trace(Mapping[str, TapSketch]):
             buckets=table.buckets,
             pattern=pattern,
             complete=table.complete,
+            padded_text=table.padded_text,
             names=[table.names[row] for row in rows],
             shapes=[table.shapes[row] for row in rows],
             dtypes=[table.dtypes[row] for row in rows],
@@ -176,13 +183,14 @@ def journal_table(journal: Path) -> SketchTable:
         for extent in extents:
             file.seek(extent.offset)
             tables.append(decode(file.read(extent.length), origin=str(journal)))
-    if len({(table.buckets, table.pattern) for table in tables}) != 1:
+    if len({(table.buckets, table.pattern, table.padded_text) for table in tables}) != 1:
         raise RunError(f"{journal} holds {len(tables)} tables that do not form one trace; record the run again.")
     return _checked(
         SketchTable(
             buckets=tables[0].buckets,
             pattern=tables[0].pattern,
             complete=whole and all(table.complete for table in tables),
+            padded_text=tables[0].padded_text,
             names=[name for table in tables for name in table.names],
             shapes=[shape for table in tables for shape in table.shapes],
             dtypes=[dtype for table in tables for dtype in table.dtypes],
@@ -214,6 +222,8 @@ def encode(table: SketchTable) -> bytes:
         "shapes": json.dumps([list(shape) for shape in shapes]),
         "dtypes": json.dumps(list(dtypes)),
     }
+    if not table.padded_text:
+        metadata[_TEXT_TOKENS] = _REAL
     data: bytes = safetensors.torch.save({name: c.contiguous() for name, c in columns.items()}, metadata=metadata)
     return data
 
@@ -254,6 +264,7 @@ def _table(columns: dict[str, Tensor], metadata: dict[str, str], origin: str) ->
         buckets=buckets,
         pattern=_pattern(json.loads(metadata["pattern"])),
         complete=json.loads(metadata["complete"]) is True,
+        padded_text=_padded_text(metadata),
         names=names,
         shapes=_looked_up(shapes, columns["shape_index"]),
         dtypes=_looked_up(dtypes, columns["dtype_index"]),
@@ -279,6 +290,12 @@ def _pattern(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{value!r} is no pattern")
     return value
+
+
+def _padded_text(metadata: dict[str, str]) -> bool:
+    if metadata.get(_TEXT_TOKENS, _REAL) != _REAL:
+        raise ValueError(f"{metadata[_TEXT_TOKENS]!r} tokens of text")
+    return _TEXT_TOKENS not in metadata
 
 
 def _checked(table: SketchTable, origin: str) -> SketchTable:

@@ -369,6 +369,7 @@ def calibration_of(
         # How many threads the host has moves no number that a GPU computes.
         expires_with=tuple(key for key in EXPIRES_WITH if key in environment and (device == CPU or key != "threads")),
         compared_on={case: found.compared_on for case, found in cases.items() if found.compared_on},
+        padded_text=False,
     )
 
 

@@ -96,8 +96,8 @@ TEXT_DEFECTS: Final = (
         id="text_padded_on_the_right",
         component="gemma",
         description="prompts are padded behind their tokens instead of before them",
-        first_taps=("text/pos/hidden",),
-        isolated_at=("text/pos/*",),
+        first_taps=("connector/pos/*",),  # Gemma's positions are relative: the tokens themselves are moved by rounding
+        isolated_at=("text/pos/mask",),
         apply=wrapped(PromptTokenizer, "__call__", _pad_on_the_right),
         shows_in=BOTH,
     ),

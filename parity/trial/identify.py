@@ -65,6 +65,7 @@ class Identification:
     strangers: tuple[str, ...]  # taps of the trace that are none of LTX-2.3's
     environment: tuple[str, ...]  # differences from this machine that can change bits
     computed: int  # parts of the model that were run for the answer
+    padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
     @property
     def differences(self) -> tuple[Told, ...]:
@@ -136,6 +137,7 @@ class Identification:
             "unknown_taps": list(self.strangers),
             "dtypes": list(self.dtypes),
             "environment": list(self.environment),
+            "padded_text": self.padded_text,
             "parts_computed": self.computed,
         }
 
@@ -190,6 +192,8 @@ class Identification:
             remarks.append("recorded with --keep full, each stage would be judged by the run's own inputs")
         if self.dtypes:
             remarks.append(f"in another dtype: {'; '.join(self.dtypes)}")
+        if self.padded_text:
+            remarks.append("not read: its taps of text, which were recorded when they still held padding")
         if self.strangers:
             remarks.append(f"not read: {len(self.strangers)} taps of other names, such as {self.strangers[0][:80]}")
         if self.environment and self.confidence != "certain":
@@ -223,9 +227,10 @@ def identify(
     trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
     if outputs is None and trace is None:
         raise RunError(f"{run.folder} holds reduced outputs and no trace; fetch the whole run with `parity fetch`.")
-    whole = _whole(run) if run.has(TENSORS_FILE) else {}
+    padded = trace is not None and trace.padded_text
+    whole = _whole(run, padded_text=padded) if run.has(TENSORS_FILE) else {}
     buckets = DEFAULT_BUCKETS if trace is None else trace.buckets
-    seen = {name: trace[name] for name in trace if is_tap(name)} if trace is not None else {}
+    seen = {name: trace[name] for name in trace if _readable(name, padded)} if trace is not None else {}
     if outputs is not None:
         for name, tensor in {
             "decode/frames": outputs.video_frames,
@@ -277,17 +282,27 @@ def identify(
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
         environment=tuple(differences(record.environment, environment)),
+        padded_text=padded,
         computed=replay.computed,
     )
 
 
-def _whole(run: Run) -> dict[str, Tensor]:
+def _readable(name: str, padded_text: bool) -> bool:
+    """Whether a tap is one of ours, and not a prompt with the padding that older traces hold in it."""
+    return is_tap(name) and not (padded_text and place_of(name).part == "hidden")
+
+
+def _whole(run: Run, *, padded_text: bool) -> dict[str, Tensor]:
     """The whole taps that can stand in for ours. Raises: RunError if the file cannot be read."""
     path = run.folder / TENSORS_FILE
     check_safetensors_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if is_tap(name) and place_of(name).part in FED_PARTS]  # noqa: SIM118
+            names = [
+                name
+                for name in file.keys()  # noqa: SIM118
+                if _readable(name, padded_text) and place_of(name).part in FED_PARTS
+            ]
             return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error

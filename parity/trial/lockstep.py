@@ -1,7 +1,8 @@
 """Reference and candidate in lockstep: while the official pipeline runs, every stage of ours is fed that stage's own
 inputs, on one copy of the weights, and what it adds is measured on the spot.
 
-Axes: B sample, S token of the prompt, D width, L Gemma layer, C channel, F frame, H height, W width.
+Axes: B sample, S token of the padded prompt, N of these without padding, D width, L Gemma layer, C channel, F frame,
+H height, W width.
 """
 
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from runners.native import NativeRunner
 from runners.native_request import sampling_parameters
 from runners.official_lockstep import Key, SharedTensors
 from runners.protocol import RunOptions
+from runners.real_tokens import real_tokens
 from runners.tap import listening
 from runners.weights import Weights
 
@@ -149,7 +151,9 @@ class Lockstep:
             if sign is not None:
                 found, found_mask = ours(self._prompts[sign])
                 self.sheet.compare(f"text/{sign}/mask", mask, found_mask)
-                self.sheet.compare(f"text/{sign}/hidden", torch.stack(hidden_states), torch.stack(found))
+                both = ((hidden_states, mask), (found, found_mask))
+                tokens = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
+                self.sheet.compare(f"text/{sign}/hidden", *tokens)
             return hidden_states, mask
 
         module.encode = encode

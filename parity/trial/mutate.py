@@ -317,11 +317,18 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
 
 def _require_limits_that_hold(registry: Registry, case: str, environment: Mapping[str, str]) -> None:
     """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
-    named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
+    limits = registry.limits_of(case)
+    named = {limit.calibration for limit in limits.values() if limit.calibration is not None}
     changes = {
         change
         for one in (registry.calibrations[name] for name in named)
         for change in (*one.changed(environment), *one.changed_population(case, ""))  # everything is compared here
+    }
+    changes |= {
+        change
+        for metric, limit in limits.items()
+        if limit.calibration is not None
+        for change in registry.calibrations[limit.calibration].changed_text(metric, padded_text=False)
     }
     if changes:
         raise RegistryError(

@@ -3,7 +3,8 @@
 Where the run under test kept whole tensors, they stand in for ours at the entrance of the next stage: then a stage is
 judged by what it does with the run's own inputs, however far these have drifted. Latents that are decoded always do.
 
-Axes: B sample, T token, C channel, F frame, H height, W width, M mel bin.
+Axes: B sample, S token of the padded prompt, D width, L Gemma layer, T token, C channel, F frame, H height, W width,
+M mel bin.
 """
 
 import gc
@@ -55,6 +56,7 @@ from runners.ltx23.video_encoder import VideoEncoder
 from runners.native import model_files
 from runners.native_request import sampling_parameters
 from runners.protocol import RunOptions
+from runners.real_tokens import real_tokens, with_real_tokens
 from runners.tap import listening
 from runners.weights import Weights
 
@@ -155,10 +157,11 @@ class Replay:
             batch = self._batch(read)
             taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
             gc.collect()  # transformers' modules refer to each other in cycles
-            assert isinstance(batch.prompt_embeds, Tensor)
-            batch.prompt_embeds = self._fed("text/pos/hidden", batch.prompt_embeds)
-            if isinstance(batch.negative_prompt_embeds, Tensor):
-                batch.negative_prompt_embeds = self._fed("text/neg/hidden", batch.negative_prompt_embeds)
+            batch.prompt_embeds = self._fed_text("pos", batch.prompt_embeds, batch.prompt_attention_mask)
+            if batch.negative_prompt_embeds is not None:
+                batch.negative_prompt_embeds = self._fed_text(
+                    "neg", batch.negative_prompt_embeds, batch.negative_attention_mask
+                )
             return batch, taps
 
         return self._once("text", setting & _TEXT, make)
@@ -322,6 +325,13 @@ class Replay:
 
     def _fed(self, name: str, ours: Tensor) -> Tensor:
         return fed(self.own.taps, name, ours, self._options.dtype)
+
+    def _fed_text(self, sign: str, ours: object, mask: object) -> Tensor:
+        """Our hidden states (1, S, D, L) with the run's own real tokens in them; no connector reads the padding."""
+        assert isinstance(ours, Tensor) and isinstance(mask, Tensor)
+        if f"text/{sign}/hidden" not in self.own.taps:
+            return ours
+        return with_real_tokens(ours, mask, self._fed(f"text/{sign}/hidden", real_tokens(ours, mask)))
 
     @property
     def _device(self) -> torch.device:

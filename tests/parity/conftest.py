@@ -64,12 +64,13 @@ def trace_of(flow: Dataflow, first: str | None, error: float, extra: str | None)
     )
 
 
-def part_of(table: SketchTable, pattern: str | None) -> SketchTable:
-    """What a trace would be, had it been recorded by a pattern."""
+def part_of(table: SketchTable, pattern: str | None, padded_text: bool = False) -> SketchTable:
+    """What a trace would be, had it been recorded by a pattern, or when text taps still held padding."""
     rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
     return SketchTable(
         buckets=table.buckets,
         pattern=pattern,
+        padded_text=padded_text,
         names=[table.names[row] for row in rows],
         shapes=[table.shapes[row] for row in rows],
         dtypes=[table.dtypes[row] for row in rows],
@@ -113,6 +114,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         pattern: str | None = None,  # which taps were recorded
         num_blocks: int | None = None,
         reference: str = "1.0.0",
+        padded_text: bool = False,
     ) -> Path:
         overrides: dict[str, Any] = {"request.num_inference_steps": steps, "reference": reference}
         if prompt is not None:
@@ -126,7 +128,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
         folder = tmp_path / name
         folder.mkdir()
         if blocks is not None:
-            write_trace(folder, part_of(trace_of(Dataflow(case, blocks), first, error, extra), pattern))
+            write_trace(folder, part_of(trace_of(Dataflow(case, blocks), first, error, extra), pattern, padded_text))
         write_run(
             folder,
             case,

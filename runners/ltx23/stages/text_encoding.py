@@ -5,7 +5,8 @@ from torch import Tensor
 
 from runners.ltx23.gemma import GemmaEncoder
 from runners.ltx23.stages.batch import Batch
-from runners.tap import tap
+from runners.real_tokens import real_tokens
+from runners.tap import tap, tapping
 
 
 class TextEncodingStage:
@@ -29,5 +30,6 @@ class TextEncodingStage:
 
     def _stacked(self, hidden_states: tuple[Tensor, ...], mask: Tensor, sign: str) -> tuple[Tensor, Tensor]:
         hidden = torch.stack(hidden_states, dim=-1)
-        tap(f"text/{sign}/hidden", hidden)
+        if tapping():
+            tap(f"text/{sign}/hidden", real_tokens(hidden, mask))  # (1, N, D, L), N of S tokens
         return hidden, mask

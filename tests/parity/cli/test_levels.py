@@ -48,7 +48,12 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
         and (name in groups or not name.startswith(("drift.", "isolated.")))
     }
     calibration = Calibration(
-        date="2026-01-02", command="x", runs=("y",), environment={"torch": "2.13.0"}, expires_with=("torch",)
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment={"torch": "2.13.0"},
+        expires_with=("torch",),
+        padded_text=False,
     )
     registry = Registry(calibrations={"c": calibration}, cases={"micro": limits}, unjudged=UNJUDGED)
     (root / "thresholds").mkdir()
@@ -147,6 +152,33 @@ def test_an_engine_without_internals_is_judged_by_its_outputs_and_the_verdict_sa
     code, document = gate(leave_run("engine", runner="engine", blocks=None), "--against", leave_run("official"))
     assert code == 0 and "offers no internals" in document["levels"]["drift"]
     assert "outputs alone catch 4 of 9 known defects (micro, 2026-01-02)" in document["notes"][0]
+
+
+def test_text_that_one_side_holds_with_padding_is_left_out_said_and_not_judged(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path
+) -> None:
+    old = leave_run("old", padded_text=True)
+    text = {"taps": ["text/pos/hidden", "text/neg/hidden"], "padded": ["reference"]}
+    words = "text/pos/hidden and text/neg/hidden left out: the reference was recorded when they still held padding"
+    for tier in ("fast", "exact"):  # by limits and by bits
+        mine = leave_run(tier, runner="native", tier=tier, first="text/pos/hidden", error=0.0)
+        code, document = gate(mine, "--against", old)
+        assert document["left_out"] == text and any(words in note for note in document["notes"])
+        assert not any(row["metric"] == "drift.text" for row in document["rows"]) and document["failures"] == []
+        assert code == (0 if tier == "fast" else 1), "what is computed from it is compared as ever"
+    said = CliRunner().invoke(app, ["gate", str(mine), "--against", str(old)]).stdout
+    assert words in " ".join(said.split())
+    diffed = CliRunner().invoke(app, ["diff", str(old), str(mine), "--json"])
+    assert json.loads(diffed.stdout)["left_out"] == text
+    shown = CliRunner().invoke(app, ["diff", str(old), str(mine), "--out", str(tmp_path / "numbers.json")]).stdout
+    assert words in " ".join(shown.split()) and "drift.connector.video" in shown and "drift.text" not in shown
+    assert gate(tmp_path / "numbers.json", "--numbers")[1]["left_out"] == text
+    explained = CliRunner().invoke(app, ["explain", str(mine), "--against", str(old)]).stdout
+    assert words in " ".join(explained.split()) and "first departs at video text connector, prompt" in explained
+    far = leave_run("far", runner="native", tier="fast", first="text/pos/hidden", error=0.5)
+    code, document = gate(far, "--against", old)
+    failed = [row["metric"] for row in document["rows"] if not row["passed"]]
+    assert code == 1 and "drift.connector.video" in failed and "drift.text" not in failed
 
 
 def test_explain_holds_taps_against_the_registrys_floors_and_says_so(gate: Gate, leave_run: LeaveRun) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from parity.diff.left_out import LeftOut
 from parity.diff.runs import Kept, RunsDiff, compare_runs, numbers_of
 from parity.trace.bundle import read_run
 from parity.trace.pattern import chosen
@@ -84,6 +85,39 @@ def test_a_runner_that_offers_some_taps_is_judged_by_the_groups_of_those(leave_r
     assert groups == {f"drift.{part}.{stream}{steps}" for stream in ("video", "audio") for part, steps in PARTS}
     fewer = compared(leave_run("again"), leave_run("fewer", runner="engine", pattern="init/*", **offered))
     assert fewer.levels["drift"].owed and "latent.video.first_step" in fewer.levels["drift"].why
+
+
+def test_text_that_holds_padding_on_either_side_is_not_measured_and_nobody_owes_it(leave_run: LeaveRun) -> None:
+    old, new = leave_run("old", padded_text=True), leave_run("new", runner="native")
+    whole = compared(leave_run("official"), new)
+    assert whole.levels["drift"].left_out == () and whole.left_out.taps == () and "drift.text" in whole.metrics
+    for reference, candidate, padded in (
+        (old, new, ("reference",)),
+        (new, old, ("candidate",)),
+        (old, old, ("reference", "candidate")),
+    ):
+        found = compared(reference, candidate)
+        level = found.levels["drift"]
+        assert (level.measured, level.owed, level.without, level.left_out) == (True, False, (), ("drift.text",))
+        assert found.left_out == LeftOut(taps=("text/pos/hidden", "text/neg/hidden"), padded=padded)
+        count = len(read_trace(new))
+        assert level.why.startswith(f"{count - 2} of {count} taps were compared; text/pos/hidden and text/neg/hidden ")
+        assert set(whole.metrics) - set(found.metrics) == {"drift.text"} and found.findings == ()
+        assert numbers_of(found.document(), "x") == found
+
+
+def test_a_candidate_that_offers_text_alone_has_no_drift_beside_a_golden_with_padding(leave_run: LeaveRun) -> None:
+    offered = {"details": {"taps_offered": ["text/*"]}}
+    some = leave_run("some", runner="engine", pattern="text/*", **offered)
+    level = compared(leave_run("old", padded_text=True), some).levels["drift"]
+    assert (level.measured, level.owed) == (False, False) and "still held padding" in level.why
+    assert compared(leave_run("new"), some).levels["drift"].measured
+
+
+def test_a_pattern_without_text_leaves_nothing_out(leave_run: LeaveRun) -> None:
+    old = leave_run("old", padded_text=True)
+    found = compared(old, leave_run("new", runner="native", pattern="init/* denoise/*"))
+    assert found.left_out.taps == () and found.levels["drift"].owed, "it could have recorded text"
 
 
 def test_the_official_code_is_not_isolated_from_itself(leave_run: LeaveRun) -> None:

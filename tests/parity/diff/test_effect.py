@@ -64,6 +64,16 @@ def test_a_tap_that_a_golden_keeps_no_sketch_of_is_held_to_its_bits(leave_run: L
     assert (found.taps, found.taps_moved, found.taps_unmatched) == (whole.taps, whole.taps_moved, 0)
 
 
+def test_text_taps_that_hold_padding_on_one_side_are_left_out_and_named(leave_run: LeaveRun) -> None:
+    old, new = read_run(leave_run("old", padded_text=True)), read_run(leave_run("new"))
+    text = ("text/pos/hidden", "text/neg/hidden")
+    whole = effect(new, read_run(leave_run("same")))
+    for found in (effect(old, new), effect(new, old)):
+        assert found.left_out == text and found.taps == whole.taps - 2 and found.bit_equal
+    moved = effect(old, read_run(leave_run("moved", first=text[0], error=0.25)))
+    assert moved.first_tap == "connector/pos/video" and whole.left_out == ()
+
+
 def test_runs_without_traces_are_held_to_their_outputs(leave_run: LeaveRun) -> None:
     found = effect(read_run(leave_run("old", blocks=None)), read_run(leave_run("new")))
     assert found.bit_equal and found.taps == 0

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from parity.diff.dataflow import Dataflow
+from parity.diff.left_out import LeftOut
 from parity.diff.oracle import Arbitration, arbitrate, tally
 from parity.diff.sketches import relative_l2
 from parity.diff.traces import TraceDiff, compare_traces, drift_grids
@@ -223,6 +225,48 @@ def test_patterns_limit_what_is_wanted(flow: Dataflow) -> None:
     assert codes(compare_traces(trace_of(tensors), trace_of(some, "denoise/001/*"), flow)) == [
         ("missing_tensor", "denoise/001/guided/audio")
     ]
+
+
+TEXT = ("text/pos/hidden", "text/neg/hidden")
+
+
+def padded(tensors: dict[str, Tensor], pattern: str | None = None) -> Trace:
+    """The trace of an earlier version, whose text taps are of more tokens."""
+    table = table_of({tap: x.repeat(1, 3, 1) if tap in TEXT else x for tap, x in tensors.items()}, pattern)
+    return Trace(replace(table, padded_text=True))
+
+
+def test_text_with_padding_on_one_side_is_left_out_on_both(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    old, new = padded(tensors), trace_of(tensors)
+    for reference, candidate, side in ((old, new, "reference"), (new, old, "candidate")):
+        found = compare_traces(reference, candidate, flow)
+        assert found.bit_equal and found.findings == () and found.compared == len(flow.taps) - len(TEXT)
+        assert found.left_out == LeftOut(taps=TEXT, padded=(side,)) and not found.recorded(TEXT[0])
+        assert not any(tap in found.errors for tap in TEXT)
+    moved = compare_traces(old, trace_of(noisy(tensors, 0.1, ["connector/neg/audio"])), flow)
+    assert [tap for tap, error in moved.errors.items() if error] == ["connector/neg/audio"]
+    lost = {tap: x for tap, x in tensors.items() if tap not in (TEXT[0], "connector/pos/video")}
+    assert codes(compare_traces(old, trace_of(lost), flow)) == [("missing_tensor", "connector/pos/video")]
+
+
+def test_text_of_real_tokens_on_both_sides_is_wanted_whole(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    new = trace_of(tensors)
+    lost = trace_of({tap: x for tap, x in tensors.items() if tap != TEXT[1]})
+    assert codes(compare_traces(new, lost, flow)) == [("missing_tensor", TEXT[1])]
+    fewer = trace_of(tensors | {TEXT[0]: tensors[TEXT[0]][:, 1:]})  # a token less
+    assert codes(compare_traces(new, fewer, flow)) == [("shape_mismatch", TEXT[0])]
+    assert compare_traces(new, new, flow).left_out == LeftOut()
+
+
+def test_bits_of_text_with_padding_are_left_out_of_a_golden_without_sketches_too(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    golden = golden_of(tensors)
+    older = Trace(replace(golden._table, padded_text=True), golden.checksums)
+    found = compare_traces(older, trace_of(noisy(tensors, 0.1, TEXT)), flow)
+    assert found.bit_equal and found.left_out.taps == TEXT and not any(tap in found.by_bits for tap in TEXT)
+    assert compare_traces(golden, trace_of(noisy(tensors, 0.1, TEXT)), flow).bit_different == 2
 
 
 def test_drift_is_spread_over_steps_and_blocks(flow: Dataflow) -> None:

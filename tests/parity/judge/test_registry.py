@@ -18,6 +18,7 @@ CALIBRATION = Calibration(
     runs=("runs/a", "runs/b"),
     environment={"torch": "2.13.0"},
     expires_with=("torch",),
+    padded_text=False,
 )
 
 
@@ -147,6 +148,8 @@ def test_floors_and_limits_of_tap_groups_are_for_whoever_points_at_taps() -> Non
     whole = msgspec.structs.replace(registry(), cases={"tiny": {"drift.text": drift}})
     assert whole.floors_of("tiny") == {"text": (0.01, pytest.approx(0.02))}
     assert whole.floors_of("other") == {}
+    padded = msgspec.structs.replace(CALIBRATION, padded_text=True)
+    assert msgspec.structs.replace(whole, calibrations={"c": padded}).floors_of("tiny") == {}
 
 
 def test_limits_are_worked_out_again_from_their_samples_and_loosened_only_with_a_reason() -> None:

@@ -32,7 +32,12 @@ def limit(metric: str, floor: float, defect: float) -> Limit:
 
 def registry(**changes: object) -> Registry:
     calibration = Calibration(
-        date="2026-11-23", command="make thresholds", runs=("runs/a",), environment=HERE, expires_with=("torch",)
+        date="2026-11-23",
+        command="make thresholds",
+        runs=("runs/a",),
+        environment=HERE,
+        expires_with=("torch",),
+        padded_text=False,
     )
     defaults = {
         ERROR: limit(ERROR, 0.01, 1.0),  # 0.1
@@ -362,6 +367,54 @@ def test_groups_that_a_runner_does_not_offer_are_left_out_and_said() -> None:
     )
     assert verdict.outcome == "parity" and "of drift of taps without 1 groups" in verdict.notes[0]
     assert on_levels(levels, drift=0.9).outcome == "not_at_parity", "what it offers all the same is judged"
+
+
+def test_groups_whose_taps_could_not_be_compared_are_named_and_nothing_is_claimed_of_them() -> None:
+    levels = {**ALL, "drift": Level(measured=True, left_out=(DRIFT,))}
+    strength = Strength(
+        kind="mutation",
+        limits_of="tiny",
+        date="2026-01-02",
+        defects=9,
+        killed=9,
+        killed_by_levels={"outputs+drift+isolated": 9},
+    )
+    verdict = judge(
+        case="astronaut",
+        profile="limits",
+        metrics=GOOD | {ALONE: 0.005},
+        registry=with_internals(),
+        environment=HERE,
+        levels=levels,
+        strength=strength,
+    )
+    assert verdict.outcome == "parity" and not any(row.metric == DRIFT for row in verdict.rows)
+    assert f"of drift of taps without {DRIFT}, whose taps could not be compared" in verdict.notes[0]
+    assert "known defects" not in verdict.notes[0] and "9 of 9 known defects" in on_levels(ALL, strength).notes[0]
+
+
+def test_a_limit_of_padded_text_decides_nothing_of_real_tokens() -> None:
+    limits = with_internals()
+    padded = msgspec.structs.replace(limits.calibrations["c"], padded_text=True)
+    older = msgspec.structs.replace(limits, calibrations={"c": padded})
+
+    def judged(padded_text: bool) -> Verdict:
+        return judge(
+            case="astronaut",
+            profile="limits",
+            metrics=GOOD | {DRIFT: 0.9, ALONE: 0.005},
+            registry=older,
+            environment=HERE,
+            levels=ALL,
+            padded_text=padded_text,
+        )
+
+    now, then = judged(padded_text=False), judged(padded_text=True)
+    said = "compared: hidden states of text with padding -> with real tokens only"
+    assert now.outcome == "undecided" and row(now, DRIFT).expired == (said,) and not row(now, DRIFT).decisive
+    assert any("1 limits were measured in another environment or on other numbers" in note for note in now.notes)
+    assert row(now, ALONE).expired == row(now, ERROR).expired == (), "every other limit holds"
+    assert then.outcome == "not_at_parity" and row(then, DRIFT).expired == (), "numbers saved then are of the same"
 
 
 def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so() -> None:

@@ -1,6 +1,7 @@
 """The table of a suite: every tap is held to its bits, and neither a refusal nor an early stop is a pass."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from parity.diff.diagnosis import Diagnosis
 from parity.diff.divergence import Divergence
 from parity.diff.explain import Explanation
 from parity.diff.finding import Finding
+from parity.diff.left_out import LeftOut
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, Side, read_numbers
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
 from parity.judge.verdict import judge
+from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, Line, draw_suite, save_suite, suite_code
 from parity.trace.bundle import RunRecord
 
@@ -122,6 +125,19 @@ def test_an_output_that_differs_is_no_parity_and_shows_by_how_much() -> None:
 def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
     refused = line(refusal="Registry entry missing")
     assert (refused.code, refused.cells()[2], refused.complaints()) == (2, "-", ["Registry entry missing"])
+
+
+def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(tmp_path: Path) -> None:
+    omitted = LeftOut(taps=("text/pos/hidden",), padded=("reference",))
+    good = replace(line(diagnosis(True)), found=replace(numbers(), left_out=omitted))
+    console = Console(record=True, width=200)
+    draw_suite(console, [good], [])
+    words = "text/pos/hidden left out: the reference was recorded when they still held padding"
+    assert words in console.export_text()
+    save_suite(tmp_path, [good], [], 1.0)
+    assert escaped(words) in (tmp_path / "suite.md").read_text()
+    document = json.loads((tmp_path / "suite.json").read_text())
+    assert document["lines"][0]["left_out"]["taps"] == ["text/pos/hidden"] and good.code == 0
 
 
 @pytest.mark.parametrize(

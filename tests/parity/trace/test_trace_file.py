@@ -41,6 +41,7 @@ def assert_same(one: SketchTable, other: SketchTable) -> None:
     assert torch.equal(one.floats, other.floats) and torch.equal(one.integers, other.integers)
     assert (one.names, one.shapes, one.dtypes) == (other.names, other.shapes, other.dtypes)
     assert (one.buckets, one.pattern, one.complete) == (other.buckets, other.pattern, other.complete)
+    assert one.padded_text == other.padded_text
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,7 @@ def assert_same(one: SketchTable, other: SketchTable) -> None:
         small_table([]),
         small_table(["x"], pattern="denoise/*", complete=False),
         small_table(["scalar"], shapes=[()]),
+        small_table(["text/pos/hidden"], padded_text=True),
     ],
 )
 def test_a_table_comes_back_as_it_was(table: SketchTable, tmp_path: Path) -> None:
@@ -226,4 +228,33 @@ def test_checksums_beside_a_trace_know_more_taps_and_must_agree_with_its_sketche
 
 def test_a_folder_without_a_trace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="neither"):
+        read_trace(tmp_path)
+
+
+def with_metadata(data: bytes, **changes: str | None) -> bytes:
+    """A trace's bytes with keys of the metadata changed, or taken out by None."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = {**header["__metadata__"], **changes}
+    header["__metadata__"] = {key: value for key, value in metadata.items() if value is not None}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+def test_a_trace_that_does_not_say_that_its_text_is_of_real_tokens_holds_padding(tmp_path: Path) -> None:
+    data = encode(small_table(["text/pos/hidden", "init/video"]))
+    assert not decode(data, origin="x").padded_text
+    assert decode(with_metadata(data, text_tokens=None), origin="x").padded_text, "as earlier versions wrote it"
+    with pytest.raises(RunError, match="'all' tokens of text"):
+        decode(with_metadata(data, text_tokens="all"), origin="x")
+    (tmp_path / TRACE_FILE).write_bytes(with_metadata(data, text_tokens=None))
+    old = read_trace(tmp_path)
+    assert old.padded_text and old.part("text/*").padded_text, "a golden made of it says so too"
+
+
+def test_a_journal_of_both_kinds_of_text_is_no_trace(tmp_path: Path) -> None:
+    with JournalWriter(tmp_path / TRACE_JOURNAL) as journal:
+        journal.append(encode(small_table(["text/pos/hidden"], padded_text=True)))
+        journal.append(encode(small_table(["init/video", "init/audio"])))
+    with pytest.raises(RunError, match="do not form one trace"):
         read_trace(tmp_path)

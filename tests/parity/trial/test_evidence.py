@@ -40,7 +40,12 @@ def _bench(flow: Dataflow) -> Bench:
     """Limits at 0.1 from agreement, those of isolated errors at 0.01."""
     environment = {"device": "cpu"}
     calibration = Calibration(
-        date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=("device",)
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment=environment,
+        expires_with=("device",),
+        padded_text=False,
     )
     groups = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps} | {MEL}
     limits = {

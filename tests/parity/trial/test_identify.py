@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from parity.trace.atomic import plain
 from parity.trace.bundle import Run, read_run
 from parity.trace.record import record_run
 from parity.trace.recorder import Recorder
+from parity.trace.trace_file import TRACE_FILE, decode, write_trace
 from parity.trial.batched import ALL_PASSES, BatchedDenoisingStage, each_pass
 from parity.trial.identify import Identification, identify
 from parity.trial.switches import reference_at
@@ -24,6 +26,7 @@ from runners.clock import Quiet
 from runners.errors import RunError
 from runners.ltx23 import pipeline
 from runners.ltx23.euler import euler_step
+from runners.ltx23.gemma import GemmaEncoder
 from runners.ltx23.stages import denoising
 from runners.native import NativeRunner
 from runners.protocol import DTYPES, RunOptions
@@ -170,6 +173,39 @@ def test_a_defect_stays_unexplained_at_its_place(
     assert where == [f"denoise/{step}/latent/{stream}" for step in steps for stream in ("video", "audio")]
     assert found.lines[0] == "as 1.0.0, but video positions in fp32 (since 1.2.0)"
     assert f"unexplained: {found.unexplained[0].error:.1e} at denoise/000/latent/video" in found.lines[2]
+
+
+def test_the_runs_own_text_stands_in_for_ours_without_its_padding(
+    left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    case = micro_case({"request.num_inference_steps": 1})
+    original = GemmaEncoder.together
+
+    def louder(self: GemmaEncoder, prompts: list[str]) -> Any:
+        return [
+            (tuple(torch.where(mask[..., None] == 0, torch.nan, state * 1.25) for state in states), mask)
+            for states, mask in original(self, prompts)
+        ]
+
+    wrong = patch.object(GemmaEncoder, "together", louder)
+    found = identify(left(case, "guidance_fp32", keep="full", wrong=wrong), case, micro_weights, CPU)
+    assert [one.tap for one in found.unexplained] == ["text/pos/hidden", "text/neg/hidden"]
+    assert on(found) == {"guidance_fp32"} and found.equal == found.compared - 2, "all that is made of it is explained"
+
+
+def test_text_that_an_older_run_holds_with_padding_is_not_read_and_that_is_said(
+    left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    case = micro_case({"request.num_inference_steps": 1})
+    run = left(case, "guidance_fp32", keep="full")
+    plain = identify(run, case, micro_weights, CPU)
+    table = decode((run.folder / TRACE_FILE).read_bytes(), origin="x")
+    write_trace(run.folder, replace(table, padded_text=True))
+    found = identify(run, case, micro_weights, CPU)
+    assert found.padded_text and not plain.padded_text and found.document()["padded_text"] is True
+    assert (found.compared, found.whole) == (plain.compared - 2, plain.whole - 2)
+    assert found.confidence == "certain" and on(found) == {"guidance_fp32"}
+    assert any("still held padding" in line for line in found.lines)
 
 
 def test_passes_in_one_batch_are_recognised(

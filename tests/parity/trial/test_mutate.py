@@ -116,6 +116,16 @@ def test_limits_that_decide_nothing_here_catch_nothing(micro_case: Callable[...,
             mutate(weights, micro_case(), registry, (), lambda _: None)
 
 
+def test_a_limit_of_padded_text_catches_nothing(micro_case: Callable[..., Case]) -> None:
+    here = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    older = Calibration(date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device",))
+    limit = derive_limit(METRICS["drift.text"], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
+    registry = Registry(calibrations={"c": older}, cases={"micro": {"drift.text": limit}})
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    with pytest.raises(RegistryError, match=r"decide nothing here.*text with padding -> with real tokens only"):
+        mutate(weights, micro_case(), registry, (), lambda _: None)
+
+
 def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:
     path = tmp_path / "score.json"
     path.write_text(json.dumps(_score(_trial(SEEN), _trial(INSIDE)).document()))

@@ -120,6 +120,22 @@ def test_context_has_the_bits_of_the_official_processor(
 
 
 @DTYPES
+@pytest.mark.parametrize("value", [0.0, -1000.0, torch.inf, torch.nan], ids=str)
+def test_no_bit_of_the_context_depends_on_what_stands_in_the_padding(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, value: float
+) -> None:
+    official, native = pair(monkeypatch, dtype, configuration())
+    states, mask = prompt(dtype, 17)
+    others = tuple(torch.where(mask[..., None] == 0, torch.tensor(value, dtype=dtype), state) for state in states)
+    with torch.no_grad():
+        for contexts in (native, lambda *given: official.process_hidden_states(*given)[:2]):
+            for plain, other in zip(contexts(states, mask), contexts(others, mask), strict=True):
+                assert torch.equal(plain, other) and plain.isfinite().all()
+        real = tuple(torch.where(mask[..., None] == 0, state, state + 1) for state in states)
+        assert not torch.equal(native(states, mask)[0], native(real, mask)[0]), "of its tokens it depends on every one"
+
+
+@DTYPES
 @pytest.mark.parametrize(("kind", "precision", "gated"), [("interleaved", False, True), ("split", "float32", False)])
 def test_other_configurations_have_the_official_bits(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, kind: str, precision: object, gated: bool

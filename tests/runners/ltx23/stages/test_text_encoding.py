@@ -25,6 +25,10 @@ def test_both_prompts_have_the_official_hidden_states(
         assert isinstance(hidden, torch.Tensor) and isinstance(mask, torch.Tensor)
         assert torch.equal(hidden, torch.stack(wanted, dim=-1)) and torch.equal(mask, wanted_mask)
         assert hidden.dtype == models.dtype and hidden.shape == (1, 1024, 72, 4)
+        sign = "pos" if prompt else "neg"
+        real = [place for place in range(1024) if mask[0, place]]
+        assert torch.equal(heard[f"text/{sign}/hidden"], hidden[:, real]), "without padding is what is heard"
+        assert len(real) < 20 if prompt else len(real) == 1  # of an empty prompt the token that begins it
     assert list(heard) == ["text/pos/hidden", "text/neg/hidden"]
 
 

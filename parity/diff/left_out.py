@@ -1,0 +1,50 @@
+"""Taps that two traces cannot be compared by, because they are not of one thing on both sides.
+
+`text/{pos,neg}/hidden` are the prompt's real tokens. Older traces, those of the goldens at full size among them, hold
+them with the padding around them, which nothing reads and no two engines agree on. Where one of two traces is such a
+one, these taps are left out on both sides; what is computed from them is compared as ever.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from parity.diff.dataflow import Dataflow
+from parity.trace.pattern import chosen
+from parity.trace.trace_file import Trace
+
+Side = Literal["reference", "candidate"]
+SIDES: Final[tuple[Side, ...]] = ("reference", "candidate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Taps that both traces should have and that were not compared; `padded` are the sides with padding in them."""
+
+    taps: tuple[str, ...] = ()
+    padded: tuple[Side, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """Which, and why; empty if there are none."""
+        if not self.taps:
+            return ""
+        sides = " and ".join(f"the {side}" for side in self.padded)
+        return (
+            f"{' and '.join(self.taps)} left out: {sides} "
+            f"{'were' if len(self.padded) > 1 else 'was'} recorded when they still held padding"
+        )
+
+
+def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> LeftOut:
+    """What a comparison must leave out.
+
+    Args:
+        reference: trace taken as true.
+        candidate: trace under test.
+        flow: the case's taps.
+        offered: pattern of the taps that the candidate's runner can offer; None for all.
+    """
+    padded = tuple(side for side, trace in zip(SIDES, (reference, candidate), strict=True) if trace.padded_text)
+    patterns = (reference.pattern_of_bits, candidate.pattern_of_bits, offered)
+    taps = tuple(tap for tap in flow.text_taps if padded and all(chosen(tap, pattern) for pattern in patterns))
+    return LeftOut(taps=taps, padded=padded) if taps else LeftOut()
