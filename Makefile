@@ -2,12 +2,13 @@
 #
 # PYTHON       interpreter that .venv is made with (3.11 or 3.12).
 # SYSTEM_TORCH set to 1 to build .venv over an interpreter that already has torch, as GPU boxes do.
+# THREADS      CPU threads of parity and gate (1: parity/cli/threads.py says why).
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
 PYTHON ?= python3
 SYSTEM_TORCH ?=
-THREADS ?= 2
+THREADS ?= 1
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)

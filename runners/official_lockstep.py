@@ -12,6 +12,8 @@ Axes: B sample, T token, C channel, H head, D channel of all heads together.
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 from unittest.mock import patch
 
@@ -35,6 +37,16 @@ BUILDERS: Final = {
     "audio_decoder": "audio_decoder_builder",
     "vocoder": "vocoder_builder",
 }  # what the official ledger hands out, and the attribute that knows how its tensors are named
+
+# Attention modules of a block, official or native, by the branch they are.
+ATTENTIONS: Final = {
+    ("video", "self_attn"): "attn1",
+    ("video", "text_attn"): "attn2",
+    ("video", "av_attn"): "audio_to_video_attn",
+    ("audio", "self_attn"): "audio_attn1",
+    ("audio", "text_attn"): "audio_attn2",
+    ("audio", "av_attn"): "video_to_audio_attn",
+}
 
 Key = Callable[[str], str | None]
 
@@ -121,6 +133,35 @@ class SharedTensors:
             )
         found = {name: self._tensors[name].detach().to(device) for name in names}
         return {name: tensor.clone() for name, tensor in found.items()} if self._copies else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attended:
+    """One call of scaled dot-product attention by an official block: queries and keys normed and rotated."""
+
+    queries: Tensor  # (B, T, D)
+    keys: Tensor  # (B, S, D)
+    values: Tensor  # (B, S, D)
+    mask: Tensor | None
+    output: Tensor  # (B, T, D)
+    again: Callable[[], Tensor]  # the same call once more, with whatever kernel torch takes then
+
+
+def hear_attention(block: nn.Module, heard: Callable[[tuple[str, str], Attended], None]) -> None:
+    """Tell `heard` of every call of scaled dot-product attention in an official block, by its stream and branch."""
+    for branch, name in ATTENTIONS.items():
+        module: Any = getattr(block, name)
+        module.attention_function = _telling(module.attention_function, partial(heard, branch))
+
+
+def _telling(official: Callable[..., Tensor], heard: Callable[[Attended], None]) -> Callable[..., Tensor]:
+    def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+        again = partial(official, queries, keys, values, heads, mask)
+        output = again()
+        heard(Attended(queries=queries, keys=keys, values=values, mask=mask, output=output, again=again))
+        return output
+
+    return attend
 
 
 def state_of(state: Any) -> LatentState:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from parity.cli.threads import DEFAULT_THREADS
 from runners.case import Case, parse_case
 from runners.clock import Quiet
 from runners.errors import CheckpointError
@@ -24,6 +25,7 @@ from runners.tap import listening
 from runners.weights import WeightsFolder
 
 prepare_imports()  # before any test imports official audio code
+torch.set_num_threads(DEFAULT_THREADS)  # as every verb does, so that runs of both have the same bits
 
 Forge = Callable[..., WeightsFolder]  # name, change of the configuration in place, preset="odd"
 

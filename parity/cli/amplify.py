@@ -8,6 +8,8 @@ import typer
 from rich.table import Table
 
 from parity.cli.progress import progress_of
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import out, verb
 from runners.errors import ConfigError, RunnerError
 
@@ -22,6 +24,7 @@ def amplify(
     ] = "start",
     seed: Annotated[int, typer.Option(help="Of the noise's directions.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     save: Annotated[Path | None, typer.Option("--out", help="Save growth and floors, for `parity explain`.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -45,6 +48,7 @@ def amplify(
         raise ConfigError(f"--steps wants start or numbers, such as start,3; got {steps!r}.") from None
     found_case = find_case(case)
     options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
+    compute_on(threads, options.device)
     with progress_of(f"amplify {found_case.id}", quiet or json) as progress:
         found = measure(
             runner,

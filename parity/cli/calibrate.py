@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
@@ -26,10 +28,7 @@ def calibrate(
     weights: Annotated[str | None, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")] = None,
     case: Annotated[list[str] | None, typer.Option(help="Id under golden/ or TOML file; default: tiny_*.")] = None,
     reason: Annotated[str, typer.Option(help="Why limits or baselines are loosened; needed where they are.")] = "",
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads; limits hold for this number. Default: 2, on a GPU what torch takes."),
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; limits hold there.")] = "cpu",
     only: Annotated[
         list[str] | None, typer.Option(help="Measure this harmless variation or defect only; repeat for more.")
@@ -66,8 +65,7 @@ def calibrate(
     if weights is None:
         raise CaseError("--weights is missing: a folder with the model's files, which `parity forge` makes.")
     where = device_named(device)
-    if where.type == "cpu" or threads is not None:
-        torch.set_num_threads(max(1, threads or 2))
+    compute_on(threads, where)
     cases = [find_case(name) for name in case or _default_cases()]
     if samples is not None and len(cases) > 1:
         raise CaseError(f"--samples keeps measurements of one case; {len(cases)} are calibrated. Name one with --case.")
@@ -106,16 +104,17 @@ def calibrate(
 def _again(cases: list[str] | None, reason: str, json: bool) -> int:
     from parity.judge.registry import load_registry, rederived, save_registry
     from parity.report.tables import draw_changes
-    from parity.trace.atomic import plain
+    from parity.trace.atomic import changing, plain
     from parity.trace.places import limits_path
 
-    proposal = rederived(load_registry(limits_path()), cases)
-    if json:
-        changes = plain([msgspec.to_builtins(change) for change in proposal.changes])
-        typer.echo(json_module.dumps({"limits": {"changes": changes}}, indent=2))
-    else:
-        draw_changes(out, proposal.changes)
-    save_registry(limits_path(), proposal.accept(reason))
+    with changing(limits_path()):
+        proposal = rederived(load_registry(limits_path()), cases)
+        if json:
+            changes = plain([msgspec.to_builtins(change) for change in proposal.changes])
+            typer.echo(json_module.dumps({"limits": {"changes": changes}}, indent=2))
+        else:
+            draw_changes(out, proposal.changes)
+        save_registry(limits_path(), proposal.accept(reason))
     return 0
 
 
@@ -132,16 +131,18 @@ def _say(text: str) -> None:
 def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> list[Any]:
     from parity.judge.perf import PerfRegistry, load_perf_registry, save_perf_registry
     from parity.report.tables import draw_perf_changes
+    from parity.trace.atomic import changing
     from parity.trace.places import baselines_path
     from parity.trial.baselines import measure_baselines, update_all
 
     path = baselines_path()
-    old = load_perf_registry(path) if path.exists() else PerfRegistry()
     measured = [one for case in cases for one in measure_baselines(files, case, command, _say)]
-    new, changes = update_all(old, measured, reason)
-    if not json:
-        draw_perf_changes(out, changes)
-    save_perf_registry(path, new)
+    with changing(path):
+        old = load_perf_registry(path) if path.exists() else PerfRegistry()
+        new, changes = update_all(old, measured, reason)
+        if not json:
+            draw_perf_changes(out, changes)
+        save_perf_registry(path, new)
     return [msgspec.to_builtins(change) for change in changes]
 
 
@@ -158,7 +159,7 @@ def _limits(
     from parity.diff.runs import kept_of_case
     from parity.judge.registry import Registry, device_of, load_registry, save_registry, table_named
     from parity.report.tables import draw_changes
-    from parity.trace.atomic import plain
+    from parity.trace.atomic import changing, plain
     from parity.trace.environment import fingerprint
     from parity.trace.golden import golden_of
     from parity.trace.places import limits_path
@@ -166,7 +167,6 @@ def _limits(
     from runners.official_files import INSTALLED_RELEASE
 
     path = limits_path()
-    old = load_registry(path) if path.exists() else Registry()
     recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
     populations = {
         case.id: measure(
@@ -181,11 +181,13 @@ def _limits(
         )
         for case in cases
     }
-    proposal = propose_limits(old, files, populations, command, device)
-    if not json:
-        draw_changes(out, proposal.changes)
-    accepted = proposal.accept(reason)
-    save_registry(path, accepted)
+    with changing(path):  # not for the hours before: another process may have calibrated another case
+        old = load_registry(path) if path.exists() else Registry()
+        proposal = propose_limits(old, files, populations, command, device)
+        if not json:
+            draw_changes(out, proposal.changes)
+        accepted = proposal.accept(reason)
+        save_registry(path, accepted)
     tables = [table_named(case.id, device_of(fingerprint(device))) for case in cases]
     statuses = [limit.status for table in tables for limit in accepted.cases[table].values()]
     counts = {status: statuses.count(status) for status in ("calibrated", "CALIBRATION_NEEDED", "exact")}

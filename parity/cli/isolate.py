@@ -8,6 +8,8 @@ import typer
 from rich.table import Table
 
 from parity.cli.progress import progress_of
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import out, verb
 from runners.errors import RunnerError
 
@@ -36,6 +38,7 @@ def isolate(
         Path | None, typer.Option(help="The candidate's free run with a trace: what it inherits.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     harmless: Annotated[bool, typer.Option("--harmless/--no-harmless", help="Measure each block's floor, too.")] = True,
     oracle: Annotated[bool, typer.Option("--oracle", help="Hold both sides of each block to fp32.")] = False,
@@ -58,6 +61,7 @@ def isolate(
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
     case = _case(reference)
     options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
+    compute_on(threads, options.device)
     stages = tuple(stage or (("denoising",) if block else STAGES))
     with progress_of(f"isolate {case.id}", quiet or json) as progress:
         found = measure(

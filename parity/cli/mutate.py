@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ def mutate(
     weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
     case: Annotated[str, typer.Option(help="Id under golden/ or TOML file; its limits judge.")] = "tiny_ti2v",
     defect: Annotated[list[str] | None, typer.Option(help="Try these defects only.")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; those that the limits were measured with.")] = 2,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save everything as JSON; verdicts cite it.")] = None,
 ) -> int:
@@ -39,7 +41,7 @@ def mutate(
         raise CaseError(
             f"No defect is called {', '.join(unknown)}; known are {', '.join(one.id for one in CATALOGUE)}."
         )
-    torch.set_num_threads(max(1, threads))
+    compute_on(threads, torch.device("cpu"))
     score = run(
         WeightsFolder(weights),
         find_case(case),

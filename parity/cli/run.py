@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from parity.cli.progress import progress_of
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import out, verb
 from runners.errors import CaseError, RunnerError
 
@@ -36,12 +38,10 @@ def run(
     runner_python: Annotated[
         Path | None, typer.Option(help="Run in a process of this interpreter, e.g. other-venv/bin/python.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
-    import torch
-
     from parity.diff.dataflow import Dataflow
     from parity.trace.child import Child, record_in_child
     from parity.trace.golden import find_case
@@ -60,9 +60,6 @@ def run(
         raise RunnerError(f"--tier is {tier!r}; take exact or fast.")
     if keep not in ("sketch", "full"):
         raise RunnerError(f"--keep is {keep!r}; take sketch or full.")
-    if threads is not None:
-        threads = max(1, threads)
-        torch.set_num_threads(threads)
     settings = _settings(setting or [])
     behaviours = settings.pop("reference.", {})
     overrides = settings.pop("pipeline.", {})
@@ -72,6 +69,7 @@ def run(
         settings["switches.skip_v2a_cross_attn_for_video_gt"] = True
     found = find_case(case, settings)
     where = device_named(device)
+    threads = compute_on(threads, where)
     files = weights_named(weights, where)
     if taps is not None and found.reference in RELEASES:  # of other code nobody knows which taps it has
         require_choice(Dataflow(found, num_blocks(files)).taps, taps)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parity.cli.progress import progress_of
+from parity.cli.threads import HELP as THREADS_HELP
+from parity.cli.threads import compute_on
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def suite(
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; part of the environment.")] = None,
+    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     taps: Annotated[str | None, typer.Option(help="Record and compare taps of this pattern, '*' for all.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
     minutes: Annotated[
@@ -58,8 +60,6 @@ def suite(
     A case of a release that is neither installed nor at --official-root is judged with --golden alone: its golden
     stands for the official run.
     """
-    import torch
-
     from parity.report.suite import draw_suite, save_suite, suite_code
     from parity.trace.bundle import read_run
     from parity.trace.golden import find_case, golden_of
@@ -69,9 +69,8 @@ def suite(
     from runners.official_files import INSTALLED_RELEASE
 
     left = _TimeLeft(minutes)
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
     where = device_named(device)
+    compute_on(threads, where)
     files = weights_named(weights, where)
     checkout = _checkout(official_root, runner_python)
     cases = [find_case(name) for name in case]

@@ -17,12 +17,10 @@ MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 def environment_differences(reference: Run, candidate: Run) -> list[str]:
     """What differs between the environments of two runs and can change bits, each as one phrase."""
     old, new = reference.record, candidate.record
-    phrases = differences(old.environment, new.environment)
     on_cpu = old.environment.get("device") == new.environment.get("device") == "cpu"
-    if old.runner != "official" or new.runner == "official" or not on_cpu:
-        return phrases
-    own = OWN_PACKAGES.get(old.reference, ())
-    return [phrase for phrase in phrases if phrase.partition(":")[0] not in own]
+    beside = old.runner == "official" and new.runner != "official" and on_cpu
+    own = OWN_PACKAGES.get(old.reference, ()) if beside else ()
+    return differences(old.environment, new.environment, without=own)
 
 
 def require_comparable(reference: Run, candidate: Run) -> None:

@@ -11,7 +11,8 @@ harmless noise grows from step to step. Passes and blocks are not kept apart.
 `first_half` are steps 1 to S // 2 of S, `second_half` those after.
 
 Isolation, where each place is fed the reference's own inputs: nothing is inherited, so steps are not kept apart either,
-and what no tap shows (masks, positions, schedule, rotary tables, modulation) has groups of its own.
+and what no tap shows (masks, positions, schedule, rotary tables, modulation, scaled dot-product attention alone) has
+groups of its own. `parity.diff.isolated_place` says what is harmless at each.
 """
 
 import math
@@ -22,6 +23,7 @@ from typing import Final
 from parity.diff.tap_place import BLOCK_PARTS, STREAMS, Place, place_of
 
 RANGES: Final = ("first_step", "first_half", "second_half")
+ATTENTIONS: Final = ("self_attn", "text_attn", "av_attn")
 MODULATIONS: Final = ("block", "prompt", "cross_scale_shift", "cross_gate", "embedding")
 DRIFT_GROUPS: Final = (
     "text",
@@ -43,6 +45,7 @@ ISOLATED_GROUPS: Final = (
     *(f"{part}.{stream}" for stream in STREAMS for part in ("entry", "context")),
     *(f"rotary.{stream}.{kind}" for stream in STREAMS for kind in ("own", "cross")),
     *(f"modulation.{stream}.{kind}" for stream in STREAMS for kind in MODULATIONS),
+    *(f"block.{stream}.{part}.sdpa" for part in ATTENTIONS for stream in STREAMS),
     *(f"block.{stream}.{part}" for part in BLOCK_PARTS for stream in STREAMS),
     *(f"{part}.{stream}" for part in ("x0", "guided", "latent") for stream in STREAMS),
     *(f"decode.{part}" for part in ("mel", "waveform", "frames")),

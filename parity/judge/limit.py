@@ -15,6 +15,10 @@ the margin decides; the largest error of a single element spreads widely, and on
 The limit is the distance sqrt(f d), halfway between floor and defect in ratio, and it counts as calibrated only if it
 lies at h or beyond. Otherwise the two populations overlap, the status is `CALIBRATION_NEEDED`, and the bound is h: it
 may fail a case, but a case cannot pass on it alone.
+
+Where arithmetic bounds what harmless variation can do (elementwise places of an isolation,
+`parity.diff.isolated_place`), that bound is the limit, however far away the weakest defect is. It counts as calibrated
+if every defect lies beyond it. If a harmless variation does, too, the arithmetic is wrong here, and the bound is h.
 """
 
 import datetime
@@ -36,7 +40,8 @@ METHOD: Final = (
     "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
     f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else CALIBRATION_NEEDED at that "
     f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
-    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median)"
+    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median). Where "
+    "arithmetic bounds harmless variation (samples.bound), limit = that bound, if floor <= bound < weakest defect"
 )
 
 POPULATION: Final = "compared"  # how a change of what is compared begins
@@ -99,12 +104,14 @@ class Calibration(Strict, frozen=True, kw_only=True):
         return value.partition("+")[0] if on_cpu and value is not None else value
 
 
-class Samples(Strict, frozen=True, kw_only=True):
+class Samples(Strict, frozen=True, kw_only=True, omit_defaults=True):
     """The raw values of the metric, so that its limit can be worked out again without running anything."""
 
     floor: dict[str, tuple[float, ...]]  # harmless variation -> values
     defects: dict[str, tuple[float, ...]]  # defect -> values
     targets: tuple[str, ...]  # the defects that this metric should catch
+    bound: float | None = None  # what harmless variation does at most, where arithmetic says so
+    bound_from: str = ""  # how it says so
 
 
 class Limit(Strict, frozen=True, kw_only=True):
@@ -170,6 +177,8 @@ def derive_limit(
     targets: Collection[str] | None = None,
     calibration: str,
     reason: str | None = None,
+    bound: float | None = None,
+    bound_from: str = "",
 ) -> Limit:
     """Work a limit out from two measured populations by the method at the top of this file.
 
@@ -180,6 +189,8 @@ def derive_limit(
         targets: the defects that this metric should catch; None means all of them.
         calibration: key of the calibration that the samples came from.
         reason: why the limit is what it is; None writes the two populations out.
+        bound: what harmless variation does at most, of a metric that is better lower, where arithmetic says so.
+        bound_from: how it says so.
     Raises: RegistryError for an exact metric, no floor sample, a NaN, or a value outside the metric's range.
     """
     unit, direction = metric.unit, metric.direction
@@ -187,6 +198,11 @@ def derive_limit(
         raise RegistryError(
             f"{metric.name} ({direction}, unit {unit!r}) has no limit between two populations: wanted a metric that is "
             "better lower, or better higher in dB or as a ratio up to 1."
+        )
+    if bound is not None and (direction != "lower" or not (math.isfinite(bound) and bound >= 0)):
+        raise RegistryError(
+            f"{metric.name} ({direction}) is given the bound {bound}; wanted a finite one from 0 of a metric that is "
+            "better lower."
         )
     wanted = tuple(sorted(defects if targets is None else targets))
     if missing := [name for name in wanted if not defects.get(name)]:
@@ -210,7 +226,12 @@ def derive_limit(
     enough = sum(len(values) for values in floor.values()) >= MIN_FLOOR_SAMPLES
     ratio = reach([distance(value, unit, direction) for values in floor.values() for value in values])
     calibrated = enough and separation is not None and separation >= ratio**2
-    if calibrated and weakest is not None and math.isfinite(distance(weakest[1], unit, direction)):
+    within = bound is not None and f <= bound
+    if bound is not None:
+        calibrated = within and weakest is not None and distance(weakest[1], unit, direction) > bound
+    if bound is not None and within:
+        value = bound
+    elif calibrated and weakest is not None and math.isfinite(distance(weakest[1], unit, direction)):
         value = _halfway(floor_value, weakest[1], unit, direction)
     else:
         value = _widened(floor_value, ratio, unit, direction)
@@ -219,7 +240,12 @@ def derive_limit(
         unit=unit,
         direction=direction,
         status="calibrated" if calibrated else "CALIBRATION_NEEDED",
-        reason=reason or _reason(worst_harmless, weakest, separation, enough, ratio),
+        reason=reason
+        or (
+            _reason(worst_harmless, weakest, separation, enough, ratio)
+            if bound is None
+            else _bound_reason(bound, bound_from, worst_harmless, weakest)
+        ),
         floor=floor_value,
         floor_from=floor_from,
         weakest_defect=weakest[1] if weakest else None,
@@ -230,6 +256,8 @@ def derive_limit(
             floor={name: tuple(map(float, values)) for name, values in floor.items()},
             defects={name: tuple(map(float, values)) for name, values in defects.items()},
             targets=wanted,
+            bound=bound,
+            bound_from=bound_from,
         ),
     )
 
@@ -298,13 +326,29 @@ def _reason(
     return f"{between}: too close to tell them apart{spread}"
 
 
+def _bound_reason(bound: float, bound_from: str, floor: tuple[str, float], weakest: tuple[str, float] | None) -> str:
+    words = f"at most {bound:.3g} by arithmetic ({bound_from}), floor {floor[1]:.4g} ({floor[0]})"
+    if weakest is None:
+        return f"{words}; no defect was measured that it should catch"
+    words += f", weakest defect {weakest[1]:.4g} ({weakest[0]})"
+    if floor[1] > bound:
+        return f"{words}: a harmless variation went beyond the bound"
+    return words if weakest[1] > bound else f"{words}: the defect is within the bound"
+
+
 def again(metric: Metric, limit: Limit) -> Limit:
     """A limit worked out again from its own samples; an exact one stays. Raises: RegistryError as `derive_limit`."""
     if limit.samples is None or limit.calibration is None:
         return limit
     samples = limit.samples
     return derive_limit(
-        metric, floor=samples.floor, defects=samples.defects, targets=samples.targets, calibration=limit.calibration
+        metric,
+        floor=samples.floor,
+        defects=samples.defects,
+        targets=samples.targets,
+        calibration=limit.calibration,
+        bound=samples.bound,
+        bound_from=samples.bound_from,
     )
 
 

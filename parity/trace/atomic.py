@@ -1,6 +1,7 @@
 """Writing so that a reader never sees half a file or half a folder: a temporary name first, then one rename."""
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -44,6 +45,15 @@ def write_json_atomic(path: Path, value: Any) -> None:
     """Write indented JSON with a closing newline, whole or not at all."""
     text = json.dumps(plain(value), indent=2, allow_nan=False, ensure_ascii=False)
     write_bytes_atomic(path, text.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Read a file, change it and write it again while every other process that would do so waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as lock:  # the file itself is replaced, a lock on it lost
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

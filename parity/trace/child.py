@@ -17,7 +17,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +63,7 @@ class Child:
     official_root: Path | None = None
     taps: str | None = None  # pattern of the taps to record
     keep: Keep = "sketch"
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment; an empty one is taken away
     threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
 
 
@@ -98,7 +99,7 @@ def execute(child: Child, case: Case, options: RunOptions, folder: Path, progres
     request = place / "request.json"
     request.write_text(json.dumps(_request(child, case, options)), encoding="utf-8")
     try:
-        with _started(child.python, request) as process:
+        with _started(child.python, request, child.variables) as process:
             _follow(process, child, progress)
         result = _result(place / RESULT_FILE)
         executed = _executed(result, child, case, place)
@@ -179,10 +180,10 @@ def _named(weights: WeightsFolder | ForgedWeights) -> str | dict[str, Any]:
 
 
 @contextmanager
-def _started(python: Path, request: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def _started(python: Path, request: Path, variables: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """A child with its own session; it and all that it started are gone when the block is left."""
     mark = uuid.uuid4().hex
-    environment = _environment() | {MARK: mark}
+    environment = {name: value for name, value in {**_environment(), **variables}.items() if value} | {MARK: mark}
     try:
         process = subprocess.Popen(
             [str(python.absolute()), "-u", str(PROGRAM), str(request)],

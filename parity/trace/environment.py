@@ -7,7 +7,7 @@ processor, thread count or attention kernel. So a mismatch is named before any n
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from importlib import metadata
 from operator import attrgetter
@@ -128,12 +128,12 @@ def sdpa_backends() -> list[str]:
     return [name for name, on in enabled.items() if on]
 
 
-def differences(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
-    """Differences that can change bits, each as one phrase, reference first."""
+def differences(reference: dict[str, Any], candidate: dict[str, Any], without: Collection[str] = ()) -> list[str]:
+    """Differences that can change bits, each as one phrase, reference first; those of keys in `without` left out."""
     return [
         f"{key}: {reference.get(key)} against {candidate.get(key)}"
         for key in NUMERIC_KEYS
-        if reference.get(key) != candidate.get(key)
+        if key not in without and reference.get(key) != candidate.get(key)
     ]
 
 

@@ -4,21 +4,33 @@ It is measured as a gate wants it: in all stages, and of denoising in the first 
 ones run the same code on other numbers.
 """
 
+from contextlib import nullcontext
+
 import torch
 
 from parity.diff.isolated import FIRST_STEPS
 from parity.trial.added_error import Added
 from parity.trial.execute import CPU
 from parity.trial.isolate import isolate
+from parity.trial.lockstep_denoising import Around
 from runners.case import Case
 from runners.protocol import RunOptions
 from runners.weights import Weights
 
 
 def added_alone(
-    weights: Weights, case: Case, *, oracle: bool = False, every_step: bool = False, device: torch.device = CPU
+    weights: Weights,
+    case: Case,
+    *,
+    oracle: bool = False,
+    every_step: bool = False,
+    device: torch.device = CPU,
+    around: Around = nullcontext,
 ) -> tuple[Added, ...]:
-    """The errors of every place, in data-flow order. Raises: as `parity.trial.isolate.isolate`."""
+    """The errors of every place, in data-flow order; `around` is entered whenever native computes.
+
+    Raises: as `parity.trial.isolate.isolate`.
+    """
     count = case.request.num_inference_steps
     return isolate(
         weights,
@@ -29,4 +41,5 @@ def added_alone(
         oracle=oracle,
         # A trial may change weights, and the reference keeps its own; a GPU does not hold a large model twice.
         copies=device.type == "cpu",
+        around=around,
     ).rows

@@ -3,12 +3,16 @@
 They hold for both runners, since they change torch, threads or inputs and nothing of the model: the official runs give
 the floors that limits are derived from, native runs with other draws show whether those limits raise false alarms.
 
+On a CPU, one thread and two are both members, and so are the kernels of two capabilities (AVX512 and AVX2, say): limits
+hold for any number of threads and any x86 machine because these were measured, and expire with neither.
+
 The oracle is float32 throughout but for the positions of video: release 1.0.0 rounds those to bfloat16, which moves
 the rotary angles by far more than any rounding of activations does. That is what the reference computes, not noise, so
 the oracle keeps it.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +21,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Gemma3TextModel
 
@@ -38,6 +43,8 @@ class Variation:
     apply: Callable[[], AbstractContextManager[Any]]
     dtype: torch.dtype = torch.bfloat16
     native_only: bool = False  # runs the native model also where the official one is varied; their bits are the same
+    variables: Mapping[str, str] | None = None  # runs in a child process with these: what torch reads when imported
+    alone: bool = False  # also moves parts that are tried alone, where only the candidate's side is varied
 
 
 @contextmanager
@@ -144,9 +151,42 @@ def oracle_at(release: str) -> Variation:
     return replace(ORACLE, description="float32", apply=nullcontext)
 
 
+def other_capability() -> Variation | None:
+    """The kernels of another CPU capability than this process has; None where there is none.
+
+    A process that is held below its machine by environment variables is varied by taking these away. Otherwise a
+    machine with AVX512 takes its AVX2 kernels, those of torch and those of oneDNN; any other takes torch's kernels
+    without vector instructions, its oneDNN staying as it is.
+    """
+    here = torch.backends.cpu.get_cpu_capability()
+    held = [name for name in CAPABILITY_VARIABLES if os.environ.get(name)]
+    if held:
+        description, variables = "with the kernels of all that this CPU has", dict.fromkeys(CAPABILITY_VARIABLES, "")
+    elif here == "AVX512":
+        description = "with AVX2 kernels in place of AVX512"
+        variables = dict(zip(CAPABILITY_VARIABLES, ("avx2", "AVX2"), strict=True))
+    elif here not in ("DEFAULT", "NO AVX"):
+        description, variables = f"with torch's kernels that need no {here}", {CAPABILITY_VARIABLES[0]: "default"}
+    else:
+        return None
+    return Variation(
+        id="other_capability",
+        description=f"{description}, in a process of its own",
+        apply=nullcontext,
+        variables=variables,
+    )
+
+
+CAPABILITY_VARIABLES: Final = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 THREADS: Final = (
     Variation(id="one_thread", description="on one thread", apply=partial(threads, 1)),
-    Variation(id="two_threads", description="on two threads", apply=partial(threads, 2)),
+    Variation(id="two_threads", description="on two threads", apply=partial(threads, 2), alone=True),
+)
+WITHOUT_ONEDNN: Final = Variation(
+    id="without_onednn",
+    description="products and convolutions by torch's own kernels instead of oneDNN's",
+    apply=partial(mkldnn.flags, enabled=False),
+    alone=True,
 )
 # On a GPU threads sum nothing; which attention kernel torch takes is what another machine decides otherwise.
 KERNELS: Final = (
@@ -163,6 +203,11 @@ KERNELS: Final = (
 )
 
 
+def _of_a_cpu() -> tuple[Variation, ...]:
+    capability = other_capability()
+    return (*THREADS, WITHOUT_ONEDNN, *(() if capability is None else (capability,)))
+
+
 def variations(
     draws: range, release: str = "1.0.0", compiled: bool = False, device: torch.device = CPU
 ) -> tuple[Variation, ...]:
@@ -172,11 +217,12 @@ def variations(
     """
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
-        *(KERNELS if device.type == "cuda" else THREADS),
+        *(KERNELS if device.type == "cuda" else _of_a_cpu()),
         Variation(
             id="math_attention",
             description="attention as two matrix products instead of a fused kernel",
             apply=partial(sdpa_kernel, SDPBackend.MATH),
+            alone=True,
         ),
         oracle_at(release),
         *((COMPILED,) if compiled else ()),

@@ -6,7 +6,9 @@ is fitted to catch what it happens to catch. Weak defects are the business of si
 
 A group of taps answers, in the free run, for the defects that depart first there, and from the second step on for those
 that are bound to spoil the final latent of its stream. In isolation it answers for the defects that lie there, and each
-group for one that needs no run: its output scaled by 1 %, which is a relative L2 of 0.01 whatever it holds.
+group for one that needs no run: its output scaled by 1 %, which is a relative L2 of 0.01 whatever it holds. What is
+harmless there is a property of the place (`parity.diff.isolated_place`): a few ULP where arithmetic is elementwise,
+which needs no measurement, and what other exact kernels and rewrites of that place measure where sums are long.
 """
 
 import math
@@ -22,6 +24,7 @@ import torch
 
 from parity.diff.dataflow import Dataflow
 from parity.diff.isolated import isolated_numbers
+from parity.diff.isolated_place import place_of_group
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.outputs import compare_outputs
@@ -44,12 +47,14 @@ from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.trial.sitting import Member, Sitting
 from runners.case import Case
 from runners.errors import RegistryError
+from runners.ltx23.reference import reference_of
 from runners.weights import Weights
 
 SCALED: Final = "scaled_by_1_percent"
 SCALED_BY: Final = 0.01
 CALIBRATION_DRAWS: Final = range(4)  # seeds of the ULP moves; `parity mutate` takes others
-EXPIRES_WITH: Final = ("device", "device_name", "driver", "torch", "sdpa_backends", "threads")
+# Neither threads nor the capability of a CPU: both are varied in the harmless population.
+EXPIRES_WITH: Final = ("device", "device_name", "driver", "torch", "sdpa_backends")
 TAIL: Final = "rounding changes the sign of values near zero, which is as far apart as ULPs go: the tail says nothing"
 ROUNDING: Final = "counts elements that rounding alone changes almost all of; bit equality is judged by the exact tier"
 UNJUDGED: Final[dict[str, str]] = {
@@ -86,6 +91,7 @@ class Populations:
     defects: dict[str, dict[str, float]]  # defect -> metric -> value, where it could be computed
     findings: dict[str, tuple[str, ...]]  # defect -> what the comparison refused outright
     shown_at: dict[str, frozenset[str]]  # defect -> metrics of groups in which it departs first, or adds its error
+    release: str = "1.0.0"  # which the case follows
     known_defects: int = 0  # how many defects matter to the case; fewer may have been measured
     compared_on: str = ""  # what was compared, if not everything
 
@@ -211,6 +217,7 @@ def measure(
     }
     return Populations(
         case=case.id,
+        release=case.reference,
         floor=floor,
         defects={name: member.numbers for name, member in members.items()},
         findings={name: member.findings for name, member in members.items()},
@@ -263,8 +270,20 @@ def measure_floor(
         say(f"{case.id}: harmless, {variation.description}")
         runner = "official" if official and not variation.native_only else "native"
         with variation.apply():
-            drifted = drift(weights, case, reference, variation.dtype, runner, kept=kept, device=device)
-        return Member(metrics=dict(_harmless(variation.id, case, drifted, ())))
+            drifted = drift(
+                weights,
+                case,
+                reference,
+                variation.dtype,
+                runner,
+                kept=kept,
+                device=device,
+                variables=variation.variables,
+            )
+        rows: tuple[Added, ...] = ()
+        if official and variation.alone:
+            rows = added_alone(weights, case, every_step=device.type == "cpu", device=device, around=variation.apply)
+        return Member(metrics=dict(_harmless(variation.id, case, drifted, rows)))
 
     def rewritten_by(rewrite: Rewrite) -> Member:
         say(f"{case.id}: harmless, {rewrite.description}")
@@ -319,7 +338,7 @@ def limits_of(populations: Populations, calibration: str) -> dict[str, Limit]:
     limits: dict[str, Limit] = {}
     for name, metric in METRICS.items():
         floor = {who: (values[name],) for who, values in populations.floor.items() if name in values}
-        # Only rewrites are tried part by part: nothing else moves a part that is fed the reference's own inputs.
+        # Rewrites and other kernels are tried part by part: else a part fed the reference's own inputs gives its bits.
         measured = bool(floor) if level_of(name) == "isolated" else len(floor) == len(populations.floor)
         if name in UNJUDGED or not measured:
             continue
@@ -339,15 +358,20 @@ def _derived(
     # Without V2A, say, nothing of video reaches sound: a defect that leaves every bit alone is not there to be seen.
     shown -= {name for name, values in populations.defects.items() if equality and values.get(equality) == 1.0}
     defects = {name: (values[metric.name],) for name, values in populations.defects.items() if metric.name in values}
+    place = None
     if level_of(metric.name) == "isolated":
         defects[SCALED] = (SCALED_BY,)
         shown.add(SCALED)
+        group = metric.name.removeprefix(ISOLATED)
+        place = place_of_group(group, guidance_fp32=reference_of(populations.release).guidance_fp32)
     return derive_limit(
         metric,
         floor=floor,
         defects=defects,
         targets=[name for name in defects if name in shown],
         calibration=calibration,
+        bound=None if place is None else place.bound,
+        bound_from="" if place is None else place.bound_from,
     )
 
 
@@ -366,8 +390,7 @@ def calibration_of(
             for case, found in cases.items()
         ),
         environment=environment,
-        # How many threads the host has moves no number that a GPU computes.
-        expires_with=tuple(key for key in EXPIRES_WITH if key in environment and (device == CPU or key != "threads")),
+        expires_with=tuple(key for key in EXPIRES_WITH if key in environment),
         compared_on={case: found.compared_on for case, found in cases.items() if found.compared_on},
         padded_text=False,
     )

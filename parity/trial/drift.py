@@ -1,6 +1,7 @@
 """Free runs whose taps are sketched in memory, and compared as those of two run folders are: by the same function."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from parity.trace.bundle import Outputs
 from parity.trace.recorder import Recorder
 from parity.trace.reduced import reduce_outputs
 from parity.trace.trace_file import Trace, read_trace
-from parity.trial.execute import CPU, execute
+from parity.trial.execute import CPU, execute, execute_in_child
 from runners.case import Case
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
@@ -61,11 +62,19 @@ def record(
     runner: str = "official",
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device = CPU,
+    variables: Mapping[str, str] | None = None,
 ) -> Recorded:
-    """Run a case with all taps."""
+    """Run a case with all taps, in this process or, where environment variables are given, in a child that has them.
+
+    A child shows what is settled when torch is imported; nothing that was patched here reaches it.
+    Raises: ParityError as the runner does; RunnerError if the variables change nothing of how the child computes.
+    """
     with tempfile.TemporaryDirectory() as name:
-        with Recorder(Path(name)) as recorder, listening(recorder):
-            outputs = execute(runner, weights, case, dtype, device)
+        if variables is None:
+            with Recorder(Path(name)) as recorder, listening(recorder):
+                outputs = execute(runner, weights, case, dtype, device)
+        else:
+            outputs = execute_in_child(runner, weights, case, dtype, device, variables, Path(name))
         trace = read_trace(Path(name))
     return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 
@@ -79,9 +88,10 @@ def drift(
     *,
     kept: Kept | None = None,
     device: torch.device = CPU,
+    variables: Mapping[str, str] | None = None,
 ) -> Drifted:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype, device), kept=kept)
+    return compare(reference, record(weights, case, runner, dtype, device, variables), kept=kept)
 
 
 def compare(reference: Recorded, candidate: Recorded, *, kept: Kept | None = None) -> Drifted:

@@ -1,16 +1,24 @@
-"""Running a case in memory, for populations of many short runs."""
+"""Running a case for populations of many short runs: in memory, or in a child process of another environment."""
 
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import torch
 
 from parity.trace.bundle import Outputs
+from parity.trace.child import Child
+from parity.trace.child import execute as child_execute
+from parity.trace.environment import differences, fingerprint_of_runs
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
-from runners.protocol import RunOptions
+from runners.errors import RunnerError
+from runners.forge.weights import ForgedWeights
+from runners.protocol import Outcome, RunOptions
 from runners.repeatable import repeatable_kernels
-from runners.weights import Weights
+from runners.weights import Weights, WeightsFolder
 
 CPU: Final = torch.device("cpu")
 
@@ -29,6 +37,41 @@ def execute(
         outcome = engine.run(case, progress or Quiet())
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    return _outputs_of(outcome)
+
+
+def execute_in_child(
+    runner: str,
+    weights: Weights,
+    case: Case,
+    dtype: torch.dtype,
+    device: torch.device,
+    variables: Mapping[str, str],
+    folder: Path,
+) -> Outputs:
+    """The same in a child process with other environment variables and as many threads; sketches are left in `folder`.
+
+    Raises: as `parity.trace.child.execute`; RunnerError if the child computes as this process does.
+    """
+    if not isinstance(weights, WeightsFolder | ForgedWeights):
+        raise RunnerError("A child process needs weights that it can find: a folder, or a recipe such as forge:tiny:0.")
+    child = Child(
+        python=Path(sys.executable),
+        runner=runner,
+        weights=weights,
+        taps="*",
+        threads=torch.get_num_threads(),
+        variables=variables,
+    )
+    executed = child_execute(child, case, RunOptions(device=device, dtype=dtype), folder, Quiet())
+    here = fingerprint_of_runs(device, case.reference)
+    if not differences(here, executed.environment):
+        said = " ".join(f"{name}={value}" for name, value in variables.items())
+        raise RunnerError(f"A child process with {said} computes as this one does; nothing was varied.")
+    return _outputs_of(executed.outcome)
+
+
+def _outputs_of(outcome: Outcome) -> Outputs:
     return Outputs(
         video_frames=outcome.video_frames,
         audio_waveform=outcome.audio_waveform,

@@ -7,6 +7,7 @@ downstream of a bug shows no error here, and a bug that a free run buries under 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from parity.trace.bundle import dtype_name, sha256_of
 from parity.trace.environment import fingerprint
 from parity.trial.added_error import Added
 from parity.trial.lockstep import Lockstep
-from parity.trial.lockstep_denoising import Choice
+from parity.trial.lockstep_denoising import Around, Choice
 from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
 from runners.errors import ConfigError
@@ -56,7 +57,8 @@ class Isolation:
         for row in self.culprits:
             block = "/".join(row.where.split("/")[:5])  # denoise/000/cond/block/00
             inputs = self.flow.inputs_of(row.where) if "/block/" in row.where and row.where in self.flow else ()
-            if not any(name in tainted and name.startswith(f"{block}/") for name in inputs):
+            explained = f"{row.where}/sdpa" in tainted  # attention alone, of the branch that this is
+            if not explained and not any(name in tainted and name.startswith(f"{block}/") for name in inputs):
                 origins.append(row)
             tainted.add(row.where)
         return tuple(origins)
@@ -89,6 +91,7 @@ def isolate(
     harmless: bool = True,
     oracle: bool = False,
     copies: bool = False,
+    around: Around = nullcontext,
     inherited: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Isolation:
@@ -104,6 +107,7 @@ def isolate(
         harmless: measure the floor of each block, too: the official block with another attention kernel.
         oracle: hold both sides to the official block in fp32.
         copies: give native copies of the weights; a trial that changes weights must not change the reference.
+        around: what is entered whenever native computes: a harmless variation of its side alone.
         inherited: error of each tap in a free run, to stand beside.
         progress: told what the official run is doing.
     Raises: ConfigError for a stage, step or block that there is not; else as the official runner does.
@@ -122,6 +126,7 @@ def isolate(
         harmless=harmless,
         oracle=oracle,
         copies=copies,
+        around=around,
     )
     official = OfficialRunner(weights, options)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)

@@ -6,6 +6,7 @@ H height, W width.
 """
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.trial.added_error import Sheet
-from parity.trial.lockstep_denoising import Choice, DenoisingLockstep
+from parity.trial.lockstep_denoising import Around, Choice, DenoisingLockstep
 from runners.case import Case
 from runners.clock import STAGES, Clock
 from runners.ltx23.audio_decoder import AudioDecoder
@@ -62,6 +63,7 @@ class Lockstep:
         harmless: bool = True,
         oracle: bool = False,
         copies: bool = False,
+        around: Around = nullcontext,
     ) -> None:
         """Prepare for one official run.
 
@@ -74,11 +76,12 @@ class Lockstep:
             harmless: also run each official block with plain matrix products for attention, as a floor.
             oracle: also run each official block in fp32, to say who is nearer to it.
             copies: give the candidate copies of the weights, for a candidate that changes them.
+            around: what is entered whenever the candidate computes, and left before the official code goes on.
         """
         self.sheet = Sheet()
         self._options, self._stages = options, frozenset(stages)
         self._choice = choice or Choice()
-        self._harmless, self._oracle = harmless, oracle
+        self._harmless, self._oracle, self._around = harmless, oracle, around
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
         self._weights = weights
@@ -149,7 +152,8 @@ class Lockstep:
             hidden_states, mask = official(text)
             sign = next(signs, None)
             if sign is not None:
-                found, found_mask = ours(self._prompts[sign])
+                with self._around():
+                    found, found_mask = ours(self._prompts[sign])
                 self.sheet.compare(f"text/{sign}/mask", mask, found_mask)
                 both = ((hidden_states, mask), (found, found_mask))
                 tokens = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
@@ -171,9 +175,9 @@ class Lockstep:
             elif sign == "neg":
                 self._batch.negative_video_context, self._batch.negative_audio_context = contexts
             if sign is not None and ours is not None:
-                for stream, reference, found in zip(
-                    ("video", "audio"), contexts, ours(hidden_states, mask), strict=True
-                ):
+                with self._around():
+                    own = ours(hidden_states, mask)
+                for stream, reference, found in zip(("video", "audio"), contexts, own, strict=True):
                     self.sheet.compare(f"connector/{sign}/{stream}", reference, found)
             return output
 
@@ -188,7 +192,9 @@ class Lockstep:
             self._batch.image_latents.append(latent)
             if ours is not None:
                 self.sheet.compare(f"image/{number}/picture", inputs[0], pictures[number])
-                self.sheet.compare(f"image/{number}/latent", latent, ours(inputs[0]))
+                with self._around():
+                    own = ours(inputs[0])
+                self.sheet.compare(f"image/{number}/latent", latent, own)
 
         module.register_forward_hook(encoded)
 
@@ -200,12 +206,12 @@ class Lockstep:
             given.append(picture)
             return picture
 
-        with patch.object(encoder, "forward", keep), listening(lambda name, tensor: None):
+        with self._around(), patch.object(encoder, "forward", keep), listening(lambda name, tensor: None):
             ImageConditioningStage(encoder).forward(replace(self._batch, image_latents=[]))
         return given
 
     def _latent_preparation(self, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
-        with listening(lambda name, tensor: None):
+        with self._around(), listening(lambda name, tensor: None):
             ours = LatentPreparationStage().forward(replace(self._batch))
         assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
         self.sheet.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
@@ -222,6 +228,7 @@ class Lockstep:
             self._choice,
             harmless=self._harmless,
             oracle=self._oracle,
+            around=self._around,
         )
         self._denoising.attach(module.velocity_model)
 
@@ -232,7 +239,8 @@ class Lockstep:
             generator = options.get("generator")
             if generator is not None:  # ours draws what the official decoder is about to, which still draws it itself
                 generator = torch.Generator(generator.device).set_state(generator.get_state())
-            self._frames = list(decode_frames(ours, inputs[0], None, generator))
+            with self._around():
+                self._frames = list(decode_frames(ours, inputs[0], None, generator))
 
         module.register_forward_pre_hook(decode, with_kwargs=True)
 
@@ -244,6 +252,8 @@ class Lockstep:
             where, ours = "decode/mel", self._components.build("audio_decoder", AudioDecoder)
 
         def decoded(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.sheet.compare(where, output, ours(inputs[0]))
+            with self._around():
+                own = ours(inputs[0])
+            self.sheet.compare(where, output, own)
 
         module.register_forward_hook(decoded)

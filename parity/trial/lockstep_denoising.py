@@ -4,7 +4,9 @@ At the start of a step our denoising stage is run on the official state with its
 nothing and shows how it would wire the step: which passes, with which context, which branches skipped in which block,
 and the conditions (rotary tables, modulation) it computes for them. Conditions are compared with the official ones, and
 are then not to blame for anything else: each block gets the official streams and the official conditions, and of its
-own only the branches it would skip. The output head, the guided combination and the Euler step are fed alike.
+own only the branches it would skip. The output head, the guided combination and the Euler step are fed alike, and so is
+scaled dot-product attention alone (`.../self_attn/sdpa`): our attention module gets the official queries, keys and
+values in place of its projections, norms and rotary.
 
 A block's streams, branches and errors live until the block is done; nothing is stored beyond that.
 
@@ -13,9 +15,9 @@ Axes: B sample, T token, C channel.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.diff.oracle import Arbitration
+from parity.diff.tap_group import MODULATIONS
 from parity.diff.tap_place import BLOCK_PARTS, STREAMS
 from parity.trial.added_error import Added, Sheet, error_of, note_of
 from runners.ltx23.block import BlockSkips, StreamConditions
@@ -31,10 +34,10 @@ from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.transformer import Transformer
-from runners.official_lockstep import conditions_of
+from runners.official_lockstep import ATTENTIONS, Attended, conditions_of, hear_attention
 from runners.tap import listening, scope, tap
 
-MODULATIONS: Final = ("block", "prompt", "cross_scale_shift", "cross_gate", "embedding")
+Around = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(kw_only=True)
@@ -80,7 +83,9 @@ class DenoisingLockstep:
         *,
         harmless: bool,
         oracle: bool,
+        around: Around = nullcontext,
     ) -> None:
+        self._around = around
         self._stage = DenoisingStage(transformer)
         self._transformer = transformer
         self._batch = batch  # with the official contexts
@@ -91,6 +96,7 @@ class DenoisingLockstep:
         self._measured = False  # whether the running step is
         self._wiring: dict[str, PassWiring] = {}
         self._branches: dict[str, Tensor] = {}  # of the block that is running
+        self._attended: dict[tuple[str, str], Attended] = {}  # in the block that is running
         self._last_streams: Pair | None = None
         self._x0: dict[str, Tensor] = {}
         self._guided: dict[str, Tensor] = {}
@@ -102,6 +108,7 @@ class DenoisingLockstep:
         """Measure whenever a block of the official transformer has run."""
         for index, block in enumerate(velocity_model.transformer_blocks.children()):  # type: ignore[union-attr]
             block.register_forward_hook(self._after_block(index), with_kwargs=True)
+            hear_attention(block, self._hear_attention)
 
     def begin_step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """Find out how our denoising stage would run a step that the official one is about to."""
@@ -111,19 +118,24 @@ class DenoisingLockstep:
             return
         sampling = self._batch.sampling
         sigma = sigmas[index].to(self._batch.device)
-        step = Step(
-            modulation=self._stage.modulation(video, audio, sigma, self._batch),
-            video=video,
-            audio=audio,
-            sigma=sigma,
-            rotary=self._transformer.rotary_tables(video.positions, audio.positions, self._batch.config.dtype),
-            video_enabled=not sampling.video_guidance.skips(index),
-            audio_enabled=not sampling.audio_guidance.skips(index),
-        )
+        with self._around():
+            step = Step(
+                modulation=self._stage.modulation(video, audio, sigma, self._batch),
+                video=video,
+                audio=audio,
+                sigma=sigma,
+                rotary=self._transformer.rotary_tables(video.positions, audio.positions, self._batch.config.dtype),
+                video_enabled=not sampling.video_guidance.skips(index),
+                audio_enabled=not sampling.audio_guidance.skips(index),
+            )
         schedule = sigmas.float().cpu()
         self._step = (step, float(schedule[index]), float(schedule[index + 1] - schedule[index]))
-        with scope(f"denoise/{index:03d}"), self._dry(self._record):
+        with self._around(), scope(f"denoise/{index:03d}"), self._dry(self._record):
             self._stage.guided(self._batch, step, self._last_guided)
+
+    def _hear_attention(self, branch: tuple[str, str], attended: Attended) -> None:
+        if self._measured:
+            self._attended[branch] = attended
 
     def hear(self, name: str, tensor: Tensor) -> None:
         """A tap of the official run."""
@@ -193,6 +205,8 @@ class DenoisingLockstep:
             head = f"{where}/block/{index:02d}"
             branches = {name: value for name, value in self._branches.items() if name.startswith(head)}
             self._branches.clear()
+            attended = dict(self._attended)
+            self._attended.clear()
             if wiring is None or index not in wiring.skips:
                 self._sheet.missing(head, "the candidate does not run this block in this pass")
                 return
@@ -200,7 +214,9 @@ class DenoisingLockstep:
                 self._conditions(where, wiring, kwargs)
             if self._choice.block(index):
                 branches |= {f"{head}/{stream}/out": streams.x for stream, streams in zip(STREAMS, output, strict=True)}
-                self._block(index, block, kwargs, branches, wiring.skips[index], head)
+                alone = self._attention_alone(index, attended, head)
+                self._block(index, block, kwargs, branches, wiring.skips[index], head, alone)
+                self._attended.clear()  # of the official block that was run once more
 
         return measure
 
@@ -231,8 +247,9 @@ class DenoisingLockstep:
         branches: dict[str, Tensor],
         skips: BlockSkips,
         head: str,
+        alone: Mapping[str, Added],
     ) -> None:
-        """Feed block `index` of ours what the official one got, and measure every branch."""
+        """Feed block `index` of ours what the official one got, and measure every branch, `alone` first."""
         streams = {stream: kwargs[stream] for stream in STREAMS}
 
         def ours() -> None:
@@ -249,7 +266,8 @@ class DenoisingLockstep:
             precise = copy.deepcopy(official).float()
             truth = _official_branches(precise, _in_fp32(kwargs), head)
             del precise
-        errors, notes, distances = _errors(ours, branches, truth, index)
+        with self._around():
+            errors, notes, distances = _errors(ours, branches, truth, index)
         harmless = {}
         if self._harmless:
             with sdpa_kernel(SDPBackend.MATH):
@@ -257,6 +275,8 @@ class DenoisingLockstep:
             harmless = {name: error_of(branches[name], value) for name, value in varied.items() if name in branches}
         order = [f"{head}/{stream}/{part}" for part in BLOCK_PARTS for stream in STREAMS]
         for name in (name for name in order if name in branches or name in errors):
+            if name in alone:
+                self._sheet.rows.append(alone[name])
             if name not in branches or name not in errors:
                 side = "candidate" if name in branches else "reference"
                 self._sheet.missing(name, f"the {side} does not run this branch")
@@ -275,6 +295,30 @@ class DenoisingLockstep:
                 )
             )
 
+    def _attention_alone(self, index: int, attended: Mapping[tuple[str, str], Attended], head: str) -> dict[str, Added]:
+        """Feed every attention of block `index` of ours the official queries, keys and values; rows by branch."""
+        rows = {}
+        for (stream, part), official in attended.items():
+            module = getattr(self._transformer.transformer_blocks[index], ATTENTIONS[stream, part])
+            branch = f"{head}/{stream}/{part}"
+            if official.mask is not None:
+                note = "the reference masks this attention, the candidate does not"
+                rows[branch] = Added(where=f"{branch}/sdpa", error=torch.nan, note=note)
+                continue
+            with self._around(), _nothing_but_attention(module, official):
+                ours = module(official.queries, official.keys)
+            harmless = None
+            if self._harmless:
+                with sdpa_kernel(SDPBackend.MATH):
+                    harmless = error_of(official.output, official.again())
+            rows[branch] = Added(
+                where=f"{branch}/sdpa",
+                error=error_of(official.output, ours),
+                harmless=harmless,
+                note=note_of(official.output, ours),
+            )
+        return rows
+
     # ---------------------------------------------------------------- head, guidance, Euler step
 
     def _head(self, where: str) -> None:
@@ -288,7 +332,11 @@ class DenoisingLockstep:
             assert streams is not None
             return streams
 
-        with self._blocks_as([last_streams] * len(self._transformer.transformer_blocks)), listening(_ignore):
+        with (
+            self._around(),
+            self._blocks_as([last_streams] * len(self._transformer.transformer_blocks)),
+            listening(_ignore),
+        ):
             found: Pair = self._transformer(*wiring.arguments)
         for stream, value in zip(STREAMS, found, strict=True):
             self._sheet.compare(f"{where}/x0/{stream}", self._x0[f"{where}/x0/{stream}"], value)
@@ -318,13 +366,48 @@ class DenoisingLockstep:
         if extra:
             self._sheet.missing(extra[0], "the reference does not run this pass")
             return
-        with self._dry(official_x0):  # the official step's scope is still open
+        with self._around(), self._dry(official_x0):  # the official step's scope is still open
             ours = self._stage.guided(self._batch, step, self._last_guided)
         states = {"video": step.video, "audio": step.audio}
         for stream, reference, candidate in zip(STREAMS, official, ours, strict=True):
             self._sheet.compare(f"{head}/guided/{stream}", reference, candidate)
-            latent = denoising.advance(states[stream], reference, sigma, change).latent
+            with self._around():
+                latent = denoising.advance(states[stream], reference, sigma, change).latent
             self._expected[f"{head}/latent/{stream}"] = latent
+
+
+class _Given(nn.Module):
+    """Stands for a projection whose result is known."""
+
+    def __init__(self, result: Tensor) -> None:
+        super().__init__()
+        self._result = result
+
+    def forward(self, _: Tensor) -> Tensor:
+        """The result, whatever the input."""
+        return self._result
+
+
+@contextmanager
+def _nothing_but_attention(module: nn.Module, official: Attended) -> Iterator[None]:
+    """While inside, an attention module of ours gets official queries, keys and values, and gates and projects none."""
+    stand_ins = {
+        "to_q": _Given(official.queries),
+        "to_k": _Given(official.keys),
+        "to_v": _Given(official.values),
+        "q_norm": nn.Identity(),
+        "k_norm": nn.Identity(),
+        "to_gate_logits": None,
+        "to_out": nn.Identity(),
+    }
+    own = {name: getattr(module, name) for name in stand_ins}
+    for name, stand_in in stand_ins.items():
+        setattr(module, name, stand_in)
+    try:
+        yield
+    finally:
+        for name, part in own.items():
+            setattr(module, name, part)
 
 
 def _errors(

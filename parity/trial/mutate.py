@@ -212,7 +212,7 @@ class Gauntlet:
     def harmless(self) -> Iterator[Alarm]:
         """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant."""
         for variation in variations(ALARM_DRAWS):
-            yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype)
+            yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
         for one, other in itertools.combinations(REWRITES, 2):
             pair = Rewrite(
                 id=f"{one.id}+{other.id}",
@@ -233,11 +233,12 @@ class Gauntlet:
         apply: Callable[[], AbstractContextManager[Any]],
         dtype: torch.dtype = torch.bfloat16,
         isolated: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> Alarm:
         self._say(f"harmless {name}, {variant.name}")
         station = self._station(variant)
         with apply():
-            drifted = drift(self._weights, station.case, station.reference, dtype)
+            drifted = drift(self._weights, station.case, station.reference, dtype, variables=variables)
             rows = added_alone(self._weights, station.case) if isolated else None
         return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
 

@@ -1,7 +1,8 @@
 """Harmless rewrites of the native model: same function, rounded in other places, as a faster implementation would.
 
-Each computes something in float32 that the reference rounds to bfloat16 on the way, and rounds once at the end. What
-they add to a stage or block that is fed the reference's own inputs is the floor of isolated errors.
+Each computes something in float32 that the reference rounds to bfloat16 on the way, and rounds once at the end, or by
+other operations in float32 where the reference does so. What they add to a stage or block that is fed the reference's
+own inputs is the floor of isolated errors.
 
 Axes: B sample, T token, H head, F frequency.
 """
@@ -117,8 +118,9 @@ def _combine(original: Original, parameters: Any, *passes: Tensor | None, in_fp3
 
 
 def _euler(_: Original, latent: Tensor, x0: Tensor, sigma: float, sigma_change: float) -> Tensor:
-    velocity = (latent.float() - x0.float()) / sigma
-    return (latent.float() + velocity * sigma_change).to(latent.dtype)
+    """In fp32 by other operations; the velocity is rounded where the reference rounds it, or it is another step."""
+    velocity = ((latent.float() - x0.float()) * (1 / sigma)).to(latent.dtype)
+    return torch.add(latent.float(), velocity.float(), alpha=sigma_change).to(latent.dtype)
 
 
 def _noise_level(
@@ -152,7 +154,7 @@ ELEMENTWISE: Final = Rewrite(
 )
 STEPS: Final = Rewrite(
     id="steps",
-    description="guidance and Euler step rounded once",
+    description="guidance rounded once, Euler step by other operations",
     apply=together(wrapped(denoising, "combine", _combine), wrapped(denoising, "euler_step", _euler)),
 )
 REWRITES: Final = (PRODUCTS, ATTENTION, ELEMENTWISE, STEPS)

@@ -65,6 +65,8 @@ def test_every_group_of_a_case_is_in_a_reduced_trace_too(micro_case: Callable[..
         ("init/video", "init.video"),
         ("init/video/positions", "init.video.positions"),
         ("denoise/017/uncond/block/05/audio/ff", "block.audio.ff"),
+        ("denoise/003/cond/block/47/video/av_attn/sdpa", "block.video.av_attn.sdpa"),
+        ("denoise/000/cond/block/00/video/ff/sdpa", None),
         ("denoise/000/cond/rotary/video/own", "rotary.video.own"),
         ("denoise/000/cond/modulation/audio/cross_gate", "modulation.audio.cross_gate"),
         ("denoise/001/guided/video", "guided.video"),

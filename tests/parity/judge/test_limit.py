@@ -35,6 +35,27 @@ def test_an_error_is_bounded_by_the_geometric_mean() -> None:
     assert limit.status == "calibrated"
 
 
+def test_what_arithmetic_bounds_is_limited_there_however_far_the_weakest_defect_is() -> None:
+    floor, defects = {"a": [0.0], "b": [1e-5]}, {"scaled": [0.01]}
+    limit = derive_limit(ERROR, floor=floor, defects=defects, calibration="c", bound=1e-4, bound_from="4 ULP of fp32")
+    assert (limit.value, limit.status) == (1e-4, "calibrated")
+    assert "at most 0.0001 by arithmetic (4 ULP of fp32)" in limit.reason
+    assert contradiction(ERROR, limit) is None
+    moved = msgspec.structs.replace(limit, value=1e-3)
+    assert "value" in str(contradiction(ERROR, moved))
+
+
+def test_a_bound_that_harmless_variation_breaks_or_a_defect_keeps_decides_nothing() -> None:
+    broken = derive_limit(ERROR, floor={"a": [2e-4] * 2}, defects={"d": [0.01]}, calibration="c", bound=1e-4)
+    assert (broken.status, broken.value) == ("CALIBRATION_NEEDED", pytest.approx(2.5e-4))  # 1.25 times the floor
+    assert "went beyond the bound" in broken.reason
+    kept = derive_limit(ERROR, floor={"a": [0.0] * 2}, defects={"d": [1e-4]}, calibration="c", bound=1e-4)
+    assert (kept.status, kept.value) == ("CALIBRATION_NEEDED", 1e-4)
+    for metric, bound in ((LEVEL, 1.0), (ERROR, math.inf), (ERROR, -1e-3), (ERROR, math.nan)):
+        with pytest.raises(RegistryError, match="bound"):
+            derive_limit(metric, floor={"a": [1.0]}, defects={}, calibration="c", bound=bound)
+
+
 def test_a_level_in_db_is_bounded_by_the_mean_of_the_levels() -> None:
     limit = derive_limit(LEVEL, floor={"a": [46.0, 40.0]}, defects={"b": [20.0, 12.0]}, calibration="c")
     assert limit.value == 30.0

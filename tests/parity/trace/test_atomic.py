@@ -2,12 +2,14 @@
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from parity.trace import atomic
-from parity.trace.atomic import folder_atomic, plain, write_bytes_atomic, write_json_atomic
+from parity.trace.atomic import changing, folder_atomic, plain, write_bytes_atomic, write_json_atomic
 from runners.errors import RunError
 
 MARKER = "run.json"
@@ -101,3 +103,24 @@ def test_an_older_run_survives_when_the_new_one_cannot_take_its_place(
     with pytest.raises(OSError, match="cannot"), folder_atomic(out, MARKER) as folder:
         (folder / MARKER).write_text("new")
     assert (out / MARKER).read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_who_changes_a_file_waits_for_who_is_changing_it_already(tmp_path: Path) -> None:
+    path, seen = tmp_path / "new" / "a.json", list[str]()
+    inside = threading.Event()
+
+    def change(name: str) -> None:
+        with changing(path):
+            inside.set()
+            before = path.read_text() if path.exists() else ""
+            time.sleep(0.05)
+            write_bytes_atomic(path, (before + name).encode())
+            seen.append(name)
+
+    first, second = (threading.Thread(target=change, args=(name,)) for name in "ab")
+    first.start()
+    inside.wait(5)
+    second.start()
+    for one in (first, second):
+        one.join(5)
+    assert path.read_text() == "ab" and seen == ["a", "b"], "the second read what the first had written"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.judge.registry import load_registry
-from parity.trial.benign import variations
+from parity.trial.benign import other_capability, variations
 from parity.trial.sitting import Member, Sitting
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
@@ -54,6 +54,8 @@ def test_a_gpu_varies_attention_kernels_where_a_cpu_varies_threads() -> None:
     assert there - here == {"without_cudnn", "without_cudnn_and_flash"} and here - there == {
         "one_thread",
         "two_threads",
+        "without_onednn",
+        *(("other_capability",) if other_capability() else ()),
     }
     x = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(1))
     for variation in variations(range(0), device=torch.device("cuda"))[:4]:
