@@ -16,7 +16,7 @@ from runners.clock import STAGES
 from runners.errors import CaseError, ConfigError, MediaError, ParityError, RunnerError
 from runners.ltx23.reference import Reference
 from runners.native import NativeRunner
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
@@ -119,12 +119,12 @@ def test_the_release_of_the_case_is_followed_with_single_behaviours_over_it(
     assert NativeRunner(micro_weights, options).pipeline_config(micro_case()).reference == Reference(vocoder_fp32=True)
 
 
-def test_sampling_parameters_are_those_of_the_case(micro_case: MakeCase, pictures: Path) -> None:
-    sampling = sampling_parameters(micro_case(PICTURE | {"request.negative_prompt": None, "request.seed": 77}))
+def test_sampling_params_are_those_of_the_case(micro_case: MakeCase, pictures: Path) -> None:
+    sampling = sampling_params(micro_case(PICTURE | {"request.negative_prompt": None, "request.seed": 77}))
     assert sampling.negative_prompt.startswith("blurry, out of focus") and sampling.seed == 77
     assert sampling.images[0].path == (pictures / "coffee.jpg").resolve() and sampling.images[0].strength == 0.9
     assert sampling.video_guidance.stg_blocks == (1,) and sampling.audio_guidance.cfg_scale == 7.0
-    assert sampling_parameters(micro_case()).negative_prompt == "blurry, silent"
+    assert sampling_params(micro_case()).negative_prompt == "blurry, silent"
 
 
 @pytest.mark.parametrize(

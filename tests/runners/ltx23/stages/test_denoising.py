@@ -11,6 +11,7 @@ from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
+from runners.strict import fields_of
 from runners.tap import listening
 
 TEXT_TOKENS = 37
@@ -39,7 +40,7 @@ def official_latents(batch: Batch, ledger: Any) -> tuple[torch.Tensor, torch.Ten
     from ltx_pipelines.utils.samplers import euler_denoising_loop
 
     def factory(guidance: Any, negative: Any) -> Any:
-        params = MultiModalGuiderParams(**{**vars(guidance), "stg_blocks": list(guidance.stg_blocks)})
+        params = MultiModalGuiderParams(**{**fields_of(guidance), "stg_blocks": list(guidance.stg_blocks)})
         return create_multimodal_guider_factory(params, negative)
 
     sampling = batch.sampling
