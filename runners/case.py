@@ -80,7 +80,7 @@ class Case(Strict, frozen=True, kw_only=True):
         folder = Path(self.folder).resolve()
         try:
             path = (folder / image.path).resolve()
-            path.exists()
+            path.exists()  # some systems tell only now that there can be no such path
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
             raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
         if Path(image.path).is_absolute() or not path.is_relative_to(folder):
@@ -116,15 +116,20 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
 
 def load_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Case:
     """Read a case file. Raises: CaseError."""
-    if not path.is_file():
-        raise CaseError(f"No case file at {path}; pass a path to a TOML file or an id under golden/.")
-    if path.stat().st_size > MAX_CASE_BYTES:
-        raise CaseError(f"{path} has {path.stat().st_size} bytes; a case file has at most {MAX_CASE_BYTES}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise CaseError(f"{path} cannot be read as UTF-8 text ({error}); a case is a TOML file.") from error
+    text = read_text(path, "case file", "pass a path to a TOML file or an id under golden/")
     return parse_case(text, path.parent, overrides)
+
+
+def read_text(path: Path, what: str, hint: str) -> str:
+    """The text of a small file that may come from a stranger. Raises: CaseError, in terms of `what` it should be."""
+    if not path.is_file():
+        raise CaseError(f"No {what} at {path}; {hint}.")
+    if path.stat().st_size > MAX_CASE_BYTES:
+        raise CaseError(f"{path} has {path.stat().st_size} bytes; a {what} has at most {MAX_CASE_BYTES}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise CaseError(f"{path} cannot be read as UTF-8 text ({error}), which a {what} is.") from error
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -144,6 +149,19 @@ def case_document(case: Case) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
     document.pop("folder")
     return document
+
+
+def case_text(case: Case) -> str:
+    """The case as TOML text that `parse_case` makes the same case of, given the same folder."""
+    import tomli_w
+
+    document = case_document(case)
+    request = document["request"]
+    if request["negative_prompt"] is None:  # TOML has no null
+        del request["negative_prompt"]
+    if not request["images"]:
+        del request["images"]
+    return tomli_w.dumps(document)
 
 
 def case_of(document: Mapping[str, Any], folder: str) -> Case:

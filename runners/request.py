@@ -120,6 +120,8 @@ def check_request(whose: str, table: str, request: Requested) -> None:
     if not 0 <= request.seed < 2**63:
         raise CaseError(f"{where}seed is {request.seed}; wanted 0 <= seed < 2^63.")
     for index, image in enumerate(request.images):
+        if not isinstance(image, ImageCondition):
+            raise CaseError(f"{where}images[{index}] is {image!r}; wanted ImageCondition.")
         _check_image(f"{where}images[{index}]", image, frames)
 
 

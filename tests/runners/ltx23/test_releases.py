@@ -205,6 +205,7 @@ def test_both_prompts_go_through_gemma_in_one_pass_since_1_2_0(
             device=CPU,
             clock=Clock(CPU),
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
         with torch.inference_mode():
             TextEncodingStage(encoder).forward(batch)

@@ -1,5 +1,6 @@
 """The denoising loop against the official one, from random states and contexts, and what each pass switches off."""
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,10 @@ from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
 from runners.strict import fields_of
-from runners.tap import listening
+from runners.tap import listening, tap
 
 TEXT_TOKENS = 37
+V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
 PICTURE = {"request.images": [{"path": "coffee.jpg", "strength": 0.8}]}
 
 
@@ -29,6 +31,14 @@ def ready(batch: Batch) -> Batch:
     batch.audio_context, batch.negative_audio_context = random(1, TEXT_TOKENS, 96), random(1, TEXT_TOKENS, 96)
     batch.image_latents = [random(1, 128, 1, 2, 3) for _ in batch.sampling.images]
     return LatentPreparationStage().forward(batch)
+
+
+def scope_now() -> str:
+    """What a tap would be heard under."""
+    heard: list[str] = []
+    with listening(lambda name, _: heard.append(name)):
+        tap("here", torch.empty(0))
+    return heard[0].removesuffix("/here")
 
 
 def official_latents(batch: Batch, ledger: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,13 +119,42 @@ def test_a_modality_that_skips_a_step_keeps_its_last_prediction(
 def test_without_v2a_no_pass_lets_audio_attend_to_video(
     models: SimpleNamespace, make_batch: Callable[..., Batch]
 ) -> None:
-    batch = ready(make_batch(dtype=models.dtype, skip_v2a_cross_attn_for_video_gt=True))
+    batch = ready(make_batch(V2A_OFF, models.dtype))
     heard: set[str] = set()
     with listening(lambda name, _: heard.add(name)):
         DenoisingStage(models.native.build("transformer", Transformer)).forward(batch)
     assert not [name for name in heard if name.endswith("audio/av_attn")]
     for one_pass, attends in (("cond", True), ("uncond", True), ("perturbed", True), ("isolated", False)):
         assert (f"denoise/000/{one_pass}/block/01/video/av_attn" in heard) is attends
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["v2a-on", "v2a-off"])
+def test_all_four_model_calls_get_the_flag_and_none_where_it_is_off(
+    off: bool, models: SimpleNamespace, make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = DenoisingStage(models.native.build("transformer", Transformer))
+    original, calls = stage.transformer.forward, []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        given = inspect.signature(original).bind(*arguments, **options).arguments
+        calls.append((scope_now(), given.get("disable_v2a_cross_attn", "not given")))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(stage.transformer, "forward", spy)
+    stage.forward(ready(make_batch(V2A_OFF if off else None, models.dtype)))
+    passes = ("cond", "uncond", "perturbed", "isolated")
+    assert calls == [(f"denoise/{step:03d}/{name}", off) for step in range(2) for name in passes]
+
+
+def test_the_flag_travels_in_the_extra_alone(models: SimpleNamespace, make_batch: Callable[..., Batch]) -> None:
+    asked, not_asked = ready(make_batch(V2A_OFF, models.dtype)), ready(make_batch(dtype=models.dtype))
+    assert asked.extra.pop("ltx2_skip_v2a_cross_attn_for_video_gt") is True
+    not_asked.extra["ltx2_skip_v2a_cross_attn_for_video_gt"] = True
+    for batch, attends in ((asked, True), (not_asked, False)):
+        heard: set[str] = set()
+        with listening(lambda name, _, heard=heard: heard.add(name)):
+            DenoisingStage(models.native.build("transformer", Transformer)).forward(batch)
+        assert any(name.endswith("audio/av_attn") for name in heard) is attends
 
 
 @pytest.mark.parametrize(
