@@ -5,7 +5,6 @@ README shows one. Unknown or missing keys and wrong types are errors, and an ima
 """
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,27 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runners.errors import CaseError
+from runners.request import Guider, ImageCondition, check_guider, check_request
 from runners.strict import Strict
 
 MAX_CASE_BYTES = 1 << 20  # a case is prose and numbers; anything larger is not one
-MAX_SIDE_PX = 8192
-MAX_FRAMES = 4097
-MAX_DURATION_S = 3600  # a frame rate may ask for any; nothing longer gets sound
-MAX_STEPS = 1000
-MAX_BLOCKS = 4096
-SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
-TEMPORAL_FACTOR = 8  # pixel frames a latent frame spans, the first one excepted
-AUDIO_LATENTS_PER_S = 25
 CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under golden/
-
-
-class ImageCondition(Strict, frozen=True, kw_only=True):
-    """A picture the video must show at a frame."""
-
-    path: str  # relative to the case file
-    frame_idx: int = 0
-    strength: float = 1.0  # 1 keeps the picture, 0 ignores it
-    crf: int = 33  # H.264 quality of the round trip the picture takes first; 0 skips it
 
 
 class Request(Strict, frozen=True, kw_only=True):
@@ -48,17 +31,6 @@ class Request(Strict, frozen=True, kw_only=True):
     frame_rate: float  # frames per second
     num_inference_steps: int
     images: tuple[ImageCondition, ...] = ()
-
-
-class Guider(Strict, frozen=True, kw_only=True):
-    """Guidance of one modality; the formula is in `runners.ltx23.guidance`."""
-
-    cfg_scale: float = 1.0
-    stg_scale: float = 0.0
-    rescale_scale: float = 0.0
-    modality_scale: float = 1.0
-    skip_step: int = 0  # evaluate one step of skip_step + 1, reuse its x0 in the others
-    stg_blocks: tuple[int, ...] = ()
 
 
 class Guidance(Strict, frozen=True, kw_only=True):
@@ -88,54 +60,27 @@ class Case(Strict, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot run. Raises: CaseError."""
-        request = self.request
-        where = f"Case {self.id!r}"
         if not re.fullmatch(CASE_ID, self.id):
             raise CaseError(f"A case id is letters, digits, '_', '.' and '-', at most 100; got {self.id!r}.")
-        for side in ("height", "width"):
-            value: int = getattr(request, side)
-            if value % SPATIAL_FACTOR or not 0 < value <= MAX_SIDE_PX:
-                low = min(max(SPATIAL_FACTOR, value // SPATIAL_FACTOR * SPATIAL_FACTOR), MAX_SIDE_PX - SPATIAL_FACTOR)
-                raise CaseError(
-                    f"{where}: request.{side} is {value}; it must be a multiple of {SPATIAL_FACTOR} up to "
-                    f"{MAX_SIDE_PX} pixels. Take {low} or {low + SPATIAL_FACTOR}."
-                )
-        frames = request.num_frames
-        if frames % TEMPORAL_FACTOR != 1 or not 0 < frames <= MAX_FRAMES:
-            low = min(max(0, (frames - 1) // TEMPORAL_FACTOR) * TEMPORAL_FACTOR + 1, MAX_FRAMES - TEMPORAL_FACTOR)
-            raise CaseError(
-                f"{where}: request.num_frames is {frames}; it must be 8k + 1 and at most {MAX_FRAMES}. "
-                f"Take {low} or {low + TEMPORAL_FACTOR}."
-            )
-        if not (math.isfinite(request.frame_rate) and 0 < request.frame_rate <= 1000):
-            raise CaseError(f"{where}: request.frame_rate is {request.frame_rate}; wanted 0 < rate <= 1000 a second.")
-        if frames / request.frame_rate > MAX_DURATION_S:
-            raise CaseError(
-                f"{where}: {frames} frames at {request.frame_rate} a second last {frames / request.frame_rate:.3g} s; "
-                f"at most {MAX_DURATION_S} s are made. Ask for fewer frames or a higher rate."
-            )
-        if round(frames / request.frame_rate * AUDIO_LATENTS_PER_S) == 0:
-            raise CaseError(
-                f"{where}: {frames} frames at {request.frame_rate} a second last {frames / request.frame_rate:.3g} s, "
-                f"too short for sound ({AUDIO_LATENTS_PER_S} latents a second); ask for more frames or a lower rate."
-            )
-        if not 1 <= request.num_inference_steps <= MAX_STEPS:
-            raise CaseError(
-                f"{where}: request.num_inference_steps is {request.num_inference_steps}; wanted 1 to {MAX_STEPS}."
-            )
-        if not 0 <= request.seed < 2**63:
-            raise CaseError(f"{where}: request.seed is {request.seed}; wanted 0 <= seed < 2^63.")
-        for index, image in enumerate(request.images):
-            _check_image(f"{where}: request.images[{index}]", image, frames)
-        for modality, guider in (("video", self.guidance.video), ("audio", self.guidance.audio)):
-            _check_guider(f"{where}: guidance.{modality}", guider)
+        whose = f"Case {self.id!r}"
+        check_request(whose, "request.", self.request)
+        check_guider(f"{whose}: guidance.video", self.guidance.video)
+        check_guider(f"{whose}: guidance.audio", self.guidance.audio)
 
     def image_path(self, image: ImageCondition) -> Path:
         """Where a condition's picture lies. Raises: CaseError if the path leaves the case's folder or is no file."""
+        path = self.image_place(image)
+        if not path.is_file():
+            folder = Path(self.folder).resolve()
+            raise CaseError(f"Image {image.path!r} of case {self.id!r} is not a file in {folder}; put it there.")
+        return path
+
+    def image_place(self, image: ImageCondition) -> Path:
+        """Where a condition's picture belongs, there or not. Raises: CaseError if that is not in the case's folder."""
         folder = Path(self.folder).resolve()
         try:
             path = (folder / image.path).resolve()
-            is_file = path.is_file()
+            path.exists()  # some systems tell only now that there can be no such path
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
             raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
         if Path(image.path).is_absolute() or not path.is_relative_to(folder):
@@ -143,28 +88,7 @@ class Case(Strict, frozen=True, kw_only=True):
                 f"Image path {image.path!r} of case {self.id!r} leaves the case's folder {folder}; "
                 "put the picture beside the case file and name it relative to that."
             )
-        if not is_file:
-            raise CaseError(f"Image {image.path!r} of case {self.id!r} is not a file in {folder}; put it there.")
         return path
-
-
-def _check_image(where: str, image: ImageCondition, frames: int) -> None:
-    if not 0 <= image.frame_idx < frames:
-        raise CaseError(f"{where}.frame_idx is {image.frame_idx}; wanted 0 to {frames - 1}.")
-    if not 0.0 <= image.strength <= 1.0:
-        raise CaseError(f"{where}.strength is {image.strength}; wanted 0 to 1.")
-    if not 0 <= image.crf <= 51:
-        raise CaseError(f"{where}.crf is {image.crf}; H.264 takes 0 (round trip skipped) to 51.")
-
-
-def _check_guider(where: str, guider: Guider) -> None:
-    for name in ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale"):
-        if not math.isfinite(getattr(guider, name)):
-            raise CaseError(f"{where}.{name} is {getattr(guider, name)}; wanted a finite number.")
-    if not 0 <= guider.skip_step <= MAX_STEPS:
-        raise CaseError(f"{where}.skip_step is {guider.skip_step}; wanted 0 (never skip) to {MAX_STEPS}.")
-    if any(not 0 <= block < MAX_BLOCKS for block in guider.stg_blocks):
-        raise CaseError(f"{where}.stg_blocks is {list(guider.stg_blocks)}; wanted block numbers from 0.")
 
 
 def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = None) -> Case:
@@ -192,15 +116,20 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
 
 def load_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Case:
     """Read a case file. Raises: CaseError."""
-    if not path.is_file():
-        raise CaseError(f"No case file at {path}; pass a path to a TOML file or an id under golden/.")
-    if path.stat().st_size > MAX_CASE_BYTES:
-        raise CaseError(f"{path} has {path.stat().st_size} bytes; a case file has at most {MAX_CASE_BYTES}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise CaseError(f"{path} cannot be read as UTF-8 text ({error}); a case is a TOML file.") from error
+    text = read_text(path, "case file", "pass a path to a TOML file or an id under golden/")
     return parse_case(text, path.parent, overrides)
+
+
+def read_text(path: Path, what: str, hint: str) -> str:
+    """The text of a small file that may come from a stranger. Raises: CaseError, in terms of `what` it should be."""
+    if not path.is_file():
+        raise CaseError(f"No {what} at {path}; {hint}.")
+    if path.stat().st_size > MAX_CASE_BYTES:
+        raise CaseError(f"{path} has {path.stat().st_size} bytes; a {what} has at most {MAX_CASE_BYTES}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise CaseError(f"{path} cannot be read as UTF-8 text ({error}), which a {what} is.") from error
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -220,6 +149,19 @@ def case_document(case: Case) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
     document.pop("folder")
     return document
+
+
+def case_text(case: Case) -> str:
+    """The case as TOML text that `parse_case` makes the same case of, given the same folder."""
+    import tomli_w
+
+    document = case_document(case)
+    request = document["request"]
+    if request["negative_prompt"] is None:  # TOML has no null
+        del request["negative_prompt"]
+    if not request["images"]:
+        del request["images"]
+    return tomli_w.dumps(document)
 
 
 def case_of(document: Mapping[str, Any], folder: str) -> Case:

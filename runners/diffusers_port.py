@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
-from runners.case import Case, Guider
+from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.diffusers_components import build_components
 from runners.diffusers_observe import Observer
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
+from runners.request import Guider
 from runners.tap import tap
 from runners.weights import Weights
 

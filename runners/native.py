@@ -11,7 +11,8 @@ from runners.errors import OutOfMemoryError
 from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.reference import RELEASES, reference_of
-from runners.native_request import sampling_parameters
+from runners.ltx23.sampling import LTX23SamplingParams
+from runners.native_request import sampling_params
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.weights import Weights
 
@@ -63,7 +64,6 @@ class NativeRunner:
         base = PipelineConfig(
             dtype=self.options.dtype,
             disable_autocast=case.switches.disable_autocast,
-            skip_v2a_cross_attn_for_video_gt=case.switches.skip_v2a_cross_attn_for_video_gt,
             reference=reference_of(case.reference, self.options.behaviours),
         )
         return resolve_pipeline_config(base, self.overrides, self.command_line)
@@ -72,7 +72,7 @@ class NativeRunner:
         """Execute a case. Raises: ParityError of the kind that fits what is wrong."""
         require_understood(self.name, self.capabilities, case, self.options)
         config = self.pipeline_config(case)
-        sampling = sampling_parameters(case, config.reference)
+        sampling = sampling_params(case, config.reference)
         files = model_files(self.weights)
         clock = Clock(self.options.device, progress)
         try:
@@ -97,15 +97,15 @@ class NativeRunner:
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
-            details=details_of(config),
+            details=details_of(config, sampling),
         )
 
 
-def details_of(config: PipelineConfig) -> dict[str, Any]:
-    """What a run records of how the model was configured."""
+def details_of(config: PipelineConfig, sampling: LTX23SamplingParams) -> dict[str, Any]:
+    """What a run records of how the model was configured and asked."""
     return {
         "disable_autocast": config.disable_autocast,
-        "skip_v2a_cross_attn_for_video_gt": config.skip_v2a_cross_attn_for_video_gt,
+        "skip_v2a_cross_attn_for_video_gt": sampling.skip_v2a_cross_attn_for_video_gt,
         "behaviours": {name: value for name, value in vars(config.reference).items() if value},
     }
 

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from runners.case import Case, Guider
+from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.image import read_picture
 from runners.protocol import RunOptions
+from runners.request import Guider
 from runners.weights import Weights
 
 PIPELINE = "ltx_pipelines.ti2vid_one_stage"

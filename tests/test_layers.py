@@ -11,7 +11,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ("runners", "parity.trace", "parity.diff", "parity.judge", "parity.report", "parity.cli")  # lowest first
 MODEL = "runners.ltx23"
 MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers"} | sys.stdlib_module_names
-MODEL_MAY_USE = ("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", MODEL)
+MODEL_MAY_USE = (
+    *("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", "runners.request"),
+    MODEL,
+)
 OFFICIAL = ("ltx_core", "ltx_pipelines")
 TRIAL = "parity.trial"  # experiments: may look down on everything below the command line, and only that may call them
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

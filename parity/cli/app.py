@@ -13,6 +13,7 @@ from parity.cli import (
     amplify,
     bless,
     calibrate,
+    case,
     diff,
     doctor,
     explain,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("forge")(forge.forge)
 app.command("run")(run.run)
+app.command("case")(case.case)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("isolate")(isolate.isolate)

@@ -21,7 +21,6 @@ from parity.diff.tap_place import BLOCK_PARTS, PASSES, STREAMS, Place, place_of
 from runners.case import Case
 from runners.errors import ConfigError, RunError
 from runners.ltx23.reference import reference_of
-from runners.native_request import guidance_parameters
 
 OTHER: Final = {"video": "audio", "audio": "video"}
 SIGN_OF_PASS: Final = {"cond": "pos", "uncond": "neg", "perturbed": "pos", "isolated": "pos"}
@@ -44,10 +43,7 @@ class Dataflow:
         self.steps = case.request.num_inference_steps
         self.images = len(case.request.images)
         self.skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
-        self._guidance = {
-            "video": guidance_parameters(case.guidance.video),
-            "audio": guidance_parameters(case.guidance.audio),
-        }
+        self._guidance = {"video": case.guidance.video, "audio": case.guidance.audio}
         reference = reference_of(case.reference, {})
         self._negative_disables = reference.negative_disables_skipped_modality
         either = self._guidance.values()

@@ -32,6 +32,7 @@ class Call:
     step: Step
     context: Pair
     skips: Skips
+    disable_v2a_cross_attn: bool
 
 
 class BatchedConnectorStage:
@@ -101,25 +102,29 @@ class BatchedDenoisingStage(DenoisingStage):
         self._calls: dict[str, Call] | None = None  # while it is found out which passes a step has
         self._found: dict[str, Pair] = {}  # x0 of the passes of a batch that has been run
 
-    def guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
+    def evaluate_stage1_guided_x0(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
         """The guided x0 of both modalities, from passes in one batch where the step allows it."""
         self._calls, self._found = {}, {}
-        super().guided(batch, step, last)  # computes no pass
+        super().evaluate_stage1_guided_x0(batch, step, last)  # computes no pass
         calls, self._calls = self._calls, None
         chosen = {name: calls[name] for name in self._together if name in calls}
         enabled = {(call.step.video_enabled, call.step.audio_enabled) for call in chosen.values()}
         if len(chosen) > 1 and len(enabled) == 1:
             self._found = self._run(chosen)
-        return super().guided(batch, step, last)
+        return super().evaluate_stage1_guided_x0(batch, step, last)
 
-    def _pass(self, name: str, step: Step, context: Pair, skips: Skips) -> Pair:
+    def _pass(self, name: str, step: Step, context: Pair, skips: Skips, *, disable_v2a_cross_attn: bool) -> Pair:
         if self._calls is not None:
-            self._calls[name] = Call(step=step, context=context, skips=skips)
+            self._calls[name] = Call(
+                step=step, context=context, skips=skips, disable_v2a_cross_attn=disable_v2a_cross_attn
+            )
             return step.video.latent, step.audio.latent  # of the right form; nobody reads what comes of it
-        return self._found.get(name) or super()._pass(name, step, context, skips)
+        found = self._found.get(name)
+        return found or super()._pass(name, step, context, skips, disable_v2a_cross_attn=disable_v2a_cross_attn)
 
     def _run(self, calls: dict[str, Call]) -> dict[str, Pair]:
-        step = next(iter(calls.values())).step
+        first = next(iter(calls.values()))
+        step = first.step
         video, audio = (torch.cat([call.context[stream] for call in calls.values()]) for stream in (0, 1))  # (B, S, C)
         count = len(calls)
         skips = [call.skips for call in calls.values()]
@@ -136,6 +141,7 @@ class BatchedDenoisingStage(DenoisingStage):
                 step.rotary,
                 shared,
                 step.modulation,
+                disable_v2a_cross_attn=first.disable_v2a_cross_attn,  # one flag for all passes of a request
             )
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from msgspec import structs
 from torch import Tensor
 
 from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, Facet, wrapped
 from parity.trial.variant import PICTURE, V2A_OFF, V2A_ON, VIDEO_SKIPS
-from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.transformer import Skips
+from runners.request import Guider
 
 Original = Callable[..., Any]
 GUIDED: Final = ("denoise/000/guided/*",)
@@ -24,22 +25,35 @@ GUIDED: Final = ("denoise/000/guided/*",)
 def _in_pass(name: str, **changes: Any) -> dict[str, Any]:
     """Change the skips of one pass."""
 
-    def around(original: Original, stage: Any, which: str, step: Any, context: Any, skips: Skips) -> Any:
-        return original(stage, which, step, context, replace(skips, **changes))
+    def around(
+        original: Original, stage: Any, which: str, step: Any, context: Any, skips: Skips, **options: bool
+    ) -> Any:
+        return original(stage, which, step, context, replace(skips, **changes), **options)
 
-    return {"around": around, "when": lambda stage, which, *_: which == name}
-
-
-def _guider(change: Callable[[GuidanceParameters], GuidanceParameters]) -> Callable[..., Any]:
-    return lambda original, parameters, *passes, in_fp32: original(change(parameters), *passes, in_fp32=in_fp32)
+    return {"around": around, "when": _is_pass(name)}
 
 
-def _rescaled_per_token(
-    original: Original, parameters: GuidanceParameters, cond: Tensor, *rest: Any, in_fp32: bool
-) -> Tensor:
-    guided: Tensor = original(replace(parameters, rescale_scale=0.0), cond, *rest, in_fp32=in_fp32)
+def _flag_lost_in(name: str) -> dict[str, Any]:
+    """Leave V2A in one pass as it is without the request's flag."""
+
+    def around(original: Original, *call: Any, disable_v2a_cross_attn: bool) -> Any:
+        return original(*call, disable_v2a_cross_attn=False)
+
+    return {"around": around, "when": _is_pass(name)}
+
+
+def _is_pass(name: str) -> Callable[..., bool]:
+    return lambda stage, which, *_, **__: which == name
+
+
+def _guider(change: Callable[[Guider], Guider]) -> Callable[..., Any]:
+    return lambda original, guider, *passes, in_fp32: original(change(guider), *passes, in_fp32=in_fp32)
+
+
+def _rescaled_per_token(original: Original, guider: Guider, cond: Tensor, *rest: Any, in_fp32: bool) -> Tensor:
+    guided: Tensor = original(structs.replace(guider, rescale_scale=0.0), cond, *rest, in_fp32=in_fp32)
     factor = cond.std(dim=-1, keepdim=True) / guided.std(dim=-1, keepdim=True)
-    return guided * (parameters.rescale_scale * factor + (1 - parameters.rescale_scale))
+    return guided * (guider.rescale_scale * factor + (1 - guider.rescale_scale))
 
 
 def _guiders_exchanged(original: Original, stage: Any, batch: Batch, *rest: Any) -> Any:
@@ -103,7 +117,7 @@ GUIDANCE_DEFECTS: Final = (
         component="stages.denoising",
         description="with V2A off, the unconditional pass still has it",
         first_taps=("denoise/000/uncond/block/00/audio/*",),
-        apply=wrapped(DenoisingStage, "_pass", **_in_pass("uncond", v2a=False)),
+        apply=wrapped(DenoisingStage, "_pass", **_flag_lost_in("uncond")),
         shows_in=frozenset({"audio_latent", "audio"}),
         variant=V2A_OFF,
     ),
@@ -112,7 +126,7 @@ GUIDANCE_DEFECTS: Final = (
         component="stages.denoising",
         description="with V2A off, the perturbed pass still has it",
         first_taps=("denoise/000/perturbed/block/00/audio/*",),
-        apply=wrapped(DenoisingStage, "_pass", **_in_pass("perturbed", v2a=False)),
+        apply=wrapped(DenoisingStage, "_pass", **_flag_lost_in("perturbed")),
         shows_in=SUBTLE,
         variant=V2A_OFF,
     ),
@@ -140,7 +154,7 @@ GUIDANCE_DEFECTS: Final = (
         description="the unconditional pass attends to the prompt instead of the negative prompt",
         first_taps=("denoise/000/uncond/block/00/*",),
         isolated_at=("denoise/000/uncond/context/*",),
-        apply=wrapped(DenoisingStage, "guided", _negative_is_positive),
+        apply=wrapped(DenoisingStage, "evaluate_stage1_guided_x0", _negative_is_positive),
         shows_in=BOTH,
     ),
     Defect(
@@ -148,37 +162,44 @@ GUIDANCE_DEFECTS: Final = (
         component="stages.denoising",
         description="video has the guidance of audio and audio that of video",
         first_taps=GUIDED,
-        apply=wrapped(DenoisingStage, "guided", _guiders_exchanged),
+        apply=wrapped(DenoisingStage, "evaluate_stage1_guided_x0", _guiders_exchanged),
         shows_in=BOTH,
     ),
     Defect(
         id="skip_step_ignored",
-        component="guidance",
+        component="stages.denoising",
         description="a modality is evaluated in the steps that it should skip",
         first_taps=("denoise/001/*",),
-        apply=wrapped(GuidanceParameters, "skips", lambda *_: False, when=lambda guider, step: guider.skip_step > 0),
+        apply=wrapped(
+            DenoisingStage,
+            "step_at",
+            lambda original, *call: replace(original(*call), video_enabled=True, audio_enabled=True),
+            when=lambda stage, index, batch, *_: (
+                batch.sampling.video_guidance.skips(index) or batch.sampling.audio_guidance.skips(index)
+            ),
+        ),
         shows_in=VIDEO,
         variant=VIDEO_SKIPS,
     ),
     _combined(
         "cfg_scale_one_too_large",
         "the scale of classifier-free guidance is not reduced by one",
-        _guider(lambda guider: replace(guider, cfg_scale=guider.cfg_scale + 1)),
+        _guider(lambda guider: structs.replace(guider, cfg_scale=guider.cfg_scale + 1)),
     ),
     _combined(
         "modality_scale_one_too_large",
         "the scale of modality guidance is not reduced by one",
-        _guider(lambda guider: replace(guider, modality_scale=guider.modality_scale + 1)),
+        _guider(lambda guider: structs.replace(guider, modality_scale=guider.modality_scale + 1)),
     ),
     _combined(
         "perturbed_guidance_reversed",
         "the guidance of the perturbed pass has the wrong sign",
-        _guider(lambda guider: replace(guider, stg_scale=-guider.stg_scale)),
+        _guider(lambda guider: structs.replace(guider, stg_scale=-guider.stg_scale)),
     ),
     _combined(
         "rescale_dropped",
         "the guided prediction is not rescaled",
-        _guider(lambda guider: replace(guider, rescale_scale=0.0)),
+        _guider(lambda guider: structs.replace(guider, rescale_scale=0.0)),
     ),
     _combined(
         "rescale_per_token",

@@ -22,6 +22,7 @@ from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
 from runners.errors import ConfigError
 from runners.native import NativeRunner, details_of
+from runners.native_request import sampling_params
 from runners.official import OfficialRunner
 from runners.official_lockstep import watching
 from runners.protocol import RunOptions
@@ -133,6 +134,7 @@ def isolate(
     with repeatable, official, watching(lockstep), listening(lockstep.hear):
         official.run(case, progress or Quiet())
         environment = fingerprint(options.device)
+    config = NativeRunner(weights, options).pipeline_config(case)
     return Isolation(
         rows=tuple(lockstep.sheet.rows),
         inherited=dict(inherited or {}),
@@ -143,7 +145,7 @@ def isolate(
             "runner": "native",
             "tier": options.tier,
             "dtype": dtype_name(options.dtype),
-            "details": details_of(NativeRunner(weights, options).pipeline_config(case)),
+            "details": details_of(config, sampling_params(case, config.reference)),
             "weights_hash": weights.hash,
             "environment": environment,
             "stages": list(chosen),

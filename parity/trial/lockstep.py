@@ -31,7 +31,7 @@ from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_tiling import decode_frames
 from runners.native import NativeRunner
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.official_lockstep import Key, SharedTensors
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens
@@ -94,13 +94,14 @@ class Lockstep:
             gemma_folder=weights.gemma_folder,
         )
         self._components = Components(files, config, options.device)
-        sampling = sampling_parameters(case, config.reference)
+        sampling = sampling_params(case, config.reference)
         self._batch = Batch(
             sampling=sampling,
             config=config,
             device=options.device,
             clock=Clock(options.device),
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
         self._signs = ["pos", "neg"] if sampling.do_classifier_free_guidance else ["pos"]
         self._prompts = {"pos": sampling.prompt, "neg": sampling.negative_prompt}

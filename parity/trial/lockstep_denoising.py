@@ -17,6 +17,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -44,7 +45,7 @@ Around = Callable[[], AbstractContextManager[Any]]
 class PassWiring:
     """How our denoising stage would run one guidance pass."""
 
-    arguments: tuple[Any, ...]  # of the transformer
+    call: Callable[[], Pair]  # the transformer's forward with the pass's arguments
     entry: Pair | None = None  # streams before the first block, (B, T, C)
     conditions: tuple[StreamConditions, StreamConditions] | None = None  # video's and audio's
     skips: dict[int, BlockSkips] = field(default_factory=dict)
@@ -116,22 +117,14 @@ class DenoisingLockstep:
         self._wiring.clear()
         if not self._measured:
             return
-        sampling = self._batch.sampling
         sigma = sigmas[index].to(self._batch.device)
         with self._around():
-            step = Step(
-                modulation=self._stage.modulation(video, audio, sigma, self._batch),
-                video=video,
-                audio=audio,
-                sigma=sigma,
-                rotary=self._transformer.rotary_tables(video.positions, audio.positions, self._batch.config.dtype),
-                video_enabled=not sampling.video_guidance.skips(index),
-                audio_enabled=not sampling.audio_guidance.skips(index),
-            )
+            rotary = self._transformer.rotary_tables(video.positions, audio.positions, self._batch.config.dtype)
+            step = self._stage.step_at(index, self._batch, video, audio, sigma, rotary)
         schedule = sigmas.float().cpu()
         self._step = (step, float(schedule[index]), float(schedule[index + 1] - schedule[index]))
         with self._around(), scope(f"denoise/{index:03d}"), self._dry(self._record):
-            self._stage.guided(self._batch, step, self._last_guided)
+            self._stage.evaluate_stage1_guided_x0(self._batch, step, self._last_guided)
 
     def _hear_attention(self, branch: tuple[str, str], attended: Attended) -> None:
         if self._measured:
@@ -157,9 +150,9 @@ class DenoisingLockstep:
 
     # ---------------------------------------------------------------- how ours would run it
 
-    def _record(self, forward: Callable[..., Pair], arguments: tuple[Any, ...]) -> Pair:
+    def _record(self, call: Callable[[], Pair]) -> Pair:
         where = _scope_now()
-        self._wiring[where] = wiring = PassWiring(arguments=arguments)
+        self._wiring[where] = wiring = PassWiring(call=call)
         last = len(self._transformer.transformer_blocks) - 1
 
         def stub(index: int) -> Callable[..., Pair]:
@@ -174,14 +167,18 @@ class DenoisingLockstep:
             return left_out
 
         with self._blocks_as([stub(index) for index in range(last + 1)]):
-            return forward(*arguments)
+            return call()
 
     @contextmanager
-    def _dry(self, instead: Callable[[Callable[..., Pair], tuple[Any, ...]], Pair]) -> Iterator[None]:
-        """While inside, every pass of our transformer goes to `instead`, with its real forward and its arguments."""
+    def _dry(self, instead: Callable[[Callable[[], Pair]], Pair]) -> Iterator[None]:
+        """While inside, every pass of our transformer goes to `instead`, which may call it as it is."""
         forward = self._transformer.forward
+
+        def redirected(*arguments: Any, **options: Any) -> Pair:
+            return instead(partial(forward, *arguments, **options))
+
         with (
-            patch.object(self._transformer, "forward", lambda *arguments: instead(forward, arguments)),
+            patch.object(self._transformer, "forward", redirected),
             listening(_ignore),
         ):
             yield
@@ -337,7 +334,7 @@ class DenoisingLockstep:
             self._blocks_as([last_streams] * len(self._transformer.transformer_blocks)),
             listening(_ignore),
         ):
-            found: Pair = self._transformer(*wiring.arguments)
+            found = wiring.call()
         for stream, value in zip(STREAMS, found, strict=True):
             self._sheet.compare(f"{where}/x0/{stream}", self._x0[f"{where}/x0/{stream}"], value)
 
@@ -357,7 +354,7 @@ class DenoisingLockstep:
         assert self._step is not None
         step, sigma, change = self._step
 
-        def official_x0(_forward: Callable[..., Pair], _arguments: tuple[Any, ...]) -> Pair:
+        def official_x0(_call: Callable[[], Pair]) -> Pair:
             where = _scope_now()
             return self._x0[f"{where}/x0/video"], self._x0[f"{where}/x0/audio"]
 
@@ -367,7 +364,7 @@ class DenoisingLockstep:
             self._sheet.missing(extra[0], "the reference does not run this pass")
             return
         with self._around(), self._dry(official_x0):  # the official step's scope is still open
-            ours = self._stage.guided(self._batch, step, self._last_guided)
+            ours = self._stage.evaluate_stage1_guided_x0(self._batch, step, self._last_guided)
         states = {"video": step.video, "audio": step.audio}
         for stream, reference, candidate in zip(STREAMS, official, ours, strict=True):
             self._sheet.compare(f"{head}/guided/{stream}", reference, candidate)

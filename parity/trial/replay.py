@@ -54,7 +54,7 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.native import model_files
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens, with_real_tokens
 from runners.tap import listening
@@ -306,20 +306,20 @@ class Replay:
 
     def _batch(self, setting: Setting) -> Batch:
         config = self._config(setting)
-        sampling = sampling_parameters(self.case, config.reference)
+        sampling = sampling_params(self.case, config.reference)
         return Batch(
             sampling=sampling,
             config=config,
             device=self._device,
             clock=Clock(self._device),
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
 
     def _config(self, setting: Setting) -> PipelineConfig:
         return PipelineConfig(
             dtype=self._options.dtype,
             disable_autocast=self.case.switches.disable_autocast,
-            skip_v2a_cross_attn_for_video_gt=self.case.switches.skip_v2a_cross_attn_for_video_gt,
             reference=reference_at(setting),
         )
 

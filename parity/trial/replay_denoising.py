@@ -40,15 +40,15 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
     for index in range(steps):
         head = f"denoise/{index:03d}"
 
-        def fed_pass(name: str, *rest: Any, head: str = head) -> Pair:
-            ours = original(name, *rest)
+        def fed_pass(name: str, *rest: Any, head: str = head, **options: Any) -> Pair:
+            ours = original(name, *rest, **options)
             # Predictions that the run has in a higher precision stay so where the combination wants it.
             dtype = None if batch.config.reference.guidance_fp32 else batch.config.dtype
             return _fed(own, f"{head}/{name}/x0", ours, dtype)
 
         with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
             step = stage.step_at(index, batch, video, audio, on_device[index], rotary)
-            guided = stage.guided(batch, step, last)
+            guided = stage.evaluate_stage1_guided_x0(batch, step, last)
             tap("guided/video", guided[0])
             tap("guided/audio", guided[1])
             last = _fed(own, f"{head}/guided", guided, batch.config.dtype)

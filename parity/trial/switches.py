@@ -11,10 +11,9 @@ from typing import Final
 
 from parity.diff.release_change import WORDS
 from runners.case import Case
-from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.reference import RELEASES, Reference
 from runners.ltx23.video_tiling import AUTO_TILING
-from runners.native_request import guidance_parameters
+from runners.request import Guider
 
 Setting = frozenset[str]  # the switches that are on
 
@@ -80,8 +79,8 @@ def first_skipping_step(case: Case) -> int | None:
     return next((step for step in steps if video.skips(step) != audio.skips(step)), None)
 
 
-def _guidance(case: Case) -> tuple[GuidanceParameters, GuidanceParameters]:
-    return guidance_parameters(case.guidance.video), guidance_parameters(case.guidance.audio)
+def _guidance(case: Case) -> tuple[Guider, Guider]:
+    return case.guidance.video, case.guidance.audio
 
 
 def _never_idle(_case: Case, _dtype: str) -> None:

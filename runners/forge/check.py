@@ -45,7 +45,7 @@ from runners.ltx23.stages.batch import Batch
 from runners.ltx23.timestep import table_rows
 from runners.ltx23.vocoder import SnakeBlock
 from runners.native import model_files
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
@@ -144,7 +144,7 @@ def _check(
     with tempfile.TemporaryDirectory() as scratch, observed() as observations:
         case = check_case(Path(scratch), files.config["transformer"]["num_layers"], overrides)
         pipeline = LTX23Pipeline(files, PipelineConfig(), device)
-        batch = pipeline(sampling_parameters(case), Clock(device, progress))
+        batch = pipeline(sampling_params(case), Clock(device, progress))
     return figures(observations, batch)
 
 

@@ -24,7 +24,7 @@ from runners.ltx23.image import read_picture
 from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
 from runners.ltx23.parts import model_parts
 from runners.ltx23.pipeline_config import PipelineConfig
-from runners.ltx23.sampling import SamplingParameters
+from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages.audio_decoding import AudioDecodingStage
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
@@ -112,10 +112,12 @@ class LTX23Pipeline:
         self.components = Components(files, config, device)
 
     @torch.inference_mode()
-    def __call__(self, sampling: SamplingParameters, clock: Clock) -> Batch:
+    def __call__(self, sampling: LTX23SamplingParams, clock: Clock) -> Batch:
         """Run one request; the batch holds latents, frames and waveform. Raises: MediaError, ConfigError."""
         for image in sampling.images:
-            read_picture(image.path)  # a file that is no picture is better refused now than after encoding the text
+            read_picture(
+                Path(image.path)
+            )  # a file that is no picture is better refused now than after encoding the text
         components = self.components
         batch = Batch(
             sampling=sampling,
@@ -123,6 +125,7 @@ class LTX23Pipeline:
             device=self.device,
             clock=clock,
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
         self._stage(batch, "text_encoding", components.text_encoder)
         self._stage(

@@ -18,16 +18,14 @@ class PipelineConfig:
 
     dtype: torch.dtype = torch.bfloat16
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
-    skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all four passes
     reference: Reference = RELEASES["1.0.0"]
 
     def __post_init__(self) -> None:
         """Check types, since overrides may come from anywhere. Raises: ConfigError."""
         if self.dtype not in (torch.bfloat16, torch.float32):
             raise ConfigError(f"dtype is {self.dtype}; wanted torch.bfloat16, or torch.float32 for the oracle.")
-        for name in ("disable_autocast", "skip_v2a_cross_attn_for_video_gt"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; wanted true or false.")
+        if not isinstance(self.disable_autocast, bool):
+            raise ConfigError(f"disable_autocast is {self.disable_autocast!r}; wanted true or false.")
         if not self.disable_autocast and self.dtype != torch.bfloat16:
             raise ConfigError(f"autocast computes in bf16, but dtype is {self.dtype}; take bf16, or disable_autocast.")
         if not isinstance(self.reference, Reference):

@@ -1,10 +1,11 @@
 """Sampling parameters: one request to the model, and what one-stage generation takes as given."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from runners.ltx23.guidance import GuidanceParameters
+from runners.errors import CaseError
 from runners.ltx23.reference import Reference
+from runners.request import Guider, ImageCondition, check_guider, check_request
 
 DEFAULT_NEGATIVE_PROMPT = ", ".join(
     (
@@ -84,33 +85,78 @@ def default_negative_prompt(reference: Reference) -> str:
     return ", ".join((*phrases, DEFAULT_NEGATIVE_PROMPT))
 
 
+VIDEO_GUIDER = Guider(
+    cfg_scale=3.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(28,)
+)
+AUDIO_GUIDER = Guider(
+    cfg_scale=7.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(28,)
+)
+GUIDER_VALUES = ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale", "skip_step", "stg_blocks")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,),
+    "negative_prompt": (str,),
+    "seed": (int,),
+    "height": (int,),
+    "width": (int,),
+    "num_frames": (int,),
+    "frame_rate": (float, int),
+    "num_inference_steps": (int,),
+    "images": (tuple,),
+    "video_guidance": (Guider,),
+    "audio_guidance": (Guider,),
+    "skip_v2a_cross_attn_for_video_gt": (bool,),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
-class ImageInput:
-    """A picture the video must show."""
+class LTX23SamplingParams:
+    """One request for a clip with sound. The defaults are those of the official one-stage pipeline for LTX-2.3.
 
-    path: Path
-    frame_idx: int
-    strength: float
-    crf: int
+    Source: ltx_pipelines.utils.{constants.LTX_2_3_PARAMS,args} 1.0.0; a prompt has no default there.
+    """
 
+    prompt: str = ""
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+    seed: int = 10
+    height: int = 512  # pixels
+    width: int = 768  # pixels
+    num_frames: int = 121
+    frame_rate: float = 24.0  # frames per second
+    num_inference_steps: int = 30
+    images: tuple[ImageCondition, ...] = ()
+    video_guidance: Guider = VIDEO_GUIDER
+    audio_guidance: Guider = AUDIO_GUIDER
+    skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all passes
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingParameters:
-    """One request for a clip with sound."""
-
-    prompt: str
-    negative_prompt: str
-    seed: int
-    height: int  # pixels
-    width: int  # pixels
-    num_frames: int
-    frame_rate: float  # frames per second
-    num_inference_steps: int
-    images: tuple[ImageInput, ...]
-    video_guidance: GuidanceParameters
-    audio_guidance: GuidanceParameters
+    def __post_init__(self) -> None:
+        """Refuse what the model cannot run. Raises: CaseError."""
+        whose = type(self).__name__
+        for name, types in _TYPES.items():
+            value = getattr(self, name)
+            if type(value) not in types:
+                raise CaseError(f"{whose}: {name} is {value!r}; wanted {types[0].__name__}.")
+        check_request(whose, "", self)
+        check_guider(f"{whose}: video_guidance", self.video_guidance)
+        check_guider(f"{whose}: audio_guidance", self.audio_guidance)
 
     @property
     def do_classifier_free_guidance(self) -> bool:
         """Whether the negative prompt is needed at all."""
         return self.video_guidance.needs_uncond or self.audio_guidance.needs_uncond
+
+    def build_request_extra(self) -> dict[str, Any]:
+        """What a recorded request holds besides prompt, sizes, seed and steps, under the names that SGLang gives it.
+
+        The flag is there only where it is set: requests recorded before there was one stay as they are, byte for byte.
+        """
+        values: dict[str, Any] = {
+            f"{modality}_{name}": getattr(guider, name)
+            for modality, guider in (("video", self.video_guidance), ("audio", self.audio_guidance))
+            for name in GUIDER_VALUES
+        }
+        for name in ("video_stg_blocks", "audio_stg_blocks"):
+            values[name] = list(values[name])  # as JSON has it
+        extra: dict[str, Any] = {"ltx2_stage1_guider_params": values}
+        if self.skip_v2a_cross_attn_for_video_gt:
+            extra["ltx2_skip_v2a_cross_attn_for_video_gt"] = True
+        return extra

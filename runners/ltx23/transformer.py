@@ -15,7 +15,7 @@ commit 400fd31).
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 import torch
@@ -222,6 +222,7 @@ class Transformer(nn.Module):
         rotary: RotaryTables,
         skips: Skips = NO_SKIPS,
         modulation: Modulation | None = None,
+        disable_v2a_cross_attn: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Denoise one step.
 
@@ -231,6 +232,7 @@ class Transformer(nn.Module):
             rotary: `rotary_tables` of the request.
             skips: branches that this guidance pass leaves out.
             modulation: `modulation` of the step, where the caller has it already.
+            disable_v2a_cross_attn: leave V2A out of every block, whatever the pass.
         Returns: denoised video (B, T, P) and audio (B, T, P), in the latents' dtype.
         Raises: ShapeError if a context is not as wide as its stream.
         """
@@ -238,6 +240,8 @@ class Transformer(nn.Module):
         self._check_context("audio", audio, self.config.audio)
         if modulation is None:
             modulation = self.modulation(video, audio)
+        if disable_v2a_cross_attn:
+            skips = replace(skips, v2a=True)
         at_video = StreamConditions(
             context=video.context, modulation=modulation.video, rotary=rotary.video, enabled=video.enabled
         )

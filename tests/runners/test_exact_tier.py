@@ -16,6 +16,7 @@ import torch
 from runners.case import Case
 from runners.forge.presets import Preset
 from runners.native import NativeRunner
+from runners.native_request import sampling_params
 from runners.official import OfficialRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
@@ -35,7 +36,6 @@ TWO_PICTURES = {
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
     "text-fp32": (FP32, {"request.seed": 2**40 + 7, "request.frame_rate": 23.976}),
-    "text-without-v2a": (BF16, V2A_OFF),
     "picture-first": (BF16, FIRST_FRAME | {"request.height": 96, "request.width": 64}),
     "picture-first-without-v2a-fp32": (FP32, FIRST_FRAME | V2A_OFF),
     "two-pictures": (BF16, TWO_PICTURES | {"request.num_frames": 17}),
@@ -117,6 +117,20 @@ def test_every_tap_and_output_has_the_official_bits(
     assert_same_bits(official, native)
     assert official.taps["init/video"].dtype == dtype
     assert all(tensor.isfinite().all() for tensor in official.taps.values())
+
+
+def test_a_run_with_the_flag_equals_the_official_run_without_v2a_tap_for_tap(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+) -> None:
+    case = micro_case(V2A_OFF)
+    assert sampling_params(case).build_request_extra()["ltx2_skip_v2a_cross_attn_for_video_gt"] is True
+    options = RunOptions(device=CPU, dtype=BF16)
+    official = run(OfficialRunner(micro_weights, options), case)
+    native = run(NativeRunner(micro_weights, options), case)
+    assert_same_bits(official, native)
+    attended = {name.split("/")[2] for name in official.taps if name.endswith("video/av_attn")}
+    assert attended == {"cond", "uncond", "perturbed"}
+    assert not [name for name in official.taps if name.endswith("audio/av_attn")]  # nor native's: the names are equal
 
 
 def other_sizes(preset: Preset) -> None:

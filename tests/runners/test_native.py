@@ -16,7 +16,7 @@ from runners.clock import STAGES
 from runners.errors import CaseError, ConfigError, MediaError, ParityError, RunnerError
 from runners.ltx23.reference import Reference
 from runners.native import NativeRunner
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
@@ -72,11 +72,12 @@ def test_disable_autocast_is_preserved_after_pipeline_config_resolution(
     run: Run,
 ) -> None:
     case = micro_case(PICTURE | ({} if in_case is None else {"switches.disable_autocast": in_case}))
-    overrides = None if override is None else {"disable_autocast": override, "skip_v2a_cross_attn_for_video_gt": True}
+    later = Reference(guidance_fp32=True)
+    overrides = None if override is None else {"disable_autocast": override, "reference": later}
     runner = NativeRunner(micro_weights, BF16, overrides, {"disable_autocast": command_line})
     config = runner.pipeline_config(case)
     assert config.disable_autocast is disabled
-    assert config.skip_v2a_cross_attn_for_video_gt is (override is not None)  # its neighbour survives as well
+    assert config.reference == (Reference() if override is None else later)  # its neighbour survives as well
     with config.autocast(CPU):
         assert torch.is_autocast_enabled("cpu") is not disabled
     if (in_case, override, command_line) not in RUN:
@@ -119,12 +120,14 @@ def test_the_release_of_the_case_is_followed_with_single_behaviours_over_it(
     assert NativeRunner(micro_weights, options).pipeline_config(micro_case()).reference == Reference(vocoder_fp32=True)
 
 
-def test_sampling_parameters_are_those_of_the_case(micro_case: MakeCase, pictures: Path) -> None:
-    sampling = sampling_parameters(micro_case(PICTURE | {"request.negative_prompt": None, "request.seed": 77}))
+def test_a_case_gives_the_request_that_it_records(micro_case: MakeCase, pictures: Path) -> None:
+    sampling = sampling_params(micro_case(PICTURE | {"request.negative_prompt": None, "request.seed": 77}))
     assert sampling.negative_prompt.startswith("blurry, out of focus") and sampling.seed == 77
-    assert sampling.images[0].path == (pictures / "coffee.jpg").resolve() and sampling.images[0].strength == 0.9
+    assert sampling.images[0].path == str((pictures / "coffee.jpg").resolve()) and sampling.images[0].strength == 0.9
     assert sampling.video_guidance.stg_blocks == (1,) and sampling.audio_guidance.cfg_scale == 7.0
-    assert sampling_parameters(micro_case()).negative_prompt == "blurry, silent"
+    assert not sampling.skip_v2a_cross_attn_for_video_gt
+    without_v2a = sampling_params(micro_case({"switches.skip_v2a_cross_attn_for_video_gt": True}))
+    assert without_v2a.negative_prompt == "blurry, silent" and without_v2a.skip_v2a_cross_attn_for_video_gt
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ of the waveform.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from runners.clock import Clock
 from runners.errors import ParityError
 from runners.ltx23.latents import LatentState
 from runners.ltx23.pipeline_config import PipelineConfig
-from runners.ltx23.sampling import SamplingParameters
+from runners.ltx23.sampling import LTX23SamplingParams
 
 
 class StageInputError(ParityError, ValueError):
@@ -24,11 +25,12 @@ class StageInputError(ParityError, ValueError):
 class Batch:
     """A request on its way; fields are filled in from top to bottom."""
 
-    sampling: SamplingParameters
+    sampling: LTX23SamplingParams
     config: PipelineConfig
     device: torch.device
     clock: Clock
     do_classifier_free_guidance: bool
+    extra: dict[str, Any]  # the request's `build_request_extra`
 
     # text encoding: hidden states of every Gemma layer, stacked
     prompt_embeds: Tensor | list[Tensor] | None = None  # (B, S, D, L)

@@ -15,7 +15,7 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.stages.batch import Batch, StageInputError, needed
-from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Skips, Transformer
+from runners.ltx23.transformer import NO_SKIPS, ModalityInput, Modulation, RotaryTables, Skips, Transformer
 from runners.tap import scope, tap
 
 Pair = tuple[Tensor, Tensor]  # video, audio
@@ -64,7 +64,7 @@ class DenoisingStage:
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
                 step = self.step_at(index, batch, video, audio, on_device[index], rotary)
-                last = self.guided(batch, step, last)
+                last = self.evaluate_stage1_guided_x0(batch, step, last)
                 tap("guided/video", last[0])
                 tap("guided/audio", last[1])
                 video = advance(video, last[0], sigmas[index], change)
@@ -96,8 +96,8 @@ class DenoisingStage:
             _modality(audio, sigma, needed(batch.audio_context, stage, "audio_context"), True),
         )
 
-    def guided(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
-        """The guided x0 of both modalities; one that skips this step keeps its last."""
+    def evaluate_stage1_guided_x0(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
+        """The passes of a step, and the guided x0 of both modalities; one that skips this step keeps its last."""
         stage = type(self).__name__
         video, audio = batch.sampling.video_guidance, batch.sampling.audio_guidance
         reference = batch.config.reference
@@ -107,9 +107,8 @@ class DenoisingStage:
             needed(batch.video_context, stage, "video_context"),
             needed(batch.audio_context, stage, "audio_context"),
         )
-        skip_v2a = batch.config.skip_v2a_cross_attn_for_video_gt
-        plain = Skips(v2a=skip_v2a)
-        cond = self._pass("cond", step, positive, plain)
+        no_v2a: bool = batch.extra.get("ltx2_skip_v2a_cross_attn_for_video_gt", False)
+        cond = self._pass("cond", step, positive, NO_SKIPS, disable_v2a_cross_attn=no_v2a)
         absent: tuple[None, None] = (None, None)
         uncond: Pair | tuple[None, None] = absent
         perturbed: Pair | tuple[None, None] = absent
@@ -122,31 +121,33 @@ class DenoisingStage:
             negative_step = step
             if not reference.negative_disables_skipped_modality:
                 negative_step = replace(step, video_enabled=True, audio_enabled=True)
-            uncond = self._pass("uncond", negative_step, negative, plain)
+            uncond = self._pass("uncond", negative_step, negative, NO_SKIPS, disable_v2a_cross_attn=no_v2a)
         if video.needs_perturbed or audio.needs_perturbed:
             skips = Skips(
                 video_self_attention=frozenset(video.stg_blocks if video.needs_perturbed else ()),
                 audio_self_attention=frozenset(audio.stg_blocks if audio.needs_perturbed else ()),
-                v2a=skip_v2a,
             )
-            perturbed = self._pass("perturbed", step, positive, skips)
+            perturbed = self._pass("perturbed", step, positive, skips, disable_v2a_cross_attn=no_v2a)
         if video.needs_isolated or audio.needs_isolated:
-            isolated = self._pass("isolated", step, positive, Skips(a2v=True, v2a=True))
+            skips = Skips(a2v=True, v2a=True)
+            isolated = self._pass("isolated", step, positive, skips, disable_v2a_cross_attn=no_v2a)
         guided = []
-        for modality, (parameters, enabled) in enumerate(((video, step.video_enabled), (audio, step.audio_enabled))):
+        for modality, (guider, enabled) in enumerate(((video, step.video_enabled), (audio, step.audio_enabled))):
             if not enabled and last is not None:
                 guided.append(last[modality])
                 continue
             c, u, p, m = (x[modality] for x in (cond, uncond, perturbed, isolated))
             assert c is not None
-            guided.append(combine(parameters, c, u, p, m, in_fp32=reference.guidance_fp32))
+            guided.append(combine(guider, c, u, p, m, in_fp32=reference.guidance_fp32))
         return guided[0], guided[1]
 
-    def _pass(self, name: str, step: Step, context: Pair, skips: Skips) -> Pair:
+    def _pass(self, name: str, step: Step, context: Pair, skips: Skips, *, disable_v2a_cross_attn: bool) -> Pair:
         with scope(name):
             video = _modality(step.video, step.sigma, context[0], step.video_enabled)
             audio = _modality(step.audio, step.sigma, context[1], step.audio_enabled)
-            x0: Pair = self.transformer(video, audio, step.rotary, skips, step.modulation)
+            x0: Pair = self.transformer(
+                video, audio, step.rotary, skips, step.modulation, disable_v2a_cross_attn=disable_v2a_cross_attn
+            )
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])
         return x0

@@ -1,5 +1,7 @@
 """Image conditioning: every picture of the request through the H.264 round trip and the video VAE's encoder."""
 
+from pathlib import Path
+
 from torch import Tensor
 
 from runners.ltx23.image import load_picture
@@ -19,7 +21,7 @@ class ImageConditioningStage:
         sampling = batch.sampling
         for index, image in enumerate(sampling.images):
             picture = load_picture(
-                image.path,
+                Path(image.path),
                 image.crf,
                 sampling.height,
                 sampling.width,

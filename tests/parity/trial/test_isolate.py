@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -176,8 +177,8 @@ def keys_of_block_0_not_normed() -> AbstractContextManager[Any]:
 
 
 def no_rescale() -> AbstractContextManager[Any]:
-    def combined(parameters: Any, *passes: Any, in_fp32: bool) -> Tensor:
-        guided: Tensor = cast(Any, combine)(replace(parameters, rescale_scale=0.0), *passes, in_fp32=in_fp32)
+    def combined(guider: Any, *passes: Any, in_fp32: bool) -> Tensor:
+        guided: Tensor = cast(Any, combine)(structs.replace(guider, rescale_scale=0.0), *passes, in_fp32=in_fp32)
         return guided
 
     return patch.object(denoising, "combine", combined)

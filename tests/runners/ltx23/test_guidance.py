@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.errors import ConfigError
-from runners.ltx23.guidance import GuidanceParameters, combine
+from runners.ltx23.guidance import combine
+from runners.request import Guider
+from runners.strict import fields_of
 
 SHAPE = (1, 7, 5)
 
@@ -19,10 +20,10 @@ def passes(dtype: torch.dtype, present: tuple[bool, ...]) -> list[Tensor | None]
     return [x if there else None for x, there in zip(made, (True, *present), strict=True)]
 
 
-def official_guider(parameters: GuidanceParameters) -> Any:
+def official_guider(guider: Guider) -> Any:
     from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
 
-    values = {**vars(parameters), "stg_blocks": list(parameters.stg_blocks)}
+    values = {**fields_of(guider), "stg_blocks": list(guider.stg_blocks)}
     return MultiModalGuider(params=MultiModalGuiderParams(**values))
 
 
@@ -30,27 +31,27 @@ def official_guider(parameters: GuidanceParameters) -> Any:
 @pytest.mark.parametrize("present", list(itertools.product([True, False], repeat=3)), ids=str)
 @pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
 def test_the_combination_has_the_official_bits(dtype: torch.dtype, present: tuple[bool, ...], rescale: float) -> None:
-    parameters = GuidanceParameters(
+    guider = Guider(
         cfg_scale=3.7 if present[0] else 1.0,
         stg_scale=1.3 if present[1] else 0.0,
         modality_scale=2.9 if present[2] else 1.0,
         rescale_scale=rescale,
     )
     given = passes(dtype, present)
-    wanted = official_guider(parameters).calculate(*(0.0 if x is None else x for x in given))
-    guided = combine(parameters, *given, in_fp32=False)
+    wanted = official_guider(guider).calculate(*(0.0 if x is None else x for x in given))
+    guided = combine(guider, *given, in_fp32=False)
     assert guided.dtype == dtype
     assert torch.equal(guided, wanted)
 
 
 def test_in_fp32_one_rounding_is_left() -> None:
-    parameters = GuidanceParameters(cfg_scale=3.7, stg_scale=1.3, modality_scale=2.9, rescale_scale=0.7)
+    guider = Guider(cfg_scale=3.7, stg_scale=1.3, modality_scale=2.9, rescale_scale=0.7)
     given = passes(torch.bfloat16, (True, True, True))
-    exact = combine(parameters, *(x.double() for x in given if x is not None), in_fp32=False)
-    in_fp32 = combine(parameters, *given, in_fp32=True)
+    exact = combine(guider, *(x.double() for x in given if x is not None), in_fp32=False)
+    in_fp32 = combine(guider, *given, in_fp32=True)
     assert in_fp32.dtype == torch.bfloat16
     assert torch.equal(in_fp32, exact.to(torch.bfloat16))
-    assert not torch.equal(in_fp32, combine(parameters, *given, in_fp32=False))
+    assert not torch.equal(in_fp32, combine(guider, *given, in_fp32=False))
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,9 @@ def test_in_fp32_one_rounding_is_left() -> None:
 def test_a_pass_is_needed_exactly_when_the_official_guider_says_so(
     changes: dict[str, Any], needs: tuple[bool, bool, bool]
 ) -> None:
-    parameters = GuidanceParameters(**changes)
-    assert (parameters.needs_uncond, parameters.needs_perturbed, parameters.needs_isolated) == needs
-    official = official_guider(parameters)
+    guider = Guider(**changes)
+    assert (guider.needs_uncond, guider.needs_perturbed, guider.needs_isolated) == needs
+    official = official_guider(guider)
     assert needs == (
         official.do_unconditional_generation(),
         official.do_perturbed_generation(),
@@ -80,14 +81,9 @@ def test_a_pass_is_needed_exactly_when_the_official_guider_says_so(
 
 @pytest.mark.parametrize("skip_step", [0, 1, 2, 5])
 def test_skipped_steps_are_the_official_ones_and_never_the_first(skip_step: int) -> None:
-    parameters = GuidanceParameters(skip_step=skip_step)
-    official = official_guider(parameters)
-    skipped = [step for step in range(13) if parameters.skips(step)]
+    guider = Guider(skip_step=skip_step)
+    official = official_guider(guider)
+    skipped = [step for step in range(13) if guider.skips(step)]
     assert skipped == [step for step in range(13) if official.should_skip_step(step)]
     assert len(skipped) == 13 - len(range(0, 13, skip_step + 1))
     assert 0 not in skipped
-
-
-def test_a_negative_skip_is_refused() -> None:
-    with pytest.raises(ConfigError, match="skip_step is -1; wanted 0"):
-        GuidanceParameters(skip_step=-1)

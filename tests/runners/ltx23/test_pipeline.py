@@ -18,7 +18,7 @@ from runners.ltx23.pipeline import Components, LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
     case = micro_case({"request.images": [{"path": "coffee.jpg"}], "request.num_inference_steps": 1})
     gc.disable()
     try:
-        batch = LTX23Pipeline(files_of(micro_weights), PipelineConfig(), CPU)(sampling_parameters(case), Clock(CPU))
+        batch = LTX23Pipeline(files_of(micro_weights), PipelineConfig(), CPU)(sampling_params(case), Clock(CPU))
     finally:
         gc.enable()
     assert together == dict.fromkeys(

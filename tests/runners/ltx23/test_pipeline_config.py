@@ -14,16 +14,17 @@ CPU = torch.device("cpu")
 
 def test_the_default_is_the_official_run() -> None:
     config = PipelineConfig()
-    assert config.disable_autocast is True and config.skip_v2a_cross_attn_for_video_gt is False
+    assert config.disable_autocast is True
     assert config.dtype == torch.bfloat16 and config.reference == Reference()
 
 
 def test_the_command_line_wins_over_the_override_and_both_over_the_base() -> None:
-    base = PipelineConfig(skip_v2a_cross_attn_for_video_gt=True)
-    override = {"disable_autocast": False, "skip_v2a_cross_attn_for_video_gt": False}
+    later = Reference(guidance_fp32=True)
+    base = PipelineConfig()
+    override = {"disable_autocast": False, "reference": later}
     assert resolve_pipeline_config(base) == base
     resolved = resolve_pipeline_config(base, override, {"disable_autocast": True})
-    assert resolved == PipelineConfig(disable_autocast=True, skip_v2a_cross_attn_for_video_gt=False)
+    assert resolved == PipelineConfig(disable_autocast=True, reference=later)
     not_given = resolve_pipeline_config(base, override, {"disable_autocast": None, "dtype": None})
     assert not_given.disable_autocast is False and not_given.dtype == torch.bfloat16
 
@@ -38,7 +39,8 @@ def test_autocast_of_an_oracle_is_refused() -> None:
     [
         ({"disable_autocast": 1}, "disable_autocast is 1; wanted true or false"),
         ({"disable_autocast": None}, "disable_autocast is None"),
-        ({"skip_v2a_cross_attn_for_video_gt": "true"}, "skip_v2a_cross_attn_for_video_gt is 'true'"),
+        ({"disable_autocast": "true"}, "disable_autocast is 'true'"),
+        ({"skip_v2a_cross_attn_for_video_gt": True}, "Unknown pipeline option skip_v2a_cross_attn_for_video_gt"),
         ({"dtype": "bf16"}, "dtype is bf16; wanted torch.bfloat16"),
         ({"dtype": torch.float16}, "dtype is torch.float16"),
         ({"reference": "1.0.0"}, "reference is '1.0.0'; wanted a Reference"),

@@ -25,7 +25,7 @@ from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, default_negative_pro
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.native import NativeRunner
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
@@ -103,9 +103,9 @@ def test_five_phrases_lead_the_default_negative_prompt_of_1_2_0(micro_case: Make
     ]
     assert "blurry, " + rest == DEFAULT_NEGATIVE_PROMPT
     default = micro_case({"request.negative_prompt": None, "reference": "1.2.0"})
-    assert sampling_parameters(default).negative_prompt == longer
-    assert sampling_parameters(default, RELEASES["1.0.0"]).negative_prompt == DEFAULT_NEGATIVE_PROMPT
-    assert sampling_parameters(micro_case({"reference": "1.2.0"})).negative_prompt == "blurry, silent"
+    assert sampling_params(default).negative_prompt == longer
+    assert sampling_params(default, RELEASES["1.0.0"]).negative_prompt == DEFAULT_NEGATIVE_PROMPT
+    assert sampling_params(micro_case({"reference": "1.2.0"})).negative_prompt == "blurry, silent"
 
 
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[9, 9, 9], [90, 90, 90], [200, 200, 200]]], np.uint8)
@@ -198,13 +198,14 @@ def test_both_prompts_go_through_gemma_in_one_pass_since_1_2_0(
     overrides = {} if guided else {"guidance.video": {}, "guidance.audio": {}}
     stacked = {}
     for release in ("1.1.2", "1.2.0"):
-        sampling = sampling_parameters(micro_case({**overrides, "reference": release}))
+        sampling = sampling_params(micro_case({**overrides, "reference": release}))
         batch = Batch(
             sampling=sampling,
             config=PipelineConfig(dtype=torch.float32, reference=RELEASES[release]),
             device=CPU,
             clock=Clock(CPU),
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
         with torch.inference_mode():
             TextEncodingStage(encoder).forward(batch)

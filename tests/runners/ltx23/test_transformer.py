@@ -129,14 +129,25 @@ def fields_of(modality: ModalityInput) -> dict[str, Any]:
 
 
 def run_native(
-    model: Transformer, video: ModalityInput, audio: ModalityInput, skips: Skips, *, share: bool = False
+    model: Transformer,
+    video: ModalityInput,
+    audio: ModalityInput,
+    skips: Skips,
+    *,
+    share: bool = False,
+    disable_v2a_cross_attn: bool = False,
 ) -> tuple[Tensor, Tensor]:
     dtype = video.latent.dtype
     with torch.no_grad():
         # 1.0.0 rounds video's positions to the model's dtype and leaves audio's in float32.
         rotary = model.rotary_tables(positions(3, VIDEO_TOKENS).to(dtype), positions(1, AUDIO_TOKENS), dtype)
         denoised: tuple[Tensor, Tensor] = model(
-            video, audio, rotary, skips, model.modulation(video, audio) if share else None
+            video,
+            audio,
+            rotary,
+            skips,
+            model.modulation(video, audio) if share else None,
+            disable_v2a_cross_attn=disable_v2a_cross_attn,
         )
     return denoised
 
@@ -185,6 +196,19 @@ def test_a_guidance_pass_has_the_bits_of_the_official_model(dtype: torch.dtype, 
     assert_same_bits(run_native(native, video, audio, skips), expected)
     whole = run_official(official, video, audio, Skips())
     assert not all(torch.equal(a, b) for a, b in zip(expected, whole, strict=True))  # the skip does something
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "skips", [Skips(), Skips(a2v=True, v2a=True), Skips(audio_self_attention=frozenset({0}))], ids=["none", "av", "stg"]
+)
+def test_the_flag_takes_v2a_out_of_every_block_whatever_else_a_pass_leaves_out(
+    dtype: torch.dtype, skips: Skips
+) -> None:
+    official, native = pair(dtype)
+    video, audio = inputs(dtype)
+    expected = run_official(official, video, audio, dataclasses.replace(skips, v2a=True))
+    assert_same_bits(run_native(native, video, audio, skips, disable_v2a_cross_attn=True), expected)
 
 
 @DTYPES

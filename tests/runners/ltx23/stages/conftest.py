@@ -13,7 +13,7 @@ from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.native import model_files
-from runners.native_request import sampling_parameters
+from runners.native_request import sampling_params
 from runners.official_compat import gemma_constant, without_cuda_calls
 from runners.weights import WeightsFolder
 
@@ -25,13 +25,14 @@ def make_batch(micro_case: Callable[..., Case]) -> Callable[..., Batch]:
     """A batch of the micro case with dotted keys of the case overridden and nothing computed yet."""
 
     def make(overrides: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32, **config: Any) -> Batch:
-        sampling = sampling_parameters(micro_case(overrides))
+        sampling = sampling_params(micro_case(overrides))
         return Batch(
             sampling=sampling,
             config=PipelineConfig(dtype=dtype, **config),
             device=CPU,
             clock=Clock(CPU),
             do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
         )
 
     return make

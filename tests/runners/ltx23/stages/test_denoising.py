@@ -1,5 +1,6 @@
 """The denoising loop against the official one, from random states and contexts, and what each pass switches off."""
 
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
-from runners.tap import listening
+from runners.strict import fields_of
+from runners.tap import listening, tap
 
 TEXT_TOKENS = 37
+V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
 PICTURE = {"request.images": [{"path": "coffee.jpg", "strength": 0.8}]}
 
 
@@ -30,6 +33,14 @@ def ready(batch: Batch) -> Batch:
     return LatentPreparationStage().forward(batch)
 
 
+def scope_now() -> str:
+    """What a tap would be heard under."""
+    heard: list[str] = []
+    with listening(lambda name, _: heard.append(name)):
+        tap("here", torch.empty(0))
+    return heard[0].removesuffix("/here")
+
+
 def official_latents(batch: Batch, ledger: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens of both modalities after the official loop from the same states."""
     from ltx_core.components.diffusion_steps import EulerDiffusionStep
@@ -39,7 +50,7 @@ def official_latents(batch: Batch, ledger: Any) -> tuple[torch.Tensor, torch.Ten
     from ltx_pipelines.utils.samplers import euler_denoising_loop
 
     def factory(guidance: Any, negative: Any) -> Any:
-        params = MultiModalGuiderParams(**{**vars(guidance), "stg_blocks": list(guidance.stg_blocks)})
+        params = MultiModalGuiderParams(**{**fields_of(guidance), "stg_blocks": list(guidance.stg_blocks)})
         return create_multimodal_guider_factory(params, negative)
 
     sampling = batch.sampling
@@ -108,13 +119,42 @@ def test_a_modality_that_skips_a_step_keeps_its_last_prediction(
 def test_without_v2a_no_pass_lets_audio_attend_to_video(
     models: SimpleNamespace, make_batch: Callable[..., Batch]
 ) -> None:
-    batch = ready(make_batch(dtype=models.dtype, skip_v2a_cross_attn_for_video_gt=True))
+    batch = ready(make_batch(V2A_OFF, models.dtype))
     heard: set[str] = set()
     with listening(lambda name, _: heard.add(name)):
         DenoisingStage(models.native.build("transformer", Transformer)).forward(batch)
     assert not [name for name in heard if name.endswith("audio/av_attn")]
     for one_pass, attends in (("cond", True), ("uncond", True), ("perturbed", True), ("isolated", False)):
         assert (f"denoise/000/{one_pass}/block/01/video/av_attn" in heard) is attends
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["v2a-on", "v2a-off"])
+def test_all_four_model_calls_get_the_flag_and_none_where_it_is_off(
+    off: bool, models: SimpleNamespace, make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = DenoisingStage(models.native.build("transformer", Transformer))
+    original, calls = stage.transformer.forward, []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        given = inspect.signature(original).bind(*arguments, **options).arguments
+        calls.append((scope_now(), given.get("disable_v2a_cross_attn", "not given")))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(stage.transformer, "forward", spy)
+    stage.forward(ready(make_batch(V2A_OFF if off else None, models.dtype)))
+    passes = ("cond", "uncond", "perturbed", "isolated")
+    assert calls == [(f"denoise/{step:03d}/{name}", off) for step in range(2) for name in passes]
+
+
+def test_the_flag_travels_in_the_extra_alone(models: SimpleNamespace, make_batch: Callable[..., Batch]) -> None:
+    asked, not_asked = ready(make_batch(V2A_OFF, models.dtype)), ready(make_batch(dtype=models.dtype))
+    assert asked.extra.pop("ltx2_skip_v2a_cross_attn_for_video_gt") is True
+    not_asked.extra["ltx2_skip_v2a_cross_attn_for_video_gt"] = True
+    for batch, attends in ((asked, True), (not_asked, False)):
+        heard: set[str] = set()
+        with listening(lambda name, _, heard=heard: heard.add(name)):
+            DenoisingStage(models.native.build("transformer", Transformer)).forward(batch)
+        assert any(name.endswith("audio/av_attn") for name in heard) is attends
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""Requests as engines record them, in JSON: prompt, sizes, seed, steps and the `extra` of the native request.
+
+The keys are the fields of a case's request, `extra` is what `LTX23SamplingParams.build_request_extra` makes, and two
+keys say what the case is called and which release is its truth; a recording that has neither gets its file's name and
+the release of a case that names none. A request says nothing of autocast. Like a case file it may come from a stranger:
+unknown, missing and repeated keys and wrong types are errors, and a picture must stay in the request's folder.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runners.case import Case, Guidance, Request, Switches, case_document, read_text
+from runners.errors import CaseError
+from runners.ltx23.reference import reference_of
+from runners.ltx23.sampling import GUIDER_VALUES, default_negative_prompt
+from runners.native_request import sampling_params
+from runners.request import Guider
+from runners.strict import Strict, fields_of
+
+
+class GuiderParams(Strict, frozen=True, kw_only=True):
+    """Both guiders under the names that engines give their values; each must be there."""
+
+    video_cfg_scale: float
+    video_stg_scale: float
+    video_rescale_scale: float
+    video_modality_scale: float
+    video_skip_step: int
+    video_stg_blocks: tuple[int, ...]
+    audio_cfg_scale: float
+    audio_stg_scale: float
+    audio_rescale_scale: float
+    audio_modality_scale: float
+    audio_skip_step: int
+    audio_stg_blocks: tuple[int, ...]
+
+    def guider(self, modality: str) -> Guider:
+        """The guider of "video" or "audio"."""
+        return Guider(**{name: getattr(self, f"{modality}_{name}") for name in GUIDER_VALUES})
+
+
+class Extra(Strict, frozen=True, kw_only=True):
+    """What `build_request_extra` makes."""
+
+    ltx2_stage1_guider_params: GuiderParams
+    ltx2_skip_v2a_cross_attn_for_video_gt: bool = False
+
+
+class RecordedRequest(Request, frozen=True, kw_only=True):
+    """A request as an engine records it."""
+
+    id: str | None = None
+    reference: str = "1.0.0"
+    extra: Extra
+
+
+def request_of(case: Case) -> dict[str, Any]:
+    """The JSON document of a case's request.
+
+    Raises: CaseError for a case that runs under autocast, which no request can ask for, or whose picture is missing;
+    ConfigError for a reference that is no release.
+    """
+    if not case.switches.disable_autocast:
+        raise CaseError(
+            f"Case {case.id!r} runs under autocast (switches.disable_autocast = false), and a request has no place for "
+            "that. Set disable_autocast = true, and turn autocast on in the engine itself."
+        )
+    sampling = sampling_params(case)
+    return {
+        "id": case.id,
+        "reference": case.reference,
+        **case_document(case)["request"],
+        "negative_prompt": sampling.negative_prompt,  # written out: an engine may have another default
+        "extra": sampling.build_request_extra(),
+    }
+
+
+def case_of_request(path: Path) -> Case:
+    """The case of a request's JSON file, its pictures beside that file or still to be put there.
+
+    Raises: CaseError naming what is wrong or cannot be said in a case; ConfigError for a reference that is no release.
+    """
+    text = read_text(path, "request", "pass a path to a JSON file, such as `parity case --to-request` prints")
+    try:
+        recorded = msgspec.json.decode(text, type=RecordedRequest, strict=True)
+    except msgspec.DecodeError as error:
+        raise CaseError(f"{path} is no request: {error}. docs/runners.md shows every key with its type.") from error
+    json.loads(text, object_pairs_hook=_each_key_once)  # msgspec takes the last of several
+    asked = fields_of(recorded)
+    extra: Extra = asked.pop("extra")
+    name, reference = asked.pop("id"), asked.pop("reference")
+    if recorded.negative_prompt == default_negative_prompt(reference_of(reference)):
+        asked["negative_prompt"] = None  # says the same, and follows the release
+    params = extra.ltx2_stage1_guider_params
+    case = Case(
+        id=path.stem if name is None else name,
+        pipeline="one_stage",
+        reference=reference,
+        request=Request(**asked),
+        guidance=Guidance(video=params.guider("video"), audio=params.guider("audio")),
+        switches=Switches(skip_v2a_cross_attn_for_video_gt=extra.ltx2_skip_v2a_cross_attn_for_video_gt),
+        folder=str(path.parent),
+    )
+    for image in case.request.images:
+        case.image_place(image)
+    return case
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise CaseError(f"The request has {', '.join(repeated)} more than once; say each key once.")
