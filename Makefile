@@ -3,12 +3,14 @@
 # PYTHON       interpreter that .venv is made with (3.11 or 3.12).
 # SYSTEM_TORCH set to 1 to build .venv over an interpreter that already has torch, as GPU boxes do.
 # THREADS      CPU threads of parity and gate (1: parity/cli/threads.py says why).
+# WORKERS      processes that run the tests, each computing on one thread (0: none beside pytest's own).
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
 PYTHON ?= python3
 SYSTEM_TORCH ?=
 THREADS ?= 1
+WORKERS ?= 2
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -79,7 +81,7 @@ measurements: ## Print the README's tables of what was measured, from docs/measu
 	$(RUN) bench/table.py docs/measurements/*.json
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser
-	$(RUN) -m pytest -m 'not gpu and not browser'
+	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --benchmark-disable)
 
 test-browser: $(STAMP) ## The report page in a real headless browser (needs Chromium)
 	$(RUN) -m pytest -m browser

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])
         items[:] = [item for item in items if id(item) not in left_out]
-    config.stash[LEFT_OUT] = [f"{len(found)} deselected: {reason}" for reason, found in reasons.items()]
+    lines = [f"{len(found)} deselected: {reason}" for reason, found in reasons.items()]
+    config.stash[LEFT_OUT] = lines
+    if hasattr(config, "workeroutput"):  # one of several processes; the one that prints collects nothing itself
+        config.workeroutput["left_out"] = lines
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker left out; all of them leave out the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
