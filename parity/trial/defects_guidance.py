@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, Facet, wrapped
-from parity.trial.variant import PICTURE, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from parity.trial.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
 from runners.ltx23.guidance import GuidanceParameters
 from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
@@ -19,6 +19,7 @@ from runners.ltx23.transformer import Skips
 
 Original = Callable[..., Any]
 GUIDED: Final = ("denoise/000/guided/*",)
+DEFAULT_CFG_SCALE: Final = 3.0  # of the official command line
 
 
 def _in_pass(name: str, **changes: Any) -> dict[str, Any]:
@@ -40,6 +41,11 @@ def _rescaled_per_token(
     guided: Tensor = original(replace(parameters, rescale_scale=0.0), cond, *rest, in_fp32=in_fp32)
     factor = cond.std(dim=-1, keepdim=True) / guided.std(dim=-1, keepdim=True)
     return guided * (parameters.rescale_scale * factor + (1 - parameters.rescale_scale))
+
+
+def _default_for_one(original: Original, guider: GuidanceParameters) -> None:
+    object.__setattr__(guider, "cfg_scale", DEFAULT_CFG_SCALE)
+    original(guider)
 
 
 def _guiders_exchanged(original: Original, stage: Any, batch: Batch, *rest: Any) -> Any:
@@ -150,6 +156,18 @@ GUIDANCE_DEFECTS: Final = (
         first_taps=GUIDED,
         apply=wrapped(DenoisingStage, "guided", _guiders_exchanged),
         shows_in=BOTH,
+    ),
+    Defect(
+        id="guidance_of_one_still_guided",
+        component="guidance",
+        description="a scale of 1, which is no guidance, is taken as none given and the default of 3 guides",
+        first_taps=GUIDED,
+        apply=wrapped(
+            GuidanceParameters, "__post_init__", _default_for_one, when=lambda guider: guider.cfg_scale == 1.0
+        ),
+        shows_in=BOTH,
+        variant=UNGUIDED_30_STEPS,
+        alone=False,
     ),
     Defect(
         id="skip_step_ignored",
