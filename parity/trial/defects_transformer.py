@@ -355,6 +355,18 @@ TRANSFORMER_DEFECTS: Final = (
         variant=PICTURE,
     ),
     Defect(
+        id="head_rows_exchanged",
+        component="transformer",
+        description="scale and shift in the tables of the output heads are exchanged",
+        first_taps=("denoise/000/cond/x0/*",),
+        apply=wrapped(
+            Transformer,
+            "_velocity",
+            lambda original, model, x, embedding, table, *rest: original(model, x, embedding, table.flip(0), *rest),
+        ),
+        shows_in=SUBTLE,
+    ),
+    Defect(
         id="picture_tokens_use_step_sigma",
         component="transformer",
         description="tokens of the picture are denoised with the step's sigma although they carry no noise",
