@@ -3,8 +3,8 @@
     python bench/case_pictures.py
 
 Both are cut from golden/tiny_ti2v/astronaut.png (Eileen Collins, NASA, public domain, from scikit-image) and carry what
-a phone or an editor leaves in a file: one lies on its side, says so in EXIF, and has colours under a see-through edge;
-the other has an ICC profile that is not sRGB's.
+a phone or an editor leaves in a file: one lies on its side and says so in EXIF, has colours under a see-through edge and
+an ICC profile that is broken; the other has a profile that is whole and not sRGB's.
 """
 
 import io
@@ -39,7 +39,7 @@ def linear_profile() -> bytes:
     xyz[b"wtpt"] = (0.9642, 1.0, 0.8249)
     tags = {name: b"XYZ \0\0\0\0" + b"".join(_fixed(value) for value in values) for name, values in xyz.items()}
     curve = b"curv\0\0\0\0" + struct.pack(">I", 0)  # no entry: the identity
-    tags |= {name: curve for name in (b"rTRC", b"gTRC", b"bTRC")}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     text = b"linear sRGB\0"
     tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(4 + 4 + 2 + 1 + 67)
     tags[b"cprt"] = b"text\0\0\0\0public domain\0"
@@ -67,7 +67,7 @@ def main() -> None:
     exif[ExifTags.Base.Orientation] = TURNED
     for folder in FOLDERS:
         folder.mkdir(parents=True, exist_ok=True)
-        face().save(folder / "face_on_its_side.png", exif=exif)
+        face().save(folder / "face_on_its_side.png", exif=exif, icc_profile=b"no profile")
         shuttle().save(folder / "shuttle_linear.png", icc_profile=linear_profile())
 
 
