@@ -27,21 +27,18 @@ from parity.diff.isolated import isolated_numbers
 from parity.diff.isolated_place import place_of_group
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
-from parity.diff.outputs import compare_outputs
-from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import Kept, kept_of, kept_phrase, reduced_of
+from parity.diff.runs import Kept, kept_of, kept_phrase
 from parity.diff.tap_group import RANGES, drift_group, isolated_group
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, device_of, propose, table_named
 from parity.trace.bundle import Run
 from parity.trace.environment import fingerprint
-from parity.trace.reduced import reduce_outputs
 from parity.trial.added_error import Added
 from parity.trial.alone import added_alone
 from parity.trial.benign import Variation, variations
-from parity.trial.catalogue import CATALOGUE
+from parity.trial.catalogue import CATALOGUE, defects_of
 from parity.trial.defect import Defect, Facet, present
-from parity.trial.drift import Drifted, Recorded, drift, record
+from parity.trial.drift import Drifted, Recorded, compare_with_golden, drift, record, same_bits
 from parity.trial.execute import CPU
 from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.trial.sitting import Member, Sitting
@@ -128,11 +125,6 @@ def _facet_of_drift(group: str) -> Facet | None:
     return "video_latent" if group.split(".")[1] == "video" else "audio_latent"
 
 
-def defects_of(case: Case) -> tuple[Defect, ...]:
-    """The defects that matter to a case as it stands."""
-    return tuple(defect for defect in CATALOGUE if defect.variant.fits(case))
-
-
 def measure(
     weights: Weights,
     case: Case,
@@ -175,7 +167,7 @@ def measure(
         if recorded is None:
             same = drift(weights, case, reference, device=device).bit_equal
         else:
-            same = _same_outputs(recorded, reference)
+            same = same_bits(compare_with_golden(recorded, reference))
         if not same:
             raise RegistryError(
                 f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be "
@@ -225,16 +217,6 @@ def measure(
         known_defects=len(known),
         compared_on=kept_phrase(kept),
     )
-
-
-def _same_outputs(recorded: Run, reference: Recorded) -> bool:
-    """Whether native, which stands for the official code, left the recorded outputs bit for bit."""
-    if recorded.reduced:
-        old = reduced_of(recorded)
-        plain = compare_reduced(old, reduce_outputs(reference.outputs, old.box_px))
-    else:
-        plain = compare_outputs(recorded.outputs(), reference.outputs)
-    return all(value == 1.0 for name, value in plain.metrics.items() if ".bit_equal." in name)
 
 
 def measure_floor(

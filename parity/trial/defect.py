@@ -54,7 +54,7 @@ class Defect:
     apply: Apply
     shows_in: frozenset[Facet] = SUBTLE
     variant: Variant = AS_IS  # what a case must have for the defect to matter
-    alone: bool = True  # whether single parts can be tried with it; not if it changes the whole run's dtype
+    alone: bool = True  # whether single parts can be tried; not if the whole run has another dtype or other passes
     isolated_at: tuple[str, ...] = ()  # the same for places of an isolation; empty: as `first_taps`
 
     @property

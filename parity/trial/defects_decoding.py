@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parity.trial.defect import SUBTLE, Defect, Facet, edited, wrapped
+from parity.trial.variant import TILES
 from runners.ltx23 import audio_decoder, video_decoder, video_tiling
 from runners.ltx23.antialiased_activation import AntiAliasedSnake
 from runners.ltx23.audio_vae_layers import Upsample
@@ -21,6 +22,7 @@ from runners.ltx23.bandwidth_extension import ExtendedVocoder, ShortTimeFourier
 from runners.ltx23.latents import AUDIO_HOP_SAMPLES
 from runners.ltx23.stages import audio_decoding, video_decoding
 from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_tiling import Tiling, temporal_intervals
 
 Original = Callable[..., Any]
 FRAMES: Final[frozenset[Facet]] = frozenset({"frames"})
@@ -90,6 +92,22 @@ def _half_as_loud(original: Original, *args: Any) -> Any:
 def _stereo_exchanged(original: Original, *args: Any) -> Any:
     waveform, rate_hz = original(*args)
     return waveform.flip(0), rate_hz
+
+
+def _limited_range(original: Original, pixels: Tensor) -> Tensor:
+    full: Tensor = original(pixels)  # uint8 (F, H, W, C)
+    return (full.float() * (219.0 / 255.0) + 16.0).to(torch.uint8)
+
+
+def _side_by_side(
+    original: Original, latent_shape: tuple[int, int, int], tiling: Tiling, scale: tuple[int, int, int]
+) -> Any:
+    return original(latent_shape, replace(tiling, overlap_px=0, overlap_frames=0), scale)
+
+
+def _mono(original: Original, *args: Any) -> Any:
+    waveform, rate_hz = original(*args)
+    return waveform.mean(dim=0, keepdim=True).repeat(waveform.shape[0], 1), rate_hz
 
 
 DECODING_DEFECTS: Final = (
@@ -208,5 +226,35 @@ DECODING_DEFECTS: Final = (
         first_taps=WAVEFORM_TAP,
         apply=wrapped(audio_decoding, "decode_audio", _one_mel_frame_late),
         shows_in=SOUND | {"audio_lag", "av_offset"},
+    ),
+    Defect(
+        id="frames_limited_range",
+        component="video_tiling",
+        description="frames span 16 to 235 instead of 0 to 255",
+        first_taps=FRAMES_TAP,
+        apply=wrapped(video_tiling, "to_bytes", _limited_range),
+        shows_in=FRAMES,
+    ),
+    Defect(
+        id="tiles_without_overlap",
+        component="video_tiling",
+        description="tiles stand side by side and are not blended",
+        first_taps=FRAMES_TAP,
+        apply=wrapped(
+            video_tiling,
+            "make_tiles",
+            _side_by_side,
+            when=lambda latent_shape, tiling, scale: len(temporal_intervals(latent_shape[0], tiling, scale[0])) > 1,
+        ),
+        shows_in=FRAMES,
+        variant=TILES,
+    ),
+    Defect(
+        id="mono_on_both_channels",
+        component="stages.audio_decoding",
+        description="both channels carry their mean",
+        first_taps=WAVEFORM_TAP,
+        apply=wrapped(audio_decoding, "decode_audio", _mono),
+        shows_in=SOUND,
     ),
 )

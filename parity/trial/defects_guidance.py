@@ -11,7 +11,8 @@ from msgspec import structs
 from torch import Tensor
 
 from parity.trial.defect import BOTH, SUBTLE, VIDEO, Defect, Facet, wrapped
-from parity.trial.variant import PICTURE, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from parity.trial.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
@@ -20,6 +21,7 @@ from runners.request import Guider
 
 Original = Callable[..., Any]
 GUIDED: Final = ("denoise/000/guided/*",)
+DEFAULT_CFG_SCALE: Final = 3.0  # of the official command line
 
 
 def _in_pass(name: str, **changes: Any) -> dict[str, Any]:
@@ -54,6 +56,14 @@ def _rescaled_per_token(original: Original, guider: Guider, cond: Tensor, *rest:
     guided: Tensor = original(structs.replace(guider, rescale_scale=0.0), cond, *rest, in_fp32=in_fp32)
     factor = cond.std(dim=-1, keepdim=True) / guided.std(dim=-1, keepdim=True)
     return guided * (guider.rescale_scale * factor + (1 - guider.rescale_scale))
+
+
+def _default_for_one(original: Original, sampling: LTX23SamplingParams) -> None:
+    for name in ("video_guidance", "audio_guidance"):
+        guider: Guider = getattr(sampling, name)
+        if not guider.needs_uncond:
+            object.__setattr__(sampling, name, structs.replace(guider, cfg_scale=DEFAULT_CFG_SCALE))
+    original(sampling)
 
 
 def _guiders_exchanged(original: Original, stage: Any, batch: Batch, *rest: Any) -> Any:
@@ -164,6 +174,21 @@ GUIDANCE_DEFECTS: Final = (
         first_taps=GUIDED,
         apply=wrapped(DenoisingStage, "evaluate_stage1_guided_x0", _guiders_exchanged),
         shows_in=BOTH,
+    ),
+    Defect(
+        id="guidance_of_one_still_guided",
+        component="guidance",
+        description="a scale of 1, which is no guidance, is taken as none given and the default of 3 guides",
+        first_taps=GUIDED,
+        apply=wrapped(
+            LTX23SamplingParams,
+            "__post_init__",
+            _default_for_one,
+            when=lambda sampling: not (sampling.video_guidance.needs_uncond and sampling.audio_guidance.needs_uncond),
+        ),
+        shows_in=BOTH,
+        variant=UNGUIDED_30_STEPS,
+        alone=False,
     ),
     Defect(
         id="skip_step_ignored",

@@ -1,36 +1,30 @@
-"""Defects of pictures, positions, noise and schedule: everything between the text and the first step.
+"""Defects of positions, noise and schedule: what the first step starts from.
 
 Axes: B sample, C channel, F latent frame, H and W cell, T token, M mel bin.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
+from unittest.mock import patch
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from parity.trial.defect import AUDIO, BOTH, SUBTLE, VIDEO, Defect, edited, together, wrapped
-from parity.trial.variant import KEYFRAME_PICTURE, PICTURE, SOFT_PICTURE
-from runners.ltx23 import conditioning, image
-from runners.ltx23.latents import VIDEO_SCALE, VideoShape, cell_bounds_px, with_noise
+from parity.trial.defect import AUDIO, BOTH, SUBTLE, VIDEO, Defect, together, wrapped
+from parity.trial.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
+from runners.ltx23 import conditioning
+from runners.ltx23.latents import VideoShape, cell_bounds_px, with_noise
 from runners.ltx23.scheduler import sigma_schedule
 from runners.ltx23.stages import denoising, latent_preparation
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
-from runners.ltx23.video_encoder import VideoEncoder
 from runners.tap import tap
 
 Original = Callable[..., Any]
 FIRST_BLOCK: Final = "denoise/000/cond/block/00/*"
-
-
-def _stretched(_: Original, picture: Tensor, height: int, width: int) -> Tensor:
-    resized = F.interpolate(rearrange(picture, "h w c -> 1 c h w"), (height, width), mode="bilinear")
-    return rearrange(resized, "f c h w -> 1 c f h w")
 
 
 def _audio_noise_first(_: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
@@ -65,90 +59,24 @@ def _no_causal_shift(
     return positions.to(dtype)
 
 
-def _shift_statistics(encoder: VideoEncoder) -> None:
-    encoder.per_channel_statistics.get_buffer("mean-of-means")[7] += 1.0
+def _noise_by_channel(original: Original, *args: Any, **options: Any) -> Any:
+    draw = torch.randn
+
+    def drawn(shape: torch.Size, **how: Any) -> Tensor:
+        batch, tokens, channels = shape
+        return draw((batch, channels, tokens), **how).transpose(1, 2).contiguous()
+
+    with patch.object(torch, "randn", drawn):
+        return original(*args, **options)
+
+
+def _whole_frame_rate(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    batch.sampling = replace(batch.sampling, frame_rate=float(round(batch.sampling.frame_rate)))
+    prepared: Batch = original(stage, batch)
+    return prepared
 
 
 LATENT_DEFECTS: Final = (
-    Defect(
-        id="picture_not_compressed",
-        component="image",
-        description="the H.264 round trip (CRF) of the picture is skipped",
-        first_taps=("image/0/latent",),
-        isolated_at=("image/0/picture",),
-        apply=wrapped(image, "compression_round_trip", lambda original, pixels, crf: pixels),
-        shows_in=SUBTLE,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="picture_stretched",
-        component="image",
-        description="the picture is stretched to the clip instead of scaled and cropped",
-        first_taps=("image/0/latent",),
-        isolated_at=("image/0/picture",),
-        apply=wrapped(image, "fill_and_crop", _stretched),
-        shows_in=VIDEO,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="picture_bgr",
-        component="image",
-        description="red and blue of the picture are exchanged",
-        first_taps=("image/0/latent",),
-        isolated_at=("image/0/picture",),
-        apply=wrapped(image, "read_picture", lambda original, *args: np.ascontiguousarray(original(*args)[..., ::-1])),
-        shows_in=VIDEO,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="picture_statistics_of_one_channel",
-        component="video_encoder",
-        description="the mean of one latent channel is off by one in the encoder's normalization",
-        first_taps=("image/0/latent",),
-        apply=edited(VideoEncoder, _shift_statistics),
-        shows_in=SUBTLE,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="picture_dropped",
-        component="stages.latent_preparation",
-        description="the picture never gets into the latent",
-        first_taps=("init/video",),
-        isolated_at=("init/video*",),
-        apply=wrapped(latent_preparation, "condition_on_image", lambda original, state, *_: state),
-        shows_in=VIDEO,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="picture_strength_ignored",
-        component="conditioning",
-        description="a picture of strength 0.6 is held as if its strength were 1",
-        first_taps=("init/video",),
-        isolated_at=("init/video*",),
-        apply=wrapped(
-            latent_preparation,
-            "condition_on_image",
-            lambda original, state, latent, frame, strength, *rest: original(state, latent, frame, 1.0, *rest),
-            when=lambda state, latent, frame, strength, *_: strength != 1.0,
-        ),
-        shows_in=VIDEO,
-        variant=SOFT_PICTURE,
-    ),
-    Defect(
-        id="keyframe_index_in_latents",
-        component="conditioning",
-        description="a keyframe's time is its latent frame's number instead of its pixel frame's",
-        first_taps=(FIRST_BLOCK,),
-        isolated_at=("init/video/positions",),
-        apply=wrapped(
-            latent_preparation,
-            "condition_on_image",
-            lambda original, state, latent, frame, *rest: original(state, latent, frame // VIDEO_SCALE[0], *rest),
-            when=lambda state, latent, frame, *_: frame != 0,
-        ),
-        shows_in=SUBTLE,
-        variant=KEYFRAME_PICTURE,
-    ),
     Defect(
         id="noise_audio_first",
         component="stages.latent_preparation",
@@ -231,5 +159,40 @@ LATENT_DEFECTS: Final = (
         first_taps=("decode/mel",),
         apply=wrapped(denoising, "audio_grid", lambda original, tokens: rearrange(tokens, "b t (m c) -> b c t m", c=8)),
         shows_in=AUDIO,
+    ),
+    Defect(
+        id="noise_by_channel",
+        component="latents",
+        description="noise is drawn channel by channel instead of token by token",
+        first_taps=("init/*",),
+        apply=wrapped(latent_preparation, "with_noise", _noise_by_channel),
+        shows_in=BOTH,
+    ),
+    Defect(
+        id="frame_rate_rounded",
+        component="stages.latent_preparation",
+        description="a frame rate that is no integer is rounded to one",
+        first_taps=(FIRST_BLOCK,),
+        isolated_at=("init/video/positions",),
+        apply=wrapped(
+            LatentPreparationStage,
+            "forward",
+            _whole_frame_rate,
+            when=lambda stage, batch: not float(batch.sampling.frame_rate).is_integer(),
+        ),
+        shows_in=SUBTLE,
+        variant=TWO_PICTURES,
+    ),
+    Defect(
+        id="audio_frames_rounded_up",
+        component="latents",
+        description="the number of audio frames is rounded up instead of to the nearest whole number",
+        first_taps=("init/audio",),
+        isolated_at=("init/audio*",),
+        apply=wrapped(
+            latent_preparation, "audio_frames", lambda original, frames, rate: math.ceil(frames / rate * 25.0)
+        ),
+        shows_in=AUDIO,
+        variant=UNGUIDED_30_STEPS,
     ),
 )

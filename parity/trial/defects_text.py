@@ -6,15 +6,17 @@ Axes: B prompt, S token, D channel of the language model, L hidden state, C chan
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from parity.trial.batched import BatchedConnectorStage
 from parity.trial.defect import BOTH, SUBTLE, Defect, edited, wrapped
+from parity.trial.variant import TEXT_ONLY
 from runners.ltx23 import connectors, text_features
 from runners.ltx23.connectors import Connector, TextConnectors
-from runners.ltx23.gemma import GemmaEncoder, PromptTokenizer
+from runners.ltx23.gemma import PROMPT_TOKENS, GemmaEncoder, PromptTokenizer
 from runners.ltx23.rotary import SplitRotary
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
@@ -34,6 +36,26 @@ def _without_first_token(original: Original, tokenizer: Any, prompt: str, device
     first = int(mask[0].argmax())
     ids[0, first], mask[0, first] = ids[0, 0], 0
     return ids, mask
+
+
+def _cut_at_its_beginning(original: Original, tokenizer: Any, prompt: str, device: torch.device) -> Any:
+    with patch.object(tokenizer._tokenizer, "truncation_side", "left"):
+        return original(tokenizer, prompt, device)
+
+
+def _is_beyond_window(tokenizer: Any, prompt: str, device: torch.device) -> bool:
+    return len(tokenizer._tokenizer(prompt.strip(), verbose=False).input_ids) > PROMPT_TOKENS
+
+
+def _padding_seen(original: Original, encoder: GemmaEncoder, prompts: list[str]) -> Any:
+    model = encoder.language_model
+    forward = model.forward
+
+    def unmasked(*, attention_mask: Tensor, **options: Any) -> Any:
+        return forward(attention_mask=torch.ones_like(attention_mask), **options)
+
+    with patch.object(model, "forward", unmasked):
+        return original(encoder, prompts)
 
 
 def _negative_prompt_empty(original: Original, stage: TextEncodingStage, batch: Batch) -> Batch:
@@ -189,5 +211,24 @@ TEXT_DEFECTS: Final = (
         first_taps=("connector/pos/*",),
         apply=wrapped(connectors, "rotary_table", _no_rotation),
         shows_in=SUBTLE,
+    ),
+    Defect(
+        id="prompt_truncated_from_left",
+        component="gemma",
+        description="a prompt beyond the window loses its beginning instead of its end",
+        first_taps=("text/pos/hidden",),
+        isolated_at=("text/pos/*",),
+        apply=wrapped(PromptTokenizer, "__call__", _cut_at_its_beginning, when=_is_beyond_window),
+        shows_in=BOTH,
+        variant=TEXT_ONLY,
+    ),
+    Defect(
+        id="attends_padded_text",
+        component="gemma",
+        description="the language model's tokens attend to the padding before them",
+        first_taps=("text/pos/hidden",),
+        isolated_at=("text/pos/*",),
+        apply=wrapped(GemmaEncoder, "together", _padding_seen),
+        shows_in=BOTH,
     ),
 )

@@ -23,11 +23,12 @@ from runners.ltx23.block import (
     AudioVideoBlock,
     BlockSkips,
     StreamConditions,
+    StreamModulation,
 )
 from runners.ltx23.latents import AUDIO_LATENT_HOPS
 from runners.ltx23.stages import denoising
 from runners.ltx23.timestep import modulate, rms_norm, table_rows
-from runners.ltx23.transformer import Transformer
+from runners.ltx23.transformer import ModalityInput, Transformer
 from runners.native import NativeRunner
 from runners.tap import tap
 
@@ -132,6 +133,16 @@ def _scale_and_shift_exchanged(
     return x + y * gate
 
 
+def _rotated_queries(
+    original: Original, block: Any, x: Tensor, at: StreamConditions, attention: Any, *rest: Any
+) -> Any:
+    def rotated(normed: Tensor, context: Tensor) -> Tensor:
+        attended: Tensor = attention(normed, context, query_rotary=at.rotary.own)
+        return attended
+
+    return original(block, x, at, rotated, *rest)
+
+
 def _v2a_sees_a2v(
     original: Original, block: Any, video: Tensor, audio: Tensor, at_video: Any, at_audio: Any, skips: BlockSkips
 ) -> Any:
@@ -142,6 +153,17 @@ def _v2a_sees_a2v(
 
 def _unscaled_gate_level(model: Transformer) -> None:
     model.config = replace(model.config, cross_gate_timestep_scale=1.0)
+
+
+def _gate_of_own_tokens(original: Original, model: Transformer, own: ModalityInput, **options: Any) -> StreamModulation:
+    made: StreamModulation = original(model, own, **options)
+    levels = own.timesteps * model.config.cross_gate_timestep_scale
+    gate, _ = options["cross_gate"](levels, own.latent.shape[0], own.latent.dtype)
+    return replace(made, cross_gate=gate)
+
+
+def _is_unevenly_noisy(model: Any, own: ModalityInput, **_: Any) -> bool:
+    return bool((own.timesteps != own.sigma).any())
 
 
 def _every_token_at_sigma(original: Original, state: Any, *rest: Any) -> Any:
@@ -311,6 +333,50 @@ TRANSFORMER_DEFECTS: Final = (
         first_taps=(f"{FIRST}/*",),
         isolated_at=("denoise/000/cond/modulation/video/*",),
         apply=wrapped(denoising, "_modality", _every_token_at_sigma),
+        shows_in=SUBTLE,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="rope_in_text_attention",
+        component="block",
+        description="queries of the text attention are rotated by their positions",
+        first_taps=(f"{FIRST}/*/text_attn",),
+        apply=wrapped(AudioVideoBlock, "_attend_to_text", _rotated_queries),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="cross_gate_uses_other_sigma",
+        component="transformer",
+        description="gates of what a stream takes from the other follow its own tokens' noise, not the other's sigma",
+        first_taps=(f"{FIRST}/video/*",),
+        isolated_at=("denoise/000/cond/modulation/video/cross_gate",),
+        apply=wrapped(Transformer, "_stream_modulation", _gate_of_own_tokens, when=_is_unevenly_noisy),
+        shows_in=SUBTLE,
+        variant=PICTURE,
+    ),
+    Defect(
+        id="head_rows_exchanged",
+        component="transformer",
+        description="scale and shift in the tables of the output heads are exchanged",
+        first_taps=("denoise/000/cond/x0/*",),
+        apply=wrapped(
+            Transformer,
+            "_velocity",
+            lambda original, model, x, embedding, table, *rest: original(model, x, embedding, table.flip(0), *rest),
+        ),
+        shows_in=SUBTLE,
+    ),
+    Defect(
+        id="picture_tokens_use_step_sigma",
+        component="transformer",
+        description="tokens of the picture are denoised with the step's sigma although they carry no noise",
+        first_taps=("denoise/000/cond/x0/video",),
+        apply=wrapped(
+            transformer,
+            "denoised_of_velocity",
+            lambda original, latent, velocity, levels: original(latent, velocity, levels.amax(dim=1, keepdim=True)),
+            when=lambda latent, velocity, levels: bool((levels != levels[:, :1]).any()),
+        ),
         shows_in=SUBTLE,
         variant=PICTURE,
     ),

@@ -11,9 +11,9 @@ from parity.diff.dataflow import Dataflow
 from parity.diff.drift_level import drift_metrics
 from parity.diff.outputs import OutputsDiff, compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import Kept
+from parity.diff.runs import Kept, reduced_of
 from parity.diff.traces import TraceDiff, compare_traces
-from parity.trace.bundle import Outputs
+from parity.trace.bundle import Outputs, Run
 from parity.trace.recorder import Recorder
 from parity.trace.reduced import reduce_outputs
 from parity.trace.trace_file import Trace, read_trace
@@ -52,8 +52,7 @@ class Drifted:
     @property
     def bit_equal(self) -> bool:
         """Whether outputs and taps agree in every bit."""
-        outputs = all(value == 1.0 for name, value in self.outputs.metrics.items() if ".bit_equal." in name)
-        return outputs and self.taps.bit_equal
+        return same_bits(self.outputs) and self.taps.bit_equal
 
 
 def record(
@@ -115,3 +114,16 @@ def compare_in_dtype(reference: Outputs, candidate: Outputs, *, kept: Kept | Non
     if kept is not None:
         return compare_reduced(reduce_outputs(reference, kept.box_px), reduce_outputs(candidate, kept.box_px))
     return compare_outputs(reference, candidate)
+
+
+def compare_with_golden(recorded: Run, candidate: Recorded) -> OutputsDiff:
+    """Compare a run's outputs with what a golden keeps of its own."""
+    if recorded.reduced:
+        old = reduced_of(recorded)
+        return compare_reduced(old, reduce_outputs(candidate.outputs, old.box_px))
+    return compare_outputs(recorded.outputs(), candidate.outputs)
+
+
+def same_bits(outputs: OutputsDiff) -> bool:
+    """Whether outputs agree in every bit that was compared."""
+    return all(value == 1.0 for name, value in outputs.metrics.items() if ".bit_equal." in name)

@@ -82,6 +82,7 @@ class Bench:
     limits_of: str  # case whose limits hold
     registry: Registry
     environment: dict[str, str]
+    compared_on: str = ""  # if not everything
 
     def examine(self, drifted: Drifted, rows: Sequence[Added] | None) -> Evidence:
         """Judge one candidate by its free run and, unless `rows` is None, by what its parts add.
@@ -120,6 +121,7 @@ class Bench:
             registry=self.registry,
             environment=self.environment,
             levels=measured,
+            compared_on=self.compared_on,
         )
 
     def _adds(self, row: Added) -> bool:

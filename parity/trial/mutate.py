@@ -23,23 +23,17 @@ from parity.diff.oracle import CLEAR, Arbitration
 from parity.judge.registry import Registry
 from parity.judge.strength import KIND, key
 from parity.trace.bundle import Outputs
-from parity.trace.environment import fingerprint
 from parity.trial.added_error import Added, error_of
-from parity.trial.alone import added_alone
-from parity.trial.benign import ORACLE, noise_one_ulp_off, variations
-from parity.trial.calibrate import measure_floor
+from parity.trial.benign import noise_one_ulp_off, oracle_at, variations
 from parity.trial.defect import Defect, present, together
-from parity.trial.drift import Recorded, drift, record
-from parity.trial.evidence import Bench, Evidence
+from parity.trial.evidence import Evidence
 from parity.trial.execute import execute
 from parity.trial.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.trial.station import Grounds, Station, grounds_of, here, open_station
 from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
-from parity.trial.variant_limits import widened
 from runners.case import Case
-from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
-FLOOR_DRAWS: Final = range(50, 52)  # for variants of the case
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
 MAX_EQUIVALENT: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
@@ -174,25 +168,20 @@ class Score:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Station:
-    """A variant of the case, with its official run and what candidates of it are judged by."""
-
-    case: Case
-    reference: Recorded
-    bench: Bench
-
-
 class Gauntlet:
-    """Runs candidates of one case and its variants; the official run and the floors of each are made once."""
+    """Runs candidates of one case, its variants and committed cases; each reference and its floors are made once."""
 
     def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
         """Nothing is run yet."""
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._stations: dict[Case, Station] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, Outputs] = {}
-        environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
-        self.environment = {**environment, "weights_sha256": weights.hash}
+        self.environment = here(weights)
+
+    def require_grounds(self, catalogue: Iterable[Defect]) -> None:
+        """Refuse before anything is run what could not be judged. Raises: RegistryError, RunError, CaseError."""
+        for variant in (AS_IS, *_committed(catalogue)):
+            self._grounds(variant)
 
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[Trial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached."""
@@ -200,8 +189,8 @@ class Gauntlet:
             self._say(f"defect {defect.id}")
             station = self._station(defect.variant)
             with present(defect):
-                drifted = drift(self._weights, station.case, station.reference)
-            evidence = station.bench.examine(drifted, self._added(defect, station.case))
+                drifted = station.free_run()
+            evidence = station.bench.examine(drifted, self._added(defect, station))
             yield Trial(
                 defect=defect,
                 evidence=evidence,
@@ -209,9 +198,9 @@ class Gauntlet:
                 equivalent=not evidence.killed and self._no_worse(defect),
             )
 
-    def harmless(self) -> Iterator[Alarm]:
-        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant."""
-        for variation in variations(ALARM_DRAWS):
+    def harmless(self, catalogue: Iterable[Defect]) -> Iterator[Alarm]:
+        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case."""
+        for variation in variations(ALARM_DRAWS, self._case.reference):
             yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
         for one, other in itertools.combinations(REWRITES, 2):
             pair = Rewrite(
@@ -222,7 +211,7 @@ class Gauntlet:
             yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
         for seed in ALARM_DRAWS:
             yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
-        for variant in (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS):
+        for variant in (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS, *_committed(catalogue)):
             apply = partial(rewritten, ALL_AT_ONCE)
             yield self._free_run(ALL_AT_ONCE.id, variant, apply, isolated=True)
 
@@ -238,40 +227,35 @@ class Gauntlet:
         self._say(f"harmless {name}, {variant.name}")
         station = self._station(variant)
         with apply():
-            drifted = drift(self._weights, station.case, station.reference, dtype, variables=variables)
-            rows = added_alone(self._weights, station.case) if isolated else None
+            drifted = station.free_run(dtype, variables=variables)
+            rows = station.parts_alone() if isolated else None
         return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
 
-    def _added(self, defect: Defect, case: Case, *, oracle: bool = False) -> tuple[Added, ...] | None:
+    def _added(self, defect: Defect, station: Station, *, oracle: bool = False) -> tuple[Added, ...] | None:
         """What every part adds with a defect in it; None if parts cannot be tried alone."""
         if not defect.alone:
             return None
         with present(defect, must_reach=False):
-            return added_alone(self._weights, case, oracle=oracle)
+            return station.parts_alone(oracle=oracle)
+
+    def _grounds(self, variant: Variant) -> Grounds:
+        return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
     def _station(self, variant: Variant) -> Station:
         case = variant.change(self._case)
         if case not in self._stations:
-            self._say(f"official run and floors: {variant.name}")
-            self._stations[case] = self._opened(case)
+            self._say(f"reference run, and floors where there are none: {variant.name}")
+            self._stations[case] = open_station(self._weights, self._grounds(variant), self._say)
         return self._stations[case]
-
-    def _opened(self, case: Case) -> Station:
-        reference = record(self._weights, case)
-        registry = self._registry
-        if case != self._case:
-            floor = measure_floor(self._weights, case, reference, variations(FLOOR_DRAWS), self._say)
-            registry = widened(registry, self._case.id, floor)
-        bench = Bench(limits_of=self._case.id, registry=registry, environment=self.environment)
-        return Station(case=case, reference=reference, bench=bench)
 
     def _no_worse(self, defect: Defect) -> bool:
         """Whether outputs and single branches lie about as near to float32 as those of the reference."""
         station = self._station(defect.variant)
         case, reference = station.case, station.reference
         if case not in self._oracles:
-            with ORACLE.apply():
-                self._oracles[case] = execute("native", self._weights, case, ORACLE.dtype)
+            oracle_run = oracle_at(case.reference)
+            with oracle_run.apply():
+                self._oracles[case] = execute("native", self._weights, case, oracle_run.dtype)
         oracle = self._oracles[case]
         with present(defect):
             candidate = execute("native", self._weights, case)
@@ -279,9 +263,14 @@ class Gauntlet:
             _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
             for name in OUTPUTS
         ]
-        rows = self._added(defect, case, oracle=True) or ()
+        rows = self._added(defect, station, oracle=True) or ()
         found += [row.oracle for row in rows if row.oracle is not None and row.error > 0]
         return all(one.ratio <= CLEAR for one in found)
+
+
+def _committed(catalogue: Iterable[Defect]) -> tuple[Variant, ...]:
+    """The committed cases that defects name, each once, in the order of the catalogue."""
+    return tuple({defect.variant.name: defect.variant for defect in catalogue if defect.variant.committed}.values())
 
 
 def _arbitrated(oracle: torch.Tensor, official: torch.Tensor, candidate: torch.Tensor) -> Arbitration:
@@ -299,41 +288,19 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
 
     Args:
         weights: the model's files.
-        case: the case whose limits hold; for variants of it they are widened to what is harmless there.
+        case: the case at hand; `parity.trial.station` says which limits hold for it, its variants and other cases.
         registry: limits.
         catalogue: the defects.
         say: told what is run.
-    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here.
+    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here,
+        RunError for one of a release that cannot run here and without a golden.
     """
     gauntlet = Gauntlet(weights, case, registry, say)
-    _require_limits_that_hold(registry, case.id, gauntlet.environment)
+    gauntlet.require_grounds(catalogue)
     return Score(
         limits_of=case.id,
         date=datetime.now(UTC).date().isoformat(),
         environment={name: gauntlet.environment[name] for name in MACHINE if name in gauntlet.environment},
         trials=tuple(gauntlet.defects(catalogue)),
-        harmless=tuple(gauntlet.harmless()),
+        harmless=tuple(gauntlet.harmless(catalogue)),
     )
-
-
-def _require_limits_that_hold(registry: Registry, case: str, environment: Mapping[str, str]) -> None:
-    """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
-    limits = registry.limits_of(case)
-    named = {limit.calibration for limit in limits.values() if limit.calibration is not None}
-    changes = {
-        change
-        for one in (registry.calibrations[name] for name in named)
-        for change in (*one.changed(environment), *one.changed_population(case, ""))  # everything is compared here
-    }
-    changes |= {
-        change
-        for metric, limit in limits.items()
-        if limit.calibration is not None
-        for change in registry.calibrations[limit.calibration].changed_text(metric, padded_text=False)
-    }
-    if changes:
-        raise RegistryError(
-            f"The limits of case {case!r} decide nothing here ({'; '.join(sorted(changes))}), and what cannot be "
-            "judged is not caught; give the --threads that they were measured with, or measure them here: "
-            "`parity calibrate`."
-        )

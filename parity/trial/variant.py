@@ -1,11 +1,15 @@
-"""Variants of a case: what a defect needs in order to matter, such as a keyframe or audio-from-video switched off."""
+"""Variants of a case: what a defect needs in order to matter, such as a keyframe or audio-from-video switched off.
+
+What no small change of a case gives, such as a prompt beyond the window, a committed case has.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from runners.case import Case, Guidance
+from parity.trace.golden import find_case
+from runners.case import Case, Guidance, case_document
 from runners.errors import CaseError
 
 SOFT_STRENGTH = 0.6
@@ -14,15 +18,16 @@ KEYFRAME = 8  # pixel frame, the first of the second latent frame
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A change of a case that leaves its model, shape and seed alone."""
+    """A change of a case that leaves its model, shape and seed alone, or a committed case in its place."""
 
     name: str
     change: Callable[[Case], Case]
+    committed: bool = False  # whether it is a committed case, which may have limits of its own; then `name` is its id
 
     def fits(self, case: Case) -> bool:
         """Whether the case already is what the variant would make of it."""
         try:
-            return self.change(case) == case
+            return case_document(self.change(case)) == case_document(case)
         except CaseError:
             return False
 
@@ -45,6 +50,11 @@ def _video_skips(case: Case) -> Case:
     return msgspec.structs.replace(case, guidance=Guidance(video=video, audio=case.guidance.audio))
 
 
+def case_variant(case_id: str) -> Variant:
+    """A case under golden/, whatever the case at hand is."""
+    return Variant(name=case_id, change=lambda _: find_case(case_id), committed=True)
+
+
 AS_IS = Variant(name="as it is", change=lambda case: case)
 PICTURE = Variant(name="a picture at frame 0", change=lambda case: _picture(case, 0, 1.0))
 SOFT_PICTURE = Variant(name="a picture of less strength", change=lambda case: _picture(case, 0, SOFT_STRENGTH))
@@ -52,3 +62,8 @@ KEYFRAME_PICTURE = Variant(name="a keyframe", change=lambda case: _picture(case,
 V2A_ON = Variant(name="V2A on", change=lambda case: _v2a_skipped(case, False))
 V2A_OFF = Variant(name="V2A off", change=lambda case: _v2a_skipped(case, True))
 VIDEO_SKIPS = Variant(name="every other step skipped for video", change=_video_skips)
+TEXT_ONLY = case_variant("tiny_text_only")
+TWO_PICTURES = case_variant("tiny_two_pictures")
+TWO_PICTURES_AS_DISPLAYED = case_variant("release_1.2.0_tiny_two_pictures")
+UNGUIDED_30_STEPS = case_variant("tiny_unguided_30_steps")
+TILES = case_variant("release_1.2.0_tiny_tiles")

@@ -1,8 +1,6 @@
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,9 +12,7 @@ from parity.judge.limit import Calibration, derive_limit
 from parity.judge.registry import Registry
 from parity.trace import golden
 from parity.trace import reduced as trace_reduced
-from parity.trace.bundle import RUN_FILE, Run, read_run
-from parity.trace.record import record_run, recording
-from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.trace.bundle import Run
 from parity.trial import calibrate
 from parity.trial.benign import ORACLE, oracle_at, variations
 from parity.trial.calibrate import (
@@ -30,10 +26,7 @@ from parity.trial.calibrate import (
     propose_limits,
 )
 from parity.trial.rewrites import REWRITES
-from runners.clock import Quiet
 from runners.errors import RegistryError
-from runners.native import NativeRunner
-from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
 FLOOR = {"a": 0.02, "b": 0.03}
@@ -179,33 +172,11 @@ def test_isolated_groups_need_no_other_defect_than_a_scale_of_one_percent() -> N
 
 
 @pytest.fixture
-def recorded(
-    tmp_path: Path, micro_weights: WeightsFolder, micro_case_text: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Run]]:
-    """A golden of release 1.1.2, which cannot run here: made by native, which has its bits, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    (tmp_path / "golden" / "micro").mkdir(parents=True)
-    text = micro_case_text.replace("[request]", 'reference = "1.1.2"\n[request]', 1)
-    (tmp_path / "golden" / "micro" / "case.toml").write_text(text.replace("inference_steps = 2", "inference_steps = 1"))
-    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "store"))
+def recorded(golden_of_micro: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Such a golden, for populations of hardly any members."""
     monkeypatch.setattr(calibrate, "defects_of", lambda _: ())
     monkeypatch.setattr(calibrate, "variations", lambda *population: variations(*population)[:1])
-
-    def make(*, reduced: bool, pattern: str | None = None, **behaviours: bool) -> Run:
-        options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
-        out = tmp_path / "official"
-        runner = NativeRunner(micro_weights, options)
-        taps = None if pattern is None else recording(pattern, "sketch")
-        record_run(runner, golden.find_case("micro"), micro_weights, options, out, Quiet(), taps)
-        document = json.loads((out / RUN_FILE).read_text())
-        (out / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
-        golden.bless(read_run(out), "for this test", reduced=reduced)
-        return golden.golden_of("micro")
-
-    yield make
-    torch.set_num_threads(threads)
+    return golden_of_micro
 
 
 @pytest.mark.parametrize("reduced", [False, True], ids=["whole", "reduced"])

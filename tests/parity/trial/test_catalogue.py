@@ -1,8 +1,14 @@
 import importlib
+from fnmatch import fnmatchcase
 
 import pytest
 
-from parity.trial.catalogue import CATALOGUE
+from parity.diff.dataflow import Dataflow
+from parity.diff.metric import METRICS
+from parity.diff.tap_group import drift_group
+from parity.trace.golden import find_case
+from parity.trial.calibrate import facet_of
+from parity.trial.catalogue import CATALOGUE, WITNESSES, defects_of
 from parity.trial.defect import Defect, Reach
 from parity.trial.rewrites import REWRITES, Rewrite
 
@@ -66,3 +72,40 @@ def test_what_a_defect_patches_is_there_and_is_put_back(defect: Defect) -> None:
 def test_what_a_rewrite_patches_is_there(rewrite: Rewrite) -> None:
     with rewrite.apply(Reach()):
         pass
+
+
+COMMITTED = sorted({defect.variant.name for defect in CATALOGUE if defect.variant.committed})
+
+
+def test_the_new_cases_have_defects_that_were_made_for_them() -> None:
+    assert COMMITTED == [
+        "release_1.2.0_tiny_tiles",
+        "release_1.2.0_tiny_two_pictures",
+        "tiny_text_only",
+        "tiny_two_pictures",
+        "tiny_unguided_30_steps",
+    ]
+    assert len(defects_of(find_case("tiny_ti2v"))) > 50
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_few_defects_are_measured_on_such_a_case_and_every_limit_has_one_to_lie_below(name: str) -> None:
+    case = find_case(name)
+    measured = defects_of(case)
+    assert {defect.id for defect in measured} >= WITNESSES and len(measured) <= len(WITNESSES) + 6
+    assert [defect.id for defect in measured if defect.variant.name == name] == [
+        defect.id for defect in CATALOGUE if defect.variant.name == name
+    ]
+    facets = {facet for defect in measured for facet in defect.shows_in}
+    judged = {
+        facet_of(metric) for metric in METRICS if not metric.startswith(("drift.", "isolated.", "taps.", "outputs."))
+    }
+    assert {facet for facet in judged if facet is not None} <= facets
+    flow = Dataflow(case, 4)
+    groups = {drift_group(tap, flow.steps) for tap in flow.taps}
+    answered = {
+        drift_group(tap, flow.steps)
+        for tap in flow.taps
+        if any(fnmatchcase(tap, pattern) for defect in measured for pattern in defect.first_taps)
+    }
+    assert {group for group in groups - answered if facet_of(f"drift.{group}") not in facets} == set()

@@ -1,8 +1,21 @@
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from parity.trial.variant import AS_IS, KEYFRAME_PICTURE, PICTURE, SOFT_PICTURE, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from parity.trace.golden import find_case
+from parity.trial.variant import (
+    AS_IS,
+    KEYFRAME_PICTURE,
+    PICTURE,
+    SOFT_PICTURE,
+    TEXT_ONLY,
+    TWO_PICTURES,
+    V2A_OFF,
+    V2A_ON,
+    VIDEO_SKIPS,
+)
 from runners.case import Case
 from runners.errors import CaseError
 
@@ -39,3 +52,14 @@ def test_a_case_without_a_picture_fits_no_picture_and_says_so(micro_case: Callab
     assert not PICTURE.fits(micro_case())
     with pytest.raises(CaseError, match="no picture"):
         PICTURE.change(micro_case())
+
+
+def test_a_committed_case_stands_in_place_of_any_other_and_fits_itself_alone(micro_case: Callable[..., Case]) -> None:
+    wide = TWO_PICTURES.change(micro_case())
+    assert wide.id == "tiny_two_pictures" == TWO_PICTURES.name and len(wide.request.images) == 2
+    assert TWO_PICTURES.fits(wide) and not TEXT_ONLY.fits(wide) and not TWO_PICTURES.fits(micro_case())
+    by_path = find_case(str(Path(wide.folder) / "case.toml"))
+    moved = msgspec.structs.replace(by_path, folder=f"{wide.folder}/../{wide.id}")
+    assert TWO_PICTURES.fits(moved), "however its folder is written"
+    other = msgspec.structs.replace(wide, request=msgspec.structs.replace(wide.request, seed=1))
+    assert not TWO_PICTURES.fits(other), "a changed request is another"
