@@ -19,13 +19,13 @@ Original = Callable[..., Any]
 PADDED_TO: Final = 64  # tokens
 
 
-def _first_perturbed_pass(original: Original, stage: Any, name: str, step: Step, *rest: Any) -> Pair:
+def _first_perturbed_pass(original: Original, stage: Any, name: str, step: Step, *rest: Any, **options: bool) -> Pair:
     sigma = float(step.sigma)
     first_sigma, x0 = vars(stage).get("first_perturbed", (sigma, None))
     if sigma != first_sigma:
         kept: Pair = x0
         return kept
-    computed: Pair = original(stage, name, step, *rest)
+    computed: Pair = original(stage, name, step, *rest, **options)
     stage.first_perturbed = sigma, computed
     return computed
 
@@ -72,7 +72,9 @@ SERVING_DEFECTS: Final = (
         component="stages.denoising",
         description="the perturbed pass of the first step serves in all later ones",
         first_taps=("denoise/001/perturbed/*",),
-        apply=wrapped(DenoisingStage, "_pass", _first_perturbed_pass, when=lambda stage, name, *_: name == "perturbed"),
+        apply=wrapped(
+            DenoisingStage, "_pass", _first_perturbed_pass, when=lambda stage, name, *_, **__: name == "perturbed"
+        ),
         shows_in=BOTH,
     ),
     Defect(
@@ -80,7 +82,7 @@ SERVING_DEFECTS: Final = (
         component="stages.denoising",
         description="every other step takes the guided prediction of the step before it",
         first_taps=("denoise/001/*",),
-        apply=wrapped(DenoisingStage, "guided", _every_other_step),
+        apply=wrapped(DenoisingStage, "evaluate_stage1_guided_x0", _every_other_step),
         shows_in=BOTH,
     ),
     Defect(
