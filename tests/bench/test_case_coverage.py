@@ -90,8 +90,11 @@ def test_every_blind_spot_of_the_first_cases_has_a_defect_that_a_case_sees(
     spots = bench.known()["blind_spot"]
     assert len(spots) == 10
     assert {spot["case"] for spot in spots} <= set(cases)
-    ids = {defect.id for defect in CATALOGUE}
-    assert [spot["defect"] for spot in spots if spot["defect"] not in ids] == []
+    variants = {defect.id: defect.variant.name for defect in CATALOGUE}
+    assert [spot["defect"] for spot in spots if spot["defect"] not in variants] == []
+    # A defect that names a committed case is tried on that one.
+    named = {spot["defect"]: spot["case"] for spot in spots if variants[spot["defect"]] in cases}
+    assert named == {defect: variants[defect] for defect in named}
 
 
 def test_the_cases_are_what_they_are_said_to_be(cases: dict[str, Case], tiny_weights: WeightsFolder) -> None:
