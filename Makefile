@@ -20,7 +20,10 @@ endif
 PARITY := $(RUN) -m parity.cli.app
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
-RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a)
+# What requests can do beside the main job: docs/coverage.md says which case sees what.
+WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps
+RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
+  $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles)
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
 GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
@@ -35,7 +38,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-gpu test-browser check gate thresholds mutate bench clean
+  test test-gpu test-browser check gate thresholds coverage mutate bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,8 +60,9 @@ parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*'
 
 # Later releases compute sound in fp32, whose sums differ from run to run on more than one thread.
-gate: $(WEIGHTS)/ltx-2.3.safetensors ## The main job, judged against the recorded goldens as well; CI reads its exit code
-	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*' --golden
+gate: $(WEIGHTS)/ltx-2.3.safetensors ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
+	$(PARITY) suite $(patsubst %,--case %,$(CASES) $(WIDE_CASES)) --weights $(WEIGHTS) --out build/runs \
+	  --threads $(THREADS) --taps '*' --golden
 	$(PARITY) suite $(RELEASE_CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads 1 --golden --taps '*'
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
 
@@ -95,6 +99,10 @@ thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, an
 	$(PARITY) calibrate --weights $(WEIGHTS) $(if $(REASON),--reason "$(REASON)")
 	$(PARITY) calibrate --weights $(WEIGHTS) $(RELEASE_CASES:%=--case %) --limits-only --threads 1 \
 	  $(if $(REASON),--reason "$(REASON)")
+
+coverage: $(WEIGHTS)/ltx-2.3.safetensors ## Measure what the tiny cases see, and write docs/coverage.md
+	$(RUN) bench/case_coverage.py --weights $(WEIGHTS) > build/coverage.md
+	mv build/coverage.md docs/coverage.md
 
 mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
 	$(PARITY) mutate --weights $(WEIGHTS) --out docs/measurements/mutation_tiny.json

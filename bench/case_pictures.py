@@ -3,7 +3,7 @@
     python bench/case_pictures.py
 
 Both are cut from golden/tiny_ti2v/astronaut.png (Eileen Collins, NASA, public domain, from scikit-image) and carry what
-a phone or an editor leaves in a file: one lies on its side and says so in EXIF, has colours under a see-through edge and
+phones and editors leave in a file: one lies on its side and says so in EXIF, has colours under a see-through edge and
 an ICC profile that is broken; the other has a profile that is whole and not sRGB's.
 """
 

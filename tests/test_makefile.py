@@ -8,7 +8,7 @@ import pytest
 from parity.trace.golden import golden_of
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "RELEASE_CASES": 4, "GPU_CASES": 3}
+VARIABLES = {"CASES": 2, "WIDE_CASES": 3, "RELEASE_CASES": 7, "GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
@@ -27,3 +27,8 @@ def test_every_case_of_the_makefile_has_a_whole_golden(variable: str) -> None:
     for name in names:
         golden = golden_of(name)
         assert golden.record.case["id"] == name and golden.record.runner == "official"
+
+
+def test_every_tiny_case_is_judged_by_the_gate() -> None:
+    judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
+    assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
