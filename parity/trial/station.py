@@ -5,7 +5,8 @@ at hand with a keyframe, is judged by those of the case at hand, widened to what
 
 Where official code of the case's release cannot run here, the native model as it is stands for it, on as many threads
 as the golden was recorded with, once it has shown the golden's bits; on another machine it must be within the case's
-own limits. Parts are then not tried alone, since nothing official runs beside them.
+own limits. Of a changed case there is no golden; there it stands for what it stands for as the case is. Parts are then
+not tried alone, since nothing official runs beside them.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ class Grounds:
     """What a case is judged by, known before anything is run."""
 
     case: Case
+    changed: bool  # whether it is the case at hand with a change, of which there is no golden
     own: bool  # whether it is judged by its own limits, or by widened ones of the case at hand
     limits_of: str  # the id of whose limits they are
     registry: Registry
@@ -71,9 +73,11 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
     here = dict(environment)
     if recorded is not None:
         here["threads"] = str(recorded.record.environment["threads"])
-    own = case == at_hand or (case.id != at_hand.id and case.id in registry.cases)
+    changed = case.id == at_hand.id and case != at_hand
+    own = case == at_hand or (not changed and case.id in registry.cases)
     grounds = Grounds(
         case=case,
+        changed=changed,
         own=own,
         limits_of=case.id if own else at_hand.id,
         registry=registry,
@@ -152,7 +156,7 @@ def open_station(weights: WeightsFolder, grounds: Grounds, say: Say) -> Station:
     registry = grounds.registry
     with grounds.running():
         reference = record(weights, case, "official" if official else "native")
-        if recorded is not None:
+        if recorded is not None and not grounds.changed:
             _require_that_native_stands_for(recorded, reference, grounds)
         if not grounds.own:
             harmless = variations(FLOOR_DRAWS, case.reference)
