@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -19,8 +20,9 @@ from runners.clock import Quiet
 from runners.errors import CheckpointError
 from runners.forge import make, scales
 from runners.forge.presets import Preset, preset_named
+from runners.official import OfficialRunner
 from runners.official_compat import prepare_imports
-from runners.protocol import Outcome
+from runners.protocol import Outcome, RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
@@ -166,6 +168,17 @@ def micro_case(pictures: Path) -> Callable[..., Case]:
         return parse_case(MICRO_CASE, pictures, overrides)
 
     return make_case
+
+
+@pytest.fixture(scope="session")
+def official_run(micro_weights: WeightsFolder) -> Callable[..., Executed]:
+    """The official run of a case of the micro model, made once and shared; nobody may change its tensors."""
+
+    @cache
+    def made(case: Case, dtype: torch.dtype = torch.bfloat16) -> Executed:
+        return execute(OfficialRunner(micro_weights, RunOptions(device=torch.device("cpu"), dtype=dtype)), case)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -107,12 +107,16 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_every_tap_and_output_has_the_official_bits(
-    name: str, micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+    name: str,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
+    official_run: Callable[..., Any],
 ) -> None:
     dtype, overrides = REQUESTS[name]
     case = micro_case(overrides)
     options = RunOptions(device=CPU, dtype=dtype)
-    official = run(OfficialRunner(micro_weights, options), case)
+    official = official_run(case, dtype)
     native = run(NativeRunner(micro_weights, options), case)
     assert_same_bits(official, native)
     assert official.taps["init/video"].dtype == dtype
@@ -120,13 +124,15 @@ def test_every_tap_and_output_has_the_official_bits(
 
 
 def test_a_run_with_the_flag_equals_the_official_run_without_v2a_tap_for_tap(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
+    official_run: Callable[..., Any],
 ) -> None:
     case = micro_case(V2A_OFF)
     assert sampling_params(case).build_request_extra()["ltx2_skip_v2a_cross_attn_for_video_gt"] is True
-    options = RunOptions(device=CPU, dtype=BF16)
-    official = run(OfficialRunner(micro_weights, options), case)
-    native = run(NativeRunner(micro_weights, options), case)
+    official = official_run(case, BF16)
+    native = run(NativeRunner(micro_weights, RunOptions(device=CPU, dtype=BF16)), case)
     assert_same_bits(official, native)
     attended = {name.split("/")[2] for name in official.taps if name.endswith("video/av_attn")}
     assert attended == {"cond", "uncond", "perturbed"}

@@ -27,15 +27,15 @@ MakeCase = Callable[..., Case]
 
 
 @pytest.fixture(scope="module")
-def plain(micro_weights: WeightsFolder, micro_case: MakeCase, run: Run) -> Any:
+def plain(micro_case: MakeCase, official_run: Run) -> Any:
     """An official run of the micro case, in bf16."""
-    return run(OfficialRunner(micro_weights, BF16), micro_case())
+    return official_run(micro_case())
 
 
 def test_the_oracles_path_in_bf16_equals_the_pipeline_class_bit_for_bit(
-    micro_weights: WeightsFolder, micro_case: MakeCase, run: Run
+    micro_weights: WeightsFolder, micro_case: MakeCase, run: Run, official_run: Run
 ) -> None:
-    through_class = run(OfficialRunner(micro_weights, BF16), micro_case(PICTURE))
+    through_class = official_run(micro_case(PICTURE))
     through_helpers = run(OfficialRunner(micro_weights, BF16, through_helpers=True), micro_case(PICTURE))
     assert through_class.outcome.details["through_helpers"] is False
     assert through_helpers.outcome.details["through_helpers"] is True
@@ -47,9 +47,9 @@ def test_the_oracles_path_in_bf16_equals_the_pipeline_class_bit_for_bit(
 
 
 def test_the_fp32_oracle_is_near_the_bf16_run_and_not_equal(
-    plain: Any, micro_weights: WeightsFolder, micro_case: MakeCase, run: Run
+    plain: Any, micro_case: MakeCase, official_run: Run
 ) -> None:
-    oracle = run(OfficialRunner(micro_weights, FP32), micro_case())
+    oracle = official_run(micro_case(), torch.float32)
     assert oracle.outcome.details["through_helpers"] is True
     assert {tensor.dtype for name, tensor in oracle.taps.items() if "block" in name} == {torch.float32}
     # Compared before the noise, which differs: it is drawn in the run's dtype.
@@ -58,8 +58,8 @@ def test_the_fp32_oracle_is_near_the_bf16_run_and_not_equal(
     assert 1e-4 < error < 0.1
 
 
-def test_a_run_has_every_tap_stage_and_step(micro_weights: WeightsFolder, micro_case: MakeCase, run: Run) -> None:
-    executed = run(OfficialRunner(micro_weights, BF16), micro_case(PICTURE))
+def test_a_run_has_every_tap_stage_and_step(micro_case: MakeCase, official_run: Run) -> None:
+    executed = official_run(micro_case(PICTURE))
     names = {f"text/{sign}/hidden" for sign in ("pos", "neg")}
     names |= {f"connector/{sign}/{modality}" for sign in ("pos", "neg") for modality in ("video", "audio")}
     names |= {"image/0/latent", "init/video", "init/audio", "decode/frames", "decode/mel", "decode/waveform"}

@@ -17,7 +17,6 @@ from parity.trial.drift import Drifted, Recorded, drift, record
 from runners.case import Case
 from runners.ltx23.gemma import GemmaEncoder
 from runners.native import NativeRunner
-from runners.official import OfficialRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
@@ -43,10 +42,14 @@ def padding_of(value: float) -> Iterator[None]:
 
 @pytest.mark.parametrize("value", [1000.0, torch.nan])
 def test_garbage_in_the_padding_changes_no_bit_of_any_tap_or_output(
-    value: float, micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+    value: float,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
+    official_run: Callable[..., Any],
 ) -> None:
     case = micro_case(SHORT)
-    official = run(OfficialRunner(micro_weights, OPTIONS), case)
+    official = official_run(case)
     with padding_of(value):
         native = run(NativeRunner(micro_weights, OPTIONS), case)
     assert official.taps.keys() == native.taps.keys()
