@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parity.trial.defect import SUBTLE, Defect, Facet, edited, wrapped
-from parity.trial.variant import TILES
+from parity.trial.variant import TILES, WIDE_TILES
 from runners.ltx23 import audio_decoder, video_decoder, video_tiling
 from runners.ltx23.antialiased_activation import AntiAliasedSnake
 from runners.ltx23.audio_vae_layers import Upsample
@@ -22,7 +22,7 @@ from runners.ltx23.bandwidth_extension import ExtendedVocoder, ShortTimeFourier
 from runners.ltx23.latents import AUDIO_HOP_SAMPLES
 from runners.ltx23.stages import audio_decoding, video_decoding
 from runners.ltx23.video_decoder import VideoDecoder
-from runners.ltx23.video_tiling import Tiling, temporal_intervals
+from runners.ltx23.video_tiling import Tiling, masks_add_up, temporal_intervals
 
 Original = Callable[..., Any]
 FRAMES: Final[frozenset[Facet]] = frozenset({"frames"})
@@ -248,6 +248,17 @@ DECODING_DEFECTS: Final = (
         ),
         shows_in=FRAMES,
         variant=TILES,
+    ),
+    Defect(
+        id="tiles_not_divided",
+        component="video_tiling",
+        description="the sum of tiles is not divided by their masks where these do not add up to one",
+        first_taps=FRAMES_TAP,
+        apply=wrapped(
+            video_tiling, "masks_add_up", lambda original, tiles: True, when=lambda tiles: not masks_add_up(tiles)
+        ),
+        shows_in=FRAMES,
+        variant=WIDE_TILES,
     ),
     Defect(
         id="mono_on_both_channels",

@@ -81,6 +81,7 @@ def test_the_new_cases_have_defects_that_were_made_for_them() -> None:
     assert COMMITTED == [
         "release_1.2.0_tiny_tiles",
         "release_1.2.0_tiny_two_pictures",
+        "release_1.2.0_tiny_wide_tiles",
         "tiny_text_only",
         "tiny_two_pictures",
         "tiny_unguided_30_steps",
