@@ -22,7 +22,7 @@ from runners.ltx23.bandwidth_extension import ExtendedVocoder, ShortTimeFourier
 from runners.ltx23.latents import AUDIO_HOP_SAMPLES
 from runners.ltx23.stages import audio_decoding, video_decoding
 from runners.ltx23.video_decoder import VideoDecoder
-from runners.ltx23.video_tiling import Tiling, masks_add_up, temporal_intervals
+from runners.ltx23.video_tiling import Tile, Tiling, temporal_intervals
 
 Original = Callable[..., Any]
 FRAMES: Final[frozenset[Facet]] = frozenset({"frames"})
@@ -103,6 +103,13 @@ def _side_by_side(
     original: Original, latent_shape: tuple[int, int, int], tiling: Tiling, scale: tuple[int, int, int]
 ) -> Any:
     return original(latent_shape, replace(tiling, overlap_px=0, overlap_frames=0), scale)
+
+
+def _counted(original: Original, chunk: Any, tile: Tile, *rest: Any) -> None:
+    before = chunk.weights.clone()
+    original(chunk, tile, *rest)
+    chunk.weights.copy_(before)
+    chunk.weights[..., tile.height.out, tile.width.out] += 1.0
 
 
 def _mono(original: Original, *args: Any) -> Any:
@@ -250,13 +257,11 @@ DECODING_DEFECTS: Final = (
         variant=TILES,
     ),
     Defect(
-        id="tiles_not_divided",
+        id="tiles_divided_by_count",
         component="video_tiling",
-        description="the sum of tiles is not divided by their masks where these do not add up to one",
+        description="where masks do not add up to one, the sum of tiles is divided by how many they are there",
         first_taps=FRAMES_TAP,
-        apply=wrapped(
-            video_tiling, "masks_add_up", lambda original, tiles: True, when=lambda tiles: not masks_add_up(tiles)
-        ),
+        apply=wrapped(video_tiling._Chunk, "add", _counted, when=lambda chunk, *_: chunk.weights is not None),
         shows_in=FRAMES,
         variant=WIDE_TILES,
     ),
