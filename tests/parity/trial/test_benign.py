@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity.trial.benign import COMPILED, compiled_branches, noise_one_ulp_off, one_ulp_off, threads, variations
+from parity.trial.benign import (
+    COMPILED,
+    compiled_branches,
+    noise_one_ulp_off,
+    one_ulp_off,
+    threads,
+    variations,
+    without_onednn,
+)
 
 
 def test_one_ulp_is_the_next_value_up_or_down_and_never_nan() -> None:
@@ -26,6 +34,17 @@ def test_seeded_noise_moves_and_other_noise_does_not() -> None:
     assert torch.equal(unseeded, torch.randn(7))
     assert bool((moved != plain).all()) and torch.allclose(moved, plain, rtol=1e-6)
     assert torch.equal(plain, torch.randn(7, generator=torch.Generator().manual_seed(3))), "the patch is still in place"
+
+
+def test_onednn_is_left_out_and_put_back() -> None:
+    x, weight = torch.randn(1, 48, 31, 17).bfloat16(), torch.randn(40, 48, 3, 3).bfloat16()
+    plain = torch.nn.functional.conv2d(x, weight)
+    assert torch.backends.mkldnn.enabled
+    with without_onednn():
+        assert not torch.backends.mkldnn.enabled
+        other = torch.nn.functional.conv2d(x, weight)
+    assert torch.backends.mkldnn.enabled
+    assert not torch.equal(plain, other) and (plain - other).abs().max() < 0.02 * plain.abs().max()
 
 
 def test_threads_are_put_back() -> None:
