@@ -15,8 +15,8 @@ open, so the bound follows from the arithmetic and is not measured. With e the s
   bf16 on the way; independent ones add as squares.
 * Computed in the dtype that it is kept in (guided combination of release 1.0.0, in bf16): the same expression in wider
   arithmetic is rounded once where the reference rounds n times. The n errors are independent: sqrt(n) e/sqrt(12), as
-  long as no partial result is much larger than the whole. Where one is, a harmless run is seen beyond the bound, and
-  the limit says so.
+  long as no partial result is much larger than the whole. Where one is, a harmless run is seen beyond it, and the
+  limit says so.
 
 So a combination in fp32 is harmless where the reference combines in bf16, for it only takes roundings away and lies
 nearer to the truth; one in bf16 is not where the reference combines in fp32 (1.2.0). The Euler step rounds its velocity
