@@ -3,9 +3,13 @@
 Axes: S token of the padded prompt, N token of the prompt itself.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from runners.errors import ShapeError
+
+PromptTokens = Mapping[str, int]  # tap of a prompt's hidden states -> how many tokens the prompt has
 
 
 def real_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -58,3 +62,18 @@ def with_real_tokens(hidden: Tensor, attention_mask: Tensor, tokens: Tensor) -> 
     replaced = hidden.clone()
     replaced[:, attention_mask[0].to(hidden.device) != 0] = tokens
     return replaced
+
+
+def without_left_padding(name: str, tensor: Tensor, tokens: PromptTokens) -> Tensor:
+    """A tap as it is, or its last N tokens if it is a prompt in a longer window, which is padded on the left.
+
+    An engine's adapter may tap the window that its text encoder fills, as the official code fills it. One that pads
+    elsewhere taps `real_tokens` by itself.
+
+    Args:
+        name: of the tap.
+        tensor: (1, S, ...).
+        tokens: N of each prompt.
+    """
+    count = tokens.get(name)
+    return tensor if count is None or tensor.ndim < 2 or tensor.shape[1] <= count else tensor[:, -count:]

@@ -46,9 +46,10 @@ def run(
     from parity.trace.child import Child, record_in_child
     from parity.trace.golden import find_case
     from parity.trace.pattern import require_choice
+    from parity.trace.prompt_tokens import prompt_tokens
     from parity.trace.record import device_named, record_run, recording
-    from parity.trace.recorder import Keep
-    from runners.catalogue import open_runner
+    from parity.trace.recorder import NO_WINDOWS, Keep
+    from runners.catalogue import NAMES, open_runner
     from runners.forge.weights import weights_named
     from runners.ltx23.reference import RELEASES
     from runners.protocol import DTYPES, RunOptions
@@ -81,10 +82,12 @@ def run(
     )
     command_line = {"disable_autocast": disable_autocast}
     kept: Keep = "full" if keep == "full" else "sketch"
+    foreign = taps is not None and runner not in NAMES
+    windows = prompt_tokens(found, files) if foreign else NO_WINDOWS
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         if runner_python is None:
             engine = open_runner(runner, files, options, overrides, command_line, official_root)
-            recorded = None if taps is None else recording(taps, kept)
+            recorded = None if taps is None else recording(taps, kept, windows)
             outcome = record_run(engine, found, files, options, folder, progress, recorded)
         else:
             child = Child(
@@ -96,6 +99,7 @@ def run(
                 official_root=official_root,
                 taps=taps,
                 keep=kept,
+                prompt_tokens=windows,
                 threads=threads,
             )
             outcome = record_in_child(child, found, files, options, folder, progress)

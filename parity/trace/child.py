@@ -38,6 +38,7 @@ from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
 from runners.protocol import Outcome, RunOptions
+from runners.real_tokens import PromptTokens
 from runners.weights import Weights, WeightsFolder
 
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
@@ -63,6 +64,9 @@ class Child:
     official_root: Path | None = None
     taps: str | None = None  # pattern of the taps to record
     keep: Keep = "sketch"
+    prompt_tokens: PromptTokens = field(
+        default_factory=dict
+    )  # of an engine that may tap the window that a prompt stands in
     variables: Mapping[str, str] = field(default_factory=dict)  # of its environment; an empty one is taken away
     threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
 
@@ -161,6 +165,7 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),
         "taps": child.taps,
         "keep": child.keep,
+        "prompt_tokens": dict(child.prompt_tokens),
         "threads": child.threads,
     }
 

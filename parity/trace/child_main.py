@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runners.protocol import Outcome
     from runners.weights import Weights
 
-PROTOCOL = 2
+PROTOCOL = 3
 RESULT_FILE = "result.json"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
@@ -95,7 +95,7 @@ def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     case = case_of(request["case"], request["case_folder"])
     repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
     details: dict[str, Any] = {TAPS_OFFERED: list(runner.capabilities.taps)}
-    with repeatable, runner, _observed(folder, request["taps"], request["keep"], details):
+    with repeatable, runner, _observed(folder, request, details):
         start_s = time.perf_counter()
         outcome: Outcome = runner.run(case, say)
         if device.type == "cuda":
@@ -146,16 +146,16 @@ def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
 
 
 @contextmanager
-def _observed(folder: Path, pattern: str | None, keep: Any, details: dict[str, Any]) -> Iterator[None]:
+def _observed(folder: Path, request: dict[str, Any], details: dict[str, Any]) -> Iterator[None]:
     """Record the taps that the request names, if any, and beside them attention kernels into `details`."""
     from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
     from parity.trace.recorder import Recorder
     from runners.tap import listening
 
-    if pattern is None:
+    if request["taps"] is None:
         yield
         return
-    recorder = Recorder(folder, pattern=pattern, keep=keep)
+    recorder = Recorder(folder, pattern=request["taps"], keep=request["keep"], prompt_tokens=request["prompt_tokens"])
     with noting_attention_kernels() as details[ATTENTION_KERNELS], recorder, listening(recorder):
         yield
 

@@ -13,12 +13,13 @@ from parity.trace.atomic import folder_atomic
 from parity.trace.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.trace.bundle import RUN_FILE, TRACE_FILE, dtype_name, write_run
 from parity.trace.environment import fingerprint
-from parity.trace.recorder import Keep, Recorder
+from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from parity.trace.trace_file import TRACE_JOURNAL
 from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
+from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
@@ -41,12 +42,18 @@ class Executed:
     end_to_end_s: float
 
 
-def recording(pattern: str, keep: Keep) -> Listening:
-    """Record the taps whose names match `pattern` while a case runs."""
+def recording(pattern: str, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS) -> Listening:
+    """Record the taps whose names match `pattern` while a case runs.
+
+    Args:
+        pattern: as `parity.trace.pattern` reads it.
+        keep: sketches, or whole tensors beside them.
+        prompt_tokens: of an engine that may tap the window that a prompt stands in.
+    """
 
     @contextmanager
     def into(folder: Path) -> Iterator[None]:
-        with Recorder(folder, pattern=pattern, keep=keep) as recorder, listening(recorder):
+        with Recorder(folder, pattern=pattern, keep=keep, prompt_tokens=prompt_tokens) as recorder, listening(recorder):
             yield
 
     return into

@@ -14,7 +14,7 @@ The taps of one device are taken to come from one stream.
 from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Literal, Self
 
 import torch
@@ -33,8 +33,10 @@ from parity.trace.sketch import (
 )
 from parity.trace.trace_file import TRACE_JOURNAL, SketchTable, encode, journal_table, write_trace
 from runners.errors import RunError
+from runners.real_tokens import PromptTokens, without_left_padding
 
 Keep = Literal["sketch", "full"]
+NO_WINDOWS: Final[PromptTokens] = MappingProxyType({})
 _CAPACITY: Final = 2048  # taps; 0.6 MB at 64 buckets
 
 
@@ -102,14 +104,22 @@ class Recorder:
         keep: "sketch", or "full" for the whole tensors of those taps too, in `tensors.safetensors`; that waits for the
             device at every tap.
         buckets: K of the sketches, a power of two from 16 to 1024.
+        prompt_tokens: of prompts that may be tapped in a window padded on the left.
     Raises: ConfigError for `buckets`; RunError if a journal exists, a tap is heard twice or its name is malformed.
     """
 
     def __init__(
-        self, folder: Path, *, pattern: str | None = None, keep: Keep = "sketch", buckets: int = DEFAULT_BUCKETS
+        self,
+        folder: Path,
+        *,
+        pattern: str | None = None,
+        keep: Keep = "sketch",
+        buckets: int = DEFAULT_BUCKETS,
+        prompt_tokens: PromptTokens = NO_WINDOWS,
     ) -> None:
         require_buckets(buckets)
         self._folder, self._pattern, self._buckets = folder, pattern, buckets
+        self._prompt_tokens = prompt_tokens
         self._journal = JournalWriter(folder / TRACE_JOURNAL)
         self._journal.append(encode(SketchTable(buckets=buckets, pattern=pattern)))  # a trace before the first tap too
         self._tensors = JournalWriter(folder / TENSORS_JOURNAL) if keep == "full" else None
@@ -127,6 +137,7 @@ class Recorder:
                 f"Tap {name!r} was heard twice, or its name is empty or of two lines. Give each tap one name."
             )
         self._heard.add(name)
+        tensor = without_left_padding(name, tensor, self._prompt_tokens)
         step = "/".join(name.split("/", 2)[:2])
         batch = self._batch
         if batch is None or batch.full or batch.device != tensor.device or step != self._step:

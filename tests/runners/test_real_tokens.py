@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runners.errors import ShapeError
-from runners.real_tokens import real_tokens, with_real_tokens
+from runners.real_tokens import real_tokens, with_real_tokens, without_left_padding
 
 HIDDEN = torch.arange(30).reshape(1, 5, 2, 3)  # (1, S, D, L)
 
@@ -74,3 +74,12 @@ def test_an_engines_own_interpreter_needs_torch_alone_for_it() -> None:
     program = "import sys, runners.real_tokens; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded and not {"parity", "transformers", "safetensors", "msgspec", "einops"} & set(loaded)
+
+
+def test_a_window_padded_on_the_left_is_cut_to_its_prompt_and_nothing_else_is_touched() -> None:
+    tokens = {"text/pos/hidden": 2, "text/neg/hidden": 5}
+    assert torch.equal(without_left_padding("text/pos/hidden", HIDDEN, tokens), HIDDEN[:, 3:])
+    assert without_left_padding("text/neg/hidden", HIDDEN, tokens) is HIDDEN  # its real tokens already
+    assert without_left_padding("connector/pos/video", HIDDEN, tokens) is HIDDEN
+    shorter = HIDDEN[:, :1]  # a token too few stays one: that is for the comparison to say
+    assert without_left_padding("text/pos/hidden", shorter, tokens) is shorter
