@@ -18,7 +18,7 @@ from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
 from parity.diff.tap_group import isolated_group, worst_by_group
 from parity.trace.bundle import Run
-from parity.trace.environment import differences
+from parity.trace.environment import USABLE_CORES, differences
 from runners.clock import STAGES
 from runners.errors import RunError
 
@@ -129,7 +129,7 @@ def _require_of(path: Path, found: IsolatedErrors, candidate: Run) -> None:
     }
     wrong = [name for name, (theirs, ours) in pairs.items() if theirs != ours]
     # Both sides of an isolation are computed on as many threads; how many is harmless.
-    wrong += differences(found.environment, record.environment, without=("threads",))
+    wrong += differences(found.environment, record.environment, without=("threads", USABLE_CORES))
     if wrong:
         raise RunError(
             f"{path} holds isolated errors of another run than {candidate.folder}: they differ in {'; '.join(wrong)}. "

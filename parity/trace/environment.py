@@ -53,6 +53,10 @@ NUMERIC_KEYS = (
     "changed_flags",
 )
 
+# How many cores a process may use decides on a CPU how its products are cut up, on one thread too. Recorded where it is
+# not all of them.
+USABLE_CORES = "usable_cores"
+
 # What torch starts with. A flag is recorded once it has been changed, so that older records agree with newer ones.
 DEFAULT_FLAGS = {
     "cudnn.allow_tf32": True,
@@ -80,6 +84,8 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     }
     if flags := changed_flags():
         found["changed_flags"] = flags
+    if device.type == "cpu" and (usable := len(os.sched_getaffinity(0))) != found["cores"]:
+        found[USABLE_CORES] = usable
     if device.type == "cuda":
         found |= {
             "device_name": torch.cuda.get_device_name(device),
@@ -130,11 +136,16 @@ def sdpa_backends() -> list[str]:
 
 def differences(reference: dict[str, Any], candidate: dict[str, Any], without: Collection[str] = ()) -> list[str]:
     """Differences that can change bits, each as one phrase, reference first; those of keys in `without` left out."""
-    return [
+    named = [
         f"{key}: {reference.get(key)} against {candidate.get(key)}"
         for key in NUMERIC_KEYS
         if key not in without and reference.get(key) != candidate.get(key)
     ]
+    cores = [side.get(USABLE_CORES, side.get("cores")) for side in (reference, candidate)]
+    on_cpu = reference.get("device") == candidate.get("device") == "cpu"
+    if on_cpu and USABLE_CORES not in without and cores[0] != cores[1]:
+        named.append(f"{USABLE_CORES}: {cores[0]} against {cores[1]}")
+    return named
 
 
 @cache

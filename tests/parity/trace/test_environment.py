@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from parity.trace import environment
 from parity.trace.environment import NUMERIC_KEYS, differences, fingerprint, source_hash
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_fingerprint_is_plain_data_and_names_what_computes() -> None:
@@ -27,7 +29,7 @@ def test_a_fingerprint_is_plain_data_and_names_what_computes() -> None:
 def test_only_differences_that_can_change_bits_are_named() -> None:
     reference = fingerprint(CPU)
     assert differences(reference, dict(reference)) == []
-    harmless = {"platform": "another", "cores": 999, "python": "3.0", "diffusers": None, "source_hash": "x"}
+    harmless = {"platform": "another", "python": "3.0", "diffusers": None, "source_hash": "x"}
     assert differences(reference, reference | harmless) == []
     moved = reference | {"threads": 77, "torch": "9.9"}
     assert differences(reference, moved) == [
@@ -36,6 +38,25 @@ def test_only_differences_that_can_change_bits_are_named() -> None:
     ]
     gone = {key: value for key, value in reference.items() if key != "cpu"}
     assert differences(reference, gone) == [f"cpu: {reference['cpu']} against None"]
+
+
+def test_the_cores_that_a_process_may_use_are_named_on_a_cpu_and_not_beside_a_gpu() -> None:
+    code = (
+        "import json, os, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from parity.trace.environment import fingerprint; print(json.dumps(fingerprint(torch.device('cpu'))))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    held, cores = json.loads(told.stdout), fingerprint(CPU)["cores"]
+    assert held.get("usable_cores", held["cores"]) == 1
+    free = {"device": "cpu", "cores": cores + 3}
+    assert differences(free, {"device": "cpu", "cores": cores + 3, "usable_cores": 1}) == [
+        f"usable_cores: {cores + 3} against 1"
+    ]
+    assert differences(free, {"device": "cpu", "cores": cores + 4}) == [
+        f"usable_cores: {cores + 3} against {cores + 4}"
+    ]
+    on_gpu = {"device": "cuda", "cores": 26}
+    assert differences(on_gpu, on_gpu | {"cores": 16}) == []
 
 
 def test_every_numeric_key_is_reported_somewhere() -> None:
