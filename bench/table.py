@@ -375,9 +375,9 @@ def every_table(kinds: Documents) -> str:
             [run_row(document) for document in kinds.get("floors_run", [])],
         ),
         table(
-            "Another port against the official run: where it first departs, relative L2 by the end, seconds, GiB",
+            "Another port against the official run: where it first diverges, relative L2 by the end, seconds, GiB",
             (
-                *("case", "runner", "first departs at", "by / harmless", *ENDS, "time / official's", "peak"),
+                *("case", "runner", "first diverges at", "by / harmless", *ENDS, "time / official's", "peak"),
                 "device",
             ),
             [port_row(document) for document in kinds.get("floors_port", [])],
@@ -396,7 +396,7 @@ def every_table(kinds: Documents) -> str:
             [capture_row(document) for document in kinds.get("capture", [])],
         ),
         table(
-            "Loading native with made weights, part by part",
+            "Loading native with synthetic weights, part by part",
             ("part", "GB", "seconds", "of them making tensors", "a plain fill of them", "device"),
             [row for document in kinds.get("loading", []) for row in loading_rows(document)],
         ),

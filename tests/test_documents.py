@@ -7,6 +7,7 @@ import pytest
 from typer.main import get_command
 
 from parity.cli.app import app
+from parity.trial.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -58,3 +59,7 @@ def test_the_readme_is_one_screen_and_changes_are_lines() -> None:
 def test_every_verb_is_listed() -> None:
     listed = re.findall(r"^\| `parity ([a-z]+)` \|", (ROOT / "docs/verbs.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_page_of_defects_counts_them() -> None:
+    assert f"There are {len(CATALOGUE)}." in (ROOT / "docs/defects.md").read_text(encoding="utf-8")
