@@ -81,8 +81,8 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 	$(foreach case,$(GPU_CASES),$(PARITY) bless $(GPU_OUT)/runs/$(case)/official --reason "$(REASON)" &&) true
 	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
 
-measurements: ## Print the README's tables of what was measured, from docs/measurements
-	$(RUN) bench/table.py docs/measurements/*.json
+measurements: ## Print the tables of docs/measurements, and put them into docs/measurements.md and README.md
+	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into README.md
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser
 	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --benchmark-disable)

@@ -1,20 +1,28 @@
-"""The README's tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `bench/floors.py`,
+"""Tables of measurements, printed as Markdown from the files that `bench/gpu.py`, `bench/floors.py`,
 `bench/loading.py`, `parity mutate --out`, `parity diff --json` and the suite saved.
 
-    python bench/table.py docs/measurements/*.json
+    python bench/table.py docs/measurements/*.json [--into docs/measurements.md] [--into README.md]
 
-Nothing is measured here: every number comes from a file, with the device it was measured on.
+Nothing is measured here: every number comes from a file, with the device it was measured on. `--into` also replaces
+what stands between the markers of a document: `<!-- measured: all -->`, `full size` or `caught`, up to `<!-- end -->`.
 """
 
+import argparse
 import json
+import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
+Documents = dict[str, list[dict[str, Any]]]  # by kind
+BLOCK = re.compile(r"(?<=<!-- measured: )(?P<name>[a-z ]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+FULL_SIZE_ON = "NVIDIA H100 80GB HBM3"  # the device of the README's rows
+FULL_SIZE_CASE = "ltx_2.3_one_stage_ti2v"  # the official default request
+HOW_PLANTED = "[1 % too large](docs/full-size.md#a-defect-at-full-size)"
 ENDS = ("video latent", "audio latent", "frames", "waveform")
 UNORDERED = "cudnn::detail::dgrad_engine"  # adds as its threads come
 PLANTED = "planted_defect"  # in the name of a file: the native model was made wrong on purpose
@@ -264,21 +272,63 @@ def family(metric: str) -> str:
 def mutation_note(document: dict[str, Any]) -> str:
     """Location, equivalents and the machine, in one line."""
     environment = document["environment"]
-    machine = f"{environment['cpu']}, {environment['threads']} threads, torch {environment['torch']}"
+    threads = f"{environment['threads']} thread{'' if str(environment['threads']) == '1' else 's'}"
+    machine = f"{environment['cpu']}, {threads}, torch {environment['torch']}"
     named = ", ".join(document["equivalents"]) or "none"
     return (
-        f"{document['located']} of {document['killed']} killed defects are located in the right module; equivalent by "
+        f"{document['located']} of {document['killed']} defects caught are located in the right module; equivalent by "
         f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {machine}.\n"
     )
 
 
-def main(paths: Sequence[str]) -> None:
-    """Print the tables of some files, in the order given."""
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for path in paths:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        suite = PLANTED if PLANTED in Path(path).stem else "suite"  # the suite does not know that a defect was planted
-        kinds.setdefault(document.get("kind", suite if "lines" in document else "diff"), []).append(document)
+def full_size_rows(kinds: Documents) -> Rows:
+    """What was measured at full size on the README's device, in a few rows: bits, parts, a defect, seconds."""
+
+    def here(kind: str) -> list[dict[str, Any]]:
+        return [one for one in kinds.get(kind, []) if one["environment"].get("device_name") == FULL_SIZE_ON]
+
+    lines = [line for one in here("suite") for line in one["lines"] if line["what"] == "native against official"]
+    releases: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        release = re.match(r"release_([0-9.]+)_", line["case"])
+        releases.setdefault(release[1] if release else "1.0.0", []).append(line)
+    rows: Rows = []
+    for release, of in sorted(releases.items()):
+        equal = sum(line["taps"]["bit_equal"] for line in of)
+        taps = sum(line["taps"]["compared"] for line in of)
+        rows.append((f"native against official {release}", f"{equal} of {len(of)} cases bit-identical, {taps} taps"))
+    for line in lines:
+        if alone := line.get("isolated"):
+            found = f"{alone['differing']} of {alone['places']} places differ"
+            rows.append(("every stage and block alone, fed the official inputs", found))
+    for one in here(PLANTED):
+        for line in one["lines"]:
+            found = f"{line['outcome']}, first diverges at {line['taps']['roots'][0]['where']}"
+            rows.append((f"native with one feed-forward {HOW_PLANTED}", found))
+    times = [row for one in here("samples") for row in speed_rows(one) if row[0] == FULL_SIZE_CASE]
+    if times:
+        found = "; ".join(f"{runner} {s} s, {peak} GiB" for _, runner, _, _, _, s, _, _, _, peak, _ in times)
+        runs = ", ".join(f"{count} of {runner}" for _, runner, _, _, count, *_ in times)
+        rows.append((f"one request end to end, median (runs: {runs})", found))
+    return rows
+
+
+def full_size_table(kinds: Documents) -> str:
+    """The README's rows, with the device in the caption."""
+    devices = {device(one) for one in kinds.get("suite", []) if one["environment"].get("device_name") == FULL_SIZE_ON}
+    return table(f"Full size on one {', '.join(sorted(devices))}", ("what", "measured"), full_size_rows(kinds))
+
+
+def caught_table(kinds: Documents) -> str:
+    """How many known defects each set of levels catches, and where."""
+    columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
+    title = "Known defects caught, by what a candidate is judged by"
+    documents = kinds.get("mutation", [])
+    return "\n".join(part for one in documents for part in (table(title, columns, level_rows(one)), mutation_note(one)))
+
+
+def every_table(kinds: Documents) -> str:
+    """All tables, one after another; a kind that no file is of has none."""
     parts = [
         table(
             "Parity at full size",
@@ -325,9 +375,9 @@ def main(paths: Sequence[str]) -> None:
             [run_row(document) for document in kinds.get("floors_run", [])],
         ),
         table(
-            "Another port against the official run: where it first departs, relative L2 by the end, seconds, GiB",
+            "Another port against the official run: where it first diverges, relative L2 by the end, seconds, GiB",
             (
-                *("case", "runner", "first departs at", "by / harmless", *ENDS, "time / official's", "peak"),
+                *("case", "runner", "first diverges at", "by / harmless", *ENDS, "time / official's", "peak"),
                 "device",
             ),
             [port_row(document) for document in kinds.get("floors_port", [])],
@@ -346,7 +396,7 @@ def main(paths: Sequence[str]) -> None:
             [capture_row(document) for document in kinds.get("capture", [])],
         ),
         table(
-            "Loading native with made weights, part by part",
+            "Loading native with synthetic weights, part by part",
             ("part", "GB", "seconds", "of them making tensors", "a plain fill of them", "device"),
             [row for document in kinds.get("loading", []) for row in loading_rows(document)],
         ),
@@ -357,11 +407,41 @@ def main(paths: Sequence[str]) -> None:
         ),
     ]
     for document in kinds.get("mutation", []):
-        columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
-        parts.append(table("Known defects caught, by what a candidate is judged by", columns, level_rows(document)))
+        parts.append(caught_table({"mutation": [document]}))
         parts.append(table("The same, by single kinds of metric", ("metrics", "caught", "rate"), metric_rows(document)))
-        parts.append(mutation_note(document))
-    print("\n".join(part for part in parts if part), end="")
+    return "\n".join(part for part in parts if part)
+
+
+def filled(text: str, blocks: Mapping[str, str]) -> str:
+    """A document with what stands between its markers replaced. Raises: KeyError for a marker that names no block."""
+    return BLOCK.sub(lambda found: f"{found['name']}{found[2]}{blocks[found['name']]}", text)
+
+
+def read(paths: Sequence[Path]) -> Documents:
+    """The documents of some files, in the order given, by kind."""
+    kinds: Documents = {}
+    for path in paths:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        suite = PLANTED if PLANTED in path.stem else "suite"  # the suite does not know that a defect was planted
+        kinds.setdefault(document.get("kind", suite if "lines" in document else "diff"), []).append(document)
+    return kinds
+
+
+def blocks_of(kinds: Documents) -> dict[str, str]:
+    """What documents may hold, by the name in their markers."""
+    return {"all": every_table(kinds), "full size": full_size_table(kinds), "caught": caught_table(kinds)}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the tables of some files, and put them into documents."""
+    parser = argparse.ArgumentParser(description="Print tables of measurements.")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--into", action="append", default=[], type=Path, help="a document with markers")
+    given = parser.parse_args(arguments)
+    kinds = read(given.files)
+    print(every_table(kinds), end="")
+    for document in given.into:
+        document.write_text(filled(document.read_text(encoding="utf-8"), blocks_of(kinds)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A case: one recorded request for video with sound, read from a TOML file that may come from a stranger.
 
-The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`; the
-README shows one. Unknown or missing keys and wrong types are errors, and an image path may not leave the case's folder.
+The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`;
+golden/tiny_ti2v/case.toml has every key. Unknown or missing keys and wrong types are errors, and an image path may not
+leave the case's folder.
 """
 
 import json
@@ -111,7 +112,7 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, CaseError):
             raise error.__cause__ from None
-        raise CaseError(f"The case does not fit its form: {error}. README.md shows every key with its type.") from error
+        raise CaseError(f"The case does not fit its form: {error}. golden/tiny_ti2v/case.toml has each key.") from error
 
 
 def load_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Case:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1", "torch": "2.11.0"}
 DEVICE = "NVIDIA H100 80GB HBM3, driver 580.1, torch 2.11.0"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "table.py"
+    path = ROOT / "bench" / "table.py"
     spec = importlib.util.spec_from_file_location("bench_table", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -165,12 +166,74 @@ def test_a_planted_defect_has_a_table_of_its_own(
     assert "Parity at full size" not in text
 
 
-def test_the_readme_shows_the_tables_of_the_saved_files(bench: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    root = Path(__file__).parents[2]
-    bench.main([str(path) for path in sorted((root / "docs" / "measurements").glob("*.json"))])
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    missing = [line for line in capsys.readouterr().out.splitlines() if line and line not in readme]
-    assert missing == []
+@pytest.fixture(scope="module")
+def kinds(bench: ModuleType) -> Any:
+    return bench.read(sorted((ROOT / "docs/measurements").glob("*.json")))
+
+
+def test_the_page_of_measurements_is_what_the_files_say(
+    bench: ModuleType, kinds: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/measurements.md").read_text(encoding="utf-8")
+    _, _, shown = page.partition("<!-- measured: all -->\n")
+    bench.main([str(path) for path in sorted((ROOT / "docs/measurements").glob("*.json"))])
+    assert shown == capsys.readouterr().out + "<!-- end -->\n", "run `make measurements`"
+
+
+def test_the_readme_shows_two_of_the_tables(bench: ModuleType, kinds: Any) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [found["name"] for found in bench.BLOCK.finditer(readme)] == ["caught", "full size"]
+    assert bench.filled(readme, bench.blocks_of(kinds)) == readme, "run `make measurements`"
+    rows = [line for line in bench.full_size_table(kinds).splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 5 and bench.FULL_SIZE_ON in bench.full_size_table(kinds)
+
+
+def test_a_document_gets_its_tables_between_its_markers_and_an_unknown_marker_is_refused(
+    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "head\n<!-- measured: caught -->\nold\n<!-- end -->\nbetween\n<!-- measured: all -->\n<!-- end -->\nfoot\n"
+    filled = bench.filled(text, {"caught": "one\ntwo\n", "all": "three\n"})
+    assert filled == (
+        "head\n<!-- measured: caught -->\none\ntwo\n<!-- end -->\nbetween\n"
+        "<!-- measured: all -->\nthree\n<!-- end -->\nfoot\n"
+    )
+    assert bench.filled(filled, {"caught": "", "all": ""}) == text.replace("old\n", "")
+    with pytest.raises(KeyError, match="everything"):
+        bench.filled("<!-- measured: everything -->\n<!-- end -->", {"all": ""})
+    rates = {"read_sum": 2.0e12, "read_amax": 1.0e12, "copy": 3.0e12, "sketch": 1.0e12, "sketch_torch": 0.1e12}
+    sketch = {"kind": "sketch", "bytes": 10**6, "bytes_per_s": rates, "share_of_read": 0.5, "environment": ENVIRONMENT}
+    (tmp_path / "s.json").write_text(json.dumps(sketch))
+    (tmp_path / "page.md").write_text(text)
+    bench.main([str(tmp_path / "s.json"), "--into", str(tmp_path / "page.md")])
+    assert bench.filled(text, {"caught": "", "all": capsys.readouterr().out}) == (tmp_path / "page.md").read_text()
+
+
+def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places(bench: ModuleType) -> None:
+    def line(case: str, compared: int, bit_equal: bool, what: str = "native against official") -> dict[str, Any]:
+        return {"case": case, "what": what, "taps": {"compared": compared, "bit_equal": bit_equal}}
+
+    lines = [
+        line("c", 700, True),
+        {**line("c_no_v2a", 30, False), "isolated": {"places": 90, "differing": 2}},
+        line("c", 5, True, "native against golden"),
+        line("release_1.2.0_c", 11, True),
+    ]
+    elsewhere = {"lines": [line("c", 100000, True)], "environment": {**ENVIRONMENT, "device_name": "NVIDIA H200"}}
+    planted = {"outcome": "NOT AT PARITY", "taps": {"roots": [{"where": "step 0, block 5"}, {"where": "later"}]}}
+    runs = [{**timed("native", 61.0, 3 << 30), "case": bench.FULL_SIZE_CASE}, timed("native", 1.0, 1 << 30)]
+    kinds = {
+        "suite": [{"lines": lines, "environment": ENVIRONMENT}, elsewhere],
+        bench.PLANTED: [{"lines": [planted], "environment": ENVIRONMENT}],
+        "samples": [{"runs": runs, "environment": ENVIRONMENT}],
+    }
+    assert [row[1] for row in bench.full_size_rows(kinds)] == [
+        "1 of 2 cases bit-identical, 730 taps",
+        "1 of 1 cases bit-identical, 11 taps",
+        "2 of 90 places differ",
+        "NOT AT PARITY, first diverges at step 0, block 5",
+        "native 61.00 s, 3.0 GiB",
+    ]
+    assert f"**Full size on one {DEVICE}**" in bench.full_size_table(kinds)
 
 
 def test_two_runs_of_another_release_show_what_is_equal_and_what_drifts(
@@ -205,7 +268,7 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
         "kind": "mutation",
         "limits_of": "c",
         "date": "2026-01-02",
-        "environment": {"cpu": "Xeon", "threads": "2", "torch": "2.13.0"},
+        "environment": {"cpu": "Xeon", "threads": "1", "torch": "2.13.0"},
         "defects": 4,
         "killed": 4,
         "located": 3,
@@ -228,5 +291,5 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
     assert "| outputs and drift of taps | 3 of 4 | 75 % | 1 of 7 |" in text
     assert "| drift.* | 2 of 4 | 50 % |" in text and "| frames.* | 1 of 4 | 25 % |" in text
     assert "| findings: something missing, extra, NaN or of another shape | 1 of 4 | 25 % |" in text
-    assert "3 of 4 killed defects are located in the right module; equivalent by the oracle: x." in text
-    assert "Xeon, 2 threads, torch 2.13.0" in text
+    assert "3 of 4 defects caught are located in the right module; equivalent by the oracle: x." in text
+    assert "Xeon, 1 thread, torch 2.13.0" in text
