@@ -7,6 +7,7 @@ unknown, missing and repeated keys and wrong types are errors, and a picture mus
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def case_of_request(path: Path) -> Case:
         recorded = msgspec.json.decode(text, type=RecordedRequest, strict=True)
     except msgspec.DecodeError as error:
         raise CaseError(f"{path} is no request: {error}. docs/runners.md shows every key with its type.") from error
-    json.loads(text, object_pairs_hook=_each_key_once)  # msgspec takes the last of several
+    json.loads(text, object_pairs_hook=partial(_each_key_once, path))  # msgspec takes the last of several
     asked = fields_of(recorded)
     extra: Extra = asked.pop("extra")
     name, reference = asked.pop("id"), asked.pop("reference")
@@ -105,12 +106,13 @@ def case_of_request(path: Path) -> Case:
         folder=str(path.parent),
     )
     for image in case.request.images:
-        case.image_place(image)
+        if case.image_place(image).is_dir():  # an empty name, for one; a picture may still be put there
+            case.image_path(image)
     return case
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> None:
+def _each_key_once(path: Path, pairs: list[tuple[str, Any]]) -> None:
     keys = [key for key, _ in pairs]
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
-        raise CaseError(f"The request has {', '.join(repeated)} more than once; say each key once.")
+        raise CaseError(f"The request {path} has {', '.join(repeated)} more than once; say each key once.")

@@ -4,6 +4,7 @@ A case file (`runners.case`) and the native model (`runners.ltx23.sampling`) use
 """
 
 import math
+import sys
 from typing import Protocol
 
 from runners.errors import CaseError
@@ -103,7 +104,7 @@ def check_request(whose: str, table: str, request: Requested) -> None:
             f"{where}num_frames is {frames}; it must be 8k + 1 and at most {MAX_FRAMES}. "
             f"Take {low} or {low + TEMPORAL_FACTOR}."
         )
-    if not (math.isfinite(rate) and 0 < rate <= 1000):
+    if not 0 < rate <= 1000:  # nor NaN
         raise CaseError(f"{where}frame_rate is {rate}; wanted 0 < rate <= 1000 a second.")
     if frames / rate > MAX_DURATION_S:
         raise CaseError(
@@ -126,6 +127,8 @@ def check_request(whose: str, table: str, request: Requested) -> None:
 
 
 def _check_image(where: str, image: ImageCondition, frames: int) -> None:
+    if type(image.path) is not str:
+        raise CaseError(f"{where}.path is {image.path!r}; wanted the name of a picture.")
     if not (type(image.frame_idx) is int and 0 <= image.frame_idx < frames):
         raise CaseError(f"{where}.frame_idx is {image.frame_idx}; wanted 0 to {frames - 1}.")
     if not (type(image.strength) in NUMBER and 0.0 <= image.strength <= 1.0):
@@ -138,9 +141,11 @@ def check_guider(where: str, guider: Guider) -> None:
     """Refuse guidance that has no meaning. Raises: CaseError beginning with `where`."""
     for name in ("cfg_scale", "stg_scale", "rescale_scale", "modality_scale"):
         value = getattr(guider, name)
-        if not (type(value) in NUMBER and math.isfinite(value)):
+        if not (type(value) in NUMBER and abs(value) <= sys.float_info.max):  # nor NaN
             raise CaseError(f"{where}.{name} is {value}; wanted a finite number.")
     if not (type(guider.skip_step) is int and 0 <= guider.skip_step <= MAX_STEPS):
         raise CaseError(f"{where}.skip_step is {guider.skip_step}; wanted 0 (never skip) to {MAX_STEPS}.")
-    if not all(type(block) is int and 0 <= block < MAX_BLOCKS for block in guider.stg_blocks):
-        raise CaseError(f"{where}.stg_blocks is {list(guider.stg_blocks)}; wanted block numbers from 0.")
+    blocks = guider.stg_blocks
+    if not (type(blocks) is tuple and all(type(block) is int and 0 <= block < MAX_BLOCKS for block in blocks)):
+        shown = list(blocks) if type(blocks) is tuple else blocks
+        raise CaseError(f"{where}.stg_blocks is {shown!r}; wanted a tuple of block numbers from 0.")

@@ -84,8 +84,9 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     }
     if flags := changed_flags():
         found["changed_flags"] = flags
-    if device.type == "cpu" and (usable := len(os.sched_getaffinity(0))) != found["cores"]:
-        found[USABLE_CORES] = usable
+    # macOS and Windows do not have the call.
+    if device.type == "cpu" and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) != found["cores"]:
+        found[USABLE_CORES] = len(os.sched_getaffinity(0))
     if device.type == "cuda":
         found |= {
             "device_name": torch.cuda.get_device_name(device),

@@ -38,8 +38,10 @@ from parity.trace.tap_checksums import TapChecksums, write_checksums
 from parity.trace.trace_file import Trace, read_trace, write_trace
 from runners.errors import RunError
 
-SMALLEST_BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
+BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
+SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
 LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fits
+SHORTEST_SIDE_PX: Final = 7  # of a small frame, which SSIM's window needs; no doubling goes below
 BLOCKS_APART: Final = 8  # of those whose sketches are kept
 MAX_FRAME_PIXELS: Final = 1 << 24
 _DIGEST_BYTES: Final = 32
@@ -104,8 +106,11 @@ def reduce_outputs(outputs: Outputs, box_px: int | None = None) -> ReducedOutput
 
 def default_box_px(height_px: int, width_px: int) -> int:
     """Side of the boxes that frames of this size are averaged over in a new golden."""
-    box = SMALLEST_BOX_PX
-    while max(height_px, width_px) > LONGEST_SIDE_PX * box:
+    longest, shortest = max(height_px, width_px), min(height_px, width_px)
+    if SHORTEST_SIDE_PX * SMALLEST_BOX_PX <= shortest < SHORTEST_SIDE_PX * BOX_PX:
+        return SMALLEST_BOX_PX
+    box = BOX_PX
+    while longest > LONGEST_SIDE_PX * box and shortest >= SHORTEST_SIDE_PX * 2 * box:
         box *= 2
     return box
 
@@ -201,7 +206,7 @@ def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
 
 
 def _box_of(size_px: Sequence[int], small: tuple[int, ...]) -> int | None:
-    """Side of the boxes that make frames of this size so small: 8 or twice that and so on; None if none does."""
+    """Side of the boxes that make frames of this size so small: 4 or twice that and so on; None if none does."""
     height_px, width_px = size_px
     box_px = SMALLEST_BOX_PX
     while (-(-height_px // box_px), -(-width_px // box_px), 3) != small:

@@ -181,6 +181,8 @@ def _guiders(request: dict[str, Any]) -> dict[str, Any]:
         (lambda r: r["images"][0].update(path="../a.png"), "leaves the case's folder"),
         (lambda r: r["images"][0].update(path="sub/../../a.png"), "leaves the case's folder"),
         (lambda r: r["images"][0].update(path="a\0b"), "cannot be used"),
+        (lambda r: r["images"][0].update(path=""), "is not a file"),
+        (lambda r: r["images"][0].update(path="."), "is not a file"),
         (lambda r: r.update(id="../lake"), "A case id is letters"),
     ],
 )

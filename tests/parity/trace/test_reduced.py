@@ -62,8 +62,15 @@ def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge
     assert reduce_outputs(replace(outputs, video_frames=frames)).small_frames.tolist() == [[[[4, 0, 0]], [[0, 0, 100]]]]
 
 
-@pytest.mark.parametrize(("height_px", "width_px", "box"), [(64, 96, 8), (384, 192, 8), (256, 385, 16), (512, 768, 16)])
-def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48(
+@pytest.mark.parametrize(
+    ("height_px", "width_px", "box"),
+    [
+        *((64, 96, 8), (384, 192, 8), (256, 385, 16), (512, 768, 16)),
+        (160, 1120, 16),  # 32 would leave 5 rows, and SSIM looks at 7
+        *((32, 800, 4), (27, 96, 8)),  # 8 would leave 4 rows, 4 leaves 8; nothing helps 27
+    ],
+)
+def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48_while_ssim_has_room(
     outputs: Outputs, height_px: int, width_px: int, box: int
 ) -> None:
     assert default_box_px(height_px, width_px) == box

@@ -107,6 +107,11 @@ def test_an_extra_may_be_changed_without_the_next_one_changing() -> None:
         ({"video_guidance": Guider(skip_step=-1)}, r"video_guidance.skip_step is -1; wanted 0"),
         ({"audio_guidance": Guider(cfg_scale=float("inf"))}, r"audio_guidance.cfg_scale is inf; wanted a finite"),
         ({"audio_guidance": Guider(stg_scale="1")}, r"audio_guidance.stg_scale is 1; wanted a finite"),  # type: ignore[arg-type]
+        ({"audio_guidance": Guider(cfg_scale=10**400)}, r"audio_guidance.cfg_scale is 1000.*wanted a finite"),
+        ({"frame_rate": 10**400}, "frame_rate is 1000.*wanted 0 < rate"),
+        ({"images": (ImageCondition(path=5),)}, r"images\[0\].path is 5; wanted the name of a picture"),  # type: ignore[arg-type]
+        ({"audio_guidance": Guider(stg_blocks=None)}, r"audio_guidance.stg_blocks is None"),  # type: ignore[arg-type]
+        ({"audio_guidance": Guider(stg_blocks=[28])}, r"audio_guidance.stg_blocks is \[28\]; wanted a tuple"),  # type: ignore[arg-type]
         ({"audio_guidance": Guider(stg_blocks=("28",))}, r"audio_guidance.stg_blocks is \['28'\]"),  # type: ignore[arg-type]
     ],
 )
