@@ -9,6 +9,7 @@ from torch import Tensor
 
 from runners.errors import ShapeError
 
+PROMPT_TOKENS = 1024  # of the window that every prompt is padded or cut to, by the official text encoder
 PromptTokens = Mapping[str, int]  # tap of a prompt's hidden states -> how many tokens the prompt has
 
 
@@ -65,10 +66,10 @@ def with_real_tokens(hidden: Tensor, attention_mask: Tensor, tokens: Tensor) -> 
 
 
 def without_left_padding(name: str, tensor: Tensor, tokens: PromptTokens) -> Tensor:
-    """A tap as it is, or its last N tokens if it is a prompt in a longer window, which is padded on the left.
+    """A tap as it is, or its last N tokens if it is a prompt in the official window, which is padded on the left.
 
-    An engine's adapter may tap the window that its text encoder fills, as the official code fills it. One that pads
-    elsewhere taps `real_tokens` by itself.
+    An engine's adapter may tap the window that its text encoder fills. One that pads elsewhere, or to another length,
+    taps `real_tokens` by itself: of any other number of tokens nobody here knows which are real.
 
     Args:
         name: of the tap.
@@ -76,4 +77,5 @@ def without_left_padding(name: str, tensor: Tensor, tokens: PromptTokens) -> Ten
         tokens: N of each prompt.
     """
     count = tokens.get(name)
-    return tensor if count is None or tensor.ndim < 2 or tensor.shape[1] <= count else tensor[:, -count:]
+    is_window = count is not None and tensor.ndim > 1 and tensor.shape[1] == PROMPT_TOKENS
+    return tensor[:, -count:] if is_window and count else tensor

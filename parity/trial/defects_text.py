@@ -16,12 +16,13 @@ from parity.trial.defect import BOTH, SUBTLE, Defect, edited, wrapped
 from parity.trial.variant import TEXT_ONLY
 from runners.ltx23 import connectors, text_features
 from runners.ltx23.connectors import Connector, TextConnectors
-from runners.ltx23.gemma import PROMPT_TOKENS, GemmaEncoder, PromptTokenizer
+from runners.ltx23.gemma import GemmaEncoder, PromptTokenizer
 from runners.ltx23.rotary import SplitRotary
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
 from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.ltx23.text_features import EPS, TextFeatures
+from runners.real_tokens import PROMPT_TOKENS
 
 Original = Callable[..., Any]
 

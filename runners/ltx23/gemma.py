@@ -18,8 +18,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from runners.errors import CheckpointError
 from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
+from runners.real_tokens import PROMPT_TOKENS
 
-PROMPT_TOKENS = 1024
 OTHER_PREFIXES = ("vision_tower.", "multi_modal_projector.")  # parts of the folder that encoding does not read
 
 

@@ -84,17 +84,26 @@ def test_a_branch_is_named_by_its_function_its_line_and_its_side(bench: ModuleTy
     assert bench._bodies(source) == {2: 3, 4: 5, 6: 7}
 
 
-def test_every_blind_spot_of_the_first_cases_has_a_defect_that_a_case_sees(
+def test_every_blind_spot_of_the_first_cases_has_a_defect_that_is_tried_on_its_case_and_was_caught(
     bench: ModuleType, cases: dict[str, Case]
 ) -> None:
     spots = bench.known()["blind_spot"]
     assert len(spots) == 10
-    assert {spot["case"] for spot in spots} <= set(cases)
-    variants = {defect.id: defect.variant.name for defect in CATALOGUE}
-    assert [spot["defect"] for spot in spots if spot["defect"] not in variants] == []
-    # A defect that names a committed case is tried on that one.
-    named = {spot["defect"]: spot["case"] for spot in spots if variants[spot["defect"]] in cases}
-    assert named == {defect: variants[defect] for defect in named}
+    catalogue = {defect.id: defect for defect in CATALOGUE}
+    assert [spot for spot in spots if not catalogue[spot["defect"]].variant.fits(cases[spot["case"]])] == []
+    measured = json.loads((ROOT / "docs/measurements/mutation_tiny.json").read_text())["rows"]
+    caught = {row["id"] for row in measured if row["killed"] and row["located"]}
+    assert {spot["defect"] for spot in spots} <= caught
+
+
+def test_axes_of_every_case_differ_in_size_so_that_swapped_ones_show(cases: dict[str, Case]) -> None:
+    for case in cases.values():
+        request = case.request
+        frames, rows, columns = (request.num_frames - 1) // 8 + 1, request.height // 32, request.width // 32
+        sound = round(request.num_frames / request.frame_rate * 25)
+        tokens = frames * rows * columns
+        assert len({frames, rows, columns}) == 3, case.id
+        assert len({tokens, sound, frames, rows, columns} - {1}) >= 4, case.id
 
 
 def test_the_cases_are_what_they_are_said_to_be(cases: dict[str, Case], tiny_weights: WeightsFolder) -> None:

@@ -77,9 +77,13 @@ def test_an_engines_own_interpreter_needs_torch_alone_for_it() -> None:
 
 
 def test_a_window_padded_on_the_left_is_cut_to_its_prompt_and_nothing_else_is_touched() -> None:
-    tokens = {"text/pos/hidden": 2, "text/neg/hidden": 5}
-    assert torch.equal(without_left_padding("text/pos/hidden", HIDDEN, tokens), HIDDEN[:, 3:])
-    assert without_left_padding("text/neg/hidden", HIDDEN, tokens) is HIDDEN  # its real tokens already
-    assert without_left_padding("connector/pos/video", HIDDEN, tokens) is HIDDEN
-    shorter = HIDDEN[:, :1]  # a token too few stays one: that is for the comparison to say
-    assert without_left_padding("text/pos/hidden", shorter, tokens) is shorter
+    window = torch.arange(2 * 1024).reshape(1, 1024, 2)
+    tokens = {"text/pos/hidden": 3, "text/neg/hidden": 1024}
+    assert without_left_padding("text/pos/hidden", window, tokens).tolist() == [
+        [[2042, 2043], [2044, 2045], [2046, 2047]]
+    ]
+    assert without_left_padding("text/neg/hidden", window, tokens) is window  # a prompt that fills it
+    assert without_left_padding("connector/pos/video", window, tokens) is window
+    for count in (2, 4, 1023):  # a token too few or too many stays one: that is for the comparison to say
+        other = window[:, :count]
+        assert without_left_padding("text/pos/hidden", other, tokens) is other

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from runners.errors import CheckpointError
-from runners.ltx23.gemma import PROMPT_TOKENS, PromptTokenizer, gemma_skeleton, load_gemma
+from runners.ltx23.gemma import PromptTokenizer, gemma_skeleton, load_gemma
+from runners.real_tokens import PROMPT_TOKENS
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")
