@@ -70,7 +70,8 @@ def changed(grey: Path, change: str, name: str = "Other") -> str:
 
 
 def child_of(runner: str, weights: WeightsFolder, **others: Any) -> Child:
-    return Child(**{"python": HERE, "runner": runner, "weights": weights, **others})
+    threads = torch.get_num_threads()  # as many as here, for the same bits
+    return Child(**{"python": HERE, "runner": runner, "weights": weights, "threads": threads, **others})
 
 
 def python_without(folder: Path, first: str = "") -> Path:
