@@ -3,8 +3,9 @@
     python bench/tiny.py measure --preset tiny --case tiny_ti2v --name "tiny" --out docs/measurements/tiny/tiny.json
     python bench/tiny.py page docs/measurements/tiny/*.json > docs/tiny.md
 
-Times are the faster of two runs on one thread, each in a process of its own: as the CPU is, and held to AVX2, where
-bf16 products have no instructions. The same file measures an older checkout: name its root in PYTHONPATH.
+Times are CPU seconds of a run on one thread in a process of its own, which a busy machine hardly lengthens: as the CPU
+is, and held to AVX2, where bf16 products have no instructions. The same file measures an older checkout: name its root
+in PYTHONPATH, and run it there.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import torch
 
 CAPABILITIES = {"as it is": {}, "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}}
 RUNNERS = ("official", "native")
-REPEATS = 2
 SIZES = {
     "transformer": (
         *("num_layers", "num_attention_heads", "attention_head_dim", "audio_num_attention_heads"),
@@ -87,7 +87,7 @@ def measured(preset: str, case: str, name: str, out: Path) -> None:
                 "parameters in millions": round(_parameters(weights) / 1e6, 2),
             },
             "times_s": {
-                capability: {runner: _fastest(runner, weights.folder, case, more) for runner in RUNNERS}
+                capability: {runner: _times(runner, weights.folder, case, more) for runner in RUNNERS}
                 for capability, more in CAPABILITIES.items()
             },
             "check": [
@@ -104,19 +104,18 @@ def _parameters(weights: Any) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def _fastest(runner: str, weights: Path, case: str, variables: dict[str, str]) -> dict[str, float]:
+def _times(runner: str, weights: Path, case: str, variables: dict[str, str]) -> dict[str, float]:
     command = [sys.executable, __file__, "once", "--runner", runner, "--weights", str(weights), "--case", case]
-    runs = []
-    for _ in range(REPEATS):
-        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    fastest: dict[str, float] = min(runs, key=lambda run: run["end_to_end"])
-    return fastest
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def run_once(runner: str, weights: str, case: str) -> dict[str, float]:
-    """Seconds of each stage of one run, and of all."""
+    """CPU seconds of each stage of one run, and of all."""
     import time
+
+    time.perf_counter = time.process_time  # by which `runners.clock` measures
 
     from parity.trace.golden import find_case
     from runners.catalogue import open_runner
@@ -148,7 +147,7 @@ def page(documents: list[dict[str, Any]]) -> str:
             for runner in RUNNERS
             for stage in stages
         ]
-        parts.append(_table(f"Seconds on one thread, {_capability(documents[0], capability)}", names, rows))
+        parts.append(_table(f"CPU seconds on one thread, {_capability(documents[0], capability)}", names, rows))
     rows = [
         (f"{one['name']}, {one['low']:g} to {one['high']:g}", [_figure(d["check"][row]) for d in documents])
         for row, one in enumerate(documents[0]["check"])
