@@ -76,6 +76,6 @@ def without_left_padding(name: str, tensor: Tensor, tokens: PromptTokens) -> Ten
         tensor: (1, S, ...).
         tokens: N of each prompt.
     """
-    count = tokens.get(name)
-    is_window = count is not None and tensor.ndim > 1 and tensor.shape[1] == PROMPT_TOKENS
-    return tensor[:, -count:] if is_window and count else tensor
+    count = tokens.get(name, PROMPT_TOKENS)
+    is_window = tensor.ndim > 1 and tensor.shape[1] == PROMPT_TOKENS
+    return tensor[:, -count:] if is_window and count < PROMPT_TOKENS else tensor
