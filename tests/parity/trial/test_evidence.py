@@ -73,7 +73,13 @@ def _at(direction: str, distance: float) -> float:
     return 1 - distance if direction == "higher" else distance
 
 
-def _examined(case: Case, rows: tuple[Added, ...] | None = None, noise: float = 0.0, **errors: float) -> Any:
+def _examined(
+    case: Case,
+    rows: tuple[Added, ...] | None = None,
+    noise: float = 0.0,
+    recorded: Callable[[str], bool] = lambda _: True,
+    **errors: float,
+) -> Any:
     flow = Dataflow(case, 2)
     taps = {
         tap: SketchDiff(bit_equal=error == 0, estimate=error)
@@ -82,7 +88,7 @@ def _examined(case: Case, rows: tuple[Added, ...] | None = None, noise: float = 
     }
     drifted = Drifted(
         outputs=compare_outputs(_outputs(0.0), _outputs(noise)),
-        taps=TraceDiff(taps=taps, findings=(), recorded=lambda _: True),
+        taps=TraceDiff(taps=taps, findings=(), recorded=recorded),
         flow=flow,
     )
     return _bench(flow).examine(drifted, rows)
@@ -117,6 +123,12 @@ def test_a_place_that_was_not_measured_is_missed(micro_case: Callable[..., Case]
 def test_a_tap_that_is_missing_departs_and_its_group_is_missed(micro_case: Callable[..., Case]) -> None:
     found = _examined(micro_case(), None, decode__mel=math.nan)
     assert found.departs_at == ("decode/mel",) and found.killed and not found.by_outputs
+
+
+def test_a_tap_that_a_reduced_golden_does_not_keep_is_no_departure(micro_case: Callable[..., Case]) -> None:
+    missing: dict[str, Any] = {"denoise__000__cond__block__01__video__self_attn": math.nan, "decode__frames": 0.3}
+    found = _examined(micro_case(), None, recorded=lambda tap: "/block/01/" not in tap, **missing)
+    assert found.departs_at == ("decode/frames",) and found.place == "decode/frames"
 
 
 def test_a_nan_in_isolation_is_no_equality(micro_case: Callable[..., Case]) -> None:
