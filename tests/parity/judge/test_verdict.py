@@ -150,6 +150,20 @@ def test_exact_wants_every_output_equal() -> None:
     assert judge(case="astronaut", profile="exact", metrics={**EQUAL, COUNT: 1.0}).exit_code == 1
 
 
+def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_other_bits() -> None:
+    tap = Finding(code="shape_mismatch", where="text/neg/hidden", message="(1, 5, 7) against (1, 6, 7)")
+    missing = Finding(code="missing_tensor", where="text/neg/hidden", message="the case leaves this tap")
+    frames = Finding(code="shape_mismatch", where="frames", message="(9, 4, 6, 3) against (8, 4, 6, 3)")
+    equal: dict[str, float | None] = dict.fromkeys(BIT_EQUALITIES, 1.0)
+    apart = {**equal, "outputs.bit_equal.frames": 0.0}
+
+    def code(metrics: dict[str, float | None], *findings: Finding) -> int:
+        return judge(case="c", profile="exact", metrics=metrics, findings=findings).exit_code
+
+    assert code(apart, tap) == 1
+    assert code(equal, tap) == code(apart, missing) == code(apart, tap, missing) == code(apart, frames) == 2
+
+
 def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -> None:
     overlap = {ERROR: limit(ERROR, 0.1, 0.11), COUNT: exact_limit(METRICS[COUNT])}  # bound 0.125
     limits = registry(defaults=overlap)
