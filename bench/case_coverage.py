@@ -99,7 +99,7 @@ def _run_all(cases: list[Case], weights_folder: Path) -> None:
     import torch
 
     from runners.clock import Quiet
-    from runners.native import NativeRunner
+    from runners.native.runner import NativeRunner
     from runners.protocol import RunOptions
     from runners.tap import listening
     from runners.weights import WeightsFolder

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from runners.case import Case, load_case
 from runners.clock import Quiet
-from runners.diffusers_components import build_components
-from runners.diffusers_observe import Observer
-from runners.diffusers_port import DiffusersRunner
-from runners.official import OfficialRunner
-from runners.official_compat import prepare_imports
+from runners.diffusers.components import build_components
+from runners.diffusers.observe import Observer
+from runners.diffusers.runner import DiffusersRunner
+from runners.official.compat import prepare_imports
+from runners.official.runner import OfficialRunner
 from runners.protocol import DTYPES, RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder

@@ -26,16 +26,16 @@ from typing import Any
 import torch
 from gpu import header
 
-from parity.diff.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
-from parity.diff.oracle import Arbitration, arbitrate, tally
 from parity.diff.runs import compare_runs
-from parity.diff.tap_place import group_of, place_of
+from parity.explain.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
+from parity.explain.oracle import Arbitration, arbitrate, tally
+from parity.isolate.isolation import Isolation, isolate
+from parity.runs.execute import device_named, record_run, recording
+from parity.runs.folder import Run, read_run
+from parity.runs.golden import find_case
+from parity.taps.name import group_of, place_of
 from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import Run, read_run
-from parity.trace.golden import find_case
-from parity.trace.record import device_named, record_run, recording
-from parity.trace.trace_file import read_trace
-from parity.trial.isolate import Isolation, isolate
+from parity.trace.file import read_trace
 from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.clock import Quiet

@@ -23,11 +23,11 @@ import torch
 from sketch import median_s
 
 from parity.judge.timed import Samples, TimedRun, read_samples, timed_run
+from parity.runs.environment import fingerprint, source_hash
+from parity.runs.execute import device_named, record_run, recording
+from parity.runs.folder import TRACE_FILE, RunRecord, read_run
+from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import TRACE_FILE, RunRecord, read_run
-from parity.trace.environment import fingerprint, source_hash
-from parity.trace.golden import find_case
-from parity.trace.record import device_named, record_run, recording
 from parity.trace.sketch import FLOAT_STATISTICS, INTEGER_STATISTICS, sketch_into, sketch_torch_into
 from runners.case import Case
 from runners.catalogue import open_runner

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from parity.trace.bundle import Outputs, read_run
-from parity.trace.record import record_run, recording
-from parity.trial.identify import identify
-from parity.trial.switches import BATCHING, SWITCHES, reference_at
+from parity.identify.behaviours import BATCHING, SWITCHES, reference_at
+from parity.identify.identification import identify
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import Outputs, read_run
 from runners.case import Case, load_case
 from runners.clock import Quiet
-from runners.native import NativeRunner
+from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

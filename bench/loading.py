@@ -20,15 +20,15 @@ import torch
 from gpu import header
 from torch import Tensor, nn
 
+from parity.runs.execute import device_named
+from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import find_case
-from parity.trace.record import device_named
 from runners.forge.weights import weights_named
 from runners.ltx23.loading import TensorSource
 from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
-from runners.ltx23.reference import reference_of
-from runners.native import model_files
+from runners.native.runner import model_files
+from runners.releases import reference_of
 
 PARTS = ("connectors", "video_encoder", "transformer", "video_decoder", "audio_decoder", "vocoder")
 FILL_BYTES = 1 << 28

@@ -65,7 +65,7 @@ def main() -> None:
 
 def measured(preset: str, case: str, name: str, out: Path) -> None:
     """Forge a preset, run a case on it under both capabilities, and save what came of it."""
-    from parity.trace.environment import fingerprint
+    from parity.runs.environment import fingerprint
     from runners.forge.check import check_weights
     from runners.forge.make import forge
     from runners.weights import WeightsFolder
@@ -117,7 +117,7 @@ def run_once(runner: str, weights: str, case: str) -> dict[str, float]:
 
     time.perf_counter = time.process_time  # by which `runners.clock` measures
 
-    from parity.trace.golden import find_case
+    from parity.runs.golden import find_case
     from runners.catalogue import open_runner
     from runners.clock import Quiet
     from runners.protocol import RunOptions

@@ -22,18 +22,18 @@ from gpu import header
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from parity.runs.execute import device_named
+from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import find_case
-from parity.trace.record import device_named
 from runners.errors import RunnerError
 from runners.forge.weights import weights_named
 from runners.ltx23.bandwidth_extension import ExtendedVocoder, vocoder_from_config
 from runners.ltx23.latents import audio_frames
 from runners.ltx23.loading import load
-from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder_config import AUDIO_CHANNELS, MEL_BINS
-from runners.official_compat import prepare_imports
-from runners.official_files import official_code
+from runners.official.compat import prepare_imports
+from runners.official.files import official_code
+from runners.releases import Reference
 
 SETTINGS = {
     "as it comes": (False, True),

@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from parity.judge.verdict import Profile, Verdict
-    from parity.trace.bundle import Outputs
+    from parity.runs.folder import Outputs
     from runners.case import Case
 
 OPTION = "--parity-case"
@@ -39,7 +39,7 @@ class Gate(Protocol):
         """Judge a run.
 
         Args:
-            run: folder that `parity run` (or any adapter) left, or outputs in memory as `parity.trace.bundle.Outputs`;
+            run: folder that `parity run` (or any adapter) left, or outputs in memory as `parity.runs.folder.Outputs`;
                 outputs are those of the case that `--parity-case` names.
             against: a reference run's folder, `golden`, or `whole-golden` from the store.
             profile: "exact" for equal bits, "limits" for the registry; None decides as `parity gate` does, and judges
@@ -104,14 +104,14 @@ def _judged(
 ) -> "Verdict":
     from parity.cli.gate import compared, judged, profile_of
     from parity.cli.isolate import isolate_run
-    from parity.trace.bundle import Outputs, read_run
-    from parity.trace.golden import reference_run
+    from parity.runs.folder import Outputs, read_run
+    from parity.runs.golden import reference_run
     from runners.errors import RunError
 
     if isinstance(run, Outputs):
         return _judged_outputs(config, run, against, profile or "limits")
     if not isinstance(run, str | Path):
-        raise RunError(f"parity_gate wants a run's folder or parity.trace.bundle.Outputs; got {type(run).__name__}.")
+        raise RunError(f"parity_gate wants a run's folder or parity.runs.folder.Outputs; got {type(run).__name__}.")
     candidate = read_run(Path(run))
     wanted = config.getoption(OPTION)
     if wanted is not None and candidate.case_id != _case(config).id:
@@ -135,10 +135,10 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
-    from parity.trace.environment import fingerprint
-    from parity.trace.golden import reference_run
-    from parity.trace.places import limits_path, mutation_path
-    from parity.trace.reduced import reduce_outputs
+    from parity.runs.environment import fingerprint
+    from parity.runs.golden import reference_run
+    from parity.runs.places import limits_path, mutation_path
+    from parity.runs.reduced import reduce_outputs
 
     reference = reference_run(against, _case(config).id)
     kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
@@ -160,7 +160,7 @@ def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, pro
 
 
 def _case(config: pytest.Config) -> "Case":
-    from parity.trace.golden import find_case
+    from parity.runs.golden import find_case
 
     name: Any = config.getoption(OPTION)
     if name is None:

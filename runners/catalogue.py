@@ -34,7 +34,7 @@ def open_runner(
     if official_root is not None and name != "official":
         raise RunnerError(f"Runner {name!r} takes no --official-root; only the official runner does.")
     if name == "native":
-        from runners.native import NativeRunner
+        from runners.native.runner import NativeRunner
 
         return NativeRunner(weights, options, overrides, command_line)
     given = sorted(
@@ -44,11 +44,11 @@ def open_runner(
     if given and not (given == ["disable_autocast"] and not overrides and (command_line or {})["disable_autocast"]):
         raise RunnerError(f"Runner {name!r} has no pipeline options ({', '.join(given)}); only the native runner has.")
     if name == "official":
-        from runners.official import OfficialRunner
+        from runners.official.runner import OfficialRunner
 
         return OfficialRunner(weights, options, official_root=official_root)
     if name == "diffusers":
-        from runners.diffusers_port import DiffusersRunner
+        from runners.diffusers.runner import DiffusersRunner
 
         return DiffusersRunner(weights, options)
     file, colon, engine = name.rpartition(":")

@@ -15,9 +15,9 @@ import msgspec
 
 from runners.case import Case, Guidance, Request, Switches, case_document, read_text
 from runners.errors import CaseError
-from runners.ltx23.reference import reference_of
 from runners.ltx23.sampling import GUIDER_VALUES, default_negative_prompt
-from runners.native_request import sampling_params
+from runners.native.request import sampling_params
+from runners.releases import reference_of
 from runners.request import Guider
 from runners.strict import Strict, fields_of
 

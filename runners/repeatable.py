@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from runners.ltx23.reference import RELEASES, reference_of
+from runners.releases import RELEASES, reference_of
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The base of everything read from a case file: immutable, keyword arguments only, and no key passes unnoticed.
 
-That is msgspec's `Struct`. A runner in an interpreter of its own (`parity.trace.child_main`) need not have msgspec: it
+That is msgspec's `Struct`. A runner in an interpreter of its own (`parity.runs.child_main`) need not have msgspec: it
 gets cases that the other side has read and checked already, and there a frozen dataclass of the same form is enough.
 """
 

@@ -20,8 +20,8 @@ from runners.clock import Quiet
 from runners.errors import CheckpointError
 from runners.forge import make, scales
 from runners.forge.presets import Preset, preset_named
-from runners.official import OfficialRunner
-from runners.official_compat import prepare_imports
+from runners.official.compat import prepare_imports
+from runners.official.runner import OfficialRunner
 from runners.protocol import Outcome, RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder

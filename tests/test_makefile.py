@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.trace.golden import golden_of
+from parity.runs.golden import golden_of
 
 ROOT = Path(__file__).parents[1]
 VARIABLES = {"CASES": 2, "WIDE_CASES": 3, "RELEASE_CASES": 7, "GPU_CASES": 3}

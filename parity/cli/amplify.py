@@ -31,12 +31,12 @@ def amplify(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Move the latents by one unit in the last place and record what becomes of it by the end of the run."""
+    from parity.calibrate.amplify import BEFORE_DENOISING
+    from parity.calibrate.amplify import amplify as measure
     from parity.report.words import number
+    from parity.runs.execute import device_named
+    from parity.runs.golden import find_case
     from parity.trace.atomic import plain, write_json_atomic
-    from parity.trace.golden import find_case
-    from parity.trace.record import device_named
-    from parity.trial.amplify import BEFORE_DENOISING
-    from parity.trial.amplify import amplify as measure
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 

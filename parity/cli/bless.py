@@ -9,7 +9,7 @@ from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
     from parity.judge.registry import Registry
-    from parity.trace.bundle import Run
+    from parity.runs.folder import Run
     from runners.weights import WeightsFolder
 
 
@@ -40,9 +40,9 @@ def bless(
     from parity.judge.registry import save_registry
     from parity.report.numbers import draw_diff
     from parity.report.release_change import draw_release_change
-    from parity.trace import golden
-    from parity.trace.bundle import read_run
-    from parity.trace.places import limits_path
+    from parity.runs import golden
+    from parity.runs.folder import read_run
+    from parity.runs.places import limits_path
     from runners.errors import RunError
 
     new = read_run(run)
@@ -73,7 +73,7 @@ def bless(
 def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | None":
     """What limits are derived anew with; None if the case has none. Raises: RunError if they are missing."""
     from parity.judge.registry import load_registry
-    from parity.trace.places import limits_path
+    from parity.runs.places import limits_path
     from runners.errors import RunError
     from runners.weights import WeightsFolder
 
@@ -95,13 +95,13 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
 
 def _limits(new: "Run", files: "WeightsFolder", reason: str, reduced: bool) -> "Registry":
     """The limits that hold from now on."""
-    from parity.diff.diagnosis import case_of
+    from parity.calibrate.limits import measure, propose_limits
     from parity.diff.runs import kept_of_new
+    from parity.identify.release_effects import compute_as
     from parity.judge.registry import load_registry
     from parity.report.tables import draw_changes
-    from parity.trace.places import limits_path, project_root
-    from parity.trial.calibrate import measure, propose_limits
-    from parity.trial.release_change import compute_as
+    from parity.runs.case import case_of
+    from parity.runs.places import limits_path, project_root
 
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)

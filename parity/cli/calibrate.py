@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from parity.trial.sitting import Sitting
+    from parity.calibrate.checkpoint import Sitting
     from runners.case import Case
     from runners.weights import Weights, WeightsFolder
 
@@ -48,11 +48,11 @@ def calibrate(
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
     import torch
 
+    from parity.calibrate.checkpoint import Sitting
     from parity.diff.runs import kept_of_case, kept_phrase
-    from parity.trace.environment import fingerprint
-    from parity.trace.golden import find_case
-    from parity.trace.record import device_named
-    from parity.trial.sitting import Sitting
+    from parity.runs.environment import fingerprint
+    from parity.runs.execute import device_named
+    from parity.runs.golden import find_case
     from runners.case import case_document
     from runners.errors import CaseError
     from runners.forge.weights import SCHEME, weights_named
@@ -104,8 +104,8 @@ def calibrate(
 def _again(cases: list[str] | None, reason: str, json: bool) -> int:
     from parity.judge.registry import load_registry, rederived, save_registry
     from parity.report.tables import draw_changes
+    from parity.runs.places import limits_path
     from parity.trace.atomic import changing, plain
-    from parity.trace.places import limits_path
 
     with changing(limits_path()):
         proposal = rederived(load_registry(limits_path()), cases)
@@ -119,7 +119,7 @@ def _again(cases: list[str] | None, reason: str, json: bool) -> int:
 
 
 def _default_cases() -> list[str]:
-    from parity.trace.places import project_root
+    from parity.runs.places import project_root
 
     return sorted(path.parent.name for path in (project_root() / "golden").glob(f"{PRESET}_*/case.toml"))
 
@@ -129,11 +129,11 @@ def _say(text: str) -> None:
 
 
 def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> list[Any]:
+    from parity.calibrate.baselines import measure_baselines, update_all
     from parity.judge.perf import PerfRegistry, load_perf_registry, save_perf_registry
     from parity.report.tables import draw_perf_changes
+    from parity.runs.places import baselines_path
     from parity.trace.atomic import changing
-    from parity.trace.places import baselines_path
-    from parity.trial.baselines import measure_baselines, update_all
 
     path = baselines_path()
     measured = [one for case in cases for one in measure_baselines(files, case, command, _say)]
@@ -156,15 +156,15 @@ def _limits(
     device: "torch.device",
     sittings: "Mapping[str, Sitting]",
 ) -> dict[str, Any]:
+    from parity.calibrate.limits import measure, propose_limits
     from parity.diff.runs import kept_of_case
     from parity.judge.registry import Registry, device_of, load_registry, save_registry, table_named
     from parity.report.tables import draw_changes
+    from parity.runs.environment import fingerprint
+    from parity.runs.golden import golden_of
+    from parity.runs.places import limits_path
     from parity.trace.atomic import changing, plain
-    from parity.trace.environment import fingerprint
-    from parity.trace.golden import golden_of
-    from parity.trace.places import limits_path
-    from parity.trial.calibrate import measure, propose_limits
-    from runners.official_files import INSTALLED_RELEASE
+    from runners.official.files import INSTALLED_RELEASE
 
     path = limits_path()
     recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}

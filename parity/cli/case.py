@@ -20,7 +20,7 @@ def case(
     ] = None,
 ) -> int:
     """Turn a case into a request as engines record them, or such a request into a case; prints it."""
-    from parity.trace.golden import find_case
+    from parity.runs.golden import find_case
     from runners.case import case_text
     from runners.recorded_request import case_of_request, request_of
 

@@ -9,8 +9,8 @@ import typer
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.diff.release_change import Changed
-    from parity.trace.bundle import Run
+    from parity.identify.releases import Changed
+    from parity.runs.folder import Run
 
 
 @verb
@@ -41,9 +41,9 @@ def diff(
     from parity.diff.runs import compare_runs
     from parity.report.numbers import draw_diff
     from parity.report.release_change import draw_release_change
+    from parity.runs.folder import read_run
+    from parity.runs.golden import reference_run
     from parity.trace.atomic import plain, write_json_atomic
-    from parity.trace.bundle import read_run
-    from parity.trace.golden import reference_run
     from runners.errors import RunError
 
     run = read_run(candidate)
@@ -73,10 +73,10 @@ def diff(
 
 def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path | None) -> "Changed":
     """What changed between the releases of two official runs; by itself, where there are weights to measure with."""
-    from parity.diff.release_change import named
-    from parity.trace.places import project_root
-    from parity.trace.record import device_named
-    from parity.trial.release_change import measured
+    from parity.identify.release_effects import measured
+    from parity.identify.releases import named
+    from parity.runs.execute import device_named
+    from parity.runs.places import project_root
     from runners.forge.weights import weights_named
 
     if weights is None:

@@ -15,11 +15,11 @@ def doctor(
     """Show the environment fingerprint and whether the official code and the goldens are whole."""
     import torch
 
-    from parity.trace.environment import fingerprint
-    from parity.trace.golden import GOLDEN_FILE, golden_of, releases_kept
-    from parity.trace.places import project_root
+    from parity.runs.environment import fingerprint
+    from parity.runs.golden import GOLDEN_FILE, golden_of, releases_kept
+    from parity.runs.places import project_root
     from runners.errors import ParityError
-    from runners.official_files import KNOWN_RELEASES, require_release
+    from runners.official.files import KNOWN_RELEASES, require_release
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checks: dict[str, str] = {}

@@ -22,12 +22,12 @@ def explain(
 ) -> int:
     """Say where a run first departs, in which code, by how much more than harmless noise; exits 0 whatever it finds."""
     from parity.cli.gate import calibrated_floors
-    from parity.diff.diagnosis import diagnose
+    from parity.explain.diagnosis import diagnose
     from parity.report.drift import draw_drift
     from parity.report.words import printable
+    from parity.runs.folder import read_run
+    from parity.runs.golden import reference_run
     from parity.trace.atomic import plain
-    from parity.trace.bundle import read_run
-    from parity.trace.golden import reference_run
 
     candidate = read_run(run)
     reference = reference_run(against, candidate.case_id)

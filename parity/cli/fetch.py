@@ -14,7 +14,7 @@ def fetch(
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
 ) -> int:
     """Bring the whole official run of a case from the store that PARITY_STORE names, every file checked."""
-    from parity.trace.golden import whole_golden_of
+    from parity.runs.golden import whole_golden_of
 
     run = whole_golden_of(case, folder)
     out.print(f"{run.folder} holds the whole golden run of {case}", markup=False)

@@ -18,7 +18,7 @@ def forge(
     check: Annotated[bool, typer.Option("--check", help="Show how the made model behaves.")] = False,
 ) -> int:
     """Make an LTX-2.3 checkpoint and a Gemma folder whose values follow from a seed."""
-    from parity.trace.record import device_named
+    from parity.runs.execute import device_named
     from runners.errors import ConfigError
     from runners.forge.make import forge as make
 

@@ -16,7 +16,7 @@ from parity.cli.verb import out, verb
 if TYPE_CHECKING:
     from parity.diff.runs import RunsDiff, Side
     from parity.judge.verdict import Profile, Verdict
-    from parity.trace.bundle import Run, RunRecord
+    from parity.runs.folder import Run, RunRecord
 
 
 @verb
@@ -64,8 +64,8 @@ def gate(
 
 def _runs(run: Path, against: str) -> "tuple[Run, Run]":
     """Reference and candidate."""
-    from parity.trace.bundle import read_run
-    from parity.trace.golden import reference_run
+    from parity.runs.folder import read_run
+    from parity.runs.golden import reference_run
 
     candidate = read_run(run)
     return reference_run(against, candidate.case_id), candidate
@@ -113,7 +113,7 @@ def _of_another_release(found: "RunsDiff") -> str:
 
     A case moves with its limits, so that its file names the release of both. A case that lies elsewhere is its own.
     """
-    from parity.trace.golden import find_case
+    from parity.runs.golden import find_case
     from runners.errors import CaseError
 
     try:
@@ -139,7 +139,7 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
     from parity.judge.registry import load_registry
     from parity.judge.strength import load_strength
     from parity.judge.verdict import judge
-    from parity.trace.places import limits_path, mutation_path
+    from parity.runs.places import limits_path, mutation_path
     from runners.errors import RegistryError
 
     if profile == "limits" and (other := _of_another_release(found)):
@@ -165,7 +165,7 @@ def judged(found: "RunsDiff", profile: "Profile") -> "Verdict":
 def calibrated_floors(run: "Run") -> "dict[str, tuple[float, float]]":
     """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
     from parity.judge.registry import device_of, load_registry
-    from parity.trace.places import limits_path
+    from parity.runs.places import limits_path
 
     if not limits_path().is_file():
         return {}
@@ -181,8 +181,8 @@ def _reported(
     from parity.report.junit import perf_suite, verdict_suite, write_junit
     from parity.report.markdown import annotations, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.trace.bundle import read_run
-    from parity.trace.places import baselines_path
+    from parity.runs.folder import read_run
+    from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
     if not json:
@@ -215,8 +215,8 @@ def _reported(
 
 def _other_release(reference: "Run", candidate: "Run") -> str | None:
     """Why a candidate is not at parity, in a line, if it is with the golden of another release."""
-    from parity.diff.release_change import follows_another
-    from parity.trace.golden import goldens_of_request
+    from parity.identify.releases import follows_another
+    from parity.runs.golden import goldens_of_request
     from runners.errors import RunError
 
     try:

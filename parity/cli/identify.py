@@ -10,8 +10,8 @@ from rich.table import Table
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.trace.bundle import Run
-    from parity.trial.identify import Identification
+    from parity.identify.identification import Identification
+    from parity.runs.folder import Run
     from runners.case import Case
 
 
@@ -31,11 +31,11 @@ def identify(
     """Say which release a run follows, which switches differ, and what stays unexplained; exits 0 whatever it finds."""
     import torch
 
+    from parity.identify.identification import identify as find
     from parity.report.words import printable
+    from parity.runs.execute import device_named
+    from parity.runs.folder import read_run
     from parity.trace.atomic import plain, write_json_atomic
-    from parity.trace.bundle import read_run
-    from parity.trace.record import device_named
-    from parity.trial.identify import identify as find
     from runners.forge.weights import weights_named
 
     candidate = read_run(run)
@@ -64,9 +64,9 @@ def identify(
 
 def _case(run: "Run", given: Path | None) -> "Case":
     """The run's case, its pictures held to their hashes."""
-    from parity.diff.diagnosis import case_of
-    from parity.trace.bundle import sha256_of
-    from parity.trace.places import project_root
+    from parity.runs.case import case_of
+    from parity.runs.folder import sha256_of
+    from parity.runs.places import project_root
     from runners.errors import RunError
 
     folder = given.parent if given is not None else project_root() / "golden" / Path(run.case_id).name

@@ -16,8 +16,8 @@ from runners.errors import RunnerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from parity.trace.bundle import Run
-    from parity.trial.isolate import Isolation
+    from parity.isolate.isolation import Isolation
+    from parity.runs.folder import Run
     from runners.case import Case
     from runners.clock import Progress
     from runners.protocol import RunOptions
@@ -48,9 +48,9 @@ def isolate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Feed each stage and block the reference's own inputs and show what it adds; exits 0 whatever it finds."""
+    from parity.isolate.isolation import isolate as measure
+    from parity.runs.execute import device_named
     from parity.trace.atomic import plain, write_json_atomic
-    from parity.trace.record import device_named
-    from parity.trial.isolate import isolate as measure
     from runners.clock import STAGES
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
@@ -94,8 +94,8 @@ def save_isolated(
     progress: "Progress | None" = None,
 ) -> None:
     """Leave what a gate judges of native's isolated errors: all stages, some denoising steps."""
+    from parity.isolate.isolation import isolate as measure
     from parity.trace.atomic import write_json_atomic
-    from parity.trial.isolate import isolate as measure
 
     found = measure(weights, case, options, steps=steps, harmless=False, progress=progress)
     write_json_atomic(path, found.document())
@@ -104,7 +104,7 @@ def save_isolated(
 def isolate_run(run: "Run", weights: Path, path: Path) -> None:
     """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
     from parity.diff.isolated import FIRST_STEPS
-    from parity.trace.record import device_named
+    from parity.runs.execute import device_named
     from runners.protocol import DTYPES, RunOptions
     from runners.weights import WeightsFolder
 
@@ -116,10 +116,10 @@ def isolate_run(run: "Run", weights: Path, path: Path) -> None:
 
 
 def _case(reference: str) -> "Case":
-    from parity.diff.diagnosis import case_of
-    from parity.trace.bundle import RUN_FILE, read_run, sha256_of
-    from parity.trace.golden import find_case
-    from parity.trace.places import project_root
+    from parity.runs.case import case_of
+    from parity.runs.folder import RUN_FILE, read_run, sha256_of
+    from parity.runs.golden import find_case
+    from parity.runs.places import project_root
     from runners.errors import RunError
 
     if not (Path(reference) / RUN_FILE).is_file():
@@ -135,8 +135,8 @@ def _case(reference: str) -> "Case":
 
 
 def _inherited(reference: str, against: Path | None) -> dict[str, float]:
-    from parity.diff.diagnosis import diagnose
-    from parity.trace.bundle import RUN_FILE, read_run
+    from parity.explain.diagnosis import diagnose
+    from parity.runs.folder import RUN_FILE, read_run
     from runners.errors import RunError
 
     if against is None:

@@ -12,7 +12,7 @@ from parity.cli.threads import compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.trial.mutate import Score
+    from parity.calibrate.mutation import Score
 
 
 @verb
@@ -27,12 +27,12 @@ def mutate(
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
     import torch
 
+    from parity.calibrate.defects.catalogue import CATALOGUE
+    from parity.calibrate.mutation import mutate as run
     from parity.judge.registry import load_registry
+    from parity.runs.golden import find_case
+    from parity.runs.places import limits_path
     from parity.trace.atomic import write_json_atomic
-    from parity.trace.golden import find_case
-    from parity.trace.places import limits_path
-    from parity.trial.catalogue import CATALOGUE
-    from parity.trial.mutate import mutate as run
     from runners.errors import CaseError
     from runners.weights import WeightsFolder
 

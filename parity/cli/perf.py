@@ -25,7 +25,7 @@ def perf(
     from parity.judge.timed import baseline_of, judge_timed, read_samples
     from parity.judge.verdict import gate_exit_code
     from parity.report.tables import draw_perf, draw_perf_changes
-    from parity.trace.places import baselines_path
+    from parity.runs.places import baselines_path
 
     measured = [read_samples(path) for path in runs] if all(path.is_file() for path in runs) else [_of_runs(runs)]
     groups = [(group, samples) for samples in measured for group in samples.groups()]
@@ -60,7 +60,7 @@ def perf(
 def _of_runs(folders: list[Path]) -> "Samples":
     """Runs of one case by one runner on one machine. Raises: RunError if they are of several."""
     from parity.judge.timed import Samples, timed_run
-    from parity.trace.bundle import read_run
+    from parity.runs.folder import read_run
     from runners.errors import RunError
 
     records = [read_run(folder).record for folder in folders]

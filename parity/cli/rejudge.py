@@ -27,7 +27,7 @@ def rejudge(
         save_verdict,
         saved_verdicts,
     )
-    from parity.trace.places import limits_path
+    from parity.runs.places import limits_path
     from runners.errors import RunError
 
     for path in record or []:

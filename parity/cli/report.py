@@ -25,9 +25,9 @@ def report(
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
     from parity.cli.gate import calibrated_floors, compared, judged, profile_of
-    from parity.diff.diagnosis import diagnose, flow_of, read_floors
-    from parity.diff.floors import Floors
     from parity.diff.runs import compare_runs
+    from parity.explain.diagnosis import diagnose, read_floors
+    from parity.explain.floors import Floors
     from parity.judge.limit import Limit
     from parity.judge.perf import PerfVerdict, load_perf_registry
     from parity.judge.registry import device_of, load_registry
@@ -35,10 +35,11 @@ def report(
     from parity.judge.verdict import Verdict
     from parity.report.page import Content, Traced, head_word, write_page
     from parity.report.page_identity import read_identified
-    from parity.trace.bundle import TRACE_FILE, read_run
-    from parity.trace.golden import reference_run
-    from parity.trace.places import baselines_path, limits_path
-    from parity.trace.trace_file import read_trace
+    from parity.runs.case import flow_of
+    from parity.runs.folder import TRACE_FILE, read_run
+    from parity.runs.golden import reference_run
+    from parity.runs.places import baselines_path, limits_path
+    from parity.trace.file import read_trace
     from runners.errors import RegistryError, RunError
 
     candidate = read_run(run)

@@ -42,17 +42,17 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
-    from parity.diff.dataflow import Dataflow
-    from parity.trace.child import Child, record_in_child
-    from parity.trace.golden import find_case
-    from parity.trace.pattern import require_choice
+    from parity.runs.child import Child, record_in_child
+    from parity.runs.execute import device_named, record_run, recording
+    from parity.runs.golden import find_case
+    from parity.taps.dataflow import Dataflow
+    from parity.taps.pattern import require_choice
     from parity.trace.prompt_tokens import prompt_tokens
-    from parity.trace.record import device_named, record_run, recording
     from parity.trace.recorder import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, open_runner
     from runners.forge.weights import weights_named
-    from runners.ltx23.reference import RELEASES
     from runners.protocol import DTYPES, RunOptions
+    from runners.releases import RELEASES
     from runners.weights import num_blocks
 
     if dtype not in DTYPES:

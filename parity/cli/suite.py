@@ -15,9 +15,9 @@ from parity.cli.verb import out, verb
 if TYPE_CHECKING:
     import torch
 
-    from parity.diff.diagnosis import Diagnosis
+    from parity.explain.diagnosis import Diagnosis
     from parity.report.suite import Line
-    from parity.trace.bundle import Run
+    from parity.runs.folder import Run
     from runners.case import Case
     from runners.forge.weights import ForgedWeights
     from runners.weights import WeightsFolder
@@ -61,12 +61,12 @@ def suite(
     stands for the official run.
     """
     from parity.report.suite import draw_suite, save_suite, suite_code
-    from parity.trace.bundle import read_run
-    from parity.trace.golden import find_case, golden_of
-    from parity.trace.record import device_named
+    from parity.runs.execute import device_named
+    from parity.runs.folder import read_run
+    from parity.runs.golden import find_case, golden_of
     from runners.errors import OutOfMemoryError
     from runners.forge.weights import weights_named
-    from runners.official_files import INSTALLED_RELEASE
+    from runners.official.files import INSTALLED_RELEASE
 
     left = _TimeLeft(minutes)
     where = device_named(device)
@@ -142,7 +142,7 @@ class _Checkout:
 
 def _checkout(root: Path | None, python: Path | None) -> _Checkout | None:
     from runners.errors import RunnerError
-    from runners.official_files import official_code
+    from runners.official.files import official_code
 
     if root is not None:
         return _Checkout(root=root, python=python, release=official_code(root).release)
@@ -153,7 +153,7 @@ def _checkout(root: Path | None, python: Path | None) -> _Checkout | None:
 
 def _require_weights_of_goldens(cases: "list[Case]", weights: "WeightsFolder | ForgedWeights") -> None:
     """Raises: RunError for a golden of other weights, before anything is run in vain."""
-    from parity.trace.golden import golden_of
+    from parity.runs.golden import golden_of
     from runners.errors import RunError
 
     for case in cases:
@@ -184,9 +184,9 @@ class _TimeLeft:
 
 def _isolated_cases(cases: "list[Case]", named: list[str]) -> set[str]:
     """The ids of cases to isolate. Raises: CaseError for one that is not run."""
-    from parity.trace.golden import find_case
+    from parity.runs.golden import find_case
     from runners.errors import CaseError
-    from runners.official_files import INSTALLED_RELEASE
+    from runners.official.files import INSTALLED_RELEASE
 
     chosen = {find_case(name).id for name in named}
     if others := sorted(case.id for case in cases if case.id in chosen and case.reference != INSTALLED_RELEASE):
@@ -227,10 +227,10 @@ def _run(
 ) -> None:
     import torch
 
-    from parity.diff.dataflow import Dataflow
-    from parity.trace.child import Child, record_in_child
-    from parity.trace.pattern import require_choice
-    from parity.trace.record import record_run, recording
+    from parity.runs.child import Child, record_in_child
+    from parity.runs.execute import record_run, recording
+    from parity.taps.dataflow import Dataflow
+    from parity.taps.pattern import require_choice
     from runners.catalogue import open_runner
     from runners.protocol import RunOptions
     from runners.weights import num_blocks
@@ -263,9 +263,9 @@ def _already_there(
     checkout: _Checkout | None,
 ) -> bool:
     """Whether a finished run of this request, from this code and environment, is there already."""
-    from parity.trace.bundle import TRACE_FILE, read_run, sha256_of
-    from parity.trace.child import environment_in
-    from parity.trace.environment import fingerprint_of_runs
+    from parity.runs.child import environment_in
+    from parity.runs.environment import fingerprint_of_runs
+    from parity.runs.folder import TRACE_FILE, read_run, sha256_of
     from runners.case import case_document
     from runners.errors import RunError
 
@@ -321,8 +321,8 @@ def _has_isolated_limits(native: "Run") -> bool:
     """Whether a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
     from parity.diff.metric import ISOLATED
     from parity.judge.registry import device_of, load_registry
-    from parity.trace.bundle import TRACE_FILE
-    from parity.trace.places import limits_path
+    from parity.runs.folder import TRACE_FILE
+    from parity.runs.places import limits_path
 
     if not native.has(TRACE_FILE) or not limits_path().exists():
         return False
@@ -332,7 +332,7 @@ def _has_isolated_limits(native: "Run") -> bool:
 
 def _against_golden(official: "Run", native: "Run", isolated: "Path | None") -> "list[Line]":
     """The live reference against the golden, then native against it; environment first, numbers after."""
-    from parity.trace.golden import golden_of
+    from parity.runs.golden import golden_of
     from runners.errors import RunError
 
     recorded = golden_of(official.case_id)
@@ -377,8 +377,8 @@ def _judged(what: str, reference: "Run", candidate: "Run", isolated: "Path | Non
 
 def _diagnosed(reference: "Run", candidate: "Run") -> "Diagnosis | None":
     from parity.cli.gate import calibrated_floors
-    from parity.diff.diagnosis import diagnose
-    from parity.trace.bundle import TRACE_FILE
+    from parity.explain.diagnosis import diagnose
+    from parity.runs.folder import TRACE_FILE
 
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return None

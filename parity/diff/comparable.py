@@ -3,12 +3,12 @@
 from typing import Final
 
 from parity.diff.finding import Finding
-from parity.trace.bundle import Run
-from parity.trace.environment import differences
+from parity.runs.environment import differences
+from parity.runs.folder import Run
 from runners.errors import RunError
 
 # Official code that needs other versions of these than this project has. On a CPU they yield the same bits, which
-# tests/runners/test_official_releases.py holds at every tap, so there they make no other environment.
+# tests/runners/native/test_exact_tier_releases.py holds at every tap, so there they make no other environment.
 OWN_PACKAGES: Final = {"1.2.0": ("transformers", "tokenizers")}
 SIGMA_ROUNDING: Final = 1e-6  # levels are at most 1, where an operation in float32 rounds by 6e-8
 MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message

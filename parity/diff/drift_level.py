@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from parity.diff.dataflow import Dataflow
 from parity.diff.levels import Level
 from parity.diff.metric import DRIFT
-from parity.diff.tap_group import DRIFT_GROUPS, drift_group, worst_by_group
 from parity.diff.traces import TraceDiff
-from parity.trace.bundle import TRACE_FILE, Run
-from parity.trace.pattern import chosen
+from parity.runs.folder import TRACE_FILE, Run
+from parity.taps.dataflow import Dataflow
+from parity.taps.group import DRIFT_GROUPS, drift_group, worst_by_group
+from parity.taps.pattern import chosen
 
 
 def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -> dict[str, float]:

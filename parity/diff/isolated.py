@@ -16,9 +16,9 @@ import msgspec
 
 from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
-from parity.diff.tap_group import isolated_group, worst_by_group
-from parity.trace.bundle import Run
-from parity.trace.environment import USABLE_CORES, differences
+from parity.runs.environment import USABLE_CORES, differences
+from parity.runs.folder import Run
+from parity.taps.group import isolated_group, worst_by_group
 from runners.clock import STAGES
 from runners.errors import RunError
 

@@ -8,9 +8,9 @@ one, these taps are left out on both sides; what is computed from them is compar
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from parity.diff.dataflow import Dataflow
-from parity.trace.pattern import chosen
-from parity.trace.trace_file import Trace
+from parity.taps.dataflow import Dataflow
+from parity.taps.pattern import chosen
+from parity.trace.file import Trace
 
 Side = Literal["reference", "candidate"]
 SIDES: Final[tuple[Side, ...]] = ("reference", "candidate")

@@ -4,11 +4,11 @@ The names are the keys of the threshold registry. `direction` says what a limit 
 better, or "exact" (the one wanted value is known: 0 for a difference, 1 for an equality). A value that carries a sign
 where both signs are faults enters a summary as a magnitude, and its name says so (`max_abs`, `abs`).
 
-Against a golden that keeps three whole frames (`parity.trace.reduced`), `frames.` is measured on those three and has no
+Against a golden that keeps three whole frames (`parity.runs.reduced`), `frames.` is measured on those three and has no
 flicker, and `small_frames.` on small copies of all frames. Otherwise `frames.` is measured on all of them.
 
 `drift.GROUP` and `isolated.GROUP` are for runs that offer their internals: the worst relative L2 among the taps of a
-group in the free run, and among its places fed the reference's own inputs (`parity.diff.tap_group`).
+group in the free run, and among its places fed the reference's own inputs (`parity.taps.group`).
 
 Infinite values are legitimate (the PSNR of equal frames); `nan` means "could not be computed" and must fail.
 """
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from parity.diff.tap_group import DRIFT_GROUPS, ISOLATED_GROUPS
+from parity.taps.group import DRIFT_GROUPS, ISOLATED_GROUPS
 from runners.errors import RegistryError
 
 Direction = Literal["higher", "lower", "exact"]

@@ -10,13 +10,13 @@ import torch
 from parity.diff import frames
 from parity.diff.frames import FramesDiff
 from parity.diff.outputs import OutputsDiff, with_frames
-from parity.trace.reduced import ReducedOutputs
+from parity.runs.reduced import ReducedOutputs
 
 _SMALL = "small_"
 
 
 def compare_reduced(reference: ReducedOutputs, candidate: ReducedOutputs) -> OutputsDiff:
-    """Compare outputs that `parity.trace.reduced.reduce_outputs` made of two runs' outputs.
+    """Compare outputs that `parity.runs.reduced.reduce_outputs` made of two runs' outputs.
 
     Returns: an OutputsDiff. `frames.` metrics are of the key frames, `small_frames.` and the frame lag of small copies
         of all frames. Where clips differ in count or size, both are `nan` and a finding says why.

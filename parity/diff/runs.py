@@ -11,8 +11,6 @@ from typing import Any
 import msgspec
 
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
-from parity.diff.dataflow import Dataflow
-from parity.diff.diagnosis import flow_of
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
 from parity.diff.isolated import isolated_numbers, read_isolated
@@ -22,10 +20,12 @@ from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
-from parity.trace.bundle import RUN_FILE, TRACE_FILE, Run, sha256_of
-from parity.trace.golden import golden_of, has_golden, stays_whole
-from parity.trace.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
-from parity.trace.trace_file import read_trace
+from parity.runs.case import flow_of
+from parity.runs.folder import RUN_FILE, TRACE_FILE, Run, sha256_of
+from parity.runs.golden import golden_of, has_golden, stays_whole
+from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
+from parity.taps.dataflow import Dataflow
+from parity.trace.file import read_trace
 from runners.errors import RunError
 
 SCHEMA_VERSION = 1

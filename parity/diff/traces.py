@@ -1,6 +1,6 @@
 """Two traces against each other: what must be there, what is there, and the relative L2 of every tap.
 
-What must be there follows from the case (`parity.diff.dataflow`), not from either trace, so a tap missing on both sides
+What must be there follows from the case (`parity.taps.dataflow`), not from either trace, so a tap missing on both sides
 is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
 golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN. Taps that are
 not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from parity.diff.dataflow import Dataflow
 from parity.diff.finding import Finding, non_finite_findings
 from parity.diff.left_out import LeftOut, left_out
 from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
-from parity.diff.tap_place import BLOCK_PARTS, PASS_WORDS, STREAMS
-from parity.trace.pattern import chosen
+from parity.taps.dataflow import Dataflow
+from parity.taps.name import BLOCK_PARTS, PASS_WORDS, STREAMS
+from parity.taps.pattern import chosen
+from parity.trace.file import Trace
 from parity.trace.sketch import TapSketch
-from parity.trace.trace_file import Trace
 
 SWAP_RATIO: Final = 3.0  # how much closer another pass must be to be taken for the one that ran
 ELSEWHERE: Final = "environment_mismatch"  # the one finding that equal bits answer

@@ -17,8 +17,9 @@ lies at h or beyond. Otherwise the two populations overlap, the status is `CALIB
 may fail a case, but a case cannot pass on it alone.
 
 Where arithmetic bounds what harmless variation can do (elementwise places of an isolation,
-`parity.diff.isolated_place`), that bound is the limit, however far away the weakest defect is. It counts as calibrated
-if every defect lies beyond it. If a harmless variation does, too, the arithmetic is wrong here, and the bound is h.
+`parity.calibrate.isolated_floors`), that bound is the limit, however far away the weakest defect is. It counts as
+calibrated if every defect lies beyond it. If a harmless variation does, too, the arithmetic is wrong here, and the
+bound is h.
 """
 
 import datetime

@@ -17,9 +17,9 @@ from parity.judge.document import Strict, load_document
 from parity.judge.limit import distance
 from parity.judge.registry import ON, Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
+from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
+from parity.runs.places import project_root
 from parity.trace.atomic import write_json_atomic
-from parity.trace.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
-from parity.trace.places import project_root
 from runners.errors import RegistryError, RunError
 
 SCHEMA_VERSION: Final = 1

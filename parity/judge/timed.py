@@ -9,7 +9,7 @@ import msgspec
 
 from parity.judge.document import Strict, load_document
 from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, judge_perf, like
-from parity.trace.bundle import RunRecord
+from parity.runs.folder import RunRecord
 
 SAMPLES_SCHEMA_VERSION: Final = 1
 

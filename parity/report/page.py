@@ -13,10 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from parity.diff.dataflow import Dataflow
-from parity.diff.diagnosis import Diagnosis
-from parity.diff.floors import Floors
 from parity.diff.runs import RunsDiff
+from parity.explain.diagnosis import Diagnosis
+from parity.explain.floors import Floors
 from parity.judge.limit import Limit
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
@@ -30,8 +29,9 @@ from parity.report.page_outputs import shown_outputs
 from parity.report.page_sound import sound_data
 from parity.report.page_times import times_section
 from parity.report.page_verdict import divergence_section, verdict_section
+from parity.runs.folder import Run
+from parity.taps.dataflow import Dataflow
 from parity.trace.atomic import write_bytes_atomic
-from parity.trace.bundle import Run
 
 MOST_PAGE_BYTES: Final = 12_000_000
 MOST_SOUND_BYTES: Final = 4_500_000

@@ -10,13 +10,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.diff.dataflow import Dataflow
-from parity.diff.diagnosis import Diagnosis
-from parity.diff.divergence import Root
-from parity.diff.floors import Floors
-from parity.diff.module_path import module_path
-from parity.diff.tap_place import BLOCK_PARTS, CROSS_WORDS, PART_WORDS, PASS_WORDS, STREAMS, place_of
+from parity.explain.diagnosis import Diagnosis
+from parity.explain.divergence import Root
+from parity.explain.floors import Floors
 from parity.report.page_pack import ABSENT, EQUAL, FIRST, LOW, MISSING, STEP, log_code, packed
+from parity.taps.dataflow import Dataflow
+from parity.taps.module_path import module_path
+from parity.taps.name import BLOCK_PARTS, CROSS_WORDS, PART_WORDS, PASS_WORDS, STREAMS, place_of
 
 END_PARTS: Final = ("x0", "guided", "latent")
 Coder = Callable[[str], int]

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from parity.report.page_html import Html, cell, join, table, tag
-from parity.trace.bundle import RunRecord
-from parity.trace.environment import NUMERIC_KEYS
+from parity.runs.environment import NUMERIC_KEYS
+from parity.runs.folder import RunRecord
 
 HEADER: Final = ("", "reference run", "this run", "")
 RUN_KEYS: Final = ("runner", "tier", "dtype", "reference", "model_version", "weights_hash", "created_utc")

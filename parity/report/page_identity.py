@@ -8,7 +8,7 @@ import msgspec
 
 from parity.report.page_html import Node, cell, table, tag, with_code
 from parity.report.words import capitalised, number
-from parity.trace.bundle import RUN_FILE, Run, sha256_of
+from parity.runs.folder import RUN_FILE, Run, sha256_of
 from runners.errors import RunError
 
 SCHEMA_VERSION: Final = 1

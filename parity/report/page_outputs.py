@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parity.diff.runs import reduced_alike
-from parity.trace.bundle import Run
-from parity.trace.reduced import ReducedOutputs, key_frame_places
+from parity.runs.folder import Run
+from parity.runs.reduced import ReducedOutputs, key_frame_places
 
 Frames = list[NDArray[np.uint8]]
 

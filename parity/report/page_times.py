@@ -8,7 +8,7 @@ from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.timed import timed_run
 from parity.report.page_html import Html, Node, cell, join, table, tag
 from parity.report.words import interval, short
-from parity.trace.bundle import RunRecord
+from parity.runs.folder import RunRecord
 
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
 TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from parity.diff.diagnosis import Diagnosis
 from parity.diff.finding import CODES
 from parity.diff.runs import RunsDiff
+from parity.explain.diagnosis import Diagnosis
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.page_html import Html, Node, join, tag, with_code

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.diff.effect import Effect
-from parity.diff.release_change import Changed
+from parity.identify.effect import Effect
+from parity.identify.releases import Changed
 from parity.report.words import number, printable
 
 NOTHING = ("nothing: every bit is equal", "-", "-", "-")

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.diff.diagnosis import Diagnosis
 from parity.diff.isolated import IsolatedErrors
 from parity.diff.runs import RunsDiff
+from parity.explain.diagnosis import Diagnosis
 from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
 from parity.report.markdown import escaped
 from parity.report.words import GIB, number, printable, sentence
+from parity.runs.folder import RunRecord
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
-from parity.trace.bundle import RunRecord
 
 SCHEMA_VERSION: Final = 1
 MOST_PLACES: Final = 5  # named of those that add an error

@@ -1,1 +1,1 @@
-"""Taps, sketches, run folders and goldens."""
+"""How taps are kept: sketches, journals, traces on disk."""

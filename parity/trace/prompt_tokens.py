@@ -4,7 +4,7 @@ import torch
 
 from runners.case import Case
 from runners.ltx23.gemma import PromptTokenizer
-from runners.native_request import sampling_params
+from runners.native.request import sampling_params
 from runners.real_tokens import PromptTokens
 from runners.weights import Weights
 

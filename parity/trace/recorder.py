@@ -20,9 +20,10 @@ from typing import Final, Literal, Self
 import torch
 from torch import Tensor
 
+from parity.taps.pattern import chosen
+from parity.trace.file import TRACE_JOURNAL, SketchTable, encode, journal_table, write_trace
 from parity.trace.full_tensors import TENSORS_JOURNAL, append_tensor, assemble_tensors
 from parity.trace.journal import JournalWriter
-from parity.trace.pattern import chosen
 from parity.trace.sketch import (
     DEFAULT_BUCKETS,
     FLOAT_STATISTICS,
@@ -31,7 +32,6 @@ from parity.trace.sketch import (
     require_buckets,
     sketch_into,
 )
-from parity.trace.trace_file import TRACE_JOURNAL, SketchTable, encode, journal_table, write_trace
 from runners.errors import RunError
 from runners.real_tokens import PromptTokens, without_left_padding
 
@@ -99,7 +99,7 @@ class Recorder:
 
     Args:
         folder: exists and holds no trace yet.
-        pattern: which taps to record, as `parity.trace.pattern` reads it; None records all. A pattern that
+        pattern: which taps to record, as `parity.taps.pattern` reads it; None records all. A pattern that
             matches nothing leaves an empty trace, which no gate accepts.
         keep: "sketch", or "full" for the whole tensors of those taps too, in `tensors.safetensors`; that waits for the
             device at every tap.

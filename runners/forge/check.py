@@ -44,8 +44,8 @@ from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.timestep import table_rows
 from runners.ltx23.vocoder import SnakeBlock
-from runners.native import model_files
-from runners.native_request import sampling_params
+from runners.native.request import sampling_params
+from runners.native.runner import model_files
 from runners.tap import listening
 from runners.weights import WeightsFolder
 

@@ -21,7 +21,7 @@ def model_inventory(preset: Preset) -> Inventory:
     """The single file's tensors. Raises: ConfigError for a configuration that the model does not support."""
     from runners.ltx23.loading import expected_shapes
     from runners.ltx23.parts import model_parts
-    from runners.ltx23.reference import Reference
+    from runners.releases import Reference
 
     text = preset.gemma["text_config"]
     parts = model_parts(

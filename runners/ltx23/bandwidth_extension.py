@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
 from runners.ltx23.vocoder_config import MEL_BINS, ExtendedVocoderConfig, read_vocoder_config
+from runners.releases import Reference
 
 MEL_FLOOR = 1e-5  # magnitudes below it are lifted before the logarithm
 ROLLOFF = 0.99  # pass band of the resampling filter, as a share of the lower rate's band

@@ -11,12 +11,12 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
 from runners.ltx23.connectors import TextConnectors
-from runners.ltx23.reference import Reference
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.releases import Reference
 
 
 def model_parts(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from runners.errors import ConfigError
-from runners.ltx23.reference import RELEASES, Reference
+from runners.releases import RELEASES, Reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.errors import CaseError
-from runners.ltx23.reference import Reference
+from runners.releases import Reference
 from runners.request import Guider, ImageCondition, check_guider, check_request
 
 DEFAULT_NEGATIVE_PROMPT = ", ".join(

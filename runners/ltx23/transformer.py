@@ -34,10 +34,10 @@ from runners.ltx23.block import (
     StreamModulation,
     StreamRotary,
 )
-from runners.ltx23.reference import Reference
 from runners.ltx23.rotary import middle_of_cells, rotary_table
 from runners.ltx23.timestep import AdaLayerNormSingle, modulate
 from runners.ltx23.transformer_config import StreamConfig, TransformerConfig
+from runners.releases import Reference
 from runners.tap import scope, tapping
 
 OUTPUT_ROWS: Final = 2  # of the output head's table: shift, scale

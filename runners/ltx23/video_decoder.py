@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runners.errors import ShapeError
-from runners.ltx23.reference import Reference
 from runners.ltx23.video_decoder_chunked import (
     head_in_place,
     stack_in_place,
@@ -26,6 +25,7 @@ from runners.ltx23.video_vae_resnet import ResnetBlock, ResnetStack, make_norm, 
 from runners.ltx23.video_vae_sampling import DepthToSpaceUpsample, unpatchify
 from runners.ltx23.video_vae_statistics import PerChannelStatistics
 from runners.ltx23.video_vae_timestep import TimestepEmbedder
+from runners.releases import Reference
 
 NOISE_SCALE = 0.025  # share of noise in the latent of a timestep-conditioned decoder
 TIMESTEP = 0.05  # noise level that such a decoder is told

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from parity.diff.dataflow import Dataflow
-from parity.trace.bundle import write_run
-from parity.trace.pattern import chosen
-from parity.trace.store import ENVIRONMENT_VARIABLE
-from parity.trace.trace_file import SketchTable, write_trace
+from parity.runs.folder import write_run
+from parity.runs.store import ENVIRONMENT_VARIABLE
+from parity.taps.dataflow import Dataflow
+from parity.taps.pattern import chosen
+from parity.trace.file import SketchTable, write_trace
 from runners.case import parse_case
 from runners.protocol import Outcome
 

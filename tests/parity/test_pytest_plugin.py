@@ -17,9 +17,9 @@ from parity.diff.metric import METRICS
 from parity.diff.runs import kept_of_case, kept_phrase
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.registry import Registry, load_registry, save_registry
-from parity.trace.bundle import read_run
-from parity.trace.golden import bless
-from parity.trace.store import ENVIRONMENT_VARIABLE
+from parity.runs.folder import read_run
+from parity.runs.golden import bless
+from parity.runs.store import ENVIRONMENT_VARIABLE
 
 # A suite run inside this process forgets what it imports, and numpy cannot be imported twice: so all of it is, above.
 assert parity.cli.gate and parity.diff.reduced_outputs and parity.diff.runs
@@ -41,7 +41,7 @@ def suite(pytester: pytest.Pytester, tmp_path: Path, micro_case_text: str, monke
     monkeypatch.setenv("PARITY_ROOT", str(tmp_path / "root"))
 
     def run(body: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile(f"from pathlib import Path\nfrom parity.trace.bundle import read_run\n\n{body}")
+        pytester.makepyfile(f"from pathlib import Path\nfrom parity.runs.folder import read_run\n\n{body}")
         return pytester.runpytest_inprocess(*LOADED, "-p", "no:cacheprovider", *arguments)
 
     return run

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from parity.trace.environment import fingerprint_of_runs
+from parity.runs.environment import fingerprint_of_runs
 from runners.repeatable import repeatable_kernels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")  # naming a GPU touches none

@@ -10,17 +10,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from parity.calibrate import limits as calibrate
+from parity.calibrate.limits import UNJUDGED, Populations
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.release_change import named
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
+from parity.identify import release_effects
+from parity.identify.releases import named
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import require_population
-from parity.trace import golden
-from parity.trace.bundle import Run, read_run
-from parity.trace.store import ENVIRONMENT_VARIABLE
-from parity.trial import calibrate, release_change
-from parity.trial.calibrate import UNJUDGED, Populations
+from parity.runs import golden
+from parity.runs.folder import Run, read_run
+from parity.runs.store import ENVIRONMENT_VARIABLE
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
@@ -61,7 +62,7 @@ def root(
         return replace(populations(0.02), compared_on=kept_phrase(kept))
 
     monkeypatch.setattr(calibrate, "measure", measure)
-    monkeypatch.setattr(release_change, "measured", lambda old, new, *_: named(old, new))
+    monkeypatch.setattr(release_effects, "measured", lambda old, new, *_: named(old, new))
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)  # a blessing computes on as many as the run had

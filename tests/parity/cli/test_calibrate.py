@@ -9,13 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from parity.calibrate import limits
+from parity.calibrate.checkpoint import Member, Sitting
+from parity.calibrate.limits import Populations
 from parity.cli.app import app
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
-from parity.trace import golden
-from parity.trace.bundle import read_run
-from parity.trial import calibrate
-from parity.trial.calibrate import Populations
-from parity.trial.sitting import Member, Sitting
+from parity.runs import golden
+from parity.runs.folder import read_run
 from runners.weights import WeightsFolder
 
 LeaveRun = Callable[..., Path]
@@ -42,7 +42,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
             case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=kept_phrase(kept)
         )
 
-    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(limits, "measure", measure)
     samples, threads = checkout / "samples.json", torch.get_num_threads()
     arguments = ["--case", "micro", "--weights", str(micro_weights.folder), "--limits-only", "--samples", str(samples)]
     try:

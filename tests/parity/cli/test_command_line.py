@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from parity.cli import verb
 from parity.cli.app import app
-from parity.trace.bundle import OUTPUTS_FILE, RUN_FILE, TRACE_FILE, sha256_of
-from parity.trace.trace_file import read_trace
+from parity.runs.folder import OUTPUTS_FILE, RUN_FILE, TRACE_FILE, sha256_of
+from parity.trace.file import read_trace
 from runners.errors import RunError
 from runners.weights import WeightsFolder
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from parity.cli.amplify import amplify
 from parity.cli.explain import explain
 from parity.cli.isolate import isolate
-from parity.trace.record import record_run, recording
+from parity.runs.execute import record_run, recording
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet

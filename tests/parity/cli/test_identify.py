@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.trace.record import record_run, recording
+from parity.runs.execute import record_run, recording
 from runners.case import Case
 from runners.clock import Quiet
-from runners.native import NativeRunner
+from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
-from parity.diff.dataflow import Dataflow
 from parity.diff.metric import METRICS
-from parity.diff.tap_group import ISOLATED_GROUPS, drift_group
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.registry import Registry, save_registry
-from parity.trace.bundle import read_run
-from parity.trial.calibrate import UNJUDGED
+from parity.runs.folder import read_run
+from parity.taps.dataflow import Dataflow
+from parity.taps.group import ISOLATED_GROUPS, drift_group
 from runners.case import parse_case
 from runners.clock import STAGES
 

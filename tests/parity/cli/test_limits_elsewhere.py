@@ -12,8 +12,8 @@ from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import Registry, save_registry
-from parity.trace import golden
-from parity.trace.bundle import read_run
+from parity.runs import golden
+from parity.runs.folder import read_run
 
 LeaveRun = Callable[..., Path]
 WANTED = ("video_latent.relative_l2", "frames.count.difference")

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.trace.attention_kernels import ATTENTION_KERNELS
-from parity.trace.bundle import RUN_FILE, read_run
-from parity.trace.golden import find_case, golden_of
-from parity.trace.trace_file import read_trace
-from runners.official_files import known_commit, known_hashes, total_sha256
+from parity.runs.attention_kernels import ATTENTION_KERNELS
+from parity.runs.folder import RUN_FILE, read_run
+from parity.runs.golden import find_case, golden_of
+from parity.trace.file import read_trace
+from runners.official.files import known_commit, known_hashes, total_sha256
 
 MAX_BYTES = 1_000_000  # of what the repository keeps of one run
 CASES = {

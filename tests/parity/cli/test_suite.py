@@ -11,13 +11,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from parity.calibrate.defects.catalogue import CATALOGUE
+from parity.calibrate.defects.defect import Reach, edited, present
 from parity.cli.app import app
-from parity.trace import golden
-from parity.trace.bundle import RUN_FILE, read_run
-from parity.trial.catalogue import CATALOGUE
-from parity.trial.defect import Reach, edited, present
+from parity.runs import golden
+from parity.runs.folder import RUN_FILE, read_run
 from runners.ltx23.transformer import Transformer
-from runners.official_files import package_root
+from runners.official.files import package_root
 from runners.weights import WeightsFolder
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from parity.diff.comparable import environment_differences, record_findings, require_comparable
-from parity.trace.bundle import Run, read_run
+from parity.runs.folder import Run, read_run
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]

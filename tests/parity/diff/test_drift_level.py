@@ -7,10 +7,10 @@ import pytest
 
 from parity.diff.left_out import LeftOut
 from parity.diff.runs import Kept, RunsDiff, compare_runs, numbers_of
-from parity.trace.bundle import read_run
-from parity.trace.pattern import chosen
-from parity.trace.reduced import kept_taps
-from parity.trace.trace_file import read_trace
+from parity.runs.folder import read_run
+from parity.runs.reduced import kept_taps
+from parity.taps.pattern import chosen
+from parity.trace.file import read_trace
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]

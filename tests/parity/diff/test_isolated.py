@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from parity.diff.isolated import isolated_numbers, read_isolated
-from parity.trace.bundle import Run, read_run
+from parity.runs.folder import Run, read_run
 from runners.clock import STAGES
 from runners.errors import RunError
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from parity.diff.diagnosis import flow_of
 from parity.diff.left_out import LeftOut
 from parity.diff.traces import compare_traces
-from parity.trace import golden
-from parity.trace.trace_file import TRACE_FILE, SketchTable, Trace, decode, read_trace
+from parity.runs import golden
+from parity.runs.case import flow_of
+from parity.trace.file import TRACE_FILE, SketchTable, Trace, decode, read_trace
 
 TEXT = ("text/pos/hidden", "text/neg/hidden")
 LARGE = "ltx_2.3_one_stage_ti2v"

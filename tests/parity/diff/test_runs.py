@@ -24,9 +24,9 @@ from parity.diff.runs import (
 )
 from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
-from parity.trace import golden, reduced
-from parity.trace.bundle import Run, read_run
-from parity.trace.trace_file import read_trace
+from parity.runs import golden, reduced
+from parity.runs.folder import Run, read_run
+from parity.trace.file import read_trace
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.diff.dataflow import Dataflow
 from parity.diff.left_out import LeftOut
-from parity.diff.oracle import Arbitration, arbitrate, tally
 from parity.diff.sketches import relative_l2
 from parity.diff.traces import TraceDiff, compare_traces, drift_grids
-from parity.trace.pattern import chosen
+from parity.explain.oracle import Arbitration, arbitrate, tally
+from parity.taps.dataflow import Dataflow
+from parity.taps.pattern import chosen
+from parity.trace.checksums import TapChecksums
+from parity.trace.file import SketchTable, Trace
 from parity.trace.sketch import TapSketch, dtype_name, sketch
-from parity.trace.tap_checksums import TapChecksums
-from parity.trace.trace_file import SketchTable, Trace
 from runners.case import Case
 from runners.errors import RunError
 

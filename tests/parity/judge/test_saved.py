@@ -16,9 +16,9 @@ from parity.diff.runs import RunsDiff, compare_runs, kept_of_case, kept_phrase
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
-from parity.trace import golden
+from parity.runs import golden
+from parity.runs.folder import read_run, sha256_of
 from parity.trace.atomic import write_json_atomic
-from parity.trace.bundle import read_run, sha256_of
 
 LeaveRun = Callable[..., Path]
 WANTED = {"frames.count.difference", "audio.channels.difference"}

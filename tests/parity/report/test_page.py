@@ -18,10 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.diff.diagnosis import diagnose
+from parity.explain.diagnosis import diagnose
 from parity.report import page as page_module
-from parity.trace import golden
-from parity.trace.bundle import read_run
+from parity.runs import golden
+from parity.runs.folder import read_run
 
 LeaveRun = Callable[..., Path]
 FIRST = "denoise/001/uncond/block/01/audio/ff"

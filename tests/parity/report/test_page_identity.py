@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.report.page_html import join
 from parity.report.page_identity import MOST_ROWS, identity_section, read_identified
-from parity.trace.bundle import RUN_FILE, read_run, sha256_of
+from parity.runs.folder import RUN_FILE, read_run, sha256_of
 from runners.errors import RunError
 
 LeaveRun = Callable[..., Path]

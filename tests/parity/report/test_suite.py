@@ -9,19 +9,19 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from parity.diff.diagnosis import Diagnosis
-from parity.diff.divergence import Divergence
-from parity.diff.explain import Explanation
 from parity.diff.finding import Finding
 from parity.diff.left_out import LeftOut
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, Side, read_numbers
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
+from parity.explain.diagnosis import Diagnosis
+from parity.explain.divergence import Divergence
+from parity.explain.explanation import Explanation
 from parity.judge.verdict import judge
 from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, Line, draw_suite, save_suite, suite_code
-from parity.trace.bundle import RunRecord
+from parity.runs.folder import RunRecord
 
 PERFECT = {"exact": 0.0, "lower": 0.0, "higher": 1.0}
 

@@ -8,13 +8,13 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
+from parity.trace.file import read_trace
 from parity.trace.prompt_tokens import prompt_tokens
-from parity.trace.trace_file import read_trace
 from runners.case import Case
 from runners.weights import WeightsFolder
 
 ENGINE = """
-from runners.native import NativeRunner
+from runners.native.runner import NativeRunner
 from runners.ltx23.stages import text_encoding
 
 

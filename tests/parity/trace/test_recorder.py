@@ -13,10 +13,10 @@ from torch import Tensor
 
 from parity.trace import journal as journal_module
 from parity.trace import recorder as recorder_module
+from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_tensors
 from parity.trace.recorder import Recorder
 from parity.trace.sketch import sketch
-from parity.trace.trace_file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.errors import ConfigError, RunError
 from runners.tap import listening, scope, tap
 

@@ -8,7 +8,7 @@ import torch
 
 from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
 from runners.forge.presets import PRESETS, Preset, preset_named
-from runners.official_compat import gemma_constant, prepare_imports
+from runners.official.compat import gemma_constant, prepare_imports
 
 pytest.importorskip("ltx_core")
 

@@ -10,7 +10,7 @@ from runners.forge import make
 from runners.forge.known import known_hash
 from runners.forge.make import forge, forged_hash, forged_recipe, made_model
 from runners.forge.presets import preset_named
-from runners.official_compat import gemma_constant, prepare_imports, without_cuda_calls
+from runners.official.compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from runners.errors import ShapeError
 from runners.ltx23.audio_decoder import AudioDecoder, PerChannelStatistics, decode_audio
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
-from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
-from runners.official_compat import prepare_imports
+from runners.official.compat import prepare_imports
+from runners.releases import Reference
 from runners.tap import listening
 
 DTYPES = [torch.float32, torch.bfloat16]

@@ -9,7 +9,7 @@ from runners.errors import ConfigError
 from runners.forge.presets import full_config, preset_named
 from runners.ltx23.loading import expected_shapes
 from runners.ltx23.parts import model_parts
-from runners.ltx23.reference import Reference
+from runners.releases import Reference
 
 
 def parts_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from runners.ltx23.pipeline import Components, LTX23Pipeline, ModelFiles
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
-from runners.native_request import sampling_params
+from runners.native.request import sampling_params
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 
 from runners.errors import ConfigError
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
-from runners.ltx23.reference import Reference
+from runners.releases import Reference
 
 CPU = torch.device("cpu")
 

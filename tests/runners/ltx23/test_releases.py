@@ -20,13 +20,13 @@ from runners.ltx23.gemma import load_gemma
 from runners.ltx23.image import read_picture
 from runners.ltx23.latents import LatentState, empty_state, video_positions, video_shape, with_noise
 from runners.ltx23.pipeline_config import PipelineConfig
-from runners.ltx23.reference import RELEASES, Reference, reference_of
 from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, default_negative_prompt
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.text_encoding import TextEncodingStage
-from runners.native import NativeRunner
-from runners.native_request import sampling_params
+from runners.native.request import sampling_params
+from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
+from runners.releases import RELEASES, Reference, reference_of
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")

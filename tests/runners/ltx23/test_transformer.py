@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from runners.errors import ShapeError
-from runners.ltx23.reference import Reference
 from runners.ltx23.transformer import ModalityInput, Skips, Transformer, denoised_of_velocity
 from runners.ltx23.transformer_config import TransformerConfig
+from runners.releases import Reference
 from runners.tap import listening
 
 VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 12, 5, 7

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from runners.ltx23.reference import Reference
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_decoder_chunked import chunk_bounds
 from runners.ltx23.video_tiling import Tiling, decode_frames
 from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.releases import Reference
 
 VAE: dict[str, Any] = {
     "latent_channels": 8,

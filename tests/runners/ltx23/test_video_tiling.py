@@ -14,7 +14,6 @@ from ltx_core.model.video_vae import (
 from torch import nn
 
 from runners.errors import ConfigError, ShapeError
-from runners.ltx23.reference import Reference
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_tiling import (
     Tiling,
@@ -26,6 +25,7 @@ from runners.ltx23.video_tiling import (
     to_bytes,
 )
 from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.releases import Reference
 
 DTYPES = [torch.bfloat16, torch.float32]
 VAE: dict[str, Any] = {

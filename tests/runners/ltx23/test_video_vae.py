@@ -11,10 +11,10 @@ from ltx_core.model.video_vae import VideoDecoderConfigurator, VideoEncoderConfi
 from torch import nn
 
 from runners.errors import ShapeError
-from runners.ltx23.reference import Reference
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.releases import Reference
 
 DTYPES = [torch.bfloat16, torch.float32]
 PADDINGS = ["zeros", "reflect", "replicate", "circular"]

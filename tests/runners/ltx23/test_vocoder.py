@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from runners.errors import ShapeError
 from runners.ltx23 import antialiased_activation
 from runners.ltx23.bandwidth_extension import ExtendedVocoder, resample, vocoder_from_config
-from runners.ltx23.reference import Reference
 from runners.ltx23.vocoder import Vocoder
-from runners.official_compat import prepare_imports
+from runners.official.compat import prepare_imports
+from runners.releases import Reference
 
 DTYPES = [torch.float32, torch.bfloat16]
 

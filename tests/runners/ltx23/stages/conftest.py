@@ -12,9 +12,9 @@ from runners.clock import Clock
 from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
-from runners.native import model_files
-from runners.native_request import sampling_params
-from runners.official_compat import gemma_constant, without_cuda_calls
+from runners.native.request import sampling_params
+from runners.native.runner import model_files
+from runners.official.compat import gemma_constant, without_cuda_calls
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")

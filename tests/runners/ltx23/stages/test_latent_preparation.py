@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from runners.ltx23.reference import Reference
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.releases import Reference
 from runners.tap import listening
 
 CPU = torch.device("cpu")

@@ -1,0 +1,200 @@
+"""A station of the mutation trial: one case, its reference run, and what candidates of it are judged by.
+
+The case at hand, and every committed case that has limits, is judged by its own limits. Anything else, such as the case
+at hand with a keyframe, is judged by those of the case at hand, widened to what is harmless there.
+
+Where official code of the case's release cannot run here, the native model as it is stands for it, on as many threads
+as the golden was recorded with, once it has shown the golden's bits; on another machine it must be within the case's
+own limits. Of a changed case there is no golden; there it stands for what it stands for as the case is. Parts are then
+not tried alone, since nothing official runs beside them.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from parity.calibrate.drift import Drifted, Recorded, compare_with_golden, drift, record, same_bits
+from parity.calibrate.harmless import threads, variations
+from parity.calibrate.isolated_errors import added_alone
+from parity.calibrate.limits import measure_floor
+from parity.calibrate.mutation_evidence import Bench
+from parity.calibrate.variant_limits import widened
+from parity.diff.runs import Kept, kept_of_case, kept_phrase
+from parity.isolate.error import Added
+from parity.judge.registry import Registry
+from parity.judge.verdict import judge
+from parity.runs.environment import fingerprint
+from parity.runs.folder import Run
+from parity.runs.golden import golden_of
+from parity.runs.in_memory import CPU
+from runners.case import Case
+from runners.errors import RegistryError
+from runners.official.files import INSTALLED_RELEASE
+from runners.weights import WeightsFolder
+
+FLOOR_DRAWS: Final = range(50, 52)  # for cases without limits of their own
+MACHINE_OF_BITS: Final = ("cpu", "cpu_capability", "torch", "threads")  # where these are a golden's, so are the bits
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounds:
+    """What a case is judged by, known before anything is run."""
+
+    case: Case
+    changed: bool  # whether it is the case at hand with a change, of which there is no golden
+    own: bool  # whether it is judged by its own limits, or by widened ones of the case at hand
+    limits_of: str  # the id of whose limits they are
+    registry: Registry
+    environment: dict[str, str]
+    recorded: Run | None  # the golden, where official code of the case's release cannot run here
+    kept: Kept | None  # what is compared, if not everything
+
+    def running(self) -> AbstractContextManager[None]:
+        """Compute on as many threads as the environment says."""
+        count = int(self.environment["threads"])
+        return nullcontext() if count == torch.get_num_threads() else threads(count)
+
+
+def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mapping[str, str]) -> Grounds:
+    """What a case is judged by.
+
+    Args:
+        case: the case at hand, a variant of it, or a committed case.
+        at_hand: whose limits hold where a case has none.
+        registry: limits.
+        environment: this process and machine.
+    Raises: RegistryError for own limits that decide nothing here, RunError where a golden is needed and missing.
+    """
+    recorded = None if case.reference == INSTALLED_RELEASE else golden_of(case.id)
+    here = dict(environment)
+    if recorded is not None:
+        here["threads"] = str(recorded.record.environment["threads"])
+    changed = case.id == at_hand.id and case != at_hand
+    own = case == at_hand or (not changed and case.id in registry.cases)
+    grounds = Grounds(
+        case=case,
+        changed=changed,
+        own=own,
+        limits_of=case.id if own else at_hand.id,
+        registry=registry,
+        environment=here,
+        recorded=recorded,
+        kept=kept_of_case(case.id) if own else None,
+    )
+    if own:
+        _require_limits_that_hold(grounds)
+    return grounds
+
+
+def _require_limits_that_hold(grounds: Grounds) -> None:
+    """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
+    registry, case = grounds.registry, grounds.case.id
+    named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
+    compared_on = kept_phrase(grounds.kept)
+    changes = {
+        change
+        for one in (registry.calibrations[name] for name in named)
+        for change in (*one.changed(grounds.environment), *one.changed_population(case, compared_on))
+    }
+    changes |= {
+        change
+        for metric, limit in registry.limits_of(case).items()
+        if limit.calibration is not None
+        for change in registry.calibrations[limit.calibration].changed_text(metric, padded_text=False)
+    }
+    if changes:
+        raise RegistryError(
+            f"The limits of case {case!r} decide nothing here ({'; '.join(sorted(changes))}), and what cannot be "
+            "judged is not caught; give the --threads that they were measured with, or measure them here: "
+            "`parity calibrate`."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """A case with its reference run, where candidates are run and judged."""
+
+    grounds: Grounds
+    weights: WeightsFolder
+    reference: Recorded
+    bench: Bench
+
+    @property
+    def case(self) -> Case:
+        """The request."""
+        return self.grounds.case
+
+    def free_run(self, dtype: torch.dtype = torch.bfloat16, variables: Mapping[str, str] | None = None) -> Drifted:
+        """The native model, as it is patched now, from prompt to outputs.
+
+        Args:
+            dtype: of weights and activations.
+            variables: of the environment; some given run the model in a process of its own.
+        """
+        with self.grounds.running():
+            return drift(self.weights, self.case, self.reference, dtype, kept=self.grounds.kept, variables=variables)
+
+    def parts_alone(self, *, oracle: bool = False) -> tuple[Added, ...] | None:
+        """What every part of it adds; None where nothing official can run beside them."""
+        if self.grounds.recorded is not None:
+            return None
+        with self.grounds.running():
+            return added_alone(self.weights, self.case, oracle=oracle)
+
+
+def open_station(weights: WeightsFolder, grounds: Grounds, say: Say) -> Station:
+    """Make the reference run, and the floors of a case without limits of its own.
+
+    Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
+    """
+    case, recorded = grounds.case, grounds.recorded
+    official = recorded is None
+    registry = grounds.registry
+    with grounds.running():
+        reference = record(weights, case, "official" if official else "native")
+        if recorded is not None and not grounds.changed:
+            _require_that_native_stands_for(recorded, reference, grounds)
+        if not grounds.own:
+            harmless = variations(FLOOR_DRAWS, case.reference)
+            floor = measure_floor(weights, case, reference, harmless, say, official=official)
+            registry = widened(registry, grounds.limits_of, floor)
+    bench = Bench(
+        limits_of=grounds.limits_of,
+        registry=registry,
+        environment=grounds.environment,
+        compared_on=kept_phrase(grounds.kept),
+    )
+    return Station(grounds=grounds, weights=weights, reference=reference, bench=bench)
+
+
+def here(weights: WeightsFolder) -> dict[str, str]:
+    """This process and machine, and the weights, as limits name them."""
+    return {**{key: str(value) for key, value in fingerprint(CPU).items()}, "weights_sha256": weights.hash}
+
+
+def _require_that_native_stands_for(recorded: Run, reference: Recorded, grounds: Grounds) -> None:
+    plain = compare_with_golden(recorded, reference)
+    if same_bits(plain):
+        return
+    then = recorded.record.environment
+    elsewhere = any(str(then.get(key)) != grounds.environment.get(key) for key in MACHINE_OF_BITS)
+    if elsewhere and grounds.own:
+        verdict = judge(
+            case=grounds.limits_of,
+            profile="limits",
+            metrics=plain.metrics,
+            findings=plain.findings,
+            registry=grounds.registry,
+            environment=grounds.environment,
+            compared_on=kept_phrase(grounds.kept),
+        )
+        if verdict.exit_code == 0:
+            return
+    raise RegistryError(
+        f"The native run of {grounds.case.id!r} is not the recorded official one bit for bit, so defects in it would "
+        "be measured together with what is wrong already. Mend it first; `parity diff` shows where."
+    )

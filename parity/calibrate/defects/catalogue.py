@@ -1,0 +1,57 @@
+"""Every known defect, over every component, and which of them are measured on a case."""
+
+from typing import Final
+
+from parity.calibrate.defects.decoding import DECODING_DEFECTS
+from parity.calibrate.defects.defect import Defect, require_unique
+from parity.calibrate.defects.guidance import GUIDANCE_DEFECTS
+from parity.calibrate.defects.latents import LATENT_DEFECTS
+from parity.calibrate.defects.pictures import PICTURE_DEFECTS
+from parity.calibrate.defects.precision import PRECISION_DEFECTS
+from parity.calibrate.defects.serving import SERVING_DEFECTS
+from parity.calibrate.defects.text import TEXT_DEFECTS
+from parity.calibrate.defects.transformer import TRANSFORMER_DEFECTS
+from runners.case import Case
+
+CATALOGUE: Final[tuple[Defect, ...]] = require_unique(
+    (
+        *TEXT_DEFECTS,
+        *PICTURE_DEFECTS,
+        *LATENT_DEFECTS,
+        *TRANSFORMER_DEFECTS,
+        *PRECISION_DEFECTS,
+        *GUIDANCE_DEFECTS,
+        *SERVING_DEFECTS,
+        *DECODING_DEFECTS,
+    )
+)
+
+# Of the defects that matter to every case, those measured also on a case that others were made for: one for each part
+# of the model and each output, so that every limit has a defect to lie below.
+WITNESSES: Final = frozenset(
+    {
+        "text_without_first_token",
+        "features_scale_dropped",
+        "noise_of_next_seed",
+        "sigmas_of_real_token_count",
+        "head_rows_exchanged",
+        "cfg_scale_one_too_large",
+        "video_patches_transposed",
+        "mel_last_sample_dropped",
+        "extension_residual_dropped",
+        "sound_half_as_loud",
+        "sound_one_mel_frame_late",
+    }
+)
+
+
+def defects_of(case: Case) -> tuple[Defect, ...]:
+    """The defects that matter to a case as it stands, in the order of the catalogue.
+
+    Of a committed case that some were made for, these and the witnesses: the others are measured where they are at
+    home, and a calibration of every such case with all of them would take hours.
+    """
+    fitting = tuple(defect for defect in CATALOGUE if defect.variant.fits(case))
+    if not any(defect.variant.committed for defect in fitting):
+        return fitting
+    return tuple(defect for defect in fitting if defect.variant.committed or defect.id in WITNESSES)

@@ -1,0 +1,70 @@
+"""Variants of a case: what a defect needs in order to matter, such as a keyframe or audio-from-video switched off.
+
+What no small change of a case gives, such as a prompt beyond the window, a committed case has.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from parity.runs.golden import find_case
+from runners.case import Case, Guidance, case_document
+from runners.errors import CaseError
+
+SOFT_STRENGTH = 0.6
+KEYFRAME = 8  # pixel frame, the first of the second latent frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A change of a case that leaves its model, shape and seed alone, or a committed case in its place."""
+
+    name: str
+    change: Callable[[Case], Case]
+    committed: bool = False  # whether it is a committed case, which may have limits of its own; then `name` is its id
+
+    def fits(self, case: Case) -> bool:
+        """Whether the case already is what the variant would make of it."""
+        try:
+            return case_document(self.change(case)) == case_document(case)
+        except CaseError:
+            return False
+
+
+def _picture(case: Case, frame_idx: int, strength: float) -> Case:
+    request = case.request
+    if not request.images:
+        raise CaseError(f"Case {case.id!r} has no picture; this defect needs one. Give a case with [[request.images]].")
+    first = msgspec.structs.replace(request.images[0], frame_idx=frame_idx, strength=strength)
+    return msgspec.structs.replace(case, request=msgspec.structs.replace(request, images=(first,)))
+
+
+def _v2a_skipped(case: Case, skipped: bool) -> Case:
+    switches = msgspec.structs.replace(case.switches, skip_v2a_cross_attn_for_video_gt=skipped)
+    return msgspec.structs.replace(case, switches=switches)
+
+
+def _video_skips(case: Case) -> Case:
+    video = msgspec.structs.replace(case.guidance.video, skip_step=1)
+    return msgspec.structs.replace(case, guidance=Guidance(video=video, audio=case.guidance.audio))
+
+
+def case_variant(case_id: str) -> Variant:
+    """A case under golden/, whatever the case at hand is."""
+    return Variant(name=case_id, change=lambda _: find_case(case_id), committed=True)
+
+
+AS_IS = Variant(name="as it is", change=lambda case: case)
+PICTURE = Variant(name="a picture at frame 0", change=lambda case: _picture(case, 0, 1.0))
+SOFT_PICTURE = Variant(name="a picture of less strength", change=lambda case: _picture(case, 0, SOFT_STRENGTH))
+KEYFRAME_PICTURE = Variant(name="a keyframe", change=lambda case: _picture(case, KEYFRAME, 1.0))
+V2A_ON = Variant(name="V2A on", change=lambda case: _v2a_skipped(case, False))
+V2A_OFF = Variant(name="V2A off", change=lambda case: _v2a_skipped(case, True))
+VIDEO_SKIPS = Variant(name="every other step skipped for video", change=_video_skips)
+TEXT_ONLY = case_variant("tiny_text_only")
+TWO_PICTURES = case_variant("tiny_two_pictures")
+TWO_PICTURES_AS_DISPLAYED = case_variant("release_1.2.0_tiny_two_pictures")
+UNGUIDED_30_STEPS = case_variant("tiny_unguided_30_steps")
+TILES = case_variant("release_1.2.0_tiny_tiles")
+WIDE_TILES = case_variant("release_1.2.0_tiny_wide_tiles")

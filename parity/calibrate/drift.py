@@ -1,0 +1,129 @@
+"""Free runs whose taps are sketched in memory, and compared as those of two run folders are: by the same function."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from parity.diff.drift_level import drift_metrics
+from parity.diff.outputs import OutputsDiff, compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.runs import Kept, reduced_of
+from parity.diff.traces import TraceDiff, compare_traces
+from parity.runs.folder import Outputs, Run
+from parity.runs.in_memory import CPU, execute, execute_in_child
+from parity.runs.reduced import reduce_outputs
+from parity.taps.dataflow import Dataflow
+from parity.trace.file import Trace, read_trace
+from parity.trace.recorder import Recorder
+from runners.case import Case
+from runners.tap import listening
+from runners.weights import Weights, num_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A run with the sketches of all its taps."""
+
+    outputs: Outputs
+    trace: Trace
+    flow: Dataflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drifted:
+    """A candidate against a recorded run: its outputs and its taps."""
+
+    outputs: OutputsDiff
+    taps: TraceDiff
+    flow: Dataflow
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every number of outputs and drift, as `parity.diff.runs` has them of two run folders."""
+        return {
+            **self.outputs.metrics,
+            "taps.bit_different": float(self.taps.bit_different),
+            **drift_metrics(self.taps, self.flow),
+        }
+
+    @property
+    def bit_equal(self) -> bool:
+        """Whether outputs and taps agree in every bit."""
+        return same_bits(self.outputs) and self.taps.bit_equal
+
+
+def record(
+    weights: Weights,
+    case: Case,
+    runner: str = "official",
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device = CPU,
+    variables: Mapping[str, str] | None = None,
+) -> Recorded:
+    """Run a case with all taps, in this process or, where environment variables are given, in a child that has them.
+
+    A child shows what is settled when torch is imported; nothing that was patched here reaches it.
+    Raises: ParityError as the runner does; RunnerError if the variables change nothing of how the child computes.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        if variables is None:
+            with Recorder(Path(name)) as recorder, listening(recorder):
+                outputs = execute(runner, weights, case, dtype, device)
+        else:
+            outputs = execute_in_child(runner, weights, case, dtype, device, variables, Path(name))
+        trace = read_trace(Path(name))
+    return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
+
+
+def drift(
+    weights: Weights,
+    case: Case,
+    reference: Recorded,
+    dtype: torch.dtype = torch.bfloat16,
+    runner: str = "native",
+    *,
+    kept: Kept | None = None,
+    device: torch.device = CPU,
+    variables: Mapping[str, str] | None = None,
+) -> Drifted:
+    """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
+    return compare(reference, record(weights, case, runner, dtype, device, variables), kept=kept)
+
+
+def compare(reference: Recorded, candidate: Recorded, *, kept: Kept | None = None) -> Drifted:
+    """Compare two runs, by what a golden keeps if so asked; the candidate's latents get the reference's dtype."""
+    return Drifted(
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs, kept=kept),
+        taps=compare_traces(
+            reference.trace, candidate.trace, reference.flow, offered=None if kept is None else kept.pattern
+        ),
+        flow=reference.flow,
+    )
+
+
+def compare_in_dtype(reference: Outputs, candidate: Outputs, *, kept: Kept | None = None) -> OutputsDiff:
+    """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
+    candidate = replace(
+        candidate,
+        video_latent=candidate.video_latent.to(reference.video_latent.dtype),
+        audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
+    )
+    if kept is not None:
+        return compare_reduced(reduce_outputs(reference, kept.box_px), reduce_outputs(candidate, kept.box_px))
+    return compare_outputs(reference, candidate)
+
+
+def compare_with_golden(recorded: Run, candidate: Recorded) -> OutputsDiff:
+    """Compare a run's outputs with what a golden keeps of its own."""
+    if recorded.reduced:
+        old = reduced_of(recorded)
+        return compare_reduced(old, reduce_outputs(candidate.outputs, old.box_px))
+    return compare_outputs(recorded.outputs(), candidate.outputs)
+
+
+def same_bits(outputs: OutputsDiff) -> bool:
+    """Whether outputs agree in every bit that was compared."""
+    return all(value == 1.0 for name, value in outputs.metrics.items() if ".bit_equal." in name)

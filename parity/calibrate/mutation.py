@@ -1,0 +1,307 @@
+"""The mutation score: every known defect put into the native model, and what of the gate notices.
+
+Bit equality notices everything, so the score that counts is the one under limits: what a candidate with other bits
+(another engine, a faster tier) is judged by. A candidate that offers no internals is judged by its outputs alone, which
+is weaker; that score stands beside it. Every judgement is the gate's own (`parity.calibrate.mutation_evidence`).
+Harmless runs, other draws and other combinations of rewrites than those that the limits came from, must raise no alarm.
+A defect that no level notices is a survivor, unless the oracle shows that it is none: an equivalent defect takes the
+model no farther from float32 than the reference itself is.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+from parity.calibrate.case_under_test import Grounds, Station, grounds_of, here, open_station
+from parity.calibrate.defects.defect import Defect, present, together
+from parity.calibrate.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
+from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
+from parity.calibrate.mutation_evidence import Evidence
+from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.diff.levels import LEVELS
+from parity.explain.oracle import CLEAR, Arbitration
+from parity.isolate.error import Added, error_of
+from parity.judge.registry import Registry
+from parity.judge.strength import KIND, key
+from parity.runs.folder import Outputs
+from parity.runs.in_memory import execute
+from runners.case import Case
+from runners.weights import WeightsFolder
+
+ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
+MAX_EQUIVALENT: Final = 3
+MIN_LOCATED: Final = 0.95  # of the killed ones
+OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
+MACHINE: Final = (  # what of the environment a score says
+    *("device", "device_name", "cpu", "cpu_capability", "cores", "threads", "torch", "transformers", "ltx-core"),
+    *("source_hash", "weights_sha256"),
+)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One defect and what came of it."""
+
+    defect: Defect
+    evidence: Evidence
+    located: bool
+    equivalent: bool  # not killed, and the oracle says that it is no farther off than the reference
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {
+            "id": self.defect.id,
+            "component": self.defect.component,
+            "description": self.defect.description,
+            "case": self.defect.variant.name,
+            "located": self.located,
+            "equivalent": self.equivalent,
+            **self.evidence.document(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """One harmless run and what the gate said."""
+
+    id: str
+    case: str  # name of the variant
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What came of all of them."""
+
+    limits_of: str
+    date: str  # YYYY-MM-DD
+    environment: dict[str, str]
+    trials: tuple[Trial, ...]
+    harmless: tuple[Alarm, ...]
+
+    @property
+    def counted(self) -> tuple[Trial, ...]:
+        """Trials of defects that are not equivalent."""
+        return tuple(trial for trial in self.trials if not trial.equivalent)
+
+    @property
+    def killed(self) -> tuple[Trial, ...]:
+        """Trials of defects that were noticed."""
+        return tuple(trial for trial in self.counted if trial.evidence.killed)
+
+    @property
+    def false_alarms(self) -> tuple[Alarm, ...]:
+        """Harmless runs that were taken for defects."""
+        return tuple(alarm for alarm in self.harmless if alarm.evidence.killed)
+
+    @property
+    def good(self) -> bool:
+        """Everything killed, nearly everything located, no false alarm, few equivalents."""
+        located = sum(trial.located for trial in self.killed)
+        return (
+            len(self.killed) == len(self.counted)
+            and located >= MIN_LOCATED * len(self.killed)
+            and not self.false_alarms
+            and len(self.trials) - len(self.counted) <= MAX_EQUIVALENT
+        )
+
+    def kills_by_level(self) -> dict[str, int]:
+        """How many defects each level notices by itself."""
+        seen = [trial.evidence for trial in self.counted]
+        return {
+            "bits": sum(one.bits_differ for one in seen),
+            "outputs": sum(one.by_outputs for one in seen),
+            "drift of taps": sum(one.by_level("drift") for one in seen),
+            "isolated errors": sum(one.by_level("isolated") for one in seen),
+            "under limits": len(self.killed),
+        }
+
+    def kills_by_levels(self) -> dict[str, int]:
+        """How many defects the gate stops on each set of levels, from outputs alone to all."""
+        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
+        return {levels: sum(trial.evidence.killed_by[levels] for trial in self.counted) for levels in sets}
+
+    def alarms_by_levels(self) -> dict[str, int]:
+        """How many harmless runs the gate stops on each set of levels."""
+        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
+        return {levels: sum(alarm.evidence.killed_by[levels] for alarm in self.harmless) for levels in sets}
+
+    def kills_by_metric(self) -> dict[str, int]:
+        """How many defects each output metric notices by itself, the sharpest first."""
+        counts: dict[str, int] = {}
+        for trial in self.counted:
+            for metric in (*trial.evidence.metrics, *trial.evidence.findings):
+                counts[metric] = counts.get(metric, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {
+            "schema_version": 1,
+            "kind": KIND,
+            "limits_of": self.limits_of,
+            "date": self.date,
+            "environment": self.environment,
+            "good": self.good,
+            "defects": len(self.counted),
+            "killed": len(self.killed),
+            "located": sum(trial.located for trial in self.killed),
+            "killed_by_outputs": sum(trial.evidence.by_outputs for trial in self.counted),
+            "killed_by_levels": self.kills_by_levels(),
+            "false_alarms_by_levels": self.alarms_by_levels(),
+            "equivalents": [trial.defect.id for trial in self.trials if trial.equivalent],
+            "benign_runs": len(self.harmless),
+            "false_alarms": len(self.false_alarms),
+            "kills_by_level": self.kills_by_level(),
+            "kills_by_metric": self.kills_by_metric(),
+            "rows": [trial.document() for trial in self.trials],
+            "benign_rows": [
+                {"id": alarm.id, "case": alarm.case, **alarm.evidence.document()} for alarm in self.harmless
+            ],
+        }
+
+
+class Gauntlet:
+    """Runs candidates of one case, its variants and committed cases; each reference and its floors are made once."""
+
+    def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
+        """Nothing is run yet."""
+        self._weights, self._case, self._registry, self._say = weights, case, registry, say
+        self._stations: dict[Case, Station] = {}  # by the case that a variant makes, for some make the same
+        self._oracles: dict[Case, Outputs] = {}
+        self.environment = here(weights)
+
+    def require_grounds(self, catalogue: Iterable[Defect]) -> None:
+        """Refuse before anything is run what could not be judged. Raises: RegistryError, RunError, CaseError."""
+        for variant in (AS_IS, *_committed(catalogue)):
+            self._grounds(variant)
+
+    def defects(self, catalogue: Iterable[Defect]) -> Iterator[Trial]:
+        """Try every defect. Raises: RunnerError for one whose code is never reached."""
+        for defect in catalogue:
+            self._say(f"defect {defect.id}")
+            station = self._station(defect.variant)
+            with present(defect):
+                drifted = station.free_run()
+            evidence = station.bench.examine(drifted, self._added(defect, station))
+            yield Trial(
+                defect=defect,
+                evidence=evidence,
+                located=evidence.killed and evidence.located(defect.places, defect.first_taps),
+                equivalent=not evidence.killed and self._no_worse(defect),
+            )
+
+    def harmless(self, catalogue: Iterable[Defect]) -> Iterator[Alarm]:
+        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case."""
+        for variation in variations(ALARM_DRAWS, self._case.reference):
+            yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
+        for one, other in itertools.combinations(REWRITES, 2):
+            pair = Rewrite(
+                id=f"{one.id}+{other.id}",
+                description=f"{one.description}; {other.description}",
+                apply=together(one.apply, other.apply),
+            )
+            yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
+        for seed in ALARM_DRAWS:
+            yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
+        for variant in (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS, *_committed(catalogue)):
+            apply = partial(rewritten, ALL_AT_ONCE)
+            yield self._free_run(ALL_AT_ONCE.id, variant, apply, isolated=True)
+
+    def _free_run(
+        self,
+        name: str,
+        variant: Variant,
+        apply: Callable[[], AbstractContextManager[Any]],
+        dtype: torch.dtype = torch.bfloat16,
+        isolated: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> Alarm:
+        self._say(f"harmless {name}, {variant.name}")
+        station = self._station(variant)
+        with apply():
+            drifted = station.free_run(dtype, variables=variables)
+            rows = station.parts_alone() if isolated else None
+        return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
+
+    def _added(self, defect: Defect, station: Station, *, oracle: bool = False) -> tuple[Added, ...] | None:
+        """What every part adds with a defect in it; None if parts cannot be tried alone."""
+        if not defect.alone:
+            return None
+        with present(defect, must_reach=False):
+            return station.parts_alone(oracle=oracle)
+
+    def _grounds(self, variant: Variant) -> Grounds:
+        return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
+
+    def _station(self, variant: Variant) -> Station:
+        case = variant.change(self._case)
+        if case not in self._stations:
+            self._say(f"reference run, and floors where there are none: {variant.name}")
+            self._stations[case] = open_station(self._weights, self._grounds(variant), self._say)
+        return self._stations[case]
+
+    def _no_worse(self, defect: Defect) -> bool:
+        """Whether outputs and single branches lie about as near to float32 as those of the reference."""
+        station = self._station(defect.variant)
+        case, reference = station.case, station.reference
+        if case not in self._oracles:
+            oracle_run = oracle_at(case.reference)
+            with oracle_run.apply():
+                self._oracles[case] = execute("native", self._weights, case, oracle_run.dtype)
+        oracle = self._oracles[case]
+        with present(defect):
+            candidate = execute("native", self._weights, case)
+        found = [
+            _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
+            for name in OUTPUTS
+        ]
+        rows = self._added(defect, station, oracle=True) or ()
+        found += [row.oracle for row in rows if row.oracle is not None and row.error > 0]
+        return all(one.ratio <= CLEAR for one in found)
+
+
+def _committed(catalogue: Iterable[Defect]) -> tuple[Variant, ...]:
+    """The committed cases that defects name, each once, in the order of the catalogue."""
+    return tuple({defect.variant.name: defect.variant for defect in catalogue if defect.variant.committed}.values())
+
+
+def _arbitrated(oracle: torch.Tensor, official: torch.Tensor, candidate: torch.Tensor) -> Arbitration:
+    return Arbitration(candidate=error_of(oracle, candidate), official=error_of(oracle, official))
+
+
+@contextmanager
+def _rewritten_and_moved(seed: int) -> Iterator[None]:
+    with rewritten(ALL_AT_ONCE), noise_one_ulp_off(seed):
+        yield
+
+
+def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Sequence[Defect], say: Say) -> Score:
+    """Try every defect and every harmless run on a case.
+
+    Args:
+        weights: the model's files.
+        case: the case at hand; `parity.calibrate.case_under_test` says which limits hold for it, its variants and other
+            cases.
+        registry: limits.
+        catalogue: the defects.
+        say: told what is run.
+    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here,
+        RunError for one of a release that cannot run here and without a golden.
+    """
+    gauntlet = Gauntlet(weights, case, registry, say)
+    gauntlet.require_grounds(catalogue)
+    return Score(
+        limits_of=case.id,
+        date=datetime.now(UTC).date().isoformat(),
+        environment={name: gauntlet.environment[name] for name in MACHINE if name in gauntlet.environment},
+        trials=tuple(gauntlet.defects(catalogue)),
+        harmless=tuple(gauntlet.harmless(catalogue)),
+    )

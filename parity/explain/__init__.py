@@ -1,0 +1,1 @@
+"""Where a run departs from its reference, and why."""

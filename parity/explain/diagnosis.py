@@ -1,0 +1,114 @@
+"""Run folders to a diagnosis: read both traces, lay out their case, gather floors, explain."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from parity.diff.comparable import environment_differences, record_findings, require_comparable
+from parity.diff.left_out import left_out
+from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
+from parity.explain.explanation import Explanation, explain
+from parity.explain.floors import Floors
+from parity.explain.oracle import arbitrate
+from parity.explain.twin import twin_of
+from parity.runs.attention_kernels import kernel_differences
+from parity.runs.case import flow_of
+from parity.runs.folder import Run
+from parity.trace.file import read_trace
+from runners.errors import RunError
+
+FLOORS_SCHEMA_VERSION: Final = 1
+MAX_FLOORS_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """A run diagnosed: the explanation, and the numbers behind it."""
+
+    explanation: Explanation
+    traces: TraceDiff
+    drift: tuple[DriftGrid, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before numbers that JSON cannot hold are written as strings."""
+        return {
+            **self.explanation.document(),
+            "taps": {
+                tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
+                for tap, diff in self.traces.taps.items()
+            },
+            "taps_by_bits": dict(self.traces.by_bits),  # whether bits are equal, where a golden kept no sketch
+            "left_out": asdict(self.traces.left_out),
+        }
+
+
+def diagnose(
+    reference: Run,
+    candidate: Run,
+    *,
+    floors: Path | None = None,
+    calibrated: Mapping[str, tuple[float, float]] | None = None,
+    oracle: Run | None = None,
+) -> Diagnosis:
+    """Diagnose a run by its trace.
+
+    Args:
+        reference: run taken as true, with a trace.
+        candidate: run under test, with a trace.
+        floors: a file of measured floors, as `parity amplify` writes it.
+        calibrated: the registry's floor and limit of each group of taps, for taps that `floors` says nothing of;
+            without either, floors are by rule.
+        oracle: the official run in fp32, with a trace, to say who is nearer to it.
+    Raises: RunError if the runs are not of one request, a trace is missing or damaged, or floors are another case's.
+    """
+    require_comparable(reference, candidate)
+    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    flow = flow_of(reference, candidate, old)
+    environment = environment_differences(reference, candidate)
+    diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
+    diff = replace(diff, findings=(*record_findings(reference, candidate), *diff.findings))
+    measured = None if floors is None else read_floors(floors, candidate)
+    exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
+    same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype
+    arbitrations = None
+    if oracle is not None:
+        require_comparable(reference, oracle)
+        if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
+            raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
+        truth = read_trace(oracle.folder)
+        omitted = {tap for one in (old, new) for tap in left_out(truth, one, flow).taps}
+        arbitrations = {tap: one for tap, one in arbitrate(truth, old, new).items() if tap not in omitted}
+    explanation = explain(
+        diff,
+        flow,
+        Floors(flow, candidate.record.dtype, measured, calibrated),
+        bits_expected=exact_runners and same_kind and not environment,
+        arbitrations=arbitrations,
+        twin=lambda tap: twin_of(tap, old, new),
+        runner=candidate.record.runner,
+        kernels=kernel_differences(reference.record.details, candidate.record.details),
+    )
+    return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
+
+
+def read_floors(path: Path, run: Run) -> dict[str, float]:
+    """Measured floors for a run. Raises: RunError if the file is none, or was measured on another case or dtype."""
+    if not path.is_file() or path.stat().st_size > MAX_FLOORS_BYTES:
+        raise RunError(f"{path} holds no floors; measure them with `parity amplify --out FILE`.")
+    try:
+        document = json.loads(path.read_bytes())
+        version, floors = document["schema_version"], document["floors"]
+        case, dtype = document["case"], document["dtype"]
+        measured = {str(tap): float(floor) for tap, floor in floors.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} does not have the form of measured floors: {error!r}.") from error
+    if version != FLOORS_SCHEMA_VERSION:
+        raise RunError(f"{path} has schema version {version!r}; this program reads {FLOORS_SCHEMA_VERSION}.")
+    if case != run.record.case or dtype != run.record.dtype:
+        raise RunError(
+            f"{path} was measured on case {case.get('id') if isinstance(case, dict) else None!r} in {dtype}; "
+            f"{run.folder} is a run of {run.case_id!r} in {run.record.dtype}. Measure floors for that."
+        )
+    return measured

@@ -1,0 +1,1 @@
+"""Which official release a run follows, and which behaviours differ from it."""

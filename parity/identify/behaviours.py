@@ -1,0 +1,244 @@
+"""Switches that `parity identify` can tell: the behaviours by which official releases differ, and known batching.
+
+A switch is a name that is on or off. Each says in which part of a run it first shows (its sites, in the order of the
+data flow), and when a case cannot show it at all, because what it acts on is not there. That it cannot show by
+rounding away is not foreseen here but found by trying.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Final
+
+from parity.identify.releases import WORDS
+from runners.case import Case
+from runners.ltx23.video_tiling import AUTO_TILING
+from runners.releases import RELEASES, Reference
+from runners.request import Guider
+
+Setting = frozenset[str]  # the switches that are on
+
+CONNECTORS_BATCHED: Final = "connectors_batched"
+CONNECTORS_SHARE_MASK: Final = "connectors_share_mask"
+PROMPT_PASSES_BATCHED: Final = "prompt_passes_batched"
+ALL_PASSES_BATCHED: Final = "guidance_passes_batched"
+BATCHING: Final = (CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK, PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """One switch. `idle` says why a case in a dtype ("bf16", "fp32") cannot show it, or None if it may."""
+
+    name: str
+    words: str  # a noun phrase for what the model does with it on
+    sites: tuple[str, ...]  # where it may first show, of SITES
+    idle: Callable[[Case, str], str | None]
+
+    @property
+    def since(self) -> str | None:
+        """The first release that has it on; None for what no release does by default."""
+        return next((release for release in RELEASES if self.name in setting_of(release)), None)
+
+
+SITES: Final = (
+    "text",  # Gemma's hidden states
+    "connector",
+    "image",  # latents of pictures
+    "init",  # the first latents
+    "first_block",  # of the first step's conditional pass
+    "passes",  # of the first step, all
+    "guided",  # the first step's guided prediction
+    "skipping",  # the first step at which exactly one modality is skipped
+    "denoising",  # all steps, and the final latents
+    "frames",
+    "sound",
+)
+
+
+def setting_of(release: str) -> Setting:
+    """The switches that a release has on."""
+    return frozenset(field.name for field in fields(Reference) if getattr(RELEASES[release], field.name))
+
+
+def reference_at(setting: Setting) -> Reference:
+    """The native configuration at a setting; batching is no part of it."""
+    return Reference(**{name: True for name in setting if name not in BATCHING})
+
+
+def nearest_release(setting: Setting, told: Iterable[str], preferred: str) -> str:
+    """The release that differs in the fewest told switches; among equals the preferred one, else the earliest."""
+    known = frozenset(told)
+    distance = {release: len((setting ^ setting_of(release)) & known) for release in RELEASES}
+    least = min(distance.values())
+    return preferred if distance.get(preferred) == least else next(r for r in RELEASES if distance[r] == least)
+
+
+def first_skipping_step(case: Case) -> int | None:
+    """The first step at which exactly one modality reuses its last prediction, if there is one."""
+    video, audio = _guidance(case)
+    steps = range(case.request.num_inference_steps)
+    return next((step for step in steps if video.skips(step) != audio.skips(step)), None)
+
+
+def _guidance(case: Case) -> tuple[Guider, Guider]:
+    return case.guidance.video, case.guidance.audio
+
+
+def _never_idle(_case: Case, _dtype: str) -> None:
+    return None
+
+
+def _no_negative(case: Case, _dtype: str) -> str | None:
+    return None if any(one.needs_uncond for one in _guidance(case)) else "no pass uses the negative prompt"
+
+
+def _one_pass(case: Case, _dtype: str) -> str | None:
+    passes = (one.needs_uncond or one.needs_perturbed or one.needs_isolated for one in _guidance(case))
+    return None if any(passes) else "a step has one pass"
+
+
+def _no_default_negative(case: Case, dtype: str) -> str | None:
+    if case.request.negative_prompt is not None:
+        return "the request brings its own negative prompt"
+    return _no_negative(case, dtype)
+
+
+def _no_picture(case: Case, _dtype: str) -> str | None:
+    return None if case.request.images else "there is no picture"
+
+
+def _no_partial_strength(case: Case, dtype: str) -> str | None:
+    if any(image.strength not in (0.0, 1.0) for image in case.request.images):
+        return None
+    return _no_picture(case, dtype) or "every picture has strength 1 or 0"
+
+
+def _no_keyframe(case: Case, dtype: str) -> str | None:
+    if any(image.frame_idx for image in case.request.images):
+        return None
+    return _no_picture(case, dtype) or "every picture is at frame 0"
+
+
+def _in_fp32(_case: Case, dtype: str) -> str | None:
+    return "the run is in fp32 throughout" if dtype == "fp32" else None
+
+
+def _not_guided(case: Case, dtype: str) -> str | None:
+    weights = (
+        one.needs_uncond or one.needs_perturbed or one.needs_isolated or one.rescale_scale for one in _guidance(case)
+    )
+    return _in_fp32(case, dtype) or (None if any(weights) else "nothing is guided")
+
+
+def _no_skipping(case: Case, dtype: str) -> str | None:
+    if first_skipping_step(case) is None:
+        return "no step skips exactly one modality"
+    return _no_negative(case, dtype)
+
+
+def _one_tile(case: Case, _dtype: str) -> str | None:
+    frames, side = AUTO_TILING.tile_frames, AUTO_TILING.tile_px
+    assert frames is not None and side is not None
+    if case.request.num_frames > frames or max(case.request.height, case.request.width) > side:
+        return None
+    return f"the clip has at most {frames} frames of at most {side} pixels, which is one tile"
+
+
+_EVERY_SWITCH: Final = (
+    Switch(
+        name="prompts_encoded_together",
+        words=WORDS["prompts_encoded_together"],
+        sites=("text", "connector"),
+        idle=_never_idle,
+    ),
+    Switch(
+        name="more_negative_phrases",
+        words=WORDS["more_negative_phrases"],
+        sites=("text",),
+        idle=_no_default_negative,
+    ),
+    Switch(
+        name=CONNECTORS_BATCHED,
+        words="both prompts through the connectors in one batch",
+        sites=("connector",),
+        idle=_no_negative,
+    ),
+    Switch(
+        name=CONNECTORS_SHARE_MASK,
+        words="one mask for both prompts in the connectors",
+        sites=("connector",),
+        idle=_no_negative,
+    ),
+    Switch(
+        name="pictures_as_displayed",
+        words=WORDS["pictures_as_displayed"],
+        sites=("image",),
+        idle=_no_picture,
+    ),
+    Switch(
+        name="noise_lerp_fp32",
+        words=WORDS["noise_lerp_fp32"],
+        sites=("init",),
+        idle=_no_partial_strength,
+    ),
+    Switch(
+        name="positions_fp32",
+        words=WORDS["positions_fp32"],
+        sites=("first_block", "passes", "denoising"),
+        idle=_in_fp32,
+    ),
+    Switch(
+        name="keyframe_spans_one_frame",
+        words=WORDS["keyframe_spans_one_frame"],
+        sites=("first_block", "passes", "denoising"),
+        idle=_no_keyframe,
+    ),
+    Switch(
+        name="cross_timestep_per_token",
+        words=WORDS["cross_timestep_per_token"],
+        sites=("first_block", "passes", "denoising"),
+        idle=_never_idle,
+    ),
+    Switch(
+        name=PROMPT_PASSES_BATCHED,
+        words="the passes of both prompts as one batch",
+        sites=("passes", "denoising"),
+        idle=_no_negative,
+    ),
+    Switch(
+        name=ALL_PASSES_BATCHED,
+        words="all guidance passes as one batch",
+        sites=("passes", "denoising"),
+        idle=_one_pass,
+    ),
+    Switch(
+        name="guidance_fp32",
+        words=WORDS["guidance_fp32"],
+        sites=("guided", "denoising"),
+        idle=_not_guided,
+    ),
+    Switch(
+        name="negative_disables_skipped_modality",
+        words=WORDS["negative_disables_skipped_modality"],
+        sites=("skipping", "denoising"),
+        idle=_no_skipping,
+    ),
+    Switch(
+        name="decoder_chunked",
+        words=WORDS["decoder_chunked"],
+        sites=("frames",),
+        idle=_never_idle,
+    ),
+    Switch(
+        name="decode_auto_tiled",
+        words=WORDS["decode_auto_tiled"],
+        sites=("frames",),
+        idle=_one_tile,
+    ),
+    Switch(
+        name="vocoder_fp32",
+        words=WORDS["vocoder_fp32"],
+        sites=("sound",),
+        idle=_in_fp32,
+    ),
+)
+SWITCHES: Final = {switch.name: switch for switch in _EVERY_SWITCH}

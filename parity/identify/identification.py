@@ -1,0 +1,346 @@
+"""`parity identify`: which official release a run follows, which switches differ, and what neither explains.
+
+The run may come from any engine; only its record, outputs and trace are read. What the engine says of its own release
+is the place to start from, no more.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
+from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
+from parity.identify.search import MISSING, Observed, Search, Told
+from parity.runs.environment import differences, fingerprint
+from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, check_safetensors_header, sha256_of
+from parity.taps.dataflow import Dataflow
+from parity.taps.name import is_tap, place_of
+from parity.trace.file import Trace, read_trace
+from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
+from runners.case import Case
+from runners.errors import RunError
+from runners.protocol import DTYPES, RunOptions
+from runners.releases import RELEASES
+from runners.repeatable import repeatable_kernels
+from runners.weights import Weights, num_blocks
+
+SCHEMA_VERSION: Final = 1
+Confidence = Literal["certain", "likely", "partial"]
+JUMP: Final = 10.0  # times what enters it, a tap's error is more than inherited
+_OUTPUT_LATENTS: Final = (VIDEO_LATENT, AUDIO_LATENT)
+_PARTS_OF_DENOISING: Final = ("first_block", "passes", "guided", "skipping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unexplained:
+    """A tap that departs from the best explanation while nothing it is computed from does, or by far more than that."""
+
+    tap: str
+    error: float  # relative L2
+    entering: float  # largest error of what it is computed from; 0 where nothing departs or the run's own stood in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identification:
+    """The best explanation of a run, and how good it is."""
+
+    run: str
+    run_sha256: str  # of its run.json
+    case: str
+    declared: str  # what the run says of itself
+    release: str
+    alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
+    told: Mapping[str, Told]  # every switch
+    unexplained: tuple[Unexplained, ...]  # data-flow order
+    compared: int  # taps and outputs held against the native model at the setting found
+    equal: int  # of those, how many in every bit
+    traced: bool
+    whole: int  # taps that the run kept whole, which were put in place of ours
+    dtypes: tuple[str, ...]  # what the run has in another dtype, each one phrase
+    strangers: tuple[str, ...]  # taps of the trace that are none of LTX-2.3's
+    environment: tuple[str, ...]  # differences from this machine that can change bits
+    computed: int  # parts of the model that were run for the answer
+    padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
+
+    @property
+    def differences(self) -> tuple[Told, ...]:
+        """The switches told to be otherwise than in the release."""
+        wanted = setting_of(self.release)
+        return tuple(
+            one
+            for name, one in self.told.items()
+            if one.verdict in ("certain", "likely") and one.on != (name in wanted)
+        )
+
+    @property
+    def untold(self) -> tuple[Told, ...]:
+        """Switches that this run cannot tell."""
+        return tuple(one for one in self.told.values() if one.verdict in ("undecided", "idle"))
+
+    @property
+    def confidence(self) -> Confidence:
+        """Certain: every bit is explained. Likely: every switch that matters here is told. Partial: some are not."""
+        if self.equal == self.compared and not self.unexplained:
+            return "certain"
+        return "partial" if any(one.verdict == "undecided" for one in self.told.values()) else "likely"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """For a person."""
+        return (
+            self._answer(),
+            f"confidence: {self.confidence}; {self._grounds()}",
+            *self._rest(),
+            *self._cannot_tell(),
+            *self._remarks(),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """As JSON data, before numbers that JSON cannot hold are written as strings."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "run_sha256": self.run_sha256,
+            "case": self.case,
+            "declared_release": self.declared,
+            "release": self.release,
+            "alike": list(self.alike),
+            "confidence": self.confidence,
+            "differences": [
+                {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
+                for one in self.differences
+            ],
+            "on": [name for name, one in self.told.items() if one.on and one.verdict in ("certain", "likely")],
+            "lines": list(self.lines),
+            "switches": {
+                name: {
+                    "on": one.on if one.verdict in ("certain", "likely") else None,
+                    "verdict": one.verdict,
+                    "reason": one.reason,
+                    "site": one.site,
+                    "tap": one.tap,
+                    "error": one.error,
+                    "error_if_flipped": one.flipped_error,
+                }
+                for name, one in self.told.items()
+            },
+            "unexplained": [asdict(one) for one in self.unexplained],
+            "compared": self.compared,
+            "equal": self.equal,
+            "traced": self.traced,
+            "whole_taps": self.whole,
+            "unknown_taps": list(self.strangers),
+            "dtypes": list(self.dtypes),
+            "environment": list(self.environment),
+            "padded_text": self.padded_text,
+            "parts_computed": self.computed,
+        }
+
+    def _answer(self) -> str:
+        def said(one: Told) -> str:
+            since = f" (since {one.switch.since})" if one.switch.since else ""
+            return f"{'' if one.on else 'without '}{one.switch.words}{since}"
+
+        found = [said(one) for one in self.differences]
+        also = f" ({' and '.join(self.alike)} would do the same here)" if self.alike else ""
+        hedge = "as far as can be told, " if self.confidence == "partial" else ""
+        if not found:
+            return f"{hedge}as {self.release}{also}"
+        *most, last = found
+        return f"{hedge}as {self.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
+
+    def _grounds(self) -> str:
+        if self.confidence == "certain":
+            inner = "taps and outputs" if self.traced else "outputs (it has no trace)"
+            return f"all {self.compared} {inner} are equal in every bit"
+        undecided = sum(one.verdict == "undecided" for one in self.told.values())
+        told = sum(one.verdict in ("certain", "likely") for one in self.told.values())
+        mostly = "" if not undecided else f", {undecided} drown in other differences or were not recorded"
+        return f"{told} switches told{mostly}; {self.equal} of {self.compared} taps and outputs are equal in every bit"
+
+    def _rest(self) -> list[str]:
+        first: dict[str, Unexplained] = {}  # of each part of the model
+        for one in self.unexplained:
+            part = one.tap.rpartition("/")[2] if one.tap in _OUTPUT_LATENTS else place_of(one.tap).part
+            first.setdefault(part, one)
+        shown = [
+            f"{'nothing comparable' if one.error >= MISSING else f'{one.error:.1e}'} at {one.tap}"
+            f"{f' ({one.entering:.1e} enter it)' if one.entering else ''}"
+            for one in first.values()
+        ]
+        more = len(self.unexplained) - len(shown)
+        return [f"unexplained: {', '.join(shown)}{f' and {more} more places' if more else ''}"] if shown else []
+
+    def _cannot_tell(self) -> list[str]:
+        by_reason: dict[str, list[str]] = {}
+        for one in self.untold:
+            by_reason.setdefault(one.reason, []).append(one.switch.name)
+        return [f"cannot be told: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+    def _remarks(self) -> list[str]:
+        remarks = []
+        if not self.traced:
+            remarks.append(
+                "the run has no trace, so only its outputs were read; record one with --taps '*' --keep full"
+            )
+        elif self.confidence == "partial" and not self.whole:
+            remarks.append("recorded with --keep full, each stage would be judged by the run's own inputs")
+        if self.dtypes:
+            remarks.append(f"in another dtype: {'; '.join(self.dtypes)}")
+        if self.padded_text:
+            remarks.append("not read: its taps of text, which were recorded when they still held padding")
+        if self.strangers:
+            remarks.append(f"not read: {len(self.strangers)} taps of other names, such as {self.strangers[0][:80]}")
+        if self.environment and self.confidence != "certain":
+            remarks.append(f"made elsewhere, which alone can change bits: {'; '.join(self.environment)}")
+        return remarks
+
+
+def identify(
+    run: Run, case: Case, weights: Weights, device: torch.device, say: Callable[[str], None] = lambda _: None
+) -> Identification:
+    """Say which release a run follows and which switches differ.
+
+    Args:
+        run: with whole outputs or a trace; whole taps are used where there are any.
+        case: the run's own, its pictures in their place.
+        weights: those of the run.
+        device: where to compute the native model.
+        say: told each site that is looked at.
+    Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
+        as the native runner does.
+    """
+    record = run.record
+    if weights.hash != record.weights_hash:
+        raise RunError(
+            f"{run.folder} was run with weights {record.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
+            "run's own with --weights."
+        )
+    if record.dtype not in DTYPES:
+        raise RunError(f"{run.folder} was run in {record.dtype}; the native model runs in {' or '.join(DTYPES)}.")
+    outputs = None if run.reduced else run.outputs()
+    trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
+    if outputs is None and trace is None:
+        raise RunError(f"{run.folder} holds reduced outputs and no trace; fetch the whole run with `parity fetch`.")
+    padded = trace is not None and trace.padded_text
+    whole = _whole(run, padded_text=padded) if run.has(TENSORS_FILE) else {}
+    buckets = DEFAULT_BUCKETS if trace is None else trace.buckets
+    seen = {name: trace[name] for name in trace if _readable(name, padded)} if trace is not None else {}
+    if outputs is not None:
+        for name, tensor in {
+            "decode/frames": outputs.video_frames,
+            "decode/waveform": outputs.audio_waveform,
+            VIDEO_LATENT: outputs.video_latent,
+            AUDIO_LATENT: outputs.audio_latent,
+        }.items():
+            seen.setdefault(name, sketch(tensor, buckets=buckets))
+    own = Own(
+        video_latent=None if outputs is None else outputs.video_latent,
+        audio_latent=None if outputs is None else outputs.audio_latent,
+        taps=whole,
+    )
+    replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
+    observed = Observed(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
+    search = Search(replay, observed, case, record.dtype, say)
+    errors: dict[str, float] = {}
+    ours: dict[str, TapSketch] = {}
+    with repeatable_kernels(device, case.reference):  # as the run was made
+        environment = fingerprint(device)
+        setting, told = search.settle()
+        for site in SITES:
+            if site not in _PARTS_OF_DENOISING:
+                errors |= search.errors(site, setting)
+                ours |= replay.taps(site, setting)
+    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
+    fed = frozenset(whole)
+    counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    release = nearest_release(setting, counted, case.reference)
+    return Identification(
+        run=str(run.folder),
+        run_sha256=sha256_of(run.folder / RUN_FILE),
+        case=run.case_id,
+        declared=record.reference,
+        release=release,
+        alike=tuple(
+            other
+            for other in RELEASES
+            if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
+        ),
+        told=told,
+        unexplained=_unexplained(
+            errors, _flow(case, weights), fed if outputs is None else fed | {f"{last}/video", f"{last}/audio"}
+        ),
+        compared=len(errors),
+        equal=sum(error == 0 for error in errors.values()),
+        traced=trace is not None,
+        whole=len(fed),
+        dtypes=_dtypes(ours, seen),
+        strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
+        environment=tuple(differences(record.environment, environment)),
+        padded_text=padded,
+        computed=replay.computed,
+    )
+
+
+def _readable(name: str, padded_text: bool) -> bool:
+    """Whether a tap is one of ours, and not a prompt with the padding that older traces hold in it."""
+    return is_tap(name) and not (padded_text and place_of(name).part == "hidden")
+
+
+def _whole(run: Run, *, padded_text: bool) -> dict[str, Tensor]:
+    """The whole taps that can stand in for ours. Raises: RunError if the file cannot be read."""
+    path = run.folder / TENSORS_FILE
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [
+                name
+                for name in file.keys()  # noqa: SIM118
+                if _readable(name, padded_text) and place_of(name).part in FED_PARTS
+            ]
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+
+
+def _flow(case: Case, weights: Weights) -> Dataflow:
+    """Every tap that the case may leave; 1.0.0 leaves the most."""
+    return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), num_blocks(weights))
+
+
+def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str]) -> tuple[Unexplained, ...]:
+    departed: dict[
+        str, float
+    ] = {}  # what departs or is computed from something that does, unless the run's own stood in
+    found = []
+    for tap in flow.taps:
+        error = errors.get(tap, 0.0)
+        inputs = flow.inputs_of(tap)
+        inherits = any(name in departed for name in inputs)
+        entering = max((departed.get(name, 0.0) for name in inputs), default=0.0)
+        place = place_of(tap)
+        gain = flow.guidance_gain(place.stream) if place.part == "guided" and place.stream else 1.0
+        if error > 0 and (not inherits or 0 < entering * gain * JUMP < error):
+            found.append(Unexplained(tap=tap, error=error, entering=entering))
+        if (inherits or error > 0) and tap not in fed:
+            departed[tap] = error
+    if not any(one.tap.startswith("denoise/") or one.tap in departed for one in found):
+        found += [
+            Unexplained(tap=tap, error=errors[tap], entering=0.0) for tap in _OUTPUT_LATENTS if errors.get(tap, 0.0) > 0
+        ]
+    return tuple(found)
+
+
+def _dtypes(ours: Mapping[str, TapSketch], theirs: Mapping[str, TapSketch]) -> tuple[str, ...]:
+    """Groups of taps that the run has in another dtype."""
+    phrases: dict[str, list[str]] = {}
+    for tap, sketched in ours.items():
+        if tap in theirs and theirs[tap].dtype != sketched.dtype:
+            name = tap if tap in _OUTPUT_LATENTS else place_of(tap).part
+            phrases.setdefault(f"{theirs[tap].dtype} for {sketched.dtype}", []).append(name)
+    return tuple(f"{', '.join(dict.fromkeys(names))} {kinds}" for kinds, names in phrases.items())

@@ -1,0 +1,349 @@
+"""The native model stage by stage, at any setting of the switches, each stage computed once for each setting it reads.
+
+Where the run under test kept whole tensors, they stand in for ours at the entrance of the next stage: then a stage is
+judged by what it does with the run's own inputs, however far these have drifted. Latents that are decoded always do.
+
+Axes: B sample, S token of the padded prompt, D width, L Gemma layer, T token, C channel, F frame, H height, W width,
+M mel bin.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from parity.identify.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
+from parity.identify.behaviours import (
+    ALL_PASSES_BATCHED,
+    CONNECTORS_BATCHED,
+    CONNECTORS_SHARE_MASK,
+    PROMPT_PASSES_BATCHED,
+    Setting,
+    first_skipping_step,
+    reference_at,
+)
+from parity.identify.replay_denoising import denoise, fed
+from parity.taps.name import place_of
+from parity.trace.sketch import TapSketch, sketch
+from runners.case import Case
+from runners.clock import Clock
+from runners.errors import OutOfMemoryError
+from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.latents import audio_grid, video_grid, video_shape
+from runners.ltx23.pipeline import Components
+from runners.ltx23.pipeline_config import PipelineConfig
+from runners.ltx23.stages.audio_decoding import AudioDecodingStage
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.denoising import DenoisingStage
+from runners.ltx23.stages.image_conditioning import ImageConditioningStage
+from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
+from runners.ltx23.stages.video_decoding import VideoDecodingStage
+from runners.ltx23.transformer import Transformer
+from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_encoder import VideoEncoder
+from runners.native.request import sampling_params
+from runners.native.runner import model_files
+from runners.protocol import RunOptions
+from runners.real_tokens import real_tokens, with_real_tokens
+from runners.tap import listening
+from runners.weights import Weights
+
+Taps = dict[str, TapSketch]
+Made = TypeVar("Made")
+
+VIDEO_LATENT: Final = "outputs/video_latent"
+AUDIO_LATENT: Final = "outputs/audio_latent"
+# Parts of the data flow at whose taps the run's own tensors stand in for ours.
+FED_PARTS: Final = ("hidden", "connector", "image", "init", "x0", "guided", "latent", "mel")
+# Switches that each stage reads, those of the stages that feed it included.
+_TEXT: Final = frozenset({"prompts_encoded_together", "more_negative_phrases"})
+_CONNECTOR: Final = _TEXT | {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK}
+_IMAGE: Final = frozenset({"pictures_as_displayed"})
+_INIT: Final = _IMAGE | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
+_TRANSFORMER: Final = frozenset({"cross_timestep_per_token"})
+_DENOISING: Final = (
+    _CONNECTOR
+    | _INIT
+    | _TRANSFORMER
+    | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
+)
+_FRAMES: Final = frozenset({"decoder_chunked", "decode_auto_tiled"})
+_SOUND: Final = frozenset({"vocoder_fp32"})
+
+
+class _EnoughError(Exception):
+    """Every tap that was asked for has been heard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What the run under test kept: its final latents, unless it is reduced, and whole tensors of taps by name."""
+
+    video_latent: Tensor | None  # (1, C, F, H, W)
+    audio_latent: Tensor | None  # (1, C, T, M)
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Replay:
+    """Computes what the native model taps at a site and a setting."""
+
+    def __init__(self, weights: Weights, case: Case, options: RunOptions, own: Own, buckets: int) -> None:
+        """Prepare; `buckets` is the number that the run's own sketches have."""
+        self.case, self.own, self.buckets = case, own, buckets
+        self._weights, self._options = weights, options
+        self._skipping_step = first_skipping_step(case)
+        self._made: dict[tuple[str, Setting], Any] = {}
+        self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the end, by what denoising reads
+        self._transformer: tuple[Setting, Transformer] | None = None
+        self.computed = 0  # stages, or parts of denoising, that were run
+
+    def taps(self, site: str, setting: Setting) -> Taps:
+        """What is tapped at a site of `parity.identify.behaviours.SITES`.
+
+        Raises: OutOfMemoryError, CheckpointError, ConfigError, MediaError.
+        """
+        try:
+            with torch.inference_mode():
+                return self._taps(site, setting)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{self._device} ran out of memory ({error}); free it, or take another.") from error
+
+    def _taps(self, site: str, setting: Setting) -> Taps:
+        alone = {"text": self._encoded, "connector": self._connected, "image": self._pictured, "init": self._prepared}
+        if site in alone:
+            return alone[site](setting)[1]
+        if site == "frames":
+            return self._frames(setting)
+        if site == "sound":
+            return self._sound(setting)
+        return self._denoised(site, setting)
+
+    def at(self, site: str, tap: str) -> bool:
+        """Whether a tap belongs to a site."""
+        if tap in (VIDEO_LATENT, AUDIO_LATENT):
+            return site == "denoising"
+        place = place_of(tap)
+        if place.step is None:
+            of_part = {
+                "hidden": "text",
+                "connector": "connector",
+                "image": "image",
+                "init": "init",
+                "frames": "frames",
+                "mel": "sound",
+                "waveform": "sound",
+            }
+            return of_part[place.part] == site
+        if site == "first_block":
+            return (place.step, place.guidance_pass, place.block) == (0, "cond", 0)
+        if site in ("passes", "skipping"):
+            return place.step == (0 if site == "passes" else self._skipping_step) and place.guidance_pass is not None
+        return site == "denoising" or (site == "guided" and (place.step, place.part) == (0, "guided"))
+
+    def _encoded(self, setting: Setting) -> tuple[Batch, Taps]:
+        def make(read: Setting) -> tuple[Batch, Taps]:
+            batch = self._batch(read)
+            taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
+            gc.collect()  # transformers' modules refer to each other in cycles
+            batch.prompt_embeds = self._fed_text("pos", batch.prompt_embeds, batch.prompt_attention_mask)
+            if batch.negative_prompt_embeds is not None:
+                batch.negative_prompt_embeds = self._fed_text(
+                    "neg", batch.negative_prompt_embeds, batch.negative_attention_mask
+                )
+            return batch, taps
+
+        return self._once("text", setting & _TEXT, make)
+
+    def _connected(self, setting: Setting) -> tuple[Batch, Taps]:
+        def make(read: Setting) -> tuple[Batch, Taps]:
+            batch = replace(self._encoded(read)[0])
+            connectors = self._components(read).build("connectors", TextConnectors)
+            stage: LTX2TextConnectorStage | BatchedConnectorStage = LTX2TextConnectorStage(connectors)
+            if read & {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK} and batch.do_classifier_free_guidance:
+                stage = BatchedConnectorStage(connectors, one_mask=CONNECTORS_SHARE_MASK in read)
+            taps = self._heard(lambda: stage.forward(batch))
+            for stream in ("video", "audio"):
+                for sign, name in (("pos", f"{stream}_context"), ("neg", f"negative_{stream}_context")):
+                    ours = getattr(batch, name)
+                    if ours is not None:
+                        setattr(batch, name, self._fed(f"connector/{sign}/{stream}", ours))
+            return batch, taps
+
+        return self._once("connector", setting & _CONNECTOR, make)
+
+    def _pictured(self, setting: Setting) -> tuple[list[Tensor], Taps]:
+        def make(read: Setting) -> tuple[list[Tensor], Taps]:
+            batch = self._batch(read)
+            if not batch.sampling.images:
+                return [], {}
+            stage = ImageConditioningStage(self._components(read).build("video_encoder", VideoEncoder))
+            taps = self._heard(lambda: stage.forward(batch))
+            latents = [self._fed(f"image/{i}/latent", ours) for i, ours in enumerate(batch.image_latents)]
+            return latents, taps
+
+        return self._once("image", setting & _IMAGE, make)
+
+    def _prepared(self, setting: Setting) -> tuple[Batch, Taps]:
+        def make(read: Setting) -> tuple[Batch, Taps]:
+            batch = replace(self._batch(read), image_latents=list(self._pictured(read)[0]))
+            taps = self._heard(lambda: LatentPreparationStage().forward(batch))
+            video, audio = batch.video_state, batch.audio_state
+            assert video is not None and audio is not None
+            batch.video_state = replace(video, latent=self._fed("init/video", video.latent))
+            batch.audio_state = replace(audio, latent=self._fed("init/audio", audio.latent))
+            return batch, taps
+
+        return self._once("init", setting & _INIT, make)
+
+    def _denoised(self, site: str, setting: Setting) -> Taps:
+        def make(read: Setting) -> Taps:
+            text, start = self._connected(read)[0], self._prepared(read)[0]
+            batch = replace(
+                self._batch(read),
+                video_context=text.video_context,
+                audio_context=text.audio_context,
+                negative_video_context=text.negative_video_context,
+                negative_audio_context=text.negative_audio_context,
+                sigmas=start.sigmas,
+                video_state=start.video_state,
+                audio_state=start.audio_state,
+            )
+            stage = DenoisingStage(self._loaded_transformer(read))
+            if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
+                together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
+                stage = BatchedDenoisingStage(stage.transformer, together)
+            every = self.case.request.num_inference_steps
+            steps = {"denoising": every, "skipping": (self._skipping_step or 0) + 1}.get(site, 1)
+            latents: Taps = {}
+
+            def forward() -> None:
+                video, audio = denoise(stage, batch, steps, self.own.taps)
+                request = self.case.request
+                shape = video_shape(request.num_frames, request.height, request.width)
+                grid = video_grid(video.latent[:, : shape.tokens], shape)
+                latents[VIDEO_LATENT] = self._sketch(grid)
+                latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
+                self._latents[read] = grid, audio_grid(audio.latent)
+
+            taps = self._heard(forward, lambda name: self.at(site, name))
+            return taps | latents if site == "denoising" else taps
+
+        return self._once(site, setting & _DENOISING, make)
+
+    def _frames(self, setting: Setting) -> Taps:
+        def make(read: Setting) -> Taps:
+            batch = self._batch(read)
+            latent = self.own.video_latent
+            latent = self._final(read)[0] if latent is None else latent
+            batch.video_latent = latent.to(batch.device, batch.config.dtype)
+            drawn = self._prepared(read)[0].generator  # a decoder that draws noise goes on where the latents ended
+            assert drawn is not None
+            batch.generator = torch.Generator(batch.device).set_state(drawn.get_state())
+            stage = VideoDecodingStage(self._components(read).build("video_decoder", VideoDecoder))
+            return self._heard(lambda: stage.forward(batch))
+
+        return self._once("frames", setting & (_FRAMES | self._before_decoding), make)
+
+    def _sound(self, setting: Setting) -> Taps:
+        def make(read: Setting) -> Taps:
+            batch = self._batch(read)
+            latent = self.own.audio_latent
+            latent = self._final(read)[1] if latent is None else latent
+            batch.audio_latent = latent.to(batch.device, batch.config.dtype)
+            components = self._components(read)
+            vocoder = components.vocoder()
+            stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), vocoder)
+            taps = self._heard(lambda: stage.forward(batch))
+            mel = self.own.taps.get("decode/mel")
+            if mel is not None and mel.shape == taps["decode/mel"].shape:
+                with batch.config.autocast(batch.device):
+                    waveform: Tensor = vocoder(mel.to(batch.device, batch.config.dtype))  # (1, C, N)
+                taps["decode/waveform"] = self._sketch(waveform.squeeze(0).float())
+            return taps
+
+        return self._once("sound", setting & (_SOUND | self._before_decoding), make)
+
+    @property
+    def _before_decoding(self) -> Setting:
+        """What decoding reads besides its own switches: nothing, if it starts from the run's own latents."""
+        return _DENOISING if self.own.video_latent is None else frozenset()
+
+    def _final(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        self._denoised("denoising", setting)
+        return self._latents[setting & _DENOISING]
+
+    def _once(self, stage: str, read: Setting, make: Callable[[Setting], Made]) -> Made:
+        key = (stage, read)
+        if key not in self._made:
+            self._made[key] = make(read)
+            self.computed += 1
+        made: Made = self._made[key]
+        return made
+
+    def _loaded_transformer(self, setting: Setting) -> Transformer:
+        """One transformer is held at a time: it is by far the largest part."""
+        read = setting & _TRANSFORMER
+        if self._transformer is None or self._transformer[0] != read:
+            self._transformer = None
+            self._transformer = (read, self._components(read).build("transformer", Transformer))
+        return self._transformer[1]
+
+    def _components(self, setting: Setting) -> Components:
+        files = model_files(self._weights)
+        return self._once("components", setting, lambda read: Components(files, self._config(read), self._device))
+
+    def _batch(self, setting: Setting) -> Batch:
+        config = self._config(setting)
+        sampling = sampling_params(self.case, config.reference)
+        return Batch(
+            sampling=sampling,
+            config=config,
+            device=self._device,
+            clock=Clock(self._device),
+            do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
+        )
+
+    def _config(self, setting: Setting) -> PipelineConfig:
+        return PipelineConfig(
+            dtype=self._options.dtype,
+            disable_autocast=self.case.switches.disable_autocast,
+            reference=reference_at(setting),
+        )
+
+    def _fed(self, name: str, ours: Tensor) -> Tensor:
+        return fed(self.own.taps, name, ours, self._options.dtype)
+
+    def _fed_text(self, sign: str, ours: object, mask: object) -> Tensor:
+        """Our hidden states (1, S, D, L) with the run's own real tokens in them; no connector reads the padding."""
+        assert isinstance(ours, Tensor) and isinstance(mask, Tensor)
+        if f"text/{sign}/hidden" not in self.own.taps:
+            return ours
+        return with_real_tokens(ours, mask, self._fed(f"text/{sign}/hidden", real_tokens(ours, mask)))
+
+    @property
+    def _device(self) -> torch.device:
+        return self._options.device
+
+    def _heard(self, forward: Callable[[], object], wanted: Callable[[str], bool] | None = None) -> Taps:
+        """Sketches of the wanted taps; stops behind the last one where they stand together."""
+        taps: Taps = {}
+
+        def hear(name: str, tensor: Tensor) -> None:
+            if wanted is None or wanted(name):
+                taps[name] = self._sketch(tensor)
+            elif taps:
+                raise _EnoughError
+
+        with listening(each_pass(hear)), suppress(_EnoughError):
+            forward()
+        return taps
+
+    def _sketch(self, tensor: Tensor) -> TapSketch:
+        return sketch(tensor, buckets=self.buckets)

@@ -1,0 +1,260 @@
+"""Reference and candidate in lockstep: while the official pipeline runs, every stage of ours is fed that stage's own
+inputs, on one copy of the weights, and what it adds is measured on the spot.
+
+Axes: B sample, S token of the padded prompt, N of these without padding, D width, L Gemma layer, C channel, F frame,
+H height, W width.
+"""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, Final
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from parity.isolate.denoising import Around, Choice, DenoisingLockstep
+from parity.isolate.error import Sheet
+from runners.case import Case
+from runners.clock import STAGES, Clock
+from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.gemma import load_gemma
+from runners.ltx23.latents import LatentState
+from runners.ltx23.pipeline import Components, ModelFiles
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.image_conditioning import ImageConditioningStage
+from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.transformer import Transformer
+from runners.ltx23.video_decoder import VideoDecoder
+from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.video_tiling import decode_frames
+from runners.native.request import sampling_params
+from runners.native.runner import NativeRunner
+from runners.official.lockstep import Key, SharedTensors
+from runners.protocol import RunOptions
+from runners.real_tokens import real_tokens
+from runners.tap import listening
+from runners.weights import Weights
+
+STAGE_OF_PART: Final = {
+    "text_encoder": "text_encoding",
+    "gemma_embeddings_processor": "text_connector",
+    "video_encoder": "image_conditioning",
+    "transformer": "denoising",
+    "video_decoder": "video_decoding",
+    "audio_decoder": "audio_decoding",
+    "vocoder": "audio_decoding",
+}
+
+
+class Lockstep:
+    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows gather in `sheet`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        case: Case,
+        options: RunOptions,
+        *,
+        stages: Iterable[str] = STAGES,
+        choice: Choice | None = None,
+        harmless: bool = True,
+        oracle: bool = False,
+        copies: bool = False,
+        around: Around = nullcontext,
+    ) -> None:
+        """Prepare for one official run.
+
+        Args:
+            weights: the model's files, for shapes and configuration; tensors come out of the official modules.
+            case: the request.
+            options: device and dtype of the run.
+            stages: which of STAGES to measure.
+            choice: which steps and blocks of denoising to measure.
+            harmless: also run each official block with plain matrix products for attention, as a floor.
+            oracle: also run each official block in fp32, to say who is nearer to it.
+            copies: give the candidate copies of the weights, for a candidate that changes them.
+            around: what is entered whenever the candidate computes, and left before the official code goes on.
+        """
+        self.sheet = Sheet()
+        self._options, self._stages = options, frozenset(stages)
+        self._choice = choice or Choice()
+        self._harmless, self._oracle, self._around = harmless, oracle, around
+        self._shared = SharedTensors(weights.model, copies=copies)
+        self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
+        self._weights = weights
+        config = NativeRunner(weights, options).pipeline_config(case)
+        files = ModelFiles(
+            config=weights.config,
+            model=self._shared,
+            gemma_config=weights.gemma_config,
+            gemma=self._shared_gemma,
+            gemma_folder=weights.gemma_folder,
+        )
+        self._components = Components(files, config, options.device)
+        sampling = sampling_params(case, config.reference)
+        self._batch = Batch(
+            sampling=sampling,
+            config=config,
+            device=options.device,
+            clock=Clock(options.device),
+            do_classifier_free_guidance=sampling.do_classifier_free_guidance,
+            extra=sampling.build_request_extra(),
+        )
+        self._signs = ["pos", "neg"] if sampling.do_classifier_free_guidance else ["pos"]
+        self._prompts = {"pos": sampling.prompt, "neg": sampling.negative_prompt}
+        self._denoising: DenoisingLockstep | None = None
+        self._frames: list[Tensor] = []
+
+    def loaded(self, name: str, module: Any, key: Key) -> None:
+        """An official part is ready: build ours on its tensors, and measure whenever it is called."""
+        measured = STAGE_OF_PART[name] in self._stages
+        (self._shared_gemma if name == "text_encoder" else self._shared).hold(module, key)
+        if name == "text_encoder" and measured:
+            self._text_encoder(module)
+        elif name == "gemma_embeddings_processor":
+            self._connectors(module, measured)
+        elif name == "video_encoder":
+            self._video_encoder(module, measured)
+        elif name == "transformer" and measured:
+            self._transformer(module)
+        elif name == "video_decoder":
+            self._denoising = None
+            if measured:
+                self._video_decoder(module)
+        elif name in ("audio_decoder", "vocoder") and measured:
+            self._audio(name, module)
+        self._shared_gemma.release()
+        self._shared.release()
+
+    def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+        """A denoising step of the official run begins."""
+        if index == 0 and "latent_preparation" in self._stages:
+            self._latent_preparation(sigmas, video, audio)
+        if self._denoising is not None:
+            self._denoising.begin_step(index, sigmas, video, audio)
+
+    def hear(self, name: str, tensor: Tensor) -> None:
+        """A tap of the official run."""
+        if self._denoising is not None:
+            self._denoising.hear(name, tensor)
+        if name == "decode/frames" and self._frames:
+            self.sheet.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
+            self._frames.clear()
+
+    def _text_encoder(self, module: Any) -> None:
+        weights, options = self._weights, self._options
+        ours = load_gemma(weights.gemma_config, weights.gemma_folder, self._shared_gemma, options.device, options.dtype)
+        official, signs = module.encode, iter(self._signs)
+
+        def encode(text: str) -> Any:
+            hidden_states, mask = official(text)
+            sign = next(signs, None)
+            if sign is not None:
+                with self._around():
+                    found, found_mask = ours(self._prompts[sign])
+                self.sheet.compare(f"text/{sign}/mask", mask, found_mask)
+                both = ((hidden_states, mask), (found, found_mask))
+                tokens = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
+                self.sheet.compare(f"text/{sign}/hidden", *tokens)
+            return hidden_states, mask
+
+        module.encode = encode
+
+    def _connectors(self, module: Any, measured: bool) -> None:
+        ours = self._components.build("connectors", TextConnectors) if measured else None
+        official, signs = module.process_hidden_states, iter(self._signs)
+
+        def process(hidden_states: Any, mask: Tensor) -> Any:
+            output = official(hidden_states, mask)
+            sign = next(signs, None)
+            contexts = (output.video_encoding, output.audio_encoding)
+            if sign == "pos":
+                self._batch.video_context, self._batch.audio_context = contexts
+            elif sign == "neg":
+                self._batch.negative_video_context, self._batch.negative_audio_context = contexts
+            if sign is not None and ours is not None:
+                with self._around():
+                    own = ours(hidden_states, mask)
+                for stream, reference, found in zip(("video", "audio"), contexts, own, strict=True):
+                    self.sheet.compare(f"connector/{sign}/{stream}", reference, found)
+            return output
+
+        module.process_hidden_states = process
+
+    def _video_encoder(self, module: Any, measured: bool) -> None:
+        ours = self._components.build("video_encoder", VideoEncoder) if measured else None
+        pictures = [] if ours is None else self._pictures(ours)
+
+        def encoded(_module: Any, inputs: tuple[Tensor, ...], latent: Tensor) -> None:
+            number = len(self._batch.image_latents)
+            self._batch.image_latents.append(latent)
+            if ours is not None:
+                self.sheet.compare(f"image/{number}/picture", inputs[0], pictures[number])
+                with self._around():
+                    own = ours(inputs[0])
+                self.sheet.compare(f"image/{number}/latent", latent, own)
+
+        module.register_forward_hook(encoded)
+
+    def _pictures(self, encoder: VideoEncoder) -> list[Tensor]:
+        """What our image conditioning would give its encoder."""
+        given: list[Tensor] = []
+
+        def keep(picture: Tensor) -> Tensor:
+            given.append(picture)
+            return picture
+
+        with self._around(), patch.object(encoder, "forward", keep), listening(lambda name, tensor: None):
+            ImageConditioningStage(encoder).forward(replace(self._batch, image_latents=[]))
+        return given
+
+    def _latent_preparation(self, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+        with self._around(), listening(lambda name, tensor: None):
+            ours = LatentPreparationStage().forward(replace(self._batch))
+        assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
+        self.sheet.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
+        for stream, reference, found in (("video", video, ours.video_state), ("audio", audio, ours.audio_state)):
+            self.sheet.compare(f"init/{stream}", reference.latent, found.latent)
+            for name in ("clean", "denoise_mask", "positions"):
+                self.sheet.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
+
+    def _transformer(self, module: Any) -> None:
+        self._denoising = DenoisingLockstep(
+            self._components.build("transformer", Transformer),
+            self._batch,
+            self.sheet,
+            self._choice,
+            harmless=self._harmless,
+            oracle=self._oracle,
+            around=self._around,
+        )
+        self._denoising.attach(module.velocity_model)
+
+    def _video_decoder(self, module: Any) -> None:
+        ours = self._components.build("video_decoder", VideoDecoder)
+
+        def decode(_module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+            generator = options.get("generator")
+            if generator is not None:  # ours draws what the official decoder is about to, which still draws it itself
+                generator = torch.Generator(generator.device).set_state(generator.get_state())
+            with self._around():
+                self._frames = list(decode_frames(ours, inputs[0], None, generator))
+
+        module.register_forward_pre_hook(decode, with_kwargs=True)
+
+    def _audio(self, name: str, module: Any) -> None:
+        ours: nn.Module
+        if name == "vocoder":
+            where, ours = "decode/waveform", self._components.vocoder()
+        else:
+            where, ours = "decode/mel", self._components.build("audio_decoder", AudioDecoder)
+
+        def decoded(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            with self._around():
+                own = ours(inputs[0])
+            self.sheet.compare(where, output, own)
+
+        module.register_forward_hook(decoded)

@@ -1,0 +1,40 @@
+"""The case that a run recorded, and the data-flow that it lays out."""
+
+from pathlib import Path
+
+import msgspec
+
+from parity.runs.folder import Run
+from parity.taps.dataflow import Dataflow
+from parity.taps.name import place_of
+from parity.trace.file import Trace
+from runners.case import Case
+from runners.errors import CaseError, RunError
+
+
+def flow_of(reference: Run, candidate: Run, trace: Trace) -> Dataflow:
+    """The dataflow of the case of two runs, on as many blocks as either run says its model has.
+
+    Of runs that say nothing, the reference's trace knows: a last block that it lacks is then not missed.
+
+    Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none.
+    """
+    run = reference
+    known = reference.record.num_blocks or candidate.record.num_blocks
+    if known is not None:
+        return Dataflow(case_of(run), known)
+    blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
+    if not blocks and trace.pattern in (None, "*"):
+        raise RunError(
+            f"The trace in {run.folder} has no taps of blocks, so the depth of the model cannot be told; "
+            "record it with --taps '*'."
+        )
+    return Dataflow(case_of(run), max(blocks, default=0) + 1)
+
+
+def case_of(run: Run, folder: Path | None = None) -> Case:
+    """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
+    try:
+        return msgspec.convert({**run.record.case, "folder": str(folder or "")}, Case, strict=True)
+    except (msgspec.ValidationError, CaseError) as error:
+        raise RunError(f"The case in {run.folder} is not one that this program reads: {error}.") from error

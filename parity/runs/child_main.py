@@ -1,0 +1,225 @@
+"""The program that runs one case in an interpreter of its own; `parity.runs.child` starts it and reads what it leaves.
+
+    PYTHON child_main.py REQUEST.json
+
+The interpreter needs Python 3.11, torch, numpy, safetensors and whatever the runner itself imports, but nothing else
+that this project depends on. docs/runners.md describes both sides.
+
+The request names the case, the weights and the runner. What comes back lies beside it: `outputs.safetensors`, the trace
+if taps were asked for, and last of all `result.json`. On standard output go JSON lines: `{"stage": NAME}`,
+`{"step": [I, N]}` and, if it fails, `{"error": {"kind": CLASS, "message": TEXT}}`. Anything that the runner prints goes
+to standard error. Standard input stays open as long as the parent lives; when it ends, so does this process.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from torch import device as Device
+
+    from runners.protocol import Outcome
+    from runners.weights import Weights
+
+PROTOCOL = 3
+RESULT_FILE = "result.json"
+MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
+TERMINATED = 143  # exit status after SIGTERM, as shells write it
+
+
+def main(request_path: Path) -> int:
+    """Run the request; the exit status is 0 if `result.json` was written."""
+    say = _Messages(_claim_output())
+    _end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # leave by unwinding, so that locks and files close
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is read by interpreters that were not installed for us
+        say.error("RunnerError", f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or later is needed.")
+        return 1
+    # In place of this file's own folder, whose modules would hide others of their names.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    try:
+        execute(json.loads(request_path.read_bytes()), request_path.parent, say)
+    except (Exception, KeyboardInterrupt) as error:
+        import traceback
+
+        traceback.print_exc()
+        ours = type(error).__module__ in ("runners.errors", "runners.ltx23.stages.batch")
+        what = str(error) if ours else f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            what += f". It is missing for {sys.executable}; docs/runners.md says what an interpreter needs."
+        say.error(type(error).__name__ if ours else "RunnerError", what)
+        return 1
+    return 0
+
+
+def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
+    """Run the case of a request and leave its files in `folder`, `result.json` last."""
+    import time
+
+    import torch
+    from safetensors.torch import save_file
+
+    from parity.runs.environment import fingerprint
+    from parity.trace.atomic import write_json_atomic
+    from runners.case import case_of
+    from runners.catalogue import open_runner
+    from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
+    from runners.repeatable import repeatable_kernels
+
+    if request["protocol"] != PROTOCOL:
+        raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
+    if request["threads"] is not None:
+        torch.set_num_threads(request["threads"])
+    device = torch.device(request["device"])
+    root = request["official_root"]
+    runner = open_runner(
+        request["runner"],
+        weights_of(request["weights"], device),
+        RunOptions(
+            device=device,
+            dtype=DTYPES[request["dtype"]],
+            tier=request["tier"],
+            behaviours=request["behaviours"],
+        ),
+        request["overrides"],
+        request["command_line"],
+        None if root is None else Path(root),
+    )
+    case = case_of(request["case"], request["case_folder"])
+    repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
+    details: dict[str, Any] = {TAPS_OFFERED: list(runner.capabilities.taps)}
+    with repeatable, runner, _observed(folder, request, details):
+        start_s = time.perf_counter()
+        outcome: Outcome = runner.run(case, say)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        end_to_end_s = time.perf_counter() - start_s
+        environment = fingerprint(device)
+    tensors = ("video_frames", "audio_waveform", "video_latent", "audio_latent")
+    save_file(
+        {name: getattr(outcome, name).detach().cpu().contiguous() for name in tensors}, folder / "outputs.safetensors"
+    )
+    write_json_atomic(
+        folder / RESULT_FILE,
+        {
+            "runner": runner.name,
+            "environment": environment,
+            "end_to_end_s": end_to_end_s,
+            "frame_rate": outcome.frame_rate,
+            "sample_rate_hz": outcome.sample_rate_hz,
+            "sigmas": outcome.sigmas.tolist(),
+            "stage_s": outcome.stage_s,
+            "step_s": outcome.step_s,
+            "peak_bytes": outcome.peak_bytes,
+            "details": {**outcome.details, **details},
+        },
+    )
+
+
+def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
+    """The weights that a request names: a folder's path, or a recipe by which they are made on the device that asks.
+
+    Raises: CheckpointError for a folder that is not whole; RunnerError if this interpreter makes other bits.
+    """
+    from runners.errors import RunnerError
+    from runners.forge.weights import ForgedWeights, Prepared
+    from runners.weights import WeightsFolder
+
+    if isinstance(named, str):
+        return WeightsFolder(Path(named))
+    model, gemma = ({name: tuple(shape) for name, shape in named[part].items()} for part in ("model", "gemma"))
+    prepared = Prepared(model=model, gemma=gemma, gemma_folder=Path(named["gemma_folder"]))
+    made = ForgedWeights(named["preset"], named["seed"], device, prepared)
+    if made.recipe != named["recipe"]:
+        raise RunnerError(
+            f"{sys.executable} makes other weights of forge:{made.preset}:{made.seed} than the interpreter that asked "
+            "for them; write them with `parity forge --out DIR`, and pass DIR."
+        )
+    return made
+
+
+@contextmanager
+def _observed(folder: Path, request: dict[str, Any], details: dict[str, Any]) -> Iterator[None]:
+    """Record the taps that the request names, if any, and beside them attention kernels into `details`."""
+    from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
+    from parity.trace.recorder import Recorder
+    from runners.tap import listening
+
+    if request["taps"] is None:
+        yield
+        return
+    recorder = Recorder(folder, pattern=request["taps"], keep=request["keep"], prompt_tokens=request["prompt_tokens"])
+    with noting_attention_kernels() as details[ATTENTION_KERNELS], recorder, listening(recorder):
+        yield
+
+
+class _Messages:
+    """Says what happens, one JSON line each; a `runners.clock.Progress`."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._say({"stage": name})
+
+    def step(self, index: int, count: int) -> None:
+        """A step is done."""
+        self._say({"step": [index, count]})
+
+    def error(self, kind: str, message: str) -> None:
+        """The run failed."""
+        self._say({"error": {"kind": kind, "message": message[:4000]}})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._output.write(json.dumps(message) + "\n")
+        self._output.flush()
+
+
+def _claim_output() -> TextIO:
+    """Keep standard output for messages; what the runner prints goes to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(kept, "w", encoding="utf-8")
+
+
+def kill_marked(mark: str | None) -> None:
+    """Kill every other process with a mark in its environment, whatever its session or parent; needs /proc."""
+    if mark is None:
+        return
+    wanted = f"{MARK}={mark}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if pid != os.getpid() and wanted in path.read_bytes().split(b"\0"):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _end_with_parent() -> None:
+    """Kill this process, and with it whatever it started, once standard input ends: then the parent is gone."""
+    lifeline = os.dup(0)
+    os.set_inheritable(lifeline, False)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def wait() -> None:
+        while os.read(lifeline, 1):
+            pass
+        kill_marked(os.environ.get(MARK))
+        if os.getpgrp() == os.getpid():  # as the parent starts it
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(TERMINATED)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

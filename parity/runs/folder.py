@@ -1,0 +1,300 @@
+"""A run folder: written whole, read as a stranger's data.
+
+`run.json` says what was run and where, `outputs.safetensors` holds what came out, `trace.safetensors` the sketches of
+taps, `tensors.safetensors` whole taps, `video.mp4` the clip for people. The golden of a large run holds reduced outputs
+instead of whole ones, and the checksums of taps whose sketches it leaves out (`parity.runs.reduced`). Every file's
+SHA-256 stands in `run.json`; file names are fixed, so nothing in a run can point outside it.
+
+Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
+"""
+
+import hashlib
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parity.runs.video_file import write_mp4
+from parity.trace.atomic import write_json_atomic
+from parity.trace.checksums import CHECKSUMS_FILE
+from runners.case import CASE_ID, Case, case_document
+from runners.catalogue import NAMES
+from runners.errors import RunError
+from runners.protocol import TAPS_OFFERED, Outcome
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+OUTPUTS_FILE = "outputs.safetensors"
+TRACE_FILE = "trace.safetensors"
+TENSORS_FILE = "tensors.safetensors"
+VIDEO_FILE = "video.mp4"
+REDUCED_FILE = "reduced.safetensors"
+KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
+DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
+MAX_RUN_BYTES = 32 << 20  # of run.json
+MOST_BLOCKS = 100  # tap names have two digits
+MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
+
+LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
+_OUTPUTS = {
+    "video_frames": (4, ("U8",)),
+    "audio_waveform": (2, ("F32",)),
+    "video_latent": (5, LATENT_DTYPES),
+    "audio_latent": (4, LATENT_DTYPES),
+}  # number of axes and dtypes
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The contents of `run.json`."""
+
+    schema_version: int
+    case: dict[str, Any]
+    inputs: dict[str, str]  # picture's path in the case to its SHA-256
+    runner: str
+    tier: str
+    dtype: str
+    reference: str
+    weights_hash: str
+    model_version: str
+    environment: dict[str, Any]
+    created_utc: str
+    frame_rate: float
+    sample_rate_hz: int
+    sigmas: list[float]
+    end_to_end_s: float
+    stage_s: dict[str, float]
+    step_s: list[float]
+    peak_bytes: int
+    details: dict[str, Any]
+    files: dict[str, str]  # file name to SHA-256
+    num_blocks: int | None = None  # of the transformer, which says what taps a whole trace has; older runs lack it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a run put out; satisfies `parity.diff.outputs.Outputs`."""
+
+    video_frames: Tensor  # uint8 (F, H, W, 3)
+    audio_waveform: Tensor  # fp32 (C, N)
+    video_latent: Tensor  # (1, 128, F', H', W')
+    audio_latent: Tensor  # (1, 8, T, M)
+    frame_rate: float
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder that has been checked."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def offers(self) -> str:
+        """Patterns of the taps that its runner can offer, divided by blanks; empty if it has no internals to show."""
+        before_it_was_recorded = ["*"] if self.record.runner in NAMES or self.has(TRACE_FILE) else []
+        return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
+
+    @property
+    def case_id(self) -> str:
+        """Id of the case that was run."""
+        return str(self.record.case.get("id"))
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the run holds reduced outputs, not whole ones."""
+        return OUTPUTS_FILE not in self.record.files
+
+    def outputs(self) -> Outputs:
+        """Read the outputs. Raises: RunError if one is missing or has another form, or they are reduced."""
+        if self.reduced:
+            raise RunError(
+                f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
+            )
+        tensors = read_outputs(self.folder / OUTPUTS_FILE)
+        return Outputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
+
+    def has(self, name: str) -> bool:
+        """Whether the run holds a file of DATA_FILES."""
+        return name in self.record.files
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_run(
+    folder: Path,
+    case: Case,
+    outcome: Outcome,
+    *,
+    runner: str,
+    tier: str,
+    dtype: str,
+    weights_hash: str,
+    model_version: str,
+    environment: dict[str, Any],
+    end_to_end_s: float,
+    num_blocks: int | None,
+) -> None:
+    """Fill a (temporary) folder with a run; files already there under the names of DATA_FILES become part of it.
+
+    Raises: RunError if the outputs cannot be written, MediaError if the clip cannot be encoded.
+    """
+    try:
+        save_file(
+            {
+                "video_frames": outcome.video_frames.cpu().contiguous(),
+                "audio_waveform": outcome.audio_waveform.cpu().contiguous(),
+                "video_latent": outcome.video_latent.cpu().contiguous(),
+                "audio_latent": outcome.audio_latent.cpu().contiguous(),
+            },
+            folder / OUTPUTS_FILE,
+            metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
+        )
+    except SafetensorError as error:  # how the library says that a disk is full
+        raise RunError(
+            f"{folder / OUTPUTS_FILE} cannot be written ({error}); make room or take another place."
+        ) from error
+    write_mp4(
+        folder / VIDEO_FILE,
+        outcome.video_frames,
+        outcome.frame_rate,
+        outcome.audio_waveform,
+        outcome.sample_rate_hz,
+    )
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        case=case_document(case),
+        inputs={image.path: sha256_of(case.image_path(image)) for image in case.request.images},
+        runner=runner,
+        tier=tier,
+        dtype=dtype,
+        reference=case.reference,
+        weights_hash=weights_hash,
+        model_version=model_version,
+        environment=environment,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        frame_rate=outcome.frame_rate,
+        sample_rate_hz=outcome.sample_rate_hz,
+        sigmas=outcome.sigmas.tolist(),
+        end_to_end_s=end_to_end_s,
+        stage_s=outcome.stage_s,
+        step_s=outcome.step_s,
+        peak_bytes=outcome.peak_bytes,
+        details=outcome.details,
+        files={name: sha256_of(folder / name) for name in DATA_FILES if (folder / name).is_file()},
+        num_blocks=num_blocks,
+    )
+    write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(record))
+
+
+def read_run(folder: Path) -> Run:
+    """Open a run folder and check every file against its hash.
+
+    Raises: RunError if the folder is no run, is of another schema version, is incomplete, or has been changed.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file() or path.is_symlink():
+        raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
+    if path.stat().st_size > MAX_RUN_BYTES:
+        raise RunError(f"{path} has {path.stat().st_size} bytes; at most {MAX_RUN_BYTES} are read.")
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); the run is damaged, make it again.") from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RunError(f"{path} has schema version {version!r}; wanted {SCHEMA_VERSION}. Make the run again.")
+    try:
+        record = msgspec.convert({**document, "sigmas": _finite_back(document.get("sigmas"))}, RunRecord)
+    except msgspec.ValidationError as error:
+        raise RunError(f"{path} does not have the form of a run: {error}.") from error
+    _check_values(path, record)
+    unknown = sorted(record.files.keys() - set(DATA_FILES))
+    reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
+    if unknown or not (OUTPUTS_FILE in record.files or reduced):
+        raise RunError(f"{path} lists files {sorted(record.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}.")
+    unsure = folder / CHECKSUMS_FILE  # read wherever it lies beside a trace, in the place of sketches
+    if unsure.exists() and not (reduced and CHECKSUMS_FILE in record.files):
+        raise RunError(f"{unsure} is no part of this run: only a reduced golden has one, and lists it. Remove it.")
+    for name, wanted in record.files.items():
+        file = folder / name
+        if file.is_symlink() or not file.is_file():
+            raise RunError(f"{file} is missing, though {RUN_FILE} lists it; the run is incomplete.")
+        if sha256_of(file) != wanted:
+            raise RunError(f"{file} does not have the hash that {RUN_FILE} gives; it was changed after the run.")
+    return Run(folder=folder, record=record)
+
+
+def read_outputs(path: Path) -> dict[str, Tensor]:
+    """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(_OUTPUTS):
+                raise RunError(f"{path} holds {sorted(names)}; wanted {sorted(_OUTPUTS)}.")
+            for name, (axes, dtypes) in _OUTPUTS.items():
+                part = file.get_slice(name)
+                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
+                    raise RunError(
+                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
+                        f"wanted {axes} axes of {' or '.join(dtypes)}."
+                    )
+            tensors = {name: file.get_tensor(name) for name in _OUTPUTS}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    if tensors["video_frames"].shape[-1] != 3:
+        raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
+    return tensors
+
+
+def check_safetensors_header(path: Path) -> None:
+    """Refuse a header that claims more than the file holds, before a library allocates for it. Raises: RunError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        raise RunError(f"{path} is not a whole safetensors file: header of {length} bytes in a file of {size}.")
+
+
+def _check_values(path: Path, record: RunRecord) -> None:
+    """Refuse values that a program may trip over. Raises: RunError."""
+    case_id = record.case.get("id")
+    if not (isinstance(case_id, str) and re.fullmatch(CASE_ID, case_id)):
+        raise RunError(f"{path} has the case id {case_id!r}, which is none; the run is damaged.")
+    if not (math.isfinite(record.frame_rate) and record.frame_rate > 0 and record.sample_rate_hz > 0):
+        raise RunError(
+            f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
+        )
+    taps = record.details.get(TAPS_OFFERED, [])
+    if not (isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)):
+        raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")
+    if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
+        raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
+
+
+def _finite_back(sigmas: Any) -> Any:
+    """Undo what `parity.trace.atomic.plain` did to numbers that JSON cannot hold."""
+    if not isinstance(sigmas, list):
+        return sigmas
+    return [float(sigma) if sigma in ("inf", "-inf", "nan") else sigma for sigma in sigmas]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """How a run's dtype is written: bf16 or fp32."""
+    return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]

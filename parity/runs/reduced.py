@@ -1,0 +1,249 @@
+"""What a golden keeps of a large run: enough to judge any candidate, in a twenty-fourth of the size.
+
+Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
+
+Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing). Of all
+frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or
+of twice that and so on until no side is longer than 48. Of the trace stay the checksum of every tap, which decides bit
+equality, and for drift the sketches of all taps outside the blocks and, at three steps, of those in every eighth block
+and the last. A candidate is reduced as the golden was before it is compared, so both sides always hold the same.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parity.runs.folder import (
+    KEY_FRAME_FILES,
+    LATENT_DTYPES,
+    REDUCED_FILE,
+    TRACE_FILE,
+    Outputs,
+    check_safetensors_header,
+)
+from parity.taps.pattern import includes
+from parity.trace.checksums import TapChecksums, write_checksums
+from parity.trace.file import Trace, read_trace, write_trace
+from runners.errors import RunError
+
+BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
+SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
+LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fits
+SHORTEST_SIDE_PX: Final = 7  # of a small frame, which SSIM's window needs; no doubling goes below
+BLOCKS_APART: Final = 8  # of those whose sketches are kept
+MAX_FRAME_PIXELS: Final = 1 << 24
+_DIGEST_BYTES: Final = 32
+_BLOCK: Final = re.compile(r"/block/(\d+)/")
+_TENSORS: Final = {
+    "small_frames": (4, ("U8",)),
+    "frame_sha256": (2, ("U8",)),
+    "audio_waveform": (2, ("F32", "BF16")),
+    "video_latent": (5, LATENT_DTYPES),
+    "audio_latent": (4, LATENT_DTYPES),
+}  # number of axes and dtypes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReducedOutputs:
+    """Outputs after reduction. `frame_shape` is that of all frames before it, (F, H, W, 3)."""
+
+    frame_shape: tuple[int, ...]
+    box_px: int  # side of the boxes that small frames are means of
+    frame_sha256: Tensor  # uint8 (F, 32), of each frame's bytes
+    key_frames: Tensor  # uint8 (K, H, W, 3)
+    small_frames: Tensor  # uint8 (F, h, w, 3)
+    audio_waveform: Tensor  # fp32 (C, N)
+    video_latent: Tensor
+    audio_latent: Tensor
+    frame_rate: float
+    sample_rate: int
+
+
+def key_frame_places(frames: int) -> tuple[int, int, int]:
+    """First, middle and last frame."""
+    return 0, frames // 2, frames - 1
+
+
+def reduce_outputs(outputs: Outputs, box_px: int | None = None) -> ReducedOutputs:
+    """Reduce the outputs of a run, on the CPU.
+
+    Args:
+        outputs: with at least one frame, uint8 (F, H, W, 3).
+        box_px: side of the boxes that a golden's small frames are means of; None for what a new golden would have.
+    Raises: RunError for frames of another form.
+    """
+    frames = outputs.video_frames.cpu()
+    if frames.ndim != 4 or frames.dtype != torch.uint8 or frames.numel() == 0 or frames.shape[3] != 3:
+        raise RunError(
+            f"Frames of shape {tuple(frames.shape)} and {frames.dtype} cannot be reduced; wanted uint8 (F, H, W, 3)."
+        )
+    box_px = box_px or default_box_px(*frames.shape[1:3])
+    return ReducedOutputs(
+        frame_shape=tuple(frames.shape),
+        box_px=box_px,
+        frame_sha256=torch.stack([_digest(frame) for frame in frames]),
+        key_frames=frames[list(key_frame_places(len(frames)))],
+        small_frames=torch.stack([_small(frame, box_px) for frame in frames]),
+        audio_waveform=outputs.audio_waveform,
+        video_latent=outputs.video_latent,
+        audio_latent=outputs.audio_latent,
+        frame_rate=outputs.frame_rate,
+        sample_rate=outputs.sample_rate,
+    )
+
+
+def default_box_px(height_px: int, width_px: int) -> int:
+    """Side of the boxes that frames of this size are averaged over in a new golden."""
+    longest, shortest = max(height_px, width_px), min(height_px, width_px)
+    if SHORTEST_SIDE_PX * SMALLEST_BOX_PX <= shortest < SHORTEST_SIDE_PX * BOX_PX:
+        return SMALLEST_BOX_PX
+    box = BOX_PX
+    while longest > LONGEST_SIDE_PX * box and shortest >= SHORTEST_SIDE_PX * 2 * box:
+        box *= 2
+    return box
+
+
+def _digest(frame: Tensor) -> Tensor:
+    digest = hashlib.sha256(frame.contiguous().numpy().data).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+
+
+def _small(frame: Tensor, box_px: int) -> Tensor:
+    """Mean of each box; sums of bytes are exact in float32, so only the division rounds. Boxes at an edge are cut."""
+    planes = rearrange(frame.float(), "h w c -> 1 c h w")
+    means = F.avg_pool2d(planes, box_px, ceil_mode=True, count_include_pad=False)
+    return rearrange((means + 0.5).floor().to(torch.uint8), "1 c h w -> h w c")
+
+
+def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
+    """Write reduced outputs into a run folder."""
+    wave = reduced.audio_waveform
+    half = wave.bfloat16()  # decoders work in bf16, so this usually loses nothing
+    tensors = {
+        "small_frames": reduced.small_frames,
+        "frame_sha256": reduced.frame_sha256,
+        "audio_waveform": half if torch.equal(half.float(), wave) else wave,
+        "video_latent": reduced.video_latent,
+        "audio_latent": reduced.audio_latent,
+    }
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / REDUCED_FILE)
+    for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
+        Image.fromarray(frame.numpy()).save(folder / name, format="PNG", optimize=True)
+
+
+def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOutputs:
+    """Read reduced outputs. Raises: RunError; forms and sizes are checked in the headers before anything is read."""
+    tensors = _read_tensors(folder / REDUCED_FILE)
+    frames, *small = tensors["small_frames"].shape
+    pictures = [_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES]
+    if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
+        raise RunError(f"The key frames in {folder} have different sizes: {sorted(sizes)}. Restore the golden.")
+    key_frames = torch.stack(pictures)
+    box_px = _box_of(key_frames.shape[1:3], tuple(small))
+    assert box_px is not None  # or no key frame would have been read
+    for place, frame, name in zip(key_frame_places(frames), key_frames, KEY_FRAME_FILES, strict=True):
+        if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
+            raise RunError(f"{folder / name} is not frame {place} of its run: the hash is another. Restore the golden.")
+    return ReducedOutputs(
+        frame_shape=(frames, *key_frames.shape[1:]),
+        box_px=box_px,
+        frame_sha256=tensors["frame_sha256"],
+        key_frames=key_frames,
+        small_frames=tensors["small_frames"],
+        audio_waveform=tensors["audio_waveform"].float(),
+        video_latent=tensors["video_latent"],
+        audio_latent=tensors["audio_latent"],
+        frame_rate=frame_rate,
+        sample_rate=sample_rate,
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != set(_TENSORS):
+                raise RunError(f"{path} holds {sorted(file.keys())}; wanted {sorted(_TENSORS)}.")
+            for name, (axes, dtypes) in _TENSORS.items():
+                part = file.get_slice(name)
+                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
+                    raise RunError(
+                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
+                        f"wanted {axes} axes of {' or '.join(dtypes)}."
+                    )
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    small, digests = tensors["small_frames"], tensors["frame_sha256"]
+    if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
+        raise RunError(f"{path} has small frames {tuple(small.shape)} and frame hashes {tuple(digests.shape)}.")
+    return tensors
+
+
+def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
+    """One PNG; its size is checked against the small frames before a pixel is decoded."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            width, height = image.size
+            if image.mode != "RGB" or _box_of((height, width), small) is None or width * height > MAX_FRAME_PIXELS:
+                raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
+            pixels = np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore the golden.") from error
+    return torch.from_numpy(pixels)
+
+
+def _box_of(size_px: Sequence[int], small: tuple[int, ...]) -> int | None:
+    """Side of the boxes that make frames of this size so small: 4 or twice that and so on; None if none does."""
+    height_px, width_px = size_px
+    box_px = SMALLEST_BOX_PX
+    while (-(-height_px // box_px), -(-width_px // box_px), 3) != small:
+        if box_px > max(height_px, width_px):
+            return None
+        box_px *= 2
+    return box_px
+
+
+def kept_taps(steps: int, last_block: int) -> str:
+    """The taps whose sketches a reduced trace keeps, as a pattern."""
+    outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+    blocks = dict.fromkeys((*range(0, last_block, BLOCKS_APART), last_block))
+    inside = (
+        f"denoise/{step:03d}/*/block/{block:02d}/*"
+        for step in dict.fromkeys(key_frame_places(steps))
+        for block in blocks
+    )
+    return " ".join((outside, *inside))
+
+
+def kept_taps_of(trace: Trace, steps: int, num_blocks: int | None) -> str:
+    """The same for a trace; where it is not known how many blocks the model has, the last in the trace is the last."""
+    if num_blocks is None:
+        num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
+    return kept_taps(steps, num_blocks - 1)
+
+
+def write_reduced_trace(source: Path, folder: Path, steps: int, num_blocks: int | None) -> None:
+    """Write into `folder` what a golden keeps of the trace of the run in `source`, which may be a golden already.
+
+    Raises: RunError if that trace is not whole: of all taps, or, of a golden, of those that one keeps today.
+    """
+    trace, path = read_trace(source), source / TRACE_FILE
+    kept = kept_taps_of(trace, steps, num_blocks)
+    wanted = kept if (source / REDUCED_FILE).is_file() else "*"
+    if not (includes(trace.pattern, wanted) and trace.complete):
+        raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
+    write_checksums(folder, TapChecksums(digests=trace.bits, pattern=trace.pattern_of_bits))
+    write_trace(folder, trace.part(kept))

@@ -1,0 +1,119 @@
+"""Where what is too large for the repository lies: files under their own SHA-256, in any place that fsspec can reach.
+
+`PARITY_STORE` is a URL: a folder, `s3://bucket/prefix`, `hf://datasets/owner/name` and so on; without it, a folder in
+the user's cache. A file lies at `<root>/<first two digits>/<sha256>`. Its name says what is in it, so nothing is ever
+overwritten, and what comes back is checked before anybody reads it: a store may be anybody's.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import msgspec
+from fsspec.implementations.local import LocalFileSystem
+
+from parity.runs.folder import sha256_of
+from runners.errors import RunError
+
+ENVIRONMENT_VARIABLE: Final = "PARITY_STORE"
+MAX_FILE_BYTES: Final = 1 << 38
+_CHUNK: Final = 1 << 22  # bytes copied at a time
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file in a store, by its content."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no hash, since it becomes a path. Raises: ValueError."""
+        if len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef"):
+            raise ValueError(f"{self.sha256!r} is no SHA-256")
+        if not 0 <= self.bytes <= MAX_FILE_BYTES:
+            raise ValueError(f"a file of {self.bytes} bytes; at most {MAX_FILE_BYTES} are stored")
+
+
+class Store:
+    """One store."""
+
+    def __init__(self, url: str) -> None:
+        """Open a store. Raises: RunError if the URL names nothing that fsspec reaches here."""
+        self.url = url
+        try:
+            self._files, self._root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            raise RunError(
+                f"No store at {url!r} ({error}); set {ENVIRONMENT_VARIABLE} to a folder, or install what it needs."
+            ) from error
+
+    def put(self, path: Path) -> Stored:
+        """Add a file, unless it is there already. Raises: RunError if the store does not take it."""
+        stored = Stored(sha256=sha256_of(path), bytes=path.stat().st_size)
+        if self.has(stored):
+            return stored
+        target = self._path(stored)
+        # In a folder, a reader must never find half a file under a whole file's name; the others put a file at once.
+        partial = f"{target}.{os.getpid()}.partial" if isinstance(self._files, LocalFileSystem) else target
+        try:
+            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self._files.put_file(str(path), partial)
+            if partial != target:
+                self._files.mv(partial, target)
+        except Exception as error:  # every kind of store has errors of its own
+            raise RunError(f"Storing {path} in {self.url} failed ({error!r}); is it writable for you?") from error
+        return stored
+
+    def has(self, stored: Stored) -> bool:
+        """Whether a file of this content and size lies there."""
+        try:
+            return bool(self._files.info(self._path(stored))["size"] == stored.bytes)
+        except Exception:  # absent, unreachable or not allowed: in each case it cannot be had
+            return False
+
+    def get(self, stored: Stored, target: Path) -> None:
+        """Bring a file to `target`, whole and checked, or not at all.
+
+        Raises: RunError if it is not there, or is not what its name says.
+        """
+        if not self.has(stored):
+            raise RunError(
+                f"{self.url} has no file {stored.sha256} of {stored.bytes} bytes; set {ENVIRONMENT_VARIABLE} to the "
+                "store that the golden was blessed into, or run the official runner again."
+            )
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as local:
+                digest = self._copied(stored, local)
+            if digest != stored.sha256:
+                raise RunError(f"{self.url} gave other content for {stored.sha256}; that store is damaged.")
+            Path(name).chmod(0o644)
+            Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _copied(self, stored: Stored, local: Any) -> str:
+        total, left = hashlib.sha256(), stored.bytes
+        try:
+            with self._files.open(self._path(stored), "rb") as remote:
+                while part := remote.read(min(_CHUNK, left + 1)):
+                    left -= len(part)
+                    if left < 0:
+                        break  # longer than announced: the hash will not fit
+                    total.update(part)
+                    local.write(part)
+        except Exception as error:
+            raise RunError(f"Reading {stored.sha256} from {self.url} failed ({error!r}).") from error
+        return total.hexdigest() if left == 0 else ""
+
+    def _path(self, stored: Stored) -> str:
+        return f"{self._root}/{stored.sha256[:2]}/{stored.sha256}"
+
+
+def open_store() -> Store:
+    """The store that `PARITY_STORE` names, or the folder used without it. Raises: RunError."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Store(os.environ.get(ENVIRONMENT_VARIABLE) or str(cache / "ltx-parity" / "store"))

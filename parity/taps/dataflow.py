@@ -1,0 +1,176 @@
+"""The order in which numbers flow through a run: which taps a case must leave, and which taps each of them is made of.
+
+Both follow from the case alone (steps, guidance, pictures, switches) and the model's number of blocks, not from what a
+trace happens to hold, so a tap that is missing on both sides is missing still.
+
+A block reads each stream once and adds its branches in turn:
+
+    stream in -> self_attn -> text_attn -> av_attn -> ff -> out      text_attn also reads the text context,
+                                                                     av_attn the other stream as it is before av_attn
+
+Both cross-modal branches read the streams as they are before either is added, so neither depends on the other. A branch
+is tapped only where it ran; a stream that is switched off for a step has only `out`, equal to what came in.
+
+Source: runners.ltx23.block and runners.ltx23.stages, which follow ltx_core and ltx_pipelines 1.0.0.
+"""
+
+import math
+from typing import Final
+
+from parity.taps.name import BLOCK_PARTS, PASSES, STREAMS, Place, place_of
+from runners.case import Case
+from runners.errors import ConfigError, RunError
+from runners.releases import reference_of
+
+OTHER: Final = {"video": "audio", "audio": "video"}
+SIGN_OF_PASS: Final = {"cond": "pos", "uncond": "neg", "perturbed": "pos", "isolated": "pos"}
+_BEFORE: Final = {part: BLOCK_PARTS[:index] for index, part in enumerate(BLOCK_PARTS)}
+_BEFORE_CROSS: Final = _BEFORE["av_attn"]
+
+
+class Dataflow:
+    """The taps of one case, in data-flow order, and what each depends on.
+
+    `taps` is a topological order. Within a step it goes block by block, in each block pass by pass: taps of equal depth
+    stand together, so the first divergent tap in this order is also the shallowest.
+    """
+
+    def __init__(self, case: Case, num_blocks: int) -> None:
+        """Lay out a case. Raises: ConfigError for a model without blocks, or an unknown reference release."""
+        if num_blocks < 1:
+            raise ConfigError(f"A model has at least one block; got {num_blocks}.")
+        self.num_blocks = num_blocks
+        self.steps = case.request.num_inference_steps
+        self.images = len(case.request.images)
+        self.skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
+        self._guidance = {"video": case.guidance.video, "audio": case.guidance.audio}
+        reference = reference_of(case.reference, {})
+        self._negative_disables = reference.negative_disables_skipped_modality
+        either = self._guidance.values()
+        self.signs = ("pos", "neg") if any(one.needs_uncond for one in either) else ("pos",)
+        needed = {
+            "cond": True,
+            "uncond": any(one.needs_uncond for one in either),
+            "perturbed": any(one.needs_perturbed for one in either),
+            "isolated": any(one.needs_isolated for one in either),
+        }
+        self.passes = tuple(name for name in PASSES if needed[name])
+        self.perturbed_blocks = {
+            stream: frozenset(one.stg_blocks if one.needs_perturbed else ()) for stream, one in self._guidance.items()
+        }
+        self.text_taps = tuple(f"text/{sign}/hidden" for sign in self.signs)
+        self.taps = self._taps()
+        self._rank = {tap: rank for rank, tap in enumerate(self.taps)}
+
+    def __contains__(self, tap: object) -> bool:
+        return tap in self._rank
+
+    def rank(self, tap: str) -> int:
+        """A tap's place in data-flow order. Raises: RunError if the case does not leave this tap."""
+        try:
+            return self._rank[tap]
+        except KeyError:
+            raise RunError(f"The case leaves no tap {tap[:200]!r}; compare it with `taps` of its dataflow.") from None
+
+    def evaluated(self, step: int, stream: str) -> bool:
+        """Whether a stream is evaluated at a step, or keeps its last guided prediction (skip_step)."""
+        return not self._guidance[stream].skips(step)
+
+    def passes_of(self, step: int) -> tuple[str, ...]:
+        """The guidance passes of a step: none where both streams skip it."""
+        return self.passes if any(self.evaluated(step, stream) for stream in STREAMS) else ()
+
+    def enabled(self, step: int, guidance_pass: str, stream: str) -> bool:
+        """Whether a stream goes through the branches of the blocks in a pass."""
+        if guidance_pass == "uncond" and not self._negative_disables:
+            return True
+        return self.evaluated(step, stream)
+
+    def guidance_gain(self, stream: str) -> float:
+        """By how much guidance amplifies independent errors of the passes: root of the sum of their squared weights."""
+        one = self._guidance[stream]
+        negative, perturbed, isolated = one.cfg_scale - 1, one.stg_scale, one.modality_scale - 1
+        return math.hypot(1 + negative + perturbed + isolated, negative, perturbed, isolated)
+
+    def inputs_of(self, tap: str) -> tuple[str, ...]:
+        """The taps that a tap is computed from, those before it in the same block included.
+
+        Raises: RunError if the case does not leave this tap.
+        """
+        self.rank(tap)
+        place = place_of(tap)
+        return tuple(name for name in self._inputs(place) if name in self._rank)
+
+    def _taps(self) -> tuple[str, ...]:
+        taps = list(self.text_taps)
+        taps += [f"connector/{sign}/{stream}" for sign in self.signs for stream in STREAMS]
+        taps += [f"image/{index}/latent" for index in range(self.images)]
+        taps += [f"init/{stream}" for stream in STREAMS]
+        for step in range(self.steps):
+            passes = self.passes_of(step)
+            for block in range(self.num_blocks):
+                for name in passes:
+                    taps += self._block_taps(step, name, block)
+            taps += [f"denoise/{step:03d}/{name}/x0/{stream}" for name in passes for stream in STREAMS]
+            taps += [f"denoise/{step:03d}/{part}/{stream}" for part in ("guided", "latent") for stream in STREAMS]
+        return (*taps, "decode/frames", "decode/mel", "decode/waveform")
+
+    def _block_taps(self, step: int, guidance_pass: str, block: int) -> list[str]:
+        parts = {}
+        for stream in STREAMS:
+            ran = set(BLOCK_PARTS) if self.enabled(step, guidance_pass, stream) else {"out"}
+            if guidance_pass == "isolated" or (stream == "audio" and self.skip_v2a):
+                ran.discard("av_attn")
+            parts[stream] = ran
+        head = f"denoise/{step:03d}/{guidance_pass}/block/{block:02d}"
+        return [f"{head}/{stream}/{part}" for part in BLOCK_PARTS for stream in STREAMS if part in parts[stream]]
+
+    def _inputs(self, at: Place) -> tuple[str, ...]:
+        if at.block is not None:
+            return self._block_inputs(at)
+        stream, step = at.stream, at.step
+        images = tuple(f"image/{index}/latent" for index in range(self.images)) if stream == "video" else ()
+        if at.part == "connector":
+            return (f"text/{at.item}/hidden",)
+        if at.part == "init":
+            return images
+        last = f"denoise/{self.steps - 1:03d}/latent"
+        if at.part in ("frames", "mel"):
+            return (f"{last}/{stream}",)
+        if at.part == "waveform":
+            return ("decode/mel",)
+        if step is None:
+            return ()
+        assert stream is not None
+        head = f"denoise/{step:03d}"
+        if at.part == "x0":
+            out = f"{head}/{at.guidance_pass}/block/{self.num_blocks - 1:02d}/{stream}/out"
+            return (self._latent_before(step, stream), out)
+        if at.part == "guided":
+            if not self.evaluated(step, stream):
+                return (f"denoise/{step - 1:03d}/guided/{stream}",)
+            return tuple(f"{head}/{name}/x0/{stream}" for name in self.passes_of(step))
+        return (self._latent_before(step, stream), *images, f"{head}/guided/{stream}")
+
+    def _block_inputs(self, at: Place) -> tuple[str, ...]:
+        assert at.step is not None and at.block is not None and at.guidance_pass and at.stream
+        head = f"denoise/{at.step:03d}/{at.guidance_pass}/block/{at.block:02d}"
+        inputs = [self._stream_before(at, at.stream)]
+        inputs += [f"{head}/{at.stream}/{part}" for part in _BEFORE[at.part]]
+        if at.part == "text_attn":
+            inputs.append(f"connector/{SIGN_OF_PASS[at.guidance_pass]}/{at.stream}")
+        if at.part == "av_attn":
+            other = OTHER[at.stream]
+            inputs.append(self._stream_before(at, other))
+            inputs += [f"{head}/{other}/{part}" for part in _BEFORE_CROSS]
+        return tuple(inputs)
+
+    def _stream_before(self, at: Place, stream: str) -> str:
+        assert at.step is not None and at.block is not None
+        if at.block == 0:
+            return self._latent_before(at.step, stream)
+        return f"denoise/{at.step:03d}/{at.guidance_pass}/block/{at.block - 1:02d}/{stream}/out"
+
+    @staticmethod
+    def _latent_before(step: int, stream: str) -> str:
+        return f"denoise/{step - 1:03d}/latent/{stream}" if step else f"init/{stream}"

@@ -1,0 +1,1 @@
+"""The port that diffusers has, observed from outside."""

@@ -1,0 +1,1 @@
+"""The native LTX-2.3 behind the runner protocol."""

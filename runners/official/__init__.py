@@ -1,0 +1,1 @@
+"""The official code as it is, observed from outside."""

@@ -1,0 +1,165 @@
+"""The official pipelines since 1.1, made of blocks that build a model, use it and free it: watched from outside.
+
+A block keeps a builder of its model. `ObservedBuilder` takes the builder's place, so that loading is timed and the
+built model can be hooked before the block uses it. Everything else is the official code.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from runners.clock import Clock
+from runners.official.compat import made_weights_loader, without_cpu_autocast_to_fp32
+from runners.official.observe import (
+    LoopObserver,
+    ObservedTransformer,
+    Perturb,
+    TextObserver,
+    observe_audio_decoder,
+    observe_image_encoder,
+    pass_names,
+)
+from runners.official.request import PIPELINE, OfficialRequest
+
+BLOCKS = "ltx_pipelines.utils.blocks"
+Observe = Callable[[Any], None]
+
+
+class ObservedBuilder:
+    """An official model builder: times what it builds and shows it to `observe`."""
+
+    def __init__(self, builder: Any, stage: str, clock: Clock, observe: Observe, dtype: torch.dtype | None) -> None:
+        """`dtype` is that of the built model; None leaves it to the block."""
+        self._builder = builder
+        self._stage = stage
+        self._clock = clock
+        self._observe = observe
+        self._dtype = dtype
+
+    def build(self, **kwargs: Any) -> Any:
+        """What the builder builds."""
+        self._clock.begin(self._stage)
+        with self._clock.loading():
+            model = self._builder.build(**(kwargs if self._dtype is None else {**kwargs, "dtype": self._dtype}))
+        self._observe(model)
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._builder, name)
+        if not name.startswith("with_"):
+            return value
+
+        def changed(*args: Any) -> "ObservedBuilder":
+            return ObservedBuilder(value(*args), self._stage, self._clock, self._observe, self._dtype)
+
+        return changed
+
+
+class RecordedStage:
+    """The official diffusion stage; keeps the schedule and the states that the pipeline does not give back."""
+
+    def __init__(self, stage: Any) -> None:
+        self._stage = stage
+        self.sigmas: Tensor | None = None
+        self.latents: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """Run the stage."""
+        self.sigmas = kwargs["sigmas"]
+        video, audio = self._stage(**kwargs)
+        self.latents = video.latent, audio.latent
+        return video, audio
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stage, name)
+
+
+def observe_pipeline(
+    pipeline: Any, request: OfficialRequest, observe_encoder: Callable[[Any, TextObserver], None]
+) -> RecordedStage:
+    """Put observers into a pipeline that has been made, and the run's dtype where it is not the class's bf16.
+
+    Args:
+        pipeline: the official `TI2VidOneStagePipeline`.
+        request: what will be run.
+        observe_encoder: how this release's text encoder is tapped.
+    Returns: the pipeline's stage, which will hold latents and sigmas.
+    """
+    clock, options = request.clock, request.options
+    text = TextObserver(request.case.guidance)
+    dtype = None if options.dtype == torch.bfloat16 else options.dtype
+    # Autocast to fp32 casts each bf16 weight as it is used; a CPU has no such autocast, so the weights are cast here.
+    vocoder_dtype = torch.float32 if options.device.type == "cpu" else dtype
+    places: dict[tuple[str, str], tuple[str, Observe, torch.dtype | None]] = {
+        ("prompt_encoder", "_text_encoder_builder"): ("text_encoding", lambda e: observe_encoder(e, text), dtype),
+        ("prompt_encoder", "_embeddings_processor_builder"): ("text_connector", text.observe_connectors, dtype),
+        ("image_conditioner", "_encoder_builder"): ("image_conditioning", observe_image_encoder, dtype),
+        ("stage", "_transformer_builder"): ("latent_preparation", _as_it_is, dtype),
+        ("video_decoder", "_decoder_builder"): ("video_decoding", _as_it_is, dtype),
+        ("audio_decoder", "_decoder_builder"): ("audio_decoding", observe_audio_decoder, dtype),
+        ("audio_decoder", "_vocoder_builder"): ("audio_decoding", _as_it_is, vocoder_dtype),
+    }
+    for (block, attribute), (stage, observe, built_dtype) in places.items():
+        owner = getattr(pipeline, block)
+        setattr(owner, attribute, ObservedBuilder(getattr(owner, attribute), stage, clock, observe, built_dtype))
+        owner._dtype = options.dtype
+    pipeline.stage = RecordedStage(pipeline.stage)
+    return pipeline.stage  # type: ignore[no-any-return]
+
+
+def _as_it_is(_model: Any) -> None:
+    """Nothing in this model is hooked where it is built."""
+
+
+@contextlib.contextmanager
+def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[None]:
+    """While inside, the blocks' loop and transformer are observed, and this generation's stand-ins are in place.
+
+    Args:
+        request: what is run inside.
+        skip_v2a: how this release is told to leave V2A out of a pass.
+    """
+    case, options = request.case, request.options
+    blocks, pipeline = importlib.import_module(BLOCKS), importlib.import_module(PIPELINE)
+    samplers = importlib.import_module("ltx_pipelines.utils.samplers")
+    official_split, official_loop = blocks.BatchSplitAdapter, blocks.euler_denoising_loop
+    official_pictures = pipeline.combined_image_conditionings
+    observer = LoopObserver(request.clock)
+    names = pass_names(case.guidance)
+    v2a_off = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
+    in_use: list[ObservedTransformer] = []
+
+    def split(model: Any, max_batch_size: int) -> Any:
+        in_use.append(ObservedTransformer(model, names, v2a_off))  # below the split, so that it sees single passes
+        return official_split(in_use[-1], max_batch_size=max_batch_size)
+
+    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, denoiser: Callable[..., Any], **others: Any) -> Any:
+        observer.begin(sigmas, video_state, audio_state)
+
+        def denoise(transformer: Any, video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
+            in_use[-1].begin_step()
+            return observer.step(index, video, audio, lambda: denoiser(transformer, video, audio, schedule, index))
+
+        states = official_loop(
+            sigmas=sigmas, video_state=video_state, audio_state=audio_state, denoiser=denoise, **others
+        )
+        observer.end(*states)
+        return states
+
+    def pictures(**kwargs: Any) -> Any:
+        return official_pictures(**{**kwargs, "dtype": options.dtype})  # the class says bf16 whatever its blocks do
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(blocks, "BatchSplitAdapter", split))
+        stack.enter_context(patch.object(blocks, "euler_denoising_loop", loop))
+        stack.enter_context(patch.object(pipeline, "combined_image_conditionings", pictures))
+        stack.enter_context(patch.object(samplers, "tqdm", iter))  # its bar would write over ours
+        stack.enter_context(without_cpu_autocast_to_fp32())
+        stack.enter_context(made_weights_loader(request.weights))
+        yield

@@ -1,0 +1,207 @@
+"""Adapter for the official release 1.0.0: a pipeline class over a model ledger.
+
+In bf16 a case goes through `ltx_pipelines.ti2vid_one_stage.TI2VidOneStagePipeline` itself. That class fixes bf16, so
+the fp32 oracle goes through the same official helpers with another dtype; a test shows that this path in bf16 equals
+the class bit for bit.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from runners.clock import Clock
+from runners.official.compat import gemma_constant
+from runners.official.ledger import model_ledger
+from runners.official.observe import (
+    LoopObserver,
+    ObservedTransformer,
+    Perturb,
+    TextObserver,
+    listed_without_v2a,
+    observe_audio_decoder,
+    observe_image_encoder,
+    observe_one_by_one,
+    pass_names,
+)
+from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
+
+
+def execute(request: OfficialRequest) -> Made:
+    """Run a case."""
+    case, options, clock = request.case, request.options, request.clock
+    official_ledger = model_ledger(request.weights, options.dtype, options.device)
+    skip_v2a = listed_without_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
+    ledger = ObservedLedger(official_ledger, clock, TextObserver(case.guidance), pass_names(case.guidance), skip_v2a)
+    arguments = pipeline_arguments(case, as_displayed=False)
+    run = _through_helpers if request.through_helpers else _through_class
+    with gemma_constant(request.weights.gemma_config), _captured(ledger, clock) as captured:
+        chunks, audio = run(ledger, arguments, options.device, options.dtype)
+        frames = joined(chunks, clock)
+    return Made(
+        frames=frames,
+        waveform=audio.waveform,
+        sample_rate_hz=audio.sampling_rate,
+        video_latent=captured["video"],
+        audio_latent=captured["audio"],
+        sigmas=captured["sigmas"],
+    )
+
+
+class ObservedLedger:
+    """The official model ledger: hands out the same models, with stages timed and inner results tapped."""
+
+    def __init__(
+        self, ledger: Any, clock: Clock, text: TextObserver, passes: list[str], skip_v2a: Perturb | None
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._text = text
+        self._passes = passes
+        self._skip_v2a = skip_v2a
+        self.transformer_in_use: ObservedTransformer | None = None
+
+    def _load(self, stage: str, name: str) -> Any:
+        self._clock.begin(stage)
+        with self._clock.loading():
+            return getattr(self._ledger, name)()
+
+    def text_encoder(self) -> Any:
+        """Gemma, its stacked hidden states tapped."""
+        encoder = self._load("text_encoding", "text_encoder")
+        observe_one_by_one(encoder, self._text)
+        return encoder
+
+    def gemma_embeddings_processor(self) -> Any:
+        """Both connectors, their outputs tapped."""
+        processor = self._load("text_connector", "gemma_embeddings_processor")
+        self._text.observe_connectors(processor)
+        return processor
+
+    def video_encoder(self) -> Any:
+        """The video VAE's encoder, the latent of each picture tapped."""
+        encoder = self._load("image_conditioning", "video_encoder")
+        observe_image_encoder(encoder)
+        return encoder
+
+    def transformer(self) -> ObservedTransformer:
+        """The transformer, observed."""
+        model = self._load("latent_preparation", "transformer")
+        self.transformer_in_use = ObservedTransformer(model, self._passes, self._skip_v2a)
+        return self.transformer_in_use
+
+    def video_decoder(self) -> Any:
+        """The video VAE's decoder; what it decodes is tapped where its chunks are joined."""
+        return self._load("video_decoding", "video_decoder")
+
+    def audio_decoder(self) -> Any:
+        """The audio VAE's decoder, its mel spectrogram tapped."""
+        decoder = self._load("audio_decoding", "audio_decoder")
+        observe_audio_decoder(decoder)
+        return decoder
+
+    def vocoder(self) -> Any:
+        """The vocoder."""
+        return self._load("audio_decoding", "vocoder")
+
+
+def observed_loop(official_loop: Callable[..., Any], ledger: ObservedLedger, clock: Clock) -> Callable[..., Any]:
+    """The official Euler loop with its states and steps observed."""
+    observer = LoopObserver(clock)
+
+    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, stepper: Any, denoise_fn: Callable[..., Any]) -> Any:
+        observer.begin(sigmas, video_state, audio_state)
+
+        def denoise(video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
+            assert ledger.transformer_in_use is not None
+            ledger.transformer_in_use.begin_step()
+            return observer.step(index, video, audio, lambda: denoise_fn(video, audio, schedule, index))
+
+        states = official_loop(
+            sigmas=sigmas, video_state=video_state, audio_state=audio_state, stepper=stepper, denoise_fn=denoise
+        )
+        observer.end(*states)
+        return states
+
+    return loop
+
+
+def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], device: torch.device, _: torch.dtype) -> Any:
+    module = importlib.import_module(PIPELINE)
+    with patch.object(module, "ModelLedger", lambda **_: ledger):
+        pipeline = module.TI2VidOneStagePipeline(
+            checkpoint_path="",  # the ledger in its place knows where the weights are
+            gemma_root="",
+            loras=[],
+            device=device,
+        )
+    return pipeline(**arguments)
+
+
+def _through_helpers(
+    ledger: ObservedLedger, arguments: dict[str, Any], device: torch.device, dtype: torch.dtype
+) -> Any:
+    """What the class does, spelled with the helpers it calls, so that the dtype can be chosen."""
+    module = importlib.import_module(PIPELINE)
+    height, width = arguments["height"], arguments["width"]
+    generator = torch.Generator(device=device).manual_seed(arguments["seed"])
+    positive, negative = module.encode_prompts([arguments["prompt"], arguments["negative_prompt"]], ledger)
+    pictures = module.combined_image_conditionings(
+        images=arguments["images"],
+        height=height,
+        width=width,
+        video_encoder=ledger.video_encoder(),
+        dtype=dtype,
+        device=device,
+    )
+    guiders = module.create_multimodal_guider_factory
+    denoise = module.multi_modal_guider_factory_denoising_func(
+        video_guider_factory=guiders(arguments["video_guider_params"], negative.video_encoding),
+        audio_guider_factory=guiders(arguments["audio_guider_params"], negative.audio_encoding),
+        v_context=positive.video_encoding,
+        a_context=positive.audio_encoding,
+        transformer=ledger.transformer(),
+    )
+    sigmas = module.LTX2Scheduler().execute(steps=arguments["num_inference_steps"])
+    video_state, audio_state = module.denoise_audio_video(
+        output_shape=module.VideoPixelShape(1, arguments["num_frames"], height, width, arguments["frame_rate"]),
+        conditionings=pictures,
+        noiser=module.GaussianNoiser(generator=generator),
+        sigmas=sigmas.to(dtype=torch.float32, device=device),
+        stepper=module.EulerDiffusionStep(),
+        denoising_loop_fn=lambda schedule, video, audio, stepper: module.euler_denoising_loop(
+            sigmas=schedule, video_state=video, audio_state=audio, stepper=stepper, denoise_fn=denoise
+        ),
+        components=module.PipelineComponents(dtype=dtype, device=device),
+        dtype=dtype,
+        device=device,
+    )
+    chunks = module.vae_decode_video(video_state.latent, ledger.video_decoder(), generator=generator)
+    return chunks, module.vae_decode_audio(audio_state.latent, ledger.audio_decoder(), ledger.vocoder())
+
+
+@contextlib.contextmanager
+def _captured(ledger: ObservedLedger, clock: Clock) -> Iterator[dict[str, Tensor]]:
+    """Observe the loop, and keep what the pipeline does not return: final latents and sigmas."""
+    module = importlib.import_module(PIPELINE)
+    captured: dict[str, Tensor] = {}
+    samplers = importlib.import_module("ltx_pipelines.utils.samplers")
+    official_denoise = module.denoise_audio_video
+
+    def denoise(*args: Any, **kwargs: Any) -> Any:
+        captured["sigmas"] = kwargs["sigmas"]
+        video, audio = official_denoise(*args, **kwargs)
+        captured["video"], captured["audio"] = video.latent, audio.latent
+        return video, audio
+
+    loop = observed_loop(module.euler_denoising_loop, ledger, clock)
+    with (
+        patch.object(module, "euler_denoising_loop", loop),
+        patch.object(module, "denoise_audio_video", denoise),
+        patch.object(samplers, "tqdm", iter),  # its bar would write over ours
+    ):
+        yield captured

@@ -1,0 +1,70 @@
+"""Adapter for the official release 1.2.0 (Lightricks/LTX-2 at commit 400fd31): blocks, float frames, automatic tiling.
+
+It needs transformers 5.8 to 5.14, so it usually runs in another interpreter (`--runner-python`).
+
+Axes: B sample, S prompt token, D width, F frame, H height, W width, C channel.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runners.official.blocks import observe_pipeline, observed_blocks
+from runners.official.compat import any_number_of_heads, checkpoint_path
+from runners.official.observe import TextObserver
+from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
+
+
+def execute(request: OfficialRequest) -> Made:
+    """Run a case."""
+    module = importlib.import_module(PIPELINE)
+    weights = request.weights
+    with any_number_of_heads(), observed_blocks(request, _masked_without_v2a):
+        paths = importlib.import_module("ltx_pipelines.utils.model_paths").ModelPaths.from_monolith(
+            checkpoint_path(weights), str(weights.gemma_folder)
+        )
+        pipeline = module.TI2VidOneStagePipeline(model_paths=paths, loras=[], device=request.options.device)
+        stage = observe_pipeline(pipeline, request, _observe_together)
+        arguments = pipeline_arguments(request.case, as_displayed=True)
+        chunks, audio, _ = pipeline(**arguments, vae_dtype=request.options.dtype)
+        frames = bytes_of(joined(chunks, request.clock))
+    assert stage.latents is not None and stage.sigmas is not None
+    return Made(
+        frames=frames,
+        waveform=audio.waveform,
+        sample_rate_hz=audio.sampling_rate,
+        video_latent=stage.latents[0],
+        audio_latent=stage.latents[1],
+        sigmas=stage.sigmas,
+    )
+
+
+def bytes_of(frames: Tensor) -> Tensor:
+    """Frames of [0, 1] as bytes, scaled in their own dtype and truncated as the earlier releases did."""
+    return (frames * 255.0).to(torch.uint8)
+
+
+def _observe_together(encoder: Any, text: TextObserver) -> None:
+    """Tap a text encoder that takes all prompts in one call."""
+    official: Callable[..., Any] = encoder.encode
+
+    def encode(prompts: list[str]) -> Any:
+        encoded = official(prompts)
+        for hidden_states, mask in encoded:
+            text.hidden(hidden_states, mask)
+        return encoded
+
+    encoder.encode = encode
+
+
+def _masked_without_v2a(perturbations: Any) -> Any:
+    """Perturbations with V2A skipped everywhere, where a batch of them is a mask: 0 skips, 1 keeps."""
+    official = importlib.import_module("ltx_core.guidance.perturbations")
+    row = official.PerturbationType.SKIP_V2A_CROSS_ATTN
+    masks = [perturbations.block_masks.clone(), perturbations.block_masks_cpu.clone()]
+    for mask in masks:
+        mask[row] = 0
+    return official.BatchedPerturbationConfig.from_masks(*masks)

@@ -1,0 +1,68 @@
+"""Defects run one by one on a micro model: each departs where it says. One plain run of each case serves all."""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import cache
+
+import pytest
+
+from parity.calibrate.defects.catalogue import CATALOGUE
+from parity.calibrate.defects.defect import Defect, present
+from parity.calibrate.drift import Drifted, Recorded, drift, record
+from runners.case import Case
+from runners.weights import WeightsFolder
+
+WITH_PICTURE = {"request.images": [{"path": "astronaut.png"}]}
+# Those of requests that no small change of a case gives, and those of other engines.
+TRIED = [defect for defect in CATALOGUE if defect.variant.committed] + [
+    defect
+    for defect in CATALOGUE
+    if defect.id
+    in {
+        "attends_padded_text",
+        "resize_antialiased",
+        "noise_by_channel",
+        "rope_in_text_attention",
+        "cross_gate_uses_other_sigma",
+        "head_rows_exchanged",
+        "picture_tokens_use_step_sigma",
+        "timesteps_bf16",
+        "euler_step_bf16",
+        "int8_attention_scores",
+        "fp8_attention_scores",
+        "fp8_cast_weights",
+        "pass_reused",
+        "step_reused",
+        "sequence_padding_attended",
+        "frames_limited_range",
+        "mono_on_both_channels",
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def plain_run(micro_weights: WeightsFolder) -> Callable[[Case], Recorded]:
+    """The native run of a case as it is, made once."""
+    return cache(lambda case: record(micro_weights, case, "native"))
+
+
+def first_departure(drifted: Drifted) -> str:
+    """The first tap in data-flow order that is missing or has other bits; an extra one only if nothing else departs."""
+    wrong = {finding.where for finding in drifted.taps.findings}
+    known = [tap for tap in drifted.flow.taps if tap in wrong or not drifted.taps.same_bits(tap)]
+    return next(iter((*known, *sorted(wrong))), "")
+
+
+@pytest.mark.parametrize("defect", TRIED, ids=lambda defect: defect.id)
+def test_a_defect_departs_first_where_it_says(
+    defect: Defect,
+    plain_run: Callable[[Case], Recorded],
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+) -> None:
+    case = defect.variant.change(micro_case(WITH_PICTURE))
+    reference = plain_run(case)
+    with present(defect):  # an error if its code is not reached
+        drifted = drift(micro_weights, case, reference)
+    first = first_departure(drifted)
+    assert any(fnmatchcase(first, pattern) for pattern in defect.first_taps), first

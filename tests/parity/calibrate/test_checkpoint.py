@@ -1,0 +1,98 @@
+"""Calibrations in several sittings: what is kept, what is refused, and limits of a few members only."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from parity.calibrate.checkpoint import Member, Sitting
+from parity.calibrate.harmless import other_capability, variations
+from parity.cli.app import app
+from parity.judge.registry import load_registry
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
+
+
+def test_a_member_that_is_kept_is_not_measured_again_and_infinities_survive(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    first = Sitting(kept=kept, origin={"case": {"seed": 3}})
+    first.take("a", lambda: Member(metrics={"x": float("inf"), "y": 0.25}, findings=("f",), shown_at=("y",)))
+
+    def never() -> Member:
+        raise AssertionError("measured again")
+
+    again = Sitting(kept=kept, origin={"case": {"seed": 3}}).take("a", never)
+    assert again.numbers == {"x": float("inf"), "y": 0.25} and (again.findings, again.shown_at) == (("f",), ("y",))
+    with pytest.raises(RegistryError, match="another case"):
+        Sitting(kept=kept, origin={"case": {"seed": 4}})
+    kept.write_text(kept.read_text()[:-5])
+    with pytest.raises(RegistryError, match="form of kept samples"):
+        Sitting(kept=kept, origin={"case": {"seed": 3}})
+
+
+def test_out_of_time_is_said_and_what_was_measured_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    with pytest.raises(RegistryError, match=r"before 'b', with 1 members .* goes on"):
+        sitting = Sitting(kept=kept, minutes=1e-9, origin={})
+        Sitting(kept=kept).take("a", lambda: Member(metrics={}))
+        Sitting(kept=kept, minutes=0.0).take("b", lambda: Member(metrics={}))
+        sitting.take("c", lambda: Member(metrics={}))
+    assert list(json.loads(kept.read_text())["members"]) == ["a"]
+
+
+def test_only_takes_members_that_there_are() -> None:
+    sitting = Sitting(only=("b",))
+    assert (sitting.wants("a"), sitting.wants("b"), Sitting().wants("a")) == (False, True, True)
+    with pytest.raises(RegistryError, match="--only names b; there are a, c"):
+        sitting.require_known(["a", "c"])
+
+
+def test_a_gpu_varies_attention_kernels_where_a_cpu_varies_threads() -> None:
+    there, here = ({one.id for one in variations(range(1), device=torch.device(name))} for name in ("cuda", "cpu"))
+    assert there - here == {"without_cudnn", "without_cudnn_and_flash"} and here - there == {
+        "one_thread",
+        "two_threads",
+        "without_onednn",
+        *(("other_capability",) if other_capability() else ()),
+    }
+    x = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(1))
+    for variation in variations(range(0), device=torch.device("cuda"))[:4]:
+        with variation.apply():
+            torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_limits_from_a_few_members_in_two_calls_say_what_they_rest_on(
+    tmp_path: Path, micro_case_text: str, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    (tmp_path / "golden" / "micro").mkdir(parents=True)
+    (tmp_path / "golden" / "micro" / "case.toml").write_text(micro_case_text)
+    (tmp_path / "thresholds").mkdir()
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    kept, limits = tmp_path / "kept.json", tmp_path / "thresholds" / "consistency_threshold.json"
+    members = ("repeated", "noise_ulp_0", "steps", "text_without_first_token")
+    arguments = [
+        "calibrate",
+        "--case",
+        "micro",
+        "--weights",
+        str(micro_weights.folder),
+        "--limits-only",
+        "--threads",
+        "1",
+    ]
+    arguments += ["--samples", str(kept), *(word for name in members for word in ("--only", name))]
+    stopped = CliRunner().invoke(app, [*arguments, "--minutes", "0"])
+    assert stopped.exit_code == 2 and "Out of time" in stopped.output and not limits.exists()
+    finished = CliRunner().invoke(app, arguments)
+    torch.set_num_threads(threads)
+    assert finished.exit_code == 0, finished.output
+    assert set(json.loads(kept.read_text())["members"]) == {"native_as_it_is", *members}
+    registry = load_registry(limits)
+    [calibration] = registry.calibrations.values()
+    assert calibration.runs[0].startswith("micro: 3 harmless variations and 1 of ")
+    assert "--only steps" in calibration.command
+    limit = registry.cases["micro"]["video_latent.relative_l2"]
+    assert limit.samples is not None and set(limit.samples.defects) == {"text_without_first_token"}

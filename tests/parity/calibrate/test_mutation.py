@@ -1,0 +1,134 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+import torch
+
+from parity.calibrate.defects.catalogue import CATALOGUE
+from parity.calibrate.mutation import Alarm, Score, Trial, mutate
+from parity.calibrate.mutation_evidence import Evidence
+from parity.diff.metric import METRICS
+from parity.judge.limit import Calibration, derive_limit
+from parity.judge.registry import Registry
+from parity.judge.strength import load_strength
+from parity.runs.environment import fingerprint
+from runners.case import Case
+from runners.errors import RegistryError
+from runners.weights import WeightsFolder
+
+
+def _killed_by(outputs: bool, drift: bool, isolated: bool) -> dict[str, bool]:
+    return {"outputs": outputs, "outputs+drift": drift, "outputs+drift+isolated": isolated}
+
+
+NOTHING = Evidence(
+    bits_differ=True, killed_by=_killed_by(False, False, False), metrics=(), findings=(), departs_at=(), adds_at=()
+)
+SEEN = Evidence(
+    bits_differ=True,
+    killed_by=_killed_by(True, True, True),
+    metrics=("frames.mad.max", "audio.snr_db.min"),
+    findings=(),
+    departs_at=("init/video",),
+    adds_at=(),
+)
+INSIDE = Evidence(
+    bits_differ=True,
+    killed_by=_killed_by(False, False, True),
+    metrics=("isolated.sigmas",),
+    findings=(),
+    departs_at=(),
+    adds_at=("sigmas",),
+)
+
+
+def _trial(evidence: Evidence, *, located: bool = True, equivalent: bool = False) -> Trial:
+    return Trial(defect=CATALOGUE[0], evidence=evidence, located=located and evidence.killed, equivalent=equivalent)
+
+
+def _score(*trials: Trial, alarms: tuple[Alarm, ...] = ()) -> Score:
+    return Score(limits_of="c", date="2026-01-02", environment={"cpu": "x"}, trials=trials, harmless=alarms)
+
+
+def test_a_defect_seen_inside_only_is_killed_but_not_by_outputs() -> None:
+    document = _score(_trial(SEEN), _trial(INSIDE)).document()
+    counts = {name: document[name] for name in ("defects", "killed", "located", "killed_by_outputs", "false_alarms")}
+    assert counts == {"defects": 2, "killed": 2, "located": 2, "killed_by_outputs": 1, "false_alarms": 0}
+    assert document["kills_by_metric"] == {"audio.snr_db.min": 1, "frames.mad.max": 1, "isolated.sigmas": 1}
+    assert document["killed_by_levels"] == {"outputs": 1, "outputs+drift": 1, "outputs+drift+isolated": 2}
+    assert document["kills_by_level"]["isolated errors"] == 1 and document["kills_by_level"]["drift of taps"] == 0
+    assert document["good"]
+
+
+def test_a_survivor_spoils_the_score_although_bits_would_have_told() -> None:
+    score = _score(_trial(SEEN), _trial(NOTHING))
+    assert not score.good and score.kills_by_level()["bits"] == 2 and score.kills_by_level()["under limits"] == 1
+
+
+def test_equivalent_defects_are_listed_apart_and_at_most_three() -> None:
+    few = _score(_trial(SEEN), *[_trial(NOTHING, equivalent=True)] * 3)
+    assert few.good and few.document()["defects"] == 1 and len(few.document()["equivalents"]) == 3
+    assert not _score(_trial(SEEN), *[_trial(NOTHING, equivalent=True)] * 4).good
+
+
+def test_one_in_twenty_may_be_placed_wrongly_and_no_more() -> None:
+    right, wrong = _trial(SEEN), _trial(SEEN, located=False)
+    assert _score(*[right] * 19, wrong).good
+    assert not _score(*[right] * 18, wrong).good
+
+
+def test_a_harmless_run_that_is_stopped_is_a_false_alarm() -> None:
+    passed, stopped = (Alarm(id="x", case="y", evidence=evidence) for evidence in (NOTHING, INSIDE))
+    assert _score(_trial(SEEN), alarms=(passed,)).good
+    score = _score(_trial(SEEN), alarms=(passed, stopped))
+    assert not score.good and score.document()["false_alarms"] == 1 and score.document()["benign_runs"] == 2
+
+
+def test_the_place_is_where_a_part_adds_an_error_before_where_a_free_run_departs() -> None:
+    both = replace(INSIDE, departs_at=("init/video",))
+    assert both.place == "sigmas"
+    assert both.located(("sigmas",), ("init/*",)) and not both.located(("text/*",), ("init/*",))
+    assert SEEN.located(("sigmas",), ("init/*",)), "without an isolated error the free run's place counts"
+    assert not NOTHING.located(("*",), ("*",)) or NOTHING.place == ""
+
+
+def test_limits_that_decide_nothing_here_catch_nothing(micro_case: Callable[..., Case]) -> None:
+    here = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    calibration = Calibration(
+        date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device", "torch", "threads")
+    )
+    name = "video_latent.relative_l2"
+    limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"compared_on": {"micro": "boxes of 8 px, no taps"}}, "compared: boxes of 8 px, no taps -> everything"),
+        ({"environment": {**here, "threads": "97"}}, "threads: 97 -> "),
+    )
+    for changes, said in wrong:
+        other = msgspec.structs.replace(calibration, **changes)
+        registry = Registry(calibrations={"c": other}, cases={"micro": {name: limit}})
+        with pytest.raises(RegistryError, match=f"(?s)decide nothing here.*{said}"):
+            mutate(weights, micro_case(), registry, (), lambda _: None)
+
+
+def test_a_limit_of_padded_text_catches_nothing(micro_case: Callable[..., Case]) -> None:
+    here = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
+    older = Calibration(date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device",))
+    limit = derive_limit(METRICS["drift.text"], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
+    registry = Registry(calibrations={"c": older}, cases={"micro": {"drift.text": limit}})
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    with pytest.raises(RegistryError, match=r"decide nothing here.*text with padding -> with real tokens only"):
+        mutate(weights, micro_case(), registry, (), lambda _: None)
+
+
+def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(json.dumps(_score(_trial(SEEN), _trial(INSIDE)).document()))
+    strength = load_strength(path)
+    assert strength is not None
+    assert strength.caught_by(["outputs"]) == "outputs alone catch 1 of 2 known defects (c, 2026-01-02)"

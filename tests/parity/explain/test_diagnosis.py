@@ -1,0 +1,246 @@
+"""Whole runs with known defects: the diagnosis names the module that was broken."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from parity.calibrate.amplify import amplify
+from parity.diff.runs import compare_runs
+from parity.explain.diagnosis import Diagnosis, diagnose
+from parity.report.drift import drift_lines, mark
+from parity.runs.attention_kernels import ATTENTION_KERNELS
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import Run, read_run
+from parity.trace.atomic import write_json_atomic
+from runners.case import Case
+from runners.catalogue import open_runner
+from runners.clock import Quiet
+from runners.errors import ConfigError, RunError
+from runners.ltx23.attention import Attention
+from runners.ltx23.transformer import Skips, Transformer
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+
+Record = Callable[..., Run]
+OPTIONS = RunOptions(device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def record(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path_factory: pytest.TempPathFactory
+) -> Record:
+    """Leave a run folder of the micro case with its trace."""
+
+    def record_one(runner: str, pattern: str = "*", options: RunOptions = OPTIONS) -> Run:
+        folder = tmp_path_factory.mktemp("runs") / runner
+        engine = open_runner(runner, micro_weights, options)
+        record_run(engine, micro_case(), micro_weights, options, folder, Quiet(), recording(pattern, "sketch"))
+        return read_run(folder)
+
+    return record_one
+
+
+@pytest.fixture(scope="module")
+def official(record: Record) -> Run:
+    return record("official")
+
+
+def audio_positions_doubled() -> AbstractContextManager[Any]:
+    """The audio stream's scale does not reach its cross-modal positions."""
+    original = Transformer.rotary_tables
+
+    def tables(self: Transformer, video: Tensor, audio: Tensor, dtype: torch.dtype) -> Any:
+        right, wrong = original(self, video, audio, dtype), original(self, video, 2 * audio, dtype)
+        return replace(right, audio=replace(right.audio, cross=wrong.audio.cross))
+
+    return patch.object(Transformer, "rotary_tables", tables)
+
+
+def perturbed_one_late() -> AbstractContextManager[Any]:
+    """The perturbed pass perturbs the block after the one it was told to."""
+    original = Skips.at
+    return patch.object(Skips, "at", lambda self, block: original(self, block - 1) if block else original(self, 99))
+
+
+def video_keys_not_normed() -> AbstractContextManager[Any]:
+    """Keys of video's self-attention in block 1 get another epsilon in their norm."""
+    original = Transformer.__init__
+
+    def made(self: Transformer, *args: Any) -> None:
+        original(self, *args)
+        attention = self.transformer_blocks[1].attn1
+        assert isinstance(attention, Attention)
+        attention.k_norm.eps = 10.0
+
+    return patch.object(Transformer, "__init__", made)
+
+
+def roots(found: Diagnosis) -> set[str]:
+    return {root.tap for root in found.explanation.divergence.roots}
+
+
+def test_native_is_equal_to_official(record: Record, official: Run) -> None:
+    found = diagnose(official, record("native"))
+    assert found.explanation.bit_equal, found.explanation.lines
+    assert "equal in every bit" in found.explanation.lines[0]
+    assert {grid.part for grid in found.drift} == {"self_attn", "text_attn", "av_attn", "ff", "out"}
+    assert all(value == 0 for grid in found.drift for row in grid.values for value in row)
+    assert "".join(drift_lines(found.drift[0])) == "   0 |  |   1 |  |"
+
+
+def test_another_attention_kernel_is_named(record: Record, official: Run) -> None:
+    noted = official.record.details[ATTENTION_KERNELS]
+    assert len(noted) > 3 and set(noted.values()) <= {"flash", "math"}  # what torch has on a CPU
+    assert record("native").record.details[ATTENTION_KERNELS] == noted
+    with sdpa_kernel([SDPBackend.MATH]):
+        other = record("native")
+    lines = diagnose(official, other).explanation.lines
+    form, *others = (form for form, kernel in noted.items() if kernel == "flash")
+    said = f"torch took another kernel for attention of {form}: flash in the reference, math here"
+    assert f"{said} (and {len(others)} more)" in lines and others
+    assert len(lines) == 10 and lines[-1].startswith("next: ")
+    assert "another kernel" not in "\n".join(diagnose(official, record("native")).explanation.lines)
+
+
+def test_a_run_without_taps_is_left_to_itself(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    engine = open_runner("native", micro_weights, OPTIONS)
+    record_run(engine, micro_case(), micro_weights, OPTIONS, tmp_path / "run", Quiet())
+    assert ATTENTION_KERNELS not in read_run(tmp_path / "run").record.details
+
+
+@pytest.mark.parametrize(
+    ("defect", "wanted", "hint"),
+    [
+        (
+            audio_positions_doubled,
+            {
+                f"denoise/000/{name}/block/00/{stream}/av_attn"
+                for name in ("cond", "uncond", "perturbed")
+                for stream in ("video", "audio")
+            },
+            "what both cross-modal attentions share: rotary positions",
+        ),
+        # The micro case perturbs block 0 of audio and block 1 of video.
+        (perturbed_one_late, {"denoise/000/perturbed/block/00/audio/self_attn"}, "which blocks are perturbed"),
+        (
+            video_keys_not_normed,
+            # Not in the perturbed pass, whose block 1 has no keys; there video departs once it has inherited it.
+            {f"denoise/000/{name}/block/01/video/self_attn" for name in ("cond", "uncond", "isolated")},
+            "queries' and keys' norm",
+        ),
+    ],
+)
+def test_a_defect_is_found_where_it_is(
+    record: Record,
+    official: Run,
+    defect: Callable[[], AbstractContextManager[Any]],
+    wanted: set[str],
+    hint: str,
+) -> None:
+    with defect():
+        broken = record("native")
+    found = diagnose(official, broken)
+    assert roots(found) == wanted
+    text = "\n".join(found.explanation.lines)
+    assert hint in text and len(found.explanation.lines) <= 10
+    assert found.explanation.document()["departs"] is True
+
+
+def test_a_partial_trace_leads_to_the_first_recorded_taps(record: Record, official: Run) -> None:
+    with video_keys_not_normed():
+        broken = record("native", "denoise/*/out")
+    assert roots(diagnose(official, broken)) == {
+        f"denoise/000/{name}/block/01/{stream}/out"
+        for name, stream in (
+            ("cond", "video"),
+            ("uncond", "video"),
+            ("isolated", "video"),
+            ("cond", "audio"),
+            ("uncond", "audio"),
+        )
+    }
+
+
+def test_runs_that_cannot_be_diagnosed_are_refused(record: Record, official: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no oracle"):
+        diagnose(official, official, oracle=official)
+    with pytest.raises(RunError, match="holds no floors"):
+        diagnose(official, official, floors=tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('{"floors": []}')
+    with pytest.raises(RunError, match="form of measured floors"):
+        diagnose(official, official, floors=tmp_path / "bad.json")
+
+
+def test_a_trace_of_a_few_chosen_taps_is_diagnosed_by_those(record: Record, official: Run) -> None:
+    found = diagnose(official, record("native", "decode/*"))
+    assert found.explanation.bit_equal
+    assert set(found.traces.taps) == {"decode/frames", "decode/mel", "decode/waveform"}
+
+
+def test_noise_grows_and_its_floors_judge_a_free_run(
+    record: Record,
+    official: Run,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    tmp_path: Path,
+) -> None:
+    found = amplify("native", micro_weights, micro_case(), OPTIONS, after_steps=(-1, 0))
+    from_start, from_first = found.growths
+    # One ULP of bf16 is 2^-8 to 2^-7 of a value.
+    assert from_start.errors["init/video"] == pytest.approx(2**-7.5, rel=0.35)
+    assert from_start.errors["text/pos/hidden"] == 0
+    assert from_first.errors["denoise/000/guided/video"] == 0 < from_first.errors["denoise/000/latent/audio"]
+    assert all(error > 0 for growth in found.growths for error in growth.curve("video", 2)[1:])
+    assert "text/pos/hidden" not in found.floors
+    floors = tmp_path / "floors.json"
+    write_json_atomic(floors, found.document())
+    judged = diagnose(official, record("native"), floors=floors)
+    assert judged.explanation.bit_equal and judged.explanation.floors_by_rule < 10
+    document = found.document() | {"dtype": "fp32"}
+    write_json_atomic(floors, document)
+    with pytest.raises(RunError, match="fp32"):
+        diagnose(official, official, floors=floors)
+    with pytest.raises(ConfigError, match="no step"):
+        amplify("native", micro_weights, micro_case(), OPTIONS, after_steps=(2,))
+
+
+def test_the_oracle_says_who_is_nearer(record: Record, official: Run) -> None:
+    oracle = record("official", "*", RunOptions(device=torch.device("cpu"), dtype=torch.float32))
+    with audio_positions_doubled():
+        broken = record("native")
+    line = next(line for line in diagnose(official, broken, oracle=oracle).explanation.lines if "oracle" in line)
+    assert "undecided" not in line
+    same = diagnose(official, record("native"), oracle=oracle)
+    assert "candidate nearer at 0 taps, official at 0" in "\n".join(same.explanation.lines)
+
+
+def test_marks_grow_with_the_decade() -> None:
+    assert [mark(10.0**power) for power in (-9, -6, -4, -1, 0, 3)] == [".", ":", "+", "#", "@", "@"]
+    assert mark(float("nan")) == "-" and mark(0.0) == " " and mark(float("inf")) == "@"
+
+
+def test_a_last_block_that_both_runs_lack_is_missed_where_a_run_says_how_many_there_are(leave_run: Any) -> None:
+    runs = {
+        known: (
+            read_run(leave_run(f"official_{known}", blocks=3, num_blocks=known)),
+            read_run(leave_run(f"native_{known}", blocks=3, runner="native")),
+        )
+        for known in (None, 3, 4)
+    }
+    findings = {known: compare_runs(reference, candidate).findings for known, (reference, candidate) in runs.items()}
+    assert findings[None] == findings[3] == ()
+    missing = {finding.where for finding in findings[4]}
+    assert {finding.code for finding in findings[4]} == {"missing_tensor"}
+    assert len(missing) > 10 and all("/block/03/" in where for where in missing)
+    assert compare_runs(*reversed(runs[4])).findings == findings[4]  # the candidate's word serves as well
+    assert diagnose(*runs[4]).traces.findings == findings[4]

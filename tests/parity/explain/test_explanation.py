@@ -1,0 +1,281 @@
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from parity.diff.finding import Finding
+from parity.diff.sketches import SketchDiff
+from parity.diff.traces import TraceDiff
+from parity.explain.explanation import MOST_LINES, Explanation, explain
+from parity.explain.floors import Floors
+from parity.explain.oracle import Arbitration
+from parity.explain.twin import Twin
+from parity.taps.dataflow import Dataflow
+from runners.case import Case
+
+MakeCase = Callable[..., Case]
+HEAD = "denoise/000"
+PASSES = ("cond", "uncond", "perturbed", "isolated")
+
+
+@pytest.fixture
+def flow(micro_case: MakeCase) -> Dataflow:
+    return Dataflow(micro_case(), 2)
+
+
+def spread(flow: Dataflow, sources: Iterable[str], size: float, clean: float = 0.0) -> TraceDiff:
+    """A trace in which `sources` and all that depends on them differ by `size`."""
+    dirty = set(sources)
+    for tap in flow.taps:
+        if any(name in dirty for name in flow.inputs_of(tap)):
+            dirty.add(tap)
+    values = {tap: size if tap in dirty else clean for tap in flow.taps}
+    taps = {
+        tap: SketchDiff(bit_equal=value == 0, estimate=value, low=value, high=value) for tap, value in values.items()
+    }
+    return TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+
+
+def told(flow: Dataflow, diff: TraceDiff, bits_expected: bool = True) -> Explanation:
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=bits_expected)
+    assert 0 < len(found.lines) <= MOST_LINES
+    assert all("\n" not in line for line in found.lines)
+    return found
+
+
+def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    found = told(flow, spread(flow, sources, 0.25))
+    lines = "\n".join(found.lines)
+    # harmless: 2 u of the latent and 2 u of one block, u = 2^-9, make 5.5e-3; 0.25 is 45 of those
+    assert found.lines[0] == (
+        "first departs at step 0, conditional pass, block 0, video, audio-to-video attention: "
+        "relative L2 0.25, 45x harmless noise (0.0055); in 3 of 4 passes (cond, uncond, perturbed)"
+    )
+    assert "departs on its own, too: audio, video-to-audio attention" in lines
+    assert "what both cross-modal attentions share: rotary positions in time" in lines
+    assert "native: runners.ltx23.block.AudioVideoBlock.audio_to_video_attn, weights" in lines
+    assert "official: ltx_core.model.transformer.transformer.BasicAVTransformerBlock.audio_to_video_attn" in lines
+    assert "parity isolate CASE --weights DIR --block 0 --steps 0" in lines
+    assert found.document()["roots"][0]["ratio"] == pytest.approx(0.25 / (2**-8 * math.sqrt(2)))
+    assert found.document()["roots"][0]["native_module"].endswith("audio_to_video_attn")
+
+
+@pytest.mark.parametrize(
+    ("sources", "wanted"),
+    [
+        ([f"{HEAD}/perturbed/block/01/video/self_attn"], "which blocks are perturbed.*[1].*for video.*[0].*for audio"),
+        ([f"{HEAD}/{name}/block/00/video/self_attn" for name in PASSES], "in all 4 passes"),
+        ([f"{HEAD}/uncond/block/00/video/text_attn"], "the negative prompt's context"),
+        ([f"{HEAD}/isolated/block/00/video/out"], "what the isolated pass leaves out"),
+        (["denoise/001/cond/block/00/audio/ff"], "only from step 1 on"),
+        ([f"{HEAD}/guided/audio"], "the guided combination"),
+        ([f"{HEAD}/latent/video"], "the Euler step"),
+        (["init/video", "init/audio"], "the noise: seed"),
+        (["text/pos/hidden"], "tokens"),
+        (["connector/neg/video"], "text connector"),
+        (["decode/mel"], "audio VAE"),
+        (["decode/frames"], "tiling"),
+        ([f"{HEAD}/cond/x0/video"], "output head"),
+    ],
+)
+def test_each_kind_of_start_has_its_hint(flow: Dataflow, sources: list[str], wanted: str) -> None:
+    import re
+
+    assert re.search(wanted, "\n".join(told(flow, spread(flow, sources, 0.3)).lines))
+
+
+def test_a_defect_is_located_by_bits_where_a_golden_keeps_no_sketch(flow: Dataflow) -> None:
+    source = f"{HEAD}/cond/block/01/audio/ff"
+    whole = spread(flow, [source], 0.25)
+    kept = {tap: diff for tap, diff in whole.taps.items() if "/block/" not in tap}
+    by_bits = {tap: diff.bit_equal for tap, diff in whole.taps.items() if tap not in kept}
+    golden = replace(whole, taps=kept, recorded=lambda tap: "/block/" not in tap, by_bits=by_bits)
+    found = told(flow, golden)
+    assert [root.tap for root in found.divergence.roots] == [source]
+    assert found.divergence.compared == len(flow.taps) and not found.bit_equal
+    assert "keeps no sketch" in found.lines[0] and "audio, feed-forward" in found.lines[0]
+    by_limits = told(flow, golden, bits_expected=False)  # drift can be judged by sketches alone
+    assert by_limits.divergence.compared == len(kept)
+    equal = replace(golden, taps=spread(flow, [], 0.0).taps, by_bits=dict.fromkeys(by_bits, True))
+    assert "equal in every bit" in told(flow, equal, bits_expected=False).lines[0]
+    harmless = replace(spread(flow, [], 0.0), by_bits={source: False})
+    assert "nothing departs beyond harmless noise" in told(flow, harmless, bits_expected=False).lines[0]
+
+
+def test_equal_runs_are_said_to_be_equal(flow: Dataflow) -> None:
+    found = told(flow, spread(flow, [], 0.0))
+    assert found.lines == (f"all {len(flow.taps)} taps are equal in every bit",)
+    assert found.bit_equal and not found.divergence.departs
+
+
+def test_harmless_drift_is_no_departure_unless_bits_are_expected(flow: Dataflow) -> None:
+    diff = spread(flow, ["init/video", "init/audio"], 2e-3)  # less than 2 u = 3.9e-3
+    found = told(flow, diff, bits_expected=False)
+    assert not found.divergence.departs and found.lines[0].startswith("nothing departs beyond harmless noise")
+    strict = told(flow, diff)
+    assert strict.divergence.departs and "initial video latent" in strict.lines[0]
+
+
+def test_named_failures_come_before_any_number(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/guided/audio"], 0.3)
+    named = [
+        Finding(code="environment_mismatch", where="environment", message="torch: 1 against 2"),
+        Finding(code="nan_candidate", where="decode/mel", message="5 elements"),
+        *(Finding(code="missing_tensor", where=f"gone/{n}", message="the candidate lacks this tap") for n in range(7)),
+        Finding(code="swapped_pass", where="denoise/000/cond", message="holds another"),
+    ]
+    lines = told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), recorded=diff.recorded)).lines
+    assert lines[0] == "environment_mismatch at environment: torch: 1 against 2"
+    assert lines[1] == "nan_candidate at decode/mel: 5 elements"
+    assert lines[2] == "missing_tensor at gone/0: the candidate lacks this tap (and 6 more); also swapped_pass"
+    assert lines[3].startswith("first departs at step 0, audio, guided prediction")
+
+
+def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Dataflow) -> None:
+    diff = spread(flow, [], 0.0)
+    gone = {tap: one for tap, one in diff.taps.items() if tap != "init/video"}
+    found = told(flow, TraceDiff(taps=gone, findings=(), recorded=diff.recorded))
+    assert found.lines[0].startswith("missing_tensor at init/video") and found.divergence.departs
+    nothing = told(flow, TraceDiff(taps={}, findings=(), recorded=diff.recorded))
+    assert "so nothing is known" in nothing.lines[-1] and nothing.divergence.departs
+
+
+def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    diff = spread(flow, sources, 0.25)
+    codes = ("environment_mismatch", "nan_candidate", "missing_tensor", "swapped_pass", "incomplete_trace")
+    named = tuple(Finding(code=code, where="somewhere", message="something") for code in codes)
+    found = explain(
+        TraceDiff(taps=diff.taps, findings=named, recorded=diff.recorded),
+        flow,
+        Floors(flow, "bf16"),
+        bits_expected=False,
+        arbitrations={"decode/mel": Arbitration(candidate=0.01, official=0.04)},
+    )
+    assert len(found.lines) == MOST_LINES == 10
+    assert len(found.divergence.findings) == len(codes)  # machines get all of it
+
+
+def test_an_oracle_is_heard(flow: Dataflow) -> None:
+    arbitrations = {
+        "decode/mel": Arbitration(candidate=0.01, official=0.04),
+        "init/video": Arbitration(candidate=0.0, official=0.0),
+        "decode/frames": Arbitration(candidate=math.nan, official=0.1),
+    }
+    diff = spread(flow, [f"{HEAD}/guided/audio"], 0.3)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, arbitrations=arbitrations)
+    assert any("candidate nearer at 1 taps, official at 0, alike at 1, 1 undecided" in line for line in found.lines)
+    assert len(found.lines) <= MOST_LINES
+
+
+def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) -> None:
+    clean, tap = spread(flow, [], 0.0), f"{HEAD}/cond/block/01/video/ff"
+    sign_of_zero = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0)
+    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), recorded=clean.recorded)
+    found = told(flow, diff)
+    assert found.divergence.departs and not found.bit_equal
+    assert found.lines[0].startswith(
+        "first departs at step 0, conditional pass, block 1, video, feed-forward: other bits"
+    )
+    assert not any("equal in every bit" in line for line in found.lines)
+    assert not told(flow, diff, bits_expected=False).divergence.departs  # limits do not ask for bits
+
+    cast = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0, dtypes=("bfloat16", "float32"))
+    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), recorded=clean.recorded))
+    assert "bfloat16 in the reference, float32 here" in found.lines[0]
+
+
+def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dataflow) -> None:
+    clean = spread(flow, [], 0.0)
+    elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), recorded=clean.recorded)
+    found = told(flow, diff, bits_expected=False)
+    assert found.lines[0].startswith("environment_mismatch") and found.bit_equal
+    assert found.lines[-1] == f"all {len(flow.taps)} taps are equal in every bit"
+    incomplete = Finding(code="incomplete_trace", where="candidate", message="the candidate ended after 7 taps")
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), recorded=clean.recorded)
+    found = told(flow, diff, bits_expected=False)
+    assert not found.bit_equal
+    assert found.lines[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
+
+
+def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
+    other = Twin(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    (look,) = [line for line in found.lines if line.startswith("look at")]
+    assert look == (
+        "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
+        "(to the bit)"
+    )
+    other = Twin(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    (look,) = [line for line in found.lines if line.startswith("look at")]
+    assert (
+        look.startswith("look at the feed-forward branch")
+        and "; it holds what the reference has at step 0, neg" in look
+    )
+
+
+def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_bound(flow: Dataflow) -> None:
+    quiet = dict.fromkeys(flow.taps, 0.001)
+    calibrated = {"text": (0.008, 0.02), "connector.video": (0.005, 0.0075)}  # floor and limit of each group
+
+    def lines(hidden: float) -> tuple[str, ...]:
+        errors = {**quiet, "text/pos/hidden": hidden, "connector/pos/video": 0.0077}
+        taps = {tap: SketchDiff(bit_equal=False, estimate=e, low=e, high=e) for tap, e in errors.items()}
+        diff = TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+        return explain(diff, flow, Floors(flow, "bf16", calibrated=calibrated), bits_expected=False).lines
+
+    # The context is at 1.54x its floor; the hidden states at 1.4x, which counts, or 0.9x, which is no more than noise
+    assert (
+        "it may begin before that, at Gemma's hidden states of the prompt: 1.4x harmless noise, too little to be sure"
+        in lines(0.0112)
+    )
+    assert not any("may begin before" in line for line in lines(0.0072))
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        ("text/pos/hidden", "--stage text_encoding`"),
+        ("connector/pos/audio", "--stage text_connector`"),
+        (f"{HEAD}/guided/audio", "--stage denoising --steps 0`"),
+        ("decode/waveform", "--stage audio_decoding`"),
+    ],
+)
+def test_every_place_has_its_next_step(flow: Dataflow, source: str, command: str) -> None:
+    assert any(
+        line.startswith("next: `parity isolate") and command in line
+        for line in told(flow, spread(flow, [source], 0.3)).lines
+    )
+
+
+def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine").lines
+    assert not any("isolate" in line for line in lines)
+    assert lines[-1].startswith(f"next: `parity run ... --taps '{HEAD}/cond/block/00/video/*' --keep full`")
+
+
+def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
+    diff = spread(flow, [f"{HEAD}/cond/block/00/audio/av_attn"], 0.3)
+    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="diffusers").lines
+    assert any(
+        line.startswith(
+            "diffusers: diffusers.models.transformers.transformer_ltx2.LTX2VideoTransformerBlock.video_to_audio"
+        )
+        for line in lines
+    )
+    assert not any(line.startswith("native:") for line in lines)
+
+
+def test_a_stream_that_is_wrong_before_the_cross_modal_attentions_is_told_from_what_they_share(flow: Dataflow) -> None:
+    sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
+    sources.append(f"{HEAD}/isolated/block/00/audio/ff")
+    (look,) = [line for line in told(flow, spread(flow, sources, 0.3)).lines if line.startswith("look at")]
+    assert look == (
+        "look at what audio brings there, which departs in the isolated pass too: the gate of its text attention"
+    )

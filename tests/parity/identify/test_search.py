@@ -1,0 +1,143 @@
+"""The search on a model made of numbers: each switch moves some taps, in its own site and in all that follow."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+
+from parity.identify.behaviours import SITES, SWITCHES, Setting, setting_of
+from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
+from parity.identify.search import FACTOR, Observed, Search, Told
+from parity.trace.sketch import TapSketch, sketch
+from runners.case import Case
+
+MakeCase = Callable[..., Case]
+EVERYTHING: dict[str, Any] = {
+    "request.images": [{"path": "coffee.jpg", "strength": 0.5}, {"path": "coffee.jpg", "frame_idx": 3}],
+    "request.num_frames": 89,
+    "guidance.video.skip_step": 1,
+}
+TAPS = {
+    "text": "text/neg/hidden",
+    "connector": "connector/neg/video",
+    "image": "image/0/latent",
+    "init": "init/video",
+    "first_block": "denoise/000/cond/block/00/video/self_attn",
+    "passes": "denoise/000/uncond/block/01/video/out",
+    "guided": "denoise/000/guided/video",
+    "skipping": "denoise/001/uncond/x0/video",
+    "frames": "decode/frames",
+    "sound": "decode/waveform",
+}
+MOVES = {name: switch.sites[0] for name, switch in SWITCHES.items()}
+
+
+class Model:
+    """Stands for `Replay`: every switch adds numbers of its own to the taps from its first site on."""
+
+    def __init__(self, sizes: dict[str, float] | None = None, noise: float = 0.0) -> None:
+        self.sizes = dict.fromkeys(SWITCHES, 0.1) | (sizes or {})
+        self.noise = noise
+        self.asked: list[tuple[str, Setting]] = []
+
+    def taps(self, site: str, setting: Setting) -> Taps:
+        self.asked.append((site, setting))
+        sites = [site] if site != "denoising" else ["first_block", "passes", "guided", "skipping", "denoising"]
+        return {tap: self._sketch(at, tap, setting) for at in sites for tap in self._names(at)}
+
+    def at(self, site: str, tap: str) -> bool:
+        return tap in self._names(site) or (site == "denoising" and (tap.startswith(("denoise/", "outputs/"))))
+
+    def all(self, setting: Setting) -> Taps:
+        return {name: value for site in SITES for name, value in self.taps(site, setting).items()}
+
+    def _names(self, site: str) -> list[str]:
+        return [VIDEO_LATENT, AUDIO_LATENT] if site == "denoising" else [TAPS[site]]
+
+    def _sketch(self, site: str, tap: str, setting: Setting) -> TapSketch:
+        values = self._numbers(tap)
+        decoded = site in ("frames", "sound")  # from the run's own latents, whatever led to them
+        for name in filter(setting.__contains__, SWITCHES):  # one order, so sums have equal bits
+            first = MOVES[name]
+            reaches = first == site if decoded else SITES.index(first) <= SITES.index(site)
+            if reaches:
+                values = values + self.sizes[name] * self._numbers(f"{tap} {name}")
+        return sketch(values + self.noise * self._numbers(f"{tap} noise"))
+
+    @staticmethod
+    def _numbers(key: str) -> torch.Tensor:
+        return torch.randn(512, generator=torch.Generator().manual_seed(sum(map(ord, key)) * 7919 + len(key)))
+
+
+def settled(
+    case: Case, truth: Setting, model: Model | None = None, noise: float = 0.0, without: tuple[str, ...] = ()
+) -> tuple[Setting, dict[str, Told]]:
+    ours = model or Model()
+    theirs = Model(ours.sizes, noise).all(truth)
+    seen = {tap: value for tap, value in theirs.items() if not tap.startswith(without)}
+    return Search(cast(Replay, ours), Observed(taps=seen, pattern="*", traced=True), case, "bf16").settle()
+
+
+@pytest.mark.parametrize("release", ["1.0.0", "1.1.2", "1.2.0"])
+@pytest.mark.parametrize("truth", [(), ("positions_fp32",), ("guidance_fp32", "vocoder_fp32"), tuple(SWITCHES)])
+def test_whatever_is_on_is_found_from_any_start(release: str, truth: tuple[str, ...], micro_case: MakeCase) -> None:
+    case = micro_case({**EVERYTHING, "reference": release})
+    idle = {"more_negative_phrases"}  # the request has its own; stands as the release has it
+    wanted = frozenset(truth) - idle | (setting_of(release) & idle)
+    setting, told = settled(case, wanted)
+    assert setting == wanted
+    assert {name for name, one in told.items() if one.verdict != "certain"} == idle
+    assert told["positions_fp32"].error == 0 < told["positions_fp32"].flipped_error
+
+
+def test_two_switches_of_one_tap_are_told_together_though_neither_helps_alone(micro_case: MakeCase) -> None:
+    both = frozenset({"positions_fp32", "keyframe_spans_one_frame", "cross_timestep_per_token"})
+    setting, _ = settled(micro_case(EVERYTHING), both)
+    assert setting == both
+
+
+def test_under_noise_a_switch_is_likely_if_its_error_falls_by_the_factor_and_undecided_below(
+    micro_case: MakeCase,
+) -> None:
+    truth = frozenset({"positions_fp32", "guidance_fp32"})
+    sizes = {"guidance_fp32": 0.004}
+    setting, told = settled(micro_case(EVERYTHING), truth, Model(sizes), noise=0.01)
+    assert setting == truth - {"guidance_fp32"}, "what noise drowns stands as the case's release has it"
+    found = told["positions_fp32"]
+    assert found.verdict == "likely" and found.on and found.error * FACTOR < found.flipped_error
+    assert found.error == pytest.approx(0.01, rel=0.3) and found.flipped_error == pytest.approx(0.1, rel=0.3)
+    assert told["guidance_fp32"].verdict == "undecided" and "larger" in told["guidance_fp32"].reason
+
+
+def test_a_switch_that_moves_no_bit_is_idle_and_never_guessed(micro_case: MakeCase) -> None:
+    setting, told = settled(micro_case(EVERYTHING), frozenset({"decoder_chunked"}), Model({"decoder_chunked": 0.0}))
+    assert told["decoder_chunked"].verdict == "idle" and "no bit" in told["decoder_chunked"].reason
+    assert "decoder_chunked" not in setting
+
+
+def test_what_was_not_recorded_is_undecided_unless_the_final_latents_tell(micro_case: MakeCase) -> None:
+    truth = frozenset({"positions_fp32", "vocoder_fp32", "noise_lerp_fp32", "connectors_share_mask", "guidance_fp32"})
+    case = micro_case(EVERYTHING)
+    setting, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/"))
+    assert setting == truth and told["positions_fp32"].site == told["noise_lerp_fp32"].site == "denoising"
+    _, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/", "outputs/"))
+    assert told["positions_fp32"].verdict == "undecided" and "not recorded" in told["positions_fp32"].reason
+
+
+def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase) -> None:
+    model = Model()
+    theirs = dict(model.all(frozenset()))
+    del theirs["denoise/000/guided/video"]
+    case = micro_case(EVERYTHING)
+    search = Search(cast(Replay, model), Observed(taps=theirs, pattern="*", traced=True), case, "bf16")
+    assert search.errors("guided", frozenset()) == {}  # a tap that the engine never records is no departure
+    theirs["denoise/001/guided/video"] = theirs["init/video"]
+    search = Search(cast(Replay, model), Observed(taps=theirs, pattern="*", traced=True), case, "bf16")
+    assert search.errors("guided", frozenset()) == {"denoise/000/guided/video": 2.0}
+
+
+def test_most_combinations_are_never_tried(micro_case: MakeCase) -> None:
+    model = Model()
+    settled(micro_case(EVERYTHING), setting_of("1.2.0"), model)
+    assert len(set(model.asked)) < 80 < 2 ** len(SWITCHES)

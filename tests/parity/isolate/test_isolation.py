@@ -1,0 +1,303 @@
+"""Official and native in lockstep: nothing is added where nothing is wrong, and a defect shows at its place alone."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+import pytest
+import torch
+from msgspec import structs
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from parity.calibrate.isolated_floors import place_of_group
+from parity.explain.oracle import Arbitration
+from parity.isolate.error import Added, Sheet, error_of
+from parity.isolate.isolation import Isolation, isolate
+from parity.taps.dataflow import Dataflow
+from runners.case import Case
+from runners.errors import CheckpointError, ConfigError
+from runners.ltx23 import attention, pipeline
+from runners.ltx23.attention import Attention
+from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.euler import euler_step
+from runners.ltx23.guidance import combine
+from runners.ltx23.loading import load
+from runners.ltx23.stages import denoising
+from runners.ltx23.transformer import Skips, Transformer
+from runners.official.lockstep import SharedTensors
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+
+OPTIONS = RunOptions(device=torch.device("cpu"))
+Measure = Callable[..., Isolation]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Spinning threads cost more than they save on models this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def measure(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Measure:
+    def measure_one(overrides: dict[str, Any] | None = None, **choices: Any) -> Isolation:
+        return isolate(micro_weights, micro_case(overrides), OPTIONS, **choices)
+
+    return measure_one
+
+
+def test_native_adds_nothing_anywhere_and_everything_is_looked_at(
+    measure: Measure, micro_case: Callable[..., Case]
+) -> None:
+    overrides = {
+        "request.images": [{"path": "astronaut.png", "strength": 0.7}, {"path": "coffee.jpg", "frame_idx": 3}],
+        "guidance.video.skip_step": 1,
+        "switches.skip_v2a_cross_attn_for_video_gt": True,
+    }
+    found = measure(overrides, harmless=False, inherited={"init/video": 0.25})
+    assert found.bit_equal and found.culprits == (), [row for row in found.rows if row.error][:5]
+    places = [row.where for row in found.rows]
+    assert len(set(places)) == len(places)
+    assert set(Dataflow(micro_case(overrides), 2).taps) <= set(places)
+    extra = {"sigmas", "image/1/picture", "init/video/positions", "denoise/001/isolated/rotary/audio/cross"}
+    assert extra | {"denoise/000/uncond/modulation/video/cross_gate", "text/neg/mask"} <= set(places)
+    document = found.document()
+    assert document["bit_equal"] is True
+    assert [row["inherited"] for row in document["rows"] if row["where"] == "init/video"] == [0.25]
+
+
+def int8_scores() -> AbstractContextManager[Any]:
+    """Queries and keys rounded to 255 levels a token, as int8 kernels of attention do."""
+
+    def rounded(x: Tensor) -> Tensor:
+        scale = x.float().abs().amax(dim=-1, keepdim=True) / 127
+        return (x.float() / scale).round() * scale
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        scores = rounded(queries) @ rounded(keys).mT / queries.shape[-1] ** 0.5
+        return scores.softmax(dim=-1).to(values.dtype) @ values
+
+    return patch.object(attention, "F", SimpleNamespace(scaled_dot_product_attention=attend))
+
+
+def euler_in_bf16() -> AbstractContextManager[Any]:
+    def step(latent: Tensor, x0: Tensor, sigma: float, change: float) -> Tensor:
+        return latent + ((latent - x0) / sigma) * change
+
+    return patch.object(denoising, "euler_step", step)
+
+
+def test_int8_scores_are_beyond_other_exact_kernels_and_their_branch_is_no_origin(measure: Measure) -> None:
+    def alone(found: Isolation) -> list[float]:
+        return [row.error for row in found.rows if row.where.endswith("/video/self_attn/sdpa")]
+
+    exact = measure(stages=["denoising"], harmless=False, around=partial(sdpa_kernel, SDPBackend.MATH))
+    with int8_scores():
+        int8 = measure(stages=["denoising"])
+    assert len(alone(exact)) == len(alone(int8)) == 2 * 7, "two blocks in four passes, one of them perturbed in one"
+    assert 0 < 2 * max(alone(exact)) < min(alone(int8))
+    assert all(row.harmless for row in int8.rows if row.where.endswith("/sdpa"))
+    origins = {row.where for row in int8.origins}
+    assert "denoise/000/cond/block/00/video/self_attn/sdpa" in origins
+    assert "denoise/000/cond/block/00/video/self_attn" not in origins
+
+
+def test_an_euler_step_in_bf16_is_beyond_its_ulps_and_nowhere_else(measure: Measure) -> None:
+    with euler_in_bf16():
+        found = measure(stages=["denoising"], harmless=False)
+    wrong = {row.where: row.error for row in found.rows if row.error != 0}
+    assert set(wrong) == {f"denoise/{step:03d}/latent/{stream}" for step in range(2) for stream in ("video", "audio")}
+    bound = place_of_group("latent.video").bound
+    assert bound is not None
+    # The last step goes to x0, whatever velocity was rounded to on the way.
+    assert all(error > 5 * bound for where, error in wrong.items() if where.startswith("denoise/000/"))
+
+
+def test_what_is_entered_around_the_candidate_is_left_while_the_reference_computes(measure: Measure) -> None:
+    entered: list[bool] = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        assert not entered or not entered[-1]
+        entered.append(True)
+        yield
+        entered[-1] = False
+
+    official = measure(harmless=False, around=around)
+    assert official.bit_equal and len(entered) > 50 and not any(entered)
+
+
+def test_floor_and_oracle_stand_beside_a_block(measure: Measure) -> None:
+    found = measure(stages=["denoising"], steps=[1], blocks=[1], oracle=True)
+    assert {row.where[:22] for row in found.rows} == {
+        f"denoise/001/{name}/block/01/"[:22] for name in ("cond", "uncond", "perturbed", "isolated")
+    }
+    for row in (row for row in found.rows if not row.where.endswith("/sdpa")):  # not tried against fp32
+        assert row.error == 0 and row.oracle is not None and row.oracle.candidate == row.oracle.official
+        assert 1e-4 < row.oracle.official < 0.1  # bf16 against fp32
+        # In the perturbed pass video's values pass through block 1, so that no attention kernel is run.
+        assert row.harmless is not None and 0 <= row.harmless < 0.1
+    assert max(row.harmless or 0 for row in found.rows) > 1e-4
+
+
+def positions_of_audio_doubled() -> AbstractContextManager[Any]:
+    original = Transformer.rotary_tables
+
+    def tables(self: Transformer, video: Tensor, audio: Tensor, dtype: torch.dtype) -> Any:
+        right, wrong = original(self, video, audio, dtype), original(self, video, 2 * audio, dtype)
+        return replace(right, audio=replace(right.audio, cross=wrong.audio.cross))
+
+    return patch.object(Transformer, "rotary_tables", tables)
+
+
+def perturbed_one_late() -> AbstractContextManager[Any]:
+    original = Skips.at
+    return patch.object(Skips, "at", lambda self, block: original(self, block - 1) if block else original(self, 99))
+
+
+def keys_of_block_0_not_normed() -> AbstractContextManager[Any]:
+    original = Transformer.__init__
+
+    def made(self: Transformer, *args: Any) -> None:
+        original(self, *args)
+        attention = self.transformer_blocks[0].attn1
+        assert isinstance(attention, Attention)
+        attention.k_norm.eps = 10.0
+
+    return patch.object(Transformer, "__init__", made)
+
+
+def no_rescale() -> AbstractContextManager[Any]:
+    def combined(guider: Any, *passes: Any, in_fp32: bool) -> Tensor:
+        guided: Tensor = cast(Any, combine)(structs.replace(guider, rescale_scale=0.0), *passes, in_fp32=in_fp32)
+        return guided
+
+    return patch.object(denoising, "combine", combined)
+
+
+def euler_steps_short() -> AbstractContextManager[Any]:
+    return patch.object(denoising, "euler_step", lambda x, x0, sigma, change: euler_step(x, x0, sigma, change * 0.9))
+
+
+PASSES = ("cond", "uncond", "perturbed", "isolated")
+
+
+@pytest.mark.parametrize(
+    ("defect", "wanted"),
+    [
+        (positions_of_audio_doubled, {f"denoise/001/{name}/rotary/audio/cross" for name in PASSES}),
+        (
+            perturbed_one_late,  # the micro case perturbs block 0 of audio and block 1 of video
+            {f"denoise/001/perturbed/block/{tail}/self_attn" for tail in ("00/audio", "01/audio", "01/video")},
+        ),
+        (keys_of_block_0_not_normed, {f"denoise/001/{name}/block/00/video/self_attn" for name in PASSES}),
+        (no_rescale, {f"denoise/001/guided/{stream}" for stream in ("video", "audio")}),
+        (euler_steps_short, {f"denoise/001/latent/{stream}" for stream in ("video", "audio")}),
+    ],
+)
+def test_a_defect_adds_error_at_its_own_place_alone(
+    measure: Measure, defect: Callable[[], AbstractContextManager[Any]], wanted: set[str]
+) -> None:
+    with defect():
+        found = measure(stages=["denoising"], steps=[1], harmless=False)
+    assert {row.where for row in found.origins} == wanted
+    # What is downstream of the defect, but not in its block, got the reference's inputs and has its bits.
+    assert all(row.error == 0 for row in found.rows if not _beside(row.where, wanted))
+
+
+def _beside(where: str, wanted: set[str]) -> bool:
+    """Whether a place is one of those wanted, or in the same block as one."""
+    return where in wanted or any("/block/" in name and _block(where) == _block(name) for name in wanted)
+
+
+def _block(where: str) -> list[str]:
+    return where.split("/")[:5]
+
+
+def test_changed_weights_are_a_copys_and_show_where_they_are(measure: Measure) -> None:
+    def changed(module: nn.Module, *args: Any) -> nn.Module:
+        loaded = load(module, *args)
+        if isinstance(loaded, TextConnectors):
+            loaded.audio_connector.learnable_registers.mul_(1.5)
+        return loaded
+
+    with patch.object(pipeline, "load", changed):
+        found = measure(stages=["text_encoding", "text_connector", "latent_preparation"], copies=True)
+    assert [row.where for row in found.culprits] == ["connector/pos/audio", "connector/neg/audio"]
+
+
+def test_the_candidate_computes_with_the_references_own_tensors() -> None:
+    official = nn.Linear(3, 2)
+
+    class Source:
+        shapes = {"model.weight": (2, 3), "model.bias": (2,), "elsewhere": (5,)}  # noqa: RUF012
+
+        def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+            raise AssertionError("nothing is read from the file")
+
+    def key(name: str) -> str | None:
+        return name.removeprefix("model.") if name.startswith("model.") else None
+
+    names = ["model.bias", "model.weight"]
+    shared, copied = SharedTensors(Source()), SharedTensors(Source(), copies=True)
+    shared.hold(official, key)
+    copied.hold(official, key)
+    assert shared.shapes == Source.shapes
+    assert shared.read(names, OPTIONS.device)["model.weight"].data_ptr() == official.weight.data_ptr()
+    assert copied.read(names, OPTIONS.device)["model.weight"].data_ptr() != official.weight.data_ptr()
+    with pytest.raises(CheckpointError, match="elsewhere"):
+        shared.read(["elsewhere"], OPTIONS.device)
+    shared.release()
+    with pytest.raises(CheckpointError, match=r"model\.bias"):
+        shared.read(names, OPTIONS.device)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"stages": ["denoise"]}, {"stages": []}, {"steps": [2]}, {"blocks": [-1]}, {"steps": []}]
+)
+def test_what_there_is_not_cannot_be_measured(measure: Measure, choices: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        measure(**choices)
+
+
+def test_error_of_tensors() -> None:
+    x = torch.tensor([3.0, 4.0])
+    assert error_of(x, x.clone()) == 0.0
+    assert error_of(x, torch.tensor([3.0, 4.5])) == pytest.approx(0.1)
+    assert error_of(torch.zeros(2), x) == math.inf
+    assert error_of(torch.zeros(2), -torch.zeros(2)) == 0.0
+    for bad in (torch.ones(3), torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, 1.0])):
+        assert math.isnan(error_of(x, bad))
+    assert math.isnan(error_of(x * math.inf, x * math.inf))
+    sheet = Sheet()
+    sheet.compare("here", x, torch.ones(3))
+    sheet.compare("there", x, x * math.nan)
+    assert [row.note for row in sheet.rows] == [
+        "reference is (2,), candidate is (3,)",
+        "the candidate holds values that are not finite",
+    ]
+
+
+def test_only_what_exceeds_harmless_noise_is_a_culprit(micro_case: Callable[..., Case]) -> None:
+    flow = Dataflow(micro_case(), 2)
+    rows = (
+        Added(where="a", error=0.02, harmless=0.01),
+        Added(where="b", error=0.04, harmless=0.01),
+        Added(where="c", error=1e-9),
+        Added(where="d", error=0.0),
+        Added(where="e", error=math.nan, note="no such pass"),
+        Added(where="f", error=0.01, harmless=0.01, oracle=Arbitration(candidate=0.1, official=0.2)),
+    )
+    found = Isolation(rows=rows, inherited={}, flow=flow, provenance={})
+    assert [row.where for row in found.culprits] == ["b", "c", "e"]
+    assert not found.bit_equal and not Isolation(rows=(), inherited={}, flow=flow, provenance={}).bit_equal
+    assert found.document()["rows"][-1]["ratio_to_oracle"] == 0.5

@@ -1,0 +1,391 @@
+"""A case in another interpreter: the same run, the same errors, and nothing left of it when it is stopped."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.runs.attention_kernels import ATTENTION_KERNELS
+from parity.runs.child import Child, environment_in, record_in_child
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import read_run
+from parity.trace.file import read_trace
+from runners.case import Case, case_document, case_of
+from runners.clock import Quiet
+from runners.errors import CaseError, MediaError, ParityError, RunError, RunnerError
+from runners.forge.weights import ForgedWeights
+from runners.official.runner import OfficialRunner
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+
+HERE = Path(sys.executable)
+ROOT = Path(__file__).parents[3]
+BF16 = RunOptions(device=torch.device("cpu"))
+MakeCase = Callable[..., Case]
+
+
+class Heard:
+    """Progress as it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def step(self, index: int, count: int) -> None:
+        self.steps.append((index, count))
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> Path:
+    """The engine that docs/runners.md shows."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/runners.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "class Grey" in block)
+    (tmp_path / "grey.py").write_text(code)
+    return tmp_path / "grey.py"
+
+
+def changed(grey: Path, change: str, name: str = "Other") -> str:
+    """A runner that is Grey but for `change`, a body of a class."""
+    path = grey.with_name(f"{name.lower()}.py")
+    body = textwrap.indent(textwrap.dedent(change), "    ")
+    path.write_text(
+        f"import dataclasses, os, subprocess, sys, time\n{grey.read_text()}\n\nclass {name}(Grey):\n{body}\n"
+    )
+    return f"{path}:{name}"
+
+
+def child_of(runner: str, weights: WeightsFolder, **others: Any) -> Child:
+    threads = torch.get_num_threads()  # as many as here, for the same bits
+    return Child(**{"python": HERE, "runner": runner, "weights": weights, "threads": threads, **others})
+
+
+def python_without(folder: Path, first: str = "") -> Path:
+    """An interpreter that has torch, numpy and safetensors alone, and runs the statement `first` at its start."""
+    absent = ("msgspec", "typer", "rich", "einops", "av", "PIL", "transformers", "skimage", "pytest", "sentencepiece")
+    (folder / "start.py").write_text(
+        f"import runpy, sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
+        f"sys.argv = sys.argv[2:]\n{first}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    bare = folder / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec "{HERE}" "{folder / "start.py"}" "$@"\n')
+    bare.chmod(0o755)
+    return bare
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (or is only waiting to be reaped by somebody else)."""
+    for _ in range(200):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def pids_in(path: Path) -> list[int]:
+    for _ in range(1200):
+        if path.is_file() and len(pids := path.read_text().split()) == 2:
+            return [int(pid) for pid in pids]
+        time.sleep(0.1)
+    raise AssertionError("the child never started")
+
+
+def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process(
+    micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    case = micro_case({"request.images": [{"path": "astronaut.png"}], "request.num_inference_steps": 1})
+    heard = Heard()
+    child = child_of("official", micro_weights, taps="*")
+    record_in_child(child, case, micro_weights, BF16, tmp_path / "child", heard)
+    official = OfficialRunner(micro_weights, BF16)
+    record_run(official, case, micro_weights, BF16, tmp_path / "here", Quiet(), recording("*", "sketch"))
+    there, here = read_run(tmp_path / "child"), read_run(tmp_path / "here")
+    for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
+        assert torch.equal(getattr(there.outputs(), name), getattr(here.outputs(), name)), name
+    theirs, ours = read_trace(there.folder), read_trace(here.folder)
+    assert list(theirs) == list(ours) and theirs.complete and len(ours) > 90
+    assert all(ours[name].same_bits(theirs[name]) for name in ours)
+    for name in ("case", "inputs", "weights_hash", "runner", "dtype", "sigmas", "environment"):
+        assert getattr(there.record, name) == getattr(here.record, name), name
+    assert there.record.stage_s.keys() == here.record.stage_s.keys() and len(there.record.step_s) == 1
+    assert there.record.details == here.record.details | {"in_child_process": True}
+    assert len(here.record.details[ATTENTION_KERNELS]) > 3
+    assert "denoising" in heard.stages and heard.steps == [(1, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "here"]
+
+
+def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_alone(
+    grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    child = child_of(f"{grey}:Grey", micro_weights, python=python_without(tmp_path), taps="denoise/*", keep="full")
+    record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    run = read_run(tmp_path / "run")
+    assert run.record.runner == "grey" and run.record.details["shade"] == int(run.outputs().video_frames[0, 0, 0, 0])
+    assert list(read_trace(run.folder)) == ["denoise/000/latent/video", "denoise/001/latent/video"]
+    assert run.has("tensors.safetensors")
+
+
+SUMS = """
+def run(self, case, progress):
+    from runners.checksum import checksum64
+    sums = {}
+    for source in (self.weights.model, self.weights.gemma):
+        for name in source.shapes:
+            sums[name] = f"{checksum64(source.read([name], self.options.device)[name]):016x}"
+    files = sorted(path.name for path in self.weights.gemma_folder.iterdir())
+    return dataclasses.replace(super().run(case, progress), details={"sums": sums, "files": files})
+"""
+
+
+def test_weights_made_on_the_spot_are_the_same_bits_in_a_child_with_torch_numpy_and_safetensors_alone(
+    grey: Path, tiny_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    made = ForgedWeights("tiny", 0, torch.device("cpu"))
+    child = Child(python=python_without(tmp_path), runner=changed(grey, SUMS), weights=made)
+    record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
+    record = read_run(tmp_path / "run").record
+    written = {name: f"{value:016x}" for name, _, _, value in tiny_weights.model.checksums()}
+    written |= {name: f"{value:016x}" for name, _, _, value in tiny_weights.gemma.checksums()}
+    assert record.details["sums"] == written
+    assert record.weights_hash == tiny_weights.hash
+    assert record.details["files"] == sorted(path.name for path in made.gemma_folder.iterdir())  # and still there
+
+
+def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_case: MakeCase, tmp_path: Path) -> None:
+    other = f"sys.path.insert(0, {str(ROOT)!r}); import runners.forge.make; runners.forge.make.SPEC_VERSION = 9"
+    made = ForgedWeights("tiny", 0, torch.device("cpu"))
+    child = Child(python=python_without(tmp_path, other), runner=f"{grey}:Grey", weights=made)
+    with pytest.raises(RunnerError, match=r"makes other weights of forge:tiny:0 .*parity forge --out"):
+        record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ("raise __import__('runners.errors').errors.MediaError('no\\x1b[31m film')", MediaError, r"^no \[31m film$"),
+        ("raise ValueError('a bug')", RunnerError, "^ValueError: a bug$"),
+        ("print('to nobody'); print('last words', file=sys.stderr); os._exit(7)", RunnerError, "status 7.*last words"),
+        ("os.kill(os.getpid(), 9)", RunnerError, "by signal 9"),
+        ("raise SystemExit(3)", RunnerError, "status 3"),
+        (
+            "import no_such_library",
+            RunnerError,
+            r"^ModuleNotFoundError: No module named 'no_such_library'. It is missing for .*docs/runners.md",
+        ),
+    ],
+)
+def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
+    body: str,
+    error: type[ParityError],
+    sentence: str,
+    grey: Path,
+    micro_weights: WeightsFolder,
+    micro_case: MakeCase,
+    tmp_path: Path,
+) -> None:
+    runner = changed(grey, f"def run(self, case, progress):\n    {body}")
+    with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
+        record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    assert not list(tmp_path.glob("*run*"))
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ("name = 'official'", RunError, "calls itself 'official'.*are taken"),
+        ("name = '../x'", RunError, "calls itself '../x'"),
+        (
+            "def run(self, *a):\n    out = super().run(*a)\n"
+            "    return dataclasses.replace(out, video_frames=out.video_frames[1:])",
+            RunError,
+            r"frames are \(8, 64, 96, 3\); the case asks for \(9, 64, 96, 3\)",
+        ),
+        (
+            "def run(self, *a):\n    return dataclasses.replace(super().run(*a), step_s=[-1.0])",
+            RunError,
+            "a time that is negative",
+        ),
+        (
+            "def run(self, *a):\n    return dataclasses.replace(super().run(*a), stage_s={'a': float('nan')})",
+            RunError,
+            "form of a result",
+        ),
+        (
+            "def run(self, *a):\n    out = super().run(*a)\n"
+            "    return dataclasses.replace(out, audio_waveform=out.audio_waveform.double())",
+            RunError,
+            "audio_waveform .* is F64",
+        ),
+        (
+            "def run(self, *a):\n    return dataclasses.replace(super().run(*a), step_s=[0.5] * 3)",
+            RunError,
+            "times of 3 steps; the case asks for 2",
+        ),
+        ("def run(self, case, progress):\n    progress._say({'wave': 1})", RunnerError, "no message of the protocol"),
+        ("def run(self, case, progress):\n    progress.step(3, 2)", RunnerError, r"said '\{\"step\": \[3, 2\]\}"),
+    ],
+)
+def test_what_a_child_leaves_is_not_believed(
+    body: str,
+    error: type[ParityError],
+    sentence: str,
+    grey: Path,
+    micro_weights: WeightsFolder,
+    micro_case: MakeCase,
+    tmp_path: Path,
+) -> None:
+    runner = changed(grey, body)
+    with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
+        record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    assert not list(tmp_path.glob("*run*"))
+
+
+STUCK = """
+def run(self, case, progress):
+    from runners.tap import tap
+    import torch
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    tap("init/video", torch.ones(3))
+    with open(os.environ["PARITY_TEST_PIDS"], "w") as file:
+        file.write(f"{os.getpid()} {other.pid}")
+    progress.step(1, 2)
+    time.sleep(600)
+"""
+
+
+def test_an_interrupt_ends_the_child_and_what_it_started_and_keeps_its_taps(
+    grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("PARITY_TEST_PIDS", str(pids))
+
+    class Impatient(Heard):
+        def step(self, index: int, count: int) -> None:
+            raise KeyboardInterrupt
+
+    child = child_of(changed(grey, STUCK), micro_weights, taps="*")
+    with pytest.raises(KeyboardInterrupt):
+        record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Impatient())
+    assert all(gone(pid) for pid in pids_in(pids))
+    assert sorted(path.name for path in tmp_path.glob("*run*")) == ["run.crashed"]
+    trace = read_trace(tmp_path / "run.crashed")
+    assert list(trace) == ["init/video"] and not trace.complete
+
+
+def test_what_the_engine_leaves_running_is_ended_with_it(
+    grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    body = (
+        "def run(self, *a):\n"
+        "    left = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        "    return dataclasses.replace(super().run(*a), details={'left': left.pid})"
+    )
+    runner = changed(grey, body)
+    record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    assert gone(read_run(tmp_path / "run").record.details["left"])
+
+
+def test_the_child_does_not_outlive_a_parent_that_was_killed(
+    grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    runner = changed(grey, STUCK)
+    (tmp_path / "parent.py").write_text(
+        textwrap.dedent(f"""
+        import json, sys
+        from pathlib import Path
+        import torch
+        from parity.runs.child import Child, execute
+        from runners.case import case_of
+        from runners.clock import Quiet
+        from runners.protocol import RunOptions
+        from runners.weights import WeightsFolder
+
+        folder = WeightsFolder(Path({str(micro_weights.folder)!r}))
+        case = case_of(json.loads(Path({str(tmp_path / "case.json")!r}).read_text()), "/")
+        child = Child(python=Path(sys.executable), runner={runner!r}, weights=folder)
+        execute(child, case, RunOptions(device=torch.device("cpu")), Path({str(tmp_path)!r}), Quiet())
+        """)
+    )
+    (tmp_path / "case.json").write_text(json.dumps(case_document(micro_case())))
+    pids = tmp_path / "pids"
+    environment = os.environ | {"PARITY_TEST_PIDS": str(pids), "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([str(HERE), str(tmp_path / "parent.py")], env=environment)
+    try:
+        child, grandchild = pids_in(pids)
+        parent.send_signal(signal.SIGKILL)
+        assert gone(child) and gone(grandchild)
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"python": Path("/no/such/python")}, "cannot be started"),
+        ({"python": Path("/bin/true")}, "left no result.json"),
+        ({"python": Path("/bin/echo")}, "no message of the protocol"),
+        ({"runner": "no_such"}, "Unknown runner 'no_such'"),
+        ({"runner": "no_such.py:Engine"}, "There is no file .*no_such.py"),
+    ],
+)
+def test_what_cannot_be_started_is_named(
+    change: dict[str, Any], sentence: str, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    child = child_of(**{"runner": "official", "weights": micro_weights, **change})
+    with pytest.raises(ParityError, match=sentence):
+        record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+
+
+def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
+    micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    case = micro_case({"request.images": [{"path": "none.png"}]})
+    with pytest.raises(CaseError, match=r"'none.png' of case 'micro' is not a file"):
+        record_in_child(child_of("official", micro_weights), case, micro_weights, BF16, tmp_path / "run", Quiet())
+
+
+def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
+    grey: Path, micro_weights: WeightsFolder, micro_case_text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "case.toml").write_text(micro_case_text)
+    arguments = ["run", "--case", str(tmp_path / "case.toml"), "--weights", str(micro_weights.folder)]
+    arguments += ["--runner", f"{grey}:Grey", "--out", str(tmp_path / "run"), "--threads", str(torch.get_num_threads())]
+    done = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable])
+    assert done.exit_code == 0, done.output
+    assert "denoising" in done.stderr and "step 2/2" in done.stderr
+    assert read_run(tmp_path / "run").record.details["in_child_process"] is True
+    refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
+    assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
+
+
+def test_a_case_survives_its_document(micro_case: MakeCase) -> None:
+    case = micro_case({"request.images": [{"path": "astronaut.png", "strength": 0.25}], "reference": "1.2.0"})
+    assert case_of(json.loads(json.dumps(case_document(case))), case.folder) == case
+
+
+@pytest.mark.parametrize("said", ["exit 0", "echo not a fingerprint", None])
+def test_an_interpreter_that_does_not_say_what_it_is_is_refused_by_name(said: str | None, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    if said is not None:
+        python.write_text(f"#!/bin/sh\n{said}\n")
+        python.chmod(0o755)
+    with pytest.raises(RunnerError, match="python does not say what it is"):
+        environment_in(python, torch.device("cpu"), "1.0.0")

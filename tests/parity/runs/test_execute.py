@@ -1,0 +1,88 @@
+"""Recording a run: a crash leaves no run, but what its taps had recorded, marked incomplete."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+import torch
+
+from parity.runs.execute import device_named, record_run, recording
+from parity.trace import recorder
+from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
+from runners.case import Case
+from runners.clock import Progress, Quiet
+from runners.errors import RunnerError
+from runners.protocol import Capabilities, Outcome, RunOptions
+from runners.tap import tap
+from runners.weights import WeightsFolder
+
+
+class Crashing:
+    """A runner whose third tap is the last thing it does."""
+
+    name = "native"
+    capabilities: Capabilities
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def run(self, case: Case, progress: Progress) -> Outcome:
+        for step in range(3):
+            tap(f"denoise/{step:03d}/latent/video", torch.full((2, 3, 5), float(step)))
+        raise RuntimeError("the engine died")
+
+
+class NamedWeights:
+    """Stands where weights would; nothing of them is read before the crash."""
+
+    hash = "0" * 64
+
+
+def crash(case: Case, out: Path) -> None:
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    options = RunOptions(device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="engine died"):
+        record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
+
+
+def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, micro_case: Callable[..., Case]) -> None:
+    crash(micro_case(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    trace = read_trace(tmp_path / "run.crashed")
+    assert not trace.complete
+    assert list(trace) == [f"denoise/{step:03d}/latent/video" for step in range(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.crashed"]
+
+
+def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
+    tmp_path: Path, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    crash(micro_case(), tmp_path / "run")
+    with monkeypatch.context() as full:
+        full.setattr(recorder, "write_trace", full_disk)
+        crash(micro_case(), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_JOURNAL]
+    trace = read_trace(tmp_path / "run.crashed")
+    assert len(trace) == 3 and not trace.complete
+    crash(micro_case(), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_FILE]
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    with pytest.raises(RunnerError, match="'mps' is not supported"):
+        device_named("mps")
+    with pytest.raises(RunnerError, match="'nonsense' is no device"):
+        device_named("nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(RunnerError, match="--device cpu"):
+            device_named("cuda")

@@ -1,0 +1,68 @@
+"""The store: by content, whole, checked on the way back, and no path can leave it."""
+
+from pathlib import Path
+
+import pytest
+
+from parity.runs.store import ENVIRONMENT_VARIABLE, Store, Stored, open_store
+from runners.errors import RunError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "data.bin"
+    path.write_bytes(bytes(range(256)) * 50)
+    return path
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_a_file_comes_back_by_its_hash_and_is_stored_once(store: Store, file: Path, tmp_path: Path) -> None:
+    stored = store.put(file)
+    assert stored.bytes == 12800 and store.has(stored)
+    assert store.put(file) == stored
+    store.get(stored, tmp_path / "back.bin")
+    assert (tmp_path / "back.bin").read_bytes() == file.read_bytes()
+
+
+def test_nothing_partial_stays_in_a_folder(file: Path, tmp_path: Path) -> None:
+    stored = Store(str(tmp_path / "store")).put(file)
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == [stored.sha256]
+
+
+@pytest.mark.parametrize("damage", [b"x", b""])
+def test_a_damaged_file_is_refused_and_leaves_nothing(file: Path, tmp_path: Path, damage: bytes) -> None:
+    store = Store(str(tmp_path / "store"))
+    stored = store.put(file)
+    lying = tmp_path / "store" / stored.sha256[:2] / stored.sha256
+    lying.write_bytes(damage + file.read_bytes()[1:] if damage else b"short")
+    with pytest.raises(RunError, match=r"damaged|no file"):
+        store.get(stored, tmp_path / "back.bin")
+    assert not (tmp_path / "back.bin").exists() and not list(tmp_path.glob(".back.bin*"))
+
+
+def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="has no file 0000"):
+        store.get(Stored(sha256="0" * 64, bytes=5), tmp_path / "back.bin")
+
+
+@pytest.mark.parametrize(("sha256", "size"), [("../" + "0" * 61, 5), ("0" * 63, 5), ("A" * 64, 5), ("0" * 64, -1)])
+def test_a_hash_that_is_none_is_refused(sha256: str, size: int) -> None:
+    with pytest.raises(ValueError, match=r"no SHA-256|a file of"):
+        Stored(sha256=sha256, bytes=size)
+
+
+def test_a_url_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(RunError, match="nosuch"):
+        Store("nosuch://bucket")
+
+
+def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "mine"))
+    assert open_store().url == str(tmp_path / "mine")
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert open_store().url == str(tmp_path / "ltx-parity" / "store")
