@@ -19,13 +19,12 @@ from parity.runs.folder import (
     RUN_FILE,
     SCHEMA_VERSION,
     VIDEO_FILE,
-    check_safetensors_header,
     dtype_name,
-    read_outputs,
     read_run,
     sha256_of,
     write_run,
 )
+from parity.runs.outputs import check_safetensors_header, read_outputs
 from parity.trace.checksums import CHECKSUMS_FILE
 from runners.case import Case
 from runners.errors import RunError
