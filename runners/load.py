@@ -39,74 +39,63 @@ def load(
         error: kind of error to raise.
         remedy: what the file should be and where one comes from, as the end of a sentence.
         max_bytes: the largest size that is read.
-        version: the only `schema_version` that is read; a form without that key is given the other keys. None asks for
-            none.
+        version: the only `schema_version` that is read; None asks for none.
         floats: keys of the document whose strings "inf", "-inf" and "nan" are floats.
     Raises: `error` naming the file and the key or value that is wrong.
     """
-    text = read_text(path, error, remedy, max_bytes=max_bytes)
-    return convert(
-        parse(text, str(path), error, remedy), form, str(path), error, remedy, version=version, floats=floats
-    )
-
-
-def read_text(path: Path, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
-    """The UTF-8 text of a regular file of at most `max_bytes`. Raises: `error`."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for one
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise error(f"{path} is not a regular file; {remedy}.")
-            data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as problem:
-        raise error(f"{path} is not a file that can be read ({problem}); {remedy}.") from problem
-    if len(data) > max_bytes:
-        raise error(f"{path} has more than {max_bytes} bytes; {remedy}.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise error(f"{path} is not UTF-8 text ({problem}); {remedy}.") from problem
-
-
-def parse(text: str | bytes, origin: str, error: type[ParityError], remedy: str) -> Any:
-    """The value of strict JSON text. Raises: `error`, in which the text is called `origin`."""
-    try:
-        return json.loads(
-            text, object_pairs_hook=_each_key_once, parse_constant=_refuse, parse_float=_finite, parse_int=_whole
-        )
-    except RecursionError:
-        raise error(f"{origin} is nested too deeply; {remedy}.") from None
-    except ValueError as problem:
-        raise error(f"{origin} is not valid JSON ({problem}); {remedy}.") from problem
-
-
-def convert(
-    value: Any,
-    form: type[Form],
-    origin: str,
-    error: type[ParityError],
-    remedy: str,
-    *,
-    version: int | None = None,
-    floats: Collection[str] = (),
-) -> Form:
-    """What `parse` gave in a form, strictly; arguments as `load` has them. Raises: `error`."""
     import msgspec  # an engine's own interpreter need not have it, see `runners.strict`
 
+    value: Any = parse(read_text(path, error, remedy, max_bytes=max_bytes), str(path), error, remedy)
+    if isinstance(value, dict):
+        value = {name: _float_back(item) if name in floats else item for name, item in value.items()}
     if version is not None:
         found = value.get("schema_version") if isinstance(value, dict) else None
         if type(found) is not int or found != version:
-            raise error(f"{origin} has schema version {str(found)[:40]!r}; this program reads {version}; {remedy}.")
-        if "schema_version" not in getattr(form, "__annotations__", ()):
-            value = {name: item for name, item in value.items() if name != "schema_version"}
-    if floats and isinstance(value, dict):
-        value = {name: _float_back(item) if name in floats else item for name, item in value.items()}
+            raise error(f"{path} has schema version {str(found)[:40]}; wanted {version}; {remedy}.")
     try:
         return msgspec.convert(value, form, strict=True)
     except (msgspec.ValidationError, RecursionError) as problem:
         if isinstance(problem.__cause__, ParityError):  # a form's own refusal
             raise problem.__cause__ from None
-        raise error(f"{origin} does not have its form ({problem}); {remedy}.") from problem
+        raise error(f"{path} does not have its form ({problem}); {remedy}.") from problem
+
+
+def read_text(path: Path, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most `max_bytes`. Raises: `error`."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(max_bytes + 1) if regular else b""
+    except (OSError, ValueError) as problem:  # a ValueError for a name with a zero byte
+        raise error(
+            f"{path} is no file that can be read ({getattr(problem, 'strerror', None) or problem}); {remedy}."
+        ) from problem
+    if not regular:
+        raise error(f"{path} is not a regular file; {remedy}.")
+    if len(data) > max_bytes:
+        raise error(f"{path} has more than {max_bytes} bytes; {remedy}.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} cannot be read as UTF-8 text ({problem}); {remedy}.") from problem
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for somebody
+
+
+def parse(text: str, origin: str, error: type[ParityError], remedy: str) -> Any:
+    """The value of strict JSON text. Raises: `error`, in which the text is called `origin`."""
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_each_key_once, parse_constant=_refuse, parse_float=_finite, parse_int=_whole
+        )
+        if "\\ud" in text.lower():  # escapes may spell half a character, which nothing can write again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except (ValueError, RecursionError) as problem:
+        why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise error(f"{origin} is not valid JSON ({why}); {remedy}.") from problem
 
 
 def _float_back(value: Any) -> Any:

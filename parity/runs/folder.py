@@ -9,7 +9,6 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
 import hashlib
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from parity.trace.checksums import CHECKSUMS_FILE
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import NAMES
 from runners.errors import RunError
+from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
 
 SCHEMA_VERSION = 1
@@ -184,19 +184,15 @@ def read_run(folder: Path) -> Run:
     path = folder / RUN_FILE
     if not path.is_file() or path.is_symlink():
         raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
-    if path.stat().st_size > MAX_RUN_BYTES:
-        raise RunError(f"{path} has {path.stat().st_size} bytes; at most {MAX_RUN_BYTES} are read.")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not valid JSON ({error}); the run is damaged, make it again.") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version!r}; wanted {SCHEMA_VERSION}. Make the run again.")
-    try:
-        record = msgspec.convert({**document, "sigmas": _finite_back(document.get("sigmas"))}, RunRecord)
-    except msgspec.ValidationError as error:
-        raise RunError(f"{path} does not have the form of a run: {error}.") from error
+    record = load(
+        path,
+        RunRecord,
+        RunError,
+        "make the run again",
+        max_bytes=MAX_RUN_BYTES,
+        version=SCHEMA_VERSION,
+        floats=("sigmas",),
+    )
     _check_values(path, record)
     unknown = sorted(record.files.keys() - set(DATA_FILES))
     reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
@@ -228,13 +224,6 @@ def _check_values(path: Path, record: RunRecord) -> None:
         raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
-
-
-def _finite_back(sigmas: Any) -> Any:
-    """Undo what `parity.trace.atomic.plain` did to numbers that JSON cannot hold."""
-    if not isinstance(sigmas, list):
-        return sigmas
-    return [float(sigma) if sigma in ("inf", "-inf", "nan") else sigma for sigma in sigmas]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
