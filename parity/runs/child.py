@@ -129,21 +129,21 @@ class ChildRunner:
                     _follow(process, self.name, progress)
                 outcome = _outcome(self.name, case, place)
             except BaseException:
-                if recorder is not None:
-                    with contextlib.suppress(ParityError, OSError):
-                        _hand_over(place, recorder)
+                with contextlib.suppress(ParityError, OSError):
+                    _hand_over(place, recorder, finished=False)
                 raise
-            if recorder is not None:
-                for name in (TRACE_FILE, TENSORS_FILE) if recorder.request["keep"] == "full" else (TRACE_FILE,):
-                    _regular(place / name)
-                _hand_over(place, recorder)
+            _hand_over(place, recorder, finished=True)
             return outcome
 
 
-def _hand_over(place: Path, recorder: Recorder) -> None:
+def _hand_over(place: Path, recorder: Recorder | None, *, finished: bool) -> None:
+    """Give the recorder here what the child recorded. Raises: RunError if that is missing, damaged or a link."""
+    if recorder is None:
+        return
+    owed = {TRACE_FILE, TENSORS_FILE} if recorder.request["keep"] == "full" else {TRACE_FILE}
     for name in (TRACE_FILE, TRACE_JOURNAL, TENSORS_FILE):
-        if (place / name).is_symlink():
-            raise RunError(f"The child left a link in place of {name}.")
+        if (place / name).is_symlink() or (finished and name in owed):
+            _regular(place / name)
     recorder.adopt(place)
 
 
