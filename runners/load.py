@@ -46,13 +46,13 @@ def load(
     import msgspec  # an engine's own interpreter need not have it, see `runners.strict`
 
     value: Any = parse(read_text(path, error, remedy, max_bytes=max_bytes), str(path), error, remedy)
-    if isinstance(value, dict):
-        value = {name: _float_back(item) if name in floats else item for name, item in value.items()}
     if version is not None:
         found = value.get("schema_version") if isinstance(value, dict) else None
         if type(found) is not int or found != version:
             raise error(f"{path} has schema version {str(found)[:40]}; wanted {version}; {remedy}.")
     try:
+        if isinstance(value, dict):
+            value = {name: _float_back(item) if name in floats else item for name, item in value.items()}
         return msgspec.convert(value, form, strict=True)
     except (msgspec.ValidationError, RecursionError) as problem:
         if isinstance(problem.__cause__, ParityError):  # a form's own refusal

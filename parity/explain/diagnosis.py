@@ -22,7 +22,6 @@ from runners.errors import RunError
 from runners.load import load
 
 FLOORS_SCHEMA_VERSION: Final = 1
-MAX_FLOORS_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +105,8 @@ class MeasuredFloors(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_floors(path: Path, run: Run) -> dict[str, float]:
     """Measured floors for a run. Raises: RunError if the file is none, or was measured on another case or dtype."""
-    found = load(
-        path,
-        MeasuredFloors,
-        RunError,
-        "floors come from `parity amplify --out FILE`",
-        max_bytes=MAX_FLOORS_BYTES,
-        version=FLOORS_SCHEMA_VERSION,
-        floats=("floors",),
-    )
+    remedy = "floors come from `parity amplify --out FILE`"
+    found = load(path, MeasuredFloors, RunError, remedy, version=FLOORS_SCHEMA_VERSION, floats=("floors",))
     if found.case != run.record.case or found.dtype != run.record.dtype:
         raise RunError(
             f"{path} was measured on case {found.case.get('id')!r} in {found.dtype}; "

@@ -12,7 +12,6 @@ from runners.errors import RunError
 from runners.load import load
 
 SCHEMA_VERSION: Final = 1
-MAX_BYTES: Final = 16 << 20
 MOST_ROWS: Final = 40
 NOT_ASKED: Final = (
     "Not asked. `parity identify RUN --weights DIR --out FILE` finds out, then `--identified FILE` shows it."
@@ -40,7 +39,7 @@ class Identified(msgspec.Struct, frozen=True):
 def read_identified(path: Path, run: Run) -> Identified:
     """An answer saved by `parity identify --out`. Raises: RunError if it is none, or another run's."""
     remedy = f"answers come from `parity identify {run.folder} --out FILE`"
-    found = load(path, Identified, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION)
+    found = load(path, Identified, RunError, remedy, version=SCHEMA_VERSION)
     if found.run_sha256 != sha256_of(run.folder / RUN_FILE):
         raise RunError(f"{path} is about another run than {run.folder}; identify this one.")
     return found
