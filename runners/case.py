@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runners.errors import CaseError
+from runners.load import read_text
 from runners.request import Guider, ImageCondition, check_guider, check_request
 from runners.strict import Strict
 
@@ -117,20 +118,8 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
 
 def load_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Case:
     """Read a case file. Raises: CaseError."""
-    text = read_text(path, "case file", "pass a path to a TOML file or an id under golden/")
+    text = read_text(path, CaseError, "pass the path of a TOML file or an id under golden/", max_bytes=MAX_CASE_BYTES)
     return parse_case(text, path.parent, overrides)
-
-
-def read_text(path: Path, what: str, hint: str) -> str:
-    """The text of a small file that may come from a stranger. Raises: CaseError, in terms of `what` it should be."""
-    if not path.is_file():
-        raise CaseError(f"No {what} at {path}; {hint}.")
-    if path.stat().st_size > MAX_CASE_BYTES:
-        raise CaseError(f"{path} has {path.stat().st_size} bytes; a {what} has at most {MAX_CASE_BYTES}.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise CaseError(f"{path} cannot be read as UTF-8 text ({error}), which a {what} is.") from error
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:

@@ -6,15 +6,12 @@ the release of a case that names none. A request says nothing of autocast. Like 
 unknown, missing and repeated keys and wrong types are errors, and a picture must stay in the request's folder.
 """
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from runners.case import Case, Guidance, Request, Switches, case_document, read_text
+from runners.case import MAX_CASE_BYTES, Case, Guidance, Request, Switches, case_document
 from runners.errors import CaseError
+from runners.load import load
 from runners.ltx23.sampling import GUIDER_VALUES, default_negative_prompt
 from runners.native.request import sampling_params
 from runners.releases import reference_of
@@ -84,12 +81,8 @@ def case_of_request(path: Path) -> Case:
 
     Raises: CaseError naming what is wrong or cannot be said in a case; ConfigError for a reference that is no release.
     """
-    text = read_text(path, "request", "pass a path to a JSON file, such as `parity case --to-request` prints")
-    try:
-        recorded = msgspec.json.decode(text, type=RecordedRequest, strict=True)
-    except msgspec.DecodeError as error:
-        raise CaseError(f"{path} is no request: {error}. docs/runners.md shows every key with its type.") from error
-    json.loads(text, object_pairs_hook=partial(_each_key_once, path))  # msgspec takes the last of several
+    remedy = "wanted is a request such as `parity case --to-request` prints; docs/runners.md shows every key"
+    recorded = load(path, RecordedRequest, CaseError, remedy, max_bytes=MAX_CASE_BYTES)
     asked = fields_of(recorded)
     extra: Extra = asked.pop("extra")
     name, reference = asked.pop("id"), asked.pop("reference")
@@ -109,10 +102,3 @@ def case_of_request(path: Path) -> Case:
         if case.image_place(image).is_dir():  # an empty name, for one; a picture may still be put there
             case.image_path(image)
     return case
-
-
-def _each_key_once(path: Path, pairs: list[tuple[str, Any]]) -> None:
-    keys = [key for key, _ in pairs]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise CaseError(f"The request {path} has {', '.join(repeated)} more than once; say each key once.")

@@ -20,6 +20,11 @@ def tapping() -> bool:
     return _listener is not None
 
 
+def listener() -> Listener | None:
+    """Who listens; a runner that computes in another process asks, since taps there are not heard here."""
+    return _listener
+
+
 def tap(name: str, tensor: Tensor) -> None:
     """Offer `tensor` to the listener under the current scope; the listener must neither keep nor change it unasked."""
     if _listener is not None:

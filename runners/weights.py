@@ -4,7 +4,6 @@ A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `co
 one folder with Gemma 3 in Hugging Face form. Nothing is unpickled; headers are checked before a tensor is read.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from runners.checksum import checksum64, weights_hash
 from runners.errors import CheckpointError
+from runners.load import parse, read_text
 from runners.ltx23.loading import TensorSource
 
 MODEL_VERSION_PREFIX = "2.3"
@@ -156,17 +156,14 @@ class WeightsFolder:
                 f"The Gemma folder {self.gemma_folder} lacks {', '.join(missing)}; download it whole."
             )
         path = self.gemma_folder / "config.json"
-        config = self._json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        config = self._json_object(read_text(path, CheckpointError, "download Gemma whole"), str(path))
         if not isinstance(config.get("text_config"), dict):
             raise CheckpointError(f"{path} has no 'text_config'; a Gemma 3 folder with text and vision is wanted.")
         return config
 
     @staticmethod
     def _json_object(text: str, what: str) -> dict[str, Any]:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{what} is not valid JSON ({error}).") from error
+        value = parse(text, what, CheckpointError, "take an official checkpoint")
         if not isinstance(value, dict):
             raise CheckpointError(f"{what} is not a JSON object.")
         return value

@@ -4,7 +4,6 @@ On a CPU with a tiny model a population is measured in one go. At full size a me
 keeps each as soon as it is measured, and a sitting ends in time; the same call goes on where the last one stopped.
 """
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import msgspec
 
 from parity.trace.atomic import write_json_atomic
 from runners.errors import RegistryError
+from runners.load import load
 
 SCHEMA_VERSION: Final = 1
 Numbers = dict[str, float]
@@ -55,15 +55,13 @@ class Sitting:
         """Read what was kept. Raises: RegistryError if it is of another case, model or machine."""
         if self.kept is None or not self.kept.is_file():
             return
-        try:
-            found = msgspec.convert(json.loads(self.kept.read_bytes()), _File)
-        except (ValueError, RecursionError) as error:
-            raise RegistryError(f"{self.kept} does not have the form of kept samples: {error}.") from error
-        here = json.loads(msgspec.json.encode(self.origin))
-        if (found.schema_version, found.origin) != (SCHEMA_VERSION, here):
+        remedy = "samples are kept by `parity calibrate --samples FILE`; give another file"
+        found = load(self.kept, _File, RegistryError, remedy, version=SCHEMA_VERSION)
+        here = msgspec.json.decode(msgspec.json.encode(self.origin))
+        if found.origin != here:
             changed = [name for name, value in here.items() if found.origin.get(name) != value]
             raise RegistryError(
-                f"{self.kept} was measured with another {', '.join(changed) or 'schema'}; give another --samples file."
+                f"{self.kept} was measured with another {', '.join(changed) or 'origin'}; give another --samples file."
             )
         self._members = dict(found.members)
 

@@ -13,7 +13,7 @@ from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.runs import Kept, reduced_of
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.runs.folder import Outputs, Run
-from parity.runs.in_memory import CPU, execute, execute_in_child
+from parity.runs.in_memory import CPU, run_in_memory
 from parity.runs.reduced import reduce_outputs
 from parity.taps.dataflow import Dataflow
 from parity.trace.file import Trace, read_trace
@@ -69,11 +69,8 @@ def record(
     Raises: ParityError as the runner does; RunnerError if the variables change nothing of how the child computes.
     """
     with tempfile.TemporaryDirectory() as name:
-        if variables is None:
-            with Recorder(Path(name)) as recorder, listening(recorder):
-                outputs = execute(runner, weights, case, dtype, device)
-        else:
-            outputs = execute_in_child(runner, weights, case, dtype, device, variables, Path(name))
+        with Recorder(Path(name)) as recorder, listening(recorder):
+            outputs = run_in_memory(runner, weights, case, dtype, device, variables=variables)
         trace = read_trace(Path(name))
     return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 

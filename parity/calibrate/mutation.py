@@ -30,7 +30,7 @@ from parity.isolate.error import Added, error_of
 from parity.judge.registry import Registry
 from parity.judge.strength import KIND, key
 from parity.runs.folder import Outputs
-from parity.runs.in_memory import execute
+from parity.runs.in_memory import run_in_memory
 from runners.case import Case
 from runners.weights import WeightsFolder
 
@@ -255,10 +255,10 @@ class Gauntlet:
         if case not in self._oracles:
             oracle_run = oracle_at(case.reference)
             with oracle_run.apply():
-                self._oracles[case] = execute("native", self._weights, case, oracle_run.dtype)
+                self._oracles[case] = run_in_memory("native", self._weights, case, oracle_run.dtype)
         oracle = self._oracles[case]
         with present(defect):
-            candidate = execute("native", self._weights, case)
+            candidate = run_in_memory("native", self._weights, case)
         found = [
             _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
             for name in OUTPUTS

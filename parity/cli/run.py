@@ -42,7 +42,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
-    from parity.runs.child import Child, record_in_child
+    from parity.runs.child import ChildRunner
     from parity.runs.execute import device_named, record_run, recording
     from parity.runs.golden import find_case
     from parity.taps.dataflow import Dataflow
@@ -51,7 +51,7 @@ def run(
     from parity.trace.recorder import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, open_runner
     from runners.forge.weights import weights_named
-    from runners.protocol import DTYPES, RunOptions
+    from runners.protocol import DTYPES, Runner, RunOptions
     from runners.releases import RELEASES
     from runners.weights import num_blocks
 
@@ -85,24 +85,23 @@ def run(
     foreign = taps is not None and runner not in NAMES
     windows = prompt_tokens(found, files) if foreign else NO_WINDOWS
     with progress_of(f"{runner} {found.id}", quiet) as progress:
+        engine: Runner
         if runner_python is None:
             engine = open_runner(runner, files, options, overrides, command_line, official_root)
-            recorded = None if taps is None else recording(taps, kept, windows)
-            outcome = record_run(engine, found, files, options, folder, progress, recorded)
         else:
-            child = Child(
+            engine = ChildRunner(
                 python=runner_python,
-                runner=runner,
+                name=runner,
                 weights=files,
+                options=options,
+                beside=folder,
                 overrides=overrides,
                 command_line=command_line,
                 official_root=official_root,
-                taps=taps,
-                keep=kept,
-                prompt_tokens=windows,
                 threads=threads,
             )
-            outcome = record_in_child(child, found, files, options, folder, progress)
+        recorded = None if taps is None else recording(taps, kept, windows)
+        outcome = record_run(engine, found, files, options, folder, progress, recorded)
     if not quiet:
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "

@@ -227,12 +227,12 @@ def _run(
 ) -> None:
     import torch
 
-    from parity.runs.child import Child, record_in_child
+    from parity.runs.child import ChildRunner
     from parity.runs.execute import record_run, recording
     from parity.taps.dataflow import Dataflow
     from parity.taps.pattern import require_choice
     from runners.catalogue import open_runner
-    from runners.protocol import RunOptions
+    from runners.protocol import Runner, RunOptions
     from runners.weights import num_blocks
 
     if taps is not None:
@@ -240,16 +240,21 @@ def _run(
     options = RunOptions(device=device)
     root = None if checkout is None else checkout.root
     with progress_of(f"{runner} {case.id}", quiet) as progress:
+        engine: Runner
         if checkout is None or checkout.python is None:
-            recorded = None if taps is None else recording(taps, "sketch")
             engine = open_runner(runner, weights, options, official_root=root)
-            record_run(engine, case, weights, options, out_folder, progress, recorded)
         else:
-            threads = torch.get_num_threads()
-            child = Child(
-                python=checkout.python, runner=runner, weights=weights, official_root=root, taps=taps, threads=threads
+            engine = ChildRunner(
+                python=checkout.python,
+                name=runner,
+                weights=weights,
+                options=options,
+                beside=out_folder,
+                official_root=root,
+                threads=torch.get_num_threads(),
             )
-            record_in_child(child, case, weights, options, out_folder, progress)
+        recorded = None if taps is None else recording(taps, "sketch")
+        record_run(engine, case, weights, options, out_folder, progress, recorded)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own
 

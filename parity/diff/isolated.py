@@ -5,7 +5,6 @@ cannot stand in for another's. An isolation of some stages or blocks only is for
 least the first two denoising steps (the second step is the first with a past).
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from parity.runs.folder import Run
 from parity.taps.group import isolated_group, worst_by_group
 from runners.clock import STAGES
 from runners.errors import RunError
+from runners.load import load
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES: Final = 256 << 20
@@ -31,7 +31,7 @@ class IsolatedRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one place adds; the file's other keys of a row are for people."""
 
     where: str
-    added: float | str  # JSON holds infinities and nan as strings
+    added: float  # nan where the two could not be compared
     note: str = ""
 
 
@@ -55,7 +55,7 @@ class IsolatedErrors(msgspec.Struct, frozen=True, kw_only=True):
 
     def errors(self) -> list[tuple[str, float, str]]:
         """Place, relative L2 and note of each row; nan where the two could not be compared."""
-        return [(row.where, float(row.added), row.note) for row in self.rows]
+        return [(row.where, row.added, row.note) for row in self.rows]
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -95,15 +95,8 @@ def read_isolated(path: Path, candidate: Run) -> IsolatedErrors:
     Raises: RunError if the file is none, is not a whole isolation, or is not of this run's request, weights,
         environment and code.
     """
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise RunError(f"{path} holds no isolated errors; measure them with `parity isolate REF --out FILE`.")
-    try:
-        found = msgspec.convert(json.loads(path.read_bytes()), IsolatedErrors)
-        found.errors()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of isolated errors: {error}.") from error
-    if found.schema_version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {found.schema_version}; this program reads {SCHEMA_VERSION}.")
+    remedy = "isolated errors come from `parity isolate REF --out FILE`"
+    found = load(path, IsolatedErrors, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, candidate)
     count = len(candidate.record.step_s)
     missing = [stage for stage in STAGES if stage not in found.stages]

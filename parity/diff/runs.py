@@ -3,7 +3,6 @@
 The result holds numbers only and can be saved, so that a run is judged again later without its tensors.
 """
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, re
 from parity.taps.dataflow import Dataflow
 from parity.trace.file import read_trace
 from runners.errors import RunError
+from runners.load import load
 
 SCHEMA_VERSION = 1
 MAX_NUMBERS_BYTES = 256 << 20
@@ -207,12 +207,8 @@ def _side(run: Run) -> Side:
 
 def read_numbers(path: Path) -> RunsDiff:
     """Numbers saved earlier, to be judged again. Raises: RunError if the file does not have their form."""
-    if not path.is_file() or path.stat().st_size > MAX_NUMBERS_BYTES:
-        raise RunError(f"{path} holds no saved numbers; write them with `parity diff REF RUN --out FILE`.")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of saved numbers: {error}.") from error
+    remedy = "saved numbers come from `parity diff REF RUN --out FILE`"
+    document: dict[str, Any] = load(path, dict, RunError, remedy, max_bytes=MAX_NUMBERS_BYTES)
     return numbers_of(document, str(path))
 
 

@@ -1,10 +1,11 @@
 """Run folders to a diagnosis: read both traces, lay out their case, gather floors, explain."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from parity.diff.comparable import environment_differences, record_findings, require_comparable
 from parity.diff.left_out import left_out
@@ -18,9 +19,9 @@ from parity.runs.case import flow_of
 from parity.runs.folder import Run
 from parity.trace.file import read_trace
 from runners.errors import RunError
+from runners.load import load
 
 FLOORS_SCHEMA_VERSION: Final = 1
-MAX_FLOORS_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +94,22 @@ def diagnose(
     return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 
 
+class MeasuredFloors(msgspec.Struct, frozen=True, kw_only=True):
+    """What `parity amplify --out` saved; other keys of the file are for people."""
+
+    schema_version: int
+    case: dict[str, Any]
+    dtype: str
+    floors: dict[str, float]  # tap to relative L2
+
+
 def read_floors(path: Path, run: Run) -> dict[str, float]:
     """Measured floors for a run. Raises: RunError if the file is none, or was measured on another case or dtype."""
-    if not path.is_file() or path.stat().st_size > MAX_FLOORS_BYTES:
-        raise RunError(f"{path} holds no floors; measure them with `parity amplify --out FILE`.")
-    try:
-        document = json.loads(path.read_bytes())
-        version, floors = document["schema_version"], document["floors"]
-        case, dtype = document["case"], document["dtype"]
-        measured = {str(tap): float(floor) for tap, floor in floors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of measured floors: {error!r}.") from error
-    if version != FLOORS_SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version!r}; this program reads {FLOORS_SCHEMA_VERSION}.")
-    if case != run.record.case or dtype != run.record.dtype:
+    remedy = "floors come from `parity amplify --out FILE`"
+    found = load(path, MeasuredFloors, RunError, remedy, version=FLOORS_SCHEMA_VERSION, floats=("floors",))
+    if found.case != run.record.case or found.dtype != run.record.dtype:
         raise RunError(
-            f"{path} was measured on case {case.get('id') if isinstance(case, dict) else None!r} in {dtype}; "
+            f"{path} was measured on case {found.case.get('id')!r} in {found.dtype}; "
             f"{run.folder} is a run of {run.case_id!r} in {run.record.dtype}. Measure floors for that."
         )
-    return measured
+    return found.floors

@@ -17,7 +17,8 @@ from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting
 from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
 from parity.identify.search import MISSING, Observed, Search, Told
 from parity.runs.environment import differences, fingerprint
-from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, check_safetensors_header, sha256_of
+from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
+from parity.runs.outputs import check_safetensors_header
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import is_tap, place_of
 from parity.trace.file import Trace, read_trace

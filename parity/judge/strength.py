@@ -4,7 +4,6 @@
 there are says by how much weaker that is. Nothing is judged by these counts.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,9 +12,9 @@ import msgspec
 
 from parity.diff.levels import LEVEL_WORDS
 from runners.errors import RegistryError
+from runners.load import load
 
 KIND: Final = "mutation"
-MAX_BYTES: Final = 64 << 20
 
 
 class Strength(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +51,7 @@ def load_strength(path: Path) -> Strength | None:
     """Read the counts; None where nobody has saved any. Raises: RegistryError for a file that is no mutation score."""
     if not path.is_file():
         return None
-    if path.stat().st_size > MAX_BYTES:
-        raise RegistryError(f"{path} has {path.stat().st_size} bytes; a mutation score has at most {MAX_BYTES}.")
-    try:
-        found = msgspec.convert(json.loads(path.read_bytes()), Strength)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"{path} is no mutation score ({error}); run `parity mutate --out {path}`.") from error
+    found = load(path, Strength, RegistryError, "a mutation score comes from `parity mutate --out FILE`")
     if found.kind != KIND:
         raise RegistryError(f"{path} is a file of kind {found.kind!r}, not {KIND!r}; run `parity mutate --out {path}`.")
     return found

@@ -1,8 +1,7 @@
 """Which official release a run follows, as `parity identify` found, and what its answer leaves unexplained."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -10,9 +9,9 @@ from parity.report.page_html import Node, cell, table, tag, with_code
 from parity.report.words import capitalised, number
 from parity.runs.folder import RUN_FILE, Run, sha256_of
 from runners.errors import RunError
+from runners.load import load
 
 SCHEMA_VERSION: Final = 1
-MAX_BYTES: Final = 16 << 20
 MOST_ROWS: Final = 40
 NOT_ASKED: Final = (
     "Not asked. `parity identify RUN --weights DIR --out FILE` finds out, then `--identified FILE` shows it."
@@ -39,15 +38,8 @@ class Identified(msgspec.Struct, frozen=True):
 
 def read_identified(path: Path, run: Run) -> Identified:
     """An answer saved by `parity identify --out`. Raises: RunError if it is none, or another run's."""
-    if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise RunError(f"{path} holds no answer; make one with `parity identify {run.folder} --out FILE`.")
-    try:
-        document: Any = json.loads(path.read_bytes())
-        found = msgspec.convert(document, Identified)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of an answer of `parity identify`: {error}.") from error
-    if found.schema_version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {found.schema_version}; this program reads {SCHEMA_VERSION}.")
+    remedy = f"answers come from `parity identify {run.folder} --out FILE`"
+    found = load(path, Identified, RunError, remedy, version=SCHEMA_VERSION)
     if found.run_sha256 != sha256_of(run.folder / RUN_FILE):
         raise RunError(f"{path} is about another run than {run.folder}; identify this one.")
     return found

@@ -10,10 +10,8 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import uuid
 from collections import deque
@@ -21,25 +19,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
 
 import msgspec
 import torch
 
 import runners.errors
 from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, kill_marked
-from parity.runs.execute import Executed, leave_run
-from parity.runs.folder import MAX_RUN_BYTES, OUTPUTS_FILE, TENSORS_FILE, TRACE_FILE, dtype_name, read_outputs
-from parity.trace.file import TRACE_JOURNAL, journal_table, read_trace, write_trace
-from parity.trace.recorder import Keep
-from runners.case import Case, case_document
+from parity.runs.execute import MeasuredOutcome
+from parity.runs.folder import MAX_RUN_BYTES, dtype_name
+from parity.runs.outputs import OUTPUTS_FILE, read_outputs
+from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
+from parity.trace.full_tensors import TENSORS_FILE
+from parity.trace.recorder import Recorder
+from runners.case import Case, Switches, case_document
 from runners.catalogue import NAMES
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
-from runners.protocol import Outcome, RunOptions
-from runners.real_tokens import PromptTokens
-from runners.weights import Weights, WeightsFolder
+from runners.load import load
+from runners.partial_folder import partial_folder
+from runners.protocol import DTYPES, Capabilities, RunOptions
+from runners.releases import RELEASES
+from runners.tap import listener
+from runners.weights import WeightsFolder
 
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
@@ -52,27 +56,8 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """Which interpreter runs what."""
-
-    python: Path
-    runner: str  # a name of the catalogue, or FILE.py:CLASS
-    weights: WeightsFolder | ForgedWeights
-    overrides: dict[str, Any] = field(default_factory=dict)
-    command_line: dict[str, Any] = field(default_factory=dict)
-    official_root: Path | None = None
-    taps: str | None = None  # pattern of the taps to record
-    keep: Keep = "sketch"
-    prompt_tokens: PromptTokens = field(
-        default_factory=dict
-    )  # of an engine that may tap the window that a prompt stands in
-    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment; an empty one is taken away
-    threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
-
-
 class ChildResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contents of a child's `result.json`."""
+    """The contents of a child's `result.json`: a `MeasuredOutcome` but for its tensors."""
 
     runner: str
     environment: dict[str, Any]
@@ -86,38 +71,80 @@ class ChildResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     details: dict[str, Any]
 
 
-def record_in_child(
-    child: Child, case: Case, weights: Weights, options: RunOptions, out: Path, progress: Progress
-) -> Outcome:
-    """Run a case in a child process and leave the run folder `out`, as `parity.runs.execute.record_run` does here.
+@dataclass(frozen=True, kw_only=True)
+class ChildRunner:
+    """A runner whose engine runs in another interpreter, one process a case.
 
-    Raises: ParityError of the kind that the child raised; RunnerError if it cannot be started, dies, or does not keep
-    to the protocol; RunError if what it leaves is not a run. On any way out, it is ended with all that it started.
+    A `Recorder` that listens here gets the taps that were recorded there, also of a run that failed. Time, environment
+    and kernels are those of the child.
     """
-    return leave_run(lambda folder: execute(child, case, options, folder, progress), case, weights, options, out)
+
+    python: Path
+    name: str  # of the engine: one of the catalogue, or FILE.py:CLASS
+    weights: WeightsFolder | ForgedWeights
+    options: RunOptions
+    beside: Path  # it works in a hidden folder beside this path, which need not exist
+    overrides: dict[str, Any] = field(default_factory=dict)
+    command_line: dict[str, Any] = field(default_factory=dict)
+    official_root: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment; an empty one is taken away
+    threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything: the child refuses what its engine does not declare."""
+        return Capabilities(
+            switches=frozenset(Switches.__annotations__),
+            tiers=frozenset({"exact", "fast"}),
+            dtypes=frozenset(DTYPES.values()),
+            releases=frozenset({*RELEASES, "custom"}),
+            behaviours=True,
+            taps=("*",),
+        )
+
+    def __enter__(self) -> Self:
+        """Nothing yet: loading is part of each child's run."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is left to free."""
+
+    def run(self, case: Case, progress: Progress) -> MeasuredOutcome:
+        """Run a case in a child process. On any way out, it is ended with all that it started.
+
+        Raises: ParityError of the kind that the child raised; RunnerError if it cannot be started, dies, or does not
+        keep to the protocol, or if somebody listens here who cannot take over a trace; RunError if what it leaves is
+        not a run.
+        """
+        recorder = listener()
+        if not (recorder is None or isinstance(recorder, Recorder)):
+            raise RunnerError("The taps of a child process are recorded there; only a `Recorder` can listen to them.")
+        with partial_folder(self.beside) as place:
+            request = place / "request.json"
+            request.write_text(json.dumps(_request(self, case, recorder)), encoding="utf-8")
+            try:
+                with _started(self.python, request, self.variables) as process:
+                    _follow(process, self.name, progress)
+                outcome = _outcome(self.name, case, place)
+            except BaseException:
+                with contextlib.suppress(ParityError, OSError):
+                    _hand_over(place, recorder, finished=False)
+                raise
+            _hand_over(place, recorder, finished=True)
+            return outcome
 
 
-def execute(child: Child, case: Case, options: RunOptions, folder: Path, progress: Progress) -> Executed:
-    """Run a case in a child process; a trace is left in `folder`. Raises: as `record_in_child`."""
-    place = Path(tempfile.mkdtemp(dir=folder, prefix=".child."))
-    request = place / "request.json"
-    request.write_text(json.dumps(_request(child, case, options)), encoding="utf-8")
-    try:
-        with _started(child.python, request, child.variables) as process:
-            _follow(process, child, progress)
-        result = _result(place / RESULT_FILE)
-        executed = _executed(result, child, case, place)
-        if child.taps is not None:
-            read_trace(place)
-            for name in (TRACE_FILE, TENSORS_FILE) if child.keep == "full" else (TRACE_FILE,):
-                _regular(place / name).replace(folder / name)
-        return executed
-    except BaseException:
-        with contextlib.suppress(ParityError, OSError):
-            _save_trace(place, folder)
-        raise
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+def _hand_over(place: Path, recorder: Recorder | None, *, finished: bool) -> None:
+    """Give the recorder here what the child recorded. Raises: RunError if that is missing, damaged or a link."""
+    if recorder is None:
+        return
+    owed = {TRACE_FILE, TENSORS_FILE} if recorder.request["keep"] == "full" else {TRACE_FILE}
+    for name in (TRACE_FILE, TRACE_JOURNAL, TENSORS_FILE):
+        if (place / name).is_symlink() or (finished and name in owed):
+            _regular(place / name)
+    recorder.adopt(place)
 
 
 def environment_in(python: Path, device: torch.device, release: str) -> dict[str, Any]:
@@ -148,11 +175,12 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
 
 
-def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
-    runner, colon, name = child.runner.rpartition(":")
+def _request(child: ChildRunner, case: Case, recorder: Recorder | None) -> dict[str, Any]:
+    runner, colon, name = child.name.rpartition(":")
+    options = child.options
     return {
         "protocol": PROTOCOL,
-        "runner": f"{Path(runner).resolve()}:{name}" if colon else child.runner,
+        "runner": f"{Path(runner).resolve()}:{name}" if colon else child.name,
         "case": case_document(case),
         "case_folder": str(Path(case.folder).resolve()),
         "weights": _named(child.weights),
@@ -163,9 +191,7 @@ def _request(child: Child, case: Case, options: RunOptions) -> dict[str, Any]:
         "overrides": child.overrides,
         "command_line": child.command_line,
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),
-        "taps": child.taps,
-        "keep": child.keep,
-        "prompt_tokens": dict(child.prompt_tokens),
+        "recording": None if recorder is None else recorder.request,
         "threads": child.threads,
     }
 
@@ -244,7 +270,7 @@ def _has_ended(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
     return True
 
 
-def _follow(process: "subprocess.Popen[bytes]", child: Child, progress: Progress) -> None:
+def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress) -> None:
     """Pass on what the child says until it ends. Raises: what it raised, or RunnerError."""
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=SAID_LINES)
@@ -252,9 +278,9 @@ def _follow(process: "subprocess.Popen[bytes]", child: Child, progress: Progress
     listener.start()
     error: ParityError | None = None
     while line := process.stdout.readline(MAX_LINE_BYTES):
-        error = _heard(line, child, progress) or error
+        error = _heard(line, runner, progress) or error
     if not _has_ended(process, SILENCE_S):
-        raise RunnerError(f"The process of runner {child.runner!r} closed its output and does not end; it was killed.")
+        raise RunnerError(f"The process of runner {runner!r} closed its output and does not end; it was killed.")
     listener.join(1.0)  # a grandchild may hold the pipe open
     if error is not None:
         raise error
@@ -262,7 +288,7 @@ def _follow(process: "subprocess.Popen[bytes]", child: Child, progress: Progress
     if status is not None and status.si_status != 0:
         how = f"by signal {status.si_status}" if status.si_code != os.CLD_EXITED else f"with status {status.si_status}"
         last = "".join(f"\n  {text}" for text in said)
-        raise RunnerError(f"The process of runner {child.runner!r} ended {how}; it last said:{last or ' nothing'}")
+        raise RunnerError(f"The process of runner {runner!r} ended {how}; it last said:{last or ' nothing'}")
 
 
 def _collect(pipe: BinaryIO, said: deque[str]) -> None:
@@ -271,7 +297,7 @@ def _collect(pipe: BinaryIO, said: deque[str]) -> None:
             said.append(_printable(line.decode("utf-8", "replace").rstrip(), 400))
 
 
-def _heard(line: bytes, child: Child, progress: Progress) -> ParityError | None:
+def _heard(line: bytes, runner: str, progress: Progress) -> ParityError | None:
     """Pass one message on. Returns: the error that it reports, if it does."""
     try:
         message = json.loads(line)
@@ -290,7 +316,7 @@ def _heard(line: bytes, child: Child, progress: Progress) -> ParityError | None:
         pass
     said = _printable(line[:100].decode("utf-8", "replace"), 100)
     raise RunnerError(
-        f"The process of runner {child.runner!r} said {said!r}, no message of the protocol that docs/runners.md gives."
+        f"The process of runner {runner!r} said {said!r}, no message of the protocol that docs/runners.md gives."
     )
 
 
@@ -303,24 +329,17 @@ def _printable(text: str, length: int) -> str:
     return _UNPRINTABLE.sub(" ", text)[:length]
 
 
-def _result(path: Path) -> ChildResult:
-    _regular(path)
-    if path.stat().st_size > MAX_RUN_BYTES:
-        raise RunError(f"{path.name} of the child has {path.stat().st_size} bytes; at most {MAX_RUN_BYTES} are read.")
-    try:
-        return msgspec.convert(json.loads(path.read_bytes()), ChildResult, strict=True)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path.name} of the child does not have the form of a result: {error}.") from error
-
-
-def _executed(result: ChildResult, child: Child, case: Case, place: Path) -> Executed:
+def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
     """What the child left, once every part of it is what it should be. Raises: RunError."""
+    path = _regular(place / RESULT_FILE)
+    remedy = "the child leaves what docs/runners.md says"
+    result = load(path, ChildResult, RunError, remedy, max_bytes=MAX_RUN_BYTES)
     name = result.runner
-    if child.runner in NAMES and name != child.runner:
-        raise RunError(f"The child was asked for runner {child.runner!r} and ran {_printable(name, 60)!r}.")
-    if child.runner not in NAMES and (name in NAMES or not _NAME.fullmatch(name)):
+    if runner in NAMES and name != runner:
+        raise RunError(f"The child was asked for runner {runner!r} and ran {_printable(name, 60)!r}.")
+    if runner not in NAMES and (name in NAMES or not _NAME.fullmatch(name)):
         raise RunError(
-            f"{child.runner} calls itself {_printable(name, 60)!r}; a name is letters, digits, '_', '.' and '-', and "
+            f"{runner} calls itself {_printable(name, 60)!r}; a name is letters, digits, '_', '.' and '-', and "
             f"{', '.join(NAMES)} are taken."
         )
     outputs = read_outputs(_regular(place / OUTPUTS_FILE))
@@ -337,30 +356,13 @@ def _executed(result: ChildResult, child: Child, case: Case, place: Path) -> Exe
         )
     if result.sample_rate_hz < 1 or not (math.isfinite(result.frame_rate) and result.frame_rate > 0):
         raise RunError(f"The child reports {result.frame_rate} frames and {result.sample_rate_hz} samples a second.")
-    outcome = Outcome(
-        **outputs,
-        frame_rate=result.frame_rate,
-        sample_rate_hz=result.sample_rate_hz,
-        sigmas=torch.tensor(result.sigmas, dtype=torch.float32),
-        stage_s=result.stage_s,
-        step_s=result.step_s,
-        peak_bytes=result.peak_bytes,
-        details={**result.details, "in_child_process": True},
-    )
-    return Executed(runner=name, outcome=outcome, environment=result.environment, end_to_end_s=result.end_to_end_s)
+    fields: dict[str, Any] = {**msgspec.structs.asdict(result), **outputs}
+    fields["sigmas"] = torch.tensor(result.sigmas, dtype=torch.float32)
+    fields["details"] = {**result.details, "in_child_process": True}
+    return MeasuredOutcome(**fields)
 
 
 def _regular(path: Path) -> Path:
     if path.is_symlink() or not path.is_file():
         raise RunError(f"The child left no {path.name}.")
     return path
-
-
-def _save_trace(place: Path, folder: Path) -> None:
-    """Keep what a child that failed had recorded; one that was killed had no time to finish its journal."""
-    if (place / TRACE_FILE).is_file():
-        _regular(place / TRACE_FILE).replace(folder / TRACE_FILE)
-    elif (place / TRACE_JOURNAL).is_file():
-        table = journal_table(_regular(place / TRACE_JOURNAL))
-        table.complete = False
-        write_trace(folder, table)

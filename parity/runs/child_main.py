@@ -17,18 +17,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from torch import device as Device
 
-    from runners.protocol import Outcome
     from runners.weights import Weights
 
-PROTOCOL = 3
+PROTOCOL = 4
 RESULT_FILE = "result.json"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
@@ -45,7 +42,7 @@ def main(request_path: Path) -> int:
     # In place of this file's own folder, whose modules would hide others of their names.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     try:
-        execute(json.loads(request_path.read_bytes()), request_path.parent, say)
+        answer(json.loads(request_path.read_bytes()), request_path.parent, say)
     except (Exception, KeyboardInterrupt) as error:
         import traceback
 
@@ -59,68 +56,39 @@ def main(request_path: Path) -> int:
     return 0
 
 
-def execute(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
+def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     """Run the case of a request and leave its files in `folder`, `result.json` last."""
-    import time
-
     import torch
-    from safetensors.torch import save_file
 
-    from parity.runs.environment import fingerprint
+    from parity.runs.execute import execute, recording
+    from parity.runs.outputs import OUTPUTS, write_outputs
     from parity.trace.atomic import write_json_atomic
     from runners.case import case_of
     from runners.catalogue import open_runner
-    from runners.protocol import DTYPES, TAPS_OFFERED, RunOptions
-    from runners.repeatable import repeatable_kernels
+    from runners.protocol import DTYPES, RunOptions
 
     if request["protocol"] != PROTOCOL:
         raise ValueError(f"the request is of protocol {request['protocol']}, this program of {PROTOCOL}")
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
-    root = request["official_root"]
+    options = RunOptions(
+        device=device, dtype=DTYPES[request["dtype"]], tier=request["tier"], behaviours=request["behaviours"]
+    )
+    root, taps = request["official_root"], request["recording"]
     runner = open_runner(
         request["runner"],
         weights_of(request["weights"], device),
-        RunOptions(
-            device=device,
-            dtype=DTYPES[request["dtype"]],
-            tier=request["tier"],
-            behaviours=request["behaviours"],
-        ),
+        options,
         request["overrides"],
         request["command_line"],
         None if root is None else Path(root),
     )
     case = case_of(request["case"], request["case_folder"])
-    repeatable = repeatable_kernels(device, case.reference, request["behaviours"])
-    details: dict[str, Any] = {TAPS_OFFERED: list(runner.capabilities.taps)}
-    with repeatable, runner, _observed(folder, request, details):
-        start_s = time.perf_counter()
-        outcome: Outcome = runner.run(case, say)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        end_to_end_s = time.perf_counter() - start_s
-        environment = fingerprint(device)
-    tensors = ("video_frames", "audio_waveform", "video_latent", "audio_latent")
-    save_file(
-        {name: getattr(outcome, name).detach().cpu().contiguous() for name in tensors}, folder / "outputs.safetensors"
-    )
-    write_json_atomic(
-        folder / RESULT_FILE,
-        {
-            "runner": runner.name,
-            "environment": environment,
-            "end_to_end_s": end_to_end_s,
-            "frame_rate": outcome.frame_rate,
-            "sample_rate_hz": outcome.sample_rate_hz,
-            "sigmas": outcome.sigmas.tolist(),
-            "stage_s": outcome.stage_s,
-            "step_s": outcome.step_s,
-            "peak_bytes": outcome.peak_bytes,
-            "details": {**outcome.details, **details},
-        },
-    )
+    outcome = execute(runner, case, options, say, None if taps is None else recording(**taps)(folder))
+    write_outputs(folder, outcome)
+    numbers = {name: value for name, value in vars(outcome).items() if name not in OUTPUTS}
+    write_json_atomic(folder / RESULT_FILE, {**numbers, "sigmas": outcome.sigmas.tolist()})
 
 
 def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
@@ -143,21 +111,6 @@ def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
             "for them; write them with `parity forge --out DIR`, and pass DIR."
         )
     return made
-
-
-@contextmanager
-def _observed(folder: Path, request: dict[str, Any], details: dict[str, Any]) -> Iterator[None]:
-    """Record the taps that the request names, if any, and beside them attention kernels into `details`."""
-    from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
-    from parity.trace.recorder import Recorder
-    from runners.tap import listening
-
-    if request["taps"] is None:
-        yield
-        return
-    recorder = Recorder(folder, pattern=request["taps"], keep=request["keep"], prompt_tokens=request["prompt_tokens"])
-    with noting_attention_kernels() as details[ATTENTION_KERNELS], recorder, listening(recorder):
-        yield
 
 
 class _Messages:

@@ -1,19 +1,22 @@
-"""Executing a case and leaving a run folder: whole, or not at all."""
+"""Executing a case, here or in a child process, and leaving a run folder: whole, or not at all.
+
+`execute` is the one way to run a case and runs in every process that computes. An engine's own interpreter need not
+have what writing a run folder needs (msgspec, av), so only `record_run` imports that.
+"""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.runs.environment import fingerprint
-from parity.runs.folder import RUN_FILE, TRACE_FILE, dtype_name, write_run
 from parity.trace.atomic import folder_atomic
-from parity.trace.file import TRACE_JOURNAL
+from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
 from runners.clock import Progress
@@ -24,32 +27,20 @@ from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
-
-class Listening(Protocol):
-    """Something that records taps into a folder while a case runs."""
-
-    def __call__(self, folder: Path) -> AbstractContextManager[Any]:
-        """Listen, and leave files of `parity.runs.folder.DATA_FILES` in `folder` in the end."""
+Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Executed:
-    """A case that was run, and where."""
+class MeasuredOutcome(Outcome):
+    """An outcome, with what the process that computed it measured around the run."""
 
     runner: str
-    outcome: Outcome
-    environment: dict[str, Any]  # fingerprint of the process that ran it
+    environment: dict[str, Any]  # its fingerprint
     end_to_end_s: float
 
 
-def recording(pattern: str, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS) -> Listening:
-    """Record the taps whose names match `pattern` while a case runs.
-
-    Args:
-        pattern: as `parity.taps.pattern` reads it.
-        keep: sketches, or whole tensors beside them.
-        prompt_tokens: of an engine that may tap the window that a prompt stands in.
-    """
+def recording(pattern: str | None, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS) -> Listening:
+    """Record the taps whose names match `pattern` while a case runs; arguments as `Recorder` has them."""
 
     @contextmanager
     def into(folder: Path) -> Iterator[None]:
@@ -57,6 +48,48 @@ def recording(pattern: str, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS
             yield
 
     return into
+
+
+def execute(
+    runner: Runner,
+    case: Case,
+    options: RunOptions,
+    progress: Progress,
+    recorded: AbstractContextManager[None] | None = None,
+) -> MeasuredOutcome:
+    """Run a case and measure around it; what a runner measured in another process stands.
+
+    Args:
+        runner: not entered yet.
+        case: the request.
+        options: those that the runner was made with.
+        progress: told what the run is doing.
+        recorded: entered while the case runs, to record taps.
+    Raises: ParityError of the kind that fits what is wrong, and whatever else the runner does.
+    """
+    repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
+    with repeatable, runner, _observed(recorded) as observed:
+        start_s = time.perf_counter()
+        outcome = runner.run(case, progress)
+        if isinstance(outcome, MeasuredOutcome):
+            return outcome
+        if options.device.type == "cuda":
+            torch.cuda.synchronize(options.device)
+        end_to_end_s = time.perf_counter() - start_s
+        environment = fingerprint(options.device)
+    details = {**outcome.details, **observed, TAPS_OFFERED: list(runner.capabilities.taps)}
+    measured = {"runner": runner.name, "environment": environment, "end_to_end_s": end_to_end_s}
+    return MeasuredOutcome(**{**vars(outcome), **measured, "details": details})
+
+
+@contextmanager
+def _observed(recorded: AbstractContextManager[None] | None) -> Iterator[dict[str, Any]]:
+    """Record taps, and beside them attention kernels, which it yields; a run without taps is left to itself."""
+    if recorded is None:
+        yield {}
+        return
+    with noting_attention_kernels() as kernels, recorded:
+        yield {ATTENTION_KERNELS: kernels}
 
 
 def record_run(
@@ -73,60 +106,26 @@ def record_run(
     Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
+    from parity.runs.folder import RUN_FILE, dtype_name, write_run
 
-    def execute(folder: Path) -> Executed:
-        repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-        details: dict[str, Any] = {}
-        with repeatable, runner, _observed(recorded, folder, details):
-            start_s = time.perf_counter()
-            outcome = runner.run(case, progress)
-            if options.device.type == "cuda":
-                torch.cuda.synchronize(options.device)
-            end_to_end_s = time.perf_counter() - start_s
-            environment = fingerprint(options.device)
-        details[TAPS_OFFERED] = list(runner.capabilities.taps)
-        outcome = replace(outcome, details={**outcome.details, **details})
-        return Executed(runner=runner.name, outcome=outcome, environment=environment, end_to_end_s=end_to_end_s)
-
-    return leave_run(execute, case, weights, options, out)
-
-
-@contextmanager
-def _observed(recorded: Listening | None, folder: Path, details: dict[str, Any]) -> Iterator[None]:
-    """Record taps, and beside them attention kernels into `details`; a run without taps is left to itself."""
-    if recorded is None:
-        yield
-        return
-    with noting_attention_kernels() as details[ATTENTION_KERNELS], recorded(folder):
-        yield
-
-
-def leave_run(
-    execute: Callable[[Path], Executed], case: Case, weights: Weights, options: RunOptions, out: Path
-) -> Outcome:
-    """Leave the run folder `out` with what `execute` makes, which may put a trace into the folder it is given.
-
-    Raises: as `record_run`.
-    """
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, RUN_FILE) as folder:
         try:
-            executed = execute(folder)
+            outcome = execute(runner, case, options, progress, None if recorded is None else recorded(folder))
         except BaseException:
             _keep_trace(folder, out)
             raise
-        outcome = executed.outcome
         write_run(
             folder,
             case,
             outcome,
-            runner=executed.runner,
+            runner=outcome.runner,
             tier=options.tier,
             dtype=dtype_name(options.dtype),
             weights_hash=weights_hash,
             model_version=weights.model_version,
-            environment=executed.environment,
-            end_to_end_s=executed.end_to_end_s,
+            environment=outcome.environment,
+            end_to_end_s=outcome.end_to_end_s,
             num_blocks=num_blocks(weights),
         )
     bad = [

@@ -9,10 +9,8 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
 import hashlib
-import json
 import math
 import re
-import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,21 +18,21 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
+from parity.runs.outputs import read_outputs, write_outputs
 from parity.runs.video_file import write_mp4
 from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import NAMES
 from runners.errors import RunError
+from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
-OUTPUTS_FILE = "outputs.safetensors"
 TRACE_FILE = "trace.safetensors"
 TENSORS_FILE = "tensors.safetensors"
 VIDEO_FILE = "video.mp4"
@@ -43,15 +41,6 @@ KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MAX_RUN_BYTES = 32 << 20  # of run.json
 MOST_BLOCKS = 100  # tap names have two digits
-MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
-
-LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
-_OUTPUTS = {
-    "video_frames": (4, ("U8",)),
-    "audio_waveform": (2, ("F32",)),
-    "video_latent": (5, LATENT_DTYPES),
-    "audio_latent": (4, LATENT_DTYPES),
-}  # number of axes and dtypes
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,21 +142,7 @@ def write_run(
 
     Raises: RunError if the outputs cannot be written, MediaError if the clip cannot be encoded.
     """
-    try:
-        save_file(
-            {
-                "video_frames": outcome.video_frames.cpu().contiguous(),
-                "audio_waveform": outcome.audio_waveform.cpu().contiguous(),
-                "video_latent": outcome.video_latent.cpu().contiguous(),
-                "audio_latent": outcome.audio_latent.cpu().contiguous(),
-            },
-            folder / OUTPUTS_FILE,
-            metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
-        )
-    except SafetensorError as error:  # how the library says that a disk is full
-        raise RunError(
-            f"{folder / OUTPUTS_FILE} cannot be written ({error}); make room or take another place."
-        ) from error
+    write_outputs(folder, outcome)
     write_mp4(
         folder / VIDEO_FILE,
         outcome.video_frames,
@@ -209,19 +184,15 @@ def read_run(folder: Path) -> Run:
     path = folder / RUN_FILE
     if not path.is_file() or path.is_symlink():
         raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
-    if path.stat().st_size > MAX_RUN_BYTES:
-        raise RunError(f"{path} has {path.stat().st_size} bytes; at most {MAX_RUN_BYTES} are read.")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not valid JSON ({error}); the run is damaged, make it again.") from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version!r}; wanted {SCHEMA_VERSION}. Make the run again.")
-    try:
-        record = msgspec.convert({**document, "sigmas": _finite_back(document.get("sigmas"))}, RunRecord)
-    except msgspec.ValidationError as error:
-        raise RunError(f"{path} does not have the form of a run: {error}.") from error
+    record = load(
+        path,
+        RunRecord,
+        RunError,
+        "make the run again",
+        max_bytes=MAX_RUN_BYTES,
+        version=SCHEMA_VERSION,
+        floats=("sigmas",),
+    )
     _check_values(path, record)
     unknown = sorted(record.files.keys() - set(DATA_FILES))
     reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
@@ -239,39 +210,6 @@ def read_run(folder: Path) -> Run:
     return Run(folder=folder, record=record)
 
 
-def read_outputs(path: Path) -> dict[str, Tensor]:
-    """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
-    check_safetensors_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(_OUTPUTS):
-                raise RunError(f"{path} holds {sorted(names)}; wanted {sorted(_OUTPUTS)}.")
-            for name, (axes, dtypes) in _OUTPUTS.items():
-                part = file.get_slice(name)
-                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
-                    raise RunError(
-                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
-                        f"wanted {axes} axes of {' or '.join(dtypes)}."
-                    )
-            tensors = {name: file.get_tensor(name) for name in _OUTPUTS}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
-    if tensors["video_frames"].shape[-1] != 3:
-        raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
-    return tensors
-
-
-def check_safetensors_header(path: Path) -> None:
-    """Refuse a header that claims more than the file holds, before a library allocates for it. Raises: RunError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-        raise RunError(f"{path} is not a whole safetensors file: header of {length} bytes in a file of {size}.")
-
-
 def _check_values(path: Path, record: RunRecord) -> None:
     """Refuse values that a program may trip over. Raises: RunError."""
     case_id = record.case.get("id")
@@ -286,13 +224,6 @@ def _check_values(path: Path, record: RunRecord) -> None:
         raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
-
-
-def _finite_back(sigmas: Any) -> Any:
-    """Undo what `parity.trace.atomic.plain` did to numbers that JSON cannot hold."""
-    if not isinstance(sigmas, list):
-        return sigmas
-    return [float(sigma) if sigma in ("inf", "-inf", "nan") else sigma for sigma in sigmas]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

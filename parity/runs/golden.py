@@ -10,7 +10,6 @@ and saved numbers, as they were; the pictures are the case's. `golden@<release>`
 """
 
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -38,6 +37,7 @@ from parity.runs.store import Store, Stored, open_store
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
 from runners.case import CASE_ID, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
+from runners.load import load
 from runners.releases import RELEASES
 
 GOLDEN, WHOLE_GOLDEN = "golden", "whole-golden"  # names of references on the command line
@@ -380,10 +380,7 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
 
 
 def _record(path: Path) -> GoldenRecord:
-    try:
-        record = msgspec.convert(json.loads(path.read_bytes()), GoldenRecord)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} does not have the form of a golden: {error}.") from error
-    if record.schema_version != SCHEMA_VERSION or not record.history:
-        raise RunError(f"{path} has schema version {record.schema_version}; this program reads {SCHEMA_VERSION}.")
+    record = load(path, GoldenRecord, RunError, "restore the golden, or bless a run", version=SCHEMA_VERSION)
+    if not record.history:
+        raise RunError(f"{path} holds no blessing; restore the golden, or bless a run.")
     return record

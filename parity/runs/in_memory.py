@@ -1,77 +1,65 @@
-"""Running a case for populations of many short runs: in memory, or in a child process of another environment."""
+"""Running a case for populations of many short runs: its outputs in memory, from here or another environment."""
 
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from parity.runs.child import Child
-from parity.runs.child import execute as child_execute
+from parity.runs.child import ChildRunner
 from parity.runs.environment import differences, fingerprint_of_runs
+from parity.runs.execute import execute
 from parity.runs.folder import Outputs
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
 from runners.errors import RunnerError
 from runners.forge.weights import ForgedWeights
-from runners.protocol import Outcome, RunOptions
-from runners.repeatable import repeatable_kernels
+from runners.protocol import RunOptions
 from runners.weights import Weights, WeightsFolder
 
 CPU: Final = torch.device("cpu")
 
 
-def execute(
+def run_in_memory(
     runner: str,
     weights: Weights,
     case: Case,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device = CPU,
     progress: Progress | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Outputs:
-    """What a run of `official` or `native` puts out. Raises: ParityError of the kind that fits what is wrong."""
-    options = RunOptions(device=device, dtype=dtype)
-    with repeatable_kernels(device, case.reference), open_runner(runner, weights, options) as engine:
-        outcome = engine.run(case, progress or Quiet())
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return _outputs_of(outcome)
+    """Outputs of a run of `official` or `native`; with environment variables, of a child process that has them.
 
+    A child computes on as many threads as this process. Taps go to whoever listens, those of a child to a `Recorder`.
 
-def execute_in_child(
-    runner: str,
-    weights: Weights,
-    case: Case,
-    dtype: torch.dtype,
-    device: torch.device,
-    variables: Mapping[str, str],
-    folder: Path,
-) -> Outputs:
-    """The same in a child process with other environment variables and as many threads; sketches are left in `folder`.
-
-    Raises: as `parity.runs.child.execute`; RunnerError if the child computes as this process does.
+    Raises: ParityError of the kind that fits what is wrong; RunnerError if a child computes as this process does.
     """
-    if not isinstance(weights, WeightsFolder | ForgedWeights):
-        raise RunnerError("A child process needs weights that it can find: a folder, or a recipe such as forge:tiny:0.")
-    child = Child(
-        python=Path(sys.executable),
-        runner=runner,
-        weights=weights,
-        taps="*",
-        threads=torch.get_num_threads(),
-        variables=variables,
-    )
-    executed = child_execute(child, case, RunOptions(device=device, dtype=dtype), folder, Quiet())
-    here = fingerprint_of_runs(device, case.reference)
-    if not differences(here, executed.environment):
+    options = RunOptions(device=device, dtype=dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        if variables is None:
+            engine = open_runner(runner, weights, options)
+        elif isinstance(weights, WeightsFolder | ForgedWeights):
+            engine = ChildRunner(
+                python=Path(sys.executable),
+                name=runner,
+                weights=weights,
+                options=options,
+                beside=Path(folder) / "run",
+                variables=variables,
+                threads=torch.get_num_threads(),
+            )
+        else:
+            raise RunnerError("A child process needs weights that it can find: a folder, or one such as forge:tiny:0.")
+        outcome = execute(engine, case, options, progress or Quiet())
+    if variables is not None and not differences(fingerprint_of_runs(device, case.reference), outcome.environment):
         said = " ".join(f"{name}={value}" for name, value in variables.items())
         raise RunnerError(f"A child process with {said} computes as this one does; nothing was varied.")
-    return _outputs_of(executed.outcome)
-
-
-def _outputs_of(outcome: Outcome) -> Outputs:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return Outputs(
         video_frames=outcome.video_frames,
         audio_waveform=outcome.audio_waveform,

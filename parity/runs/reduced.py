@@ -25,14 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parity.runs.folder import (
-    KEY_FRAME_FILES,
-    LATENT_DTYPES,
-    REDUCED_FILE,
-    TRACE_FILE,
-    Outputs,
-    check_safetensors_header,
-)
+from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, Outputs
+from parity.runs.outputs import LATENT_DTYPES, check_safetensors_header
 from parity.taps.pattern import includes
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, read_trace, write_trace

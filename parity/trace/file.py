@@ -91,7 +91,7 @@ class Trace(Mapping[str, TapSketch]):
         row, table = self._rows[name], self._table
         return from_row(table.shapes[row], table.dtypes[row], table.floats[row], table.integers[row])
 
-    def part(self, pattern: str) -> SketchTable:
+    def part(self, pattern: str | None) -> SketchTable:
         """The sketches of the taps that a pattern chooses, as a table of its own."""
         table = self._table
         rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]

@@ -15,14 +15,14 @@ from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import torch
 from torch import Tensor
 
 from parity.taps.pattern import chosen
-from parity.trace.file import TRACE_JOURNAL, SketchTable, encode, journal_table, write_trace
-from parity.trace.full_tensors import TENSORS_JOURNAL, append_tensor, assemble_tensors
+from parity.trace.file import TRACE_JOURNAL, SketchTable, encode, journal_table, read_trace, write_trace
+from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, append_tensor, assemble_tensors
 from parity.trace.journal import JournalWriter
 from parity.trace.sketch import (
     DEFAULT_BUCKETS,
@@ -120,6 +120,7 @@ class Recorder:
         require_buckets(buckets)
         self._folder, self._pattern, self._buckets = folder, pattern, buckets
         self._prompt_tokens = prompt_tokens
+        self.request: Final[dict[str, Any]] = {"pattern": pattern, "keep": keep, "prompt_tokens": dict(prompt_tokens)}
         self._journal = JournalWriter(folder / TRACE_JOURNAL)
         self._journal.append(encode(SketchTable(buckets=buckets, pattern=pattern)))  # a trace before the first tap too
         self._tensors = JournalWriter(folder / TENSORS_JOURNAL) if keep == "full" else None
@@ -147,6 +148,19 @@ class Recorder:
         batch.add(name, tensor)
         if self._tensors is not None:
             append_tensor(self._tensors, name, tensor)
+
+    def adopt(self, folder: Path) -> None:
+        """Take over what a recorder of another process, asked for `request`, has left in `folder`, finished or not.
+
+        Whole tensors are moved, and only those of a finished trace. Raises: RunError if there is no trace, or it is
+        damaged or of taps that were heard here too; the second is said by `close`.
+        """
+        self._journal.append(encode(read_trace(folder).part(self._pattern)))
+        if self._tensors is not None and (folder / TENSORS_FILE).is_file():
+            self._tensors.close()
+            self._tensors.path.unlink()
+            self._tensors = None
+            (folder / TENSORS_FILE).replace(self._folder / TENSORS_FILE)
 
     def close(self, *, complete: bool = True) -> None:
         """Wait for what is on its way and write the trace; `complete` says whether the run came to its end."""

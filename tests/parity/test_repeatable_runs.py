@@ -44,7 +44,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             yield
 
-    for module in (execute, in_memory, amplify, isolation):
+    for module in (execute, amplify, isolation):
         monkeypatch.setattr(module, "repeatable_kernels", ordered)
     return heard
 
@@ -64,7 +64,7 @@ def test_a_run_in_memory_computes_with_them(
     asked: list[Asked], micro_weights: WeightsFolder, micro_case: Callable[..., Case]
 ) -> None:
     flags = Flags()
-    in_memory.execute("native", micro_weights, micro_case(NATIVE_CASE), progress=flags)
+    in_memory.run_in_memory("native", micro_weights, micro_case(NATIVE_CASE), progress=flags)
     assert asked == [("1.2.0", {})] and flags.seen and all(flags.seen)
 
 

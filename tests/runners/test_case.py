@@ -131,10 +131,10 @@ def _directory(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: None, "No case file at"),
-        (_directory, "No case file at"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read as UTF-8"),
-        (lambda path: path.write_bytes(b"#" * (MAX_CASE_BYTES + 1)), "has 1048577 bytes"),
+        (lambda path: None, "no file that can be read"),
+        (_directory, "no file that can be read"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read as UTF-8 text"),
+        (lambda path: path.write_bytes(b"#" * (MAX_CASE_BYTES + 1)), "has more than 1048576 bytes"),
     ],
 )
 def test_files_that_are_no_case_files_are_refused(make: Callable[[Path], Any], sentence: str, tmp_path: Path) -> None:

@@ -43,6 +43,6 @@ def test_what_cannot_be_mapped_exits_2_with_one_sentence_and_prints_nothing(tmp_
     (tmp_path / "r.json").write_text('{"prompt": "p"}')
     result = CliRunner().invoke(app, ["case", "--from-request", str(tmp_path / "r.json")])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "is no request: Object missing required field" in result.stderr
+    assert "does not have its form (Object missing required field" in result.stderr
     result = CliRunner().invoke(app, ["case", "--to-request", "no_such_case"])
     assert (result.exit_code, result.stdout) == (2, "")

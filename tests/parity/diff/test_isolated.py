@@ -85,8 +85,8 @@ def test_what_could_not_be_compared_is_a_finding_and_never_a_small_number() -> N
         ({"whole": False}, "some parts only"),
         ({"rows": []}, "some parts only"),
         ({"schema_version": 2}, "schema version 2"),
-        ({"rows": [{"where": "x", "added": "much"}]}, "form of isolated errors"),
-        ({"rows": 3}, "form of isolated errors"),
+        ({"rows": [{"where": "x", "added": "much"}]}, "does not have its form"),
+        ({"rows": 3}, "does not have its form"),
     ],
 )
 def test_another_runs_errors_or_a_part_of_them_are_refused(
@@ -103,5 +103,5 @@ def test_other_code_is_another_candidate(write: Write, leave_run: LeaveRun) -> N
 
 
 def test_no_file_is_no_isolation(tmp_path: Path, candidate: Run) -> None:
-    with pytest.raises(RunError, match="holds no isolated errors"):
+    with pytest.raises(RunError, match="isolated errors come from `parity isolate"):
         read_isolated(tmp_path / "none.json", candidate)

@@ -174,10 +174,10 @@ def test_a_partial_trace_leads_to_the_first_recorded_taps(record: Record, offici
 def test_runs_that_cannot_be_diagnosed_are_refused(record: Record, official: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no oracle"):
         diagnose(official, official, oracle=official)
-    with pytest.raises(RunError, match="holds no floors"):
+    with pytest.raises(RunError, match="floors come from `parity amplify"):
         diagnose(official, official, floors=tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text('{"floors": []}')
-    with pytest.raises(RunError, match="form of measured floors"):
+    (tmp_path / "bad.json").write_text('{"schema_version": 1, "floors": []}')
+    with pytest.raises(RunError, match="does not have its form"):
         diagnose(official, official, floors=tmp_path / "bad.json")
 
 

@@ -41,7 +41,7 @@ def test_no_file_says_nothing_and_a_strange_one_is_refused(tmp_path: Path) -> No
         with pytest.raises(RegistryError, match="mutation"):
             load_strength(write(tmp_path / "score.json", **changes))
     (tmp_path / "score.json").write_text("[")
-    with pytest.raises(RegistryError, match="no mutation score"):
+    with pytest.raises(RegistryError, match="a mutation score comes from"):
         load_strength(tmp_path / "score.json")
 
 

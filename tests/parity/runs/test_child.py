@@ -18,16 +18,17 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.runs.attention_kernels import ATTENTION_KERNELS
-from parity.runs.child import Child, environment_in, record_in_child
-from parity.runs.execute import record_run, recording
+from parity.runs.child import ChildRunner, environment_in
+from parity.runs.execute import Listening, record_run, recording
 from parity.runs.folder import read_run
 from parity.trace.file import read_trace
 from runners.case import Case, case_document, case_of
-from runners.clock import Quiet
+from runners.clock import Progress, Quiet
 from runners.errors import CaseError, MediaError, ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
+from runners.tap import listening
 from runners.weights import WeightsFolder
 
 HERE = Path(sys.executable)
@@ -69,9 +70,19 @@ def changed(grey: Path, change: str, name: str = "Other") -> str:
     return f"{path}:{name}"
 
 
-def child_of(runner: str, weights: WeightsFolder, **others: Any) -> Child:
+def record_in_child(
+    runner: str,
+    weights: WeightsFolder | ForgedWeights,
+    case: Case,
+    out: Path,
+    progress: Progress | None = None,
+    recorded: Listening | None = None,
+    **others: Any,
+) -> None:
+    """Run a case in a child and leave the run folder `out`."""
     threads = torch.get_num_threads()  # as many as here, for the same bits
-    return Child(**{"python": HERE, "runner": runner, "weights": weights, "threads": threads, **others})
+    fields = {"python": HERE, "name": runner, "weights": weights, "threads": threads, "options": BF16, "beside": out}
+    record_run(ChildRunner(**{**fields, **others}), case, weights, BF16, out, progress or Quiet(), recorded)
 
 
 def python_without(folder: Path, first: str = "") -> Path:
@@ -112,15 +123,14 @@ def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process
 ) -> None:
     case = micro_case({"request.images": [{"path": "astronaut.png"}], "request.num_inference_steps": 1})
     heard = Heard()
-    child = child_of("official", micro_weights, taps="*")
-    record_in_child(child, case, micro_weights, BF16, tmp_path / "child", heard)
+    record_in_child("official", micro_weights, case, tmp_path / "child", heard, recording("*", "sketch"))
     official = OfficialRunner(micro_weights, BF16)
     record_run(official, case, micro_weights, BF16, tmp_path / "here", Quiet(), recording("*", "sketch"))
     there, here = read_run(tmp_path / "child"), read_run(tmp_path / "here")
     for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
         assert torch.equal(getattr(there.outputs(), name), getattr(here.outputs(), name)), name
     theirs, ours = read_trace(there.folder), read_trace(here.folder)
-    assert list(theirs) == list(ours) and theirs.complete and len(ours) > 90
+    assert list(theirs) == list(ours) and theirs.complete and theirs.pattern == ours.pattern and len(ours) > 90
     assert all(ours[name].same_bits(theirs[name]) for name in ours)
     for name in ("case", "inputs", "weights_hash", "runner", "dtype", "sigmas", "environment"):
         assert getattr(there.record, name) == getattr(here.record, name), name
@@ -134,8 +144,9 @@ def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process
 def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_alone(
     grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
-    child = child_of(f"{grey}:Grey", micro_weights, python=python_without(tmp_path), taps="denoise/*", keep="full")
-    record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    recorded = recording("denoise/*", "full")
+    python = python_without(tmp_path)
+    record_in_child(f"{grey}:Grey", micro_weights, micro_case(), tmp_path / "run", recorded=recorded, python=python)
     run = read_run(tmp_path / "run")
     assert run.record.runner == "grey" and run.record.details["shade"] == int(run.outputs().video_frames[0, 0, 0, 0])
     assert list(read_trace(run.folder)) == ["denoise/000/latent/video", "denoise/001/latent/video"]
@@ -158,8 +169,7 @@ def test_weights_made_on_the_spot_are_the_same_bits_in_a_child_with_torch_numpy_
     grey: Path, tiny_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
     made = ForgedWeights("tiny", 0, torch.device("cpu"))
-    child = Child(python=python_without(tmp_path), runner=changed(grey, SUMS), weights=made)
-    record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
+    record_in_child(changed(grey, SUMS), made, micro_case(), tmp_path / "run", python=python_without(tmp_path))
     record = read_run(tmp_path / "run").record
     written = {name: f"{value:016x}" for name, _, _, value in tiny_weights.model.checksums()}
     written |= {name: f"{value:016x}" for name, _, _, value in tiny_weights.gemma.checksums()}
@@ -171,9 +181,9 @@ def test_weights_made_on_the_spot_are_the_same_bits_in_a_child_with_torch_numpy_
 def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_case: MakeCase, tmp_path: Path) -> None:
     other = f"sys.path.insert(0, {str(ROOT)!r}); import runners.forge.make; runners.forge.make.SPEC_VERSION = 9"
     made = ForgedWeights("tiny", 0, torch.device("cpu"))
-    child = Child(python=python_without(tmp_path, other), runner=f"{grey}:Grey", weights=made)
+    python = python_without(tmp_path, other)
     with pytest.raises(RunnerError, match=r"makes other weights of forge:tiny:0 .*parity forge --out"):
-        record_in_child(child, micro_case(), made, BF16, tmp_path / "run", Quiet())
+        record_in_child(f"{grey}:Grey", made, micro_case(), tmp_path / "run", python=python)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
 ) -> None:
     runner = changed(grey, f"def run(self, case, progress):\n    {body}")
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+        record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     assert not list(tmp_path.glob("*run*"))
 
 
@@ -225,7 +235,7 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
         (
             "def run(self, *a):\n    return dataclasses.replace(super().run(*a), stage_s={'a': float('nan')})",
             RunError,
-            "form of a result",
+            "does not have its form.*stage_s",
         ),
         (
             "def run(self, *a):\n    out = super().run(*a)\n"
@@ -253,7 +263,7 @@ def test_what_a_child_leaves_is_not_believed(
 ) -> None:
     runner = changed(grey, body)
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+        record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     assert not list(tmp_path.glob("*run*"))
 
 
@@ -280,9 +290,9 @@ def test_an_interrupt_ends_the_child_and_what_it_started_and_keeps_its_taps(
         def step(self, index: int, count: int) -> None:
             raise KeyboardInterrupt
 
-    child = child_of(changed(grey, STUCK), micro_weights, taps="*")
+    stuck, recorded = changed(grey, STUCK), recording("*", "sketch")
     with pytest.raises(KeyboardInterrupt):
-        record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Impatient())
+        record_in_child(stuck, micro_weights, micro_case(), tmp_path / "run", Impatient(), recorded)
     assert all(gone(pid) for pid in pids_in(pids))
     assert sorted(path.name for path in tmp_path.glob("*run*")) == ["run.crashed"]
     trace = read_trace(tmp_path / "run.crashed")
@@ -298,7 +308,7 @@ def test_what_the_engine_leaves_running_is_ended_with_it(
         "    return dataclasses.replace(super().run(*a), details={'left': left.pid})"
     )
     runner = changed(grey, body)
-    record_in_child(child_of(runner, micro_weights), micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+    record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     assert gone(read_run(tmp_path / "run").record.details["left"])
 
 
@@ -311,7 +321,7 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
         import json, sys
         from pathlib import Path
         import torch
-        from parity.runs.child import Child, execute
+        from parity.runs.child import ChildRunner
         from runners.case import case_of
         from runners.clock import Quiet
         from runners.protocol import RunOptions
@@ -319,8 +329,12 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
 
         folder = WeightsFolder(Path({str(micro_weights.folder)!r}))
         case = case_of(json.loads(Path({str(tmp_path / "case.json")!r}).read_text()), "/")
-        child = Child(python=Path(sys.executable), runner={runner!r}, weights=folder)
-        execute(child, case, RunOptions(device=torch.device("cpu")), Path({str(tmp_path)!r}), Quiet())
+        options = RunOptions(device=torch.device("cpu"))
+        beside = Path({str(tmp_path / "run")!r})
+        child = ChildRunner(
+            python=Path(sys.executable), name={runner!r}, weights=folder, options=options, beside=beside
+        )
+        child.run(case, Quiet())
         """)
     )
     (tmp_path / "case.json").write_text(json.dumps(case_document(micro_case())))
@@ -342,16 +356,15 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
         ({"python": Path("/no/such/python")}, "cannot be started"),
         ({"python": Path("/bin/true")}, "left no result.json"),
         ({"python": Path("/bin/echo")}, "no message of the protocol"),
-        ({"runner": "no_such"}, "Unknown runner 'no_such'"),
-        ({"runner": "no_such.py:Engine"}, "There is no file .*no_such.py"),
+        ({"name": "no_such"}, "Unknown runner 'no_such'"),
+        ({"name": "no_such.py:Engine"}, "There is no file .*no_such.py"),
     ],
 )
 def test_what_cannot_be_started_is_named(
     change: dict[str, Any], sentence: str, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
-    child = child_of(**{"runner": "official", "weights": micro_weights, **change})
     with pytest.raises(ParityError, match=sentence):
-        record_in_child(child, micro_case(), micro_weights, BF16, tmp_path / "run", Quiet())
+        record_in_child("official", micro_weights, micro_case(), tmp_path / "run", **change)
 
 
 def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
@@ -359,7 +372,7 @@ def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
 ) -> None:
     case = micro_case({"request.images": [{"path": "none.png"}]})
     with pytest.raises(CaseError, match=r"'none.png' of case 'micro' is not a file"):
-        record_in_child(child_of("official", micro_weights), case, micro_weights, BF16, tmp_path / "run", Quiet())
+        record_in_child("official", micro_weights, case, tmp_path / "run")
 
 
 def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
@@ -374,6 +387,14 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     assert read_run(tmp_path / "run").record.details["in_child_process"] is True
     refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
+
+
+def test_only_a_recorder_can_listen_to_a_child(grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase) -> None:
+    child = ChildRunner(
+        python=HERE, name=f"{grey}:Grey", weights=micro_weights, options=BF16, beside=grey.with_name("run")
+    )
+    with listening(lambda name, tensor: None), pytest.raises(RunnerError, match="only a `Recorder` can listen"):
+        child.run(micro_case(), Quiet())
 
 
 def test_a_case_survives_its_document(micro_case: MakeCase) -> None:

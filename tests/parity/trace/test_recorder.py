@@ -203,6 +203,42 @@ def test_a_folder_with_a_journal_and_a_bad_number_of_buckets_are_refused(tmp_pat
         Recorder(tmp_path, buckets=65)
 
 
+def test_the_trace_of_another_process_becomes_part_of_this_one_as_far_as_it_was_asked_for(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    with Recorder(there, keep="full") as other, listening(other):
+        tapped = offer(2)
+    with Recorder(here, pattern="*/video first", keep="full") as recorder:
+        assert recorder.request == {"pattern": "*/video first", "keep": "full", "prompt_tokens": {}}
+        recorder.adopt(there)
+    trace, wanted = read_trace(here), [name for name in tapped if name.endswith("video")]
+    assert list(trace) == wanted and trace.complete and trace.pattern == "*/video first"
+    assert all(trace[name].same_bits(sketch(tapped[name])) for name in wanted)
+    assert load_file(here / TENSORS_FILE).keys() == tapped.keys()
+    assert sorted(path.name for path in here.iterdir()) == [TENSORS_FILE, TRACE_FILE]
+
+
+def test_what_another_process_did_not_finish_stays_unfinished_and_a_tap_of_both_is_refused(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    running = Recorder(there)
+    running("a/b/c", torch.ones(3))  # not sent yet
+    other = Recorder(tmp_path)
+    other("a/b/c", torch.ones(3))
+    other.close(complete=False)
+    with pytest.raises(RunError, match="names a tap twice"), Recorder(here) as recorder:
+        recorder("a/b/c", torch.ones(3))
+        recorder.adopt(tmp_path)
+    (here / TRACE_JOURNAL).unlink()
+    with Recorder(here) as recorder:
+        recorder.adopt(there)
+        recorder.adopt(tmp_path)
+    assert list(read_trace(here)) == ["a/b/c"] and not read_trace(here).complete
+    running.close()
+    with pytest.raises(RunError, match="holds neither"), Recorder(here) as recorder:
+        recorder.adopt(here / "none")
+
+
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_recording_on_the_gpu_never_waits_inside_a_step_and_equals_the_cpu(tmp_path: Path) -> None:

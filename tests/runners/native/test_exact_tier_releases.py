@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from parity.runs.child import Child, record_in_child
+from parity.runs.child import ChildRunner
 from parity.runs.execute import record_run, recording
 from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
@@ -201,15 +201,17 @@ def official_run(
     checkout: Checkout, weights: WeightsFolder | ForgedWeights, case: Case, dtype: torch.dtype, out: Path
 ) -> Run:
     """The real release's run of a case."""
-    child = Child(
+    options = RunOptions(device=CPU, dtype=dtype)
+    child = ChildRunner(
         python=checkout.python,
-        runner="official",
+        name="official",
         weights=weights,
+        options=options,
+        beside=out,
         official_root=checkout.root,
-        taps="*",
         threads=1,
     )
-    record_in_child(child, case, weights, RunOptions(device=CPU, dtype=dtype), out, Quiet())
+    record_run(child, case, weights, options, out, Quiet(), recording("*", "sketch"))
     return read_run(out)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from parity.runs.child import Child, record_in_child
+from parity.runs.child import ChildRunner
+from parity.runs.execute import record_run
 from parity.runs.folder import read_run
 from runners.case import Case
 from runners.catalogue import open_runner
@@ -129,9 +130,16 @@ def test_an_unknown_one_runs_only_as_custom_and_says_which_it_was(
 
     def run(reference: str) -> None:
         case = micro_case({"reference": reference, "request.num_inference_steps": 1})
-        record_in_child(child, case, micro_weights, BF16, tmp_path / "run", Quiet())
+        record_run(child, case, micro_weights, BF16, tmp_path / "run", Quiet())
 
-    child = Child(python=Path(sys.executable), runner="official", weights=micro_weights, official_root=checkout)
+    child = ChildRunner(
+        python=Path(sys.executable),
+        name="official",
+        weights=micro_weights,
+        options=BF16,
+        beside=tmp_path / "run",
+        official_root=checkout,
+    )
     for reference in ("1.0.0", "1.1.2"):
         with pytest.raises(RunnerError, match=f"does not run reference release '{reference}'; it runs custom"):
             run(reference)

@@ -1,0 +1,73 @@
+"""`outputs.safetensors`: the four tensors that a run puts out, written by whoever ran it, read as a stranger's data.
+
+Torch, numpy and safetensors are enough to write it, so an engine in an interpreter of its own does.
+
+Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
+"""
+
+import struct
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from runners.errors import RunError
+from runners.protocol import Outcome
+
+OUTPUTS_FILE = "outputs.safetensors"
+MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
+LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
+OUTPUTS = {
+    "video_frames": (4, ("U8",)),  # (F, H, W, C)
+    "audio_waveform": (2, ("F32",)),  # (C, N)
+    "video_latent": (5, LATENT_DTYPES),  # (1, C, F, H, W)
+    "audio_latent": (4, LATENT_DTYPES),  # (1, C, T, M)
+}  # number of axes and dtypes
+
+
+def write_outputs(folder: Path, outcome: Outcome) -> None:
+    """Write the outputs of a run into a folder. Raises: RunError if they cannot be written."""
+    try:
+        save_file(
+            {name: getattr(outcome, name).detach().cpu().contiguous() for name in OUTPUTS},
+            folder / OUTPUTS_FILE,
+            metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
+        )
+    except SafetensorError as error:  # how the library says that a disk is full
+        raise RunError(
+            f"{folder / OUTPUTS_FILE} cannot be written ({error}); make room or take another place."
+        ) from error
+
+
+def read_outputs(path: Path) -> dict[str, Tensor]:
+    """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
+    check_safetensors_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(OUTPUTS):
+                raise RunError(f"{path} holds {sorted(names)}; wanted {sorted(OUTPUTS)}.")
+            for name, (axes, dtypes) in OUTPUTS.items():
+                part = file.get_slice(name)
+                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
+                    raise RunError(
+                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
+                        f"wanted {axes} axes of {' or '.join(dtypes)}."
+                    )
+            tensors = {name: file.get_tensor(name) for name in OUTPUTS}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    if tensors["video_frames"].shape[-1] != 3:
+        raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
+    return tensors
+
+
+def check_safetensors_header(path: Path) -> None:
+    """Refuse a header that claims more than the file holds, before a library allocates for it. Raises: RunError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+        raise RunError(f"{path} is not a whole safetensors file: header of {length} bytes in a file of {size}.")

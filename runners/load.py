@@ -1,0 +1,130 @@
+"""The one reader of small files that may come from a stranger: text of a bounded size, strict JSON, a known form.
+
+A file is opened once and must be a regular one; what waits or never ends (a pipe, a device) is refused. Keys given
+twice, NaN and Infinity, numbers too large to hold, nesting too deep, and where the form says so unknown keys, are
+errors of the caller's kind, which say what arrived and what to do. JSON has no infinities: `parity.trace.atomic.plain`
+writes them as strings, and `floats` names the keys of a document in which those are read back.
+"""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from runners.errors import ParityError
+
+Form = TypeVar("Form")
+MAX_BYTES: Final = 64 << 20  # unless the caller knows less to be enough
+_NO_JSON_NUMBERS: Final = ("inf", "-inf", "nan")
+
+
+def load(
+    path: Path,
+    form: type[Form],
+    error: type[ParityError],
+    remedy: str,
+    *,
+    max_bytes: int = MAX_BYTES,
+    version: int | None = None,
+    floats: Collection[str] = (),
+) -> Form:
+    """Read a JSON file into a form.
+
+    Args:
+        path: of the file.
+        form: as `msgspec.convert` takes it: a struct, a dataclass, `dict`.
+        error: kind of error to raise.
+        remedy: what the file should be and where one comes from, as the end of a sentence.
+        max_bytes: the largest size that is read.
+        version: the only `schema_version` that is read; None asks for none.
+        floats: keys of the document whose strings "inf", "-inf" and "nan" are floats.
+    Raises: `error` naming the file and the key or value that is wrong.
+    """
+    import msgspec  # an engine's own interpreter need not have it, see `runners.strict`
+
+    value: Any = parse(read_text(path, error, remedy, max_bytes=max_bytes), str(path), error, remedy)
+    if version is not None:
+        found = value.get("schema_version") if isinstance(value, dict) else None
+        if type(found) is not int or found != version:
+            raise error(f"{path} has schema version {str(found)[:40]}; wanted {version}; {remedy}.")
+    try:
+        if isinstance(value, dict):
+            value = {name: _float_back(item) if name in floats else item for name, item in value.items()}
+        return msgspec.convert(value, form, strict=True)
+    except (msgspec.ValidationError, RecursionError) as problem:
+        if isinstance(problem.__cause__, ParityError):  # a form's own refusal
+            raise problem.__cause__ from None
+        raise error(f"{path} does not have its form ({problem}); {remedy}.") from problem
+
+
+def read_text(path: Path, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most `max_bytes`. Raises: `error`."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(max_bytes + 1) if regular else b""
+    except (OSError, ValueError) as problem:  # a ValueError for a name with a zero byte
+        raise error(
+            f"{path} is no file that can be read ({getattr(problem, 'strerror', None) or problem}); {remedy}."
+        ) from problem
+    if not regular:
+        raise error(f"{path} is not a regular file; {remedy}.")
+    if len(data) > max_bytes:
+        raise error(f"{path} has more than {max_bytes} bytes; {remedy}.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} cannot be read as UTF-8 text ({problem}); {remedy}.") from problem
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for somebody
+
+
+def parse(text: str, origin: str, error: type[ParityError], remedy: str) -> Any:
+    """The value of strict JSON text. Raises: `error`, in which the text is called `origin`."""
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_each_key_once, parse_constant=_refuse, parse_float=_finite, parse_int=_whole
+        )
+        if "\\ud" in text.lower():  # escapes may spell half a character, which nothing can write again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except (ValueError, RecursionError) as problem:
+        why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise error(f"{origin} is not valid JSON ({why}); {remedy}.") from problem
+
+
+def _float_back(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _float_back(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_float_back(item) for item in value]
+    return float(value) if value in _NO_JSON_NUMBERS else value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return table
+
+
+def _refuse(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is too large for a float64")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError(f"{text[:20]}... is too large for a whole number")
+    return int(text)
