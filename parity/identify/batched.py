@@ -5,7 +5,7 @@ Axes: B prompt or pass, S token, C channel, D width of the language model, L hid
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runners.ltx23.connectors import NORM_EPS, Connector, TextConnectors
 from runners.ltx23.latents import LatentState
+from runners.ltx23.passes import PASSES, GuidancePass
 from runners.ltx23.rotary import rotary_table
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
@@ -22,17 +23,7 @@ from runners.ltx23.transformer import ModalityInput, Skips, Transformer
 from runners.tap import Listener, scope, tap
 
 PROMPT_PASSES: Final = ("uncond", "cond")  # as diffusers batches them
-ALL_PASSES: Final = ("cond", "uncond", "perturbed", "isolated")  # as release 1.2.0 does at max_batch_size=4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """What a guidance pass is called with."""
-
-    step: Step
-    context: Pair
-    skips: Skips
-    disable_v2a_cross_attn: bool
+ALL_PASSES: Final = PASSES  # as release 1.2.0 does at max_batch_size=4
 
 
 class BatchedConnectorStage:
@@ -99,53 +90,42 @@ class BatchedDenoisingStage(DenoisingStage):
         """Prepare; `together` names the passes to batch, in the order of the batch."""
         super().__init__(transformer)
         self._together = together
-        self._calls: dict[str, Call] | None = None  # while it is found out which passes a step has
-        self._found: dict[str, Pair] = {}  # x0 of the passes of a batch that has been run
 
-    def evaluate_stage1_guided_x0(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
-        """The guided x0 of both modalities, from passes in one batch where the step allows it."""
-        self._calls, self._found = {}, {}
-        super().evaluate_stage1_guided_x0(batch, step, last)  # computes no pass
-        calls, self._calls = self._calls, None
-        chosen = {name: calls[name] for name in self._together if name in calls}
-        enabled = {(call.step.video_enabled, call.step.audio_enabled) for call in chosen.values()}
-        if len(chosen) > 1 and len(enabled) == 1:
-            self._found = self._run(chosen)
-        return super().evaluate_stage1_guided_x0(batch, step, last)
+    def predict(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> dict[str, Pair]:
+        """x0 of both modalities by pass, from passes in one batch where the step allows it."""
+        by_name = {one.name: one for one in step.passes}
+        chosen = [by_name[name] for name in self._together if name in by_name]
+        if len(chosen) < 2 or len({(one.video_enabled, one.audio_enabled) for one in chosen}) > 1:
+            return super().predict(batch, step, disable_v2a_cross_attn=disable_v2a_cross_attn)
+        rest = replace(step, passes=tuple(one for one in step.passes if one not in chosen))
+        together = self._predict_together(chosen, batch, step, disable_v2a_cross_attn)
+        return together | super().predict(batch, rest, disable_v2a_cross_attn=disable_v2a_cross_attn)
 
-    def _pass(self, name: str, step: Step, context: Pair, skips: Skips, *, disable_v2a_cross_attn: bool) -> Pair:
-        if self._calls is not None:
-            self._calls[name] = Call(
-                step=step, context=context, skips=skips, disable_v2a_cross_attn=disable_v2a_cross_attn
-            )
-            return step.video.latent, step.audio.latent  # of the right form; nobody reads what comes of it
-        found = self._found.get(name)
-        return found or super()._pass(name, step, context, skips, disable_v2a_cross_attn=disable_v2a_cross_attn)
-
-    def _run(self, calls: dict[str, Call]) -> dict[str, Pair]:
-        first = next(iter(calls.values()))
-        step = first.step
-        video, audio = (torch.cat([call.context[stream] for call in calls.values()]) for stream in (0, 1))  # (B, S, C)
-        count = len(calls)
-        skips = [call.skips for call in calls.values()]
+    def _predict_together(
+        self, passes: Sequence[GuidancePass], batch: Batch, step: Step, disable_v2a_cross_attn: bool
+    ) -> dict[str, Pair]:
+        contexts = [self.context(batch, negative=one.negative_prompt) for one in passes]
+        video, audio = (torch.cat(context) for context in zip(*contexts, strict=True))  # (B, S, C)
+        count = len(passes)
+        skips = [one.skips for one in passes]
         shared = Skips(
             video_self_attention=frozenset.intersection(*(one.video_self_attention for one in skips)),
             audio_self_attention=frozenset.intersection(*(one.audio_self_attention for one in skips)),
             a2v=all(one.a2v for one in skips),
             v2a=all(one.v2a for one in skips),
         )
-        with scope("+".join(calls)), _taken_out_of_some(self.transformer, skips):
+        with scope("+".join(one.name for one in passes)), _taken_out_of_some(self.transformer, skips):
             x0: Pair = self.transformer(
-                _repeated(step.video, step.sigma, video, step.video_enabled, count),
-                _repeated(step.audio, step.sigma, audio, step.audio_enabled, count),
+                _repeated(step.video, step.sigma, video, passes[0].video_enabled, count),
+                _repeated(step.audio, step.sigma, audio, passes[0].audio_enabled, count),
                 step.rotary,
                 shared,
                 step.modulation,
-                disable_v2a_cross_attn=first.disable_v2a_cross_attn,  # one flag for all passes of a request
+                disable_v2a_cross_attn=disable_v2a_cross_attn,
             )
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])
-        return {name: (x0[0][i : i + 1], x0[1][i : i + 1]) for i, name in enumerate(calls)}
+        return {one.name: (x0[0][i : i + 1], x0[1][i : i + 1]) for i, one in enumerate(passes)}
 
 
 def _repeated(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool, count: int) -> ModalityInput:

@@ -36,17 +36,17 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
     on_device = schedule.to(batch.device)
     rotary = stage.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
     last: Pair | None = None
-    original = stage._pass
+    original = stage.predict
     for index in range(steps):
         head = f"denoise/{index:03d}"
 
-        def fed_pass(name: str, *rest: Any, head: str = head, **options: Any) -> Pair:
-            ours = original(name, *rest, **options)
+        def predict(*step: Any, head: str = head, **options: Any) -> dict[str, Pair]:
+            x0 = original(*step, **options)
             # Predictions that the run has in a higher precision stay so where the combination wants it.
             dtype = None if batch.config.reference.guidance_fp32 else batch.config.dtype
-            return _fed(own, f"{head}/{name}/x0", ours, dtype)
+            return {name: _fed(own, f"{head}/{name}/x0", ours, dtype) for name, ours in x0.items()}
 
-        with batch.config.autocast(batch.device), scope(head), patch.object(stage, "_pass", fed_pass):
+        with batch.config.autocast(batch.device), scope(head), patch.object(stage, "predict", predict):
             step = stage.step_at(index, batch, video, audio, on_device[index], rotary)
             guided = stage.evaluate_stage1_guided_x0(batch, step, last)
             tap("guided/video", guided[0])

@@ -35,7 +35,7 @@ from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.transformer import Transformer
-from runners.official.lockstep import ATTENTIONS, Attended, conditions_of, hear_attention
+from runners.official.lockstep import BRANCHES, Attended, conditions_of, hear_attention
 from runners.tap import listening, scope, tap
 
 Around = Callable[[], AbstractContextManager[Any]]
@@ -296,7 +296,7 @@ class DenoisingLockstep:
         """Feed every attention of block `index` of ours the official queries, keys and values; rows by branch."""
         rows = {}
         for (stream, part), official in attended.items():
-            module = getattr(self._transformer.transformer_blocks[index], ATTENTIONS[stream, part])
+            module = getattr(self._transformer.transformer_blocks[index], BRANCHES[stream, part])
             branch = f"{head}/{stream}/{part}"
             if official.mask is not None:
                 note = "the reference masks this attention, the candidate does not"

@@ -23,7 +23,6 @@ from runners.clock import STAGES, Progress, Quiet
 from runners.errors import ConfigError
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner, details_of
-from runners.official.lockstep import watching
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.repeatable import repeatable_kernels
@@ -129,9 +128,9 @@ def isolate(
         copies=copies,
         around=around,
     )
-    official = OfficialRunner(weights, options)
+    official = OfficialRunner(weights, options, watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with repeatable, official, watching(lockstep), listening(lockstep.hear):
+    with repeatable, official, listening(lockstep.hear):
         official.run(case, progress or Quiet())
         environment = fingerprint(options.device)
     config = NativeRunner(weights, options).pipeline_config(case)

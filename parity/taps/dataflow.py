@@ -15,15 +15,17 @@ Source: runners.ltx23.block and runners.ltx23.stages, which follow ltx_core and 
 """
 
 import math
+from functools import partial
 from typing import Final
 
-from parity.taps.name import BLOCK_PARTS, PASSES, STREAMS, Place, place_of
+from parity.taps.name import BLOCK_PARTS, STREAMS, Place, place_of
 from runners.case import Case
 from runners.errors import ConfigError, RunError
+from runners.ltx23.passes import GuidancePass, passes_of_step
+from runners.ltx23.transformer import NO_SKIPS
 from runners.releases import reference_of
 
 OTHER: Final = {"video": "audio", "audio": "video"}
-SIGN_OF_PASS: Final = {"cond": "pos", "uncond": "neg", "perturbed": "pos", "isolated": "pos"}
 _BEFORE: Final = {part: BLOCK_PARTS[:index] for index, part in enumerate(BLOCK_PARTS)}
 _BEFORE_CROSS: Final = _BEFORE["av_attn"]
 
@@ -42,22 +44,16 @@ class Dataflow:
         self.num_blocks = num_blocks
         self.steps = case.request.num_inference_steps
         self.images = len(case.request.images)
-        self.skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
+        self._skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
         self._guidance = {"video": case.guidance.video, "audio": case.guidance.audio}
-        reference = reference_of(case.reference, {})
-        self._negative_disables = reference.negative_disables_skipped_modality
-        either = self._guidance.values()
-        self.signs = ("pos", "neg") if any(one.needs_uncond for one in either) else ("pos",)
-        needed = {
-            "cond": True,
-            "uncond": any(one.needs_uncond for one in either),
-            "perturbed": any(one.needs_perturbed for one in either),
-            "isolated": any(one.needs_isolated for one in either),
-        }
-        self.passes = tuple(name for name in PASSES if needed[name])
-        self.perturbed_blocks = {
-            stream: frozenset(one.stg_blocks if one.needs_perturbed else ()) for stream, one in self._guidance.items()
-        }
+        negative_disables = reference_of(case.reference, {}).negative_disables_skipped_modality
+        passes_of = partial(passes_of_step, negative_disables_skipped_modality=negative_disables)
+        guiders = case.guidance.video, case.guidance.audio
+        self._passes = [{one.name: one for one in passes_of(step, *guiders)} for step in range(self.steps)]
+        self.passes = self.passes_of(0)
+        self.signs = ("pos", "neg") if "uncond" in self.passes else ("pos",)
+        skips = self._passes[0]["perturbed"].skips if "perturbed" in self.passes else NO_SKIPS
+        self.perturbed_blocks = {"video": skips.video_self_attention, "audio": skips.audio_self_attention}
         self.text_taps = tuple(f"text/{sign}/hidden" for sign in self.signs)
         self.taps = self._taps()
         self._rank = {tap: rank for rank, tap in enumerate(self.taps)}
@@ -72,19 +68,9 @@ class Dataflow:
         except KeyError:
             raise RunError(f"The case leaves no tap {tap[:200]!r}; compare it with `taps` of its dataflow.") from None
 
-    def evaluated(self, step: int, stream: str) -> bool:
-        """Whether a stream is evaluated at a step, or keeps its last guided prediction (skip_step)."""
-        return not self._guidance[stream].skips(step)
-
     def passes_of(self, step: int) -> tuple[str, ...]:
         """The guidance passes of a step: none where both streams skip it."""
-        return self.passes if any(self.evaluated(step, stream) for stream in STREAMS) else ()
-
-    def enabled(self, step: int, guidance_pass: str, stream: str) -> bool:
-        """Whether a stream goes through the branches of the blocks in a pass."""
-        if guidance_pass == "uncond" and not self._negative_disables:
-            return True
-        return self.evaluated(step, stream)
+        return tuple(self._passes[step])
 
     def guidance_gain(self, stream: str) -> float:
         """By how much guidance amplifies independent errors of the passes: root of the sum of their squared weights."""
@@ -107,22 +93,24 @@ class Dataflow:
         taps += [f"image/{index}/latent" for index in range(self.images)]
         taps += [f"init/{stream}" for stream in STREAMS]
         for step in range(self.steps):
-            passes = self.passes_of(step)
+            passes = self._passes[step]
             for block in range(self.num_blocks):
-                for name in passes:
-                    taps += self._block_taps(step, name, block)
+                for one in passes.values():
+                    taps += self._block_taps(step, one, block)
             taps += [f"denoise/{step:03d}/{name}/x0/{stream}" for name in passes for stream in STREAMS]
             taps += [f"denoise/{step:03d}/{part}/{stream}" for part in ("guided", "latent") for stream in STREAMS]
         return (*taps, "decode/frames", "decode/mel", "decode/waveform")
 
-    def _block_taps(self, step: int, guidance_pass: str, block: int) -> list[str]:
-        parts = {}
-        for stream in STREAMS:
-            ran = set(BLOCK_PARTS) if self.enabled(step, guidance_pass, stream) else {"out"}
-            if guidance_pass == "isolated" or (stream == "audio" and self.skip_v2a):
-                ran.discard("av_attn")
-            parts[stream] = ran
-        head = f"denoise/{step:03d}/{guidance_pass}/block/{block:02d}"
+    def _block_taps(self, step: int, one: GuidancePass, block: int) -> list[str]:
+        parts = {
+            "video": set(BLOCK_PARTS) if one.video_enabled else {"out"},
+            "audio": set(BLOCK_PARTS) if one.audio_enabled else {"out"},
+        }
+        if one.skips.a2v:
+            parts["video"].discard("av_attn")
+        if one.skips.v2a or self._skip_v2a:
+            parts["audio"].discard("av_attn")
+        head = f"denoise/{step:03d}/{one.name}/block/{block:02d}"
         return [f"{head}/{stream}/{part}" for part in BLOCK_PARTS for stream in STREAMS if part in parts[stream]]
 
     def _inputs(self, at: Place) -> tuple[str, ...]:
@@ -147,7 +135,7 @@ class Dataflow:
             out = f"{head}/{at.guidance_pass}/block/{self.num_blocks - 1:02d}/{stream}/out"
             return (self._latent_before(step, stream), out)
         if at.part == "guided":
-            if not self.evaluated(step, stream):
+            if self._guidance[stream].skips(step):
                 return (f"denoise/{step - 1:03d}/guided/{stream}",)
             return tuple(f"{head}/{name}/x0/{stream}" for name in self.passes_of(step))
         return (self._latent_before(step, stream), *images, f"{head}/guided/{stream}")
@@ -158,7 +146,8 @@ class Dataflow:
         inputs = [self._stream_before(at, at.stream)]
         inputs += [f"{head}/{at.stream}/{part}" for part in _BEFORE[at.part]]
         if at.part == "text_attn":
-            inputs.append(f"connector/{SIGN_OF_PASS[at.guidance_pass]}/{at.stream}")
+            negative = self._passes[at.step][at.guidance_pass].negative_prompt
+            inputs.append(f"connector/{'neg' if negative else 'pos'}/{at.stream}")
         if at.part == "av_attn":
             other = OTHER[at.stream]
             inputs.append(self._stream_before(at, other))

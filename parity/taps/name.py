@@ -10,7 +10,6 @@ from typing import Final
 
 from runners.errors import RunError
 
-PASSES: Final = ("cond", "uncond", "perturbed", "isolated")
 STREAMS: Final = ("video", "audio")
 BLOCK_PARTS: Final = ("self_attn", "text_attn", "av_attn", "ff", "out")  # in the order of the block
 

@@ -18,12 +18,10 @@ from runners.clock import Clock
 from runners.official.compat import made_weights_loader, without_cpu_autocast_to_fp32
 from runners.official.observe import (
     LoopObserver,
-    ObservedTransformer,
     Perturb,
     TextObserver,
     observe_audio_decoder,
     observe_image_encoder,
-    pass_names,
 )
 from runners.official.request import PIPELINE, OfficialRequest
 
@@ -125,25 +123,21 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
         request: what is run inside.
         skip_v2a: how this release is told to leave V2A out of a pass.
     """
-    case, options = request.case, request.options
+    options = request.options
     blocks, pipeline = importlib.import_module(BLOCKS), importlib.import_module(PIPELINE)
     samplers = importlib.import_module("ltx_pipelines.utils.samplers")
     official_split, official_loop = blocks.BatchSplitAdapter, blocks.euler_denoising_loop
     official_pictures = pipeline.combined_image_conditionings
-    observer = LoopObserver(request.clock)
-    names = pass_names(case.guidance)
-    v2a_off = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
-    in_use: list[ObservedTransformer] = []
+    observer = LoopObserver(request.case, request.clock, skip_v2a, request.watcher)
 
     def split(model: Any, max_batch_size: int) -> Any:
-        in_use.append(ObservedTransformer(model, names, v2a_off))  # below the split, so that it sees single passes
-        return official_split(in_use[-1], max_batch_size=max_batch_size)
+        # Observed below the split, where every call is a single pass.
+        return official_split(observer.transformer(model), max_batch_size=max_batch_size)
 
     def loop(sigmas: Tensor, video_state: Any, audio_state: Any, denoiser: Callable[..., Any], **others: Any) -> Any:
         observer.begin(sigmas, video_state, audio_state)
 
         def denoise(transformer: Any, video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
-            in_use[-1].begin_step()
             return observer.step(index, video, audio, lambda: denoiser(transformer, video, audio, schedule, index))
 
         states = official_loop(

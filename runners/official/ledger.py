@@ -6,22 +6,24 @@ tensors, through the loader argument they have for that. Everything after that i
 
 import dataclasses
 import importlib
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from runners.ltx23.loading import TensorSource
+from runners.official.lockstep import Key
 from runners.weights import Weights, WeightsFolder
 
-MODEL_BUILDERS = (
-    "transformer_builder",
-    "vae_decoder_builder",
-    "vae_encoder_builder",
-    "audio_decoder_builder",
-    "vocoder_builder",
-    "embeddings_processor_builder",
-)
+BUILDERS: Final = {
+    "text_encoder": "text_encoder_builder",
+    "gemma_embeddings_processor": "embeddings_processor_builder",
+    "video_encoder": "vae_encoder_builder",
+    "transformer": "transformer_builder",
+    "video_decoder": "vae_decoder_builder",
+    "audio_decoder": "audio_decoder_builder",
+    "vocoder": "vocoder_builder",
+}  # what the official ledger hands out, and its attribute that builds it
 
 
 def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
@@ -38,11 +40,25 @@ def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> 
         dtype=dtype, device=device, checkpoint_path="made on the device", gemma_root_path=str(weights.gemma_folder)
     )
     model = MadeLoader(weights.model, weights.config)
-    for name in MODEL_BUILDERS:
-        setattr(ledger, name, dataclasses.replace(getattr(ledger, name), model_loader=model))
     gemma = MadeLoader(weights.gemma, weights.gemma_config)
-    ledger.text_encoder_builder = dataclasses.replace(ledger.text_encoder_builder, model_loader=gemma)
+    for part, name in BUILDERS.items():
+        loader = gemma if part == "text_encoder" else model
+        setattr(ledger, name, dataclasses.replace(getattr(ledger, name), model_loader=loader))
     return ledger
+
+
+def key_of(ledger: Any, part: str) -> Key:
+    """How a part (one of BUILDERS) that the official ledger hands out names its tensors."""
+    operations = getattr(ledger, BUILDERS[part]).model_sd_ops
+
+    def key(checkpoint_name: str) -> str | None:
+        renamed = operations.apply_to_key(checkpoint_name)
+        if renamed is None:
+            return None
+        new_key: str = operations.apply_to_key_value(renamed, torch.empty(0))[0].new_key
+        return new_key
+
+    return key
 
 
 class MadeLoader:

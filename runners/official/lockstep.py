@@ -1,6 +1,6 @@
-"""A window into a running official pipeline: its parts as they are loaded, its state at every step, in native terms.
+"""Whoever watches a running official pipeline: told of its parts as they are loaded and of every step, in native terms.
 
-Whoever watches may compute beside the official code with the very tensors it computes with: `SharedTensors` finds each
+A watcher may compute beside the official code with the very tensors it computes with: `SharedTensors` finds each
 tensor of the checkpoint inside a loaded official module, through the names that module itself was loaded by. Nothing
 here changes what the official run computes.
 
@@ -9,13 +9,10 @@ Source: ltx_pipelines.utils.{model_ledger,samplers} and ltx_core.model.transform
 Axes: B sample, T token, C channel, H head, D channel of all heads together.
 """
 
-import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -26,26 +23,16 @@ from runners.ltx23.latents import LatentState
 from runners.ltx23.loading import TensorSource
 from runners.ltx23.rotary import InterleavedRotary, Rotary, SplitRotary
 
-PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
-LEDGER: Final = "ltx_pipelines.utils.model_ledger"
-BUILDERS: Final = {
-    "text_encoder": "text_encoder_builder",
-    "gemma_embeddings_processor": "embeddings_processor_builder",
-    "video_encoder": "vae_encoder_builder",
-    "transformer": "transformer_builder",
-    "video_decoder": "vae_decoder_builder",
-    "audio_decoder": "audio_decoder_builder",
-    "vocoder": "vocoder_builder",
-}  # what the official ledger hands out, and the attribute that knows how its tensors are named
-
-# Attention modules of a block, official or native, by the branch they are.
-ATTENTIONS: Final = {
+# Branches of a block, official or native, and the module that computes each.
+BRANCHES: Final = {
     ("video", "self_attn"): "attn1",
     ("video", "text_attn"): "attn2",
     ("video", "av_attn"): "audio_to_video_attn",
+    ("video", "ff"): "ff",
     ("audio", "self_attn"): "audio_attn1",
     ("audio", "text_attn"): "audio_attn2",
     ("audio", "av_attn"): "video_to_audio_attn",
+    ("audio", "ff"): "audio_ff",
 }
 
 Key = Callable[[str], str | None]
@@ -55,50 +42,10 @@ class Watcher(Protocol):
     """Told what the official pipeline is doing."""
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
-        """A part (one of BUILDERS) is ready. `key` names a checkpoint tensor inside it, None for another part's."""
+        """A part (one of `ledger.BUILDERS`) is ready. `key` names a checkpoint tensor inside it, or None."""
 
     def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """A step begins: (steps + 1,) noise levels, and both states as the step gets them."""
-
-
-@contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
-    """Tell `watcher` about every official run inside; enter after the official code can be imported."""
-    ledger_module, pipeline = importlib.import_module(LEDGER), importlib.import_module(PIPELINE)
-    official_loop: Callable[..., Any] = pipeline.euler_denoising_loop
-
-    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, stepper: Any, denoise_fn: Callable[..., Any]) -> Any:
-        def denoise(video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
-            watcher.step(index, schedule, state_of(video), state_of(audio))
-            return denoise_fn(video, audio, schedule, index)
-
-        return official_loop(
-            sigmas=sigmas, video_state=video_state, audio_state=audio_state, stepper=stepper, denoise_fn=denoise
-        )
-
-    watched = type(
-        "WatchedLedger", (ledger_module.ModelLedger,), {name: _handing_out(name, watcher) for name in BUILDERS}
-    )
-    with patch.object(ledger_module, "ModelLedger", watched), patch.object(pipeline, "euler_denoising_loop", loop):
-        yield
-
-
-def _handing_out(name: str, watcher: Watcher) -> Callable[[Any], Any]:
-    def hand_out(ledger: Any) -> Any:
-        module = getattr(super(type(ledger), ledger), name)()
-        operations = getattr(ledger, BUILDERS[name]).model_sd_ops
-
-        def key(checkpoint_name: str) -> str | None:
-            renamed = operations.apply_to_key(checkpoint_name)
-            if renamed is None:
-                return None
-            new_key: str = operations.apply_to_key_value(renamed, torch.empty(0))[0].new_key
-            return new_key
-
-        watcher.loaded(name, module, key)
-        return module
-
-    return hand_out
 
 
 class SharedTensors:
@@ -149,7 +96,9 @@ class Attended:
 
 def hear_attention(block: nn.Module, heard: Callable[[tuple[str, str], Attended], None]) -> None:
     """Tell `heard` of every call of scaled dot-product attention in an official block, by its stream and branch."""
-    for branch, name in ATTENTIONS.items():
+    for branch, name in BRANCHES.items():
+        if branch[1] == "ff":
+            continue
         module: Any = getattr(block, name)
         module.attention_function = _telling(module.attention_function, partial(heard, branch))
 

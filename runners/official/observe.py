@@ -5,74 +5,50 @@ Shared by all releases; what differs from release to release is handed in by the
 Axes: B sample, T token, C channel, S prompt token, N of these without padding, D width, L Gemma layer.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from runners.case import Guidance
+from runners.case import Case, Guidance
 from runners.clock import Clock
 from runners.errors import RunnerError
+from runners.ltx23.passes import pass_names
+from runners.official.lockstep import BRANCHES, Watcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
-STREAM_BRANCHES = {
-    "attn1": "video/self_attn",
-    "attn2": "video/text_attn",
-    "audio_to_video_attn": "video/av_attn",
-    "ff": "video/ff",
-    "audio_attn1": "audio/self_attn",
-    "audio_attn2": "audio/text_attn",
-    "video_to_audio_attn": "audio/av_attn",
-    "audio_ff": "audio/ff",
-}  # module of a block to tap below block/{b:02d}/
-
 Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skipped as well
-
-
-def pass_names(guidance: Guidance) -> list[str]:
-    """The passes of one step in the order in which every release runs them."""
-    modalities = (guidance.video, guidance.audio)
-    names = ["cond"]
-    if any(not math.isclose(guider.cfg_scale, 1.0) for guider in modalities):
-        names.append("uncond")
-    if any(not math.isclose(guider.stg_scale, 0.0) for guider in modalities):
-        names.append("perturbed")
-    if any(not math.isclose(guider.modality_scale, 1.0) for guider in modalities):
-        names.append("isolated")
-    return names
 
 
 class ObservedTransformer:
     """The official x0 model: names the pass of each call, taps it, and turns V2A off in all of them when asked."""
 
-    def __init__(self, x0_model: Any, passes: Sequence[str], skip_v2a: Perturb | None) -> None:
+    def __init__(self, x0_model: Any, skip_v2a: Perturb | None) -> None:
         """Observe a model.
 
         Args:
             x0_model: the official model that predicts x0 of both modalities.
-            passes: names of a step's passes in the order of the calls.
             skip_v2a: adds "no V2A in any block" to a call's perturbations; None leaves V2A on.
         """
         self._model = x0_model
-        self._passes = passes
         self._skip_v2a = skip_v2a
+        self._passes: tuple[str, ...] = ()
         self._calls = 0
         if tapping():
             for index, block in enumerate(x0_model.velocity_model.transformer_blocks):
                 _hook_block(index, block)
 
-    def begin_step(self) -> None:
-        """The next call is the first pass of a new step."""
-        self._calls = 0
+    def begin_step(self, passes: tuple[str, ...]) -> None:
+        """A new step will call with these passes, in this order."""
+        self._passes, self._calls = passes, 0
 
     def __call__(self, video: Any, audio: Any, perturbations: Any) -> tuple[Tensor, Tensor]:
         """One pass: (B, T, C) x0 of both modalities. Raises: RunnerError for a pass that the guidance does not want."""
         if self._calls == len(self._passes):
             raise RunnerError(
-                f"The official code ran more passes in a step than {', '.join(self._passes)}; "
+                f"The official code ran more passes in a step than {', '.join(self._passes) or '(none)'}; "
                 "this is a release that the official runner does not know."
             )
         name = self._passes[self._calls]
@@ -102,8 +78,8 @@ def _hook_block(index: int, block: nn.Module) -> None:
     def branch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _module, _inputs, output: tap(f"block/{index:02d}/{name}", output)
 
-    for attribute, name in STREAM_BRANCHES.items():
-        getattr(block, attribute).register_forward_hook(branch(name))
+    for (stream, part), module in BRANCHES.items():
+        getattr(block, module).register_forward_hook(branch(f"{stream}/{part}"))
 
     def out(_module: nn.Module, _inputs: Any, output: Any) -> None:
         tap(f"block/{index:02d}/video/out", output[0].x)
@@ -117,7 +93,7 @@ class TextObserver:
 
     def __init__(self, guidance: Guidance) -> None:
         """An unused negative prompt is encoded all the same, but not tapped."""
-        signs = ["pos", "neg"] if "uncond" in pass_names(guidance) else ["pos", None]
+        signs = ["pos", "neg"] if "uncond" in pass_names(0, guidance.video, guidance.audio) else ["pos", None]
         self._hidden, self._connected = iter(signs), iter(signs)
 
     def hidden(self, hidden_states: Sequence[Tensor], mask: Tensor) -> None:
@@ -171,24 +147,48 @@ def observe_audio_decoder(decoder: nn.Module) -> None:
 
 
 class LoopObserver:
-    """Taps initial, guided and stepped latents of the official Euler loop, and marks its steps."""
+    """Taps initial, guided and stepped latents of the official Euler loop and the passes between, and marks its steps.
 
-    def __init__(self, clock: Clock) -> None:
+    What is tapped of a step is complete before a watcher is told of the next one.
+    """
+
+    def __init__(self, case: Case, clock: Clock, skip_v2a: Perturb, watcher: Watcher | None) -> None:
+        """Observe the one loop of a run.
+
+        Args:
+            case: what is run.
+            clock: told of every step.
+            skip_v2a: adds "no V2A in any block" to the perturbations of a pass, where the case wants that.
+            watcher: told of every step; None if nobody watches.
+        """
+        self._guiders = case.guidance.video, case.guidance.audio
         self._clock = clock
-        self._count = 0
+        self._skip_v2a = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
+        self._watcher = watcher
+        self._sigmas = torch.empty(0)
+        self._transformer: ObservedTransformer | None = None
+
+    def transformer(self, x0_model: Any) -> ObservedTransformer:
+        """The model that the loop is about to call, observed."""
+        self._transformer = ObservedTransformer(x0_model, self._skip_v2a)
+        return self._transformer
 
     def begin(self, sigmas: Tensor, video: Any, audio: Any) -> None:
-        """The loop begins with these states."""
+        """The loop begins with these noise levels and states."""
         self._clock.begin("denoising")
-        self._count = len(sigmas) - 1
+        self._sigmas = sigmas
         tap("init/video", video.latent)
         tap("init/audio", audio.latent)
 
     def step(self, index: int, video: Any, audio: Any, denoise: Callable[[], Any]) -> Any:
         """Step `index` begins with these states; `denoise` makes its guided x0 and is given back."""
-        self._clock.mark_step(index, self._count)
+        self._clock.mark_step(index, len(self._sigmas) - 1)
         if index:
             _tap_latents(index - 1, video, audio)
+        if self._watcher is not None:
+            self._watcher.step(index, self._sigmas, state_of(video), state_of(audio))
+        assert self._transformer is not None
+        self._transformer.begin_step(pass_names(index, *self._guiders))
         with scope(f"denoise/{index:03d}"):
             guided = denoise()
             for modality, x0 in zip(("video", "audio"), guided, strict=True):
@@ -197,8 +197,9 @@ class LoopObserver:
 
     def end(self, video: Any, audio: Any) -> None:
         """The loop ended with these states."""
-        self._clock.mark_step(self._count, self._count)
-        _tap_latents(self._count - 1, video, audio)
+        count = len(self._sigmas) - 1
+        self._clock.mark_step(count, count)
+        _tap_latents(count - 1, video, audio)
 
 
 def _tap_latents(index: int, video: Any, audio: Any) -> None:

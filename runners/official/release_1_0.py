@@ -14,19 +14,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from runners.clock import Clock
 from runners.official.compat import gemma_constant
-from runners.official.ledger import model_ledger
+from runners.official.ledger import key_of, model_ledger
 from runners.official.observe import (
     LoopObserver,
-    ObservedTransformer,
-    Perturb,
     TextObserver,
     listed_without_v2a,
     observe_audio_decoder,
     observe_image_encoder,
     observe_one_by_one,
-    pass_names,
 )
 from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
 
@@ -34,12 +30,11 @@ from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pi
 def execute(request: OfficialRequest) -> Made:
     """Run a case."""
     case, options, clock = request.case, request.options, request.clock
-    official_ledger = model_ledger(request.weights, options.dtype, options.device)
-    skip_v2a = listed_without_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
-    ledger = ObservedLedger(official_ledger, clock, TextObserver(case.guidance), pass_names(case.guidance), skip_v2a)
+    observer = LoopObserver(case, clock, listed_without_v2a, request.watcher)
+    ledger = ObservedLedger(model_ledger(request.weights, options.dtype, options.device), request, observer)
     arguments = pipeline_arguments(case, as_displayed=False)
     run = _through_helpers if request.through_helpers else _through_class
-    with gemma_constant(request.weights.gemma_config), _captured(ledger, clock) as captured:
+    with gemma_constant(request.weights.gemma_config), _captured(observer) as captured:
         chunks, audio = run(ledger, arguments, options.device, options.dtype)
         frames = joined(chunks, clock)
     return Made(
@@ -55,20 +50,20 @@ def execute(request: OfficialRequest) -> Made:
 class ObservedLedger:
     """The official model ledger: hands out the same models, with stages timed and inner results tapped."""
 
-    def __init__(
-        self, ledger: Any, clock: Clock, text: TextObserver, passes: list[str], skip_v2a: Perturb | None
-    ) -> None:
+    def __init__(self, ledger: Any, request: OfficialRequest, observer: LoopObserver) -> None:
         self._ledger = ledger
-        self._clock = clock
-        self._text = text
-        self._passes = passes
-        self._skip_v2a = skip_v2a
-        self.transformer_in_use: ObservedTransformer | None = None
+        self._clock = request.clock
+        self._watcher = request.watcher
+        self._text = TextObserver(request.case.guidance)
+        self._observer = observer
 
     def _load(self, stage: str, name: str) -> Any:
         self._clock.begin(stage)
         with self._clock.loading():
-            return getattr(self._ledger, name)()
+            module = getattr(self._ledger, name)()
+        if self._watcher is not None:
+            self._watcher.loaded(name, module, key_of(self._ledger, name))
+        return module
 
     def text_encoder(self) -> Any:
         """Gemma, its stacked hidden states tapped."""
@@ -88,11 +83,9 @@ class ObservedLedger:
         observe_image_encoder(encoder)
         return encoder
 
-    def transformer(self) -> ObservedTransformer:
+    def transformer(self) -> Any:
         """The transformer, observed."""
-        model = self._load("latent_preparation", "transformer")
-        self.transformer_in_use = ObservedTransformer(model, self._passes, self._skip_v2a)
-        return self.transformer_in_use
+        return self._observer.transformer(self._load("latent_preparation", "transformer"))
 
     def video_decoder(self) -> Any:
         """The video VAE's decoder; what it decodes is tapped where its chunks are joined."""
@@ -109,16 +102,13 @@ class ObservedLedger:
         return self._load("audio_decoding", "vocoder")
 
 
-def observed_loop(official_loop: Callable[..., Any], ledger: ObservedLedger, clock: Clock) -> Callable[..., Any]:
+def observed_loop(official_loop: Callable[..., Any], observer: LoopObserver) -> Callable[..., Any]:
     """The official Euler loop with its states and steps observed."""
-    observer = LoopObserver(clock)
 
     def loop(sigmas: Tensor, video_state: Any, audio_state: Any, stepper: Any, denoise_fn: Callable[..., Any]) -> Any:
         observer.begin(sigmas, video_state, audio_state)
 
         def denoise(video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
-            assert ledger.transformer_in_use is not None
-            ledger.transformer_in_use.begin_step()
             return observer.step(index, video, audio, lambda: denoise_fn(video, audio, schedule, index))
 
         states = official_loop(
@@ -185,7 +175,7 @@ def _through_helpers(
 
 
 @contextlib.contextmanager
-def _captured(ledger: ObservedLedger, clock: Clock) -> Iterator[dict[str, Tensor]]:
+def _captured(observer: LoopObserver) -> Iterator[dict[str, Tensor]]:
     """Observe the loop, and keep what the pipeline does not return: final latents and sigmas."""
     module = importlib.import_module(PIPELINE)
     captured: dict[str, Tensor] = {}
@@ -198,7 +188,7 @@ def _captured(ledger: ObservedLedger, clock: Clock) -> Iterator[dict[str, Tensor
         captured["video"], captured["audio"] = video.latent, audio.latent
         return video, audio
 
-    loop = observed_loop(module.euler_denoising_loop, ledger, clock)
+    loop = observed_loop(module.euler_denoising_loop, observer)
     with (
         patch.object(module, "euler_denoising_loop", loop),
         patch.object(module, "denoise_audio_video", denoise),

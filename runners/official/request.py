@@ -5,7 +5,7 @@ Axes: F frame, H height, W width, C channel, N sample.
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -13,11 +13,12 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.image import read_picture
+from runners.official.lockstep import Watcher
 from runners.protocol import RunOptions
 from runners.request import Guider
 from runners.weights import Weights
 
-PIPELINE = "ltx_pipelines.ti2vid_one_stage"
+PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class OfficialRequest:
     options: RunOptions
     clock: Clock
     through_helpers: bool  # 1.0.0: the path of the fp32 oracle, which its pipeline class cannot take
+    watcher: Watcher | None  # told what the pipeline is doing; 1.0.0
 
 
 @dataclass(frozen=True, kw_only=True)

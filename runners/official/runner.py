@@ -21,6 +21,7 @@ from runners.errors import OutOfMemoryError, ParityError, RunnerError
 from runners.official.compat import prepare_imports, without_cuda_calls
 from runners.official.files import PACKAGES, OfficialCode, official_code
 from runners.official.importing import import_from
+from runners.official.lockstep import Watcher
 from runners.official.request import Adapter, OfficialRequest
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.tap import tap
@@ -41,7 +42,12 @@ class OfficialRunner:
     name = "official"
 
     def __init__(
-        self, weights: Weights, options: RunOptions, through_helpers: bool = False, official_root: Path | None = None
+        self,
+        weights: Weights,
+        options: RunOptions,
+        through_helpers: bool = False,
+        official_root: Path | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         """Prepare a runner.
 
@@ -50,7 +56,8 @@ class OfficialRunner:
             options: device and dtype.
             through_helpers: for 1.0.0, take the oracle's path also in bf16.
             official_root: root of a checkout; None takes the installed packages.
-        Raises: RunnerError if there is no official code there.
+            watcher: told what the pipeline is doing; for 1.0.0.
+        Raises: RunnerError if there is no official code there, or none that can be watched.
         """
         self.weights = weights
         self.options = options
@@ -59,6 +66,12 @@ class OfficialRunner:
         self.through_helpers = adapter_name(self.code) == ADAPTERS["1.0.0"] and (
             through_helpers or options.dtype != torch.bfloat16
         )
+        if watcher is not None and adapter_name(self.code) != ADAPTERS["1.0.0"]:
+            raise RunnerError(
+                f"Only official code built like 1.0.0 can be watched part by part; this is {self.code.release}. "
+                "Install ltx-core and ltx-pipelines 1.0.0."
+            )
+        self._watcher = watcher
         self._stack = ExitStack()
 
     @property
@@ -101,6 +114,7 @@ class OfficialRunner:
             options=self.options,
             clock=clock,
             through_helpers=self.through_helpers,
+            watcher=self._watcher,
         )
         try:
             made = cast(Adapter, importlib.import_module(adapter_name(self.code))).execute(request)

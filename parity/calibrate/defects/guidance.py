@@ -12,6 +12,7 @@ from torch import Tensor
 
 from parity.calibrate.defects.defect import BOTH, SUBTLE, VIDEO, Defect, Facet, wrapped
 from parity.calibrate.defects.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from runners.ltx23.passes import GuidancePass
 from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
@@ -27,10 +28,8 @@ DEFAULT_CFG_SCALE: Final = 3.0  # of the official command line
 def _in_pass(name: str, **changes: Any) -> dict[str, Any]:
     """Change the skips of one pass."""
 
-    def around(
-        original: Original, stage: Any, which: str, step: Any, context: Any, skips: Skips, **options: bool
-    ) -> Any:
-        return original(stage, which, step, context, replace(skips, **changes), **options)
+    def around(original: Original, stage: Any, one: GuidancePass, *rest: Any, **options: bool) -> Any:
+        return original(stage, replace(one, skips=replace(one.skips, **changes)), *rest, **options)
 
     return {"around": around, "when": _is_pass(name)}
 
@@ -45,7 +44,7 @@ def _flag_lost_in(name: str) -> dict[str, Any]:
 
 
 def _is_pass(name: str) -> Callable[..., bool]:
-    return lambda stage, which, *_, **__: which == name
+    return lambda stage, one, *_, **__: one.name == name
 
 
 def _guider(change: Callable[[Guider], Guider]) -> Callable[..., Any]:
@@ -198,7 +197,7 @@ GUIDANCE_DEFECTS: Final = (
         apply=wrapped(
             DenoisingStage,
             "step_at",
-            lambda original, *call: replace(original(*call), video_enabled=True, audio_enabled=True),
+            lambda original, stage, _index, *rest: original(stage, 0, *rest),  # the first step skips nothing
             when=lambda stage, index, batch, *_: (
                 batch.sampling.video_guidance.skips(index) or batch.sampling.audio_guidance.skips(index)
             ),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from parity.calibrate.defects.defect import BOTH, SUBTLE, Defect, wrapped
 from runners.ltx23.attention import Attention
+from runners.ltx23.passes import GuidancePass
 from runners.ltx23.rotary import SplitRotary
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
@@ -19,13 +20,15 @@ Original = Callable[..., Any]
 PADDED_TO: Final = 64  # tokens
 
 
-def _first_perturbed_pass(original: Original, stage: Any, name: str, step: Step, *rest: Any, **options: bool) -> Pair:
+def _first_perturbed_pass(
+    original: Original, stage: Any, one: GuidancePass, batch: Batch, step: Step, **options: bool
+) -> Pair:
     sigma = float(step.sigma)
     first_sigma, x0 = vars(stage).get("first_perturbed", (sigma, None))
     if sigma != first_sigma:
         kept: Pair = x0
         return kept
-    computed: Pair = original(stage, name, step, *rest, **options)
+    computed: Pair = original(stage, one, batch, step, **options)
     stage.first_perturbed = sigma, computed
     return computed
 
@@ -73,7 +76,7 @@ SERVING_DEFECTS: Final = (
         description="the perturbed pass of the first step serves in all later ones",
         first_taps=("denoise/001/perturbed/*",),
         apply=wrapped(
-            DenoisingStage, "_pass", _first_perturbed_pass, when=lambda stage, name, *_, **__: name == "perturbed"
+            DenoisingStage, "_pass", _first_perturbed_pass, when=lambda stage, one, *_, **__: one.name == "perturbed"
         ),
         shows_in=BOTH,
     ),
