@@ -31,6 +31,11 @@ def tap(name: str, tensor: Tensor) -> None:
         _listener("/".join((*_scope, name)), tensor)
 
 
+def current_scope() -> str:
+    """What stands before every name tapped here; empty outside of all scopes."""
+    return "/".join(_scope)
+
+
 @contextmanager
 def scope(name: str) -> Iterator[None]:
     """Prefix every tap inside with `name`."""

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from parity.diff.isolated import FIRST_STEPS
-from parity.isolate.denoising import Around
+from parity.isolate.choice import Around
 from parity.isolate.error import Added
 from parity.isolate.isolation import isolate
 from parity.runs.in_memory import CPU

@@ -11,6 +11,7 @@ from typing import Final
 
 from parity.identify.releases import WORDS
 from runners.case import Case
+from runners.ltx23.passes import pass_names
 from runners.ltx23.video_tiling import AUTO_TILING
 from runners.releases import RELEASES, Reference
 from runners.request import Guider
@@ -88,12 +89,11 @@ def _never_idle(_case: Case, _dtype: str) -> None:
 
 
 def _no_negative(case: Case, _dtype: str) -> str | None:
-    return None if any(one.needs_uncond for one in _guidance(case)) else "no pass uses the negative prompt"
+    return None if "uncond" in pass_names(*_guidance(case)) else "no pass uses the negative prompt"
 
 
 def _one_pass(case: Case, _dtype: str) -> str | None:
-    passes = (one.needs_uncond or one.needs_perturbed or one.needs_isolated for one in _guidance(case))
-    return None if any(passes) else "a step has one pass"
+    return None if len(pass_names(*_guidance(case))) > 1 else "a step has one pass"
 
 
 def _no_default_negative(case: Case, dtype: str) -> str | None:
@@ -123,10 +123,8 @@ def _in_fp32(_case: Case, dtype: str) -> str | None:
 
 
 def _not_guided(case: Case, dtype: str) -> str | None:
-    weights = (
-        one.needs_uncond or one.needs_perturbed or one.needs_isolated or one.rescale_scale for one in _guidance(case)
-    )
-    return _in_fp32(case, dtype) or (None if any(weights) else "nothing is guided")
+    guided = _one_pass(case, dtype) is None or any(one.rescale_scale for one in _guidance(case))
+    return _in_fp32(case, dtype) or (None if guided else "nothing is guided")
 
 
 def _no_skipping(case: Case, dtype: str) -> str | None:

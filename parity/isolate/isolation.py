@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from parity.diff.isolated import SCHEMA_VERSION
-from parity.isolate.denoising import Around, Choice
+from parity.isolate.choice import Around, Choice
 from parity.isolate.error import Added
 from parity.isolate.lockstep import Lockstep
 from parity.runs.environment import fingerprint
@@ -118,15 +118,15 @@ def isolate(
         weights,
         case,
         options,
-        stages=chosen,
-        choice=Choice(
+        Choice(
+            stages=frozenset(chosen),
             steps=None if steps is None else frozenset(steps),
             blocks=None if blocks is None else frozenset(blocks),
+            harmless=harmless,
+            oracle=oracle,
+            around=around,
         ),
-        harmless=harmless,
-        oracle=oracle,
         copies=copies,
-        around=around,
     )
     official = OfficialRunner(weights, options, watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)

@@ -5,8 +5,6 @@ Axes: B sample, S token of the padded prompt, N of these without padding, D widt
 H height, W width.
 """
 
-from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
@@ -14,10 +12,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from parity.isolate.denoising import Around, Choice, DenoisingLockstep
+from parity.isolate.choice import Choice
+from parity.isolate.denoising import DenoisingLockstep
 from parity.isolate.error import Sheet
+from parity.isolate.wiring import unheard
 from runners.case import Case
-from runners.clock import STAGES, Clock
+from runners.clock import Clock
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import load_gemma
@@ -35,7 +35,6 @@ from runners.native.runner import NativeRunner
 from runners.official.lockstep import Key, SharedTensors
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens
-from runners.tap import listening
 from runners.weights import Weights
 
 STAGE_OF_PART: Final = {
@@ -57,13 +56,9 @@ class Lockstep:
         weights: Weights,
         case: Case,
         options: RunOptions,
+        choice: Choice,
         *,
-        stages: Iterable[str] = STAGES,
-        choice: Choice | None = None,
-        harmless: bool = True,
-        oracle: bool = False,
-        copies: bool = False,
-        around: Around = nullcontext,
+        copies: bool,
     ) -> None:
         """Prepare for one official run.
 
@@ -71,17 +66,11 @@ class Lockstep:
             weights: the model's files, for shapes and configuration; tensors come out of the official modules.
             case: the request.
             options: device and dtype of the run.
-            stages: which of STAGES to measure.
-            choice: which steps and blocks of denoising to measure.
-            harmless: also run each official block with plain matrix products for attention, as a floor.
-            oracle: also run each official block in fp32, to say who is nearer to it.
+            choice: what to measure.
             copies: give the candidate copies of the weights, for a candidate that changes them.
-            around: what is entered whenever the candidate computes, and left before the official code goes on.
         """
         self.sheet = Sheet()
-        self._options, self._stages = options, frozenset(stages)
-        self._choice = choice or Choice()
-        self._harmless, self._oracle, self._around = harmless, oracle, around
+        self._options, self._choice = options, choice
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
         self._weights = weights
@@ -110,7 +99,7 @@ class Lockstep:
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
         """An official part is ready: build ours on its tensors, and measure whenever it is called."""
-        measured = STAGE_OF_PART[name] in self._stages
+        measured = STAGE_OF_PART[name] in self._choice.stages
         (self._shared_gemma if name == "text_encoder" else self._shared).hold(module, key)
         if name == "text_encoder" and measured:
             self._text_encoder(module)
@@ -131,7 +120,7 @@ class Lockstep:
 
     def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """A denoising step of the official run begins."""
-        if index == 0 and "latent_preparation" in self._stages:
+        if index == 0 and "latent_preparation" in self._choice.stages:
             self._latent_preparation(sigmas, video, audio)
         if self._denoising is not None:
             self._denoising.begin_step(index, sigmas, video, audio)
@@ -153,7 +142,7 @@ class Lockstep:
             hidden_states, mask = official(text)
             sign = next(signs, None)
             if sign is not None:
-                with self._around():
+                with self._choice.around():
                     found, found_mask = ours(self._prompts[sign])
                 self.sheet.compare(f"text/{sign}/mask", mask, found_mask)
                 both = ((hidden_states, mask), (found, found_mask))
@@ -176,7 +165,7 @@ class Lockstep:
             elif sign == "neg":
                 self._batch.negative_video_context, self._batch.negative_audio_context = contexts
             if sign is not None and ours is not None:
-                with self._around():
+                with self._choice.around():
                     own = ours(hidden_states, mask)
                 for stream, reference, found in zip(("video", "audio"), contexts, own, strict=True):
                     self.sheet.compare(f"connector/{sign}/{stream}", reference, found)
@@ -193,7 +182,7 @@ class Lockstep:
             self._batch.image_latents.append(latent)
             if ours is not None:
                 self.sheet.compare(f"image/{number}/picture", inputs[0], pictures[number])
-                with self._around():
+                with self._choice.around():
                     own = ours(inputs[0])
                 self.sheet.compare(f"image/{number}/latent", latent, own)
 
@@ -207,12 +196,12 @@ class Lockstep:
             given.append(picture)
             return picture
 
-        with self._around(), patch.object(encoder, "forward", keep), listening(lambda name, tensor: None):
+        with self._choice.around(), patch.object(encoder, "forward", keep), unheard():
             ImageConditioningStage(encoder).forward(replace(self._batch, image_latents=[]))
         return given
 
     def _latent_preparation(self, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
-        with self._around(), listening(lambda name, tensor: None):
+        with self._choice.around(), unheard():
             ours = LatentPreparationStage().forward(replace(self._batch))
         assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
         self.sheet.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
@@ -222,15 +211,8 @@ class Lockstep:
                 self.sheet.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
 
     def _transformer(self, module: Any) -> None:
-        self._denoising = DenoisingLockstep(
-            self._components.build("transformer", Transformer),
-            self._batch,
-            self.sheet,
-            self._choice,
-            harmless=self._harmless,
-            oracle=self._oracle,
-            around=self._around,
-        )
+        ours = self._components.build("transformer", Transformer)
+        self._denoising = DenoisingLockstep(ours, self._batch, self.sheet, self._choice)
         self._denoising.attach(module.velocity_model)
 
     def _video_decoder(self, module: Any) -> None:
@@ -240,7 +222,7 @@ class Lockstep:
             generator = options.get("generator")
             if generator is not None:  # ours draws what the official decoder is about to, which still draws it itself
                 generator = torch.Generator(generator.device).set_state(generator.get_state())
-            with self._around():
+            with self._choice.around():
                 self._frames = list(decode_frames(ours, inputs[0], None, generator))
 
         module.register_forward_pre_hook(decode, with_kwargs=True)
@@ -253,7 +235,7 @@ class Lockstep:
             where, ours = "decode/mel", self._components.build("audio_decoder", AudioDecoder)
 
         def decoded(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            with self._around():
+            with self._choice.around():
                 own = ours(inputs[0])
             self.sheet.compare(where, output, own)
 

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from parity.taps.name import Place, place_of
+from runners.ltx23.branches import BRANCHES
 
 NATIVE_BLOCK: Final = "runners.ltx23.block.AudioVideoBlock"
 OFFICIAL_BLOCK: Final = "ltx_core.model.transformer.transformer.BasicAVTransformerBlock"
-BLOCK_MODULES: Final = {
-    "self_attn": {"video": "attn1", "audio": "audio_attn1"},
-    "text_attn": {"video": "attn2", "audio": "audio_attn2"},
-    "av_attn": {"video": "audio_to_video_attn", "audio": "video_to_audio_attn"},
-    "ff": {"video": "ff", "audio": "audio_ff"},
-}
 _DIFFUSION: Final = "model.diffusion_model"
 
 
@@ -90,8 +85,8 @@ _DIFFUSERS: Final = {
 def diffusers_path(tap: str) -> str:
     """Where diffusers computes a tap. Raises: RunError for a name that is no tap's."""
     place = place_of(tap)
-    if place.part in BLOCK_MODULES:
-        return f"{_DIFFUSERS_BLOCK}.{BLOCK_MODULES[place.part][place.stream or '']}"
+    if (branch := (place.stream or "", place.part)) in BRANCHES:
+        return f"{_DIFFUSERS_BLOCK}.{BRANCHES[branch]}"
     if place == place_of("init/audio"):
         return f"{_PIPELINE}.prepare_audio_latents"
     return _DIFFUSERS[place.part]
@@ -121,5 +116,5 @@ def _of_block(place: Place) -> ModulePath:
     weights = f"{_DIFFUSION}.transformer_blocks.{place.block}"
     if place.part == "out":
         return ModulePath(native=f"{NATIVE_BLOCK}.forward", official=f"{OFFICIAL_BLOCK}.forward", weights=weights)
-    name = BLOCK_MODULES[place.part][place.stream or ""]
+    name = BRANCHES[place.stream or "", place.part]
     return ModulePath(native=f"{NATIVE_BLOCK}.{name}", official=f"{OFFICIAL_BLOCK}.{name}", weights=f"{weights}.{name}")

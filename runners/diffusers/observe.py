@@ -18,19 +18,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from runners.clock import Clock
+from runners.ltx23.branches import BRANCHES
 from runners.real_tokens import real_tokens
 from runners.tap import tap, tapping
-
-BRANCHES = {
-    "attn1": "video/self_attn",
-    "attn2": "video/text_attn",
-    "audio_to_video_attn": "video/av_attn",
-    "ff": "video/ff",
-    "audio_attn1": "audio/self_attn",
-    "audio_attn2": "audio/text_attn",
-    "video_to_audio_attn": "audio/av_attn",
-    "audio_ff": "audio/ff",
-}  # module of a block to tap below block/{b:02d}/
 
 
 class Observer:
@@ -92,8 +82,8 @@ class Observer:
         yield encoder.register_forward_hook(lambda *_: self._clock.begin("latent_preparation"))
         if tapping():
             for index, block in enumerate(pipeline.transformer.transformer_blocks):
-                for attribute, name in BRANCHES.items():
-                    yield getattr(block, attribute).register_forward_hook(self._branch(index, name))
+                for (stream, part), attribute in BRANCHES.items():
+                    yield getattr(block, attribute).register_forward_hook(self._branch(index, f"{stream}/{part}"))
                 yield block.register_forward_hook(self._block_ended(index))
         yield pipeline.vae.decoder.register_forward_pre_hook(lambda *_: self._clock.begin("video_decoding"))
         yield pipeline.audio_vae.decoder.register_forward_pre_hook(lambda *_: self._clock.begin("audio_decoding"))

@@ -126,25 +126,14 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
     options = request.options
     blocks, pipeline = importlib.import_module(BLOCKS), importlib.import_module(PIPELINE)
     samplers = importlib.import_module("ltx_pipelines.utils.samplers")
-    official_split, official_loop = blocks.BatchSplitAdapter, blocks.euler_denoising_loop
+    official_split = blocks.BatchSplitAdapter
     official_pictures = pipeline.combined_image_conditionings
     observer = LoopObserver(request.case, request.clock, skip_v2a, request.watcher)
+    loop = observer.loop(blocks.euler_denoising_loop, "denoiser")
 
     def split(model: Any, max_batch_size: int) -> Any:
         # Observed below the split, where every call is a single pass.
         return official_split(observer.transformer(model), max_batch_size=max_batch_size)
-
-    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, denoiser: Callable[..., Any], **others: Any) -> Any:
-        observer.begin(sigmas, video_state, audio_state)
-
-        def denoise(transformer: Any, video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
-            return observer.step(index, video, audio, lambda: denoiser(transformer, video, audio, schedule, index))
-
-        states = official_loop(
-            sigmas=sigmas, video_state=video_state, audio_state=audio_state, denoiser=denoise, **others
-        )
-        observer.end(*states)
-        return states
 
     def pictures(**kwargs: Any) -> Any:
         return official_pictures(**{**kwargs, "dtype": options.dtype})  # the class says bf16 whatever its blocks do

@@ -12,28 +12,17 @@ Axes: B sample, T token, C channel, H head, D channel of all heads together.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from runners.errors import CheckpointError
 from runners.ltx23.block import StreamConditions, StreamModulation, StreamRotary
+from runners.ltx23.branches import BRANCHES
 from runners.ltx23.latents import LatentState
 from runners.ltx23.loading import TensorSource
 from runners.ltx23.rotary import InterleavedRotary, Rotary, SplitRotary
-
-# Branches of a block, official or native, and the module that computes each.
-BRANCHES: Final = {
-    ("video", "self_attn"): "attn1",
-    ("video", "text_attn"): "attn2",
-    ("video", "av_attn"): "audio_to_video_attn",
-    ("video", "ff"): "ff",
-    ("audio", "self_attn"): "audio_attn1",
-    ("audio", "text_attn"): "audio_attn2",
-    ("audio", "av_attn"): "video_to_audio_attn",
-    ("audio", "ff"): "audio_ff",
-}
 
 Key = Callable[[str], str | None]
 
@@ -42,7 +31,7 @@ class Watcher(Protocol):
     """Told what the official pipeline is doing."""
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
-        """A part (one of `ledger.BUILDERS`) is ready. `key` names a checkpoint tensor inside it, or None."""
+        """A part, one of `ledger.BUILDERS`, is ready; `key` names a checkpoint tensor in it, None for another's."""
 
     def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """A step begins: (steps + 1,) noise levels, and both states as the step gets them."""

@@ -6,6 +6,7 @@ Axes: B sample, T token, C channel, S prompt token, N of these without padding, 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from runners.case import Case, Guidance
 from runners.clock import Clock
 from runners.errors import RunnerError
+from runners.ltx23.branches import BRANCHES
 from runners.ltx23.passes import pass_names
-from runners.official.lockstep import BRANCHES, Watcher, state_of
+from runners.official.lockstep import Watcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
@@ -25,30 +27,31 @@ Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skippe
 class ObservedTransformer:
     """The official x0 model: names the pass of each call, taps it, and turns V2A off in all of them when asked."""
 
-    def __init__(self, x0_model: Any, skip_v2a: Perturb | None) -> None:
+    def __init__(self, x0_model: Any, passes: Sequence[str], skip_v2a: Perturb | None) -> None:
         """Observe a model.
 
         Args:
             x0_model: the official model that predicts x0 of both modalities.
+            passes: names of a step's passes in the order of the calls.
             skip_v2a: adds "no V2A in any block" to a call's perturbations; None leaves V2A on.
         """
         self._model = x0_model
         self._skip_v2a = skip_v2a
-        self._passes: tuple[str, ...] = ()
+        self._passes = passes
         self._calls = 0
         if tapping():
             for index, block in enumerate(x0_model.velocity_model.transformer_blocks):
                 _hook_block(index, block)
 
-    def begin_step(self, passes: tuple[str, ...]) -> None:
-        """A new step will call with these passes, in this order."""
-        self._passes, self._calls = passes, 0
+    def begin_step(self) -> None:
+        """The next call is the first pass of a new step."""
+        self._calls = 0
 
     def __call__(self, video: Any, audio: Any, perturbations: Any) -> tuple[Tensor, Tensor]:
         """One pass: (B, T, C) x0 of both modalities. Raises: RunnerError for a pass that the guidance does not want."""
         if self._calls == len(self._passes):
             raise RunnerError(
-                f"The official code ran more passes in a step than {', '.join(self._passes) or '(none)'}; "
+                f"The official code ran more passes in a step than {', '.join(self._passes)}; "
                 "this is a release that the official runner does not know."
             )
         name = self._passes[self._calls]
@@ -93,7 +96,7 @@ class TextObserver:
 
     def __init__(self, guidance: Guidance) -> None:
         """An unused negative prompt is encoded all the same, but not tapped."""
-        signs = ["pos", "neg"] if "uncond" in pass_names(0, guidance.video, guidance.audio) else ["pos", None]
+        signs = ["pos", "neg"] if "uncond" in pass_names(guidance.video, guidance.audio) else ["pos", None]
         self._hidden, self._connected = iter(signs), iter(signs)
 
     def hidden(self, hidden_states: Sequence[Tensor], mask: Tensor) -> None:
@@ -161,45 +164,53 @@ class LoopObserver:
             skip_v2a: adds "no V2A in any block" to the perturbations of a pass, where the case wants that.
             watcher: told of every step; None if nobody watches.
         """
-        self._guiders = case.guidance.video, case.guidance.audio
+        self._passes = pass_names(case.guidance.video, case.guidance.audio)
         self._clock = clock
         self._skip_v2a = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
         self._watcher = watcher
-        self._sigmas = torch.empty(0)
         self._transformer: ObservedTransformer | None = None
 
     def transformer(self, x0_model: Any) -> ObservedTransformer:
         """The model that the loop is about to call, observed."""
-        self._transformer = ObservedTransformer(x0_model, self._skip_v2a)
+        self._transformer = ObservedTransformer(x0_model, self._passes, self._skip_v2a)
         return self._transformer
 
-    def begin(self, sigmas: Tensor, video: Any, audio: Any) -> None:
-        """The loop begins with these noise levels and states."""
-        self._clock.begin("denoising")
-        self._sigmas = sigmas
-        tap("init/video", video.latent)
-        tap("init/audio", audio.latent)
+    def loop(self, official_loop: Callable[..., Any], denoiser: str) -> Callable[..., Any]:
+        """The official loop, observed; `denoiser` is the keyword of what makes the guided x0 of a step for it."""
 
-    def step(self, index: int, video: Any, audio: Any, denoise: Callable[[], Any]) -> Any:
-        """Step `index` begins with these states; `denoise` makes its guided x0 and is given back."""
-        self._clock.mark_step(index, len(self._sigmas) - 1)
-        if index:
-            _tap_latents(index - 1, video, audio)
-        if self._watcher is not None:
-            self._watcher.step(index, self._sigmas, state_of(video), state_of(audio))
+        def loop(*, sigmas: Tensor, video_state: Any, audio_state: Any, **others: Any) -> Any:
+            official = others.pop(denoiser)
+            count = len(sigmas) - 1
+            self._clock.begin("denoising")
+            tap("init/video", video_state.latent)
+            tap("init/audio", audio_state.latent)
+
+            def denoise(*call: Any) -> Any:
+                video, audio, _, index = call[-4:]  # so it ends in every release
+                self._clock.mark_step(index, count)
+                if index:
+                    _tap_latents(index - 1, video, audio)
+                if self._watcher is not None:
+                    self._watcher.step(index, sigmas, state_of(video), state_of(audio))
+                return self._step(index, partial(official, *call))
+
+            states = official_loop(
+                sigmas=sigmas, video_state=video_state, audio_state=audio_state, **others, **{denoiser: denoise}
+            )
+            self._clock.mark_step(count, count)
+            _tap_latents(count - 1, *states)
+            return states
+
+        return loop
+
+    def _step(self, index: int, denoise: Callable[[], Any]) -> Any:
         assert self._transformer is not None
-        self._transformer.begin_step(pass_names(index, *self._guiders))
+        self._transformer.begin_step()
         with scope(f"denoise/{index:03d}"):
             guided = denoise()
             for modality, x0 in zip(("video", "audio"), guided, strict=True):
                 tap(f"guided/{modality}", getattr(x0, "denoised", x0))  # since 1.2.0 x0 comes with what it is made of
         return guided
-
-    def end(self, video: Any, audio: Any) -> None:
-        """The loop ended with these states."""
-        count = len(self._sigmas) - 1
-        self._clock.mark_step(count, count)
-        _tap_latents(count - 1, video, audio)
 
 
 def _tap_latents(index: int, video: Any, audio: Any) -> None:

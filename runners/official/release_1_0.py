@@ -7,7 +7,7 @@ the class bit for bit.
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -102,24 +102,6 @@ class ObservedLedger:
         return self._load("audio_decoding", "vocoder")
 
 
-def observed_loop(official_loop: Callable[..., Any], observer: LoopObserver) -> Callable[..., Any]:
-    """The official Euler loop with its states and steps observed."""
-
-    def loop(sigmas: Tensor, video_state: Any, audio_state: Any, stepper: Any, denoise_fn: Callable[..., Any]) -> Any:
-        observer.begin(sigmas, video_state, audio_state)
-
-        def denoise(video: Any, audio: Any, schedule: Tensor, index: int) -> Any:
-            return observer.step(index, video, audio, lambda: denoise_fn(video, audio, schedule, index))
-
-        states = official_loop(
-            sigmas=sigmas, video_state=video_state, audio_state=audio_state, stepper=stepper, denoise_fn=denoise
-        )
-        observer.end(*states)
-        return states
-
-    return loop
-
-
 def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], device: torch.device, _: torch.dtype) -> Any:
     module = importlib.import_module(PIPELINE)
     with patch.object(module, "ModelLedger", lambda **_: ledger):
@@ -188,7 +170,7 @@ def _captured(observer: LoopObserver) -> Iterator[dict[str, Tensor]]:
         captured["video"], captured["audio"] = video.latent, audio.latent
         return video, audio
 
-    loop = observed_loop(module.euler_denoising_loop, observer)
+    loop = observer.loop(module.euler_denoising_loop, "denoise_fn")
     with (
         patch.object(module, "euler_denoising_loop", loop),
         patch.object(module, "denoise_audio_video", denoise),

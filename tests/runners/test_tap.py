@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.tap import listening, scope, tap, tapping
+from runners.tap import current_scope, listening, scope, tap, tapping
 
 
 def test_a_tap_is_heard_under_its_scopes_and_only_while_listening() -> None:
@@ -20,6 +20,13 @@ def test_a_tap_is_heard_under_its_scopes_and_only_while_listening() -> None:
     tap("lost", x)
     assert [name for name, _ in heard] == ["denoise/003/cond/x0/video", "decode/frames"]
     assert heard[0][1] is x
+
+
+def test_the_current_scope_is_what_stands_before_a_name_whether_anybody_listens_or_not() -> None:
+    assert current_scope() == ""
+    with scope("denoise/003"), scope("cond"):
+        assert current_scope() == "denoise/003/cond"
+    assert current_scope() == ""
 
 
 def test_scope_and_listener_are_restored_after_an_error() -> None:

@@ -28,6 +28,7 @@ from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.euler import euler_step
 from runners.ltx23.guidance import combine
 from runners.ltx23.loading import load
+from runners.ltx23.passes import GuidancePass
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Skips, Transformer
 from runners.official.lockstep import SharedTensors
@@ -221,6 +222,64 @@ def _beside(where: str, wanted: set[str]) -> bool:
 
 def _block(where: str) -> list[str]:
     return where.split("/")[:5]
+
+
+def passes_changed(change: Callable[[tuple[GuidancePass, ...]], tuple[GuidancePass, ...]]) -> Any:
+    original = denoising.passes_of_step
+    return patch.object(denoising, "passes_of_step", lambda *call, **options: change(original(*call, **options)))
+
+
+def last_block_left_out() -> AbstractContextManager[Any]:
+    original = Transformer.forward
+
+    def forward(self: Transformer, *call: Any, **options: Any) -> Any:
+        with patch.object(self, "transformer_blocks", self.transformer_blocks[:1]):
+            return original(self, *call, **options)
+
+    return patch.object(Transformer, "forward", forward)
+
+
+NO_BLOCK, NO_PASS = "the candidate does not run this block in this pass", "the candidate does not run this pass"
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (
+            lambda: passes_changed(lambda passes: passes[:3]),
+            {"isolated/block/00": NO_BLOCK, "isolated/block/01": NO_BLOCK, "isolated/x0/video": NO_PASS},
+        ),
+        (last_block_left_out, {f"{name}/block/01": NO_BLOCK for name in PASSES}),
+        (
+            lambda: passes_changed(lambda passes: (replace(passes[0], skips=Skips(v2a=True)), *passes[1:])),
+            {f"cond/block/0{block}/audio/av_attn": "the candidate does not run this branch" for block in range(2)},
+        ),
+        (
+            lambda: passes_changed(lambda passes: (*passes[:3], replace(passes[3], skips=Skips(a2v=True)))),
+            {f"isolated/block/0{block}/audio/av_attn": "the reference does not run this branch" for block in range(2)},
+        ),
+        (
+            lambda: passes_changed(lambda passes: (*passes[:3], replace(passes[3], video_enabled=False))),
+            {"isolated/enabled/video": "reference True, candidate False"},
+        ),
+        (
+            lambda: passes_changed(lambda passes: (*passes, replace(passes[0], name="another"))),
+            {"another": "the reference does not run this pass"},
+        ),
+    ],
+    ids=["pass", "block", "branch", "branch-too-many", "modality", "pass-too-many"],
+)
+def test_what_only_one_side_runs_is_named_and_never_equal(
+    change: Callable[[], AbstractContextManager[Any]], wanted: dict[str, str], measure: Measure
+) -> None:
+    with change():
+        found = measure(stages=["denoising"], steps=[1], harmless=False)
+    missing = {row.where: row.note for row in found.rows if math.isnan(row.error)}
+    assert missing == {f"denoise/001/{where}": note for where, note in wanted.items()}
+    assert not found.bit_equal
+    # A step with a pass too many is compared up to its predictions, which nothing can be combined from.
+    combined = [row for row in found.rows if "/guided/" in row.where or "/latent/" in row.where]
+    assert len(combined) == (0 if "another" in wanted else 4)
 
 
 def test_changed_weights_are_a_copys_and_show_where_they_are(measure: Measure) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from parity.taps.dataflow import Dataflow
-from parity.taps.module_path import BLOCK_MODULES, diffusers_path, module_path
+from parity.taps.module_path import diffusers_path, module_path
 from parity.taps.name import group_of, place_of
 from runners.case import Case
 from runners.errors import ConfigError, RunError
+from runners.ltx23.branches import BRANCHES
 from runners.native.runner import NativeRunner
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
@@ -123,13 +124,13 @@ def test_every_tap_names_code_that_exists_on_both_sides(micro_case: MakeCase) ->
     for path in {module_path(tap) for tap in flow.taps}:
         for dotted in (path.native, path.official):
             owner, _, name = dotted.rpartition(".")
-            if any(name in modules.values() for modules in BLOCK_MODULES.values()):
+            if name in BRANCHES.values():
                 _resolve(owner)  # a submodule: the class exists, the runs above show the submodule does
             else:
                 _resolve(dotted)
     for dotted in {diffusers_path(tap) for tap in flow.taps}:
         owner, _, name = dotted.rpartition(".")
-        _resolve(owner if any(name in modules.values() for modules in BLOCK_MODULES.values()) else dotted)
+        _resolve(owner if name in BRANCHES.values() else dotted)
     path = module_path("denoise/000/perturbed/block/01/audio/av_attn")
     assert path.native == "runners.ltx23.block.AudioVideoBlock.video_to_audio_attn"
     assert path.official == "ltx_core.model.transformer.transformer.BasicAVTransformerBlock.video_to_audio_attn"

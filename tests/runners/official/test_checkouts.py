@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunnerError
 from runners.official.files import KNOWN_RELEASES, known_commit, known_hashes, official_code, package_root, total_sha256
+from runners.official.lockstep import Watcher
 from runners.official.runner import ADAPTERS, OfficialRunner, adapter_name, require_transformers
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
@@ -175,6 +176,14 @@ def test_custom_code_gets_the_adapter_of_the_generation_it_is_built_like(
     for name in there:
         (utils / name).touch()
     assert adapter_name(official_code(checkout)) == ADAPTERS[release]
+
+
+def test_code_that_cannot_be_watched_part_by_part_says_so(checkout: Path, micro_weights: WeightsFolder) -> None:
+    watcher = cast(Watcher, object())
+    assert OfficialRunner(micro_weights, BF16, official_root=checkout, watcher=watcher)
+    (checkout / "packages/ltx-pipelines/src/ltx_pipelines/utils/model_ledger.py").unlink()
+    with pytest.raises(RunnerError, match=r"built like 1\.0\.0 can be watched .* this is custom"):
+        OfficialRunner(micro_weights, BF16, official_root=checkout, watcher=watcher)
 
 
 @pytest.mark.parametrize(("present", "fits"), [("5.8.0", True), ("5.14.1", True), ("4.57.6", False), ("5.15.0", False)])

@@ -13,7 +13,7 @@ from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
 from runners.strict import fields_of
-from runners.tap import listening, tap
+from runners.tap import current_scope, listening
 
 TEXT_TOKENS = 37
 V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
@@ -31,14 +31,6 @@ def ready(batch: Batch) -> Batch:
     batch.audio_context, batch.negative_audio_context = random(1, TEXT_TOKENS, 96), random(1, TEXT_TOKENS, 96)
     batch.image_latents = [random(1, 128, 1, 2, 3) for _ in batch.sampling.images]
     return LatentPreparationStage().forward(batch)
-
-
-def scope_now() -> str:
-    """What a tap would be heard under."""
-    heard: list[str] = []
-    with listening(lambda name, _: heard.append(name)):
-        tap("here", torch.empty(0))
-    return heard[0].removesuffix("/here")
 
 
 def official_latents(batch: Batch, ledger: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,7 +129,7 @@ def test_all_four_model_calls_get_the_flag_and_none_where_it_is_off(
 
     def spy(*arguments: Any, **options: Any) -> Any:
         given = inspect.signature(original).bind(*arguments, **options).arguments
-        calls.append((scope_now(), given.get("disable_v2a_cross_attn", "not given")))
+        calls.append((current_scope(), given.get("disable_v2a_cross_attn", "not given")))
         return original(*arguments, **options)
 
     monkeypatch.setattr(stage.transformer, "forward", spy)
