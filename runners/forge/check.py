@@ -25,20 +25,17 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
 from runners.case import Case, parse_case
 from runners.clock import Clock, Progress
-from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.make import made_gemma, made_model
-from runners.forge.presets import preset_named
+from runners.forge.weights import ForgedWeights
 from runners.ltx23 import audio_vae_layers, video_vae_resnet
 from runners.ltx23.block import FEED_FORWARD_ROWS, SELF_ATTENTION_ROWS, TEXT_ATTENTION_ROWS, AudioVideoBlock
 from runners.ltx23.connectors import Connector
-from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.vocoder import SnakeBlock
 from runners.native.request import sampling_params
-from runners.native.runner import model_files
 from runners.tap import listening
-from runners.weights import WeightsFolder
+from runners.weights import Weights, WeightsFolder, num_blocks
 
 BRANCHES: Final = ("self_attn", "text_attn", "av_attn", "ff")
 _ROWS: Final = {"self_attn": SELF_ATTENTION_ROWS, "text_attn": TEXT_ATTENTION_ROWS, "ff": FEED_FORWARD_ROWS}
@@ -106,7 +103,7 @@ def check_weights(
         progress: told what the run is doing.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
-    return _check(model_files(WeightsFolder(folder)), device, overrides, progress)
+    return _check(WeightsFolder(folder), device, overrides, progress)
 
 
 def check_preset(
@@ -117,25 +114,15 @@ def check_preset(
     progress: Progress | None = None,
 ) -> list[Figure]:
     """The same on weights that are made straight on `device`, without files: the way for `full`."""
-    sizes = preset_named(preset)
-    with tempfile.TemporaryDirectory() as scratch:
-        write_gemma_files(Path(scratch), sizes.gemma)
-        files = ModelFiles(
-            config=sizes.config,
-            model=made_model(sizes, seed),
-            gemma_config=sizes.gemma,
-            gemma=made_gemma(sizes, seed),
-            gemma_folder=Path(scratch),
-        )
-        return _check(files, device, overrides, progress)
+    return _check(ForgedWeights(preset, seed, device), device, overrides, progress)
 
 
 def _check(
-    files: ModelFiles, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
+    weights: Weights, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
 ) -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch, observed() as observations:
-        case = check_case(Path(scratch), files.config["transformer"]["num_layers"], overrides)
-        pipeline = LTX23Pipeline(files, PipelineConfig(), device)
+        case = check_case(Path(scratch), num_blocks(weights), overrides)
+        pipeline = LTX23Pipeline(weights, PipelineConfig(), device)
         batch = pipeline(sampling_params(case), Clock(device, progress))
     return figures(observations, batch)
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from runners.errors import CheckpointError
 from runners.ltx23.block import StreamConditions, StreamModulation, StreamRotary
 from runners.ltx23.latents import LatentState
-from runners.ltx23.loading import TensorSource
 from runners.ltx23.rotary import InterleavedRotary, Rotary, SplitRotary
+from runners.model_files import TensorSource
 
 PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
 LEDGER: Final = "ltx_pipelines.utils.model_ledger"
@@ -104,7 +104,7 @@ def _handing_out(name: str, watcher: Watcher) -> Callable[[Any], Any]:
 class SharedTensors:
     """Tensors of a checkpoint, read out of a loaded official module: the same storage, or copies of it.
 
-    Satisfies `runners.ltx23.loading.TensorSource`. `shapes` is that of the whole checkpoint, of which one part at a
+    Satisfies `runners.model_files.TensorSource`. `shapes` is that of the whole checkpoint, of which one part at a
     time can be read.
     """
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from runners.errors import StageInputError
 from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
-from runners.ltx23.stages.batch import Batch, StageInputError, needed
+from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.transformer import NO_SKIPS, ModalityInput, Modulation, RotaryTables, Skips, Transformer
 from runners.tap import scope, tap
 
