@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +23,9 @@ from parity.runs.execute import device_named
 from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
 from runners.forge.weights import weights_named
-from runners.ltx23.loading import TensorSource
 from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
-from runners.native.runner import model_files
+from runners.model_files import ModelFiles, TensorSource
 from runners.releases import reference_of
 
 PARTS = ("connectors", "video_encoder", "transformer", "video_decoder", "audio_decoder", "vocoder")
@@ -107,9 +105,14 @@ def main() -> None:
     device = device_named(arguments.device)
     with clock(device) as prepared:
         weights = weights_named(arguments.weights, device)
-    files = model_files(weights)
-    sources = Clocked(files.model, device), Clocked(files.gemma, device)
-    files = replace(files, model=sources[0], gemma=sources[1])
+    sources = Clocked(weights.model, device), Clocked(weights.gemma, device)
+    files = ModelFiles(
+        config=weights.config,
+        model=sources[0],
+        gemma_config=weights.gemma_config,
+        gemma=sources[1],
+        gemma_folder=weights.gemma_folder,
+    )
     config = PipelineConfig(dtype=torch.bfloat16, reference=reference_of(find_case(arguments.case).reference, {}))
     checked_s: list[float] = []
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in ("text_encoder", *PARTS)}

@@ -1,4 +1,17 @@
-"""The one exception tree: every error a user can cause says what arrived, what was wanted and what to do next."""
+"""The one exception tree: every error a user can cause says what arrived, what was wanted and what to do next.
+
+ParityError
+  CaseError            a case
+  CheckpointError      weights
+  ConfigError          a configuration
+  ShapeError           tensors
+  StageInputError      a stage of the model (a ValueError, too)
+  RunnerError          a runner
+  RunError             a run or golden
+  RegistryError        limits, speed baselines
+  MediaError           pictures, videos
+  OutOfMemoryError     the device
+"""
 
 
 class ParityError(Exception):
@@ -19,6 +32,10 @@ class ConfigError(ParityError):
 
 class ShapeError(ParityError):
     """Two tensors, or a tensor and a request, whose shapes do not belong together."""
+
+
+class StageInputError(ParityError, ValueError):
+    """A stage lacks something that an earlier stage should have left in the batch."""
 
 
 class RunnerError(ParityError):

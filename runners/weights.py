@@ -4,11 +4,11 @@ A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `co
 one folder with Gemma 3 in Hugging Face form. Nothing is unpickled; headers are checked before a tensor is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from torch import Tensor
 from runners.checksum import checksum64, weights_hash
 from runners.errors import CheckpointError
 from runners.load import parse, read_text
-from runners.ltx23.loading import TensorSource
+from runners.model_files import ModelFiles
 
 MODEL_VERSION_PREFIX = "2.3"
 GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
@@ -70,36 +70,15 @@ class TensorFiles:
                 yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
 
 
-class Weights(Protocol):
-    """A model's configurations and tensors: a folder of files, or made on the spot (`runners.forge.weights`)."""
+class Weights(ModelFiles):
+    """A model's files with what identifies them: a folder, or made on the spot (`runners.forge.weights`)."""
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Configuration of the checkpoint."""
+    model_version: str  # what the checkpoint says it is; starts with "2.3"
 
-    @property
-    def model(self) -> TensorSource:
-        """Tensors of the single file."""
-
-    @property
-    def model_version(self) -> str:
-        """What the checkpoint says it is; starts with "2.3"."""
-
-    @property
-    def gemma_config(self) -> dict[str, Any]:
-        """Gemma's config.json."""
-
-    @property
-    def gemma(self) -> TensorSource:
-        """Gemma's tensors."""
-
-    @property
-    def gemma_folder(self) -> Path:
-        """Where the tokenizer lies."""
-
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash of every tensor of the checkpoint and of Gemma, hex."""
+        raise NotImplementedError
 
 
 def num_blocks(weights: Weights) -> int:
@@ -107,8 +86,11 @@ def num_blocks(weights: Weights) -> int:
     return int(weights.config["transformer"].get("num_layers", 48))
 
 
-class WeightsFolder:
+class WeightsFolder(Weights):
     """A weights folder as users pass it with `--weights`."""
+
+    model: TensorFiles
+    gemma: TensorFiles
 
     def __init__(self, folder: Path) -> None:
         """Find and check the parts. Raises: CheckpointError saying what is missing or of another version."""
@@ -119,15 +101,16 @@ class WeightsFolder:
         self.folder = folder
         self.checkpoint_path = self._only(sorted(folder.glob("ltx-2.3*.safetensors")), "ltx-2.3*.safetensors file")
         gemma_folders = sorted(path.parent for path in folder.glob("*/tokenizer.model"))
-        self.gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
-        self.model = TensorFiles([self.checkpoint_path])
-        self.config = self._config()
-        self.model_version = self.model.metadata["model_version"]
-        self.gemma_config = self._gemma_config()
-        shards = sorted(self.gemma_folder.glob("model*.safetensors"))
+        gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
+        model = TensorFiles([self.checkpoint_path])
+        config = self._config(model.metadata)
+        self.model_version = model.metadata["model_version"]
+        gemma_config = self._gemma_config(gemma_folder)
+        shards = sorted(gemma_folder.glob("model*.safetensors"))
         if not shards:
-            raise CheckpointError(f"{self.gemma_folder} has no model*.safetensors; the Gemma folder is incomplete.")
-        self.gemma = TensorFiles(shards)
+            raise CheckpointError(f"{gemma_folder} has no model*.safetensors; the Gemma folder is incomplete.")
+        gemma = TensorFiles(shards)
+        super().__init__(config=config, model=model, gemma_config=gemma_config, gemma=gemma, gemma_folder=gemma_folder)
 
     def _only(self, found: list[Path], what: str) -> Path:
         if len(found) != 1:
@@ -135,8 +118,7 @@ class WeightsFolder:
             raise CheckpointError(f"{self.folder} must hold exactly one {what}; found {names}.")
         return found[0]
 
-    def _config(self) -> dict[str, Any]:
-        metadata = self.model.metadata
+    def _config(self, metadata: Mapping[str, str]) -> dict[str, Any]:
         version = metadata.get("model_version")
         if version is None or not version.startswith(MODEL_VERSION_PREFIX):
             raise CheckpointError(
@@ -149,13 +131,11 @@ class WeightsFolder:
             )
         return self._json_object(metadata["config"], f"'config' in the metadata of {self.checkpoint_path}")
 
-    def _gemma_config(self) -> dict[str, Any]:
-        missing = [name for name in GEMMA_FILES if not (self.gemma_folder / name).is_file()]
+    def _gemma_config(self, folder: Path) -> dict[str, Any]:
+        missing = [name for name in GEMMA_FILES if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(
-                f"The Gemma folder {self.gemma_folder} lacks {', '.join(missing)}; download it whole."
-            )
-        path = self.gemma_folder / "config.json"
+            raise CheckpointError(f"The Gemma folder {folder} lacks {', '.join(missing)}; download it whole.")
+        path = folder / "config.json"
         config = self._json_object(read_text(path, CheckpointError, "download Gemma whole"), str(path))
         if not isinstance(config.get("text_config"), dict):
             raise CheckpointError(f"{path} has no 'text_config'; a Gemma 3 folder with text and vision is wanted.")

@@ -18,9 +18,6 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
 )
 # What breaks a rule, by how it begins, and why it may. One that is needed no more fails.
 EXCEPTIONS = {
-    "bench.diffusers_causes imports diffusers": "puts pieces of the port beside official ones, outside any run",
-    "bench.diffusers_causes imports ltx_": "the official pieces",
-    "bench.diffusers_causes calls torch.load": "reads back what it wrote itself, weights only",
     "bench.vocoder imports ltx_core.model.audio_vae": "runs the official vocoder alone, which no adapter does",
 }
 # Imported inside a function, when a GPU is there: the module and its other form name each other.
@@ -32,6 +29,7 @@ MODEL = "runners.ltx23"
 MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers"} | sys.stdlib_module_names
 MODEL_MAY_USE = (
     *("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", "runners.request", "runners.releases"),
+    "runners.model_files",
     MODEL,
 )
 OFFICIAL = ("ltx_core", "ltx_pipelines")

@@ -48,7 +48,6 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.native.request import sampling_params
-from runners.native.runner import model_files
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens, with_real_tokens
 from runners.tap import listening
@@ -295,8 +294,9 @@ class Replay:
         return self._transformer[1]
 
     def _components(self, setting: Setting) -> Components:
-        files = model_files(self._weights)
-        return self._once("components", setting, lambda read: Components(files, self._config(read), self._device))
+        return self._once(
+            "components", setting, lambda read: Components(self._weights, self._config(read), self._device)
+        )
 
     def _batch(self, setting: Setting) -> Batch:
         config = self._config(setting)

@@ -22,7 +22,7 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import load_gemma
 from runners.ltx23.latents import LatentState
-from runners.ltx23.pipeline import Components, ModelFiles
+from runners.ltx23.pipeline import Components
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
@@ -30,6 +30,7 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_tiling import decode_frames
+from runners.model_files import ModelFiles
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
 from runners.official.lockstep import Key, SharedTensors

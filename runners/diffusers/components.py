@@ -17,10 +17,10 @@ from torch import nn
 from runners.diffusers.names import LISTED, gemma_table, keys_by_component, name_tables
 from runners.errors import CheckpointError, RunnerError
 from runners.ltx23.audio_vae_config import AudioVaeConfig
-from runners.ltx23.loading import TensorSource
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
 from runners.ltx23.video_vae_config import VaeStage, VideoVaeConfig
 from runners.ltx23.vocoder_config import ExtendedVocoderConfig, VocoderConfig, read_vocoder_config
+from runners.model_files import TensorSource
 from runners.weights import Weights
 
 Arguments = dict[str, Any]

@@ -25,31 +25,20 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
 from runners.case import Case, parse_case
 from runners.clock import Clock, Progress
-from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.make import made_gemma, made_model
-from runners.forge.presets import preset_named
+from runners.forge.weights import ForgedWeights
 from runners.ltx23 import audio_vae_layers, video_vae_resnet
-from runners.ltx23.block import (
-    CROSS_GATE_ROWS,
-    CROSS_SCALE_SHIFT_ROWS,
-    FEED_FORWARD_ROWS,
-    SELF_ATTENTION_ROWS,
-    TEXT_ATTENTION_ROWS,
-    AudioVideoBlock,
-    StreamConditions,
-)
+from runners.ltx23.block import FEED_FORWARD_ROWS, SELF_ATTENTION_ROWS, TEXT_ATTENTION_ROWS, AudioVideoBlock
 from runners.ltx23.connectors import Connector
-from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
-from runners.ltx23.timestep import table_rows
 from runners.ltx23.vocoder import SnakeBlock
 from runners.native.request import sampling_params
-from runners.native.runner import model_files
 from runners.tap import listening
-from runners.weights import WeightsFolder
+from runners.weights import Weights, WeightsFolder, num_blocks
 
 BRANCHES: Final = ("self_attn", "text_attn", "av_attn", "ff")
+_ROWS: Final = {"self_attn": SELF_ATTENTION_ROWS, "text_attn": TEXT_ATTENTION_ROWS, "ff": FEED_FORWARD_ROWS}
 STREAMS: Final = ("video", "audio")
 GUIDANCE_PASSES: Final = ("uncond", "perturbed", "isolated")  # each against `cond`
 RELEASED_PERTURBED_BLOCK: Final = 28
@@ -114,7 +103,7 @@ def check_weights(
         progress: told what the run is doing.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
-    return _check(model_files(WeightsFolder(folder)), device, overrides, progress)
+    return _check(WeightsFolder(folder), device, overrides, progress)
 
 
 def check_preset(
@@ -125,25 +114,15 @@ def check_preset(
     progress: Progress | None = None,
 ) -> list[Figure]:
     """The same on weights that are made straight on `device`, without files: the way for `full`."""
-    sizes = preset_named(preset)
-    with tempfile.TemporaryDirectory() as scratch:
-        write_gemma_files(Path(scratch), sizes.gemma)
-        files = ModelFiles(
-            config=sizes.config,
-            model=made_model(sizes, seed),
-            gemma_config=sizes.gemma,
-            gemma=made_gemma(sizes, seed),
-            gemma_folder=Path(scratch),
-        )
-        return _check(files, device, overrides, progress)
+    return _check(ForgedWeights(preset, seed, device), device, overrides, progress)
 
 
 def _check(
-    files: ModelFiles, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
+    weights: Weights, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
 ) -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch, observed() as observations:
-        case = check_case(Path(scratch), files.config["transformer"]["num_layers"], overrides)
-        pipeline = LTX23Pipeline(files, PipelineConfig(), device)
+        case = check_case(Path(scratch), num_blocks(weights), overrides)
+        pipeline = LTX23Pipeline(weights, PipelineConfig(), device)
         batch = pipeline(sampling_params(case), Clock(device, progress))
     return figures(observations, batch)
 
@@ -182,20 +161,12 @@ class Observations:
             self._connector_blocks.update(module.transformer_1d_blocks)
         if not isinstance(module, AudioVideoBlock):
             return
-        own_tables = (module.scale_shift_table, module.audio_scale_shift_table)
-        cross_tables = (module.scale_shift_table_a2v_ca_video, module.scale_shift_table_a2v_ca_audio)
-        for index, stream in enumerate(STREAMS):
-            at: StreamConditions = args[2 + index]
-            self._current_size[stream] = _rms(args[index])
-            for branch, rows in (
-                ("self_attn", SELF_ATTENTION_ROWS),
-                ("text_attn", TEXT_ATTENTION_ROWS),
-                ("ff", FEED_FORWARD_ROWS),
-            ):
-                self._gates[stream, branch] = table_rows(own_tables[index], at.modulation.block, rows)[-1]
-            gate_table = cross_tables[index][CROSS_SCALE_SHIFT_ROWS:]
-            gate_rows = slice(0, CROSS_GATE_ROWS)
-            self._gates[stream, "av_attn"] = table_rows(gate_table, at.modulation.cross_gate, gate_rows)[0]
+        video, audio, at_video, at_audio, _ = args
+        for x, branches in zip((video, audio), module.branches(at_video, at_audio), strict=True):
+            self._current_size[branches.name] = _rms(x)
+            for branch, rows in _ROWS.items():
+                self._gates[branches.name, branch] = branches.modulation(rows).gate
+            self._gates[branches.name, "av_attn"] = branches.cross_gate
 
     def module_ran(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of every module: note what the residual blocks of the smaller networks add."""

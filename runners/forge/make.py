@@ -30,7 +30,7 @@ _SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
 class MadeTensors:
     """Named tensors that are made when read: what a file's tensors would be, without the file.
 
-    `shapes` and `read` are those of `runners.ltx23.loading.TensorSource`.
+    `shapes` and `read` are those of `runners.model_files.TensorSource`.
     """
 
     def __init__(self, inventory: Inventory, seed: int) -> None:

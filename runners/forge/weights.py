@@ -6,7 +6,6 @@ import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
 from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, MadeTensors, forged_hash
 from runners.forge.presets import Preset, preset_named
-from runners.weights import WeightsFolder
+from runners.weights import Weights, WeightsFolder
 
 SCHEME = "forge:"
 
@@ -30,7 +29,7 @@ class Prepared:
     gemma_folder: Path  # tokenizer and configuration; whoever prepared it keeps it
 
 
-class ForgedWeights:
+class ForgedWeights(Weights):
     """The weights of a preset, each tensor made where and when it is wanted; only the tokenizer is on disk."""
 
     def __init__(self, preset: str, seed: int, device: torch.device, prepared: Prepared | None = None) -> None:
@@ -45,13 +44,15 @@ class ForgedWeights:
         """
         sizes = preset_named(preset)
         self.preset, self.seed, self.device = preset, seed, device
-        self.config: dict[str, Any] = sizes.config
         self.model_version = f"2.3.0-forged-{preset}"
-        self.gemma_config: dict[str, Any] = sizes.gemma
         self.prepared = prepared or self._prepare(sizes)
-        self.model = MadeTensors(self.prepared.model, seed)
-        self.gemma = MadeTensors(self.prepared.gemma, seed)
-        self.gemma_folder = self.prepared.gemma_folder
+        super().__init__(
+            config=sizes.config,
+            model=MadeTensors(self.prepared.model, seed),
+            gemma_config=sizes.gemma,
+            gemma=MadeTensors(self.prepared.gemma, seed),
+            gemma_folder=self.prepared.gemma_folder,
+        )
 
     def _prepare(self, sizes: Preset) -> Prepared:
         """Take the inventories, and write Gemma's small files into a folder that goes when this object does."""

@@ -6,55 +6,33 @@ are. Keys that the decoder does not read (encoder sizes, dropout, sampling rate)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from runners.errors import ConfigError
+from runners.ltx23.config_section import Bounds, Section, section_of
 
-NORM_TYPES = ("pixel", "group")
-CAUSALITY_AXES = (None, "height", "width", "width-compatibility")
 GROUP_COUNT = 32  # groups of every group normalization
-MOST_LAYERS = 100  # of a level, and levels; with MOST it keeps the outline finite whatever a stranger's file claims
-MOST = 1 << 20  # of any other size
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioVaeConfig:
+class AudioVaeConfig(Section):
     """Shape of the decoder that turns audio latents into a mel spectrogram. Height is time, width is mel frequency."""
 
     ch: int = 128  # channels at the finest level; also the length of the latent statistics (latent channels x bins)
     out_ch: int = 2  # audio channels of the spectrogram
-    ch_mult: tuple[int, ...] = (1, 2, 4)  # width of each level relative to `ch`, finest level first
-    num_res_blocks: int = 2  # the decoder has one more in each level
+    # Width of each level relative to `ch`, finest level first.
+    ch_mult: Annotated[tuple[int, ...], Bounds(1, 100)] = (1, 2, 4)
+    num_res_blocks: Annotated[int, Bounds(0, 100)] = 2  # the decoder has one more in each level
     attn_resolutions: frozenset[int] = frozenset({8, 16, 32})  # nominal resolutions of levels that attend
     resolution: int = 256  # nominal resolution of the finest level; halves with each coarser one
     z_channels: int = 8  # latent channels
-    norm_type: str = "pixel"
-    causality_axis: str | None = "height"
+    norm_type: Literal["pixel", "group"] = "pixel"
+    causality_axis: Literal["height", "width", "width-compatibility"] | None = "height"
     mid_block_add_attention: bool = True
     mel_bins: int | None = None  # bins of the result; None keeps the latent's own count
 
     def __post_init__(self) -> None:
-        for name in ("ch", "out_ch", "resolution", "z_channels"):
-            _require_whole(name, getattr(self, name), at_least=1)
-        _require_whole("num_res_blocks", self.num_res_blocks, at_least=0, at_most=MOST_LAYERS)
-        if not 0 < len(self.ch_mult) <= MOST_LAYERS:
-            raise ConfigError(
-                f"audio_vae ch_mult has {len(self.ch_mult)} entries; the decoder wants one multiplier for each level, "
-                f"and at most {MOST_LAYERS}."
-            )
-        for multiplier in self.ch_mult:
-            _require_whole("ch_mult", multiplier, at_least=1)
-        for resolution in self.attn_resolutions:
-            _require_whole("attn_resolutions", resolution, at_least=1)
-        if self.mel_bins is not None:
-            _require_whole("mel_bins", self.mel_bins, at_least=1)
-        if not isinstance(self.mid_block_add_attention, bool):
-            raise ConfigError(f"audio_vae mid_block_add_attention is {self.mid_block_add_attention!r}; true or false.")
-        if self.norm_type not in NORM_TYPES:
-            raise ConfigError(f"audio_vae norm_type is {self.norm_type!r}; known are {', '.join(NORM_TYPES)}.")
-        if self.causality_axis not in CAUSALITY_AXES:
-            known = ", ".join(str(axis) for axis in CAUSALITY_AXES)
-            raise ConfigError(f"audio_vae causality_axis is {self.causality_axis!r}; known are {known}.")
+        super().__post_init__()
         if self.norm_type == "group":
             self._require_groups()
 
@@ -76,38 +54,9 @@ class AudioVaeConfig:
 
         Raises: ConfigError naming the key whose value is not supported.
         """
-        sizes = _subsection(section, "model", "params", "ddconfig")
-        mel = _subsection(section, "preprocessing", "mel")
-        variables = _subsection(section, "variables")
-        for name in ("ch_mult", "attn_resolutions"):
-            values = sizes.get(name, ())
-            if not isinstance(values, (list, tuple, set, frozenset)) or not all(isinstance(v, int) for v in values):
-                raise ConfigError(f"audio_vae {name} is {values!r}; a list of whole numbers was wanted.")
-        return cls(
-            ch=sizes.get("ch", cls.ch),
-            out_ch=sizes.get("out_ch", cls.out_ch),
-            ch_mult=tuple(sizes.get("ch_mult", cls.ch_mult)),
-            num_res_blocks=sizes.get("num_res_blocks", cls.num_res_blocks),
-            attn_resolutions=frozenset(sizes.get("attn_resolutions", cls.attn_resolutions)),
-            resolution=sizes.get("resolution", cls.resolution),
-            z_channels=sizes.get("z_channels", cls.z_channels),
-            norm_type=sizes.get("norm_type", cls.norm_type),
-            causality_axis=sizes.get("causality_axis", cls.causality_axis),
-            mid_block_add_attention=sizes.get("mid_block_add_attention", cls.mid_block_add_attention),
-            # three places may name the bins; a zero counts as absent, as officially
-            mel_bins=sizes.get("mel_bins") or mel.get("n_mel_channels") or variables.get("mel_bins"),
-        )
-
-
-def _subsection(section: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """The section at the end of a path of names, empty where one is absent. Raises: ConfigError for what is none."""
-    for name in names:
-        section = section.get(name, {})
-        if not isinstance(section, Mapping):
-            raise ConfigError(f"audio_vae {name} is {section!r}; a section was wanted.")
-    return section
-
-
-def _require_whole(name: str, value: object, *, at_least: int, at_most: int = MOST) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
-        raise ConfigError(f"audio_vae {name} is {value!r}; a whole number from {at_least} to {at_most} was wanted.")
+        sizes = section_of(section, "model", "params", "ddconfig", within="audio_vae")
+        mel = section_of(section, "preprocessing", "mel", within="audio_vae")
+        variables = section_of(section, "variables", within="audio_vae")
+        # Three places may name the bins; a zero counts as absent, as officially.
+        mel_bins = sizes.get("mel_bins") or mel.get("n_mel_channels") or variables.get("mel_bins")
+        return cls.read("audio_vae", {**sizes, "mel_bins": mel_bins})

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from runners.ltx23.attention import Attention
 from runners.ltx23.feed_forward import FeedForward
 from runners.ltx23.rotary import Rotary
-from runners.ltx23.timestep import modulate, rms_norm, table_rows
+from runners.ltx23.timestep import ShiftScaleGate, modulate, rms_norm, table_rows
 from runners.ltx23.transformer_config import TransformerConfig
 from runners.tap import tap, tapping
 
@@ -79,6 +79,67 @@ class BlockSkips:
     v2a: bool = False  # left out
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamBranches:
+    """One stream's own branches in one block: their layers and tables, and what the pass says of the stream."""
+
+    name: str  # "video" or "audio"
+    at: StreamConditions
+    self_attention: Attention
+    text_attention: Attention
+    mlp: FeedForward
+    table: Tensor  # (9, C)
+    prompt_table: Tensor  # (2, C)
+    cross_table: Tensor  # (5, C)
+    norm_eps: float
+
+    def attend_to_self(self, x: Tensor, values_only: bool) -> Tensor:
+        """The stream after self-attention, which `values_only` replaces by its values."""
+        mod, rotary = self.modulation(SELF_ATTENTION_ROWS), self.at.rotary.own
+        normed = self.normed(x, mod)
+        attended = self.self_attention(normed, normed, query_rotary=rotary, key_rotary=rotary, values_only=values_only)
+        return self.add(x, "self_attn", attended, mod.gate)
+
+    def attend_to_text(self, x: Tensor) -> Tensor:
+        """The stream after attention to its text context."""
+        mod = self.modulation(TEXT_ATTENTION_ROWS)
+        shift, scale = table_rows(self.prompt_table, self.at.modulation.prompt, slice(0, PROMPT_ROWS))
+        attended = self.text_attention(self.normed(x, mod), modulate(self.at.context, scale, shift))
+        return self.add(x, "text_attn", attended, mod.gate)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The stream after the feed-forward branch."""
+        mod = self.modulation(FEED_FORWARD_ROWS)
+        return self.add(x, "ff", self.mlp(self.normed(x, mod)), mod.gate)
+
+    def modulation(self, rows: slice) -> ShiftScaleGate:
+        """Shift, scale and gate of one branch."""
+        return ShiftScaleGate(*table_rows(self.table, self.at.modulation.block, rows))
+
+    def normed(self, x: Tensor, mod: ShiftScaleGate) -> Tensor:
+        """The stream as a branch takes it: RMS-normalised, scaled, shifted."""
+        return modulate(rms_norm(x, self.norm_eps), mod.scale, mod.shift)
+
+    def across(self, normed: Tensor, rows: slice) -> Tensor:
+        """The normalised stream as one direction of the attention between the streams takes it."""
+        table = self.cross_table[:CROSS_SCALE_SHIFT_ROWS]
+        scale, shift = table_rows(table, self.at.modulation.cross_scale_shift, rows)
+        return modulate(normed, scale, shift)
+
+    @property
+    def cross_gate(self) -> Tensor:
+        """(B, 1, C) gate of what the stream takes from the other one."""
+        table = self.cross_table[CROSS_SCALE_SHIFT_ROWS:]
+        (gate,) = table_rows(table, self.at.modulation.cross_gate, slice(0, CROSS_GATE_ROWS))
+        return gate
+
+    def add(self, x: Tensor, branch: str, output: Tensor, gate: Tensor) -> Tensor:
+        """The stream with a branch's output, which is tapped, added through its gate."""
+        if tapping():
+            tap(f"{self.name}/{branch}", output)
+        return x + output * gate
+
+
 class AudioVideoBlock(nn.Module):
     """See the module. Parameters of video have no prefix, those of audio `audio_`, as in the checkpoint."""
 
@@ -121,106 +182,66 @@ class AudioVideoBlock(nn.Module):
         self, video: Tensor, audio: Tensor, at_video: StreamConditions, at_audio: StreamConditions, skips: BlockSkips
     ) -> tuple[Tensor, Tensor]:
         """(B, T, C) video and audio streams before the block to those after it."""
+        of_video, of_audio = self.branches(at_video, at_audio)
         if at_video.enabled:
-            video = self._attend_to_self(
-                video, at_video, self.attn1, self.scale_shift_table, skips.video_self_attention, "video"
-            )
-            video = self._attend_to_text(
-                video, at_video, self.attn2, self.scale_shift_table, self.prompt_scale_shift_table, "video"
-            )
+            video = of_video.attend_to_self(video, skips.video_self_attention)
+            video = of_video.attend_to_text(video)
         if at_audio.enabled:
-            audio = self._attend_to_self(
-                audio, at_audio, self.audio_attn1, self.audio_scale_shift_table, skips.audio_self_attention, "audio"
-            )
-            audio = self._attend_to_text(
-                audio,
-                at_audio,
-                self.audio_attn2,
-                self.audio_scale_shift_table,
-                self.audio_prompt_scale_shift_table,
-                "audio",
-            )
+            audio = of_audio.attend_to_self(audio, skips.audio_self_attention)
+            audio = of_audio.attend_to_text(audio)
 
-        video, audio = self._attend_to_each_other(video, audio, at_video, at_audio, skips)
+        video, audio = self._attend_to_each_other(video, audio, of_video, of_audio, skips)
 
         if at_video.enabled:
-            video = self._feed_forward(video, at_video, self.ff, self.scale_shift_table, "video")
+            video = of_video.feed_forward(video)
         if at_audio.enabled:
-            audio = self._feed_forward(audio, at_audio, self.audio_ff, self.audio_scale_shift_table, "audio")
+            audio = of_audio.feed_forward(audio)
         if tapping():
             tap("video/out", video)
             tap("audio/out", audio)
         return video, audio
 
-    def _attend_to_self(
-        self, x: Tensor, at: StreamConditions, attention: Attention, table: Tensor, values_only: bool, stream: str
-    ) -> Tensor:
-        shift, scale, gate = table_rows(table, at.modulation.block, SELF_ATTENTION_ROWS)
-        normed = modulate(rms_norm(x, self.norm_eps), scale, shift)
-        attended: Tensor = attention(
-            normed, normed, query_rotary=at.rotary.own, key_rotary=at.rotary.own, values_only=values_only
-        )
-        if tapping():
-            tap(f"{stream}/self_attn", attended)
-        return x + attended * gate
-
-    def _attend_to_text(
-        self, x: Tensor, at: StreamConditions, attention: Attention, table: Tensor, prompt_table: Tensor, stream: str
-    ) -> Tensor:
-        shift, scale, gate = table_rows(table, at.modulation.block, TEXT_ATTENTION_ROWS)
-        context_shift, context_scale = table_rows(prompt_table, at.modulation.prompt, slice(0, PROMPT_ROWS))
-        normed = modulate(rms_norm(x, self.norm_eps), scale, shift)
-        attended: Tensor = attention(normed, modulate(at.context, context_scale, context_shift))
-        if tapping():
-            tap(f"{stream}/text_attn", attended)
-        return x + attended * gate
-
     def _attend_to_each_other(
-        self, video: Tensor, audio: Tensor, at_video: StreamConditions, at_audio: StreamConditions, skips: BlockSkips
+        self, video: Tensor, audio: Tensor, of_video: StreamBranches, of_audio: StreamBranches, skips: BlockSkips
     ) -> tuple[Tensor, Tensor]:
-        a2v, v2a = at_video.enabled and not skips.a2v, at_audio.enabled and not skips.v2a
+        a2v, v2a = of_video.at.enabled and not skips.a2v, of_audio.at.enabled and not skips.v2a
         if not (a2v or v2a):
             return video, audio
+        video_rotary, audio_rotary = of_video.at.rotary.cross, of_audio.at.rotary.cross
         # Both directions read the streams as they are here: V2A does not see what A2V adds.
         video_normed, audio_normed = rms_norm(video, self.norm_eps), rms_norm(audio, self.norm_eps)
-        video_table, audio_table = self.scale_shift_table_a2v_ca_video, self.scale_shift_table_a2v_ca_audio
         if a2v:
-            attended = self.audio_to_video_attn(
-                _modulate_across(video_normed, at_video, video_table, A2V_ROWS),
-                _modulate_across(audio_normed, at_audio, audio_table, A2V_ROWS),
-                query_rotary=at_video.rotary.cross,
-                key_rotary=at_audio.rotary.cross,
-            )
-            if tapping():
-                tap("video/av_attn", attended)
-            video = video + attended * _gate_across(at_video, video_table)
+            queries, context = of_video.across(video_normed, A2V_ROWS), of_audio.across(audio_normed, A2V_ROWS)
+            attended = self.audio_to_video_attn(queries, context, query_rotary=video_rotary, key_rotary=audio_rotary)
+            video = of_video.add(video, "av_attn", attended, of_video.cross_gate)
         if v2a:
-            attended = self.video_to_audio_attn(
-                _modulate_across(audio_normed, at_audio, audio_table, V2A_ROWS),
-                _modulate_across(video_normed, at_video, video_table, V2A_ROWS),
-                query_rotary=at_audio.rotary.cross,
-                key_rotary=at_video.rotary.cross,
-            )
-            if tapping():
-                tap("audio/av_attn", attended)
-            audio = audio + attended * _gate_across(at_audio, audio_table)
+            queries, context = of_audio.across(audio_normed, V2A_ROWS), of_video.across(video_normed, V2A_ROWS)
+            attended = self.video_to_audio_attn(queries, context, query_rotary=audio_rotary, key_rotary=video_rotary)
+            audio = of_audio.add(audio, "av_attn", attended, of_audio.cross_gate)
         return video, audio
 
-    def _feed_forward(
-        self, x: Tensor, at: StreamConditions, feed_forward: FeedForward, table: Tensor, stream: str
-    ) -> Tensor:
-        shift, scale, gate = table_rows(table, at.modulation.block, FEED_FORWARD_ROWS)
-        y: Tensor = feed_forward(modulate(rms_norm(x, self.norm_eps), scale, shift))
-        if tapping():
-            tap(f"{stream}/ff", y)
-        return x + y * gate
-
-
-def _modulate_across(normed: Tensor, at: StreamConditions, table: Tensor, rows: slice) -> Tensor:
-    scale, shift = table_rows(table[:CROSS_SCALE_SHIFT_ROWS], at.modulation.cross_scale_shift, rows)
-    return modulate(normed, scale, shift)
-
-
-def _gate_across(at: StreamConditions, table: Tensor) -> Tensor:
-    (gate,) = table_rows(table[CROSS_SCALE_SHIFT_ROWS:], at.modulation.cross_gate, slice(0, CROSS_GATE_ROWS))
-    return gate
+    def branches(self, at_video: StreamConditions, at_audio: StreamConditions) -> tuple[StreamBranches, StreamBranches]:
+        """Video's and audio's own branches in one pass."""
+        video = StreamBranches(
+            name="video",
+            at=at_video,
+            self_attention=self.attn1,
+            text_attention=self.attn2,
+            mlp=self.ff,
+            table=self.scale_shift_table,
+            prompt_table=self.prompt_scale_shift_table,
+            cross_table=self.scale_shift_table_a2v_ca_video,
+            norm_eps=self.norm_eps,
+        )
+        audio = StreamBranches(
+            name="audio",
+            at=at_audio,
+            self_attention=self.audio_attn1,
+            text_attention=self.audio_attn2,
+            mlp=self.audio_ff,
+            table=self.audio_scale_shift_table,
+            prompt_table=self.audio_prompt_scale_shift_table,
+            cross_table=self.scale_shift_table_a2v_ca_audio,
+            norm_eps=self.norm_eps,
+        )
+        return video, audio

@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, Gemma3Config, Gemma3TextModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from runners.errors import CheckpointError
-from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
+from runners.ltx23.loading import expected_shapes, load, verify
+from runners.model_files import TensorSource
 from runners.real_tokens import PROMPT_TOKENS
 
 OTHER_PREFIXES = ("vision_tower.", "multi_modal_projector.")  # parts of the folder that encoding does not read

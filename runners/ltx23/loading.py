@@ -5,27 +5,17 @@ checkpoint prefix; the longest matching module prefix wins. There is no table of
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from runners.errors import CheckpointError
+from runners.model_files import TensorSource
 
 # In official files, but nothing in text and image to video reads them; further statistics stand beside the two used.
 UNUSED_PREFIXES = ("audio_vae.encoder.", "audio_vae.per_channel_statistics.", "vae.per_channel_statistics.")
 LISTED = 10  # offending keys named in an error
-
-
-class TensorSource(Protocol):
-    """Named tensors, from files or made on the spot."""
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor, known without reading one."""
-
-    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Tensors by name, on `device`, in the dtype they are kept in."""
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from runners.errors import ConfigError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
+from runners.ltx23.config_section import required_section
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
@@ -31,9 +31,7 @@ def model_parts(
         reference: the release to follow.
     Raises: ConfigError for a configuration that is not LTX-2.3's or cannot be honoured.
     """
-    for section in ("transformer", "vae", "audio_vae", "vocoder"):
-        if not isinstance(config.get(section), Mapping):
-            raise ConfigError(f"The checkpoint's configuration has no section {section!r}; an LTX-2.3 file has one.")
+    audio_vae, vocoder = required_section(config, "audio_vae"), required_section(config, "vocoder")
     connectors = TextConnectorsConfig.from_dict(config, hidden_width=hidden_width, num_hidden_states=num_hidden_states)
     vae = VideoVaeConfig.from_checkpoint(config)
     return {
@@ -41,6 +39,6 @@ def model_parts(
         "connectors": partial(TextConnectors, connectors),
         "video_encoder": partial(VideoEncoder, vae),
         "video_decoder": partial(VideoDecoder, vae, reference),
-        "audio_decoder": partial(AudioDecoder, AudioVaeConfig.from_dict(config["audio_vae"])),
-        "vocoder": partial(vocoder_from_config, config["vocoder"], reference),
+        "audio_decoder": partial(AudioDecoder, AudioVaeConfig.from_dict(audio_vae)),
+        "vocoder": partial(vocoder_from_config, vocoder, reference),
     }

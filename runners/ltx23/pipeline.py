@@ -8,7 +8,6 @@ Order of stages and of random numbers: ltx_pipelines.ti2vid_one_stage 1.0.0.
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +20,7 @@ from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import gemma_skeleton, load_gemma
 from runners.ltx23.image import read_picture
-from runners.ltx23.loading import TensorSource, expected_shapes, load, verify
+from runners.ltx23.loading import expected_shapes, load, verify
 from runners.ltx23.parts import model_parts
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -37,19 +36,9 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.vocoder import Vocoder
+from runners.model_files import ModelFiles
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFiles:
-    """Where the model is: configurations and tensors, from files or made on the spot."""
-
-    config: dict[str, Any]  # the checkpoint's configuration
-    model: TensorSource
-    gemma_config: dict[str, Any]
-    gemma: TensorSource
-    gemma_folder: Path  # for the tokenizer
 
 
 class Components:

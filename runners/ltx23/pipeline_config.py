@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from runners.errors import ConfigError
+from runners.ltx23.config_section import Section
 from runners.releases import RELEASES, Reference
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(Section):
     """How the pipeline computes; what it computes stands in the sampling parameters."""
 
     dtype: torch.dtype = torch.bfloat16
@@ -24,12 +25,9 @@ class PipelineConfig:
         """Check types, since overrides may come from anywhere. Raises: ConfigError."""
         if self.dtype not in (torch.bfloat16, torch.float32):
             raise ConfigError(f"dtype is {self.dtype}; wanted torch.bfloat16, or torch.float32 for the oracle.")
-        if not isinstance(self.disable_autocast, bool):
-            raise ConfigError(f"disable_autocast is {self.disable_autocast!r}; wanted true or false.")
+        super().__post_init__()
         if not self.disable_autocast and self.dtype != torch.bfloat16:
             raise ConfigError(f"autocast computes in bf16, but dtype is {self.dtype}; take bf16, or disable_autocast.")
-        if not isinstance(self.reference, Reference):
-            raise ConfigError(f"reference is {self.reference!r}; wanted a Reference (see `reference_of`).")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """What the denoising loop and the decoders run under: nothing, unless autocast was asked for."""

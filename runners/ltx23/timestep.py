@@ -10,6 +10,7 @@ transformer (`get_ada_values`) 1.0.0.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -18,6 +19,14 @@ from torch.nn import functional as F
 
 SINUSOID_WIDTH = 256
 MAX_PERIOD = 10000
+
+
+class ShiftScaleGate(NamedTuple):
+    """Modulation of one branch: its input is scaled and shifted, its output scaled. Each (B, T, C)."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
 
 
 def sinusoidal_embedding(levels: Tensor) -> Tensor:

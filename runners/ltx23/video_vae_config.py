@@ -11,9 +11,10 @@ Source: ltx_core.model.video_vae.model_configurator and .video_vae 1.0.0 (defaul
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, cast, get_args
+from typing import Annotated, Literal, Self
 
 from runners.errors import ConfigError
+from runners.ltx23.config_section import Bounds, Key, Section, checked, require_neutral, required_section
 
 Padding = Literal["zeros", "reflect", "replicate", "circular"]
 Normalization = Literal["pixel_norm", "group_norm"]
@@ -22,10 +23,6 @@ Option = int | bool
 
 NORM_GROUPS = 32  # groups of every group norm, fixed in the reference
 BOTTLENECK_RATIO = 8  # the decoder starts with this many times `decoder_base_channels`, whatever its blocks
-
-# A stranger's file may claim any size; these keep the outline, built before the tensors are checked, finite.
-MOST_LAYERS = 100  # of a block, and blocks of a list
-MOST_CHANNELS = 1 << 20
 
 # What each kind of block reads, with the reference's defaults; None marks an option that must be given.
 _ENCODER_OPTIONS: dict[str, dict[str, Option | None]] = {
@@ -46,15 +43,16 @@ _DECODER_OPTIONS: dict[str, dict[str, Option | None]] = {
     "compress_space": {"multiplier": 1},
     "compress_all": {"multiplier": 1, "residual": False},
 }
-_IDENTITY_KEYS = {"_class_name": "CausalVideoAutoencoder"}  # name the architecture in some files, configure nothing
+# What names the architecture in some files and configures nothing.
+_NEUTRAL: dict[str, object] = {"_class_name": "CausalVideoAutoencoder", "dims": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeBlock:
+class VaeBlock(Section):
     """One entry of a block list, with defaults filled in; options that its kind does not read keep their neutral."""
 
     kind: str
-    num_layers: int = 1
+    num_layers: Annotated[int, Bounds(0, 100)] = 1
     multiplier: int = 1
     inject_noise: bool = False
     residual: bool = False
@@ -81,7 +79,7 @@ class VaeStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoVaeConfig:
+class VideoVaeConfig(Section):
     """Shape and behaviour of video encoder and decoder. Build it with `from_checkpoint`."""
 
     in_channels: int = 3
@@ -93,26 +91,14 @@ class VideoVaeConfig:
     causal_decoder: bool = False
     timestep_conditioning: bool = True
     decoder_base_channels: int = 128
-    encoder_padding: Padding = "zeros"
-    decoder_padding: Padding = "reflect"  # the reference's default for a file that is silent; 2.3 says zeros for both
+    encoder_padding: Annotated[Padding, Key("spatial_padding_mode")] = "zeros"
+    # The reference's default for a file that is silent; 2.3 says zeros for both.
+    decoder_padding: Annotated[Padding, Key("spatial_padding_mode")] = "reflect"
     encoder_blocks: tuple[VaeBlock, ...] = ()
     decoder_blocks: tuple[VaeBlock, ...] = ()  # in the file's order: pixel end first
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels"):
-            if not 1 <= getattr(self, name) <= MOST_CHANNELS:
-                raise ConfigError(f"The video VAE wants {name} from 1 to {MOST_CHANNELS}; got {getattr(self, name)}.")
-        for name, allowed in (
-            ("norm_layer", get_args(Normalization)),
-            ("latent_log_var", get_args(LatentLogVariance)),
-            ("encoder_padding", get_args(Padding)),
-            ("decoder_padding", get_args(Padding)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"The video VAE supports {name} {', '.join(allowed)}; got {getattr(self, name)!r}. "
-                    "Check the `vae` section of the checkpoint's configuration."
-                )
+        super().__post_init__()
         if self.encoder_blocks:  # a file may carry one half only
             self.encoder_stages()
         if self.decoder_blocks:
@@ -124,44 +110,13 @@ class VideoVaeConfig:
 
         Raises: ConfigError for a block kind or value that the reference does not support.
         """
-        section = config.get("vae")
-        if not isinstance(section, Mapping):
-            raise ConfigError(
-                f"The checkpoint's configuration has no `vae` section but {sorted(config)}; "
-                "load a full LTX-2.3 checkpoint."
-            )
-        values: dict[str, object] = {str(key): value for key, value in section.items()}
-        for key, wanted in _IDENTITY_KEYS.items():
-            if values.pop(key, wanted) != wanted:
-                raise ConfigError(
-                    f"The video VAE is a {wanted}; got vae.{key} = {section[key]!r}, another architecture."
-                )
-        if values.pop("dims", 3) != 3:
-            raise ConfigError(f"The video VAE convolves over 3 dimensions; got vae.dims = {section['dims']!r}.")
-        encoder_padding = values.get("spatial_padding_mode", cls.encoder_padding)
-        decoder_padding = values.pop("spatial_padding_mode", cls.decoder_padding)
-        encoder_blocks = _read_blocks("vae.encoder_blocks", values.pop("encoder_blocks", ()), _ENCODER_OPTIONS)
-        decoder_blocks = _read_blocks("vae.decoder_blocks", values.pop("decoder_blocks", ()), _DECODER_OPTIONS)
-        numbers = ("in_channels", "out_channels", "latent_channels", "patch_size", "decoder_base_channels")
-        flags = ("causal_decoder", "timestep_conditioning")
-        for name in numbers:
-            _require(f"vae.{name}", values.get(name, getattr(cls, name)), int)
-        for name in flags:
-            _require(f"vae.{name}", values.get(name, getattr(cls, name)), bool)
-        return cls(
-            in_channels=cast(int, values.get("in_channels", cls.in_channels)),
-            out_channels=cast(int, values.get("out_channels", cls.out_channels)),
-            latent_channels=cast(int, values.get("latent_channels", cls.latent_channels)),
-            patch_size=cast(int, values.get("patch_size", cls.patch_size)),
-            norm_layer=cast(Normalization, values.get("norm_layer", cls.norm_layer)),
-            latent_log_var=cast(LatentLogVariance, values.get("latent_log_var", cls.latent_log_var)),
-            causal_decoder=cast(bool, values.get("causal_decoder", cls.causal_decoder)),
-            timestep_conditioning=cast(bool, values.get("timestep_conditioning", cls.timestep_conditioning)),
-            decoder_base_channels=cast(int, values.get("decoder_base_channels", cls.decoder_base_channels)),
-            encoder_padding=cast(Padding, encoder_padding),
-            decoder_padding=cast(Padding, decoder_padding),
-            encoder_blocks=encoder_blocks,
-            decoder_blocks=decoder_blocks,
+        values = required_section(config, "vae")
+        require_neutral("vae", values, _NEUTRAL)
+        return cls.read(
+            "vae",
+            values,
+            encoder_blocks=_read_blocks("vae.encoder_blocks", values.get("encoder_blocks", ()), _ENCODER_OPTIONS),
+            decoder_blocks=_read_blocks("vae.decoder_blocks", values.get("decoder_blocks", ()), _DECODER_OPTIONS),
         )
 
     def encoder_stages(self) -> tuple[VaeStage, ...]:
@@ -176,11 +131,7 @@ class VideoVaeConfig:
                     f"Encoder block {block.kind} folds {cells} cells into one: its multiplier {block.multiplier} must "
                     f"divide {cells}, and {cells} must divide its {stage.out_channels} output channels."
                 )
-            if stage.out_channels > MOST_CHANNELS:
-                raise ConfigError(
-                    f"Encoder block {block.kind} gives {stage.out_channels} channels; at most {MOST_CHANNELS} are "
-                    "supported. Check the multipliers of vae.encoder_blocks."
-                )
+            checked(f"vae.encoder_blocks: the width after {block.kind}", int, stage.out_channels)
             stages.append(stage)
             channels = stage.out_channels
         self._check_groups("encoder", stages, channels)
@@ -231,45 +182,19 @@ class VideoVaeConfig:
                 )
 
 
-def _require(name: str, value: object, kind: type) -> None:
-    if type(value) is not kind:  # a bool is an int to isinstance, and no size
-        raise ConfigError(f"{name} wants {kind.__name__}; got {value!r}.")
-
-
 def _read_blocks(name: str, value: object, options: Mapping[str, Mapping[str, Option | None]]) -> tuple[VaeBlock, ...]:
     """A block list as JSON gives it: pairs of a kind and either a count of layers or a table of options."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ConfigError(f"{name} wants a list of [kind, options]; got {value!r}.")
-    if len(value) > MOST_LAYERS:
-        raise ConfigError(f"{name} has {len(value)} blocks; at most {MOST_LAYERS} are supported.")
+    entries = checked(name, tuple[object, ...], value)
     blocks = []
-    for index, entry in enumerate(value):
+    for index, entry in enumerate(entries):
         place = f"{name}[{index}]"
-        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
-            raise ConfigError(f"{place} wants [kind, options]; got {entry!r}.")
-        kind, given = entry
+        kind, given = checked(place, Annotated[tuple[object, ...], Bounds(2, 2)], entry)
         if not isinstance(kind, str) or kind not in options:
             raise ConfigError(f"{place} has block kind {kind!r}; the reference runs {', '.join(options)}.")
         if type(given) is int:  # shorthand of older files: a count of layers, without meaning for other kinds
             given = {"num_layers": given} if "num_layers" in options[kind] else {}
         if not isinstance(given, Mapping):
             raise ConfigError(f"{place} ({kind}) wants a table of options or a count of layers; got {given!r}.")
-        blocks.append(_read_block(place, kind, given, options[kind]))
+        read = {key: given.get(key, default) for key, default in options[kind].items()}
+        blocks.append(VaeBlock.read(f"{place} ({kind})", read, kind=kind))
     return tuple(blocks)
-
-
-def _read_block(place: str, kind: str, given: Mapping[str, object], known: Mapping[str, Option | None]) -> VaeBlock:
-    merged = {**known, **{key: value for key, value in given.items() if key in known}}
-    for option, least, most in (("num_layers", 0, MOST_LAYERS), ("multiplier", 1, MOST_CHANNELS)):
-        number = merged.get(option, least)
-        if type(number) is not int or not least <= number <= most:
-            raise ConfigError(f"{place} ({kind}) wants {option}, an int from {least} to {most}; got {number!r}.")
-    for option in ("inject_noise", "residual"):
-        _require(f"{place} ({kind}) {option}", merged.get(option, False), bool)
-    return VaeBlock(
-        kind=kind,
-        num_layers=cast(int, merged.get("num_layers", VaeBlock.num_layers)),
-        multiplier=cast(int, merged.get("multiplier", VaeBlock.multiplier)),
-        inject_noise=bool(merged.get("inject_noise", False)),
-        residual=bool(merged.get("residual", False)),
-    )

@@ -8,7 +8,7 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
-from runners.ltx23.pipeline import LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.sampling import LTX23SamplingParams
 from runners.native.request import sampling_params
@@ -73,11 +73,10 @@ class NativeRunner:
         require_understood(self.name, self.capabilities, case, self.options)
         config = self.pipeline_config(case)
         sampling = sampling_params(case, config.reference)
-        files = model_files(self.weights)
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
-                pipeline = LTX23Pipeline(files, config, self.options.device)
+                pipeline = LTX23Pipeline(self.weights, config, self.options.device)
             batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -108,14 +107,3 @@ def details_of(config: PipelineConfig, sampling: LTX23SamplingParams) -> dict[st
         "skip_v2a_cross_attn_for_video_gt": sampling.skip_v2a_cross_attn_for_video_gt,
         "behaviours": {name: value for name, value in vars(config.reference).items() if value},
     }
-
-
-def model_files(weights: Weights) -> ModelFiles:
-    """A model's files in the native model's terms."""
-    return ModelFiles(
-        config=weights.config,
-        model=weights.model,
-        gemma_config=weights.gemma_config,
-        gemma=weights.gemma,
-        gemma_folder=weights.gemma_folder,
-    )

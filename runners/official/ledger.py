@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from runners.ltx23.loading import TensorSource
+from runners.model_files import TensorSource
 from runners.official.lockstep import Key
 from runners.weights import Weights, WeightsFolder
 

@@ -21,8 +21,8 @@ from runners.errors import CheckpointError
 from runners.ltx23.block import StreamConditions, StreamModulation, StreamRotary
 from runners.ltx23.branches import BRANCHES
 from runners.ltx23.latents import LatentState
-from runners.ltx23.loading import TensorSource
 from runners.ltx23.rotary import InterleavedRotary, Rotary, SplitRotary
+from runners.model_files import TensorSource
 
 Key = Callable[[str], str | None]
 
@@ -40,7 +40,7 @@ class Watcher(Protocol):
 class SharedTensors:
     """Tensors of a checkpoint, read out of a loaded official module: the same storage, or copies of it.
 
-    Satisfies `runners.ltx23.loading.TensorSource`. `shapes` is that of the whole checkpoint, of which one part at a
+    Satisfies `runners.model_files.TensorSource`. `shapes` is that of the whole checkpoint, of which one part at a
     time can be read.
     """
 

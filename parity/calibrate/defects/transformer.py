@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -22,15 +23,14 @@ from runners.ltx23.block import (
     FEED_FORWARD_ROWS,
     AudioVideoBlock,
     BlockSkips,
-    StreamConditions,
+    StreamBranches,
     StreamModulation,
 )
 from runners.ltx23.latents import AUDIO_LATENT_HOPS
 from runners.ltx23.stages import denoising
-from runners.ltx23.timestep import modulate, rms_norm, table_rows
+from runners.ltx23.timestep import ShiftScaleGate
 from runners.ltx23.transformer import ModalityInput, Transformer
 from runners.native.runner import NativeRunner
-from runners.tap import tap
 
 Original = Callable[..., Any]
 FIRST: Final = "denoise/000/cond/block/00"
@@ -110,44 +110,27 @@ def _swap_text_projections(model: Transformer) -> None:
         attention.to_k, attention.to_v = attention.to_v, attention.to_k
 
 
-def _prompt_not_modulated(
-    original: Original,
-    block: Any,
-    x: Tensor,
-    at: StreamConditions,
-    attention: Any,
-    table: Tensor,
-    prompt: Tensor,
-    *rest: Any,
-) -> Any:
-    plain = replace(at, modulation=replace(at.modulation, prompt=torch.zeros_like(at.modulation.prompt)))
-    return original(block, x, plain, attention, table, torch.zeros_like(prompt), *rest)
+def _prompt_not_modulated(original: Original, branches: StreamBranches, x: Tensor) -> Any:
+    modulation = replace(branches.at.modulation, prompt=torch.zeros_like(branches.at.modulation.prompt))
+    plain = replace(branches.at, modulation=modulation)
+    return original(replace(branches, at=plain, prompt_table=torch.zeros_like(branches.prompt_table)), x)
 
 
-def _scale_and_shift_exchanged(
-    _: Original, block: Any, x: Tensor, at: StreamConditions, feed_forward: Any, table: Tensor, stream: str
-) -> Any:
-    scale, shift, gate = table_rows(table, at.modulation.block, FEED_FORWARD_ROWS)
-    y = feed_forward(modulate(rms_norm(x, block.norm_eps), scale, shift))
-    tap(f"{stream}/ff", y)
-    return x + y * gate
+def _scale_and_shift_exchanged(original: Original, branches: StreamBranches, rows: slice) -> ShiftScaleGate:
+    mod: ShiftScaleGate = original(branches, rows)
+    return mod._replace(shift=mod.scale, scale=mod.shift)
 
 
-def _rotated_queries(
-    original: Original, block: Any, x: Tensor, at: StreamConditions, attention: Any, *rest: Any
-) -> Any:
-    def rotated(normed: Tensor, context: Tensor) -> Tensor:
-        attended: Tensor = attention(normed, context, query_rotary=at.rotary.own)
-        return attended
-
-    return original(block, x, at, rotated, *rest)
+def _rotated_queries(original: Original, branches: StreamBranches, x: Tensor) -> Any:
+    rotated: Any = partial(branches.text_attention, query_rotary=branches.at.rotary.own)
+    return original(replace(branches, text_attention=rotated), x)
 
 
 def _v2a_sees_a2v(
-    original: Original, block: Any, video: Tensor, audio: Tensor, at_video: Any, at_audio: Any, skips: BlockSkips
+    original: Original, block: Any, video: Tensor, audio: Tensor, of_video: Any, of_audio: Any, skips: BlockSkips
 ) -> Any:
-    video, _ = original(block, video, audio, at_video, at_audio, replace(skips, v2a=True))
-    _, audio = original(block, video, audio, at_video, at_audio, replace(skips, a2v=True))
+    video, _ = original(block, video, audio, of_video, of_audio, replace(skips, v2a=True))
+    _, audio = original(block, video, audio, of_video, of_audio, replace(skips, a2v=True))
     return video, audio
 
 
@@ -292,7 +275,12 @@ TRANSFORMER_DEFECTS: Final = (
         component="block",
         description="scale and shift of the feed-forward are exchanged",
         first_taps=(f"{FIRST}/*/ff",),
-        apply=wrapped(AudioVideoBlock, "_feed_forward", _scale_and_shift_exchanged),
+        apply=wrapped(
+            StreamBranches,
+            "modulation",
+            _scale_and_shift_exchanged,
+            when=lambda branches, rows: rows == FEED_FORWARD_ROWS,
+        ),
         shows_in=BOTH,
     ),
     Defect(
@@ -300,7 +288,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="block",
         description="the text context is not modulated by the noise level",
         first_taps=(f"{FIRST}/*/text_attn",),
-        apply=wrapped(AudioVideoBlock, "_attend_to_text", _prompt_not_modulated),
+        apply=wrapped(StreamBranches, "attend_to_text", _prompt_not_modulated),
         shows_in=SUBTLE,
     ),
     Defect(
@@ -312,7 +300,7 @@ TRANSFORMER_DEFECTS: Final = (
             AudioVideoBlock,
             "_attend_to_each_other",
             _v2a_sees_a2v,
-            when=lambda block, video, audio, at_video, at_audio, skips: not (skips.a2v or skips.v2a),
+            when=lambda block, video, audio, of_video, of_audio, skips: not (skips.a2v or skips.v2a),
         ),
         shows_in=SUBTLE,
         variant=V2A_ON,
@@ -341,7 +329,7 @@ TRANSFORMER_DEFECTS: Final = (
         component="block",
         description="queries of the text attention are rotated by their positions",
         first_taps=(f"{FIRST}/*/text_attn",),
-        apply=wrapped(AudioVideoBlock, "_attend_to_text", _rotated_queries),
+        apply=wrapped(StreamBranches, "attend_to_text", _rotated_queries),
         shows_in=SUBTLE,
     ),
     Defect(

@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from runners.clock import Clock
-from runners.errors import ParityError
+from runners.errors import StageInputError
 from runners.ltx23.latents import LatentState
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.sampling import LTX23SamplingParams
-
-
-class StageInputError(ParityError, ValueError):
-    """A stage lacks something that an earlier stage should have left in the batch."""
 
 
 @dataclass(kw_only=True)

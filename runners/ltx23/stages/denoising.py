@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from runners.errors import StageInputError
 from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
-from runners.ltx23.stages.batch import Batch, StageInputError, needed
+from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
 from runners.tap import scope, tap
 

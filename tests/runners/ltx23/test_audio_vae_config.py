@@ -50,15 +50,15 @@ def test_an_unsupported_value_is_refused_by_name(key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
-        ({"model": 3}, "model is 3"),
-        ({"model": {"params": None}}, "params is None"),
-        ({"model": {"params": {"ddconfig": []}}}, r"ddconfig is \[\]"),
-        ({"preprocessing": {"mel": "64"}}, "mel is '64'"),
-        ({"variables": 64}, "variables is 64"),
+        ({"model": 3}, "audio_vae.model is 3"),
+        ({"model": {"params": None}}, "audio_vae.params is None"),
+        ({"model": {"params": {"ddconfig": []}}}, r"audio_vae.ddconfig is \[\]"),
+        ({"preprocessing": {"mel": "64"}}, "audio_vae.mel is '64'"),
+        ({"variables": 64}, "audio_vae.variables is 64"),
     ],
 )
 def test_what_is_no_section_is_refused_by_name(section: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError, match=f"audio_vae {sentence}; a section was wanted"):
+    with pytest.raises(ConfigError, match=f"{sentence}; wanted a section"):
         AudioVaeConfig.from_dict(section)
 
 

@@ -14,10 +14,11 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import pipeline
-from runners.ltx23.pipeline import Components, LTX23Pipeline, ModelFiles
+from runners.ltx23.pipeline import Components, LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
+from runners.model_files import ModelFiles
 from runners.native.request import sampling_params
 from runners.weights import WeightsFolder
 
@@ -77,7 +78,7 @@ def test_a_configuration_of_another_size_names_what_is_missing(micro_weights: We
 
 
 def test_a_part_is_built_as_the_kind_that_was_asked_for(micro_weights: WeightsFolder) -> None:
-    components = Components(files_of(micro_weights), PipelineConfig(dtype=torch.float32), CPU)
+    components = Components(micro_weights, PipelineConfig(dtype=torch.float32), CPU)
     decoder = components.build("video_decoder", VideoDecoder)
     assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float32}
     with pytest.raises((TypeError, AssertionError)):
@@ -107,7 +108,7 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
     case = micro_case({"request.images": [{"path": "coffee.jpg"}], "request.num_inference_steps": 1})
     gc.disable()
     try:
-        batch = LTX23Pipeline(files_of(micro_weights), PipelineConfig(), CPU)(sampling_params(case), Clock(CPU))
+        batch = LTX23Pipeline(micro_weights, PipelineConfig(), CPU)(sampling_params(case), Clock(CPU))
     finally:
         gc.enable()
     assert together == dict.fromkeys(

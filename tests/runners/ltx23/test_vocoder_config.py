@@ -110,7 +110,7 @@ def test_an_extension_that_would_not_line_up_is_refused_by_name(key: str, value:
 def test_sections_that_are_missing_or_no_sections_are_refused() -> None:
     with pytest.raises(ConfigError, match="resblock is None"):
         read_vocoder_config({})
-    with pytest.raises(ConfigError, match="vocoder resblock is None"):
+    with pytest.raises(ConfigError, match=r"vocoder\.vocoder\.resblock is None"):
         read_vocoder_config({"bwe": RELEASED["bwe"]})
     with pytest.raises(ConfigError, match=r"vocoder\.bwe is 3"):
         read_vocoder_config({"vocoder": RELEASED["vocoder"], "bwe": 3})

@@ -13,7 +13,6 @@ from runners.ltx23.pipeline import Components
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.native.request import sampling_params
-from runners.native.runner import model_files
 from runners.official.compat import gemma_constant, without_cuda_calls
 from runners.weights import WeightsFolder
 
@@ -57,5 +56,5 @@ def models(request: pytest.FixtureRequest, micro_weights: WeightsFolder) -> Iter
             checkpoint_path=str(micro_weights.checkpoint_path),
             gemma_root_path=str(micro_weights.gemma_folder),
         )
-        native = Components(model_files(micro_weights), PipelineConfig(dtype=request.param), CPU)
+        native = Components(micro_weights, PipelineConfig(dtype=request.param), CPU)
         yield SimpleNamespace(official=ledger, native=native, dtype=request.param)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from runners.errors import ParityError
-from runners.ltx23.stages.batch import StageInputError, needed
+from runners.errors import ParityError, StageInputError
+from runners.ltx23.stages.batch import needed
 
 
 def test_a_tensor_is_itself_and_a_list_its_first_element() -> None:
