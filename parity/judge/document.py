@@ -4,9 +4,10 @@ Unknown keys, keys given twice, wrong types, NaN and numbers too large to hold a
 strings "inf" and "-inf" (`parity.trace.atomic.plain` is the way out, `_infinite` the way back).
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import msgspec
 
 from runners.errors import RegistryError
 
-MAX_BYTES = 64 << 20  # raw samples are kept, but a registry is still a file that people read
+MAX_BYTES = 64 << 20  # more is no file of ours
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,33 +30,57 @@ def load_document(path: Path, form: type[Form], wanted: str) -> Form:
 
     Raises: RegistryError naming the file and the key or value that is wrong.
     """
+    data = read_bounded(path, wanted)
+    with naming(path, wanted):
+        return as_form(json_value(data), form)
+
+
+def read_bounded(path: Path, wanted: str, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a file, if there are not too many. Raises: RegistryError."""
     if not path.is_file():
         raise RegistryError(f"No {wanted} at {path}; `make thresholds` writes it.")
-    if path.stat().st_size > MAX_BYTES:
-        raise RegistryError(f"{path} has {path.stat().st_size} bytes; {wanted} has at most {MAX_BYTES}.")
     try:
-        return parse_document(path.read_text(encoding="utf-8"), form)
-    except (UnicodeDecodeError, OSError) as error:
-        raise RegistryError(f"{path} cannot be read as UTF-8 text ({error}); wanted {wanted}.") from error
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise RegistryError(f"{path} cannot be read ({error}); wanted {wanted}.") from error
+    if len(data) > most:
+        raise RegistryError(f"{path} has more than {most} bytes; {wanted} has at most that.")
+    return data
+
+
+@contextlib.contextmanager
+def naming(path: Path, wanted: str) -> Iterator[None]:
+    """Put the file's name before what is wrong in it. Raises: RegistryError."""
+    try:
+        yield
     except RegistryError as error:
         raise RegistryError(f"{path} is not a valid {wanted}: {error}") from error
 
 
-def parse_document(text: str, form: type[Form]) -> Form:
-    """Build a structure from JSON text. Raises: RegistryError."""
+def json_value(data: bytes) -> Any:
+    """Strict JSON as plain values, infinities as floats. Raises: RegistryError."""
     try:
         value = json.loads(
-            text,
+            data.decode("utf-8"),
             object_pairs_hook=_table_without_repeats,
             parse_constant=_refuse,
             parse_float=_finite,
             parse_int=_whole,
         )
-        return msgspec.convert(_infinite(value), form, strict=True)
+        return _infinite(value)
+    except UnicodeDecodeError as error:
+        raise RegistryError(f"not UTF-8 text: {error}.") from error
     except json.JSONDecodeError as error:
         raise RegistryError(f"not JSON: {error}.") from error
     except RecursionError:
         raise RegistryError("nested too deeply.") from None
+
+
+def as_form(value: Any, form: type[Form]) -> Form:
+    """Build a structure from plain values. Raises: RegistryError."""
+    try:
+        return msgspec.convert(value, form, strict=True)
     except msgspec.ValidationError as error:
         raise RegistryError(f"{error}.") from error
 

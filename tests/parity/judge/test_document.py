@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.judge.document import Strict, load_document, parse_document
+from parity.judge.document import Strict, as_form, json_value, load_document
 from parity.trace.atomic import write_json_atomic
 from runners.errors import RegistryError
 
@@ -42,12 +42,12 @@ def test_infinities_survive_a_round_trip(tmp_path: Path) -> None:
 )
 def test_what_is_not_exactly_the_form_is_refused(text: str, message: str) -> None:
     with pytest.raises(RegistryError, match=message):
-        parse_document(text, Sheet)
+        as_form(json_value(text.encode()), Sheet)
 
 
 def test_a_missing_or_binary_file_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match=r"No sheet at .*none\.json"):
         load_document(tmp_path / "none.json", Sheet, "sheet")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RegistryError, match=r"binary\.json cannot be read"):
+    with pytest.raises(RegistryError, match=r"binary\.json is not a valid sheet: not UTF-8"):
         load_document(tmp_path / "binary.json", Sheet, "sheet")

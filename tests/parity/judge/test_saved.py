@@ -121,7 +121,7 @@ def test_a_limit_that_was_changed_shows(root: Path) -> None:
     invoke("rejudge", "--record", root / "limits.json")
 
     def change(document: Any) -> None:
-        document["defaults"]["frames.count.difference"]["value"] = 1.0
+        document["tables"][0]["limits"]["frames.count.difference"]["value"] = 1.0
 
     edited(root / "thresholds" / "consistency_threshold.json", change)
     code, text = invoke("rejudge")
