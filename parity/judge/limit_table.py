@@ -176,6 +176,11 @@ def _samples_named(name: str, folder: Path) -> TableSamples:
     if form is None:
         raise RegistryError(f"{name!r} does not name a file of samples; wanted CASE-SHA256.json, without a folder.")
     wanted = "file of samples"
+    if not (folder / name).is_file():
+        raise RegistryError(
+            f"limits name the samples {name}, which are not in {folder}. Restore the whole of thresholds/ as it was "
+            "committed, or measure again with `make thresholds`."
+        )
     data = read_bounded(folder / name, wanted, MAX_SAMPLES_BYTES)
     with naming(folder / name, wanted):
         if (found := hashlib.sha256(data).hexdigest()) != form.group(1):

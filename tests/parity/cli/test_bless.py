@@ -1,5 +1,6 @@
 """`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,11 +115,13 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
 def test_a_move_that_was_stopped_before_its_limits_were_saved_is_finished_by_the_same_command(
     root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder
 ) -> None:
-    before, text = load_registry(limits(root)).cases[MICRO], limits(root).read_text()
+    before = load_registry(limits(root)).cases[MICRO]
+    shutil.copytree(root / "thresholds", root / "before")
     new = leave_run("new", reference="1.2.0", first="decode/frames")
     arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
     assert invoke(*arguments)[0] == 0
-    limits(root).write_text(text)  # as they were: the golden has moved and they have not
+    shutil.rmtree(root / "thresholds")
+    (root / "before").rename(root / "thresholds")  # as they were: the golden has moved and they have not
     code, said = invoke(*arguments)
     assert code == 0 and "against the golden it replaces" in said and "kept: golden@1.0.0" in said
     name = "video_latent.relative_l2"
