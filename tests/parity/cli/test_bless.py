@@ -1,5 +1,6 @@
 """`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
 
+import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -110,6 +111,25 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
     [calibration] = {limit.calibration for limit in registry.cases[MICRO].values() if limit.calibration is not None}
     assert registry.calibrations[calibration].compared_on == {"micro": kept_phrase(kept)}
     require_population(registry)
+
+
+def test_nobody_else_changes_limits_from_their_reading_to_their_writing(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, held = golden.bless, []
+
+    def bless(*given: Any, **named: Any) -> Path:
+        with (root / "thresholds" / ".consistency_threshold.json.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+        return true(*given, **named)
+
+    monkeypatch.setattr(golden, "bless", bless)
+    new = leave_run("new", reference="1.2.0", first="decode/frames")
+    code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
+    assert code == 0 and held == [True], said
 
 
 def test_a_move_that_was_stopped_before_its_limits_were_saved_is_finished_by_the_same_command(
