@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import METRICS, Direction
-from parity.judge.document import Strict, as_form, json_value, naming, read_bounded
+from parity.judge.document import Strict, as_form, document_text, json_value, naming
 from parity.judge.limit import Calibration, Limit, Samples, Status
 from parity.trace.atomic import plain, write_bytes_atomic
 from runners.errors import RegistryError
@@ -181,11 +181,11 @@ def _samples_named(name: str, folder: Path) -> TableSamples:
             f"limits name the samples {name}, which are not in {folder}. Restore the whole of thresholds/ as it was "
             "committed, or measure again with `make thresholds`."
         )
-    data = read_bounded(folder / name, wanted, MAX_SAMPLES_BYTES)
+    text = document_text(folder / name, wanted, MAX_SAMPLES_BYTES)
     with naming(folder / name, wanted):
-        if (found := hashlib.sha256(data).hexdigest()) != form.group(1):
+        if (found := hashlib.sha256(text.encode()).hexdigest()) != form.group(1):
             raise RegistryError(f"its bytes have the hash {found[:12]}..., not that of its name; they were changed.")
-        return as_form(json_value(data), TableSamples)
+        return as_form(json_value(text, folder / name, wanted), TableSamples)
 
 
 def _line(limit: Limit) -> Line:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import DRIFT, METRICS, metric_named
-from parity.judge.document import Strict, as_form, json_value, naming, read_bounded
+from parity.judge.document import Strict, as_form, document_text, json_value, naming
 from parity.judge.limit import METHOD, Calibration, Limit, contradiction
 from parity.judge.limit_table import (
     SAMPLES_FOLDER,
@@ -160,12 +160,13 @@ class Document1(Strict, frozen=True, kw_only=True):
 def load_registry(path: Path) -> Registry:
     """Read the registry and the samples that it names; one of schema version 1, too. Raises: RegistryError."""
     while True:
-        data = read_bounded(path, WANTED)
+        text = document_text(path, WANTED)
+        value = json_value(text, path, WANTED)
         try:
             with naming(path, WANTED):
-                return _registry_of(json_value(data), path.parent / SAMPLES_FOLDER)
+                return _registry_of(value, path.parent / SAMPLES_FOLDER)
         except RegistryError:  # a writer takes away the samples of the registry that it has just replaced
-            if read_bounded(path, WANTED) == data:
+            if document_text(path, WANTED) == text:
                 raise
 
 

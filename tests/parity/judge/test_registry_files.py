@@ -244,9 +244,9 @@ def test_a_killed_writer_leaves_the_old_registry_or_the_new_one(
 
 
 def test_a_reader_that_a_writer_overtakes_reads_the_new_registry(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, old = registry_module.read_bounded, [path.read_bytes()]
+    true, old = registry_module.document_text, [path.read_text()]
     save_registry(path, registry(0.04))
-    monkeypatch.setattr(registry_module, "read_bounded", lambda *given: old.pop() if old else true(*given))
+    monkeypatch.setattr(registry_module, "document_text", lambda *given: old.pop() if old else true(*given))
     assert load_registry(path) == registry(0.04) and not old
 
 
