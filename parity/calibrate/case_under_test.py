@@ -24,6 +24,7 @@ from parity.calibrate.mutation_evidence import Bench
 from parity.calibrate.variant_limits import widened
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.isolate.error import Added
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.judge.verdict import judge
 from parity.runs.environment import fingerprint
@@ -74,7 +75,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
     if recorded is not None:
         here["threads"] = str(recorded.record.environment["threads"])
     changed = case.id == at_hand.id and case != at_hand
-    own = case == at_hand or (not changed and case.id in registry.cases)
+    own = case == at_hand or (not changed and TableKey(case.id) in registry.cases)
     grounds = Grounds(
         case=case,
         changed=changed,

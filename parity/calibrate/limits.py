@@ -38,7 +38,9 @@ from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.runs import Kept, kept_of, kept_phrase
 from parity.isolate.error import Added
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.registry import DEFAULTS, Change, Proposal, Registry, device_of, propose, table_named
+from parity.judge.limit_table import TableKey
+from parity.judge.proposal import Change, Proposal, propose
+from parity.judge.registry import DEFAULTS, Registry, device_of
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run
 from parity.runs.in_memory import CPU
@@ -393,8 +395,8 @@ def propose_limits(
     """
     calibration = calibration_of(weights, populations, command, device)
     where = device_of(calibration.environment)
-    name = table_named(f"{calibration.date} {' '.join(populations)}", where)
-    tables = {table_named(case, where): limits_of(found, name) for case, found in populations.items()}
+    name = f"{calibration.date} {' '.join(populations)}{f' on {where}' if where else ''}"
+    tables = {TableKey(case, where): limits_of(found, name) for case, found in populations.items()}
     judged = {
         where: {metric: limit for metric, limit in limits.items() if metric not in UNJUDGED}
         for where, limits in old.tables().items()

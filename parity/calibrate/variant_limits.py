@@ -12,6 +12,7 @@ import msgspec
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, derive_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 
 
@@ -30,7 +31,7 @@ def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, floa
         for name, limit in registry.limits_of(case).items()
         if level_of(name) == OUTPUTS or name in measured
     }
-    return msgspec.structs.replace(registry, cases={**registry.cases, case: limits})
+    return msgspec.structs.replace(registry, cases={**registry.cases, TableKey(case): limits})
 
 
 def _looser_of(name: str, limit: Limit, floor: Mapping[str, Mapping[str, float]]) -> Limit:

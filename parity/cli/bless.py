@@ -1,5 +1,6 @@
 """`parity bless`: make an official run the ground truth of its case, or move the case to another release."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
+    from parity.calibrate.limits import Populations
     from parity.judge.registry import Registry
     from parity.runs.folder import Run
     from runners.weights import WeightsFolder
@@ -43,6 +45,7 @@ def bless(
     from parity.runs import golden
     from parity.runs.folder import read_run
     from parity.runs.places import limits_path
+    from parity.trace.atomic import changing
     from runners.errors import RunError
 
     new = read_run(run)
@@ -60,10 +63,12 @@ def bless(
         draw_release_change(out, release_change(old, new, weights, None))
     elif old is not None:
         draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
-    limits = None if files is None else _limits(new, files, reason, reduced)
-    folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
-    if limits is not None:
-        save_registry(limits_path(), limits)
+    populations = None if files is None else _populations(new, files, reduced)
+    with nullcontext() if populations is None else changing(limits_path()):  # another process may calibrate a case
+        limits = None if files is None or populations is None else _limits(new, files, populations, reason)
+        folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
+        if limits is not None:
+            save_registry(limits_path(), limits)
     out.print(f"{folder} now holds {run}: {reason}", markup=False)
     if kept := golden.releases_kept(new.case_id):
         out.print(f"kept: {', '.join(f'golden@{release}' for release in kept)}", markup=False)
@@ -72,6 +77,7 @@ def bless(
 
 def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | None":
     """What limits are derived anew with; None if the case has none. Raises: RunError if they are missing."""
+    from parity.judge.limit_table import TableKey
     from parity.judge.registry import load_registry
     from parity.runs.places import limits_path
     from runners.errors import RunError
@@ -83,7 +89,7 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
             f"Case {new.case_id!r} has limits on {', '.join(devices)}, which do not hold at another release and are "
             "not derived here. Give the other release a case of its own, with an id of its own."
         )
-    if registry is None or new.case_id not in registry.cases:
+    if registry is None or TableKey(new.case_id) not in registry.cases:
         return None
     if weights is None or not Path(weights).is_dir():
         raise RunError(
@@ -93,22 +99,29 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
     return WeightsFolder(Path(weights))
 
 
-def _limits(new: "Run", files: "WeightsFolder", reason: str, reduced: bool) -> "Registry":
-    """The limits that hold from now on."""
-    from parity.calibrate.limits import measure, propose_limits
+def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populations":
+    """What the limits that hold from now on follow from."""
+    from parity.calibrate.limits import measure
     from parity.diff.runs import kept_of_new
     from parity.identify.release_effects import compute_as
-    from parity.judge.registry import load_registry
-    from parity.report.tables import draw_changes
     from parity.runs.case import case_of
-    from parity.runs.places import limits_path, project_root
+    from parity.runs.places import project_root
 
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)
     kept = kept_of_new(new, reduced)
-    populations = measure(files, case, lambda text: err.print(text, markup=False), recorded=new, kept=kept)
-    command = f"parity bless --reference {new.record.reference}, a run of {case.id}"
-    proposal = propose_limits(load_registry(limits_path()), files, {case.id: populations}, command)
+    return measure(files, case, lambda text: err.print(text, markup=False), recorded=new, kept=kept)
+
+
+def _limits(new: "Run", files: "WeightsFolder", populations: "Populations", reason: str) -> "Registry":
+    """The limits that hold from now on."""
+    from parity.calibrate.limits import propose_limits
+    from parity.judge.registry import load_registry
+    from parity.report.tables import draw_changes
+    from parity.runs.places import limits_path
+
+    command = f"parity bless --reference {new.record.reference}, a run of {new.case_id}"
+    proposal = propose_limits(load_registry(limits_path()), files, {new.case_id: populations}, command)
     draw_changes(out, proposal.changes)
     accepted = proposal.accept(reason)
     accepted.verify()  # before the golden moves

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from parity.calibrate.checkpoint import Sitting
+    from parity.judge.proposal import Proposal
     from runners.case import Case
     from runners.weights import Weights, WeightsFolder
 
@@ -102,20 +103,27 @@ def calibrate(
 
 
 def _again(cases: list[str] | None, reason: str, json: bool) -> int:
-    from parity.judge.registry import load_registry, rederived, save_registry
+    from parity.judge.proposal import rederived
+    from parity.judge.registry import load_registry, save_registry
     from parity.report.tables import draw_changes
     from parity.runs.places import limits_path
-    from parity.trace.atomic import changing, plain
+    from parity.trace.atomic import changing
 
     with changing(limits_path()):
         proposal = rederived(load_registry(limits_path()), cases)
         if json:
-            changes = plain([msgspec.to_builtins(change) for change in proposal.changes])
-            typer.echo(json_module.dumps({"limits": {"changes": changes}}, indent=2))
+            typer.echo(json_module.dumps({"limits": {"changes": _document(proposal)}}, indent=2))
         else:
             draw_changes(out, proposal.changes)
         save_registry(limits_path(), proposal.accept(reason))
     return 0
+
+
+def _document(proposal: "Proposal") -> list[Any]:
+    from parity.trace.atomic import plain
+
+    changes = [{**msgspec.to_builtins(change), "where": str(change.where)} for change in proposal.changes]
+    return [plain(change) for change in changes]
 
 
 def _default_cases() -> list[str]:
@@ -158,12 +166,13 @@ def _limits(
 ) -> dict[str, Any]:
     from parity.calibrate.limits import measure, propose_limits
     from parity.diff.runs import kept_of_case
-    from parity.judge.registry import Registry, device_of, load_registry, save_registry, table_named
+    from parity.judge.limit_table import TableKey
+    from parity.judge.registry import Registry, device_of, load_registry, save_registry
     from parity.report.tables import draw_changes
     from parity.runs.environment import fingerprint
     from parity.runs.golden import golden_of
     from parity.runs.places import limits_path
-    from parity.trace.atomic import changing, plain
+    from parity.trace.atomic import changing
     from runners.official.files import INSTALLED_RELEASE
 
     path = limits_path()
@@ -188,10 +197,9 @@ def _limits(
             draw_changes(out, proposal.changes)
         accepted = proposal.accept(reason)
         save_registry(path, accepted)
-    tables = [table_named(case.id, device_of(fingerprint(device))) for case in cases]
+    tables = [TableKey(case.id, device_of(fingerprint(device))) for case in cases]
     statuses = [limit.status for table in tables for limit in accepted.cases[table].values()]
-    counts = {status: statuses.count(status) for status in ("calibrated", "CALIBRATION_NEEDED", "exact")}
+    counts = {status: statuses.count(status) for status in ("calibrated", "OVERLAP", "exact")}
     if not json:
         out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
-    changes: list[Any] = plain([msgspec.to_builtins(change) for change in proposal.changes])
-    return {"counts": counts, "changes": changes}
+    return {"counts": counts, "changes": _document(proposal)}

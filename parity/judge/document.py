@@ -1,20 +1,18 @@
-"""Reading the JSON registries of this project, strictly: a limit that is misread is a gate that passes by accident.
+"""What is kept in the JSON registries of this project, read strictly: a limit that is misread lets a run pass.
 
-Unknown keys, keys given twice, wrong types, NaN and numbers too large to hold are errors. Infinities are written as the
-strings "inf" and "-inf" (`parity.trace.atomic.plain` is the way out, `_infinite` the way back).
+`runners.load` reads text and JSON. Beyond what it refuses, unknown keys and NaN are errors here. Infinities are written
+as the strings "inf" and "-inf" (`parity.trace.atomic.plain` is the way out, `_infinite` the way back).
 """
 
-import json
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from runners.errors import RegistryError
-
-MAX_BYTES = 64 << 20  # raw samples are kept, but a registry is still a file that people read
+from runners.load import MAX_BYTES, parse, read_text
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,60 +27,42 @@ def load_document(path: Path, form: type[Form], wanted: str) -> Form:
 
     Raises: RegistryError naming the file and the key or value that is wrong.
     """
-    if not path.is_file():
-        raise RegistryError(f"No {wanted} at {path}; `make thresholds` writes it.")
-    if path.stat().st_size > MAX_BYTES:
-        raise RegistryError(f"{path} has {path.stat().st_size} bytes; {wanted} has at most {MAX_BYTES}.")
+    value = json_value(document_text(path, wanted), path, wanted)
+    with naming(path, wanted):
+        return as_form(value, form)
+
+
+def document_text(path: Path, wanted: str, max_bytes: int = MAX_BYTES) -> str:
+    """The text of a regular file. Raises: RegistryError."""
+    return read_text(path, RegistryError, _remedy(wanted), max_bytes=max_bytes)
+
+
+def json_value(text: str, path: Path, wanted: str) -> Any:
+    """What strict JSON says, infinities still as strings. Raises: RegistryError naming the file."""
+    return parse(text, str(path), RegistryError, _remedy(wanted))
+
+
+def as_form(value: Any, form: type[Form]) -> Form:
+    """Build a structure from what JSON says. Raises: RegistryError."""
     try:
-        return parse_document(path.read_text(encoding="utf-8"), form)
-    except (UnicodeDecodeError, OSError) as error:
-        raise RegistryError(f"{path} cannot be read as UTF-8 text ({error}); wanted {wanted}.") from error
+        return msgspec.convert(_infinite(value), form, strict=True)
+    except msgspec.ValidationError as error:
+        raise RegistryError(f"{error}.") from error
+    except RecursionError:
+        raise RegistryError("nested too deeply.") from None
+
+
+@contextlib.contextmanager
+def naming(path: Path, wanted: str) -> Iterator[None]:
+    """Put the file's name before what is wrong in it. Raises: RegistryError."""
+    try:
+        yield
     except RegistryError as error:
         raise RegistryError(f"{path} is not a valid {wanted}: {error}") from error
 
 
-def parse_document(text: str, form: type[Form]) -> Form:
-    """Build a structure from JSON text. Raises: RegistryError."""
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_table_without_repeats,
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
-        return msgspec.convert(_infinite(value), form, strict=True)
-    except json.JSONDecodeError as error:
-        raise RegistryError(f"not JSON: {error}.") from error
-    except RecursionError:
-        raise RegistryError("nested too deeply.") from None
-    except msgspec.ValidationError as error:
-        raise RegistryError(f"{error}.") from error
-
-
-def _table_without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise RegistryError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice.")
-    return table
-
-
-def _refuse(text: str) -> float:
-    raise RegistryError(f'{text} is not a JSON number; write "inf" or "-inf" in quotes, and never NaN.')
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise RegistryError(f"{text} is too large for a float64.")
-    return number
-
-
-def _whole(text: str) -> int:
-    if len(text) > 20:  # Python's own limit on digits would raise an error of another kind
-        raise RegistryError(f"{text[:20]}... is too large for a whole number.")
-    return int(text)
+def _remedy(wanted: str) -> str:
+    return f"wanted a {wanted}, which `make thresholds` writes"
 
 
 def _infinite(value: Any) -> Any:

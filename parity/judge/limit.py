@@ -13,7 +13,7 @@ median and s the root mean square of log(distance / m) over those above it. Norm
 the margin decides; the largest error of a single element spreads widely, and one draw more may be the largest yet.
 
 The limit is the distance sqrt(f d), halfway between floor and defect in ratio, and it counts as calibrated only if it
-lies at h or beyond. Otherwise the two populations overlap, the status is `CALIBRATION_NEEDED`, and the bound is h: it
+lies at h or beyond. Otherwise the two populations overlap, the status is `OVERLAP`, and the bound is h: it
 may fail a case, but a case cannot pass on it alone.
 
 Where arithmetic bounds what harmless variation can do (elementwise places of an isolation,
@@ -39,7 +39,7 @@ MIN_SPREAD_SAMPLES: Final = 8  # fewer show no spread
 SPREADS: Final = 4.0  # from the median to what harmless variation may yet reach
 METHOD: Final = (
     "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
-    f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else CALIBRATION_NEEDED at that "
+    f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else OVERLAP at that "
     f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
     f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median). Where "
     "arithmetic bounds harmless variation (samples.bound), limit = that bound, if floor <= bound < weakest defect"
@@ -48,7 +48,7 @@ METHOD: Final = (
 POPULATION: Final = "compared"  # how a change of what is compared begins
 TEXT_METRICS: Final = (f"{DRIFT}text", f"{ISOLATED}text.hidden")
 
-Status = Literal["calibrated", "CALIBRATION_NEEDED", "exact"]
+Status = Literal["calibrated", "OVERLAP", "exact"]
 
 
 class Calibration(Strict, frozen=True, kw_only=True):
@@ -240,7 +240,7 @@ def derive_limit(
         value=value,
         unit=unit,
         direction=direction,
-        status="calibrated" if calibrated else "CALIBRATION_NEEDED",
+        status="calibrated" if calibrated else "OVERLAP",
         reason=reason
         or (
             _reason(worst_harmless, weakest, separation, enough, ratio)
@@ -386,7 +386,7 @@ def looser(old: Limit, new: Limit) -> bool:
     """Whether a new limit lets something pass that the old one stopped, or says less surely what it stops."""
     if (old.unit, old.direction) != (new.unit, new.direction):
         return True
-    if old.status != "CALIBRATION_NEEDED" and new.status == "CALIBRATION_NEEDED":
+    if old.status != "OVERLAP" and new.status == "OVERLAP":
         return True
     if old.direction == "exact":
         return old.value != new.value

@@ -1,39 +1,43 @@
 """The registry of limits, `thresholds/consistency_threshold.json`: for each case and metric a limit, with its origin.
 
-Limits hold where they were measured: those of a CPU stand under the case's id, those of a GPU under `ID on DEVICE`, so
-that several devices can each have their own. A metric that a case does not list takes its default; a metric with
-neither is an error unless `unjudged` says why it is left out. The "exact" profile needs no entries: each metric of
-direction "exact" has one wanted value. Limits are derived in `parity.judge.limit`; here they are looked up, checked
-against their own samples, and replaced.
+Limits hold where they were measured, so their key is a case and a device. A metric that a case does not list takes its
+default; a metric with neither is an error unless `unjudged` says why it is left out. The "exact" profile needs no
+entries: each metric of direction "exact" has one wanted value. Limits are derived in `parity.judge.limit`, replaced in
+`parity.judge.proposal`; here they are looked up, checked against their own samples, read and written. How a table of
+them lies in files is said in `parity.judge.limit_table`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from parity.diff.metric import DRIFT, METRICS, metric_named
-from parity.judge.document import Strict, load_document
-from parity.judge.limit import METHOD, Calibration, Limit, again, contradiction, looser
-from parity.trace.atomic import write_json_atomic
+from parity.judge.document import Strict, as_form, document_text, json_value, naming
+from parity.judge.limit import METHOD, Calibration, Limit, contradiction
+from parity.judge.limit_table import (
+    SAMPLES_FOLDER,
+    Table,
+    TableKey,
+    joined,
+    remove_samples,
+    split,
+    spread,
+    write_samples,
+)
+from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RegistryError
 
-SCHEMA_VERSION: Final = 1
-DEFAULTS: Final = "defaults"  # stands for the defaults wherever a case is named
-ON: Final = " on "  # between a case and a device; no case id holds a space
-
-ChangeKind = Literal["new", "unchanged", "tightened", "loosened", "removed"]
+SCHEMA_VERSION: Final = 2
+WANTED: Final = "threshold registry"
+LIMITS_LINES_AT: Final = 4  # how deep in the file a value takes one line: tables, one of them, its limits, one of them
+DEFAULTS: Final = TableKey("defaults")  # stands for the defaults wherever a case is named
 
 
 def device_of(environment: Mapping[str, object]) -> str:
     """Whose limits hold in an environment: a GPU's by its name, "" for a CPU."""
     return "" if environment.get("device", "cpu") == "cpu" else str(environment.get("device_name"))
-
-
-def table_named(case: str, device: str) -> str:
-    """Under which name a case's limits of a device stand."""
-    return f"{case}{ON}{device}" if device else case
 
 
 class Waiver(Strict, frozen=True, kw_only=True):
@@ -52,18 +56,17 @@ class Waiver(Strict, frozen=True, kw_only=True):
 class Registry(Strict, frozen=True, kw_only=True):
     """All limits."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
     method: str = METHOD
     calibrations: dict[str, Calibration] = msgspec.field(default_factory=dict)
     defaults: dict[str, Limit] = msgspec.field(default_factory=dict)
-    cases: dict[str, dict[str, Limit]] = msgspec.field(default_factory=dict)
+    cases: dict[TableKey, dict[str, Limit]] = msgspec.field(default_factory=dict)
     unjudged: dict[str, str] = msgspec.field(default_factory=dict)  # metric -> why it is measured but not judged
     waivers: tuple[Waiver, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that nothing measures and references to nothing. Raises: RegistryError."""
-        if DEFAULTS in self.cases:
-            raise RegistryError(f"A case cannot be called {DEFAULTS!r}; default limits stand under the key 'defaults'.")
+        if any(key.case == DEFAULTS.case for key in self.cases):
+            raise RegistryError(f"A case cannot be called {DEFAULTS.case!r}: default limits stand under that name.")
         for metric, why in self.unjudged.items():
             metric_named(metric)
             if not why.strip():
@@ -83,17 +86,17 @@ class Registry(Strict, frozen=True, kw_only=True):
             if pairs.count((case, metric)) > 1:
                 raise RegistryError(f"{metric} is waived twice in case {case!r}.")
 
-    def tables(self) -> dict[str, dict[str, Limit]]:
-        """Every table of limits by where it stands: `defaults`, then each case."""
+    def tables(self) -> dict[TableKey, dict[str, Limit]]:
+        """Every table of limits by its key: `DEFAULTS`, then each case."""
         return {DEFAULTS: self.defaults, **self.cases}
 
     def limits_of(self, case: str, device: str = "") -> dict[str, Limit]:
         """The limits that hold for a case on a device: its own, and the defaults for what it does not list."""
-        return {**self.defaults, **self.cases.get(table_named(case, device), {})}
+        return {**self.defaults, **self.cases.get(TableKey(case, device), {})}
 
     def devices_of(self, case: str) -> tuple[str, ...]:
         """The devices on which limits of a case were measured; "" is a CPU."""
-        return tuple(device for name, _, device in (where.partition(ON) for where in self.cases) if name == case)
+        return tuple(key.device for key in self.cases if key.case == case)
 
     def floors_of(self, case: str, device: str = "") -> dict[str, tuple[float, float]]:
         """Floor and limit, relative L2, of each group of taps whose drift is judged in a case.
@@ -132,126 +135,105 @@ class Registry(Strict, frozen=True, kw_only=True):
             )
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit before and after. `where` is a case id or `defaults`; a default that a case took counts as its own."""
+class Document(Strict, frozen=True, kw_only=True):
+    """The registry as it is kept: tables without their samples, which each of them names."""
 
-    where: str
-    metric: str
-    kind: ChangeKind
-    old: Limit | None
-    new: Limit | None
-
-
-class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A new registry beside the old one, to be shown before it is accepted."""
-
-    registry: Registry
-    changes: tuple[Change, ...]
-
-    def loosened(self) -> tuple[Change, ...]:
-        """The changes that let more pass than before."""
-        return tuple(change for change in self.changes if change.kind in ("loosened", "removed"))
-
-    def accept(self, reason: str | None) -> Registry:
-        """The registry to write. Loosened limits carry the reason from here on.
-
-        Raises: RegistryError if a limit is loosened without a reason.
-        """
-        loosened = self.loosened()
-        given = (reason or "").strip()
-        if loosened and not given:
-            names = ", ".join(f"{change.where}: {change.metric} ({change.kind})" for change in loosened)
-            raise RegistryError(f"This would loosen {len(loosened)} limits ({names}); say why with --reason.")
-        tables = {where: dict(limits) for where, limits in self.registry.tables().items()}
-        for change in loosened:
-            if change.new is not None and change.metric in tables[change.where]:
-                stamped = msgspec.structs.replace(change.new, reason=f"loosened: {given} ({change.new.reason})")
-                tables[change.where][change.metric] = stamped
-        defaults = tables.pop(DEFAULTS)
-        return msgspec.structs.replace(self.registry, defaults=defaults, cases=tables)
+    schema_version: Literal[2] = SCHEMA_VERSION
+    method: str
+    unjudged: dict[str, str]
+    waivers: tuple[Waiver, ...]
+    tables: tuple[Table, ...]
 
 
-def propose(
-    old: Registry, tables: Mapping[str, Mapping[str, Limit]], calibrations: Mapping[str, Calibration]
-) -> Proposal:
-    """Replace whole tables of limits.
+class Document1(Strict, frozen=True, kw_only=True):
+    """The registry in schema version 1: samples in every limit, and `ID on DEVICE` for a key."""
 
-    Args:
-        old: what holds now; its other tables, its waivers and what it leaves unjudged stay.
-        tables: for each case id, or `defaults`, all its limits from now on.
-        calibrations: where the new limits came from, by name.
-    Raises: RegistryError for a metric that does not exist or a calibration that is not given.
-    """
-    old_tables = old.tables()
-    new_tables = {where: dict(limits) for where, limits in old_tables.items()}
-    for where, limits in tables.items():
-        before = old_tables.get(where, {})
-        new_tables[where] = {metric: _keeping_reason(before.get(metric), limit) for metric, limit in limits.items()}
-    used = {limit.calibration for limits in new_tables.values() for limit in limits.values()}
-    known = {**old.calibrations, **calibrations}
-    defaults = new_tables.pop(DEFAULTS)
-    new = Registry(
-        calibrations={name: value for name, value in known.items() if name in used},
-        defaults=defaults,
-        cases=new_tables,
-        unjudged=old.unjudged,
-        waivers=old.waivers,
-    )
-    return Proposal(registry=new, changes=_changes(old, new))
-
-
-def rederived(old: Registry, cases: Sequence[str] | None = None) -> Proposal:
-    """Limits worked out again by today's method from the samples that they hold; None means those of every case.
-
-    Raises: RegistryError for a case without limits.
-    """
-    known = {where: where.partition(ON)[0] for where in old.cases}
-    if unknown := sorted(set(cases or ()) - set(known.values())):
-        raise RegistryError(f"No limits of {', '.join(unknown)}; there are some of {', '.join(old.cases)}.")
-    tables = {
-        where: {metric: again(METRICS[metric], limit) for metric, limit in limits.items()}
-        for where, limits in old.cases.items()
-        if cases is None or known[where] in cases
-    }
-    return propose(old, tables, {})
-
-
-def _keeping_reason(old: Limit | None, new: Limit) -> Limit:
-    """A limit that did not move keeps the reason it was given when it last did."""
-    if old is None or old.reason == new.reason or old.value != new.value or looser(old, new):
-        return new
-    return msgspec.structs.replace(new, reason=old.reason)
-
-
-def _changes(old: Registry, new: Registry) -> tuple[Change, ...]:
-    changes = []
-    for where in {**old.tables(), **new.tables()}:
-        own = {**old.tables().get(where, {}), **new.tables().get(where, {})}
-        before, after = (
-            one.defaults if where == DEFAULTS else {**one.defaults, **one.cases.get(where, {})} for one in (old, new)
-        )
-        for metric in own:
-            was, becomes = before.get(metric), after.get(metric)
-            changes.append(Change(where=where, metric=metric, kind=_kind(was, becomes), old=was, new=becomes))
-    return tuple(changes)
-
-
-def _kind(old: Limit | None, new: Limit | None) -> ChangeKind:
-    if new is None:
-        return "removed"
-    if old is None:
-        return "new"
-    if looser(old, new):
-        return "loosened"
-    return "unchanged" if (old.value, old.status) == (new.value, new.status) else "tightened"
+    schema_version: Literal[1]
+    method: str
+    calibrations: dict[str, Calibration]
+    defaults: dict[str, Limit]
+    cases: dict[str, dict[str, Limit]]
+    unjudged: dict[str, str]
+    waivers: tuple[Waiver, ...]
 
 
 def load_registry(path: Path) -> Registry:
-    """Read the registry. Raises: RegistryError."""
-    return load_document(path, Registry, "threshold registry")
+    """Read the registry and the samples that it names; one of schema version 1, too. Raises: RegistryError."""
+    while True:
+        text = document_text(path, WANTED)
+        value = json_value(text, path, WANTED)
+        try:
+            with naming(path, WANTED):
+                return _registry_of(value, path.parent / SAMPLES_FOLDER)
+        except RegistryError:  # a writer takes away the samples of the registry that it has just replaced
+            if document_text(path, WANTED) == text:
+                raise
 
 
 def save_registry(path: Path, registry: Registry) -> None:
-    """Write the registry, whole or not at all, after checking that it can be derived again. Raises: RegistryError."""
+    """Write the registry after checking that it can be derived again; the caller holds `changing(path)`.
+
+    Samples are written first, to names that no registry had, and then the registry itself: a writer that is killed
+    leaves the old registry or the new one, each with all of its samples. Raises: RegistryError.
+    """
     registry.verify()
-    write_json_atomic(path, msgspec.to_builtins(registry))
+    folder = path.parent / SAMPLES_FOLDER
+    keys = ([DEFAULTS] if registry.defaults else []) + sorted(registry.cases)
+    tables = []
+    for key in keys:
+        table, samples = split(key, registry.tables()[key], registry.calibrations)
+        if table.samples is not None and samples is not None:
+            write_samples(folder, table.samples, samples)
+        tables.append(table)
+    document = Document(
+        method=registry.method, unjudged=registry.unjudged, waivers=registry.waivers, tables=tuple(tables)
+    )
+    write_bytes_atomic(path, spread(msgspec.to_builtins(document), LIMITS_LINES_AT))
+    remove_samples(folder, unless={table.samples for table in tables})
+
+
+def _registry_of(value: Any, folder: Path) -> Registry:
+    if isinstance(value, dict) and value.get("schema_version") == 1:
+        return _registry_of_version_1(value)
+    document = as_form(value, Document)
+    tables: dict[TableKey, dict[str, Limit]] = {}
+    calibrations: dict[str, Calibration] = {}
+    for table in document.tables:
+        key = TableKey(table.case, table.device)
+        if key in tables:
+            raise RegistryError(f"the limits of {key} stand here twice.")
+        tables[key], its = joined(table, folder)
+        for name, calibration in its.items():
+            if calibrations.setdefault(name, calibration) != calibration:
+                raise RegistryError(f"calibration {name!r} of {key} is another one elsewhere.")
+    return Registry(
+        method=document.method,
+        calibrations=calibrations,
+        defaults=tables.pop(DEFAULTS, {}),
+        cases=tables,
+        unjudged=document.unjudged,
+        waivers=document.waivers,
+    )
+
+
+def _registry_of_version_1(value: dict[str, Any]) -> Registry:
+    """Read the old words, too: `CALIBRATION_NEEDED` is `OVERLAP` since version 2."""
+    old, new = "CALIBRATION_NEEDED", "OVERLAP"
+    if isinstance(method := value.get("method"), str):
+        value["method"] = method.replace(old, new)
+    # Whatever has not its form is left as it is, for the form to refuse.
+    tables = [value.get("defaults"), *(cases.values() if isinstance(cases := value.get("cases"), dict) else ())]
+    for limits in (table.values() for table in tables if isinstance(table, dict)):
+        for limit in limits:
+            if isinstance(limit, dict) and limit.get("status") == old:
+                limit["status"] = new
+    document = as_form(value, Document1)
+    keys = {where: where.partition(" on ") for where in document.cases}
+    return Registry(
+        method=document.method,
+        calibrations=document.calibrations,
+        defaults=document.defaults,
+        cases={TableKey(keys[where][0], keys[where][2]): limits for where, limits in document.cases.items()},
+        unjudged=document.unjudged,
+        waivers=document.waivers,
+    )

@@ -15,7 +15,7 @@ from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, kept_of_case, kept_phrase, numbers_of
 from parity.judge.document import Strict, load_document
 from parity.judge.limit import distance
-from parity.judge.registry import ON, Registry
+from parity.judge.registry import Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
 from parity.runs.places import project_root
@@ -95,15 +95,14 @@ def require_population(registry: Registry) -> None:
     Raises: RegistryError.
     """
     for where, limits in registry.cases.items():
-        case = where.partition(ON)[0]
-        if not has_golden(case):
+        if not has_golden(where.case):
             continue
-        kept = kept_phrase(kept_of_case(case))
+        kept = kept_phrase(kept_of_case(where.case))
         for name in sorted({limit.calibration for limit in limits.values() if limit.calibration is not None}):
             calibration = registry.calibrations[name]
-            if changed := calibration.changed_population(case, kept):
+            if changed := calibration.changed_population(where.case, kept):
                 raise RegistryError(
-                    f"Limits of {where!r} were not measured on what its golden keeps ({changed[0]}), so they decide "
+                    f"Limits of '{where}' were not measured on what its golden keeps ({changed[0]}), so they decide "
                     f"nothing; measure them again as then, with --weights and --limits-only: `{calibration.command}`."
                 )
 

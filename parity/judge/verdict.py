@@ -329,9 +329,9 @@ def _notes(rows: list[Row]) -> tuple[str, ...]:
             "decide nothing; run where they were measured, or measure them here with `parity calibrate`"
             + ("; `parity diff --as-judged` saves numbers as they are judged" if other_numbers else "")
         )
-    needed = [row.metric for row in rows if row.status == "CALIBRATION_NEEDED"]
+    needed = [row.metric for row in rows if row.status == "OVERLAP"]
     if needed:
-        notes.append(f"CALIBRATION_NEEDED by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}")
+        notes.append(f"OVERLAP by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}")
     for group in sorted({row.metric.split(".")[0] for row in rows}):
         members = [row for row in rows if row.metric.split(".")[0] == group]
         able = any(row.status == "calibrated" for row in members)  # but expired, or one would be decisive

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.judge.perf import PerfChange, PerfVerdict
-from parity.judge.registry import Change
+from parity.judge.proposal import Change
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.words import (
     bound,
@@ -117,7 +117,7 @@ def draw_changes(console: Console, changes: Sequence[Change]) -> None:
     for change in moved:
         reason = change.new.reason if change.new else "no limit any more"
         old, new = limit_words(change, old=True), limit_words(change, old=False)
-        rows.append((change.kind, printable(change.where), change.metric, old, new, printable(reason)))
+        rows.append((change.kind, printable(str(change.where)), change.metric, old, new, printable(reason)))
     lines = [(row[0], f"{row[1]}: {row[2]}: {row[3]} -> {row[4]} ({row[5]})") for row in rows]
     _draw(console, "Limits, old against new", ("", "where", "metric", "old", "new", "why"), rows, lines)
     _line(console, "note", f"{len(changes) - len(moved)} limits are unchanged")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from parity.judge.perf import PerfRow, PerfVerdict
-from parity.judge.registry import Change
+from parity.judge.proposal import Change
 from parity.judge.strength import said
 from parity.judge.verdict import JUDGED, Failure, Row, Verdict
 
@@ -87,13 +87,13 @@ def state(row: Row) -> str:
         return "waived" if row.waived else "FAIL"
     if row.expired:
         return "expired"
-    return "uncalibrated" if row.status == "CALIBRATION_NEEDED" else "ok"
+    return "uncalibrated" if row.status == "OVERLAP" else "ok"
 
 
 def why(row: Row) -> str:
     """The reason of the limit, and of the waiver where there is one."""
     reason = f"waived: {row.waived}; limit: {row.reason}" if row.waived else row.reason
-    return printable(reason if row.status != "CALIBRATION_NEEDED" else f"CALIBRATION_NEEDED: {reason}")
+    return printable(reason if row.status != "OVERLAP" else f"OVERLAP: {reason}")
 
 
 def sentence(row: Row) -> str:
@@ -127,7 +127,7 @@ def limit_words(change: Change, *, old: bool) -> str:
     limit = change.old if old else change.new
     if limit is None:
         return "-"
-    mark = " (CALIBRATION_NEEDED)" if limit.status == "CALIBRATION_NEEDED" else ""
+    mark = " (OVERLAP)" if limit.status == "OVERLAP" else ""
     return f"{number(limit.value, limit.unit)}{mark}"
 
 

@@ -16,6 +16,7 @@ import parity.report.tables
 from parity.diff.metric import METRICS
 from parity.diff.runs import kept_of_case, kept_phrase
 from parity.judge.limit import Calibration, derive_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.runs.folder import read_run
 from parity.runs.golden import bless
@@ -127,7 +128,7 @@ def whole(leave_run: LeaveRun, suite: Suite, tmp_path: Path, monkeypatch: pytest
     )
     limit = derive_limit(METRICS[wanted], floor={"a": (0.01, 0.01)}, defects={"d": (1.0,)}, calibration="c")
     unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}
-    registry = Registry(calibrations={"c": calibration}, cases={"micro": {wanted: limit}}, unjudged=unjudged)
+    registry = Registry(calibrations={"c": calibration}, cases={TableKey("micro"): {wanted: limit}}, unjudged=unjudged)
     (tmp_path / "root" / "thresholds").mkdir()
     save_registry(tmp_path / "root" / "thresholds" / "consistency_threshold.json", registry)
     return official

@@ -14,6 +14,7 @@ from parity.calibrate.defects.variant import VIDEO_SKIPS, case_variant
 from parity.calibrate.mutation import mutate
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.runs import golden
 from parity.runs.folder import Run
@@ -39,7 +40,7 @@ def _registry(environment: dict[str, str], *cases: str, **changes: object) -> Re
     )
     return Registry(
         calibrations={"c": msgspec.structs.replace(calibration, **changes)},
-        cases={case: _limits() for case in cases},
+        cases={TableKey(case): _limits() for case in cases},
     )
 
 

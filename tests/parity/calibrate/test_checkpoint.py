@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from parity.calibrate.checkpoint import Member, Sitting
 from parity.calibrate.harmless import other_capability, variations
 from parity.cli.app import app
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import load_registry
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
@@ -94,5 +95,5 @@ def test_limits_from_a_few_members_in_two_calls_say_what_they_rest_on(
     [calibration] = registry.calibrations.values()
     assert calibration.runs[0].startswith("micro: 3 harmless variations and 1 of ")
     assert "--only steps" in calibration.command
-    limit = registry.cases["micro"]["video_latent.relative_l2"]
+    limit = registry.cases[TableKey("micro")]["video_latent.relative_l2"]
     assert limit.samples is not None and set(limit.samples.defects) == {"text_without_first_token"}

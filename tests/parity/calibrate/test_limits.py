@@ -22,6 +22,7 @@ from parity.calibrate.limits import (
 from parity.calibrate.rewrites import REWRITES
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.runs import golden
 from parity.runs import reduced as trace_reduced
@@ -81,7 +82,7 @@ def test_a_limit_lies_halfway_in_ratio_between_the_worst_harmless_run_and_the_we
 
 def test_a_defect_of_video_is_no_target_of_audio_metrics_though_its_sample_is_kept() -> None:
     limit = limits_of(_populations(), "now")["audio_latent.relative_l2"]
-    assert limit.status == "CALIBRATION_NEEDED" and limit.weakest_defect is None
+    assert limit.status == "OVERLAP" and limit.weakest_defect is None
     assert limit.samples is not None and limit.samples.defects == {"picture_bgr": (0.0,)}
 
 
@@ -94,7 +95,7 @@ def test_a_defect_that_leaves_every_bit_of_the_video_alone_is_no_target_there() 
 
 def test_overlapping_populations_are_not_made_to_look_apart() -> None:
     limit = limits_of(_populations(**{"video_latent.relative_l2": 0.04}), "now")["video_latent.relative_l2"]
-    assert limit.status == "CALIBRATION_NEEDED"
+    assert limit.status == "OVERLAP"
     assert limit.value == pytest.approx(1.25 * 0.03)
 
 
@@ -129,7 +130,7 @@ def test_moving_a_metric_out_of_judgement_is_a_removal_that_wants_a_reason() -> 
         date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=("device",)
     )
     old_limit = derive_limit(metric, floor={"a": (1.0,), "b": (2.0,)}, defects={"d": (9.0,)}, calibration="c")
-    old = Registry(calibrations={"c": calibration}, cases={"c": {"video_latent.ulp.p100": old_limit}})
+    old = Registry(calibrations={"c": calibration}, cases={TableKey("c"): {"video_latent.ulp.p100": old_limit}})
     weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
     proposal = propose_limits(old, weights, {"c": _populations()}, "a command")
     assert ("video_latent.ulp.p100", "removed") in {(change.metric, change.kind) for change in proposal.changes}

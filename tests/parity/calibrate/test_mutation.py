@@ -14,6 +14,7 @@ from parity.calibrate.mutation import Alarm, Score, Trial, mutate
 from parity.calibrate.mutation_evidence import Evidence
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.judge.strength import load_strength
 from parity.runs.environment import fingerprint
@@ -111,7 +112,7 @@ def test_limits_that_decide_nothing_here_catch_nothing(micro_case: Callable[...,
     )
     for changes, said in wrong:
         other = msgspec.structs.replace(calibration, **changes)
-        registry = Registry(calibrations={"c": other}, cases={"micro": {name: limit}})
+        registry = Registry(calibrations={"c": other}, cases={TableKey("micro"): {name: limit}})
         with pytest.raises(RegistryError, match=f"(?s)decide nothing here.*{said}"):
             mutate(weights, micro_case(), registry, (), lambda _: None)
 
@@ -120,7 +121,7 @@ def test_a_limit_of_padded_text_catches_nothing(micro_case: Callable[..., Case])
     here = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()}
     older = Calibration(date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device",))
     limit = derive_limit(METRICS["drift.text"], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
-    registry = Registry(calibrations={"c": older}, cases={"micro": {"drift.text": limit}})
+    registry = Registry(calibrations={"c": older}, cases={TableKey("micro"): {"drift.text": limit}})
     weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
     with pytest.raises(RegistryError, match=r"decide nothing here.*text with padding -> with real tokens only"):
         mutate(weights, micro_case(), registry, (), lambda _: None)

@@ -13,6 +13,7 @@ from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
 from parity.isolate.error import Added
 from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.runs.folder import Outputs
 from parity.taps.dataflow import Dataflow
@@ -64,7 +65,7 @@ def _bench(flow: Dataflow) -> Bench:
     }
     return Bench(
         limits_of="c",
-        registry=Registry(calibrations={"c": calibration}, cases={"c": limits}, unjudged=UNJUDGED),
+        registry=Registry(calibrations={"c": calibration}, cases={TableKey("c"): limits}, unjudged=UNJUDGED),
         environment=environment,
     )
 

@@ -1,5 +1,7 @@
 """`parity bless --reference`: what changed, the limits that hold from now on, and the golden that held before."""
 
+import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from parity.diff.metric import METRICS
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.identify import release_effects
 from parity.identify.releases import named
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import require_population
 from parity.runs import golden
@@ -26,6 +29,7 @@ from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
 LeaveRun = Callable[..., Path]
+MICRO = TableKey("micro")
 
 
 def invoke(*arguments: object) -> tuple[int, str]:
@@ -75,7 +79,7 @@ def limits(root: Path) -> Path:
 def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
     root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder
 ) -> None:
-    before = load_registry(limits(root)).cases["micro"]
+    before = load_registry(limits(root)).cases[MICRO]
     new = leave_run("new", reference="1.2.0", first="decode/frames")
     arguments = ("bless", new, "--reference", "1.2.0", "--reason", "1.2.0 is what ships")
     code, said = invoke(*arguments, "--weights", micro_weights.folder)
@@ -83,7 +87,7 @@ def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
     assert "From release 1.0.0 to 1.2.0" in said and "positions_fp32 (1.2.0)" in said  # the changes
     assert "Limits, old against new" in said and "loosened" in said
     assert "kept: golden@1.0.0" in said
-    after = load_registry(limits(root)).cases["micro"]
+    after = load_registry(limits(root)).cases[MICRO]
     name = "video_latent.relative_l2"
     assert after[name].value == pytest.approx(2 * before[name].value)
     assert "1.2.0 is what ships" in after[name].reason
@@ -104,23 +108,44 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
     assert code == 0, said
     registry, kept = load_registry(limits(root)), kept_of_case("micro")
     assert kept is not None and "denoise/001/*/block/02/*" in kept_phrase(kept)
-    [calibration] = {limit.calibration for limit in registry.cases["micro"].values() if limit.calibration is not None}
+    [calibration] = {limit.calibration for limit in registry.cases[MICRO].values() if limit.calibration is not None}
     assert registry.calibrations[calibration].compared_on == {"micro": kept_phrase(kept)}
     require_population(registry)
+
+
+def test_nobody_else_changes_limits_from_their_reading_to_their_writing(
+    root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, held = golden.bless, []
+
+    def bless(*given: Any, **named: Any) -> Path:
+        with (root / "thresholds" / ".consistency_threshold.json.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+        return true(*given, **named)
+
+    monkeypatch.setattr(golden, "bless", bless)
+    new = leave_run("new", reference="1.2.0", first="decode/frames")
+    code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
+    assert code == 0 and held == [True], said
 
 
 def test_a_move_that_was_stopped_before_its_limits_were_saved_is_finished_by_the_same_command(
     root: Path, leave_run: LeaveRun, micro_weights: WeightsFolder
 ) -> None:
-    before, text = load_registry(limits(root)).cases["micro"], limits(root).read_text()
+    before = load_registry(limits(root)).cases[MICRO]
+    shutil.copytree(root / "thresholds", root / "before")
     new = leave_run("new", reference="1.2.0", first="decode/frames")
     arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
     assert invoke(*arguments)[0] == 0
-    limits(root).write_text(text)  # as they were: the golden has moved and they have not
+    shutil.rmtree(root / "thresholds")
+    (root / "before").rename(root / "thresholds")  # as they were: the golden has moved and they have not
     code, said = invoke(*arguments)
     assert code == 0 and "against the golden it replaces" in said and "kept: golden@1.0.0" in said
     name = "video_latent.relative_l2"
-    assert load_registry(limits(root)).cases["micro"][name].value == pytest.approx(2 * before[name].value)
+    assert load_registry(limits(root)).cases[MICRO][name].value == pytest.approx(2 * before[name].value)
 
 
 def test_without_weights_limits_would_be_of_another_release(root: Path, leave_run: LeaveRun) -> None:
@@ -151,7 +176,7 @@ def test_nothing_moves_if_the_limits_cannot_be_measured(
 
 def test_limits_of_a_gpu_are_not_carried_to_another_release(root: Path, leave_run: LeaveRun) -> None:
     registry = load_registry(limits(root))
-    there = msgspec.structs.replace(registry, cases={"micro on H100": registry.cases["micro"]})
+    there = msgspec.structs.replace(registry, cases={TableKey("micro", "H100"): registry.cases[MICRO]})
     save_registry(limits(root), there)
     code, said = invoke("bless", leave_run("new", reference="1.2.0"), "--reference", "1.2.0", "--reason", "it ships")
     assert code == 2 and "limits on H100" in said

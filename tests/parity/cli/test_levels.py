@@ -13,6 +13,7 @@ from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, save_registry
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
@@ -55,7 +56,7 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
         expires_with=("torch",),
         padded_text=False,
     )
-    registry = Registry(calibrations={"c": calibration}, cases={"micro": limits}, unjudged=UNJUDGED)
+    registry = Registry(calibrations={"c": calibration}, cases={TableKey("micro"): limits}, unjudged=UNJUDGED)
     (root / "thresholds").mkdir()
     save_registry(root / "thresholds" / "consistency_threshold.json", registry)
     score = {

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, save_registry
 from parity.runs import golden
 from parity.runs.folder import read_run
@@ -34,16 +35,16 @@ def root(leave_run: LeaveRun, micro_case_text: str, tmp_path: Path, monkeypatch:
 
 
 def write_limits(root: Path, devices: dict[str, dict[str, str]]) -> None:
-    """Limits at 0.1 from agreement under each of some names, with the environment they were measured in."""
+    """Limits at 0.1 from agreement on each of some devices, with the environment they were measured in."""
     calibrations = {
-        where: Calibration(
+        device: Calibration(
             date="2026-01-02", command="x", runs=("y",), environment=environment, expires_with=tuple(environment)
         )
-        for where, environment in devices.items()
+        for device, environment in devices.items()
     }
     registry = Registry(
         calibrations=calibrations,
-        cases={where: {name: limit(name, where) for name in WANTED} for where in devices},
+        cases={TableKey("micro", device): {name: limit(name, device) for name in WANTED} for device in devices},
         unjudged={name: "not in this test" for name in METRICS if name not in WANTED},
     )
     save_registry(root / "thresholds" / "consistency_threshold.json", registry)
@@ -86,21 +87,21 @@ def test_without_limits_of_the_device_other_bits_are_not_judged_and_equal_bits_a
 
 
 def test_limits_of_another_device_raise_no_alarm_and_let_nothing_pass(root: Path, leave_run: LeaveRun) -> None:
-    write_limits(root, {f"micro on {H100['device_name']}": H100})
+    write_limits(root, {H100["device_name"]: H100})
     for share in (0.03, 0.3):  # within and beyond the limits of the H100
         code, said = gate(leave_run(f"other{share}", runner="native", environment=H200, change=moved(share)))
         assert code == 2 and f"measured: {H100['device_name']}" in said
 
 
 def test_limits_of_the_device_are_used(root: Path, leave_run: LeaveRun) -> None:
-    write_limits(root, {"micro on NVIDIA H200": H200})
+    write_limits(root, {"NVIDIA H200": H200})
     assert gate(leave_run("near", runner="native", environment=H200, change=moved(0.03)))[0] == 0
     code, said = gate(leave_run("far", runner="native", environment=H200, change=moved(0.3)))
     assert code == 1 and "video_latent.relative_l2" in said
 
 
 def test_another_driver_on_the_same_device_is_neither_alarm_nor_pass(root: Path, leave_run: LeaveRun) -> None:
-    write_limits(root, {f"micro on {H100['device_name']}": H100})
+    write_limits(root, {H100["device_name"]: H100})
     newer = {**H100, "driver": "590.7"}
     for share in (0.03, 0.3):
         code, said = gate(leave_run(f"newer{share}", runner="native", environment=newer, change=moved(share)))
@@ -120,7 +121,7 @@ def test_speed_of_another_device_is_not_compared(root: Path, leave_run: LeaveRun
 
 
 def test_limits_of_another_release_judge_nothing_but_equal_bits_are_parity(root: Path, leave_run: LeaveRun) -> None:
-    write_limits(root, {"micro on NVIDIA H200": H200})  # of 1.0.0, which the case file names
+    write_limits(root, {"NVIDIA H200": H200})  # of 1.0.0, which the case file names
     reference = leave_run("reference", environment=H100, reference="1.2.0")
 
     def against(run: Path) -> tuple[int, str]:

@@ -47,10 +47,10 @@ def test_what_arithmetic_bounds_is_limited_there_however_far_the_weakest_defect_
 
 def test_a_bound_that_harmless_variation_breaks_or_a_defect_keeps_decides_nothing() -> None:
     broken = derive_limit(ERROR, floor={"a": [2e-4] * 2}, defects={"d": [0.01]}, calibration="c", bound=1e-4)
-    assert (broken.status, broken.value) == ("CALIBRATION_NEEDED", pytest.approx(2.5e-4))  # 1.25 times the floor
+    assert (broken.status, broken.value) == ("OVERLAP", pytest.approx(2.5e-4))  # 1.25 times the floor
     assert "went beyond the bound" in broken.reason
     kept = derive_limit(ERROR, floor={"a": [0.0] * 2}, defects={"d": [1e-4]}, calibration="c", bound=1e-4)
-    assert (kept.status, kept.value) == ("CALIBRATION_NEEDED", 1e-4)
+    assert (kept.status, kept.value) == ("OVERLAP", 1e-4)
     for metric, bound in ((LEVEL, 1.0), (ERROR, math.inf), (ERROR, -1e-3), (ERROR, math.nan)):
         with pytest.raises(RegistryError, match="bound"):
             derive_limit(metric, floor={"a": [1.0]}, defects={}, calibration="c", bound=bound)
@@ -71,20 +71,20 @@ def test_a_likeness_is_bounded_by_the_geometric_mean_of_what_lacks_to_one() -> N
 
 def test_overlapping_populations_say_so_and_are_bounded_by_the_floor_alone() -> None:
     limit = derive_limit(ERROR, floor={"a": [0.1, 0.04]}, defects={"b": [0.15]}, calibration="c")
-    assert limit.status == "CALIBRATION_NEEDED"  # 1.5 times apart, 1.25^2 = 1.5625 wanted
+    assert limit.status == "OVERLAP"  # 1.5 times apart, 1.25^2 = 1.5625 wanted
     assert limit.value == pytest.approx(0.125)
     level = derive_limit(LEVEL, floor={"a": [40.0, 41.0]}, defects={"b": [39.0]}, calibration="c")
-    assert level.status == "CALIBRATION_NEEDED"
+    assert level.status == "OVERLAP"
     assert level.value == pytest.approx(40.0 - 1.93820, abs=1e-5)  # 20 log10(1.25)
     likeness = derive_limit(LIKENESS, floor={"a": [0.9, 0.9]}, defects={"b": [0.95]}, calibration="c")
-    assert likeness.status == "CALIBRATION_NEEDED"
+    assert likeness.status == "OVERLAP"
     assert likeness.value == pytest.approx(0.875)
 
 
 def test_the_separation_wanted_is_the_margin_squared() -> None:
     at = derive_limit(ERROR, floor={"a": [1.0, 1.0]}, defects={"b": [MARGIN**2]}, calibration="c")
     below = derive_limit(ERROR, floor={"a": [1.0, 1.0]}, defects={"b": [MARGIN**2 - 1e-9]}, calibration="c")
-    assert (at.status, below.status) == ("calibrated", "CALIBRATION_NEEDED")
+    assert (at.status, below.status) == ("calibrated", "OVERLAP")
     assert at.value == pytest.approx(MARGIN)  # exactly MARGIN above the floor and below the defect
 
 
@@ -97,16 +97,16 @@ def test_the_bound_keeps_off_what_harmless_variation_may_yet_reach() -> None:
     assert reach([0.0] * 9 + wide) == pytest.approx(8.0), "equal bits say nothing of a spread"
     assert reach([0.0] * 20) == MARGIN and reach([3.0] * 20) == MARGIN
     limit = derive_limit(ERROR, floor={"a": wide}, defects={"b": [100.0]}, calibration="c")
-    assert (limit.status, limit.value) == ("CALIBRATION_NEEDED", pytest.approx(16.0))  # sqrt(200) lies inside
+    assert (limit.status, limit.value) == ("OVERLAP", pytest.approx(16.0))  # sqrt(200) lies inside
     assert "may reach 8.00 x its floor" in limit.reason
     far = derive_limit(ERROR, floor={"a": wide}, defects={"b": [200.0]}, calibration="c")
     assert (far.status, far.value) == ("calibrated", pytest.approx(20.0))
 
 
 def test_one_floor_sample_or_no_defect_is_not_a_calibration() -> None:
-    assert derive_limit(ERROR, floor={"a": [0.1]}, defects={"b": [9.0]}, calibration="c").status == "CALIBRATION_NEEDED"
+    assert derive_limit(ERROR, floor={"a": [0.1]}, defects={"b": [9.0]}, calibration="c").status == "OVERLAP"
     none = derive_limit(ERROR, floor={"a": [0.1, 0.2]}, defects={}, calibration="c")
-    assert (none.status, none.weakest_defect, none.separation) == ("CALIBRATION_NEEDED", None, None)
+    assert (none.status, none.weakest_defect, none.separation) == ("OVERLAP", None, None)
 
 
 def test_only_the_defects_it_should_catch_count() -> None:
@@ -115,14 +115,14 @@ def test_only_the_defects_it_should_catch_count() -> None:
     assert (limit.status, limit.weakest_defect_from) == ("calibrated", "picture")
     assert limit.samples is not None and "sound only" in limit.samples.defects  # kept all the same
     every = derive_limit(ERROR, floor={"a": [0.1, 0.1]}, defects=defects, calibration="c")
-    assert every.status == "CALIBRATION_NEEDED"
+    assert every.status == "OVERLAP"
 
 
 def test_a_floor_of_zero_leaves_no_room_and_an_endless_defect_leaves_the_floor() -> None:
     still = derive_limit(LEVEL, floor={"a": [math.inf, math.inf]}, defects={"b": [20.0]}, calibration="c")
     assert (still.value, still.status, still.separation) == (math.inf, "calibrated", math.inf)
     unseen = derive_limit(ERROR, floor={"a": [0.0, 0.0]}, defects={"b": [0.0]}, calibration="c")
-    assert (unseen.value, unseen.status, unseen.separation) == (0.0, "CALIBRATION_NEEDED", 1.0)
+    assert (unseen.value, unseen.status, unseen.separation) == (0.0, "OVERLAP", 1.0)
     endless = derive_limit(ERROR, floor={"a": [0.1, 0.2]}, defects={"b": [math.inf]}, calibration="c")
     assert (endless.value, endless.status) == (0.25, "calibrated")
 
@@ -151,7 +151,7 @@ def test_a_target_that_was_not_measured_is_refused() -> None:
 @pytest.mark.parametrize("metric", [ERROR, LEVEL, LIKENESS])
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("value", 0.5), ("floor", 0.3), ("weakest_defect", 0.2), ("separation", 7.0), ("status", "CALIBRATION_NEEDED")],
+    [("value", 0.5), ("floor", 0.3), ("weakest_defect", 0.2), ("separation", 7.0), ("status", "OVERLAP")],
 )
 def test_an_edited_limit_contradicts_its_samples(metric: Metric, field: str, value: object) -> None:
     floor, defect = {ERROR.name: (0.01, 0.9), LEVEL.name: (40.0, 10.0), LIKENESS.name: (0.98, 0.1)}[metric.name]
@@ -181,8 +181,8 @@ def test_looser_means_that_more_passes() -> None:
     assert looser(error(0.1), error(0.2)) and not looser(error(0.2), error(0.1))
     assert not looser(error(0.1), error(0.1))
     assert looser(level(30.0), level(29.0)) and not looser(level(29.0), level(30.0))
-    assert looser(error(0.2), error(0.1, "CALIBRATION_NEEDED"))
-    assert not looser(error(0.2, "CALIBRATION_NEEDED"), error(0.1))
+    assert looser(error(0.2), error(0.1, "OVERLAP"))
+    assert not looser(error(0.2, "OVERLAP"), error(0.1))
     assert looser(error(0.2), level(0.2))
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.registry import Registry, Waiver, load_registry, propose, rederived, save_registry
+from parity.judge.limit_table import TableKey
+from parity.judge.proposal import propose, rederived
+from parity.judge.registry import DEFAULTS, Registry, Waiver, load_registry, save_registry
 from runners.errors import RegistryError
 
 ERROR = "video_latent.relative_l2"
@@ -30,7 +32,7 @@ def registry(default: float = 0.01, case: float | None = None) -> Registry:
     return Registry(
         calibrations={"c": CALIBRATION},
         defaults={ERROR: error_limit(default), COUNT: exact_limit(METRICS[COUNT])},
-        cases={} if case is None else {"astronaut": {ERROR: error_limit(case)}},
+        cases={} if case is None else {TableKey("astronaut"): {ERROR: error_limit(case)}},
     )
 
 
@@ -77,7 +79,7 @@ def test_names_that_nothing_measures_and_references_to_nothing_are_refused() -> 
     with pytest.raises(RegistryError, match=r"No metric is named 'video_latent.relativ_l2'"):
         Registry(calibrations={"c": CALIBRATION}, defaults={"video_latent.relativ_l2": limit})
     with pytest.raises(RegistryError, match="calibration 'c', which is not here"):
-        Registry(cases={"astronaut": {ERROR: limit}})
+        Registry(cases={TableKey("astronaut"): {ERROR: limit}})
     with pytest.raises(RegistryError, match="has a limit and stands under unjudged"):
         Registry(calibrations={"c": CALIBRATION}, defaults={ERROR: limit}, unjudged={ERROR: "no"})
     with pytest.raises(RegistryError, match="needs a reason"):
@@ -87,13 +89,13 @@ def test_names_that_nothing_measures_and_references_to_nothing_are_refused() -> 
     with pytest.raises(RegistryError, match="waived twice"):
         Registry(waivers=(Waiver(case="a", metric=ERROR, reason="x"), Waiver(case="a", metric=ERROR, reason="y")))
     with pytest.raises(RegistryError, match="cannot be called 'defaults'"):
-        Registry(cases={"defaults": {}})
+        Registry(cases={TableKey("defaults"): {}})
     with pytest.raises(RegistryError, match="calibration 'c' is used by no limit"):
         Registry(calibrations={"c": CALIBRATION}).verify()
 
 
 def test_loosening_is_refused_without_a_reason_and_carries_it_ever_after() -> None:
-    proposal = propose(registry(0.01), {"defaults": {ERROR: error_limit(0.04)}}, {"c": CALIBRATION})
+    proposal = propose(registry(0.01), {DEFAULTS: {ERROR: error_limit(0.04)}}, {"c": CALIBRATION})
     kinds = {change.metric: change.kind for change in proposal.changes}
     assert kinds == {ERROR: "loosened", COUNT: "removed"}
     for reason in (None, "", "  "):
@@ -102,50 +104,50 @@ def test_loosening_is_refused_without_a_reason_and_carries_it_ever_after() -> No
     accepted = proposal.accept("new attention kernel")
     assert accepted.defaults[ERROR].reason.startswith("loosened: new attention kernel (floor 0.04 (threads), weak")
     accepted.verify()
-    again = propose(accepted, {"defaults": {ERROR: error_limit(0.04)}}, {"c": CALIBRATION})
+    again = propose(accepted, {DEFAULTS: {ERROR: error_limit(0.04)}}, {"c": CALIBRATION})
     assert [change.kind for change in again.changes] == ["unchanged"]
     assert "new attention kernel" in again.accept(None).defaults[ERROR].reason
 
 
 def test_tightening_and_new_limits_need_no_reason() -> None:
     new = {
-        "defaults": {ERROR: error_limit(0.0025), COUNT: exact_limit(METRICS[COUNT])},
-        "b": {ERROR: error_limit(0.001)},
+        DEFAULTS: {ERROR: error_limit(0.0025), COUNT: exact_limit(METRICS[COUNT])},
+        TableKey("b"): {ERROR: error_limit(0.001)},
     }
     proposal = propose(registry(0.01), new, {"c": CALIBRATION})
     assert {(change.where, change.metric): change.kind for change in proposal.changes} == {
-        ("defaults", ERROR): "tightened",
-        ("defaults", COUNT): "unchanged",
-        ("b", ERROR): "tightened",  # b took the default until now
+        (DEFAULTS, ERROR): "tightened",
+        (DEFAULTS, COUNT): "unchanged",
+        (TableKey("b"), ERROR): "tightened",  # b took the default until now
     }
-    assert proposal.accept(None).cases["b"][ERROR].value == pytest.approx(0.001**0.5)
+    assert proposal.accept(None).cases[TableKey("b")][ERROR].value == pytest.approx(0.001**0.5)
 
 
 def test_a_case_entry_looser_than_the_default_it_took_is_a_loosening() -> None:
-    proposal = propose(registry(0.01), {"b": {ERROR: error_limit(0.02)}}, {"c": CALIBRATION})
+    proposal = propose(registry(0.01), {TableKey("b"): {ERROR: error_limit(0.02)}}, {"c": CALIBRATION})
     with pytest.raises(RegistryError, match=r"b: video_latent.relative_l2"):
         proposal.accept(None)
-    assert "b is noisier" in proposal.accept("b is noisier").cases["b"][ERROR].reason
-    dropped = propose(registry(0.04, case=0.01), {"astronaut": {}}, {})
-    assert [change.kind for change in dropped.changes if change.where == "astronaut"] == ["loosened"]
+    assert "b is noisier" in proposal.accept("b is noisier").cases[TableKey("b")][ERROR].reason
+    dropped = propose(registry(0.04, case=0.01), {TableKey("astronaut"): {}}, {})
+    assert [change.kind for change in dropped.changes if change.where.case == "astronaut"] == ["loosened"]
 
 
 def test_an_overlap_where_a_limit_was_is_a_loosening() -> None:
-    proposal = propose(registry(0.5), {"defaults": {ERROR: error_limit(0.4, 0.41)}}, {"c": CALIBRATION})
-    assert proposal.changes[0].new is not None and proposal.changes[0].new.status == "CALIBRATION_NEEDED"
+    proposal = propose(registry(0.5), {DEFAULTS: {ERROR: error_limit(0.4, 0.41)}}, {"c": CALIBRATION})
+    assert proposal.changes[0].new is not None and proposal.changes[0].new.status == "OVERLAP"
     assert proposal.changes[0].kind == "loosened"
 
 
 def test_replaced_calibrations_go_when_nothing_uses_them() -> None:
     later = msgspec.structs.replace(CALIBRATION, date="2026-12-01")
     limit = msgspec.structs.replace(error_limit(0.01), calibration="later")
-    proposal = propose(registry(0.01), {"defaults": {ERROR: limit}}, {"later": later})
+    proposal = propose(registry(0.01), {DEFAULTS: {ERROR: limit}}, {"later": later})
     assert set(proposal.registry.calibrations) == {"later"}
 
 
 def test_floors_and_limits_of_tap_groups_are_for_whoever_points_at_taps() -> None:
     drift = derive_limit(METRICS["drift.text"], floor={"a": [0.01, 0.01]}, defects={"d": [0.04]}, calibration="c")
-    whole = msgspec.structs.replace(registry(), cases={"tiny": {"drift.text": drift}})
+    whole = msgspec.structs.replace(registry(), cases={TableKey("tiny"): {"drift.text": drift}})
     assert whole.floors_of("tiny") == {"text": (0.01, pytest.approx(0.02))}
     assert whole.floors_of("other") == {}
     padded = msgspec.structs.replace(CALIBRATION, padded_text=True)
@@ -155,12 +157,13 @@ def test_floors_and_limits_of_tap_groups_are_for_whoever_points_at_taps() -> Non
 def test_limits_are_worked_out_again_from_their_samples_and_loosened_only_with_a_reason() -> None:
     true = error_limit(0.01)
     narrow = msgspec.structs.replace(true, value=true.value / 2)  # as an older method may have had it
-    old = msgspec.structs.replace(registry(), cases={"tiny": {ERROR: narrow}, "other": {ERROR: narrow}})
+    tiny, other = TableKey("tiny"), TableKey("other")
+    old = msgspec.structs.replace(registry(), cases={tiny: {ERROR: narrow}, other: {ERROR: narrow}})
     proposal = rederived(old, ["tiny"])
     with pytest.raises(RegistryError, match="loosen"):
         proposal.accept("")
     accepted = proposal.accept("another method")
-    assert accepted.cases["tiny"][ERROR].value == true.value and accepted.cases["other"] == old.cases["other"]
-    assert {change.where for change in rederived(old).loosened()} == {"tiny", "other"}
+    assert accepted.cases[tiny][ERROR].value == true.value and accepted.cases[other] == old.cases[other]
+    assert {change.where.case for change in rederived(old).loosened()} == {"tiny", "other"}
     with pytest.raises(RegistryError, match="No limits of none"):
         rederived(old, ["none"])

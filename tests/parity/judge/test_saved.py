@@ -14,6 +14,7 @@ from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, compare_runs, kept_of_case, kept_phrase
 from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
 from parity.runs import golden
@@ -121,7 +122,7 @@ def test_a_limit_that_was_changed_shows(root: Path) -> None:
     invoke("rejudge", "--record", root / "limits.json")
 
     def change(document: Any) -> None:
-        document["defaults"]["frames.count.difference"]["value"] = 1.0
+        document["tables"][0]["limits"]["frames.count.difference"]["value"] = 1.0
 
     edited(root / "thresholds" / "consistency_threshold.json", change)
     code, text = invoke("rejudge")
@@ -143,21 +144,22 @@ def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None
     name = "video_latent.relative_l2"
     limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
     unjudged = {metric: why for metric, why in registry.unjudged.items() if metric != name}
-    for where, compared_on, wanted in (
-        ("micro", calibration.compared_on, 0),
-        ("micro on GPU", calibration.compared_on, 0),
-        ("micro", {"micro": "boxes of 99 px, no taps"}, 2),
-        ("micro on GPU", {"micro": "boxes of 99 px, no taps"}, 2),
-        ("micro of two", calibration.compared_on, 2),
-        ("elsewhere", {"elsewhere": "boxes of 99 px, no taps"}, 0),  # a case whose golden is not here
+    micro, on_gpu = TableKey("micro"), TableKey("micro", "GPU")
+    other = {"micro": "boxes of 99 px, no taps"}
+    for where, compared_on, later, wanted in (
+        (micro, calibration.compared_on, None, 0),
+        (on_gpu, calibration.compared_on, None, 0),
+        (micro, other, None, 2),
+        (on_gpu, other, None, 2),
+        (micro, calibration.compared_on, other, 2),  # another limit, of a later calibration
+        (TableKey("elsewhere"), {"elsewhere": other["micro"]}, None, 0),  # a case whose golden is not here
     ):
         measured = msgspec.structs.replace(calibration, compared_on=compared_on)
-        tables = {where.removesuffix(" of two"): {name: limit}}
+        tables = {where: {name: limit}}
         changed = {"calibrations": {"c": measured}, "cases": tables, "unjudged": unjudged}
-        if where == "micro of two":  # another limit, of a later calibration
-            tables["micro"]["audio_latent.relative_l2"] = msgspec.structs.replace(limit, calibration="d")
-            later = msgspec.structs.replace(calibration, compared_on={"micro": "boxes of 99 px, no taps"})
-            changed["calibrations"]["d"] = later
+        if later is not None:
+            tables[where]["audio_latent.relative_l2"] = msgspec.structs.replace(limit, calibration="d")
+            changed["calibrations"]["d"] = msgspec.structs.replace(calibration, compared_on=later)
             unjudged.pop("audio_latent.relative_l2")
         save_registry(path, msgspec.structs.replace(registry, **changed))
         code, text = invoke("rejudge")

@@ -13,6 +13,7 @@ from parity.diff.finding import Finding
 from parity.diff.levels import MEASURED, Level
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, Waiver
 from parity.judge.strength import Strength
 from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
@@ -169,7 +170,7 @@ def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -
     limits = registry(defaults=overlap)
     verdict = by_limits({ERROR: 0.12, COUNT: 0.0}, limits)
     assert (verdict.outcome, verdict.exit_code) == ("undecided", 2)
-    assert any("CALIBRATION_NEEDED" in note and ERROR in note for note in verdict.notes)
+    assert any("OVERLAP" in note and ERROR in note for note in verdict.notes)
     assert by_limits({ERROR: 0.13, COUNT: 0.0}, limits).exit_code == 1
     helped = registry(defaults={**overlap, LEVEL: limit(LEVEL, 40.0, 20.0)})
     verdict = by_limits({ERROR: 0.12, COUNT: 0.0, LEVEL: 31.0}, helped)
@@ -224,15 +225,17 @@ def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> 
 
 def test_each_device_is_judged_by_its_own_limits_and_asked_for_them_by_name() -> None:
     cpu = registry()
+    here, there = TableKey("astronaut"), TableKey("astronaut", "H100")
     limits = registry(
-        defaults={}, cases={"astronaut": cpu.defaults, "astronaut on H100": {ERROR: limit(ERROR, 0.2, 2)}}
+        defaults={},
+        cases={here: cpu.defaults, there: {ERROR: limit(ERROR, 0.2, 2)}},
     )
     assert limits.devices_of("astronaut") == ("", "H100") and limits.devices_of("astro") == ()
     assert on("H100", {ERROR: 0.6}, limits).exit_code == 0  # up to 0.63, where a CPU may have 0.1
     assert by_limits({**GOOD, ERROR: 0.6}, limits).exit_code == 1
     with pytest.raises(RegistryError, match=r"measured on H200.*\(measured: a CPU, H100\).*--device cuda"):
         on("H200", {ERROR: 0.0}, limits)
-    only_there = registry(defaults={}, cases={"astronaut on H100": {ERROR: limit(ERROR, 0.2, 2)}})
+    only_there = registry(defaults={}, cases={there: {ERROR: limit(ERROR, 0.2, 2)}})
     with pytest.raises(RegistryError, match=r"measured on a CPU.*\(measured: H100\)"):
         by_limits(GOOD, only_there)
     with pytest.raises(RegistryError, match=r"measured on H100.*nowhere yet"):

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from parity.diff.finding import Finding
 from parity.judge.perf import PerfChange, PerfVerdict
-from parity.judge.registry import Registry, propose
+from parity.judge.proposal import propose
+from parity.judge.registry import DEFAULTS, Registry
 from parity.judge.verdict import Verdict, judge
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
 from parity.report.words import folded
@@ -61,7 +62,7 @@ def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> N
     for words in (
         "loosened: fused norm",
         "uncalibrated",
-        "CALIBRATION_NEEDED",
+        "OVERLAP",
         "waived",
         "one byte says nothing",
         "FAIL",
@@ -97,9 +98,9 @@ def test_changes_show_old_against_new(registry: Registry, width: int) -> None:
     tighter["frames.psnr_db.min"] = msgspec.structs.replace(tighter["frames.psnr_db.min"], value=25.0)
     del tighter["video_latent.cosine"]
     target = console(width)
-    draw_changes(target, propose(registry, {"defaults": tighter}, {}).changes)
+    draw_changes(target, propose(registry, {DEFAULTS: tighter}, {}).changes)
     text = shown(target)
-    for whole in ("loosened", "30 dB", "25 dB", "removed", "0.875 (CALIBRATION_NEEDED)", "3 limits are unchanged"):
+    for whole in ("loosened", "30 dB", "25 dB", "removed", "0.875 (OVERLAP)", "3 limits are unchanged"):
         assert whole in text, whole
     target = console(width)
     draw_perf_changes(target, [PerfChange(title="a", quantity="end_to_end", old=1.5, new=None, loosened=True)])
