@@ -1,7 +1,7 @@
 """What a gate found as JSON data for machines: the verdict with its words, and what stands beside it."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,15 +11,18 @@ from parity.judge.verdict import Verdict
 from parity.report.words import notes, release_followed
 from parity.trace.atomic import plain
 
+FIELDS: Final = (  # in this order
+    *("schema_version", "case", "profile", "outcome", "rows", "failures", "notes", "unjudged", "levels"),
+)
+
 
 def verdict_document(verdict: Verdict) -> dict[str, Any]:
     """The verdict; infinities are strings."""
     fields: dict[str, Any] = msgspec.to_builtins(verdict)
-    for private in ("evidence", "caught"):  # notes say what of these counts
-        del fields[private]
     for row, one in zip(fields["rows"], verdict.rows, strict=True):
         row["expired"] = [str(change) for change in one.expired]
     document: dict[str, Any] = plain({**fields, "notes": notes(verdict)})
+    document = {name: document[name] for name in FIELDS}
     return {**document, "parity": verdict.outcome == "parity", "exit_code": verdict.exit_code}
 
 
