@@ -119,7 +119,7 @@ def _nothing(name: str, tensor: Any) -> None:
 
 def _measured(name: str, file: dict[str, Any]) -> Measured:
     source = (MODEL / name).read_text(encoding="utf-8")
-    lines, bodies = source.splitlines(), _bodies(source)
+    lines, bodies = source.splitlines(), bodies_of(source)
     missed: list[str] = []
     for function, region in file["functions"].items():
         if not function or not region["summary"]["num_statements"]:
@@ -138,7 +138,7 @@ def _measured(name: str, file: dict[str, Any]) -> Measured:
     )
 
 
-def _bodies(source: str) -> dict[int, int]:
+def bodies_of(source: str) -> dict[int, int]:
     """First line of what each `if` or loop guards, by the line it stands on."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.If | ast.For | ast.While)]
     return {node.lineno: node.body[0].lineno for node in nodes}

@@ -30,12 +30,12 @@ from parity.diff.runs import compare_runs
 from parity.explain.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
 from parity.explain.oracle import Arbitration, arbitrate, tally
 from parity.isolate.isolation import Isolation, isolate
+from parity.report.explanation import explanation_document
 from parity.runs.execute import device_named, record_run, recording
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case
 from parity.taps.name import group_of, place_of
 from parity.trace.atomic import write_json_atomic
-from parity.trace.file import read_trace
 from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.clock import Quiet
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace, device: torch.device, weights: Weights) -
         oracle = traced("official", torch.float32, case, weights, device, folder / "oracle")
         official = traced("official", torch.bfloat16, case, weights, device, folder / "official")
         native = traced("native", torch.bfloat16, case, weights, device, folder / "native")
-        found = arbitrate(*(read_trace(one.folder) for one in (oracle, official, native)))
+        found = arbitrate(oracle.trace, official.trace, native.trace)
     votes = tally(found)
     print(f"nearer to fp32: native {votes.candidate}, official {votes.official}, neither {votes.neither} taps")
     return {
@@ -139,8 +139,8 @@ def port(arguments: argparse.Namespace, device: torch.device, weights: Weights) 
         ported = traced("diffusers", torch.bfloat16, case, weights, device, folder / "diffusers")
         found = diagnose(official, ported, floors=None if arguments.floors is None else Path(arguments.floors))
         outputs = compare_runs(official, ported)
-    said = found.explanation.document()
-    print("\n".join(found.explanation.lines), flush=True)
+    said = explanation_document(found)
+    print("\n".join(said["lines"]), flush=True)
     return {
         "case": case_document(case),
         "runner": "diffusers",

@@ -22,6 +22,7 @@ from PIL import Image
 
 from parity.identify.behaviours import BATCHING, SWITCHES, reference_at
 from parity.identify.identification import identify
+from parity.report.identification import identification_lines
 from parity.runs.execute import record_run, recording
 from parity.runs.folder import Outputs, read_run
 from runners.case import Case, load_case
@@ -127,7 +128,7 @@ def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], ou
         untold={one.switch.name: f"{one.verdict}: {one.reason}" for one in found.untold},
         wrong=sorted((set(named) ^ set(truth)) & told),
         same_outputs=equal(read_run(out).outputs(), read_run(again).outputs()),
-        answer=found.lines[0],
+        answer=identification_lines(found)[0],
         confidence=found.confidence,
         seconds=time.perf_counter() - start_s,
     )

@@ -102,14 +102,14 @@ def _judged(
     profile: "Profile | None",
     isolated: Path | None,
 ) -> "Verdict":
-    from parity.cli.gate import compared, judged, profile_of
-    from parity.cli.isolate import isolate_run
+    from parity.isolate.saved import isolate_run
+    from parity.judge.gate import compare_as_judged, gate, judge_numbers, profile_of
     from parity.runs.folder import Outputs, read_run
     from parity.runs.golden import reference_run
     from runners.errors import RunError
 
     if isinstance(run, Outputs):
-        return _judged_outputs(config, run, against, profile or "limits")
+        return gate(reference_run(against, _case(config).id), run, profile=profile)
     if not isinstance(run, str | Path):
         raise RunError(f"parity_gate wants a run's folder or parity.runs.folder.Outputs; got {type(run).__name__}.")
     candidate = read_run(Path(run))
@@ -117,46 +117,16 @@ def _judged(
     if wanted is not None and candidate.case_id != _case(config).id:
         raise RunError(f"{run} is a run of {candidate.case_id!r}, and {OPTION} is {wanted!r}; run that case.")
     reference = reference_run(against, candidate.case_id)
-    found = compared(reference, candidate, isolated, profile)
     weights = config.getoption(WEIGHTS_OPTION)
-    if (profile or profile_of(found)) == "limits" and candidate.record.runner == "native" and weights and not isolated:
+    if weights and isolated is None and candidate.record.runner == "native":
+        found = compare_as_judged(reference, candidate, profile=profile)
+        if (profile or profile_of(found)) == "exact":
+            return judge_numbers(found, "exact")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "isolated.json"
             isolate_run(candidate, Path(weights), path)
-            found = compared(reference, candidate, path, profile)
-    return judged(found, profile or profile_of(found))
-
-
-def _judged_outputs(config: pytest.Config, outputs: "Outputs", against: str, profile: "Profile") -> "Verdict":
-    """Judge outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
-    from parity.diff.outputs import compare_outputs
-    from parity.diff.reduced_outputs import compare_reduced
-    from parity.diff.runs import kept_of, kept_of_case, kept_phrase, reduced_of
-    from parity.judge.registry import load_registry
-    from parity.judge.strength import load_strength
-    from parity.judge.verdict import judge
-    from parity.runs.environment import fingerprint
-    from parity.runs.golden import reference_run
-    from parity.runs.places import limits_path, mutation_path
-    from parity.runs.reduced import reduce_outputs
-
-    reference = reference_run(against, _case(config).id)
-    kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
-    if kept is not None:
-        old = reduced_of(reference, kept.box_px)
-        found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
-    else:
-        found = compare_outputs(reference.outputs(), outputs)
-    return judge(
-        case=reference.case_id,
-        profile=profile,
-        metrics=found.metrics,
-        findings=found.findings,
-        registry=load_registry(limits_path()) if profile == "limits" else None,
-        environment={key: str(value) for key, value in fingerprint(outputs.video_frames.device).items()},
-        strength=load_strength(mutation_path()),
-        compared_on=kept_phrase(kept),
-    )
+            return gate(reference, candidate, isolated=path, profile=profile)
+    return gate(reference, candidate, isolated=isolated, profile=profile)
 
 
 def _case(config: pytest.Config) -> "Case":

@@ -35,7 +35,7 @@ def measure_baselines(weights: WeightsFolder, case: Case, command: str, say: Cal
         order = RUNNERS if turn % 2 == 0 else tuple(reversed(RUNNERS))
         for runner in order:
             say(f"{case.id}: speed of {runner}, {'warm-up' if turn < WARMUP_RUNS else f'run {turn} of {RUNS}'}")
-            timed[runner].append(_timed(runner, weights, case))
+            timed[runner].append(timed_once(runner, weights, case))
     return [
         baseline_of(
             timed[runner][WARMUP_RUNS:],
@@ -49,7 +49,8 @@ def measure_baselines(weights: WeightsFolder, case: Case, command: str, say: Cal
     ]
 
 
-def _timed(runner: str, weights: WeightsFolder, case: Case) -> TimedRun:
+def timed_once(runner: str, weights: WeightsFolder, case: Case) -> TimedRun:
+    """One run on the CPU, which leaves nothing but its times."""
     options = RunOptions(device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

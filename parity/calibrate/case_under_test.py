@@ -22,6 +22,7 @@ from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.limits import measure_floor
 from parity.calibrate.mutation_evidence import Bench
 from parity.calibrate.variant_limits import widened
+from parity.diff.compared import Compared
 from parity.diff.runs import Kept, kept_of_case, kept_phrase
 from parity.isolate.error import Added
 from parity.judge.limit_table import TableKey
@@ -109,8 +110,8 @@ def _require_limits_that_hold(grounds: Grounds) -> None:
     }
     if changes:
         raise RegistryError(
-            f"The limits of case {case!r} decide nothing here ({'; '.join(sorted(changes))}), and what cannot be "
-            "judged is not caught; give the --threads that they were measured with, or measure them here: "
+            f"The limits of case {case!r} decide nothing here ({'; '.join(sorted(map(str, changes)))}), and what "
+            "cannot be judged is not caught; give the --threads that they were measured with, or measure them here: "
             "`parity calibrate`."
         )
 
@@ -184,16 +185,14 @@ def _require_that_native_stands_for(recorded: Run, reference: Recorded, grounds:
     then = recorded.record.environment
     elsewhere = any(str(then.get(key)) != grounds.environment.get(key) for key in MACHINE_OF_BITS)
     if elsewhere and grounds.own:
-        verdict = judge(
+        found = Compared(
             case=grounds.limits_of,
-            profile="limits",
             metrics=plain.metrics,
             findings=plain.findings,
-            registry=grounds.registry,
-            environment=grounds.environment,
+            environment_of_candidate=grounds.environment,
             compared_on=kept_phrase(grounds.kept),
         )
-        if verdict.exit_code == 0:
+        if judge(found, "limits", grounds.registry).exit_code == 0:
             return
     raise RegistryError(
         f"The native run of {grounds.case.id!r} is not the recorded official one bit for bit, so defects in it would "

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.calibrate.drift import Drifted
+from parity.diff.compared import Compared
 from parity.diff.drift_level import drift_level
 from parity.diff.finding import Finding
 from parity.diff.isolated import IsolatedNumbers, isolated_numbers
@@ -113,16 +114,15 @@ class Bench:
         if "isolated" in levels and alone is not None:
             findings += alone.findings
             metrics |= alone.metrics
-        return judge(
+        found = Compared(
             case=self.limits_of,
-            profile="limits",
             metrics=metrics,
-            findings=findings,
-            registry=self.registry,
-            environment=self.environment,
+            findings=tuple(findings),
             levels=measured,
+            environment_of_candidate=self.environment,
             compared_on=self.compared_on,
         )
+        return judge(found, "limits", self.registry)
 
     def _adds(self, row: Added) -> bool:
         """Whether a place adds more than the limit of its group lets it, or could not be compared."""

@@ -37,8 +37,8 @@ def diff(
 
     Of two official runs of different releases, show the named changes between these and what they do.
     """
-    from parity.cli.gate import compared
     from parity.diff.runs import compare_runs
+    from parity.judge.gate import compare_as_judged
     from parity.report.numbers import draw_diff
     from parity.report.release_change import draw_release_change
     from parity.runs.folder import read_run
@@ -61,7 +61,7 @@ def diff(
         raise RunError(
             f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
         )
-    found = (compared if as_judged else compare_runs)(old, run, isolated)
+    found = (compare_as_judged if as_judged else compare_runs)(old, run, isolated)
     if save is not None:
         write_json_atomic(save, found.document())
     if json:

@@ -21,9 +21,10 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="For machines; every tap's error is in it.")] = False,
 ) -> int:
     """Say where a run first departs, in which code, by how much more than harmless noise; exits 0 whatever it finds."""
-    from parity.cli.gate import calibrated_floors
     from parity.explain.diagnosis import diagnose
+    from parity.judge.gate import calibrated_floors
     from parity.report.drift import draw_drift
+    from parity.report.explanation import every_tap_document, explanation_lines
     from parity.report.words import printable
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
@@ -39,9 +40,9 @@ def explain(
         oracle=None if oracle is None else read_run(oracle),
     )
     if json:
-        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+        typer.echo(json_module.dumps(plain(every_tap_document(found)), indent=2))
         return 0
-    for line in found.explanation.lines:
+    for line in explanation_lines(found):
         out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)

@@ -11,8 +11,6 @@ from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
     from parity.identify.identification import Identification
-    from parity.runs.folder import Run
-    from runners.case import Case
 
 
 @verb
@@ -32,7 +30,9 @@ def identify(
     import torch
 
     from parity.identify.identification import identify as find
+    from parity.report.identification import identification_document, identification_lines
     from parity.report.words import printable
+    from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
     from parity.trace.atomic import plain, write_json_atomic
@@ -46,38 +46,20 @@ def identify(
     where = device_named(device)
     found = find(
         candidate,
-        _case(candidate, case),
+        case_with_pictures(candidate, None if case is None else case.parent),
         weights_named(weights, where),
         where,
         lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}", markup=False),
     )
     if save is not None:
-        write_json_atomic(save, found.document())
+        write_json_atomic(save, identification_document(found))
     if json:
-        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+        typer.echo(json_module.dumps(plain(identification_document(found)), indent=2))
         return 0
     _draw(found)
-    for line in found.lines:
+    for line in identification_lines(found):
         out.print(printable(line), markup=False)
     return 0
-
-
-def _case(run: "Run", given: Path | None) -> "Case":
-    """The run's case, its pictures held to their hashes."""
-    from parity.runs.case import case_of
-    from parity.runs.folder import sha256_of
-    from parity.runs.places import project_root
-    from runners.errors import RunError
-
-    folder = given.parent if given is not None else project_root() / "golden" / Path(run.case_id).name
-    case = case_of(run, folder)
-    for image in case.request.images:
-        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
-            raise RunError(
-                f"{case.image_path(image)} is not the picture that {run.folder} was run with; name its case file "
-                "with --case."
-            )
-    return case
 
 
 def _draw(found: "Identification") -> None:

@@ -14,14 +14,8 @@ from parity.cli.verb import out, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from parity.isolate.isolation import Isolation
-    from parity.runs.folder import Run
     from runners.case import Case
-    from runners.clock import Progress
-    from runners.protocol import RunOptions
-    from runners.weights import Weights
 
 SHOWN = 20  # rows, unless --all
 
@@ -85,53 +79,14 @@ def isolate(
     return 0
 
 
-def save_isolated(
-    path: Path,
-    weights: "Weights",
-    case: "Case",
-    options: "RunOptions",
-    steps: "Sequence[int]",
-    progress: "Progress | None" = None,
-) -> None:
-    """Leave what a gate judges of native's isolated errors: all stages, some denoising steps."""
-    from parity.isolate.isolation import isolate as measure
-    from parity.trace.atomic import write_json_atomic
-
-    found = measure(weights, case, options, steps=steps, harmless=False, progress=progress)
-    write_json_atomic(path, found.document())
-
-
-def isolate_run(run: "Run", weights: Path, path: Path) -> None:
-    """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
-    from parity.diff.isolated import FIRST_STEPS
-    from parity.runs.execute import device_named
-    from runners.protocol import DTYPES, RunOptions
-    from runners.weights import WeightsFolder
-
-    device = device_named(str(run.record.environment["device"]))
-    options = RunOptions(device=device, dtype=DTYPES[run.record.dtype])
-    case = _case(str(run.folder))
-    steps = range(min(FIRST_STEPS, case.request.num_inference_steps))
-    save_isolated(path, WeightsFolder(weights), case, options, steps)
-
-
 def _case(reference: str) -> "Case":
-    from parity.runs.case import case_of
-    from parity.runs.folder import RUN_FILE, read_run, sha256_of
+    from parity.runs.case import case_with_pictures
+    from parity.runs.folder import RUN_FILE, read_run
     from parity.runs.golden import find_case
-    from parity.runs.places import project_root
-    from runners.errors import RunError
 
-    if not (Path(reference) / RUN_FILE).is_file():
-        return find_case(reference)
-    run = read_run(Path(reference))
-    case = case_of(run, project_root() / "golden" / Path(run.case_id).name)
-    for image in case.request.images:
-        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
-            raise RunError(
-                f"{case.image_path(image)} is not the picture that {reference} was run with; give the case's file."
-            )
-    return case
+    if (Path(reference) / RUN_FILE).is_file():
+        return case_with_pictures(read_run(Path(reference)))
+    return find_case(reference)
 
 
 def _inherited(reference: str, against: Path | None) -> dict[str, float]:

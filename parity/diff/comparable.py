@@ -3,6 +3,7 @@
 from typing import Final
 
 from parity.diff.finding import Finding
+from parity.runs.difference import Difference
 from parity.runs.environment import differences
 from parity.runs.folder import Run
 from runners.errors import RunError
@@ -14,8 +15,8 @@ SIGMA_ROUNDING: Final = 1e-6  # levels are at most 1, where an operation in floa
 MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 
-def environment_differences(reference: Run, candidate: Run) -> list[str]:
-    """What differs between the environments of two runs and can change bits, each as one phrase."""
+def environment_differences(reference: Run, candidate: Run) -> list[Difference]:
+    """What differs between the environments of two runs and can change bits."""
     old, new = reference.record, candidate.record
     on_cpu = old.environment.get("device") == new.environment.get("device") == "cpu"
     beside = old.runner == "official" and new.runner != "official" and on_cpu
@@ -37,7 +38,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
         )
     if old.case != new.case:
         raise RunError(
-            f"{both} are runs of different cases: they differ in {'; '.join(_case_differences(old.case, new.case))}. "
+            f"{both} are runs of different cases: they differ in {_keys(old.case, new.case)}. "
             "Run both with the same case file."
         )
     if old.inputs != new.inputs:
@@ -74,13 +75,17 @@ def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     return (Finding(code="sigma_mismatch", where="sigmas", message=message),)
 
 
-def _case_differences(old: object, new: object, key: str = "") -> list[str]:
+def _keys(old: object, new: object) -> str:
     """Each key in which two cases differ, with both values: "request.seed (10 and 11)"."""
+    return "; ".join(f"{one.key} ({one.old} and {one.new})" for one in _case_differences(old, new))
+
+
+def _case_differences(old: object, new: object, key: str = "") -> list[Difference]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted({*old, *new}, key=str)
         heads = {name: f"{key}.{name}" if key else str(name) for name in names}
-        return [words for name in names for words in _case_differences(old.get(name), new.get(name), heads[name])]
-    return [] if old == new else [f"{key} ({_short(old)} and {_short(new)})"]
+        return [one for name in names for one in _case_differences(old.get(name), new.get(name), heads[name])]
+    return [] if old == new else [Difference(key=key, old=_short(old), new=_short(new))]
 
 
 def _short(value: object) -> str:

@@ -122,7 +122,8 @@ def _require_of(path: Path, found: IsolatedErrors, candidate: Run) -> None:
     }
     wrong = [name for name, (theirs, ours) in pairs.items() if theirs != ours]
     # Both sides of an isolation are computed on as many threads; how many is harmless.
-    wrong += differences(found.environment, record.environment, without=("threads", USABLE_CORES))
+    elsewhere = differences(found.environment, record.environment, without=("threads", USABLE_CORES))
+    wrong += [one.beside for one in elsewhere]
     if wrong:
         raise RunError(
             f"{path} holds isolated errors of another run than {candidate.folder}: they differ in {'; '.join(wrong)}. "

@@ -10,21 +10,21 @@ from typing import Any
 import msgspec
 
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
+from parity.diff.compared import Compared
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
-from parity.diff.finding import Finding
 from parity.diff.isolated import isolated_numbers, read_isolated
 from parity.diff.left_out import LeftOut
-from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, OUTPUTS_ONLY, Level
+from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.runs.case import flow_of
+from parity.runs.difference import Difference, read_beside
 from parity.runs.folder import RUN_FILE, TRACE_FILE, Run, sha256_of
 from parity.runs.golden import golden_of, has_golden, stays_whole
 from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
 from parity.taps.dataflow import Dataflow
-from parity.trace.file import read_trace
 from runners.errors import RunError
 from runners.load import load
 
@@ -44,25 +44,20 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsDiff:
-    """All numbers and findings of one comparison."""
+class RunsDiff(Compared):
+    """All numbers and findings of one comparison of two runs."""
 
-    case: str
     reference: Side
     candidate: Side
-    environment: tuple[str, ...]  # differences that can change bits, each one phrase
-    environment_of_candidate: dict[str, Any]
+    environment: tuple[Difference, ...]  # what differs between the two and can change bits
     metrics: dict[str, float]
-    findings: tuple[Finding, ...]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
-    levels: dict[str, Level] = field(default_factory=lambda: dict(OUTPUTS_ONLY))  # so it was when there were none
-    compared_on: str = ""  # what was compared, if not everything: limits hold for what they were measured on
     left_out: LeftOut = field(default_factory=LeftOut)  # taps of both runs that could not be compared
-    padded_text: bool = True  # whether `drift.text` is of padded prompts, as it was when this was not said
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        environment = [one.beside for one in self.environment]
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "environment": environment}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +133,6 @@ def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *
         levels=levels,
         compared_on=compared_on,
         left_out=omitted,
-        padded_text=False,  # padded prompts are left out
     )
 
 
@@ -149,7 +143,7 @@ def _counted(traces: TraceDiff, flow: Dataflow) -> str:
 
 def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
-    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    old, new = reference.trace, candidate.trace
     flow = flow_of(reference, candidate, old)
     return compare_traces(old, new, flow, offered=candidate.offers), flow
 
@@ -157,8 +151,8 @@ def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
 def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     """The outputs of a run, reduced over boxes of that size if they are not yet."""
     if run.reduced:
-        return read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
-    return reduce_outputs(run.outputs(), box_px)
+        return run.once("reduced", lambda: read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz))
+    return run.once(("reduced", box_px), lambda: reduce_outputs(run.outputs(), box_px))
 
 
 def kept_of_case(case_id: str) -> Kept | None:
@@ -170,7 +164,7 @@ def kept_of(run: Run) -> Kept | None:
     """What a golden keeps, or a run reduced like one; None if it is whole."""
     if not run.reduced:
         return None
-    pattern = read_trace(run.folder).pattern if run.has(TRACE_FILE) else None
+    pattern = run.trace.pattern if run.has(TRACE_FILE) else None
     return Kept(box_px=reduced_of(run).box_px, pattern=pattern)
 
 
@@ -181,7 +175,7 @@ def kept_of_new(run: Run, reduced: bool) -> Kept | None:
     box_px = reduced_of(run).box_px if run.reduced else default_box_px(*run.outputs().video_frames.shape[1:3])
     pattern = None
     if run.has(TRACE_FILE):
-        pattern = kept_taps_of(read_trace(run.folder), len(run.record.step_s), run.record.num_blocks)
+        pattern = kept_taps_of(run.trace, len(run.record.step_s), run.record.num_blocks)
     return Kept(box_px=box_px, pattern=pattern)
 
 
@@ -218,6 +212,8 @@ def numbers_of(document: Any, origin: str) -> RunsDiff:
         raise RunError(f"{origin} has another schema version than {SCHEMA_VERSION}; write the numbers again.")
     try:
         document = {name: value for name, value in document.items() if name != "schema_version"}
+        document["environment"] = [asdict(read_beside(phrase)) for phrase in document["environment"]]
+        document.setdefault("padded_text", True)  # as it was when this was not said
         document["metrics"] = {name: float(value) for name, value in document["metrics"].items()}
         document["per_frame"] = {
             name: [float(value) for value in values] for name, values in document["per_frame"].items()

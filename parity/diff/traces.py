@@ -18,6 +18,7 @@ from typing import Final
 from parity.diff.finding import Finding, non_finite_findings
 from parity.diff.left_out import LeftOut, left_out
 from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
+from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.taps.pattern import chosen
@@ -81,7 +82,7 @@ def compare_traces(
     flow: Dataflow,
     *,
     offered: str | None = None,
-    environment: Sequence[str] = (),
+    environment: Sequence[Difference] = (),
 ) -> TraceDiff:
     """Compare two traces of one case.
 
@@ -90,7 +91,7 @@ def compare_traces(
         candidate: trace under test.
         flow: the case's taps.
         offered: pattern of the taps that the candidate's runner can offer, the only ones wanted of it; None for all.
-        environment: differences between the environments of the two runs, each one phrase.
+        environment: differences between the environments of the two runs.
     Returns: a TraceDiff. Whatever is missing, extra, not finite, of another shape, exchanged, recorded elsewhere or cut
         short is a finding in it. Of NaN and infinities only the first in data-flow order are findings.
     Raises: ShapeError if the sketches have different numbers of buckets.
@@ -113,9 +114,9 @@ def compare_traces(
         Finding(
             code=ELSEWHERE,
             where="environment",
-            message=f"{phrase} (reference against candidate), so bits cannot be expected to agree",
+            message=f"{one.beside} (reference against candidate), so bits cannot be expected to agree",
         )
-        for phrase in environment
+        for one in environment
     ]
     findings += _coverage(reference, candidate, flow, recorded)
     findings += missed

@@ -1,7 +1,7 @@
-"""Run folders to a diagnosis: read both traces, lay out their case, gather floors, explain."""
+"""Run folders to an explanation: read both traces, lay out their case, gather floors, explain."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ import msgspec
 
 from parity.diff.comparable import environment_differences, record_findings, require_comparable
 from parity.diff.left_out import left_out
-from parity.diff.traces import DriftGrid, TraceDiff, compare_traces, drift_grids
+from parity.diff.traces import compare_traces
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.explain.oracle import arbitrate
@@ -17,32 +17,10 @@ from parity.explain.twin import twin_of
 from parity.runs.attention_kernels import kernel_differences
 from parity.runs.case import flow_of
 from parity.runs.folder import Run
-from parity.trace.file import read_trace
 from runners.errors import RunError
 from runners.load import load
 
 FLOORS_SCHEMA_VERSION: Final = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
-    """A run diagnosed: the explanation, and the numbers behind it."""
-
-    explanation: Explanation
-    traces: TraceDiff
-    drift: tuple[DriftGrid, ...]
-
-    def document(self) -> dict[str, Any]:
-        """As JSON data, before numbers that JSON cannot hold are written as strings."""
-        return {
-            **self.explanation.document(),
-            "taps": {
-                tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
-                for tap, diff in self.traces.taps.items()
-            },
-            "taps_by_bits": dict(self.traces.by_bits),  # whether bits are equal, where a golden kept no sketch
-            "left_out": asdict(self.traces.left_out),
-        }
 
 
 def diagnose(
@@ -52,7 +30,7 @@ def diagnose(
     floors: Path | None = None,
     calibrated: Mapping[str, tuple[float, float]] | None = None,
     oracle: Run | None = None,
-) -> Diagnosis:
+) -> Explanation:
     """Diagnose a run by its trace.
 
     Args:
@@ -65,7 +43,7 @@ def diagnose(
     Raises: RunError if the runs are not of one request, a trace is missing or damaged, or floors are another case's.
     """
     require_comparable(reference, candidate)
-    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    old, new = reference.trace, candidate.trace
     flow = flow_of(reference, candidate, old)
     environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
@@ -78,10 +56,10 @@ def diagnose(
         require_comparable(reference, oracle)
         if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
             raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
-        truth = read_trace(oracle.folder)
+        truth = oracle.trace
         omitted = {tap for one in (old, new) for tap in left_out(truth, one, flow).taps}
         arbitrations = {tap: one for tap, one in arbitrate(truth, old, new).items() if tap not in omitted}
-    explanation = explain(
+    return explain(
         diff,
         flow,
         Floors(flow, candidate.record.dtype, measured, calibrated),
@@ -91,7 +69,6 @@ def diagnose(
         runner=candidate.record.runner,
         kernels=kernel_differences(reference.record.details, candidate.record.details),
     )
-    return Diagnosis(explanation=explanation, traces=diff, drift=drift_grids(diff.errors, flow))
 
 
 class MeasuredFloors(msgspec.Struct, frozen=True, kw_only=True):

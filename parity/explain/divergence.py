@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from parity.diff.finding import Finding
 from parity.taps.dataflow import Dataflow
 from parity.taps.module_path import ModulePath, module_path
-from parity.taps.name import place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +32,6 @@ class Root:
         if math.isnan(self.error) or self.floor > 0:
             return self.error / self.floor if self.floor > 0 else math.nan
         return math.inf
-
-    @property
-    def words(self) -> str:
-        """Where, for a person."""
-        return place_of(self.tap).words()
 
     @property
     def modules(self) -> ModulePath:

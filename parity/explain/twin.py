@@ -24,12 +24,6 @@ class Twin:
     tap: str
     nearer: float
 
-    @property
-    def words(self) -> str:
-        """For a person: "what the reference has at step 2, ... (to the bit)"."""
-        how = "to the bit" if math.isinf(self.nearer) else f"{self.nearer:.0f}x nearer than its own"
-        return f"what the reference has at {place_of(self.tap).words()} ({how})"
-
 
 def twin_of(tap: str, reference: Mapping[str, TapSketch], candidate: Mapping[str, TapSketch]) -> Twin | None:
     """The other tap of the reference whose value the candidate has at `tap`; None where there is none, or no number."""

@@ -19,7 +19,6 @@ from parity.diff.sketches import relative_l2
 from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.name import is_tap, place_of
 from parity.taps.pattern import chosen
-from parity.trace.file import read_trace
 from runners.errors import RunError
 
 
@@ -107,7 +106,7 @@ def _taps(reference: Run, candidate: Run) -> tuple[list[str], list[float], int, 
     are on one side only, and which were left out."""
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
         return [], [], 0, 0, ()
-    old, new = read_trace(reference.folder), read_trace(candidate.folder)
+    old, new = reference.trace, candidate.trace
     old_bits, new_bits = old.bits, new.bits
     place: dict[str, int] = {}
     for names in (old_bits, new_bits):

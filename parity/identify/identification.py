@@ -5,8 +5,8 @@ is the place to start from, no more.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import msgspec
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor
 
 from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
 from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
-from parity.identify.search import MISSING, Observed, Search, Told
+from parity.identify.search import Observed, Search, Told
+from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint
 from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
 from parity.runs.outputs import check_safetensors_header
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import is_tap, place_of
-from parity.trace.file import Trace, read_trace
+from parity.trace.file import Trace
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from runners.case import Case
 from runners.errors import RunError
@@ -33,7 +34,7 @@ from runners.weights import Weights, num_blocks
 SCHEMA_VERSION: Final = 1
 Confidence = Literal["certain", "likely", "partial"]
 JUMP: Final = 10.0  # times what enters it, a tap's error is more than inherited
-_OUTPUT_LATENTS: Final = (VIDEO_LATENT, AUDIO_LATENT)
+OUTPUT_LATENTS: Final = (VIDEO_LATENT, AUDIO_LATENT)
 _PARTS_OF_DENOISING: Final = ("first_block", "passes", "guided", "skipping")
 
 
@@ -62,9 +63,9 @@ class Identification:
     equal: int  # of those, how many in every bit
     traced: bool
     whole: int  # taps that the run kept whole, which were put in place of ours
-    dtypes: tuple[str, ...]  # what the run has in another dtype, each one phrase
+    dtypes: tuple[Difference, ...]  # of groups of taps that the run has in another dtype than the native model
     strangers: tuple[str, ...]  # taps of the trace that are none of LTX-2.3's
-    environment: tuple[str, ...]  # differences from this machine that can change bits
+    environment: tuple[Difference, ...]  # from this machine, that can change bits
     computed: int  # parts of the model that were run for the answer
     padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
@@ -90,117 +91,6 @@ class Identification:
             return "certain"
         return "partial" if any(one.verdict == "undecided" for one in self.told.values()) else "likely"
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """For a person."""
-        return (
-            self._answer(),
-            f"confidence: {self.confidence}; {self._grounds()}",
-            *self._rest(),
-            *self._cannot_tell(),
-            *self._remarks(),
-        )
-
-    def document(self) -> dict[str, Any]:
-        """As JSON data, before numbers that JSON cannot hold are written as strings."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "run": self.run,
-            "run_sha256": self.run_sha256,
-            "case": self.case,
-            "declared_release": self.declared,
-            "release": self.release,
-            "alike": list(self.alike),
-            "confidence": self.confidence,
-            "differences": [
-                {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
-                for one in self.differences
-            ],
-            "on": [name for name, one in self.told.items() if one.on and one.verdict in ("certain", "likely")],
-            "lines": list(self.lines),
-            "switches": {
-                name: {
-                    "on": one.on if one.verdict in ("certain", "likely") else None,
-                    "verdict": one.verdict,
-                    "reason": one.reason,
-                    "site": one.site,
-                    "tap": one.tap,
-                    "error": one.error,
-                    "error_if_flipped": one.flipped_error,
-                }
-                for name, one in self.told.items()
-            },
-            "unexplained": [asdict(one) for one in self.unexplained],
-            "compared": self.compared,
-            "equal": self.equal,
-            "traced": self.traced,
-            "whole_taps": self.whole,
-            "unknown_taps": list(self.strangers),
-            "dtypes": list(self.dtypes),
-            "environment": list(self.environment),
-            "padded_text": self.padded_text,
-            "parts_computed": self.computed,
-        }
-
-    def _answer(self) -> str:
-        def said(one: Told) -> str:
-            since = f" (since {one.switch.since})" if one.switch.since else ""
-            return f"{'' if one.on else 'without '}{one.switch.words}{since}"
-
-        found = [said(one) for one in self.differences]
-        also = f" ({' and '.join(self.alike)} would do the same here)" if self.alike else ""
-        hedge = "as far as can be told, " if self.confidence == "partial" else ""
-        if not found:
-            return f"{hedge}as {self.release}{also}"
-        *most, last = found
-        return f"{hedge}as {self.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
-
-    def _grounds(self) -> str:
-        if self.confidence == "certain":
-            inner = "taps and outputs" if self.traced else "outputs (it has no trace)"
-            return f"all {self.compared} {inner} are equal in every bit"
-        undecided = sum(one.verdict == "undecided" for one in self.told.values())
-        told = sum(one.verdict in ("certain", "likely") for one in self.told.values())
-        mostly = "" if not undecided else f", {undecided} drown in other differences or were not recorded"
-        return f"{told} switches told{mostly}; {self.equal} of {self.compared} taps and outputs are equal in every bit"
-
-    def _rest(self) -> list[str]:
-        first: dict[str, Unexplained] = {}  # of each part of the model
-        for one in self.unexplained:
-            part = one.tap.rpartition("/")[2] if one.tap in _OUTPUT_LATENTS else place_of(one.tap).part
-            first.setdefault(part, one)
-        shown = [
-            f"{'nothing comparable' if one.error >= MISSING else f'{one.error:.1e}'} at {one.tap}"
-            f"{f' ({one.entering:.1e} enter it)' if one.entering else ''}"
-            for one in first.values()
-        ]
-        more = len(self.unexplained) - len(shown)
-        return [f"unexplained: {', '.join(shown)}{f' and {more} more places' if more else ''}"] if shown else []
-
-    def _cannot_tell(self) -> list[str]:
-        by_reason: dict[str, list[str]] = {}
-        for one in self.untold:
-            by_reason.setdefault(one.reason, []).append(one.switch.name)
-        return [f"cannot be told: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
-
-    def _remarks(self) -> list[str]:
-        remarks = []
-        if not self.traced:
-            remarks.append(
-                "the run has no trace, so only its outputs were read; record one with --taps '*' --keep full"
-            )
-        elif self.confidence == "partial" and not self.whole:
-            remarks.append("recorded with --keep full, each stage would be judged by the run's own inputs")
-        if self.dtypes:
-            remarks.append(f"in another dtype: {'; '.join(self.dtypes)}")
-        if self.padded_text:
-            remarks.append("not read: its taps of text, which were recorded when they still held padding")
-        if self.strangers:
-            remarks.append(f"not read: {len(self.strangers)} taps of other names, such as {self.strangers[0][:80]}")
-        if self.environment and self.confidence != "certain":
-            remarks.append(f"made elsewhere, which alone can change bits: {'; '.join(self.environment)}")
-        return remarks
-
 
 def identify(
     run: Run, case: Case, weights: Weights, device: torch.device, say: Callable[[str], None] = lambda _: None
@@ -225,7 +115,7 @@ def identify(
     if record.dtype not in DTYPES:
         raise RunError(f"{run.folder} was run in {record.dtype}; the native model runs in {' or '.join(DTYPES)}.")
     outputs = None if run.reduced else run.outputs()
-    trace: Trace | None = read_trace(run.folder) if run.has(TRACE_FILE) else None
+    trace: Trace | None = run.trace if run.has(TRACE_FILE) else None
     if outputs is None and trace is None:
         raise RunError(f"{run.folder} holds reduced outputs and no trace; fetch the whole run with `parity fetch`.")
     padded = trace is not None and trace.padded_text
@@ -332,16 +222,18 @@ def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str
             departed[tap] = error
     if not any(one.tap.startswith("denoise/") or one.tap in departed for one in found):
         found += [
-            Unexplained(tap=tap, error=errors[tap], entering=0.0) for tap in _OUTPUT_LATENTS if errors.get(tap, 0.0) > 0
+            Unexplained(tap=tap, error=errors[tap], entering=0.0) for tap in OUTPUT_LATENTS if errors.get(tap, 0.0) > 0
         ]
     return tuple(found)
 
 
-def _dtypes(ours: Mapping[str, TapSketch], theirs: Mapping[str, TapSketch]) -> tuple[str, ...]:
+def _dtypes(ours: Mapping[str, TapSketch], theirs: Mapping[str, TapSketch]) -> tuple[Difference, ...]:
     """Groups of taps that the run has in another dtype."""
-    phrases: dict[str, list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for tap, sketched in ours.items():
         if tap in theirs and theirs[tap].dtype != sketched.dtype:
-            name = tap if tap in _OUTPUT_LATENTS else place_of(tap).part
-            phrases.setdefault(f"{theirs[tap].dtype} for {sketched.dtype}", []).append(name)
-    return tuple(f"{', '.join(dict.fromkeys(names))} {kinds}" for kinds, names in phrases.items())
+            name = tap if tap in OUTPUT_LATENTS else place_of(tap).part
+            groups.setdefault((sketched.dtype, theirs[tap].dtype), []).append(name)
+    return tuple(
+        Difference(key=", ".join(dict.fromkeys(names)), old=old, new=new) for (old, new), names in groups.items()
+    )

@@ -6,6 +6,7 @@ What each change does by itself takes a model to measure, see `parity.identify.r
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from parity.identify.effect import Effect, effect
@@ -38,6 +39,16 @@ class Change:
     since: str  # the first release that has it
     on: bool  # whether the second of the two has it; if not, it is undone
     words: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follows:
+    """The run of another release that a candidate is nearer to than to its reference."""
+
+    release: str
+    folder: Path  # of that run
+    instead_of: str  # the reference's release
+    times: float  # how many times nearer, in frames and sound; inf where it has every bit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +125,8 @@ def named(old: Run, new: Run) -> Changed:
     )
 
 
-def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> str | None:
-    """One line if a candidate that is not at parity with its reference is with another release, or far nearer to it.
+def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> Follows | None:
+    """The other release that a candidate has every bit of, or is far nearer to than to its reference; else None.
 
     Args:
         candidate: the run that was judged.
@@ -130,14 +141,13 @@ def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> st
             both = (_ratio(own.frames, found.frames), _ratio(own.audio, found.audio))
             nearer = math.inf if found.bit_equal else min(both)
             nearest, times = (other, nearer) if nearer > times else (nearest, times)
-    where = f"official {nearest.record.reference} ({nearest.folder})"
-    if math.isinf(times):
-        return f"The candidate has every bit of {where}, not of {reference.record.reference}: it follows that release."
     if times < NEARER:
         return None
-    return (
-        f"The candidate is {times:.2g} times nearer to {where} than to {reference.record.reference}, in frames and "
-        "sound: it seems to follow that release."
+    return Follows(
+        release=nearest.record.reference,
+        folder=nearest.folder,
+        instead_of=reference.record.reference,
+        times=times,
     )
 
 

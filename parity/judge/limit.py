@@ -31,6 +31,7 @@ import msgspec
 
 from parity.diff.metric import DRIFT, ISOLATED, Direction, Metric
 from parity.judge.document import Strict
+from parity.runs.difference import Difference
 from runners.errors import RegistryError
 
 MARGIN: Final = 1.25
@@ -45,7 +46,7 @@ METHOD: Final = (
     "arithmetic bounds harmless variation (samples.bound), limit = that bound, if floor <= bound < weakest defect"
 )
 
-POPULATION: Final = "compared"  # how a change of what is compared begins
+POPULATION: Final = "compared"  # key of a difference in what is compared
 TEXT_METRICS: Final = (f"{DRIFT}text", f"{ISOLATED}text.hidden")
 
 Status = Literal["calibrated", "OVERLAP", "exact"]
@@ -77,27 +78,27 @@ class Calibration(Strict, frozen=True, kw_only=True):
                 "expires_with must stand in its environment, and there must be one."
             )
 
-    def changed(self, environment: Mapping[str, str]) -> list[str]:
-        """What expires these limits in another environment, as `key: then -> now`; empty if they still hold."""
+    def changed(self, environment: Mapping[str, str]) -> list[Difference]:
+        """What expires these limits in another environment; empty if they still hold."""
         return [
-            f"{key}: {self.environment[key]} -> {environment.get(key, 'not recorded')}"
+            Difference(key=key, old=self.environment[key], new=environment.get(key, "not recorded"))
             for key in self.expires_with
             if self._build(key, self.environment[key]) != self._build(key, environment.get(key))
         ]
 
-    def changed_population(self, case: str, compared_on: str) -> list[str]:
+    def changed_population(self, case: str, compared_on: str) -> list[Difference]:
         """The same for what is compared: the worst of other frames and taps is another number."""
         then = self.compared_on.get(case, "")
         if then == compared_on:
             return []
-        return [f"{POPULATION}: {then or 'everything'} -> {compared_on or 'everything'}"]
+        return [Difference(key=POPULATION, old=then or "everything", new=compared_on or "everything")]
 
-    def changed_text(self, metric: str, padded_text: bool) -> list[str]:
+    def changed_text(self, metric: str, padded_text: bool) -> list[Difference]:
         """The same for what a metric of text is of: what harmless noise does to padding bounds nothing of a prompt."""
         if metric not in TEXT_METRICS or self.padded_text == padded_text:
             return []
         then, now = ("padding" if padded else "real tokens only" for padded in (self.padded_text, padded_text))
-        return [f"{POPULATION}: hidden states of text with {then} -> with {now}"]
+        return [Difference(key=POPULATION, old=f"hidden states of text with {then}", new=f"with {now}")]
 
     def _build(self, key: str, value: str | None) -> str | None:
         """On a CPU a version of torch without the label of its build: that for CUDA has the same CPU kernels."""

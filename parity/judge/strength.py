@@ -5,16 +5,27 @@ there are says by how much weaker that is. Nothing is judged by these counts.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from parity.diff.levels import LEVEL_WORDS
 from runners.errors import RegistryError
 from runners.load import load
 
 KIND: Final = "mutation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caught:
+    """How many of the known defects the levels that judged catch together."""
+
+    levels: tuple[str, ...]
+    count: int
+    defects: int
+    limits_of: str  # case whose limits were tried
+    date: str
 
 
 class Strength(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,24 +38,17 @@ class Strength(msgspec.Struct, frozen=True, kw_only=True):
     killed: int
     killed_by_levels: dict[str, int]  # `key` of the levels that judged -> defects caught by these together
 
-    def caught_by(self, levels: Sequence[str]) -> str | None:
-        """In words, how many known defects these levels catch together; None if that was not counted."""
+    def caught_by(self, levels: Sequence[str]) -> Caught | None:
+        """How many known defects these levels catch together; None if that was not counted."""
         count = self.killed_by_levels.get(key(levels))
         if count is None:
             return None
-        alone = " alone" if len(levels) == 1 else ""
-        return f"{said(levels)}{alone} catch {count} of {self.defects} known defects ({self.limits_of}, {self.date})"
+        return Caught(levels=tuple(levels), count=count, defects=self.defects, limits_of=self.limits_of, date=self.date)
 
 
 def key(levels: Sequence[str]) -> str:
     """The name of a set of levels in the file."""
     return "+".join(levels)
-
-
-def said(levels: Sequence[str]) -> str:
-    """Levels in words: "outputs, drift of taps and isolated errors"."""
-    words = [LEVEL_WORDS[level] for level in levels]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def load_strength(path: Path) -> Strength | None:

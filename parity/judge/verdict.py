@@ -13,19 +13,19 @@ what the rest is worth: how many known defects it catches. A level that the cand
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
-from parity.diff.finding import Finding
-from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, OUTPUTS_ONLY, Level, level_of
+from parity.diff.compared import Compared
+from parity.diff.levels import LEVELS, OUTPUTS, Level, level_of
 from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
-from parity.judge.limit import POPULATION, Limit, Status, distance, exact_limit
+from parity.judge.limit import Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry, device_of
-from parity.judge.strength import Strength, said
-from parity.trace.atomic import plain
+from parity.judge.strength import Caught, Strength
+from parity.runs.difference import Difference
 from runners.errors import RegistryError, RunError
 
 Profile = Literal["exact", "limits"]
@@ -50,7 +50,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     decisive: bool  # whether a case may pass on this metric
     waived: str  # reason of the waiver, or ""
     status: Status
-    expired: tuple[str, ...]  # what changed in the environment since the limit was measured
+    expired: tuple[Difference, ...]  # what changed in the environment since the limit was measured
     reason: str  # of the limit
 
 
@@ -71,9 +71,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...]
-    notes: tuple[str, ...]
     unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
     levels: dict[str, str] = {}  # level of evidence -> "judged", or why it was not; empty where equality is judged
+    evidence: dict[str, Level] = {}  # the levels as they were measured
+    caught: Caught | None = None  # how many known defects the levels that judged catch, where that was counted
 
     @property
     def exit_code(self) -> int:
@@ -84,45 +85,26 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """The rows that count against parity: beyond their limit and not waived."""
         return tuple(row for row in self.rows if not row.passed and not row.waived)
 
-    def document(self) -> dict[str, Any]:
-        """The verdict as JSON data; infinities are strings."""
-        document: dict[str, Any] = plain(msgspec.to_builtins(self))
-        return {**document, "parity": self.outcome == "parity", "exit_code": self.exit_code}
-
 
 def judge(
-    *,
-    case: str,
-    profile: Profile,
-    metrics: Mapping[str, float | None],
-    findings: Iterable[Finding] = (),
-    registry: Registry | None = None,
-    environment: Mapping[str, str] | None = None,
-    levels: Mapping[str, Level] = OUTPUTS_ONLY,
-    strength: Strength | None = None,
-    compared_on: str = "",
-    padded_text: bool = False,
+    found: Compared, profile: Profile, registry: Registry | None = None, strength: Strength | None = None
 ) -> Verdict:
-    """Judge one run.
+    """Judge one comparison.
 
     Args:
-        case: id of the case, the key of its limits.
+        found: numbers and findings. A metric with a limit that is absent fails, and so does one that is None or `nan`.
         profile: "exact" judges every metric that has one wanted value, holds isolated errors to zero where they were
             measured, and needs no registry; "limits" judges every metric by its limit.
-        metrics: name -> value. None and `nan` (not computed) fail, and so does a metric with a limit that is absent.
-        findings: what the comparison found besides numbers; each one fails.
-        registry: limits, for the profile "limits"; those of the device of `environment` hold.
-        environment: where the run was made, to tell limits that have expired.
-        levels: which levels of evidence were measured, for the profile "limits".
-        strength: how many known defects the levels catch, for the notes.
-        compared_on: what the numbers are of, if not of everything; limits hold for what they were measured on.
-        padded_text: whether metrics of text are of padded prompts, as numbers saved long ago are.
+        registry: limits, for the profile "limits"; those of the device of the candidate's environment hold.
+        strength: how many known defects the levels catch.
     Raises:
         RegistryError: a metric that does not exist, or that has neither a limit nor a reason to be left unjudged.
         RunError: there is nothing to judge.
     """
+    case, metrics, levels = found.case, found.metrics, found.levels
+    environment = {key: str(value) for key, value in found.environment_of_candidate.items()}
     known = {name: metric_named(name) for name in metrics}
-    failures = [Failure(code=found.code, where=found.where, message=found.message) for found in findings]
+    failures = [Failure(code=one.code, where=one.where, message=one.message) for one in found.findings]
     if not metrics and not failures:
         raise RunError(f"Case {case!r}: no metric and no finding, so nothing was compared; run `parity diff` first.")
     unjudged: dict[str, str] = {}
@@ -137,8 +119,8 @@ def judge(
         outputs = {name for name in known if level_of(name) == OUTPUTS}
         unjudged = dict.fromkeys(outputs - limits.keys(), "the exact profile judges equality")
     else:
-        if registry is None or environment is None:
-            raise RegistryError(f"Case {case!r} is judged by limits; give the registry and the run's environment.")
+        if registry is None:
+            raise RegistryError(f"Case {case!r} is judged by limits; give the registry.")
         device = device_of(environment)
         limits = registry.limits_of(case, device)
         reached = _reached(levels, limits)
@@ -171,10 +153,10 @@ def judge(
             failures.append(Failure(code="nan_metric", where=name, message="is nan: it could not be computed"))
         else:
             origin = None if registry is None else registry.calibrations.get(limits[name].calibration or "")
-            expired: tuple[str, ...] = ()
+            expired: tuple[Difference, ...] = ()
             if origin is not None:
-                changes = origin.changed(environment or {}), origin.changed_population(case, compared_on)
-                expired = (*changes[0], *changes[1], *origin.changed_text(name, padded_text))
+                changes = origin.changed(environment), origin.changed_population(case, found.compared_on)
+                expired = (*changes[0], *changes[1], *origin.changed_text(name, found.padded_text))
             rows.append(_row(known.get(name, metric), float(value), limits[name], expired, waivers.get(name, "")))
     excused = {row.metric for row in rows if row.waived}
     for name in waivers.keys() - excused:
@@ -190,9 +172,10 @@ def judge(
         outcome=_outcome(rows, failures),
         rows=tuple(rows),
         failures=tuple(failures),
-        notes=(*_levels_said(reached, levels, strength), *_without_taps(profile, levels), *_notes(rows)),
         unjudged=unjudged,
         levels=reached,
+        evidence=dict(levels),
+        caught=None if strength is None else _caught(reached, levels, strength),
     )
 
 
@@ -227,40 +210,14 @@ def _reached(levels: Mapping[str, Level], limits: Mapping[str, Limit]) -> dict[s
     return found
 
 
-def _levels_said(reached: Mapping[str, str], levels: Mapping[str, Level], strength: Strength | None) -> tuple[str, ...]:
-    """By what a run was judged, what was left out, and what that is worth."""
-    if not reached:
-        return ()
+def _caught(reached: Mapping[str, str], levels: Mapping[str, Level], strength: Strength) -> Caught | None:
+    """What the levels that judged are worth; nothing is claimed of levels that were measured in part."""
     judged_by = [level for level, state in reached.items() if state == JUDGED]
-    parts = [f"judged by {said(judged_by)}"]
-    parts += [
-        f"of {LEVEL_WORDS[level]} without {len(levels[level].without)} groups that its runner does not offer"
-        for level in judged_by
-        if level in levels and levels[level].without
-    ]
-    parts += [
-        f"of {LEVEL_WORDS[level]} without {', '.join(levels[level].left_out)}, whose taps could not be compared"
-        for level in judged_by
-        if level in levels and levels[level].left_out
-    ]
-    parts += [f"not by {LEVEL_WORDS[level]}: {state}" for level, state in reached.items() if state != JUDGED]
     whole = not any(levels[level].unmeasured for level in judged_by if level in levels)
-    if strength is not None and whole and (worth := strength.caught_by(judged_by)):
-        parts.append(worth)
-    return ("; ".join(parts),)
+    return strength.caught_by(judged_by) if whole and reached else None
 
 
-def _without_taps(profile: Profile, levels: Mapping[str, Level]) -> tuple[str, ...]:
-    """How many taps were compared, where not all were; without any, equality of outputs is no equality of taps."""
-    state = levels.get("drift")
-    if state is not None and state.measured and state.why:
-        return (state.why,)
-    if profile != "exact" or state is None or state.measured:
-        return ()
-    return (f"outputs are judged, and no taps but those in both traces: {state.why}",)
-
-
-def _row(metric: Metric, value: float, limit: Limit, expired: tuple[str, ...], waiver: str) -> Row:
+def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, ...], waiver: str) -> Row:
     if (limit.unit, limit.direction) != (metric.unit, metric.direction):
         raise RegistryError(
             f"The limit of {metric.name} is {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} "
@@ -316,29 +273,6 @@ def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
     if failed:  # a limit of another environment shows nothing either way
         return "undecided" if all(row.expired for row in failed) else "not_at_parity"
     return "parity" if any(row.passed and row.decisive for row in rows) else "undecided"
-
-
-def _notes(rows: list[Row]) -> tuple[str, ...]:
-    notes = []
-    changes = sorted({change for row in rows for change in row.expired})
-    if changes:
-        count = sum(bool(row.expired) for row in rows)
-        other_numbers = any(change.startswith(POPULATION) for change in changes)
-        notes.append(
-            f"{count} limits were measured in another environment or on other numbers ({'; '.join(changes)}): they "
-            "decide nothing; run where they were measured, or measure them here with `parity calibrate`"
-            + ("; `parity diff --as-judged` saves numbers as they are judged" if other_numbers else "")
-        )
-    needed = [row.metric for row in rows if row.status == "OVERLAP"]
-    if needed:
-        notes.append(f"OVERLAP by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}")
-    for group in sorted({row.metric.split(".")[0] for row in rows}):
-        members = [row for row in rows if row.metric.split(".")[0] == group]
-        able = any(row.status == "calibrated" for row in members)  # but expired, or one would be decisive
-        if not able and any(row.status != "exact" for row in members):
-            notes.append(f"no metric of {group} can decide: harmless variation and known defects were not told apart")
-    notes += [f"{row.metric} is waived: {row.waived}" for row in rows if row.waived]
-    return tuple(notes)
 
 
 def gate_exit_code(*codes: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Row, Verdict
-from parity.report.words import headline, perf_sentence, printable, sentence
+from parity.report.words import headline, notes, perf_sentence, printable, sentence
 from parity.trace.atomic import write_bytes_atomic
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2 (Char)
@@ -33,7 +33,7 @@ def verdict_suite(verdict: Verdict) -> ET.Element:
         case = _case(suite, verdict.case, f"{failure.code}: {failure.where}")
         _problem(case, "failure", failure.code, [failure.message])
     if verdict.outcome == "undecided":
-        _problem(_case(suite, verdict.case, "verdict"), "error", headline(verdict), verdict.notes)
+        _problem(_case(suite, verdict.case, "verdict"), "error", headline(verdict), notes(verdict))
     return _counted(suite)
 
 

@@ -12,6 +12,7 @@ from parity.report.words import (
     folded,
     headline,
     judged_by,
+    notes,
     number,
     perf_sentence,
     printable,
@@ -39,7 +40,7 @@ def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
     ]
     if failed := verdict.failed_rows():
         parts.append(_table(failed))
-    parts += [f"- {escaped(note)}" for note in verdict.notes]
+    parts += [f"- {escaped(note)}" for note in notes(verdict)]
     if verdict.rows:
         parts.append(
             f"<details><summary>All {len(verdict.rows)} metrics</summary>\n\n{_table(verdict.rows)}\n\n</details>"
@@ -71,7 +72,7 @@ def annotations(verdict: Verdict, perf: PerfVerdict | None = None) -> list[str]:
     ]
     lines += [annotation(title, sentence(row)) for row in verdict.failed_rows()]
     if verdict.outcome == "undecided":
-        lines.append(annotation(title, f"undecided: {'; '.join(verdict.notes) or headline(verdict)}"))
+        lines.append(annotation(title, f"undecided: {'; '.join(notes(verdict)) or headline(verdict)}"))
     if perf is not None and perf.outcome != "ok":
         wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
         lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]

@@ -11,8 +11,8 @@ from parity.report.words import number, printable
 
 def draw_diff(console: Console, found: RunsDiff, title: str) -> None:
     """Print what differs in the environment, every number, what was left out, and what was found besides."""
-    for phrase in found.environment:
-        console.print(Text(printable(f"environment differs: {phrase}"), "yellow"), soft_wrap=True)
+    for one in found.environment:
+        console.print(Text(printable(f"environment differs: {one.beside}"), "yellow"), soft_wrap=True)
     table = Table("metric", "value", "better", title=Text(printable(title)))
     for name, value in found.metrics.items():
         metric = METRICS[name]

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from parity.diff.runs import RunsDiff
-from parity.explain.diagnosis import Diagnosis
-from parity.explain.floors import Floors
+from parity.explain.explanation import Explanation
 from parity.judge.limit import Limit
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
@@ -30,7 +29,6 @@ from parity.report.page_sound import sound_data
 from parity.report.page_times import times_section
 from parity.report.page_verdict import divergence_section, verdict_section
 from parity.runs.folder import Run
-from parity.taps.dataflow import Dataflow
 from parity.trace.atomic import write_bytes_atomic
 
 MOST_PAGE_BYTES: Final = 12_000_000
@@ -51,15 +49,6 @@ SECTIONS: Final = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traced:
-    """A diagnosis with what the drift map is drawn against."""
-
-    diagnosis: Diagnosis
-    flow: Dataflow
-    floors: Floors
-
-
-@dataclass(frozen=True, kw_only=True)
 class Content:
     """Everything on a page. Where a field is a string, it is the reason why there is nothing else."""
 
@@ -68,7 +57,7 @@ class Content:
     found: RunsDiff
     verdict: Verdict | str
     perf: PerfVerdict | str
-    traced: Traced | str
+    diagnosis: Explanation | str
     limits: Mapping[str, Limit] = field(default_factory=dict)
     identified: Identified | None = None
 
@@ -82,17 +71,17 @@ def write_page(path: Path, content: Content) -> int:
 
 def render(content: Content) -> str:
     """The page as text of at most about `MOST_PAGE_BYTES`."""
-    found, traced = content.found, content.traced
+    found, diagnosis = content.found, content.diagnosis
     old, new, notes = shown_outputs(content.reference, content.candidate)
     if not notes and any(name.startswith("small_") for name in found.per_frame):
         notes = ("Limits of this case hold for what its golden keeps, so the numbers below are of small copies.",)
     sound, sound_notes = sound_data(
         old.waveform, new.waveform, (old.sample_rate_hz, new.sample_rate_hz), MOST_SOUND_BYTES
     )
-    diagnosis = traced if isinstance(traced, str) else traced.diagnosis
-    numbers: dict[str, Any] = {"limits": axis_data(found.metrics, content.limits), "drift": None}
-    if isinstance(traced, Traced):
-        numbers["drift"] = drift_data(traced.diagnosis, traced.flow, traced.floors)
+    numbers: dict[str, Any] = {
+        "limits": axis_data(found.metrics, content.limits),
+        "drift": None if isinstance(diagnosis, str) else drift_data(diagnosis),
+    }
     sound_block, numbers_block = data_block("sound-data", sound), data_block("numbers", numbers)
     room = MOST_PAGE_BYTES - ROOM_FOR_WORDS - len(sound_block) - len(numbers_block)
     pictures = album(old.frames, new.frames, room)
@@ -100,7 +89,7 @@ def render(content: Content) -> str:
     bodies: dict[str, Node] = {
         "divergence": divergence_section(diagnosis),
         "identity": identity_section(content.identified),
-        "drift": _drift(traced),
+        "drift": _drift(diagnosis),
         "frames": [*map(_note, (*notes, *pictures.notes())), _slot()],
         "sound": [*map(_note, sound_notes), _slot()],
         "metrics": metric_table(content.verdict, found.metrics, content.limits)
@@ -137,14 +126,15 @@ def _note(words: str) -> Html:
     return tag("p", {"class": "note"}, with_code(words))
 
 
-def _drift(traced: Traced | str) -> Node:
-    if isinstance(traced, str):
-        return _note(f"No map: {traced}")
-    told = traced.diagnosis.explanation
-    floors = "the registry's, by groups of taps" if told.floors_by_registry else "as measured in the file of floors"
-    if told.floors_by_rule:
+def _drift(diagnosis: Explanation | str) -> Node:
+    if isinstance(diagnosis, str):
+        return _note(f"No map: {diagnosis}")
+    floors = (
+        "the registry's, by groups of taps" if diagnosis.floors_by_registry else "as measured in the file of floors"
+    )
+    if diagnosis.floors_by_rule:
         floors = "by rule where nobody measured it"
-    omitted = traced.diagnosis.traces.left_out
+    omitted = diagnosis.traces.left_out
     return [
         _note(omitted.words) if omitted.taps else None,
         _note(

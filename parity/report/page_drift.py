@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.explain.diagnosis import Diagnosis
 from parity.explain.divergence import Root
-from parity.explain.floors import Floors
+from parity.explain.explanation import Explanation
 from parity.report.page_pack import ABSENT, EQUAL, FIRST, LOW, MISSING, STEP, log_code, packed
 from parity.taps.dataflow import Dataflow
 from parity.taps.module_path import module_path
@@ -22,15 +21,10 @@ END_PARTS: Final = ("x0", "guided", "latent")
 Coder = Callable[[str], int]
 
 
-def drift_data(diagnosis: Diagnosis, flow: Dataflow, floors: Floors) -> dict[str, Any]:
-    """Everything that the page's map, its tooltips and its details show.
-
-    Args:
-        diagnosis: of the run.
-        flow: the case's taps.
-        floors: the harmless noise that errors are held against.
-    """
+def drift_data(diagnosis: Explanation) -> dict[str, Any]:
+    """Everything that the page's map, its tooltips and its details show."""
     taps, by_bits = diagnosis.traces.taps, diagnosis.traces.by_bits
+    flow, floors = diagnosis.flow, diagnosis.floors
 
     def error(tap: str) -> int:
         if tap not in flow:
@@ -44,7 +38,7 @@ def drift_data(diagnosis: Diagnosis, flow: Dataflow, floors: Floors) -> dict[str
     def floor(tap: str) -> int:
         return log_code(floors.of(tap)) if tap in flow else ABSENT
 
-    found = diagnosis.explanation.divergence
+    found = diagnosis.divergence
     outside = [tap for tap in flow.taps if not tap.startswith("denoise/")]
     return {
         "passes": [{"id": name, "words": PASS_WORDS[name]} for name in flow.passes],
@@ -62,7 +56,7 @@ def drift_data(diagnosis: Diagnosis, flow: Dataflow, floors: Floors) -> dict[str
         "outside": [{"tap": tap, "words": place_of(tap).words(), "codes": [error(tap), floor(tap)]} for tap in outside],
         "roots": [_root(root, flow) for root in found.roots],
         "modules": [[_modules(stream, part) for part in (*BLOCK_PARTS, *END_PARTS)] for stream in STREAMS],
-        "measured": not diagnosis.explanation.floors_by_rule,
+        "measured": not diagnosis.floors_by_rule,
     }
 
 
@@ -101,7 +95,7 @@ def _root(root: Root, flow: Dataflow) -> dict[str, Any]:
     parts = (*BLOCK_PARTS, *END_PARTS)
     on_map = place.step is not None and place.part in parts
     return {
-        "words": root.words,
+        "words": place.words(),
         "tap": root.tap,
         "step": place.step if on_map else None,
         "pass": flow.passes.index(place.guidance_pass) if place.guidance_pass else None,

@@ -13,7 +13,7 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, distance
 from parity.judge.verdict import Row, Verdict
 from parity.report.page_html import Html, Node, cell, table, tag, with_code
-from parity.report.words import bound, capitalised, head_and_list, number, signed, state, used, why
+from parity.report.words import bound, capitalised, head_and_list, notes, number, signed, state, used, why
 
 HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
 KEY = (
@@ -25,7 +25,7 @@ TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "unca
 
 def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
     """Every judged metric of the outputs, failed ones first; folded, those of taps and what was not judged."""
-    parts = [_note(note) for note in verdict.notes]
+    parts = [_note(note) for note in notes(verdict)]
     for level in LEVELS:
         ordered = sorted(
             (row for row in verdict.rows if level_of(row.metric) == level),

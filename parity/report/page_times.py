@@ -50,7 +50,7 @@ def _row(name: str, now: float | None, before: float | None, judged: PerfRow | N
     if judged and judged.change_percent is not None:
         change = f"{judged.change_percent:+.3g} %"
     elif now is not None and before:
-        change = _beside(now, before)
+        change = change_words(now, before)
     spread = tag("small", {}, f"95 %: {interval(judged)}") if judged and judged.interval else None
     allowed = judged.allowed if judged else None
     return tag(
@@ -66,7 +66,7 @@ def _row(name: str, now: float | None, before: float | None, judged: PerfRow | N
     )
 
 
-def _beside(now: float, before: float) -> str:
+def change_words(now: float, before: float) -> str:
     """A time beside the reference run's, which is one sample: a share where it is close, else how many times it is."""
     ratio = now / before
     return f"{100 * (ratio - 1):+.1f} %" if 0.5 <= ratio <= 2 else f"{ratio:.3g}×"

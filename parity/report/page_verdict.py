@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping
 
 from parity.diff.finding import CODES
 from parity.diff.runs import RunsDiff
-from parity.explain.diagnosis import Diagnosis
+from parity.explain.explanation import Explanation
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
+from parity.report.explanation import departure_line, explanation_lines
 from parity.report.page_html import Html, Node, join, tag, with_code
-from parity.report.words import bound, capitalised, head_and_list, number
+from parity.report.words import bound, capitalised, head_and_list, notes, number
+from parity.taps.name import place_of
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
 TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
@@ -24,7 +26,7 @@ MOST_REASONS = 8
 
 
 def verdict_section(
-    found: RunsDiff, verdict: Verdict | str, diagnosis: Diagnosis | str, perf: PerfVerdict | str
+    found: RunsDiff, verdict: Verdict | str, diagnosis: Explanation | str, perf: PerfVerdict | str
 ) -> Html:
     """The head. A verdict or diagnosis that is a string is the reason why there is none."""
     outcome = verdict.outcome if isinstance(verdict, Verdict) else "undecided"
@@ -41,12 +43,12 @@ def verdict_section(
     )
 
 
-def divergence_section(diagnosis: Diagnosis | str) -> Html:
+def divergence_section(diagnosis: Explanation | str) -> Html:
     """Where the run first departs, in words."""
     if isinstance(diagnosis, str):
         return tag("p", {"class": "note"}, diagnosis)
-    found, lines = diagnosis.explanation.divergence, diagnosis.explanation.lines
-    first = next((line for line in lines if found.roots and found.roots[0].words in line), lines[0])
+    found, lines = diagnosis.divergence, explanation_lines(diagnosis)
+    first = departure_line(diagnosis) if found.roots else lines[0]
     rest = [line for line in lines if line != first]
     tone = "good" if not found.departs else "bad" if found.roots else "warn"
     return join(
@@ -86,18 +88,20 @@ def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
         return f"{it.runner} ({it.tier}, {it.dtype}, release {it.reference})"
 
     how = "" if isinstance(verdict, str) else f", by {'equal bits' if verdict.profile == 'exact' else 'limits'}"
-    changed = f"; environments differ: {'; '.join(found.environment)}" if found.environment else ""
+    changed = (
+        f"; environments differ: {'; '.join(one.beside for one in found.environment)}" if found.environment else ""
+    )
     return f"{side('candidate')} judged against {side('reference')}{how}{changed}"
 
 
-def _reasons(verdict: Verdict | str, diagnosis: Diagnosis | str) -> Node:
+def _reasons(verdict: Verdict | str, diagnosis: Explanation | str) -> Node:
     said: list[str] = []
-    if isinstance(diagnosis, Diagnosis) and diagnosis.explanation.divergence.roots:
-        said.append(f"first departs at {diagnosis.explanation.divergence.roots[0].words}")
+    if isinstance(diagnosis, Explanation) and diagnosis.divergence.roots:
+        said.append(f"first departs at {place_of(diagnosis.divergence.roots[0].tap).words()}")
     if isinstance(verdict, Verdict):
         said += [f"{failure.code} in {failure.where}: {failure.message}" for failure in verdict.failures]
     if isinstance(verdict, Verdict) and verdict.outcome == "undecided":
-        said += [head_and_list(note)[0] for note in verdict.notes]
+        said += [head_and_list(note)[0] for note in notes(verdict)]
     more = [f"and {len(said) - MOST_REASONS} more"] if len(said) > MOST_REASONS else []
     lines = [*said[:MOST_REASONS], *more]
     return (
@@ -107,13 +111,13 @@ def _reasons(verdict: Verdict | str, diagnosis: Diagnosis | str) -> Node:
     )
 
 
-def _tiles(metrics: Mapping[str, float], diagnosis: Diagnosis | str, perf: PerfVerdict | str) -> Iterable[Html]:
+def _tiles(metrics: Mapping[str, float], diagnosis: Explanation | str, perf: PerfVerdict | str) -> Iterable[Html]:
     yield _output(metrics, "Frames", ("frames",), "frames.psnr_db.min", "worst frame's PSNR", "dB")
     yield _output(metrics, "Sound", ("audio",), "audio.snr_db.min", "worst channel's SNR", "dB")
     yield _output(metrics, "Video latent", ("video_latent",), "video_latent.relative_l2", "relative L2", "")
     yield _output(metrics, "Audio latent", ("audio_latent",), "audio_latent.relative_l2", "relative L2", "")
-    if isinstance(diagnosis, Diagnosis):
-        found = diagnosis.explanation.divergence
+    if isinstance(diagnosis, Explanation):
+        found = diagnosis.divergence
         value = "none" if not found.departs else f"{len(found.roots)} place{'s' if len(found.roots) != 1 else ''}"
         yield _tile("First divergence", value, f"{found.compared} taps compared, {found.above} beyond what is allowed")
     if isinstance(perf, PerfVerdict):

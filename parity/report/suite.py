@@ -11,8 +11,10 @@ from rich.text import Text
 
 from parity.diff.isolated import IsolatedErrors
 from parity.diff.runs import RunsDiff
-from parity.explain.diagnosis import Diagnosis
+from parity.explain.explanation import Explanation
 from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
+from parity.report.documents import verdict_document
+from parity.report.explanation import explanation_document, explanation_lines
 from parity.report.markdown import escaped
 from parity.report.words import GIB, number, printable, sentence
 from parity.runs.folder import RunRecord
@@ -39,28 +41,27 @@ TITLE: Final = "Is it still the official LTX-2.3?"
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One comparison. `verdict` is None where nothing could be judged; `refusal` then says why."""
+    """One comparison. A verdict that is a string is the reason why there is none."""
 
     case: str
     what: str
     found: RunsDiff
-    verdict: Verdict | None
-    refusal: str
-    taps: Diagnosis | None  # None where a run has no trace
+    verdict: Verdict | str
+    taps: Explanation | None  # None where a run has no trace
     records: tuple[RunRecord, RunRecord]  # reference and candidate
     alone: IsolatedErrors | None = None  # what the candidate's parts add by themselves, where that was measured
 
     @property
     def by_bits(self) -> bool:
         """Whether the candidate is held to the reference's bits."""
-        return self.verdict is not None and self.verdict.profile == "exact"
+        return isinstance(self.verdict, Verdict) and self.verdict.profile == "exact"
 
     @property
     def code(self) -> int:
         """The verdict's exit code; whoever is held to bits is held to those of every tap, too."""
-        if self.verdict is None:
+        if isinstance(self.verdict, str):
             return 2
-        if not self.by_bits or self.taps is None or self.taps.traces.bit_equal:
+        if not self.by_bits or self.taps is None or self.taps.bit_equal:
             return self.verdict.exit_code
         return gate_exit_code(self.verdict.exit_code, 2 if self.taps.traces.findings else 1)
 
@@ -84,23 +85,24 @@ class Line:
     def reservations(self) -> list[str]:
         """What keeps the numbers of a line from being the whole of a comparison in one environment."""
         omitted = [self.found.left_out.words] if self.found.left_out.taps else []
-        return [*(f"environment differs: {phrase}" for phrase in self.found.environment), *omitted]
+        return [*(f"environment differs: {one.beside}" for one in self.found.environment), *omitted]
 
     def complaints(self) -> list[str]:
         """Everything that keeps the line from parity, a sentence each."""
-        said = [self.refusal] if self.refusal else []
-        if self.verdict is not None:
-            said += [f"{one.code} at {one.where}: {one.message}" for one in self.verdict.failures]
+        if isinstance(self.verdict, str):
+            said = [self.verdict]
+        else:
+            said = [f"{one.code} at {one.where}: {one.message}" for one in self.verdict.failures]
             said += [sentence(row) for row in self.verdict.failed_rows()]
-        if self.taps is not None and not self.taps.traces.bit_equal:
-            said += self.taps.explanation.lines
+        if self.taps is not None and not self.taps.bit_equal:
+            said += explanation_lines(self.taps)
         return said + self._alone_said()
 
     def _alone_said(self) -> list[str]:
         """Which parts add an error by themselves, in a sentence."""
         if self.alone is None:
             return []
-        if not self.alone.differing and self.taps is not None and not self.taps.traces.bit_equal:
+        if not self.alone.differing and self.taps is not None and not self.taps.bit_equal:
             return [
                 f"fed the official inputs on this machine, all {len(self.alone.rows)} places have the official bits; "
                 "both sides share one copy of the weights, so a change of weights in place does not show in isolation"
@@ -123,9 +125,9 @@ class Line:
             "what": self.what,
             "exit_code": self.code,
             "outcome": WORDS[self.code],
-            "refusal": self.refusal,
-            "verdict": None if self.verdict is None else self.verdict.document(),
-            "taps": None if self.taps is None else self.taps.explanation.document(),
+            "refusal": self.verdict if isinstance(self.verdict, str) else "",
+            "verdict": None if isinstance(self.verdict, str) else verdict_document(self.verdict),
+            "taps": None if self.taps is None else explanation_document(self.taps),
             "isolated": None
             if self.alone is None
             else {
@@ -134,13 +136,13 @@ class Line:
                 "differing": len(self.alone.differing),
                 "origins": list(self.alone.origins[:MOST_PLACES]),
             },
-            "environment_differences": list(self.found.environment),
+            "environment_differences": [one.beside for one in self.found.environment],
             "left_out": asdict(self.found.left_out),
         }
 
     def _judged_by(self) -> str:
         """By equality of bits, or by limits on which levels of evidence."""
-        if self.verdict is None:
+        if isinstance(self.verdict, str):
             return "-"
         if self.by_bits:
             parts = ("outputs", *(["taps"] if self.taps else []), *(["isolated parts"] if self.alone else []))

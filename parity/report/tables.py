@@ -22,6 +22,7 @@ from parity.report.words import (
     interval,
     judged_by,
     limit_words,
+    notes,
     number,
     perf_sentence,
     printable,
@@ -78,7 +79,7 @@ def draw_verdict(console: Console, verdict: Verdict) -> None:
     _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
     for failure, message in folded(verdict.failures):
         _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
-    for note in verdict.notes:
+    for note in notes(verdict):
         _line(console, "note", printable(note))
     if verdict.unjudged:
         reasons = dict.fromkeys(verdict.unjudged.values())

@@ -5,11 +5,14 @@ Text that came from a run or a registry is made printable first, so that a file 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from parity.diff.levels import LEVEL_WORDS
+from parity.identify.releases import Follows
+from parity.judge.limit import POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import Change
-from parity.judge.strength import said
+from parity.judge.strength import Caught
 from parity.judge.verdict import JUDGED, Failure, Row, Verdict
 
 GIB = 1 << 30
@@ -137,7 +140,95 @@ def judged_by(verdict: Verdict) -> str:
         return "equality"
     there = [level for level, state in verdict.levels.items() if state == JUDGED]
     left_out = [level for level in verdict.levels if level not in there]
-    return f"limits on {said(there)}" + (f", without {said(left_out)}" if left_out else "")
+    return f"limits on {levels_named(there)}" + (f", without {levels_named(left_out)}" if left_out else "")
+
+
+def levels_named(levels: Sequence[str]) -> str:
+    """Levels of evidence: "outputs, drift of taps and isolated errors"."""
+    words = [LEVEL_WORDS[level] for level in levels]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def notes(verdict: Verdict) -> tuple[str, ...]:
+    """What a reader must know of a verdict besides its numbers and failures, a sentence each."""
+    return (*_evidence(verdict), *_taps_compared(verdict), *_limits_that_decide_nothing(verdict))
+
+
+def _evidence(verdict: Verdict) -> Iterable[str]:
+    """By what a run was judged by limits, what was left out, and what that is worth."""
+    if not verdict.levels:
+        return
+    there = [level for level, state in verdict.levels.items() if state == JUDGED]
+    measured = {level: verdict.evidence[level] for level in there if level in verdict.evidence}
+    parts = [f"judged by {levels_named(there)}"]
+    parts += [
+        f"of {LEVEL_WORDS[level]} without {len(one.without)} groups that its runner does not offer"
+        for level, one in measured.items()
+        if one.without
+    ]
+    parts += [
+        f"of {LEVEL_WORDS[level]} without {', '.join(one.left_out)}, whose taps could not be compared"
+        for level, one in measured.items()
+        if one.left_out
+    ]
+    parts += [f"not by {LEVEL_WORDS[level]}: {state}" for level, state in verdict.levels.items() if state != JUDGED]
+    if verdict.caught is not None:
+        parts.append(_worth(verdict.caught))
+    yield "; ".join(parts)
+
+
+def _worth(caught: Caught) -> str:
+    alone = " alone" if len(caught.levels) == 1 else ""
+    return (
+        f"{levels_named(caught.levels)}{alone} catch {caught.count} of {caught.defects} known defects "
+        f"({caught.limits_of}, {caught.date})"
+    )
+
+
+def _taps_compared(verdict: Verdict) -> Iterable[str]:
+    """How many taps were compared, where not all were; without any, equality of outputs is no equality of taps."""
+    drift = verdict.evidence.get("drift")
+    if drift is not None and drift.measured and drift.why:
+        yield drift.why
+    elif drift is not None and not drift.measured and verdict.profile == "exact":
+        yield f"outputs are judged, and no taps but those in both traces: {drift.why}"
+
+
+def _limits_that_decide_nothing(verdict: Verdict) -> Iterable[str]:
+    rows = verdict.rows
+    if changes := {change for row in rows for change in row.expired}:
+        count = sum(bool(row.expired) for row in rows)
+        yield (
+            f"{count} limits were measured in another environment or on other numbers "
+            f"({'; '.join(sorted(map(str, changes)))}): they decide nothing; run where they were measured, or measure "
+            "them here with `parity calibrate`"
+            + (
+                "; `parity diff --as-judged` saves numbers as they are judged"
+                if any(change.key == POPULATION for change in changes)
+                else ""
+            )
+        )
+    if needed := [row.metric for row in rows if row.status == "OVERLAP"]:
+        yield f"OVERLAP by {len(needed)} metrics, on which alone no case passes: {', '.join(needed)}"
+    for group in sorted({row.metric.split(".")[0] for row in rows}):
+        members = [row for row in rows if row.metric.split(".")[0] == group]
+        able = any(row.status == "calibrated" for row in members)  # but expired, or one would be decisive
+        if not able and any(row.status != "exact" for row in members):
+            yield f"no metric of {group} can decide: harmless variation and known defects were not told apart"
+    for row in rows:
+        if row.waived:
+            yield f"{row.metric} is waived: {row.waived}"
+
+
+def release_followed(found: Follows) -> str:
+    """That a candidate follows another release than it was judged by."""
+    where = f"official {found.release} ({found.folder})"
+    if math.isinf(found.times):
+        return f"The candidate has every bit of {where}, not of {found.instead_of}: it follows that release."
+    return (
+        f"The candidate is {found.times:.2g} times nearer to {where} than to {found.instead_of}, in frames and "
+        "sound: it seems to follow that release."
+    )
 
 
 def headline(verdict: Verdict, perf: PerfVerdict | None = None) -> str:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from parity.runs.difference import Difference
+
 ATTENTION_KERNELS: Final = "attention_kernels"  # key of a recorded run's details: form of call to names of kernels
 MOST_FORMS: Final = 1000  # of a run; one of `tiny` has nine
 _LONGEST: Final = 200  # characters of what a stranger's run says
@@ -80,14 +82,14 @@ def noting_attention_kernels() -> Iterator[dict[str, str]]:
             F.scaled_dot_product_attention = attend
 
 
-def kernel_differences(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
-    """Forms that two runs gave to different kernels, each as one phrase, reference first.
+def kernel_differences(reference: dict[str, Any], candidate: dict[str, Any]) -> list[Difference]:
+    """Forms of attention that two runs gave to different kernels; the form is the key.
 
     Args: the details of the two runs, a stranger's data; one that notes no kernels differs in none.
     """
     old, new = (_noted(details) for details in (reference, candidate))
     return [
-        f"attention of {form}: {kernel} in the reference, {new[form]} here"
+        Difference(key=form, old=kernel, new=new[form])
         for form, kernel in old.items()
         if new.get(form, kernel) != kernel
     ]

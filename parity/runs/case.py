@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from parity.runs.folder import Run
+from parity.runs.folder import Run, sha256_of
+from parity.runs.places import project_root
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
 from parity.trace.file import Trace
@@ -30,6 +31,23 @@ def flow_of(reference: Run, candidate: Run, trace: Trace) -> Dataflow:
             "record it with --taps '*'."
         )
     return Dataflow(case_of(run), max(blocks, default=0) + 1)
+
+
+def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
+    """The case that a run recorded, its pictures held to their hashes.
+
+    Args:
+        run: of the case.
+        folder: where its pictures are; None takes the case's folder under golden/.
+    Raises: RunError if it is no case, or a picture is another one.
+    """
+    case = case_of(run, folder or project_root() / "golden" / Path(run.case_id).name)
+    for image in case.request.images:
+        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
+            raise RunError(
+                f"{case.image_path(image)} is not the picture that {run.folder} was run with; name its case file."
+            )
+    return case
 
 
 def case_of(run: Run, folder: Path | None = None) -> Case:

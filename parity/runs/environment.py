@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import runners
+from parity.runs.difference import Difference
 from runners.repeatable import repeatable_kernels
 
 PACKAGES = (
@@ -135,18 +136,20 @@ def sdpa_backends() -> list[str]:
     return [name for name, on in enabled.items() if on]
 
 
-def differences(reference: dict[str, Any], candidate: dict[str, Any], without: Collection[str] = ()) -> list[str]:
-    """Differences that can change bits, each as one phrase, reference first; those of keys in `without` left out."""
-    named = [
-        f"{key}: {reference.get(key)} against {candidate.get(key)}"
+def differences(
+    reference: dict[str, Any], candidate: dict[str, Any], without: Collection[str] = ()
+) -> list[Difference]:
+    """Differences that can change bits; those of keys in `without` left out."""
+    found = [
+        Difference(key=key, old=str(reference.get(key)), new=str(candidate.get(key)))
         for key in NUMERIC_KEYS
         if key not in without and reference.get(key) != candidate.get(key)
     ]
     cores = [side.get(USABLE_CORES, side.get("cores")) for side in (reference, candidate)]
     on_cpu = reference.get("device") == candidate.get("device") == "cpu"
     if on_cpu and USABLE_CORES not in without and cores[0] != cores[1]:
-        named.append(f"{USABLE_CORES}: {cores[0]} against {cores[1]}")
-    return named
+        found.append(Difference(key=USABLE_CORES, old=str(cores[0]), new=str(cores[1])))
+    return found
 
 
 @cache

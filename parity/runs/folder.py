@@ -11,10 +11,12 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -25,12 +27,14 @@ from parity.runs.outputs import read_outputs, write_outputs
 from parity.runs.video_file import write_mp4
 from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
+from parity.trace.file import Trace, read_trace
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import NAMES
 from runners.errors import RunError
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
 
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 TRACE_FILE = "trace.safetensors"
@@ -87,6 +91,7 @@ class Run:
 
     folder: Path
     record: RunRecord
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def offers(self) -> str:
@@ -104,8 +109,23 @@ class Run:
         """Whether the run holds reduced outputs, not whole ones."""
         return OUTPUTS_FILE not in self.record.files
 
+    @cached_property
+    def trace(self) -> Trace:
+        """The sketches of its taps, read once. Raises: RunError if there are none, or they are damaged."""
+        return read_trace(self.folder)
+
     def outputs(self) -> Outputs:
-        """Read the outputs. Raises: RunError if one is missing or has another form, or they are reduced."""
+        """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
+        return self.once("outputs", self._read_outputs)
+
+    def once(self, what: Hashable, read: Callable[[], T]) -> T:
+        """What `read` gives of this run, read when it is first asked for under that name, and kept with the run."""
+        if what not in self._kept:
+            self._kept[what] = read()
+        kept: T = self._kept[what]
+        return kept
+
+    def _read_outputs(self) -> Outputs:
         if self.reduced:
             raise RunError(
                 f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."

@@ -37,7 +37,7 @@ from runners.real_tokens import PromptTokens, without_left_padding
 
 Keep = Literal["sketch", "full"]
 NO_WINDOWS: Final[PromptTokens] = MappingProxyType({})
-_CAPACITY: Final = 2048  # taps; 0.6 MB at 64 buckets
+CAPACITY: Final = 2048  # taps; 0.6 MB at 64 buckets
 
 
 class _Batch:
@@ -46,13 +46,13 @@ class _Batch:
     def __init__(self, buckets: int, device: torch.device) -> None:
         self.device = device
         self._rows: list[tuple[str, tuple[int, ...], str]] = []  # one list: an interrupt cannot fall between columns
-        self._floats = torch.empty(_CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
-        self._integers = torch.empty(_CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
+        self._floats = torch.empty(CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
+        self._integers = torch.empty(CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
         self._arrived: torch.Event | None = None
 
     @property
     def full(self) -> bool:
-        return len(self._rows) == _CAPACITY
+        return len(self._rows) == CAPACITY
 
     def add(self, name: str, tensor: Tensor) -> None:
         row = len(self._rows)

@@ -79,7 +79,7 @@ FLOAT_STATISTICS: Final = 3  # l2, max_abs, mean, after the buckets of a row
 INTEGER_STATISTICS: Final = 3  # checksum, NaN count, Inf count
 
 _MASK = 0xFFFFFFFF
-_BLOCK = 1 << 18  # elements sketched at a time: bounds the scratch memory of the torch form
+BLOCK_ELEMENTS = 1 << 18  # elements sketched at a time: bounds the scratch memory of the torch form
 _MOST_ELEMENTS = 1 << 33  # vectors and quads are numbered by 31 bits
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -160,12 +160,12 @@ def sketch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
             f"A sketch wants a real, dense tensor of fewer than 2^33 elements; got {tensor.dtype}, {tensor.layout}, "
             f"{tuple(tensor.shape)}. Tap its real view, or a part of it."
         )
-    kernel = _kernel() if tensor.is_cuda and tensor.dtype in _KERNEL_DTYPES else None
+    kernel = triton_kernel() if tensor.is_cuda and tensor.dtype in _KERNEL_DTYPES else None
     (kernel or sketch_torch_into)(tensor.detach(), floats, integers)
 
 
 @lru_cache(maxsize=1)
-def _kernel() -> Callable[[Tensor, Tensor, Tensor], None] | None:
+def triton_kernel() -> Callable[[Tensor, Tensor, Tensor], None] | None:
     """The CUDA kernel, or None where Triton is not installed."""
     try:
         from parity.trace.sketch_triton import sketch_kernel_into
@@ -189,7 +189,7 @@ def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
     checksum, nan_count, inf_count = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(3))
 
     chunk_elements = buckets * VECTOR
-    block_chunks = max(1, _BLOCK // chunk_elements)
+    block_chunks = max(1, BLOCK_ELEMENTS // chunk_elements)
     for start in range(0, count, block_chunks * chunk_elements):
         part = flat[start : start + block_chunks * chunk_elements]
         chunks = -(-part.numel() // chunk_elements)
@@ -203,7 +203,7 @@ def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
         exact = values.to(torch.float64)
         total += exact.sum()
         square += exact.square().sum()
-        source, signs = _pattern(start // chunk_elements, chunks, buckets, device)
+        source, signs = chunk_pattern(start // chunk_elements, chunks, buckets, device)
         padded = torch.nn.functional.pad(values, (0, chunks * chunk_elements - part.numel()))
         turned = padded.view(-1, VECTOR)[source].mul_(signs)  # (C * K, 8): vector u of a chunk now lies in its lane
         lanes += turned.view(chunks, buckets, VECTOR).sum(dim=0, dtype=torch.float64)
@@ -215,7 +215,7 @@ def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
 
 
 @lru_cache(maxsize=8)  # a run taps the same few shapes over and over
-def _pattern(first_chunk: int, chunks: int, buckets: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def chunk_pattern(first_chunk: int, chunks: int, buckets: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return which vector each lane reads, int64 (C * K,), and the signs in that order, float32 (C * K, 8)."""
     chunk = torch.arange(first_chunk, first_chunk + chunks, device=device)
     turn = (chunk * GOLDEN & _MASK) >> (32 - int(math.log2(buckets)))  # (C,)

@@ -76,7 +76,7 @@ class DiffusersRunner:
         clock = Clock(device, progress)
         clock.begin("text_encoding")
         with clock.loading():
-            pipeline = self._pipeline(bool(case.request.images), clock)
+            pipeline = self.open_pipeline(bool(case.request.images), clock)
             if case.request.images:
                 picture = case.image_path(case.request.images[0])
                 arguments["image"] = importlib.import_module("diffusers.utils").load_image(str(picture))
@@ -124,7 +124,7 @@ class DiffusersRunner:
         blocks: int = self.weights.config["transformer"]["num_layers"]
         return blocks
 
-    def _pipeline(self, with_picture: bool, clock: Clock) -> Any:
+    def open_pipeline(self, with_picture: bool, clock: Clock) -> Any:
         """A pipeline on the device. Its language model makes room when the transformer is first called.
 
         Both together leave too little of an 80 GB card. diffusers' own answer, components that wait in host memory,

@@ -41,7 +41,7 @@ def fill_normal_(out: Tensor, key: int, *, mean: float, std: float, start: int =
     Returns: `out`.
     """
     assert out.is_contiguous()
-    if out.is_cuda and out.numel() and (kernel := _kernel()) is not None:
+    if out.is_cuda and out.numel() and (kernel := triton_kernel()) is not None:
         with torch.cuda.device(out.device):
             kernel(out, key, mean=mean, std=std, start=start)
         return out
@@ -49,7 +49,7 @@ def fill_normal_(out: Tensor, key: int, *, mean: float, std: float, start: int =
 
 
 @lru_cache(maxsize=1)
-def _kernel() -> Callable[..., None] | None:
+def triton_kernel() -> Callable[..., None] | None:
     """The CUDA kernel, or None where Triton is not installed."""
     try:
         from runners.forge.counter_triton import fill_kernel_

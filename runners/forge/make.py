@@ -123,8 +123,9 @@ def _write_safetensors(path: Path, made: MadeTensors, metadata: dict[str, str], 
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for _, tensor in made.tensors(device):
-            _write_bytes(file, tensor)
+            write_bytes(file, tensor)
 
 
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+def write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    """Append a tensor's bytes, row-major, to a file."""
     file.write(tensor.reshape(-1).view(torch.uint8).cpu().numpy().data)

@@ -19,11 +19,11 @@ EPSILON = 1e-9  # keeps the division by beta finite
 
 def kaiser_sinc_filter() -> Tensor:
     """(1, 1, TAPS) low-pass filter: a sinc at half the inner band under a Kaiser window, of sum 1."""
-    return torch.tensor(_kaiser_sinc_taps(), dtype=torch.float32).view(1, 1, TAPS)
+    return torch.tensor(kaiser_sinc_taps(), dtype=torch.float32).view(1, 1, TAPS)
 
 
 @cache
-def _kaiser_sinc_taps() -> tuple[float, ...]:
+def kaiser_sinc_taps() -> tuple[float, ...]:
     """The filter's taps, computed once: a vocoder has hundreds of these filters.
 
     The window's beta comes from Kaiser's formula for the stop-band attenuation that TAPS reach.

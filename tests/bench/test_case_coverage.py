@@ -81,7 +81,7 @@ def test_every_branch_of_the_native_model_runs_in_some_case_or_has_a_reason(benc
 
 def test_a_branch_is_named_by_its_function_its_line_and_its_side(bench: ModuleType) -> None:
     source = "def f(x):\n    if x:\n        y = 1\n    elif not x:\n        y = 2\n    for _ in ():\n        pass\n"
-    assert bench._bodies(source) == {2: 3, 4: 5, 6: 7}
+    assert bench.bodies_of(source) == {2: 3, 4: 5, 6: 7}
 
 
 def test_every_blind_spot_of_the_first_cases_has_a_defect_that_is_tried_on_its_case_and_was_caught(

@@ -14,6 +14,7 @@ from parity.calibrate.defects.defect import present
 from parity.calibrate.drift import Drifted, Recorded, drift, record
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
+from parity.report.explanation import explanation_lines
 from runners.case import Case
 from runners.ltx23.gemma import GemmaEncoder
 from runners.native.runner import NativeRunner
@@ -74,7 +75,10 @@ def test_garbage_in_the_padding_is_nothing_to_a_comparison(
     with padding_of(-3.0):
         found = drift(micro_weights, micro_case(SHORT), reference)
     assert found.bit_equal and found.metrics["drift.text"] == 0.0 and found.taps.compared == len(found.flow.taps)
-    assert told(found, bits_expected=True).lines[0] == f"all {len(found.flow.taps)} taps are equal in every bit"
+    assert (
+        explanation_lines(told(found, bits_expected=True))[0]
+        == f"all {len(found.flow.taps)} taps are equal in every bit"
+    )
 
 
 def test_an_engine_that_pads_on_the_right_is_not_said_to_be_wrong_at_gemma(

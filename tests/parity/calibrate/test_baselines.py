@@ -16,13 +16,13 @@ def test_runs_go_by_turns_and_the_first_of_each_is_thrown_away(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     order: list[str] = []
-    timed: Callable[..., Any] = baselines._timed
+    timed: Callable[..., Any] = baselines.timed_once
 
     def watched(runner: str, *rest: Any) -> Any:
         order.append(runner)
         return timed(runner, *rest)
 
-    monkeypatch.setattr(baselines, "_timed", watched)
+    monkeypatch.setattr(baselines, "timed_once", watched)
     monkeypatch.setattr(baselines, "RUNS", 3)
     found = baselines.measure_baselines(micro_weights, micro_case(), "a command", lambda _: None)
     assert order == ["official", "native", "native", "official"] * 2

@@ -5,6 +5,7 @@ import torch
 
 from parity.calibrate.drift import Drifted, Recorded, drift, record
 from parity.calibrate.harmless import other_capability, threads
+from parity.diff.compared import Compared
 from parity.diff.drift_level import drift_level
 from parity.diff.levels import MEASURED, OUTPUTS
 from parity.diff.metric import DRIFT
@@ -32,13 +33,18 @@ def reference(tiny_weights: WeightsFolder) -> Recorded:
 def judged(registry: Registry, drifted: Drifted, **elsewhere: str) -> str:
     environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()} | elsewhere
     found = judge(
-        case=CASE,
-        profile="limits",
-        metrics=drifted.metrics,
-        findings=[*drifted.outputs.findings, *drifted.taps.findings],
+        Compared(
+            case=CASE,
+            metrics=drifted.metrics,
+            findings=(
+                *drifted.outputs.findings,
+                *drifted.taps.findings,
+            ),
+            environment_of_candidate=environment,
+            levels={OUTPUTS: MEASURED, "drift": drift_level(drifted.taps, drifted.flow)},
+        ),
+        "limits",
         registry=registry,
-        environment=environment,
-        levels={OUTPUTS: MEASURED, "drift": drift_level(drifted.taps, drifted.flow)},
     )
     assert not any(row.expired for row in found.rows), [row.expired for row in found.rows if row.expired][:1]
     return found.outcome

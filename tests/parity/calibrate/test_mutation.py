@@ -16,7 +16,7 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
-from parity.judge.strength import load_strength
+from parity.judge.strength import Caught, load_strength
 from parity.runs.environment import fingerprint
 from runners.case import Case
 from runners.errors import RegistryError
@@ -132,4 +132,5 @@ def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:
     path.write_text(json.dumps(_score(_trial(SEEN), _trial(INSIDE)).document()))
     strength = load_strength(path)
     assert strength is not None
-    assert strength.caught_by(["outputs"]) == "outputs alone catch 1 of 2 known defects (c, 2026-01-02)"
+    found = strength.caught_by(["outputs"])
+    assert found == Caught(levels=("outputs",), count=1, defects=2, limits_of="c", date="2026-01-02")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from parity.diff.comparable import environment_differences, record_findings, require_comparable
+from parity.runs.difference import Difference
 from parity.runs.folder import Run, read_run
 from runners.errors import RunError
 
@@ -30,8 +31,8 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
         found = read_run(leave_run(name, runner=runner, environment=packages))
         return Run(folder=found.folder, record=msgspec.structs.replace(found.record, reference=release))
 
-    phrases = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
-    assert phrases == [f"{package}: 5 against 4" for package in named]
+    found = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
+    assert found == [Difference(key=package, old="5", new="4") for package in named]
 
 
 def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun) -> None:

@@ -8,9 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.cli.gate import compared
-from parity.cli.suite import _judged
-from parity.diff import runs
 from parity.diff.metric import METRICS
 from parity.diff.runs import (
     Kept,
@@ -22,10 +19,14 @@ from parity.diff.runs import (
     kept_phrase,
     reduced_alike,
 )
+from parity.judge import gate
+from parity.judge.gate import compare_as_judged
 from parity.judge.limit import exact_limit
 from parity.judge.registry import Registry, save_registry
+from parity.judge.verdict import Verdict
 from parity.runs import golden, reduced
 from parity.runs.folder import Run, read_run
+from parity.suite.suite import compare_line
 from parity.trace.file import read_trace
 from runners.errors import RunError
 
@@ -100,11 +101,11 @@ def test_what_a_new_golden_will_keep_is_what_it_keeps(
     assert thinner == kept_of_case("micro") and (thinner == foreseen) == (blocks is None)
 
 
-def test_a_reduced_candidate_says_what_was_compared(official: Run) -> None:
+def test_a_reduced_candidate_says_what_was_compare_as_judged(official: Run) -> None:
     golden.bless(official, "smaller", reduced=True)
     small = golden.golden_of("micro")
     assert compare_runs(official, small).compared_on == kept_phrase(kept_of(small))
-    assert compared(official, small, profile="exact").compared_on == kept_phrase(kept_of(small))
+    assert compare_as_judged(official, small, profile="exact").compared_on == kept_phrase(kept_of(small))
 
 
 def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_golden_keeps_since(
@@ -114,7 +115,7 @@ def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_go
     small = read_run(shutil.copytree(golden.golden_of("micro").folder, tmp_path / "small"))
     monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
     golden.bless(golden.golden_of("micro"), "thinner")
-    found = compared(official, small, profile="limits")
+    found = compare_as_judged(official, small, profile="limits")
     assert found.compared_on == kept_phrase(kept_of(small)) != kept_phrase(kept_of_case("micro"))
 
 
@@ -123,21 +124,25 @@ def test_where_bits_decide_a_golden_that_is_damaged_does_not_matter(official: Ru
     exact = read_run(leave_run("exact", runner="native"))
     small = golden.golden_of("micro")
     (small.folder / "trace.safetensors").write_bytes(b"")
-    assert compared(official, exact).compared_on == compared(official, exact, profile="exact").compared_on == ""
+    assert (
+        compare_as_judged(official, exact).compared_on
+        == compare_as_judged(official, exact, profile="exact").compared_on
+        == ""
+    )
     with pytest.raises(RunError):
-        compared(official, exact, profile="limits")
+        compare_as_judged(official, exact, profile="limits")
 
 
 def test_bits_are_judged_on_everything_and_limits_on_what_the_golden_keeps(official: Run, leave_run: LeaveRun) -> None:
     exact, fast = (read_run(leave_run(tier, runner="native", tier=tier)) for tier in ("exact", "fast"))
-    assert "small_psnr_db" not in compared(official, fast).per_frame  # the golden is whole
+    assert "small_psnr_db" not in compare_as_judged(official, fast).per_frame  # the golden is whole
     golden.bless(official, "smaller", reduced=True)
-    assert "small_psnr_db" not in compared(official, exact).per_frame
-    assert "small_psnr_db" in compared(official, exact, profile="limits").per_frame
-    found = compared(official, fast)
+    assert "small_psnr_db" not in compare_as_judged(official, exact).per_frame
+    assert "small_psnr_db" in compare_as_judged(official, exact, profile="limits").per_frame
+    found = compare_as_judged(official, fast)
     assert "small_psnr_db" in found.per_frame and "frames.flicker.max" not in found.metrics
     recorded = golden.golden_of("micro")
-    assert compared(recorded, fast).metrics == found.metrics  # as against the golden itself
+    assert compare_as_judged(recorded, fast).metrics == found.metrics  # as against the golden itself
 
 
 def test_isolated_errors_are_judged_by_limits_too(
@@ -150,15 +155,15 @@ def test_isolated_errors_are_judged_by_limits_too(
         seen.append((isolated, kept is None))
         return compare_runs(reference, candidate, kept=kept)
 
-    monkeypatch.setattr(runs, "compare_runs", seeing)
-    compared(official, read_run(leave_run("fast", runner="native", tier="fast")), Path("isolated.json"))
+    monkeypatch.setattr(gate, "compare_runs", seeing)
+    compare_as_judged(official, read_run(leave_run("fast", runner="native", tier="fast")), Path("isolated.json"))
     assert seen == [(Path("isolated.json"), False)]  # limits decide, so nothing else is compared
     seen.clear()
     elsewhere = leave_run("elsewhere", runner="native", environment={"torch": "2.12.0"}, first="init/video", error=0.5)
-    compared(official, read_run(elsewhere), Path("isolated.json"))
+    compare_as_judged(official, read_run(elsewhere), Path("isolated.json"))
     assert seen == [(Path("isolated.json"), True), (Path("isolated.json"), False)]  # bits first, which might be equal
     seen.clear()
-    compared(official, read_run(leave_run("exact", runner="native")), Path("isolated.json"))
+    compare_as_judged(official, read_run(leave_run("exact", runner="native")), Path("isolated.json"))
     assert seen == [(Path("isolated.json"), True)]
 
 
@@ -182,8 +187,7 @@ def test_every_verb_that_judges_takes_the_numbers_that_limits_hold_for(
 ) -> None:
     said = invoke("gate", fast.folder, "--against", official.folder)
     assert "judged by limits on outputs" in said and "Registry entry missing" not in said
-    line = _judged("live", official, fast)
-    assert line.verdict is not None and line.refusal == ""
+    assert isinstance(compare_line("live", official, fast).verdict, Verdict)
     numbers, page = tmp_path / "numbers.json", tmp_path / "page.html"
     assert "small_frames.flicker.max" in invoke("diff", official.folder, fast.folder, "--as-judged", "--out", numbers)
     said = invoke("gate", numbers, "--numbers")

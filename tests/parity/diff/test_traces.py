@@ -11,6 +11,7 @@ from parity.diff.left_out import LeftOut
 from parity.diff.sketches import relative_l2
 from parity.diff.traces import TraceDiff, compare_traces, drift_grids
 from parity.explain.oracle import Arbitration, arbitrate, tally
+from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import chosen
 from parity.trace.checksums import TapChecksums
@@ -173,10 +174,11 @@ def test_another_shape_is_named(flow: Dataflow) -> None:
 def test_another_environment_a_crash_and_an_empty_trace_are_named(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     whole = trace_of(tensors)
-    phrase = "torch: 2.13.0 against 2.11.0"
-    diff = compare_traces(whole, whole, flow, environment=[phrase])
+    diff = compare_traces(whole, whole, flow, environment=[Difference(key="torch", old="2.13.0", new="2.11.0")])
     (found,) = diff.findings
-    assert found.code == "environment_mismatch" and found.message.startswith(f"{phrase} (reference against candidate)")
+    assert found.code == "environment_mismatch" and found.message.startswith(
+        "torch: 2.13.0 against 2.11.0 (reference against candidate)"
+    )
     assert codes(compare_traces(whole, trace_of(tensors, complete=False), flow)) == [("incomplete_trace", "candidate")]
     nothing = compare_traces(trace_of({"init/video": torch.ones(3)}, "init/*"), trace_of(tensors, "decode/*"), flow)
     assert codes(nothing) == [("empty", "trace")] and not nothing.bit_equal
@@ -263,7 +265,7 @@ def test_text_of_real_tokens_on_both_sides_is_wanted_whole(flow: Dataflow) -> No
 def test_bits_of_text_with_padding_are_left_out_of_a_golden_without_sketches_too(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     golden = golden_of(tensors)
-    older = Trace(replace(golden._table, padded_text=True), golden.checksums)
+    older = Trace(replace(golden.part("*"), padded_text=True, pattern=golden.pattern), golden.checksums)
     found = compare_traces(older, trace_of(noisy(tensors, 0.1, TEXT)), flow)
     assert found.bit_equal and found.left_out.taps == TEXT and not any(tap in found.by_bits for tap in TEXT)
     assert compare_traces(golden, trace_of(noisy(tensors, 0.1, TEXT)), flow).bit_different == 2

@@ -7,10 +7,11 @@ import pytest
 from parity.diff.finding import Finding
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
-from parity.explain.explanation import MOST_LINES, Explanation, explain
+from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.explain.oracle import Arbitration
 from parity.explain.twin import Twin
+from parity.report.explanation import MOST_LINES, explanation_document, explanation_lines
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
 
@@ -39,17 +40,17 @@ def spread(flow: Dataflow, sources: Iterable[str], size: float, clean: float = 0
 
 def told(flow: Dataflow, diff: TraceDiff, bits_expected: bool = True) -> Explanation:
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=bits_expected)
-    assert 0 < len(found.lines) <= MOST_LINES
-    assert all("\n" not in line for line in found.lines)
+    assert 0 < len(explanation_lines(found)) <= MOST_LINES
+    assert all("\n" not in line for line in explanation_lines(found))
     return found
 
 
 def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> None:
     sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
     found = told(flow, spread(flow, sources, 0.25))
-    lines = "\n".join(found.lines)
+    lines = "\n".join(explanation_lines(found))
     # harmless: 2 u of the latent and 2 u of one block, u = 2^-9, make 5.5e-3; 0.25 is 45 of those
-    assert found.lines[0] == (
+    assert explanation_lines(found)[0] == (
         "first departs at step 0, conditional pass, block 0, video, audio-to-video attention: "
         "relative L2 0.25, 45x harmless noise (0.0055); in 3 of 4 passes (cond, uncond, perturbed)"
     )
@@ -58,8 +59,8 @@ def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> 
     assert "native: runners.ltx23.block.AudioVideoBlock.audio_to_video_attn, weights" in lines
     assert "official: ltx_core.model.transformer.transformer.BasicAVTransformerBlock.audio_to_video_attn" in lines
     assert "parity isolate CASE --weights DIR --block 0 --steps 0" in lines
-    assert found.document()["roots"][0]["ratio"] == pytest.approx(0.25 / (2**-8 * math.sqrt(2)))
-    assert found.document()["roots"][0]["native_module"].endswith("audio_to_video_attn")
+    assert explanation_document(found)["roots"][0]["ratio"] == pytest.approx(0.25 / (2**-8 * math.sqrt(2)))
+    assert explanation_document(found)["roots"][0]["native_module"].endswith("audio_to_video_attn")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_a_cross_modal_defect_is_located_sized_and_explained(flow: Dataflow) -> 
 def test_each_kind_of_start_has_its_hint(flow: Dataflow, sources: list[str], wanted: str) -> None:
     import re
 
-    assert re.search(wanted, "\n".join(told(flow, spread(flow, sources, 0.3)).lines))
+    assert re.search(wanted, "\n".join(explanation_lines(told(flow, spread(flow, sources, 0.3)))))
 
 
 def test_a_defect_is_located_by_bits_where_a_golden_keeps_no_sketch(flow: Dataflow) -> None:
@@ -95,27 +96,29 @@ def test_a_defect_is_located_by_bits_where_a_golden_keeps_no_sketch(flow: Datafl
     found = told(flow, golden)
     assert [root.tap for root in found.divergence.roots] == [source]
     assert found.divergence.compared == len(flow.taps) and not found.bit_equal
-    assert "keeps no sketch" in found.lines[0] and "audio, feed-forward" in found.lines[0]
+    assert "keeps no sketch" in explanation_lines(found)[0] and "audio, feed-forward" in explanation_lines(found)[0]
     by_limits = told(flow, golden, bits_expected=False)  # drift can be judged by sketches alone
     assert by_limits.divergence.compared == len(kept)
     equal = replace(golden, taps=spread(flow, [], 0.0).taps, by_bits=dict.fromkeys(by_bits, True))
-    assert "equal in every bit" in told(flow, equal, bits_expected=False).lines[0]
+    assert "equal in every bit" in explanation_lines(told(flow, equal, bits_expected=False))[0]
     harmless = replace(spread(flow, [], 0.0), by_bits={source: False})
-    assert "nothing departs beyond harmless noise" in told(flow, harmless, bits_expected=False).lines[0]
+    assert "nothing departs beyond harmless noise" in explanation_lines(told(flow, harmless, bits_expected=False))[0]
 
 
 def test_equal_runs_are_said_to_be_equal(flow: Dataflow) -> None:
     found = told(flow, spread(flow, [], 0.0))
-    assert found.lines == (f"all {len(flow.taps)} taps are equal in every bit",)
+    assert explanation_lines(found) == (f"all {len(flow.taps)} taps are equal in every bit",)
     assert found.bit_equal and not found.divergence.departs
 
 
 def test_harmless_drift_is_no_departure_unless_bits_are_expected(flow: Dataflow) -> None:
     diff = spread(flow, ["init/video", "init/audio"], 2e-3)  # less than 2 u = 3.9e-3
     found = told(flow, diff, bits_expected=False)
-    assert not found.divergence.departs and found.lines[0].startswith("nothing departs beyond harmless noise")
+    assert not found.divergence.departs and explanation_lines(found)[0].startswith(
+        "nothing departs beyond harmless noise"
+    )
     strict = told(flow, diff)
-    assert strict.divergence.departs and "initial video latent" in strict.lines[0]
+    assert strict.divergence.departs and "initial video latent" in explanation_lines(strict)[0]
 
 
 def test_named_failures_come_before_any_number(flow: Dataflow) -> None:
@@ -126,7 +129,7 @@ def test_named_failures_come_before_any_number(flow: Dataflow) -> None:
         *(Finding(code="missing_tensor", where=f"gone/{n}", message="the candidate lacks this tap") for n in range(7)),
         Finding(code="swapped_pass", where="denoise/000/cond", message="holds another"),
     ]
-    lines = told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), recorded=diff.recorded)).lines
+    lines = explanation_lines(told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), recorded=diff.recorded)))
     assert lines[0] == "environment_mismatch at environment: torch: 1 against 2"
     assert lines[1] == "nan_candidate at decode/mel: 5 elements"
     assert lines[2] == "missing_tensor at gone/0: the candidate lacks this tap (and 6 more); also swapped_pass"
@@ -137,9 +140,9 @@ def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Da
     diff = spread(flow, [], 0.0)
     gone = {tap: one for tap, one in diff.taps.items() if tap != "init/video"}
     found = told(flow, TraceDiff(taps=gone, findings=(), recorded=diff.recorded))
-    assert found.lines[0].startswith("missing_tensor at init/video") and found.divergence.departs
+    assert explanation_lines(found)[0].startswith("missing_tensor at init/video") and found.divergence.departs
     nothing = told(flow, TraceDiff(taps={}, findings=(), recorded=diff.recorded))
-    assert "so nothing is known" in nothing.lines[-1] and nothing.divergence.departs
+    assert "so nothing is known" in explanation_lines(nothing)[-1] and nothing.divergence.departs
 
 
 def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
@@ -154,7 +157,7 @@ def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
         bits_expected=False,
         arbitrations={"decode/mel": Arbitration(candidate=0.01, official=0.04)},
     )
-    assert len(found.lines) == MOST_LINES == 10
+    assert len(explanation_lines(found)) == MOST_LINES == 10
     assert len(found.divergence.findings) == len(codes)  # machines get all of it
 
 
@@ -166,8 +169,11 @@ def test_an_oracle_is_heard(flow: Dataflow) -> None:
     }
     diff = spread(flow, [f"{HEAD}/guided/audio"], 0.3)
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, arbitrations=arbitrations)
-    assert any("candidate nearer at 1 taps, official at 0, alike at 1, 1 undecided" in line for line in found.lines)
-    assert len(found.lines) <= MOST_LINES
+    assert any(
+        "candidate nearer at 1 taps, official at 0, alike at 1, 1 undecided" in line
+        for line in explanation_lines(found)
+    )
+    assert len(explanation_lines(found)) <= MOST_LINES
 
 
 def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) -> None:
@@ -176,15 +182,15 @@ def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) 
     diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), recorded=clean.recorded)
     found = told(flow, diff)
     assert found.divergence.departs and not found.bit_equal
-    assert found.lines[0].startswith(
+    assert explanation_lines(found)[0].startswith(
         "first departs at step 0, conditional pass, block 1, video, feed-forward: other bits"
     )
-    assert not any("equal in every bit" in line for line in found.lines)
+    assert not any("equal in every bit" in line for line in explanation_lines(found))
     assert not told(flow, diff, bits_expected=False).divergence.departs  # limits do not ask for bits
 
     cast = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0, dtypes=("bfloat16", "float32"))
     found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), recorded=clean.recorded))
-    assert "bfloat16 in the reference, float32 here" in found.lines[0]
+    assert "bfloat16 in the reference, float32 here" in explanation_lines(found)[0]
 
 
 def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dataflow) -> None:
@@ -192,27 +198,27 @@ def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dat
     elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
     diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), recorded=clean.recorded)
     found = told(flow, diff, bits_expected=False)
-    assert found.lines[0].startswith("environment_mismatch") and found.bit_equal
-    assert found.lines[-1] == f"all {len(flow.taps)} taps are equal in every bit"
+    assert explanation_lines(found)[0].startswith("environment_mismatch") and found.bit_equal
+    assert explanation_lines(found)[-1] == f"all {len(flow.taps)} taps are equal in every bit"
     incomplete = Finding(code="incomplete_trace", where="candidate", message="the candidate ended after 7 taps")
     diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), recorded=clean.recorded)
     found = told(flow, diff, bits_expected=False)
     assert not found.bit_equal
-    assert found.lines[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
+    assert explanation_lines(found)[-1] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
 
 
 def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
     other = Twin(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
-    (look,) = [line for line in found.lines if line.startswith("look at")]
+    (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert look == (
         "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
         "(to the bit)"
     )
     other = Twin(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
-    (look,) = [line for line in found.lines if line.startswith("look at")]
+    (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert (
         look.startswith("look at the feed-forward branch")
         and "; it holds what the reference has at step 0, neg" in look
@@ -227,7 +233,8 @@ def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_boun
         errors = {**quiet, "text/pos/hidden": hidden, "connector/pos/video": 0.0077}
         taps = {tap: SketchDiff(bit_equal=False, estimate=e, low=e, high=e) for tap, e in errors.items()}
         diff = TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
-        return explain(diff, flow, Floors(flow, "bf16", calibrated=calibrated), bits_expected=False).lines
+        floors = Floors(flow, "bf16", calibrated=calibrated)
+        return explanation_lines(explain(diff, flow, floors, bits_expected=False))
 
     # The context is at 1.54x its floor; the hidden states at 1.4x, which counts, or 0.9x, which is no more than noise
     assert (
@@ -249,20 +256,20 @@ def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_boun
 def test_every_place_has_its_next_step(flow: Dataflow, source: str, command: str) -> None:
     assert any(
         line.startswith("next: `parity isolate") and command in line
-        for line in told(flow, spread(flow, [source], 0.3)).lines
+        for line in explanation_lines(told(flow, spread(flow, [source], 0.3)))
     )
 
 
 def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
-    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine").lines
+    lines = explanation_lines(explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine"))
     assert not any("isolate" in line for line in lines)
     assert lines[-1].startswith(f"next: `parity run ... --taps '{HEAD}/cond/block/00/video/*' --keep full`")
 
 
 def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/audio/av_attn"], 0.3)
-    lines = explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="diffusers").lines
+    lines = explanation_lines(explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="diffusers"))
     assert any(
         line.startswith(
             "diffusers: diffusers.models.transformers.transformer_ltx2.LTX2VideoTransformerBlock.video_to_audio"
@@ -275,7 +282,7 @@ def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:
 def test_a_stream_that_is_wrong_before_the_cross_modal_attentions_is_told_from_what_they_share(flow: Dataflow) -> None:
     sources = [f"{HEAD}/{name}/block/00/{stream}/av_attn" for name in PASSES[:3] for stream in ("video", "audio")]
     sources.append(f"{HEAD}/isolated/block/00/audio/ff")
-    (look,) = [line for line in told(flow, spread(flow, sources, 0.3)).lines if line.startswith("look at")]
+    (look,) = [line for line in explanation_lines(told(flow, spread(flow, sources, 0.3))) if line.startswith("look at")]
     assert look == (
         "look at what audio brings there, which departs in the isolated pass too: the gate of its text attention"
     )

@@ -16,6 +16,7 @@ import torch
 from parity.identify.batched import ALL_PASSES, BatchedDenoisingStage, each_pass
 from parity.identify.behaviours import reference_at
 from parity.identify.identification import Identification, identify
+from parity.report.identification import identification_document, identification_lines
 from parity.runs.execute import record_run
 from parity.runs.folder import Run, read_run
 from parity.trace.atomic import plain
@@ -111,11 +112,11 @@ def test_a_mixture_of_releases_is_named_with_certainty(
     assert on(found) == switches and found.confidence == "certain" and found.unexplained == ()
     assert found.release == "1.2.0"
     assert {one.switch.name for one in found.differences} == {"cross_timestep_per_token", "vocoder_fp32"}
-    assert found.lines[0] == (
+    assert identification_lines(found)[0] == (
         "as 1.2.0, but without cross-modal scale and shift by the stream's own timesteps (since 1.2.0) "
         "and without vocoder in fp32 (since 1.1.2)"
     )
-    document = json.loads(json.dumps(plain(found.document())))
+    document = json.loads(json.dumps(plain(identification_document(found))))
     assert set(document["on"]) == switches and document["switches"]["guidance_fp32"]["on"] is True
     assert document["switches"]["guidance_fp32"]["tap"] == "denoise/000/guided/video"
     assert document["switches"]["decode_auto_tiled"] | {"reason": ""} == {
@@ -137,8 +138,8 @@ def test_outputs_alone_tell_too_and_it_says_so(
     found = identify(run, case, micro_weights, CPU)
     assert on(found) == {"positions_fp32", "guidance_fp32", "vocoder_fp32"}
     assert found.confidence == "certain" and not found.traced and found.compared == 4
-    assert any("no trace" in line for line in found.lines)
-    assert "outputs (it has no trace) are equal" in found.lines[1]
+    assert any("no trace" in line for line in identification_lines(found))
+    assert "outputs (it has no trace) are equal" in identification_lines(found)[1]
 
 
 def test_it_computes_with_the_kernels_that_runs_of_the_release_have(
@@ -154,7 +155,7 @@ def test_it_computes_with_the_kernels_that_runs_of_the_release_have(
     run, seen = left(case, keep=None), []
     with patch("parity.identify.identification.repeatable_kernels", ordered):
         found = identify(run, case, micro_weights, CPU, lambda _: seen.append(torch.backends.cudnn.deterministic))
-    assert seen and all(seen) and any("cudnn.deterministic" in phrase for phrase in found.environment)
+    assert seen and all(seen) and any("cudnn.deterministic" in one.new for one in found.environment)
 
 
 def short_steps() -> AbstractContextManager[Any]:
@@ -171,8 +172,10 @@ def test_a_defect_stays_unexplained_at_its_place(
     where = [one.tap for one in found.unexplained]
     steps = ("000", "001") if keep == "full" else ("000",)  # the second step starts from the run's own latents, or not
     assert where == [f"denoise/{step}/latent/{stream}" for step in steps for stream in ("video", "audio")]
-    assert found.lines[0] == "as 1.0.0, but video positions in fp32 (since 1.2.0)"
-    assert f"unexplained: {found.unexplained[0].error:.1e} at denoise/000/latent/video" in found.lines[2]
+    assert identification_lines(found)[0] == "as 1.0.0, but video positions in fp32 (since 1.2.0)"
+    assert (
+        f"unexplained: {found.unexplained[0].error:.1e} at denoise/000/latent/video" in identification_lines(found)[2]
+    )
 
 
 def test_the_runs_own_text_stands_in_for_ours_without_its_padding(
@@ -202,10 +205,10 @@ def test_text_that_an_older_run_holds_with_padding_is_not_read_and_that_is_said(
     table = decode((run.folder / TRACE_FILE).read_bytes(), origin="x")
     write_trace(run.folder, replace(table, padded_text=True))
     found = identify(run, case, micro_weights, CPU)
-    assert found.padded_text and not plain.padded_text and found.document()["padded_text"] is True
+    assert found.padded_text and not plain.padded_text and identification_document(found)["padded_text"] is True
     assert (found.compared, found.whole) == (plain.compared - 2, plain.whole - 2)
     assert found.confidence == "certain" and on(found) == {"guidance_fp32"}
-    assert any("still held padding" in line for line in found.lines)
+    assert any("still held padding" in line for line in identification_lines(found))
 
 
 def test_passes_in_one_batch_are_recognised(
@@ -215,7 +218,7 @@ def test_passes_in_one_batch_are_recognised(
     batched = patch.object(pipeline, "DenoisingStage", partial(BatchedDenoisingStage, together=ALL_PASSES))
     found = identify(left(case, wrong=batched, dtype="fp32"), case, micro_weights, CPU)
     assert on(found) == {"guidance_passes_batched"} and found.confidence == "certain"
-    assert found.lines[0].endswith("but all guidance passes as one batch")
+    assert identification_lines(found)[0].endswith("but all guidance passes as one batch")
 
 
 def without_outputs(run: Run, *more: str) -> Run:

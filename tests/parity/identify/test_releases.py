@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from parity.identify.releases import WORDS, changes_between, follows_another, named
+from parity.report.words import release_followed
 from parity.runs.folder import Run, read_run
 from runners.errors import RunError
 from runners.releases import Reference
@@ -74,8 +75,10 @@ def test_the_release_that_a_candidate_follows_is_told_from_goldens(
         read_run(leave_run("third", reference="1.2.0")),
     ]
     candidate = read_run(leave_run("candidate", change=changed(amount), runner="native", reference="1.2.0"))
-    said = follows_another(candidate, goldens[2], goldens)
+    found = follows_another(candidate, goldens[2], goldens)
     if words is None:
-        assert said is None
+        assert found is None
     else:
-        assert said is not None and re.search(words, said) and "\n" not in said
+        assert found is not None and found.instead_of == "1.2.0" and found.folder == goldens[0].folder
+        said = release_followed(found)
+        assert re.search(words, said) and "\n" not in said

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parity.judge.strength import key, load_strength, said
+from parity.judge.strength import Caught, key, load_strength
 from runners.errors import RegistryError
 
 SAVED: dict[str, Any] = {
@@ -28,10 +28,9 @@ def write(path: Path, **changes: Any) -> Path:
 def test_levels_are_worth_what_they_caught_together(tmp_path: Path) -> None:
     strength = load_strength(write(tmp_path / "score.json"))
     assert strength is not None
-    assert strength.caught_by(["outputs"]) == "outputs alone catch 5 of 9 known defects (tiny_ti2v, 2026-01-02)"
-    assert strength.caught_by(["outputs", "drift"]) == (
-        "outputs and drift of taps catch 7 of 9 known defects (tiny_ti2v, 2026-01-02)"
-    )
+    alone, both = strength.caught_by(["outputs"]), strength.caught_by(["outputs", "drift"])
+    assert alone == Caught(levels=("outputs",), count=5, defects=9, limits_of="tiny_ti2v", date="2026-01-02")
+    assert both is not None and (both.levels, both.count) == (("outputs", "drift"), 7)
     assert strength.caught_by(["outputs", "isolated"]) is None, "what was not counted is not said"
 
 
@@ -45,6 +44,5 @@ def test_no_file_says_nothing_and_a_strange_one_is_refused(tmp_path: Path) -> No
         load_strength(tmp_path / "score.json")
 
 
-def test_levels_in_words_and_as_a_key() -> None:
-    assert said(["outputs", "drift", "isolated"]) == "outputs, drift of taps and isolated errors"
+def test_levels_have_a_key_in_the_file() -> None:
     assert key(["outputs", "drift"]) == "outputs+drift"

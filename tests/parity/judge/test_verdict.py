@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
+from parity.diff.compared import Compared
 from parity.diff.finding import Finding
 from parity.diff.levels import MEASURED, Level
 from parity.diff.metric import METRICS
@@ -17,6 +18,8 @@ from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, Waiver
 from parity.judge.strength import Strength
 from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
+from parity.report.documents import verdict_document
+from parity.report.words import notes
 from runners.errors import RegistryError, RunError
 
 ERROR = "video_latent.relative_l2"
@@ -50,17 +53,18 @@ def registry(**changes: object) -> Registry:
 
 def by_limits(metrics: dict[str, float | None], limits: Registry | None = None, *findings: Finding) -> Verdict:
     return judge(
-        case="astronaut",
-        profile="limits",
-        metrics=metrics,
-        findings=findings,
+        Compared(case="astronaut", metrics=metrics, findings=findings, environment_of_candidate=HERE),
+        "limits",
         registry=limits or registry(),
-        environment=HERE,
     )
 
 
 def row(verdict: Verdict, metric: str) -> Row:
     return next(row for row in verdict.rows if row.metric == metric)
+
+
+def changes(verdict: Verdict, metric: str) -> list[str]:
+    return [str(change) for change in row(verdict, metric).expired]
 
 
 def test_within_all_limits_is_parity_and_says_by_how_much() -> None:
@@ -115,7 +119,7 @@ def test_a_finding_fails_although_every_number_is_good() -> None:
     found = Finding(code="missing_frame", where="video_frames", message="reference has 9 frames, candidate has 8")
     for verdict in (
         by_limits(GOOD, None, found),
-        judge(case="astronaut", profile="exact", metrics=EQUAL, findings=[found]),
+        judge(Compared(case="astronaut", metrics=EQUAL, findings=(found,)), "exact"),
     ):
         assert (verdict.outcome, verdict.failures[0].code) == ("undecided", "missing_frame")
 
@@ -133,22 +137,22 @@ def test_a_gate_that_saw_nothing_does_not_pass() -> None:
     with pytest.raises(RunError, match="nothing was compared"):
         by_limits({})
     with pytest.raises(RunError, match="nothing was compared"):
-        judge(case="astronaut", profile="exact", metrics={})
+        judge(Compared(case="astronaut", metrics={}), "exact")
     with pytest.raises(RegistryError, match="No metric of case 'astronaut' has a limit"):
         by_limits({COUNT: 0.0}, Registry(unjudged={COUNT: "not today"}))
     with pytest.raises(RegistryError, match="give the registry"):
-        judge(case="astronaut", profile="limits", metrics=GOOD)
+        judge(Compared(case="astronaut", metrics=GOOD), "limits")
 
 
 def test_exact_wants_every_output_equal() -> None:
-    verdict = judge(case="astronaut", profile="exact", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0})
+    verdict = judge(Compared(case="astronaut", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0}), "exact")
     assert (verdict.outcome, len(verdict.rows), list(verdict.unjudged)) == ("parity", 5, [ERROR])
     for name in BIT_EQUALITIES:
-        assert judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 0.0}).exit_code == 1
+        assert judge(Compared(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 1
         less = {other: value for other, value in EQUAL.items() if other != name}
-        missing = judge(case="astronaut", profile="exact", metrics=less)
+        missing = judge(Compared(case="astronaut", metrics=less), "exact")
         assert (missing.exit_code, missing.failures[0].code) == (2, "missing_metric")
-    assert judge(case="astronaut", profile="exact", metrics={**EQUAL, COUNT: 1.0}).exit_code == 1
+    assert judge(Compared(case="astronaut", metrics={**EQUAL, COUNT: 1.0}), "exact").exit_code == 1
 
 
 def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_other_bits() -> None:
@@ -159,7 +163,7 @@ def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_o
     apart = {**equal, "outputs.bit_equal.frames": 0.0}
 
     def code(metrics: dict[str, float | None], *findings: Finding) -> int:
-        return judge(case="c", profile="exact", metrics=metrics, findings=findings).exit_code
+        return judge(Compared(case="c", metrics=metrics, findings=findings), "exact").exit_code
 
     assert code(apart, tap) == 1
     assert code(equal, tap) == code(apart, missing) == code(apart, tap, missing) == code(apart, frames) == 2
@@ -170,24 +174,26 @@ def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -
     limits = registry(defaults=overlap)
     verdict = by_limits({ERROR: 0.12, COUNT: 0.0}, limits)
     assert (verdict.outcome, verdict.exit_code) == ("undecided", 2)
-    assert any("OVERLAP" in note and ERROR in note for note in verdict.notes)
+    assert any("OVERLAP" in note and ERROR in note for note in notes(verdict))
     assert by_limits({ERROR: 0.13, COUNT: 0.0}, limits).exit_code == 1
     helped = registry(defaults={**overlap, LEVEL: limit(LEVEL, 40.0, 20.0)})
     verdict = by_limits({ERROR: 0.12, COUNT: 0.0, LEVEL: 31.0}, helped)
     assert verdict.exit_code == 0
-    assert any("no metric of video_latent can decide" in note for note in verdict.notes)
+    assert any("no metric of video_latent can decide" in note for note in notes(verdict))
 
 
 def test_limits_of_another_environment_decide_nothing_either_way() -> None:
     def elsewhere(metrics: dict[str, float | None]) -> Verdict:
         return judge(
-            case="astronaut", profile="limits", metrics=metrics, registry=registry(), environment={"torch": "2.14.0"}
+            Compared(case="astronaut", metrics=metrics, environment_of_candidate={"torch": "2.14.0"}),
+            "limits",
+            registry=registry(),
         )
 
     verdict = elsewhere(GOOD)
-    assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", ("torch: 2.13.0 -> 2.14.0",))
-    assert any("or on other numbers (torch: 2.13.0 -> 2.14.0)" in note for note in verdict.notes)
-    assert not any("were not told apart" in note for note in verdict.notes)  # they were, only elsewhere
+    assert (verdict.outcome, changes(verdict, ERROR)) == ("undecided", ["torch: 2.13.0 -> 2.14.0"])
+    assert any("or on other numbers (torch: 2.13.0 -> 2.14.0)" in note for note in notes(verdict))
+    assert not any("were not told apart" in note for note in notes(verdict))  # they were, only elsewhere
     assert elsewhere({**GOOD, ERROR: 0.2}).outcome == "undecided"
     assert elsewhere({**GOOD, ERROR: 0.2, COUNT: 1.0}).exit_code == 1  # what has one wanted value has it everywhere
 
@@ -198,12 +204,11 @@ def test_limits_of_another_population_decide_nothing_either_way() -> None:
     def over(compared_on: str, measured_on: dict[str, str], value: float = 0.05) -> Verdict:
         calibration = msgspec.structs.replace(registry().calibrations["c"], compared_on=measured_on)
         return judge(
-            case="astronaut",
-            profile="limits",
-            metrics={**GOOD, ERROR: value},
+            Compared(
+                case="astronaut", metrics={**GOOD, ERROR: value}, environment_of_candidate=HERE, compared_on=compared_on
+            ),
+            "limits",
             registry=registry(calibrations={"c": calibration}),
-            environment=HERE,
-            compared_on=compared_on,
         )
 
     assert [over(some, {"astronaut": some}, value).exit_code for value in (0.05, 0.2)] == [0, 1]
@@ -213,14 +218,16 @@ def test_limits_of_another_population_decide_nothing_either_way() -> None:
         (some, {"another": some}, f"compared: everything -> {some}"),
     ):
         verdict = over(compared_on, measured_on)
-        assert (verdict.outcome, row(verdict, ERROR).expired) == ("undecided", (said,))
-        assert any(f"or on other numbers ({said})" in note for note in verdict.notes)
+        assert (verdict.outcome, changes(verdict, ERROR)) == ("undecided", [said])
+        assert any(f"or on other numbers ({said})" in note for note in notes(verdict))
         assert over(compared_on, measured_on, 0.2).outcome == "undecided"
 
 
 def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> Verdict:
     environment = {**HERE, "device": "cuda", "device_name": device_name}
-    return judge(case="astronaut", profile="limits", metrics=metrics, registry=limits, environment=environment)
+    return judge(
+        Compared(case="astronaut", metrics=metrics, environment_of_candidate=environment), "limits", registry=limits
+    )
 
 
 def test_each_device_is_judged_by_its_own_limits_and_asked_for_them_by_name() -> None:
@@ -244,8 +251,8 @@ def test_each_device_is_judged_by_its_own_limits_and_asked_for_them_by_name() ->
 
 def test_the_exact_profile_holds_isolated_errors_to_zero() -> None:
     name = "isolated.block.video.ff"
-    assert judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 0.0}).exit_code == 0
-    verdict = judge(case="astronaut", profile="exact", metrics={**EQUAL, name: 1e-9})
+    assert judge(Compared(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 0
+    verdict = judge(Compared(case="astronaut", metrics={**EQUAL, name: 1e-9}), "exact")
     assert verdict.exit_code == 1 and [failed.metric for failed in verdict.failed_rows()] == [name]
 
 
@@ -253,7 +260,7 @@ def test_a_waiver_excuses_one_metric_and_fails_the_gate_where_it_excuses_nothing
     waived = registry(waivers=(Waiver(case="astronaut", metric=ERROR, reason="fused norm, see notes"),))
     verdict = by_limits({**GOOD, ERROR: 0.2}, waived)
     assert (verdict.exit_code, row(verdict, ERROR).waived) == (0, "fused norm, see notes")
-    assert f"{ERROR} is waived: fused norm, see notes" in verdict.notes
+    assert f"{ERROR} is waived: fused norm, see notes" in notes(verdict)
     assert by_limits({**GOOD, ERROR: 0.2, LEVEL: 1.0}, waived).exit_code == 1
     stale = by_limits(GOOD, waived)
     assert (stale.exit_code, stale.failures[0].code) == (2, "unmatched_waiver")
@@ -276,7 +283,7 @@ def test_a_limit_of_another_unit_cannot_judge() -> None:
 
 
 def test_the_document_is_json_with_infinities_as_strings() -> None:
-    document = json.loads(json.dumps(by_limits({**GOOD, LEVEL: math.inf}).document(), allow_nan=False))
+    document = json.loads(json.dumps(verdict_document(by_limits({**GOOD, LEVEL: math.inf})), allow_nan=False))
     assert (document["parity"], document["exit_code"], document["outcome"]) == (True, 0, "parity")
     level = next(row for row in document["rows"] if row["metric"] == LEVEL)
     assert (level["value"], level["margin"], level["used"]) == ("inf", "inf", 0.0)
@@ -302,12 +309,9 @@ def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **c
         GOOD | {DRIFT: 0.05, ALONE: 0.005} | {DRIFT if name == "drift" else ALONE: x for name, x in changes.items()}
     )
     return judge(
-        case="astronaut",
-        profile="limits",
-        metrics=metrics,
+        Compared(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
+        "limits",
         registry=with_internals(),
-        environment=HERE,
-        levels=levels,
         strength=strength,
     )
 
@@ -315,16 +319,16 @@ def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **c
 def test_a_verdict_says_how_many_taps_were_compared_where_not_all_were() -> None:
     part = {**ALL, "drift": Level(measured=True, why="288 of 668 taps were compared")}
     found = on_levels(part)
-    assert part["drift"].why in found.notes and found.outcome == on_levels(ALL).outcome == "parity"
-    assert part["drift"].why not in on_levels(ALL).notes
-    exact = judge(case="astronaut", profile="exact", metrics=dict.fromkeys(BIT_EQUALITIES, 1.0), levels=part)
-    assert part["drift"].why in exact.notes and exact.outcome == "parity"
+    assert part["drift"].why in notes(found) and found.outcome == on_levels(ALL).outcome == "parity"
+    assert part["drift"].why not in notes(on_levels(ALL))
+    exact = judge(Compared(case="astronaut", metrics=dict.fromkeys(BIT_EQUALITIES, 1.0), levels=part), "exact")
+    assert part["drift"].why in notes(exact) and exact.outcome == "parity"
 
 
 def test_internals_are_judged_where_they_were_measured() -> None:
     good = on_levels(ALL)
     assert (good.outcome, set(good.levels.values())) == ("parity", {"judged"})
-    assert good.notes[0] == "judged by outputs, drift of taps and isolated errors"
+    assert notes(good)[0] == "judged by outputs, drift of taps and isolated errors"
     assert on_levels(ALL, drift=0.2).outcome == "not_at_parity"
     assert on_levels(ALL, alone=0.2).outcome == "not_at_parity"
 
@@ -341,11 +345,11 @@ def test_a_level_that_was_not_measured_is_named_with_the_reason_and_what_the_res
     )
     verdict = on_levels(levels, strength, drift=0.9, alone=0.9)
     assert verdict.outcome == "parity" and not any(row.metric in (DRIFT, ALONE) for row in verdict.rows)
-    assert verdict.notes[0] == (
+    assert notes(verdict)[0] == (
         "judged by outputs; not by drift of taps: it offers no internals; not by isolated errors: it was not measured; "
         "outputs alone catch 5 of 9 known defects (tiny, 2026-01-02)"
     )
-    assert verdict.document()["levels"]["drift"] == "it offers no internals"
+    assert verdict_document(verdict)["levels"]["drift"] == "it offers no internals"
 
 
 def test_a_level_that_the_candidate_owes_is_a_failure() -> None:
@@ -357,17 +361,21 @@ def test_a_level_that_the_candidate_owes_is_a_failure() -> None:
 
 def test_a_group_with_a_limit_that_was_not_measured_fails_and_one_without_a_limit_is_raised() -> None:
     without = judge(
-        case="astronaut", profile="limits", metrics=GOOD, registry=with_internals(), environment=HERE, levels=ALL
+        Compared(case="astronaut", metrics=GOOD, environment_of_candidate=HERE, levels=ALL),
+        "limits",
+        registry=with_internals(),
     )
     assert {failure.where for failure in without.failures} == {DRIFT, ALONE}
     with pytest.raises(RegistryError, match=r"drift\.image"):
         judge(
-            case="astronaut",
-            profile="limits",
-            metrics=GOOD | {DRIFT: 0.0, ALONE: 0.0, "drift.image": 0.0},
+            Compared(
+                case="astronaut",
+                metrics=GOOD | {DRIFT: 0.0, ALONE: 0.0, "drift.image": 0.0},
+                environment_of_candidate=HERE,
+                levels=ALL,
+            ),
+            "limits",
             registry=with_internals(),
-            environment=HERE,
-            levels=ALL,
         )
 
 
@@ -375,14 +383,11 @@ def test_groups_that_a_runner_does_not_offer_are_left_out_and_said() -> None:
     levels = {**ALL, "drift": Level(measured=True, without=(DRIFT,))}
     metrics = {name: value for name, value in GOOD.items() if name != DRIFT} | {ALONE: 0.005}
     verdict = judge(
-        case="astronaut",
-        profile="limits",
-        metrics=metrics,
+        Compared(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
+        "limits",
         registry=with_internals(),
-        environment=HERE,
-        levels=levels,
     )
-    assert verdict.outcome == "parity" and "of drift of taps without 1 groups" in verdict.notes[0]
+    assert verdict.outcome == "parity" and "of drift of taps without 1 groups" in notes(verdict)[0]
     assert on_levels(levels, drift=0.9).outcome == "not_at_parity", "what it offers all the same is judged"
 
 
@@ -397,17 +402,14 @@ def test_groups_whose_taps_could_not_be_compared_are_named_and_nothing_is_claime
         killed_by_levels={"outputs+drift+isolated": 9},
     )
     verdict = judge(
-        case="astronaut",
-        profile="limits",
-        metrics=GOOD | {ALONE: 0.005},
+        Compared(case="astronaut", metrics=GOOD | {ALONE: 0.005}, environment_of_candidate=HERE, levels=levels),
+        "limits",
         registry=with_internals(),
-        environment=HERE,
-        levels=levels,
         strength=strength,
     )
     assert verdict.outcome == "parity" and not any(row.metric == DRIFT for row in verdict.rows)
-    assert f"of drift of taps without {DRIFT}, whose taps could not be compared" in verdict.notes[0]
-    assert "known defects" not in verdict.notes[0] and "9 of 9 known defects" in on_levels(ALL, strength).notes[0]
+    assert f"of drift of taps without {DRIFT}, whose taps could not be compared" in notes(verdict)[0]
+    assert "known defects" not in notes(verdict)[0] and "9 of 9 known defects" in notes(on_levels(ALL, strength))[0]
 
 
 def test_a_limit_of_padded_text_decides_nothing_of_real_tokens() -> None:
@@ -417,38 +419,37 @@ def test_a_limit_of_padded_text_decides_nothing_of_real_tokens() -> None:
 
     def judged(padded_text: bool) -> Verdict:
         return judge(
-            case="astronaut",
-            profile="limits",
-            metrics=GOOD | {DRIFT: 0.9, ALONE: 0.005},
+            Compared(
+                case="astronaut",
+                metrics=GOOD | {DRIFT: 0.9, ALONE: 0.005},
+                environment_of_candidate=HERE,
+                levels=ALL,
+                padded_text=padded_text,
+            ),
+            "limits",
             registry=older,
-            environment=HERE,
-            levels=ALL,
-            padded_text=padded_text,
         )
 
     now, then = judged(padded_text=False), judged(padded_text=True)
     said = "compared: hidden states of text with padding -> with real tokens only"
-    assert now.outcome == "undecided" and row(now, DRIFT).expired == (said,) and not row(now, DRIFT).decisive
-    assert any("1 limits were measured in another environment or on other numbers" in note for note in now.notes)
+    assert now.outcome == "undecided" and changes(now, DRIFT) == [said] and not row(now, DRIFT).decisive
+    assert any("1 limits were measured in another environment or on other numbers" in note for note in notes(now))
     assert row(now, ALONE).expired == row(now, ERROR).expired == (), "every other limit holds"
     assert then.outcome == "not_at_parity" and row(then, DRIFT).expired == (), "numbers saved then are of the same"
 
 
 def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so() -> None:
     verdict = judge(
-        case="astronaut",
-        profile="limits",
-        metrics=GOOD | {DRIFT: 0.5},
+        Compared(case="astronaut", metrics=GOOD | {DRIFT: 0.5}, environment_of_candidate=HERE, levels=ALL),
+        "limits",
         registry=registry(),
-        environment=HERE,
-        levels=ALL,
     )
     assert verdict.outcome == "parity" and "no limits of it" in verdict.levels["drift"]
 
 
 def test_equality_has_no_levels() -> None:
-    verdict = judge(case="a", profile="exact", metrics=EQUAL | {DRIFT: 0.0}, levels={"outputs": MEASURED})
-    assert verdict.levels == {} and verdict.notes == () and DRIFT not in verdict.unjudged
+    verdict = judge(Compared(case="a", metrics=EQUAL | {DRIFT: 0.0}, levels={"outputs": MEASURED}), "exact")
+    assert verdict.levels == {} and notes(verdict) == () and DRIFT not in verdict.unjudged
 
 
 def test_judging_needs_no_torch() -> None:
@@ -457,9 +458,9 @@ def test_judging_needs_no_torch() -> None:
 
 
 def test_equal_outputs_without_all_taps_are_said_to_be_no_more_than_that() -> None:
-    def notes(drift: Level) -> tuple[str, ...]:
-        return judge(case="astronaut", profile="exact", metrics=EQUAL, levels={"drift": drift}).notes
+    def said(drift: Level) -> tuple[str, ...]:
+        return notes(judge(Compared(case="astronaut", metrics=EQUAL, levels={"drift": drift}), "exact"))
 
-    (note,) = notes(Level(measured=False, why="the reference has no trace"))
+    (note,) = said(Level(measured=False, why="the reference has no trace"))
     assert note == "outputs are judged, and no taps but those in both traces: the reference has no trace"
-    assert notes(MEASURED) == ()
+    assert said(MEASURED) == ()

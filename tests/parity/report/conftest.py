@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from parity.diff.compared import Compared
 from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
@@ -46,26 +47,28 @@ def registry() -> Registry:
 @pytest.fixture
 def verdict(registry: Registry) -> Verdict:
     return judge(
-        case="astronaut",
-        profile="limits",
-        metrics={
-            "video_latent.relative_l2": 0.123456789,
-            "video_latent.cosine": 0.95,
-            "frames.psnr_db.min": math.inf,
-            "frames.ssim.min": 0.5,
-            "frames.count.difference": 0.0,
-            "frames.max_abs": 3.0,
-        },
-        findings=[Finding(code="missing_channel", where="audio_waveform", message=HOSTILE)],
+        Compared(
+            case="astronaut",
+            metrics={
+                "video_latent.relative_l2": 0.123456789,
+                "video_latent.cosine": 0.95,
+                "frames.psnr_db.min": math.inf,
+                "frames.ssim.min": 0.5,
+                "frames.count.difference": 0.0,
+                "frames.max_abs": 3.0,
+            },
+            findings=(Finding(code="missing_channel", where="audio_waveform", message=HOSTILE),),
+            environment_of_candidate={"torch": "2.13.0"},
+        ),
+        "limits",
         registry=registry,
-        environment={"torch": "2.13.0"},
     )
 
 
 @pytest.fixture
 def passing() -> Verdict:
     metrics = {name: 1.0 for name in METRICS if ".bit_equal." in name}
-    return judge(case="astronaut", profile="exact", metrics=metrics)
+    return judge(Compared(case="astronaut", metrics=metrics), "exact")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parity.report.page_times import _beside
+from parity.report.page_times import change_words
 from parity.report.words import short
 
 
@@ -11,7 +11,7 @@ from parity.report.words import short
     [(3.0, 2.0, "+50.0 %"), (1.9, 2.0, "-5.0 %"), (2.0, 2.0, "+0.0 %"), (9.0, 2.0, "4.5×"), (0.5, 2.0, "0.25×")],
 )
 def test_a_time_is_a_share_of_a_close_one_and_a_multiple_of_another(now: float, before: float, words: str) -> None:
-    assert _beside(now, before) == words
+    assert change_words(now, before) == words
 
 
 def test_a_measurement_has_four_digits_and_its_unit() -> None:

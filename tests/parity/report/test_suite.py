@@ -1,6 +1,7 @@
 """The table of a suite: every tap is held to its bits, and neither a refusal nor an early stop is a pass."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,24 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from parity.diff.compared import Compared
 from parity.diff.finding import Finding
 from parity.diff.left_out import LeftOut
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, Side, read_numbers
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
-from parity.explain.diagnosis import Diagnosis
-from parity.explain.divergence import Divergence
-from parity.explain.explanation import Explanation
+from parity.explain.explanation import Explanation, explain
+from parity.explain.floors import Floors
 from parity.judge.verdict import judge
+from parity.report.explanation import explanation_lines
 from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, Line, draw_suite, save_suite, suite_code
 from parity.runs.folder import RunRecord
+from parity.taps.dataflow import Dataflow
+from runners.case import Case
+
+Diagnose = Callable[..., Explanation]
 
 PERFECT = {"exact": 0.0, "lower": 0.0, "higher": 1.0}
 
@@ -68,38 +74,33 @@ def record(runner: str) -> RunRecord:
     return msgspec.convert(values, RunRecord)
 
 
-def diagnosis(equal: bool, *findings: Finding) -> Diagnosis:
-    diff = SketchDiff(estimate=0.0 if equal else 0.5, low=0.0, high=0.5, bit_equal=equal)
-    traces = TraceDiff(taps={"decode/frames": diff, "decode/mel": diff}, findings=findings, recorded=lambda _: True)
-    lines = ("first departs at decode/frames",)
-    empty: dict[str, float] = {}
-    explanation = Explanation(
-        lines=lines,
-        divergence=Divergence(findings=findings, roots=(), compared=2, above=0, inherited=0),
-        harmless=empty,
-        ends=empty,
-        floors_by_rule=0,
-        floors_by_registry=0,
-        bit_equal=equal,
-    )
-    return Diagnosis(explanation=explanation, traces=traces, drift=())
+@pytest.fixture
+def diagnosis(micro_case: Callable[..., Case]) -> Diagnose:
+    """Two taps, equal or not, with findings."""
+    flow = Dataflow(micro_case(), 2)
+
+    def made(equal: bool, *findings: Finding) -> Explanation:
+        diff = SketchDiff(estimate=0.0 if equal else 0.5, low=0.0, high=0.5, bit_equal=equal)
+        taps = {"decode/frames": diff, "decode/mel": diff}
+        traces = TraceDiff(taps=taps, findings=findings, recorded=lambda tap: tap in taps)
+        return explain(traces, flow, Floors(flow, "bf16"), bits_expected=True)
+
+    return made
 
 
-def line(taps: Diagnosis | None = None, refusal: str = "", **changes: float) -> Line:
+def line(taps: Explanation | None = None, refusal: str = "", **changes: float) -> Line:
     found = numbers(**changes)
-    verdict = None if refusal else judge(case="micro", profile="exact", metrics=found.metrics)
     return Line(
         case="micro",
         what="native against official",
         found=found,
-        verdict=verdict,
-        refusal=refusal,
+        verdict=refusal or judge(found, "exact"),
         taps=taps,
         records=(record("official"), record("native")),
     )
 
 
-def test_equal_outputs_and_taps_are_parity() -> None:
+def test_equal_outputs_and_taps_are_parity(diagnosis: Diagnose) -> None:
     good = line(diagnosis(True))
     assert (good.code, good.complaints()) == (0, [])
     cells = dict(zip(COLUMNS, good.cells(), strict=True))
@@ -107,13 +108,14 @@ def test_equal_outputs_and_taps_are_parity() -> None:
     assert (cells["taps"], cells["time"], cells["peak"]) == ("2 bit-identical", "12.3 s / 12.3 s", "3.0 / 3.0 GiB")
 
 
-def test_a_tap_that_differs_is_no_parity_even_if_all_outputs_are_equal() -> None:
+def test_a_tap_that_differs_is_no_parity_even_if_all_outputs_are_equal(diagnosis: Diagnose) -> None:
     bad = line(diagnosis(False))
     assert bad.code == 1 and bad.cells()[6] == "2 of 2 differ"
-    assert bad.complaints() == ["first departs at decode/frames"]
+    assert bad.complaints() == list(explanation_lines(diagnosis(False)))
+    assert bad.complaints()[0].startswith("first departs at decoded frames: relative L2 0.5")
 
 
-def test_a_tap_that_is_missing_cannot_be_judged() -> None:
+def test_a_tap_that_is_missing_cannot_be_judged(diagnosis: Diagnose) -> None:
     assert line(diagnosis(True, Finding(code="missing_tensor", where="decode/mel", message="gone"))).code == 2
 
 
@@ -127,7 +129,7 @@ def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
     assert (refused.code, refused.cells()[2], refused.complaints()) == (2, "-", ["Registry entry missing"])
 
 
-def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(tmp_path: Path) -> None:
+def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(diagnosis: Diagnose, tmp_path: Path) -> None:
     omitted = LeftOut(taps=("text/pos/hidden",), padded=("reference",))
     good = replace(line(diagnosis(True)), found=replace(numbers(), left_out=omitted))
     console = Console(record=True, width=200)
@@ -148,7 +150,7 @@ def test_a_suite_passes_only_whole(lines: list[Line], missing: list[str], code: 
     assert suite_code(lines, missing) == code
 
 
-def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(tmp_path: Path) -> None:
+def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(diagnosis: Diagnose, tmp_path: Path) -> None:
     console = Console(record=True, width=150)
     draw_suite(console, [line(diagnosis(True))], ["micro/late"])
     text = console.export_text()
@@ -160,4 +162,4 @@ def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(tmp_path: Pat
     assert document["runs"]["micro/native"]["step_s"] == [1.0]
     assert "GPU\\|&lt;b&gt;" in (tmp_path / "suite.md").read_text()
     saved = read_numbers(tmp_path / "numbers_micro_native_against_official.json")
-    assert judge(case="micro", profile="exact", metrics=saved.metrics).outcome == "parity"
+    assert judge(Compared(case="micro", metrics=saved.metrics), "exact").outcome == "parity"

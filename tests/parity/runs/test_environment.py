@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,18 +27,22 @@ def test_a_fingerprint_is_plain_data_and_names_what_computes() -> None:
     assert "driver" not in found
 
 
+def named(reference: dict[str, Any], candidate: dict[str, Any]) -> list[str]:
+    return [one.beside for one in differences(reference, candidate)]
+
+
 def test_only_differences_that_can_change_bits_are_named() -> None:
     reference = fingerprint(CPU)
-    assert differences(reference, dict(reference)) == []
+    assert named(reference, dict(reference)) == []
     harmless = {"platform": "another", "python": "3.0", "diffusers": None, "source_hash": "x"}
-    assert differences(reference, reference | harmless) == []
+    assert named(reference, reference | harmless) == []
     moved = reference | {"threads": 77, "torch": "9.9"}
-    assert differences(reference, moved) == [
+    assert named(reference, moved) == [
         f"torch: {reference['torch']} against 9.9",
         f"threads: {reference['threads']} against 77",
     ]
     gone = {key: value for key, value in reference.items() if key != "cpu"}
-    assert differences(reference, gone) == [f"cpu: {reference['cpu']} against None"]
+    assert named(reference, gone) == [f"cpu: {reference['cpu']} against None"]
 
 
 def test_the_cores_that_a_process_may_use_are_named_on_a_cpu_and_not_beside_a_gpu() -> None:
@@ -49,14 +54,12 @@ def test_the_cores_that_a_process_may_use_are_named_on_a_cpu_and_not_beside_a_gp
     held, cores = json.loads(told.stdout), fingerprint(CPU)["cores"]
     assert held.get("usable_cores", held["cores"]) == 1
     free = {"device": "cpu", "cores": cores + 3}
-    assert differences(free, {"device": "cpu", "cores": cores + 3, "usable_cores": 1}) == [
+    assert named(free, {"device": "cpu", "cores": cores + 3, "usable_cores": 1}) == [
         f"usable_cores: {cores + 3} against 1"
     ]
-    assert differences(free, {"device": "cpu", "cores": cores + 4}) == [
-        f"usable_cores: {cores + 3} against {cores + 4}"
-    ]
+    assert named(free, {"device": "cpu", "cores": cores + 4}) == [f"usable_cores: {cores + 3} against {cores + 4}"]
     on_gpu = {"device": "cuda", "cores": 26}
-    assert differences(on_gpu, on_gpu | {"cores": 16}) == []
+    assert named(on_gpu, on_gpu | {"cores": 16}) == []
 
 
 def test_every_numeric_key_is_reported_somewhere() -> None:
@@ -73,7 +76,7 @@ def test_switches_of_torch_are_seen() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
         torch.backends.cuda.enable_flash_sdp(True)
-    assert [phrase.split(":")[0] for phrase in changed] == ["sdpa_backends", "deterministic_algorithms"]
+    assert [one.key for one in changed] == ["sdpa_backends", "deterministic_algorithms"]
 
 
 def test_flags_are_recorded_once_they_are_not_as_torch_starts() -> None:
@@ -88,7 +91,7 @@ def test_flags_are_recorded_once_they_are_not_as_torch_starts() -> None:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
     changed = {"cudnn.benchmark": True, "cuda.matmul.allow_bf16_reduced_precision_reduction": False}
     assert after["changed_flags"] == changed
-    assert differences(before, after) == [f"changed_flags: None against {changed}"]
+    assert named(before, after) == [f"changed_flags: None against {changed}"]
 
 
 def test_an_engine_that_sets_precisions_by_their_newer_names_has_a_fingerprint_too() -> None:

@@ -96,7 +96,7 @@ def test_a_step_is_on_disk_once_the_next_has_begun(tmp_path: Path) -> None:
 
 
 def test_a_step_of_more_taps_than_a_batch_holds_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "_CAPACITY", 3)
+    monkeypatch.setattr(recorder_module, "CAPACITY", 3)
     with Recorder(tmp_path) as recorder:
         for index in range(8):
             recorder(f"denoise/000/{index}", torch.full((2,), float(index)))

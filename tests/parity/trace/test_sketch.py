@@ -78,7 +78,7 @@ def test_two_values_are_placed_and_signed_as_worked_by_hand() -> None:
 def test_sketches_do_not_depend_on_how_the_tensor_is_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.randn(9, 1003, generator=torch.Generator().manual_seed(1)).bfloat16()
     whole = sketch(tensor)
-    monkeypatch.setattr(sketch_module, "_BLOCK", 1)
+    monkeypatch.setattr(sketch_module, "BLOCK_ELEMENTS", 1)
     parts = sketch(tensor)
     assert parts.checksum == whole.checksum and parts.max_abs == whole.max_abs
     torch.testing.assert_close(parts.buckets, whole.buckets, rtol=1e-6, atol=1e-6)
@@ -261,16 +261,16 @@ def test_a_change_in_one_channel_of_few_tokens_meets_itself_no_more_often_than_c
 
 def test_without_stirring_places_the_promise_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sketch_module, "STIR", 0)
-    sketch_module._pattern.cache_clear()
+    sketch_module.chunk_pattern.cache_clear()
     off = off_in_one_channel(72, 192)
-    sketch_module._pattern.cache_clear()
+    sketch_module.chunk_pattern.cache_clear()
     assert off.quantile(0.95) > 0.09
 
 
 def test_without_turning_chunks_the_promise_would_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that do not turn let one channel meet itself: the spread of the estimate grows several times."""
     monkeypatch.setattr(sketch_module, "GOLDEN", 0)
-    sketch_module._pattern.cache_clear()
+    sketch_module.chunk_pattern.cache_clear()
     errors = []
     for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
@@ -279,7 +279,7 @@ def test_without_turning_chunks_the_promise_would_fail(monkeypatch: pytest.Monke
         reference = torch.randn(200, 512, generator=generator)
         diff = relative_l2(sketch(reference), sketch(reference + change))
         errors.append(abs(diff.estimate * reference.norm().item() / change.norm().item() - 1))
-    sketch_module._pattern.cache_clear()
+    sketch_module.chunk_pattern.cache_clear()
     assert torch.tensor(errors).quantile(0.95) > 0.5
 
 
@@ -310,20 +310,20 @@ def test_rows_are_written_in_place() -> None:
 
 @pytest.fixture
 def no_kernel_yet() -> Iterator[None]:
-    sketch_module._kernel.cache_clear()
+    sketch_module.triton_kernel.cache_clear()
     yield
-    sketch_module._kernel.cache_clear()
+    sketch_module.triton_kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("no_kernel_yet")
 def test_without_triton_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "parity.trace.sketch_triton", raising=False)
-    assert sketch_module._kernel() is None
+    assert sketch_module.triton_kernel() is None
 
 
 @pytest.mark.usefixtures("no_kernel_yet")
 def test_a_kernel_of_ours_that_is_missing_is_no_reason_to_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "parity.trace.sketch_triton", None)
     with pytest.raises(ModuleNotFoundError, match="sketch_triton"):
-        sketch_module._kernel()
+        sketch_module.triton_kernel()

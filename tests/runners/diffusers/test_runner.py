@@ -236,7 +236,7 @@ def test_components_hold_the_checkpoint_s_values_and_gemma_is_built_as_transform
 
 def test_gemma_leaves_before_the_transformer_comes(micro_weights: WeightsFolder) -> None:
     with DiffusersRunner(micro_weights, BF16) as runner:
-        pipeline = runner._pipeline(True, Clock(CPU))
+        pipeline = runner.open_pipeline(True, Clock(CPU))
         language_model, transformer = pipeline.text_encoder, pipeline.transformer
         assert not any(value.is_meta for value in language_model.parameters())
         [called] = transformer._forward_pre_hooks.values()

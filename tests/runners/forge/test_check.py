@@ -19,12 +19,12 @@ def test_every_figure_of_tiny_lies_in_its_range(tiny_weights: Path) -> None:
 
 def test_dead_branches_and_saturated_ends_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled = (
-        (re.compile(r".*blocks\.2\.audio_ff\.net\.2\..*"), scales._spread(0.0, 1e-6)),
-        (re.compile(r".*blocks\.1\.audio_to_video_attn\.to_(v|out\.0)\..*"), scales._spread(0.0, 1e-6)),
-        (re.compile(r"vae\.decoder\.conv_out\.conv\.weight"), scales._gain(6.0)),
-        (re.compile(r"vocoder\.vocoder\.conv_post\.weight"), scales._gain(3.0)),
+        (re.compile(r".*blocks\.2\.audio_ff\.net\.2\..*"), scales.spread_recipe(0.0, 1e-6)),
+        (re.compile(r".*blocks\.1\.audio_to_video_attn\.to_(v|out\.0)\..*"), scales.spread_recipe(0.0, 1e-6)),
+        (re.compile(r"vae\.decoder\.conv_out\.conv\.weight"), scales.gain_recipe(6.0)),
+        (re.compile(r"vocoder\.vocoder\.conv_post\.weight"), scales.gain_recipe(3.0)),
     )
-    monkeypatch.setattr(scales, "_COMPILED", spoiled + scales._COMPILED)
+    monkeypatch.setattr(scales, "COMPILED_RULES", spoiled + scales.COMPILED_RULES)
     folder = forge("tiny", 0, tmp_path / "spoiled")
     short = {"request.num_frames": 9, "request.num_inference_steps": 1}
     failing = {figure.name for figure in check_weights(folder, CPU, short) if not figure.holds}

@@ -70,20 +70,20 @@ def test_cuda_gives_the_same_bits(dtype: torch.dtype) -> None:
 
 @pytest.fixture
 def no_kernel_yet() -> Iterator[None]:
-    counter._kernel.cache_clear()
+    counter.triton_kernel.cache_clear()
     yield
-    counter._kernel.cache_clear()
+    counter.triton_kernel.cache_clear()
 
 
 @pytest.mark.usefixtures("no_kernel_yet")
 def test_without_triton_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "runners.forge.counter_triton", raising=False)
-    assert counter._kernel() is None
+    assert counter.triton_kernel() is None
 
 
 @pytest.mark.usefixtures("no_kernel_yet")
 def test_a_kernel_of_ours_that_is_missing_is_no_reason_to_go_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "runners.forge.counter_triton", None)
     with pytest.raises(ModuleNotFoundError, match="counter_triton"):
-        counter._kernel()
+        counter.triton_kernel()

@@ -41,9 +41,11 @@ def test_the_key_moves_with_seed_version_names_shapes_distributions_and_arithmet
         recipe_key([PARTS[0], {"language_model.model.norm.weight": (14,)}], 1, 0),
     ]
     rule = r"language_model\..*norm\.weight"
-    other = [(pattern, scales._spread(0.0, 0.2) if pattern == rule else recipe) for pattern, recipe in scales.RULES]
+    other = [
+        (pattern, scales.spread_recipe(0.0, 0.2) if pattern == rule else recipe) for pattern, recipe in scales.RULES
+    ]
     with monkeypatch.context() as patch:
-        patch.setattr(scales, "_COMPILED", tuple((re.compile(pattern), recipe) for pattern, recipe in other))
+        patch.setattr(scales, "COMPILED_RULES", tuple((re.compile(pattern), recipe) for pattern, recipe in other))
         keys.append(recipe_key(PARTS, 1, 0))
     fill = counter.fill_normal_
 

@@ -66,7 +66,7 @@ def test_an_occupied_folder_is_left_alone_and_a_failed_forge_leaves_nothing(
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(make, "_write_bytes", broken)
+    monkeypatch.setattr(make, "write_bytes", broken)
     with pytest.raises(OSError, match="disk full"):
         forge("tiny", 0, tmp_path / "new")
     with pytest.raises(ConfigError):

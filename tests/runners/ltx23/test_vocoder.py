@@ -209,7 +209,7 @@ def test_whatever_defaults_a_filter_was_first_asked_for_under_its_bits_are_the_o
 ) -> None:
     theirs = official().VocoderConfigurator.from_config({"vocoder": nested()}).state_dict()
     [wanted] = {tuple(value.flatten().tolist()) for name, value in theirs.items() if name.endswith("filter")}
-    antialiased_activation._kaiser_sinc_taps.cache_clear()
+    antialiased_activation.kaiser_sinc_taps.cache_clear()
     torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"):

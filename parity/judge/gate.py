@@ -1,0 +1,148 @@
+"""The gate: two runs compared as they are judged, and judged, by what the project holds.
+
+    gate(reference, candidate) -> Verdict
+
+It is `compare_as_judged`, then `judge_numbers`; who shows numbers where no verdict can be reached calls the two. Saved
+numbers are judged by the second alone.
+"""
+
+from pathlib import Path
+
+from parity.diff.compared import Compared
+from parity.diff.outputs import compare_outputs
+from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.runs import RunsDiff, Side, compare_runs, kept_of, kept_of_case, kept_phrase, reduced_of
+from parity.identify.releases import Follows, follows_another
+from parity.judge.registry import device_of, load_registry
+from parity.judge.strength import load_strength
+from parity.judge.verdict import BIT_EQUALITIES, Profile, Verdict, judge
+from parity.runs.environment import fingerprint
+from parity.runs.folder import Outputs, Run, RunRecord
+from parity.runs.golden import find_case, goldens_of_request
+from parity.runs.places import limits_path, mutation_path
+from parity.runs.reduced import reduce_outputs
+from runners.errors import CaseError, RegistryError, RunError
+
+
+def gate(
+    reference: Run, candidate: Run | Outputs, *, isolated: Path | None = None, profile: Profile | None = None
+) -> Verdict:
+    """Judge a candidate.
+
+    Args:
+        reference: run taken as true.
+        candidate: run under test, or its outputs in memory, which are judged by limits unless `profile` says otherwise.
+        isolated: what `parity isolate --out` left of the candidate, to be judged as well.
+        profile: "exact" for equal bits, "limits" for the registry; None takes what `profile_of` says.
+    Raises: RunError as `compare_runs`, RegistryError as `judge_numbers`.
+    """
+    if isinstance(candidate, Outputs):
+        return judge_numbers(compare_in_memory(reference, candidate, profile or "limits"), profile or "limits")
+    found = compare_as_judged(reference, candidate, isolated, profile)
+    return judge_numbers(found, profile or profile_of(found))
+
+
+def profile_of(found: RunsDiff) -> Profile:
+    """How a run is judged: the exact tier by bit equality with an official run of the same environment.
+
+    In another environment the official code itself may have other bits, so limits hold there; bits that are equal all
+    the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere.
+    """
+    exact = _of_exact_tier(found.candidate)
+    return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
+
+
+def has_every_bit(found: Compared) -> bool:
+    """Whether outputs, and taps where they were compared, have the reference's bits, and nothing is missing."""
+    equal = all(found.metrics.get(name) == 1.0 for name in BIT_EQUALITIES)
+    return equal and not found.findings and not found.metrics.get("taps.bit_different")
+
+
+def compare_as_judged(
+    reference: Run, candidate: Run, isolated: Path | None = None, profile: Profile | None = None
+) -> RunsDiff:
+    """Compare two runs as they are judged: by everything where bits decide, by what limits were measured on elsewhere.
+
+    Limits of a case with a reduced golden are those of key frames, small frames and some taps. All frames and all taps
+    of two whole runs are another population, and the worst of them is worse.
+    """
+    if reference.reduced or candidate.reduced or profile == "exact":
+        return compare_runs(reference, candidate, isolated)
+    by_bits = None
+    if profile is None and _of_exact_tier(candidate.record):
+        by_bits = compare_runs(reference, candidate, isolated)
+        if profile_of(by_bits) == "exact":
+            return by_bits
+    kept = kept_of_case(reference.case_id)
+    if by_bits is not None and kept is None:
+        return by_bits
+    return compare_runs(reference, candidate, isolated, kept=kept)
+
+
+def compare_in_memory(reference: Run, outputs: Outputs, profile: Profile) -> Compared:
+    """Compare outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
+    kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
+    if kept is not None:
+        old = reduced_of(reference, kept.box_px)
+        found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
+    else:
+        found = compare_outputs(reference.outputs(), outputs)
+    return Compared(
+        case=reference.case_id,
+        metrics=found.metrics,
+        findings=found.findings,
+        environment_of_candidate=fingerprint(outputs.video_frames.device),
+        compared_on=kept_phrase(kept),
+    )
+
+
+def judge_numbers(found: Compared, profile: Profile) -> Verdict:
+    """Judge numbers by bit equality or by the registry's limits.
+
+    Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow.
+    """
+    if profile == "limits" and isinstance(found, RunsDiff):
+        _require_limits_of_release(found)
+    registry = load_registry(limits_path()) if profile == "limits" else None
+    return judge(found, profile, registry, load_strength(mutation_path()))
+
+
+def judged_or_refused(found: RunsDiff) -> Verdict | str:
+    """The verdict, or why there can be none, for who goes on all the same."""
+    try:
+        return judge_numbers(found, profile_of(found))
+    except RegistryError as error:
+        return str(error)
+
+
+def calibrated_floors(run: Run) -> dict[str, tuple[float, float]]:
+    """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
+    if not limits_path().is_file():
+        return {}
+    return load_registry(limits_path()).floors_of(run.case_id, device_of(run.record.environment))
+
+
+def other_release(reference: Run, candidate: Run) -> Follows | None:
+    """The golden of another release that a candidate is at parity with, or far nearer to; None if none is known."""
+    try:
+        return follows_another(candidate, reference, goldens_of_request(candidate))
+    except RunError:  # what cannot be told here must not hide the verdict
+        return None
+
+
+def _of_exact_tier(candidate: Side | RunRecord) -> bool:
+    return candidate.runner in ("native", "official") and candidate.tier == "exact"
+
+
+def _require_limits_of_release(found: RunsDiff) -> None:
+    """Refuse limits of another release. A case moves with its limits, so that its file names the release of both."""
+    follows = found.reference.reference
+    try:
+        named = find_case(found.case).reference
+    except CaseError:  # a case that lies elsewhere is its own
+        return
+    if named != follows:
+        raise RegistryError(
+            f"Limits of case {found.case!r} hold at release {named}, which its file names; the runs follow {follows}. "
+            f"Take a case of {follows}, or move this one: `parity bless RUN --reference {follows} --weights W`."
+        )

@@ -1,0 +1,255 @@
+"""An explanation as at most ten lines that a person can act on, and as JSON data.
+
+What is broken, where a run first departs, by how much more than harmless noise, in which code, what it does to the
+result, and what to do next.
+"""
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, Final
+
+from parity.diff.finding import Finding
+from parity.explain.divergence import Root
+from parity.explain.explanation import Explanation, over
+from parity.explain.oracle import tally
+from parity.explain.twin import Twin
+from parity.report.causes import cause_words
+from parity.taps.module_path import diffusers_path
+from parity.taps.name import Place, place_of
+
+MOST_LINES: Final = 10
+_NAMED_FINDINGS: Final = 3
+_STAGE: Final = {
+    "hidden": "text_encoding",
+    "connector": "text_connector",
+    "image": "image_conditioning",
+    "init": "latent_preparation",
+    **dict.fromkeys(("x0", "guided", "latent"), "denoising"),
+    "frames": "video_decoding",
+    **dict.fromkeys(("mel", "waveform"), "audio_decoding"),
+}
+
+
+def explanation_lines(found: Explanation) -> tuple[str, ...]:
+    """The lines, each whole; the last says what to do next where there is anything to do."""
+    lines = [*_findings(found.divergence.findings)]
+    if found.divergence.roots:
+        lines += [departure_line(found), *_other_places(found), *_raised_input(found), *_code(found), *_kernels(found)]
+    lines += _rest(found)
+    lines += [found.traces.left_out.words] if found.traces.left_out.taps else []
+    lines += [*_ends(found), *_oracle(found), *_floors(found)]
+    step = _next(found)  # never cut off: it is what the reader came for
+    return (*lines[: MOST_LINES - len(step)], *step)
+
+
+def explanation_document(found: Explanation) -> dict[str, Any]:
+    """As JSON data, before numbers that JSON cannot hold are written as strings."""
+    divergence = found.divergence
+    return {
+        "bit_equal": found.bit_equal,
+        "departs": divergence.departs,
+        "lines": list(explanation_lines(found)),
+        "findings": [asdict(finding) for finding in divergence.findings],
+        "roots": [
+            {
+                "tap": root.tap,
+                "where": place_of(root.tap).words(),
+                "relative_l2": root.error,
+                "harmless": found.harmless[root.tap],
+                "ratio": over(root.error, found.harmless[root.tap]),
+                **{f"{side}_module": path for side, path in asdict(root.modules).items()},
+            }
+            for root in divergence.roots
+        ],
+        "compared": divergence.compared,
+        "above": divergence.above,
+        "inherited": divergence.inherited,
+        "ends": {name: found.traces.errors[tap] for name, tap in found.ends.items()},
+        "floors_by_rule": found.floors_by_rule,
+        "floors_by_registry": found.floors_by_registry,
+    }
+
+
+def every_tap_document(found: Explanation) -> dict[str, Any]:
+    """The same with every tap's error."""
+    traces = found.traces
+    return {
+        **explanation_document(found),
+        "taps": {
+            tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
+            for tap, diff in traces.taps.items()
+        },
+        "taps_by_bits": dict(traces.by_bits),  # whether bits are equal, where a golden kept no sketch
+        "left_out": asdict(traces.left_out),
+    }
+
+
+def departure_line(found: Explanation) -> str:
+    """Where a run first departs, by how much, in which passes; there must be a root."""
+    first = found.divergence.roots[0]
+    alike = [place for place in _places(found) if _spot(place) == _spot(place_of(first.tap))]
+    passes = dict.fromkeys(str(place.guidance_pass) for place in alike if place.guidance_pass)
+    head = f"first departs at {place_of(first.tap).words()}: {_sized(first, found)}"
+    if len(alike) == 1 or not passes:
+        return head
+    count = len(found.flow.passes)
+    if len(passes) == count > 1:
+        return f"{head}; in all {count} passes"
+    return f"{head}; in {len(passes)} of {count} passes ({', '.join(passes)})"
+
+
+def _places(found: Explanation) -> list[Place]:
+    return [place_of(root.tap) for root in found.divergence.roots]
+
+
+def _spot(place: Place) -> tuple[object, ...]:
+    """A place in whatever pass."""
+    return place.step, place.block, place.stream, place.part
+
+
+def _findings(findings: tuple[Finding, ...]) -> list[str]:
+    first = {finding.code: finding for finding in reversed(findings)}
+    counts = Counter(finding.code for finding in findings)
+    codes = list(dict.fromkeys(finding.code for finding in findings))
+    lines = [
+        f"{code} at {first[code].where}: {first[code].message}"
+        + (f" (and {counts[code] - 1} more)" if counts[code] > 1 else "")
+        for code in codes[:_NAMED_FINDINGS]
+    ]
+    if len(codes) > _NAMED_FINDINGS:
+        lines[-1] += f"; also {', '.join(codes[_NAMED_FINDINGS:])}"
+    return lines
+
+
+def _other_places(found: Explanation) -> list[str]:
+    _, *others = dict.fromkeys(place.what() for place in _places(found))
+    more = f" and {len(others) - 2} more places" if len(others) > 2 else ""
+    return [f"departs on its own, too: {'; '.join(others[:2])}{more}"] if others else []
+
+
+def _raised_input(found: Explanation) -> list[str]:
+    tap = found.raised_input
+    if tap is None:
+        return []
+    size = _times(found.times_harmless(tap))
+    return [f"it may begin before that, at {place_of(tap).words()}: {size} harmless noise, too little to be sure"]
+
+
+def _code(found: Explanation) -> list[str]:
+    """What to look at, and where it lies in both implementations."""
+    first, look = found.divergence.roots[0], cause_words(found.cause, found.flow)
+    if found.twin is not None:  # another pass's value is a question of what this pass was given; any other is exchanged
+        here, there = place_of(first.tap), place_of(found.twin.tap)
+        same = (there.block, there.step) == (here.block, here.step)
+        held = _held(found.twin)
+        look = f"{look}; it holds {held}" if same else f"how it comes to hold {held}"
+    modules = first.modules
+    weights = f", weights {modules.weights}" if modules.weights else ""
+    theirs = f"diffusers: {diffusers_path(first.tap)}" if found.runner == "diffusers" else f"native: {modules.native}"
+    return [f"look at {look}", f"{theirs}{weights}", f"official: {modules.official}"]
+
+
+def _held(twin: Twin) -> str:
+    """What a tap holds instead of its own: "what the reference has at step 2, ... (to the bit)"."""
+    how = "to the bit" if math.isinf(twin.nearer) else f"{twin.nearer:.0f}x nearer than its own"
+    return f"what the reference has at {place_of(twin.tap).words()} ({how})"
+
+
+def _sized(root: Root, found: Explanation) -> str:
+    if root.tap in found.traces.by_bits:
+        return "other bits, by how much is not known: the golden keeps no sketch of it"
+    if math.isnan(root.error):
+        return "no number could be computed"
+    dtypes = found.traces.taps[root.tap].dtypes
+    cast = f"{dtypes[0]} in the reference, {dtypes[1]} here; " if dtypes else ""
+    if root.error == 0:
+        return f"{cast}other bits, but no difference that a sketch can see (signs of zero, or a dtype)"
+    harmless = found.floors.of(root.tap)
+    return f"{cast}relative L2 {root.error:.2g}, {_times(over(root.error, harmless))} harmless noise ({harmless:.2g})"
+
+
+def _kernels(found: Explanation) -> list[str]:
+    """Two kernels are as far apart as many bugs, so where runs differ, whoever looks for a bug wants to know."""
+    if not found.kernels:
+        return []
+    first, *others = found.kernels
+    more = f" (and {len(others)} more)" if others else ""
+    return [
+        f"torch took another kernel for attention of {first.key}: {first.old} in the reference, {first.new} here{more}"
+    ]
+
+
+def _rest(found: Explanation) -> list[str]:
+    divergence, traces = found.divergence, found.traces
+    if divergence.roots:
+        if not divergence.inherited:
+            return ["nothing after it departs"]
+        share = f"{divergence.inherited} of {divergence.compared}"
+        return [f"{share} taps after it exceed what is allowed and may all inherit it"]
+    if traces.bit_equal:
+        return [f"all {traces.compared} taps are equal in every bit"]
+    if not divergence.compared:
+        return ["no tap was compared, so nothing is known"]
+    if not traces.bit_different:
+        return [f"the {divergence.compared} taps that could be compared are equal in every bit"]
+    worst = max(traces.errors, key=lambda tap: over(traces.errors[tap], found.floors.bound(tap)))
+    return [
+        f"nothing departs beyond harmless noise in {divergence.compared} taps; the worst is "
+        f"{place_of(worst).words()}: {_times(found.times_harmless(worst))} harmless noise"
+    ]
+
+
+def _ends(found: Explanation) -> list[str]:
+    errors = {name: found.traces.errors[tap] for name, tap in found.ends.items()}
+    if all(error == 0 for error in errors.values()):
+        return []
+    sizes = [
+        f"{name} {errors[name]:.2g} ({_times(found.times_harmless(tap))} harmless)" for name, tap in found.ends.items()
+    ]
+    return [f"in the end, relative L2: {', '.join(sizes)}"]
+
+
+def _oracle(found: Explanation) -> list[str]:
+    if found.arbitrations is None:
+        return []
+    count = tally(found.arbitrations)
+    ratios = sorted(one.ratio for one in found.arbitrations.values() if math.isfinite(one.ratio))
+    middle = f", median ratio {ratios[len(ratios) // 2]:.2f}" if ratios else ""
+    undecided = f", {count.undecided} undecided" if count.undecided else ""
+    return [
+        f"by the oracle: candidate nearer at {count.candidate} taps, official at {count.official}, "
+        f"alike at {count.neither}{undecided}{middle}"
+    ]
+
+
+def _floors(found: Explanation) -> list[str]:
+    if not found.divergence.roots:
+        return []
+    by_rule, by_registry, compared = found.floors_by_rule, found.floors_by_registry, len(found.traces.errors)
+    if by_rule:
+        which = "everywhere" if by_rule == compared else f"at {by_rule} of {compared} taps"
+        return [f"harmless noise is by rule {which}, not measured; measure it with `parity amplify`"]
+    if by_registry:
+        which = "" if by_registry == compared else f" at {by_registry} of {compared} taps"
+        return [f"harmless noise is the registry's, the worst in each group of taps of this case{which}"]
+    return ["harmless noise is as measured in the file of floors"]
+
+
+def _next(found: Explanation) -> list[str]:
+    if not found.divergence.roots:
+        return []
+    tap = found.divergence.roots[0].tap
+    if found.runner != "native":
+        pattern = tap.rpartition("/")[0]
+        return [
+            f"next: `parity run ... --taps '{pattern}/*' --keep full` of both runners, and hold the tensors together"
+        ]
+    place = place_of(tap)
+    what = f"--stage {_STAGE[place.part]}" if place.block is None else f"--block {place.block}"
+    step = "" if place.step is None else f" --steps {place.step}"
+    return [f"next: `parity isolate CASE --weights DIR {what}{step}` for the error it adds by itself"]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 10 else f"{ratio:.2g}x"

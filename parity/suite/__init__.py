@@ -1,0 +1,1 @@
+"""Official and native on the same cases, compared and judged."""
