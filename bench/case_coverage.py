@@ -1,4 +1,4 @@
-"""What the tiny cases see, printed as Markdown: values of every field, branches of the native model, known blind spots.
+"""The coverage of the tiny cases, printed as Markdown: values of fields, branches of native, known blind spots.
 
     python bench/case_coverage.py --weights build/weights/tiny [--json]
 
@@ -36,7 +36,7 @@ NEVER = "never runs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class FileCoverage:
     """Branches of one file: how many it has, refusals left out, and the places where no case came."""
 
     branches: int
@@ -45,7 +45,7 @@ class Measured:
 
 
 def known() -> dict[str, Any]:
-    """What case_coverage.toml says of cases, fields, branches and blind spots."""
+    """The declarations of case_coverage.toml: cases, fields, branches and blind spots."""
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
@@ -80,7 +80,7 @@ def values(cases: list[Case], field: str) -> set[str]:
     return {json.dumps(value, ensure_ascii=False) for value in found}
 
 
-def measure(cases: list[Case], weights_folder: Path) -> dict[str, Measured]:
+def measure(cases: list[Case], weights_folder: Path) -> dict[str, FileCoverage]:
     """Run the cases natively, and count branches of each file of the model."""
     listener = coverage.Coverage(branch=True, data_file=None, config_file=False, source=[str(MODEL)])
     for pattern in LEFT_OUT:
@@ -117,7 +117,7 @@ def _nothing(name: str, tensor: Any) -> None:
     """Hear a tap and keep nothing of it."""
 
 
-def _measured(name: str, file: dict[str, Any]) -> Measured:
+def _measured(name: str, file: dict[str, Any]) -> FileCoverage:
     source = (MODEL / name).read_text(encoding="utf-8")
     lines, bodies = source.splitlines(), bodies_of(source)
     missed: list[str] = []
@@ -133,7 +133,7 @@ def _measured(name: str, file: dict[str, Any]) -> Measured:
                 side = "true" if to == bodies.get(line) else "false"
                 missed.append(f"{name} {function}: {lines[line - 1].split('  #')[0].strip()} {side}")
     summary = file["summary"]
-    return Measured(
+    return FileCoverage(
         branches=summary["num_branches"], run=summary["covered_branches"], missed=tuple(dict.fromkeys(missed))
     )
 
@@ -152,7 +152,7 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 
 def cases_table(cases: list[Case]) -> str:
-    """What each case is there for."""
+    """The purpose of each case."""
     sees = {entry["id"]: entry["sees"] for entry in known()["case"]}
     rows = [
         (
@@ -183,7 +183,7 @@ def fields_table(cases: list[Case]) -> str:
 
 
 def blind_spots_table() -> str:
-    """What changed no bit of the first tiny cases, and the defect that shows it is seen now."""
+    """The blind spots that changed no bit of the first tiny cases, and the defect that shows each is seen now."""
     rows = [(entry["what"], f"`{entry['case']}`", f"`{entry['defect']}`") for entry in known()["blind_spot"]]
     return table("Blind spots of the first cases", ("what", "case that sees it", "defect that proves it"), rows)
 
@@ -194,7 +194,7 @@ def unreached_table() -> str:
     return table("Branches that no case runs", ("why", "where"), rows)
 
 
-def branches_table(found: dict[str, Measured]) -> str:
+def branches_table(found: dict[str, FileCoverage]) -> str:
     """Branches of each file: run, and explained below."""
     rows = [
         (f"`{name}`", str(file.branches), str(file.run), str(len(file.missed)))

@@ -15,7 +15,7 @@ from rich.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class BenchmarkLine:
     """One measured quantity beside its budget."""
 
     what: str
@@ -25,7 +25,7 @@ class Line:
     budget: float  # of the ratio
 
 
-LINES = pytest.StashKey[list[Line]]()
+LINES = pytest.StashKey[list[BenchmarkLine]]()
 
 
 class Note(Protocol):
@@ -59,7 +59,7 @@ def note(benchmark: Any, request: pytest.FixtureRequest) -> Note:
 
     def keep(*, what: str, measured: str, ratio: float, peer: str, budget: float) -> None:
         benchmark.extra_info.update(measured=measured, ratio=ratio, peer=peer, budget=budget)
-        line = Line(what=what, measured=measured, ratio=ratio, peer=peer, budget=budget)
+        line = BenchmarkLine(what=what, measured=measured, ratio=ratio, peer=peer, budget=budget)
         request.config.stash.setdefault(LINES, []).append(line)
 
     return keep

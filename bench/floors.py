@@ -1,4 +1,4 @@
-"""How far the model's own rounding carries it at full size: the floor below which no engine can be judged.
+"""The drift of the model by its own rounding at full size: the floor below which no engine can be judged.
 
     python bench/floors.py blocks --out FILE [--case ID] [--steps 0,15,29]
     python bench/floors.py run    --out FILE [--case ID] [--num-steps N] [--runs FOLDER]
@@ -95,7 +95,7 @@ def blocks(arguments: argparse.Namespace, device: torch.device, weights: Weights
 
 
 def harmless(found: Isolation) -> Iterable[tuple[str, float]]:
-    """What another attention kernel adds at each place where it was tried."""
+    """The error that another attention kernel adds at each place where it was tried."""
     return ((row.where, row.harmless) for row in found.rows if row.harmless is not None)
 
 

@@ -1,4 +1,4 @@
-"""What a GPU box is measured for, each as one small JSON file: speed by turns, cost of taps, bandwidth of the sketch.
+"""Measurements on a GPU box, each as one small JSON file: speed by turns, cost of taps, bandwidth of the sketch.
 
     python bench/gpu.py speed   --out FILE [--case ID] [--runners official,native] [--rounds 3] [--minutes 8]
     python bench/gpu.py capture --out FILE [--case ID] [--steps 8] [--rounds 3]
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from sketch import median_s
 
-from parity.judge.timed import Samples, TimedRun, read_samples, timed_run
+from parity.judge.timed import TimedRun, TimedSamples, read_samples, timed_run
 from parity.runs.environment import fingerprint, source_hash
 from parity.runs.execute import device_named, record_run, recording
 from parity.runs.folder import TRACE_FILE, RunRecord, read_run
@@ -51,7 +51,7 @@ def box() -> str:
 
 
 def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """What every measurement says about itself."""
+    """The provenance of every measurement."""
     left_out = ("kind", "out", "runs", "floors", "official_root")  # folders of whoever measured
     shown = " ".join(
         f"--{name.replace('_', '-')} {value}"
@@ -113,7 +113,7 @@ def speed(arguments: argparse.Namespace, device: torch.device, out: Path) -> Non
             flush=True,
         )
         values = {**header("samples", arguments, device), "warmup_runs": WARMUP_RUNS, "runs": tuple(done)}
-        write_json_atomic(out, Samples(**values).document())
+        write_json_atomic(out, TimedSamples(**values).document())
 
 
 def capture(arguments: argparse.Namespace, device: torch.device, out: Path) -> None:

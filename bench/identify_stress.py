@@ -1,4 +1,4 @@
-"""How often `parity identify` names exactly the switches of a native run: random subsets on variants of the tiny case.
+"""The rate at which `parity identify` names exactly a native run's switches: random subsets on variants of the tiny case.
 
     python bench/identify_stress.py --weights DIR [--trials 60] [--seed 0] [--outputs-alone] [--out FILE.json]
 
@@ -24,7 +24,7 @@ from parity.identify.behaviours import BATCHING, SWITCHES, reference_at
 from parity.identify.identification import identify
 from parity.report.identification import identification_lines
 from parity.runs.execute import record_run, recording
-from parity.runs.folder import Outputs, read_run
+from parity.runs.folder import RunOutputs, read_run
 from runners.case import Case, load_case
 from runners.clock import Quiet
 from runners.native.runner import NativeRunner
@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class StressTrial:
     """One answer beside the truth."""
 
     variant: str
@@ -72,7 +72,7 @@ class Trial:
 
     @property
     def exact(self) -> bool:
-        """Whether the answer is right in all it says, and leaves out only what changes no output."""
+        """True if the answer is right in all it says, and leaves out only what changes no output."""
         return not self.wrong and self.same_outputs
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     table(trials)
 
 
-def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], out: Path, traced: bool) -> Trial:
+def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], out: Path, traced: bool) -> StressTrial:
     """Run, ask, and run once more with what was named."""
     start_s = time.perf_counter()
     run(weights, case, truth, out, traced)
@@ -121,7 +121,7 @@ def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], ou
     told = {name for name, one in found.told.items() if one.verdict in ("certain", "likely")}
     again = out.with_name(f"{out.name}-again")
     run(weights, case, named, again, False)
-    return Trial(
+    return StressTrial(
         variant=variant,
         truth=truth,
         named=named,
@@ -141,13 +141,13 @@ def run(weights: WeightsFolder, case: Case, switches: list[str], out: Path, trac
     record_run(NativeRunner(weights, options), case, weights, options, out, Quiet(), recorded)
 
 
-def equal(one: Outputs, other: Outputs) -> bool:
-    """Whether all outputs have equal bits."""
+def equal(one: RunOutputs, other: RunOutputs) -> bool:
+    """True if all outputs have equal bits."""
     names = ("video_frames", "audio_waveform", "video_latent", "audio_latent")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
-def table(trials: list[Trial]) -> None:
+def table(trials: list[StressTrial]) -> None:
     """Print the counts by variant."""
     print(f"{'variant':28s} trials exact certain switches told, untold")
     for variant in VARIANTS:

@@ -1,4 +1,4 @@
-"""Where the time of loading native's parts goes: building and checking them, making or reading their tensors.
+"""The time of loading native's parts: building and checking them, making or reading their tensors.
 
     python bench/loading.py --out FILE [--weights forge:full:0] [--device cuda] [--repeats 3]
 
@@ -23,7 +23,7 @@ from parity.runs.execute import device_named
 from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
 from runners.forge.weights import weights_named
-from runners.ltx23.pipeline import Components
+from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.model_files import ModelFiles, TensorSource
 from runners.releases import reference_of
@@ -32,7 +32,7 @@ PARTS = ("connectors", "video_encoder", "transformer", "video_decoder", "audio_d
 FILL_BYTES = 1 << 28
 
 
-class Clocked:
+class TimedTensorSource:
     """A source of tensors that sums up what reading from it took, and how much it was."""
 
     def __init__(self, source: TensorSource, device: torch.device) -> None:
@@ -60,7 +60,9 @@ def clock(device: torch.device) -> Iterator[list[float]]:
     spent.append(time.perf_counter() - start_s)
 
 
-def loaded(make: Callable[[], object], sources: tuple[Clocked, ...], device: torch.device) -> dict[str, float]:
+def loaded(
+    make: Callable[[], object], sources: tuple[TimedTensorSource, ...], device: torch.device
+) -> dict[str, float]:
     """Seconds of loading a part, of them in its source, and the bytes that came from there."""
     for source in sources:
         source.took_s, source.bytes = 0.0, 0
@@ -105,7 +107,7 @@ def main() -> None:
     device = device_named(arguments.device)
     with clock(device) as prepared:
         weights = weights_named(arguments.weights, device)
-    sources = Clocked(weights.model, device), Clocked(weights.gemma, device)
+    sources = TimedTensorSource(weights.model, device), TimedTensorSource(weights.gemma, device)
     files = ModelFiles(
         config=weights.config,
         model=sources[0],
@@ -118,7 +120,7 @@ def main() -> None:
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in ("text_encoder", *PARTS)}
     for _ in range(arguments.repeats):  # afresh: a run loads each part into the structure that it was checked with
         with clock(device) as checked:
-            components = Components(files, config, device)
+            components = ModelComponents(files, config, device)
         checked_s += checked
         samples["text_encoder"].append(loaded(components.text_encoder, sources, device))
         for name in PARTS:

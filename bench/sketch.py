@@ -1,4 +1,4 @@
-"""How fast a tap is sketched: bytes read each second, beside the fastest plain read this machine manages.
+"""The speed of sketching a tap: bytes read each second, beside the fastest plain read this machine manages.
 
     python bench/sketch.py [--device cuda] [--megabytes 50] [--repeats 50]
 

@@ -77,7 +77,7 @@ def speed_rows(document: dict[str, Any]) -> Rows:
 
 
 def capture_row(document: dict[str, Any]) -> tuple[str, ...]:
-    """What recording all taps costs."""
+    """The cost of recording all taps."""
     step_s = document["median_step_s"]
     return (
         document["case"],
@@ -103,7 +103,7 @@ def loading_rows(document: dict[str, Any]) -> Rows:
 
 
 def sketch_row(document: dict[str, Any]) -> tuple[str, ...]:
-    """How fast a sketch reads."""
+    """The speed a sketch reads at."""
     rates = {name: f"{rate / 1e9:.0f}" for name, rate in document["bytes_per_s"].items()}
     read = max(document["bytes_per_s"]["read_sum"], document["bytes_per_s"]["read_amax"])
     return (
@@ -156,7 +156,7 @@ def run_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def port_row(document: dict[str, Any]) -> tuple[str, ...]:
-    """Where another port first leaves the official model, and what becomes of it."""
+    """The place where another port first leaves the official model, and what becomes of it."""
     first = document["roots"][0] if document["roots"] else {"tap": "nowhere", "relative_l2": 0.0, "harmless": 0.0}
     ends = document["ends"]
     return (
@@ -185,7 +185,7 @@ def suite_rows(document: dict[str, Any]) -> Rows:
 
 
 def planted_rows(document: dict[str, Any]) -> Rows:
-    """What the suite said of a candidate with a planted defect."""
+    """The suite's word on a candidate with a planted defect."""
     rows = []
     for line in document["lines"]:
         taps, alone = line["taps"], line["isolated"]
@@ -222,7 +222,7 @@ def diff_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def vocoder_rows(document: dict[str, Any]) -> Rows:
-    """How far repeats of one form, and the two forms, are apart; and the unordered kernel, where it was in use."""
+    """Distances of repeats of one form, and of the two forms; and the unordered kernel, where it was in use."""
     rows = []
     for setting, found in document["settings"].items():
         unordered = sum(count for name, count in found["kernels_of_both"].items() if UNORDERED in name)
@@ -240,7 +240,7 @@ def vocoder_rows(document: dict[str, Any]) -> Rows:
 
 
 def level_rows(document: dict[str, Any]) -> Rows:
-    """How many defects each set of levels catches, and how many harmless runs it stops."""
+    """Number of defects that each set of levels catches, and of harmless runs that it stops."""
     defects, harmless = document["defects"], document["benign_runs"]
     rows = [("equal bits (the exact tier)", document["kills_by_level"]["bits"], "-")]
     rows += [
@@ -253,7 +253,7 @@ def level_rows(document: dict[str, Any]) -> Rows:
 
 
 def metric_rows(document: dict[str, Any]) -> Rows:
-    """How many defects the metrics of each family catch by themselves, the sharpest family first."""
+    """Number of defects that the metrics of each family catch by themselves, the sharpest family first."""
     families: dict[str, set[str]] = {}
     for row in document["rows"]:
         for metric in () if row["equivalent"] else (*row["metrics"], *row["findings"]):
@@ -282,7 +282,7 @@ def mutation_note(document: dict[str, Any]) -> str:
 
 
 def full_size_rows(kinds: Documents) -> Rows:
-    """What was measured at full size on the README's device, in a few rows: bits, parts, a defect, seconds."""
+    """The measurements at full size on the README's device, in a few rows: bits, parts, a defect, seconds."""
 
     def here(kind: str) -> list[dict[str, Any]]:
         return [one for one in kinds.get(kind, []) if one["environment"].get("device_name") == FULL_SIZE_ON]
@@ -320,7 +320,7 @@ def full_size_table(kinds: Documents) -> str:
 
 
 def caught_table(kinds: Documents) -> str:
-    """How many known defects each set of levels catches, and where."""
+    """Number of known defects that each set of levels catches, and where."""
     columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
     title = "Known defects caught, by what a candidate is judged by"
     documents = kinds.get("mutation", [])
@@ -428,7 +428,7 @@ def read(paths: Sequence[Path]) -> Documents:
 
 
 def blocks_of(kinds: Documents) -> dict[str, str]:
-    """What documents may hold, by the name in their markers."""
+    """The tables that documents may hold, by the name in their markers."""
     return {"all": every_table(kinds), "full size": full_size_table(kinds), "caught": caught_table(kinds)}
 
 

@@ -1,4 +1,4 @@
-"""What a small model costs and how it behaves: sizes, times on either kind of x86 CPU, figures of `forge --check`.
+"""The cost and behaviour of a small model: sizes, times on either kind of x86 CPU, figures of `forge --check`.
 
     python bench/tiny.py measure --preset tiny --case tiny_ti2v --name "tiny" --out docs/measurements/tiny/tiny.json
     python bench/tiny.py page docs/measurements/tiny/*.json > docs/tiny.md

@@ -1,4 +1,4 @@
-"""Whether the float32 vocoder of the later releases repeats itself on a device, and who is nearer to the truth.
+"""Repeatability of the float32 vocoder of the later releases on a device, and the side nearer to the truth.
 
     python bench/vocoder.py --out FILE --official-root DIR [--case ID] [--repeats 3]
 
@@ -87,7 +87,7 @@ def forms(arguments: argparse.Namespace, device: torch.device) -> tuple[Form, Fo
 
 
 def kernels(form: Form, mel: Tensor) -> Counter[str]:
-    """How often each kernel of the device ran."""
+    """Number of times each kernel of the device ran."""
     if mel.device.type != "cuda":
         return Counter()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:

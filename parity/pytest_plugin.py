@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from parity.judge.verdict import Profile, Verdict
-    from parity.runs.folder import Outputs
+    from parity.runs.folder import RunOutputs
     from runners.case import Case
 
 OPTION = "--parity-case"
@@ -26,11 +26,11 @@ REPORT_WIDTH = 150  # columns of the table in a failure
 
 
 class Gate(Protocol):
-    """What `parity_gate` is."""
+    """The type of `parity_gate`."""
 
     def __call__(
         self,
-        run: "Path | str | Outputs",
+        run: "Path | str | RunOutputs",
         *,
         against: Path | str = GOLDEN,
         profile: "Profile | None" = None,
@@ -39,7 +39,7 @@ class Gate(Protocol):
         """Judge a run.
 
         Args:
-            run: folder that `parity run` (or any adapter) left, or outputs in memory as `parity.runs.folder.Outputs`;
+            run: folder that `parity run` (or any adapter) left, or outputs in memory, `parity.runs.folder.RunOutputs`;
                 outputs are those of the case that `--parity-case` names.
             against: a reference run's folder, `golden`, or `whole-golden` from the store.
             profile: "exact" for equal bits, "limits" for the registry; None decides as `parity gate` does, and judges
@@ -74,7 +74,7 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
     from runners.errors import ParityError
 
     def gate(
-        run: "Path | str | Outputs",
+        run: "Path | str | RunOutputs",
         *,
         against: Path | str = GOLDEN,
         profile: "Profile | None" = None,
@@ -97,21 +97,21 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
 
 def _judged(
     config: pytest.Config,
-    run: "Path | str | Outputs",
+    run: "Path | str | RunOutputs",
     against: str,
     profile: "Profile | None",
     isolated: Path | None,
 ) -> "Verdict":
     from parity.isolate.saved import isolate_run
     from parity.judge.gate import compare_as_judged, gate, judge_numbers, profile_of
-    from parity.runs.folder import Outputs, read_run
+    from parity.runs.folder import RunOutputs, read_run
     from parity.runs.golden import reference_run
     from runners.errors import RunError
 
-    if isinstance(run, Outputs):
+    if isinstance(run, RunOutputs):
         return gate(reference_run(against, _case(config).id), run, profile=profile)
     if not isinstance(run, str | Path):
-        raise RunError(f"parity_gate wants a run's folder or parity.runs.folder.Outputs; got {type(run).__name__}.")
+        raise RunError(f"parity_gate wants a run's folder or parity.runs.folder.RunOutputs; got {type(run).__name__}.")
     candidate = read_run(Path(run))
     wanted = config.getoption(OPTION)
     if wanted is not None and candidate.case_id != _case(config).id:

@@ -22,7 +22,7 @@ CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under 
 
 
 class Request(Strict, frozen=True, kw_only=True):
-    """What is asked of the model."""
+    """The request to the model."""
 
     prompt: str
     negative_prompt: str | None = None  # None: the official default of the reference release
@@ -70,7 +70,7 @@ class Case(Strict, frozen=True, kw_only=True):
         check_guider(f"{whose}: guidance.audio", self.guidance.audio)
 
     def image_path(self, image: ImageCondition) -> Path:
-        """Where a condition's picture lies. Raises: CaseError if the path leaves the case's folder or is no file."""
+        """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""
         path = self.image_place(image)
         if not path.is_file():
             folder = Path(self.folder).resolve()
@@ -78,7 +78,7 @@ class Case(Strict, frozen=True, kw_only=True):
         return path
 
     def image_place(self, image: ImageCondition) -> Path:
-        """Where a condition's picture belongs, there or not. Raises: CaseError if that is not in the case's folder."""
+        """The path of a condition's picture, there or not. Raises: CaseError if that is not in the case's folder."""
         folder = Path(self.folder).resolve()
         try:
             path = (folder / image.path).resolve()

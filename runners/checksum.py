@@ -53,7 +53,7 @@ def checksum64(tensor: Tensor, *, chunk: int = _CHUNK) -> int:
 
 
 def weight_entry(name: str, tensor: Tensor) -> WeightEntry:
-    """What `weights_hash` needs to know of one tensor."""
+    """The facts on one tensor that `weights_hash` needs."""
     return name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
 
 

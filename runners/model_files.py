@@ -1,4 +1,4 @@
-"""What a model is loaded from: its configurations and its tensors by name, in files or made on the spot."""
+"""The files a model is loaded from: its configurations and its tensors by name, in files or made on the spot."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a runner is: something that executes a case and hands back what came out, with the times it took.
+"""The protocol of a runner: something that executes a case and hands back what came out, with the times it took.
 
 A runner is a context manager: entering loads or locates what it needs, `run` executes one case, leaving frees it.
 It declares which switches it understands and which taps it offers; a request for anything else is an error.
@@ -24,7 +24,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a case is executed; what is executed stands in the case."""
+    """The way a case is executed; what is executed stands in the case."""
 
     device: torch.device
     dtype: torch.dtype = torch.bfloat16
@@ -34,7 +34,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a runner understands and offers."""
+    """The switches a runner understands and the taps it offers."""
 
     switches: frozenset[str]  # names of `runners.case.Switches` it can set to something else than the default
     tiers: frozenset[Tier]
@@ -46,7 +46,7 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run leaves behind."""
+    """The result of a run."""
 
     video_frames: Tensor  # uint8 (F, H, W, 3), RGB
     audio_waveform: Tensor  # float32 (C, N)
@@ -66,11 +66,11 @@ class Runner(Protocol):
 
     @property
     def name(self) -> str:
-        """How the runner is called on the command line."""
+        """The runner's name on the command line."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it understands and offers."""
+        """The switches it understands and the taps it offers."""
 
     def __enter__(self) -> Self:
         """Make ready."""

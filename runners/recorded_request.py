@@ -41,7 +41,7 @@ class GuiderParams(Strict, frozen=True, kw_only=True):
 
 
 class Extra(Strict, frozen=True, kw_only=True):
-    """What `build_request_extra` makes."""
+    """The dictionary that `build_request_extra` makes."""
 
     ltx2_stage1_guider_params: GuiderParams
     ltx2_skip_v2a_cross_attn_for_video_gt: bool = False

@@ -1,4 +1,4 @@
-"""Which official release is the truth: what differs between releases, as named behaviours in one frozen configuration.
+"""The official releases: what differs between them, as named behaviours in one frozen configuration.
 
 The official LTX-2 repository changed the numbers of LTX-2.3 several times. A release is a preset of these switches,
 and the model reads the switches, never a version. False is always the behaviour of 1.0.0 (packages `ltx-core` and

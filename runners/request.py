@@ -1,4 +1,4 @@
-"""What every request is made of: pictures, guiders, and the bounds it keeps to.
+"""The parts of every request: pictures, guiders, and the bounds they keep to.
 
 A case file (`runners.case`) and the native model (`runners.ltx23.sampling`) use the very same types and bounds.
 """
@@ -42,25 +42,25 @@ class Guider(Strict, frozen=True, kw_only=True):
 
     @property
     def needs_uncond(self) -> bool:
-        """Whether the negative prompt's pass has any weight."""
+        """True if the negative prompt's pass has any weight."""
         return not math.isclose(self.cfg_scale, 1.0)
 
     @property
     def needs_perturbed(self) -> bool:
-        """Whether the pass with self-attention replaced by its values has any weight."""
+        """True if the pass with self-attention replaced by its values has any weight."""
         return not math.isclose(self.stg_scale, 0.0)
 
     @property
     def needs_isolated(self) -> bool:
-        """Whether the pass with cross-modal attention off has any weight."""
+        """True if the pass with cross-modal attention off has any weight."""
         return not math.isclose(self.modality_scale, 1.0)
 
     def skips(self, step: int) -> bool:
-        """Whether this modality reuses its last x0 at `step` instead of being evaluated."""
+        """True if this modality reuses its last x0 at `step` instead of being evaluated."""
         return self.skip_step != 0 and step % (self.skip_step + 1) != 0
 
 
-class Requested(Protocol):
+class RequestBounds(Protocol):
     """The fields of a request that have bounds."""
 
     @property
@@ -79,7 +79,7 @@ class Requested(Protocol):
     def images(self) -> tuple[ImageCondition, ...]: ...  # noqa: D102
 
 
-def check_request(whose: str, table: str, request: Requested) -> None:
+def check_request(whose: str, table: str, request: RequestBounds) -> None:
     """Refuse a request that the model cannot run.
 
     Args:

@@ -16,12 +16,12 @@ _scope: tuple[str, ...] = ()
 
 
 def tapping() -> bool:
-    """Whether anybody listens. Hot code asks this before it builds a name."""
+    """True if anybody listens. Hot code asks this before it builds a name."""
     return _listener is not None
 
 
 def listener() -> Listener | None:
-    """Who listens; a runner that computes in another process asks, since taps there are not heard here."""
+    """The listener; a runner that computes in another process asks, since taps there are not heard here."""
     return _listener
 
 
@@ -32,7 +32,7 @@ def tap(name: str, tensor: Tensor) -> None:
 
 
 def current_scope() -> str:
-    """What stands before every name tapped here; empty outside of all scopes."""
+    """The prefix of every name tapped here; empty outside of all scopes."""
     return "/".join(_scope)
 
 

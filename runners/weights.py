@@ -82,7 +82,7 @@ class Weights(ModelFiles):
 
 
 def num_blocks(weights: Weights) -> int:
-    """How many blocks the transformer has."""
+    """Number of blocks of the transformer."""
     return int(weights.config["transformer"].get("num_layers", 48))
 
 

@@ -1,1 +1,1 @@
-"""Where limits come from: harmless variations, defects put in on purpose, and how both move metrics."""
+"""The sources of limits: harmless variations, defects put in on purpose, and how both move metrics."""

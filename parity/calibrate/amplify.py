@@ -37,7 +37,7 @@ BEFORE_DENOISING: Final = -1  # the step "after" which the initial latents are m
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """What became of noise put in after one step. Errors are relative L2 of each tap to the run without it."""
+    """The growth of noise put in after one step. Errors are relative L2 of each tap to the run without it."""
 
     after_step: int  # BEFORE_DENOISING for the initial latents
     errors: dict[str, float]

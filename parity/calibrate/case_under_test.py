@@ -16,15 +16,15 @@ from typing import Final
 
 import torch
 
-from parity.calibrate.drift import Drifted, Recorded, compare_with_golden, drift, record, same_bits
+from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, record, same_bits
 from parity.calibrate.harmless import threads, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.limits import measure_floor
-from parity.calibrate.mutation_evidence import Bench
+from parity.calibrate.mutation_evidence import Judge
 from parity.calibrate.variant_limits import widened
-from parity.diff.compared import Compared
-from parity.diff.runs import Kept, kept_of_case, kept_phrase
-from parity.isolate.error import Added
+from parity.diff.compared import Comparison
+from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
+from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.judge.verdict import judge
@@ -43,8 +43,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grounds:
-    """What a case is judged by, known before anything is run."""
+class CaseEvidence:
+    """The limits, flow and goldens that a case is judged by, known before anything is run."""
 
     case: Case
     changed: bool  # whether it is the case at hand with a change, of which there is no golden
@@ -53,7 +53,7 @@ class Grounds:
     registry: Registry
     environment: dict[str, str]
     recorded: Run | None  # the golden, where official code of the case's release cannot run here
-    kept: Kept | None  # what is compared, if not everything
+    kept: GoldenSubset | None  # what is compared, if not everything
 
     def running(self) -> AbstractContextManager[None]:
         """Compute on as many threads as the environment says."""
@@ -61,8 +61,8 @@ class Grounds:
         return nullcontext() if count == torch.get_num_threads() else threads(count)
 
 
-def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mapping[str, str]) -> Grounds:
-    """What a case is judged by.
+def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mapping[str, str]) -> CaseEvidence:
+    """The limits, flow and goldens that judge a case.
 
     Args:
         case: the case at hand, a variant of it, or a committed case.
@@ -77,7 +77,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
         here["threads"] = str(recorded.record.environment["threads"])
     changed = case.id == at_hand.id and case != at_hand
     own = case == at_hand or (not changed and TableKey(case.id) in registry.cases)
-    grounds = Grounds(
+    grounds = CaseEvidence(
         case=case,
         changed=changed,
         own=own,
@@ -92,7 +92,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
     return grounds
 
 
-def _require_limits_that_hold(grounds: Grounds) -> None:
+def _require_limits_that_hold(grounds: CaseEvidence) -> None:
     """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
     registry, case = grounds.registry, grounds.case.id
     named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
@@ -117,20 +117,22 @@ def _require_limits_that_hold(grounds: Grounds) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Station:
+class CaseUnderTest:
     """A case with its reference run, where candidates are run and judged."""
 
-    grounds: Grounds
+    grounds: CaseEvidence
     weights: WeightsFolder
-    reference: Recorded
-    bench: Bench
+    reference: SketchedRun
+    bench: Judge
 
     @property
     def case(self) -> Case:
         """The request."""
         return self.grounds.case
 
-    def free_run(self, dtype: torch.dtype = torch.bfloat16, variables: Mapping[str, str] | None = None) -> Drifted:
+    def free_run(
+        self, dtype: torch.dtype = torch.bfloat16, variables: Mapping[str, str] | None = None
+    ) -> CandidateDrift:
         """The native model, as it is patched now, from prompt to outputs.
 
         Args:
@@ -140,15 +142,15 @@ class Station:
         with self.grounds.running():
             return drift(self.weights, self.case, self.reference, dtype, kept=self.grounds.kept, variables=variables)
 
-    def parts_alone(self, *, oracle: bool = False) -> tuple[Added, ...] | None:
-        """What every part of it adds; None where nothing official can run beside them."""
+    def parts_alone(self, *, oracle: bool = False) -> tuple[IsolatedError, ...] | None:
+        """The error that every part of it adds; None where nothing official can run beside them."""
         if self.grounds.recorded is not None:
             return None
         with self.grounds.running():
             return added_alone(self.weights, self.case, oracle=oracle)
 
 
-def open_station(weights: WeightsFolder, grounds: Grounds, say: Say) -> Station:
+def open_station(weights: WeightsFolder, grounds: CaseEvidence, say: Say) -> CaseUnderTest:
     """Make the reference run, and the floors of a case without limits of its own.
 
     Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
@@ -164,13 +166,13 @@ def open_station(weights: WeightsFolder, grounds: Grounds, say: Say) -> Station:
             harmless = variations(FLOOR_DRAWS, case.reference)
             floor = measure_floor(weights, case, reference, harmless, say, official=official)
             registry = widened(registry, grounds.limits_of, floor)
-    bench = Bench(
+    bench = Judge(
         limits_of=grounds.limits_of,
         registry=registry,
         environment=grounds.environment,
         compared_on=kept_phrase(grounds.kept),
     )
-    return Station(grounds=grounds, weights=weights, reference=reference, bench=bench)
+    return CaseUnderTest(grounds=grounds, weights=weights, reference=reference, bench=bench)
 
 
 def here(weights: WeightsFolder) -> dict[str, str]:
@@ -178,14 +180,14 @@ def here(weights: WeightsFolder) -> dict[str, str]:
     return {**{key: str(value) for key, value in fingerprint(CPU).items()}, "weights_sha256": weights.hash}
 
 
-def _require_that_native_stands_for(recorded: Run, reference: Recorded, grounds: Grounds) -> None:
+def _require_that_native_stands_for(recorded: Run, reference: SketchedRun, grounds: CaseEvidence) -> None:
     plain = compare_with_golden(recorded, reference)
     if same_bits(plain):
         return
     then = recorded.record.environment
     elsewhere = any(str(then.get(key)) != grounds.environment.get(key) for key in MACHINE_OF_BITS)
     if elsewhere and grounds.own:
-        found = Compared(
+        found = Comparison(
             case=grounds.limits_of,
             metrics=plain.metrics,
             findings=plain.findings,

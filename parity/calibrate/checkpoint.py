@@ -21,7 +21,7 @@ Numbers = dict[str, float]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one harmless variation, rewrite or defect measured."""
+    """The measurements of one harmless variation, rewrite or defect."""
 
     metrics: dict[str, float | str]  # JSON holds infinities as strings
     findings: tuple[str, ...] = ()  # what the comparison refused outright
@@ -40,7 +40,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 @dataclass(kw_only=True)
-class Sitting:
+class CalibrationCheckpoint:
     """Takes members one by one. Without arguments it takes them all and keeps nothing."""
 
     only: Collection[str] = ()  # ids of the members to measure; empty for all
@@ -72,7 +72,7 @@ class Sitting:
             raise RegistryError(f"--only names {', '.join(unknown)}; there are {', '.join(names)}.")
 
     def wants(self, name: str) -> bool:
-        """Whether a member is measured."""
+        """True if a member is measured."""
         return not self.only or name in self.only
 
     def take(self, name: str, measure: Callable[[], Member]) -> Member:

@@ -10,9 +10,9 @@ import torch
 from parity.diff.drift_level import drift_metrics
 from parity.diff.outputs import OutputsDiff, compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import Kept, reduced_of
+from parity.diff.runs import GoldenSubset, reduced_of
 from parity.diff.traces import TraceDiff, compare_traces
-from parity.runs.folder import Outputs, Run
+from parity.runs.folder import Run, RunOutputs
 from parity.runs.in_memory import CPU, run_in_memory
 from parity.runs.reduced import reduce_outputs
 from parity.taps.dataflow import Dataflow
@@ -24,16 +24,16 @@ from runners.weights import Weights, num_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class SketchedRun:
     """A run with the sketches of all its taps."""
 
-    outputs: Outputs
+    outputs: RunOutputs
     trace: Trace
     flow: Dataflow
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drifted:
+class CandidateDrift:
     """A candidate against a recorded run: its outputs and its taps."""
 
     outputs: OutputsDiff
@@ -51,7 +51,7 @@ class Drifted:
 
     @property
     def bit_equal(self) -> bool:
-        """Whether outputs and taps agree in every bit."""
+        """True if outputs and taps agree in every bit."""
         return same_bits(self.outputs) and self.taps.bit_equal
 
 
@@ -62,7 +62,7 @@ def record(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device = CPU,
     variables: Mapping[str, str] | None = None,
-) -> Recorded:
+) -> SketchedRun:
     """Run a case with all taps, in this process or, where environment variables are given, in a child that has them.
 
     A child shows what is settled when torch is imported; nothing that was patched here reaches it.
@@ -72,27 +72,27 @@ def record(
         with Recorder(Path(name)) as recorder, listening(recorder):
             outputs = run_in_memory(runner, weights, case, dtype, device, variables=variables)
         trace = read_trace(Path(name))
-    return Recorded(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
+    return SketchedRun(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 
 
 def drift(
     weights: Weights,
     case: Case,
-    reference: Recorded,
+    reference: SketchedRun,
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
     *,
-    kept: Kept | None = None,
+    kept: GoldenSubset | None = None,
     device: torch.device = CPU,
     variables: Mapping[str, str] | None = None,
-) -> Drifted:
+) -> CandidateDrift:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
     return compare(reference, record(weights, case, runner, dtype, device, variables), kept=kept)
 
 
-def compare(reference: Recorded, candidate: Recorded, *, kept: Kept | None = None) -> Drifted:
+def compare(reference: SketchedRun, candidate: SketchedRun, *, kept: GoldenSubset | None = None) -> CandidateDrift:
     """Compare two runs, by what a golden keeps if so asked; the candidate's latents get the reference's dtype."""
-    return Drifted(
+    return CandidateDrift(
         outputs=compare_in_dtype(reference.outputs, candidate.outputs, kept=kept),
         taps=compare_traces(
             reference.trace, candidate.trace, reference.flow, offered=None if kept is None else kept.pattern
@@ -101,7 +101,7 @@ def compare(reference: Recorded, candidate: Recorded, *, kept: Kept | None = Non
     )
 
 
-def compare_in_dtype(reference: Outputs, candidate: Outputs, *, kept: Kept | None = None) -> OutputsDiff:
+def compare_in_dtype(reference: RunOutputs, candidate: RunOutputs, *, kept: GoldenSubset | None = None) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
     candidate = replace(
         candidate,
@@ -113,7 +113,7 @@ def compare_in_dtype(reference: Outputs, candidate: Outputs, *, kept: Kept | Non
     return compare_outputs(reference, candidate)
 
 
-def compare_with_golden(recorded: Run, candidate: Recorded) -> OutputsDiff:
+def compare_with_golden(recorded: Run, candidate: SketchedRun) -> OutputsDiff:
     """Compare a run's outputs with what a golden keeps of its own."""
     if recorded.reduced:
         old = reduced_of(recorded)
@@ -122,5 +122,5 @@ def compare_with_golden(recorded: Run, candidate: Recorded) -> OutputsDiff:
 
 
 def same_bits(outputs: OutputsDiff) -> bool:
-    """Whether outputs agree in every bit that was compared."""
+    """True if outputs agree in every bit that was compared."""
     return all(value == 1.0 for name, value in outputs.metrics.items() if ".bit_equal." in name)

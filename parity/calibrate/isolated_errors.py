@@ -10,7 +10,7 @@ import torch
 
 from parity.diff.isolated import FIRST_STEPS
 from parity.isolate.choice import Around
-from parity.isolate.error import Added
+from parity.isolate.error import IsolatedError
 from parity.isolate.isolation import isolate
 from parity.runs.in_memory import CPU
 from runners.case import Case
@@ -26,7 +26,7 @@ def added_alone(
     every_step: bool = False,
     device: torch.device = CPU,
     around: Around = nullcontext,
-) -> tuple[Added, ...]:
+) -> tuple[IsolatedError, ...]:
     """The errors of every place, in data-flow order; `around` is entered whenever native computes.
 
     Raises: as `parity.isolate.isolation.isolate`.

@@ -1,4 +1,4 @@
-"""What harmless variation there is at each group of places of an isolation, each fed the reference's own inputs.
+"""The harmless variation at each group of places of an isolation, each fed the reference's own inputs.
 
 `exact`: integers, copies, or single operations that any IEEE arithmetic rounds alike. Nothing harmless moves a bit.
 
@@ -43,7 +43,7 @@ FEW_ULP: Final = 4  # by which two right computations may differ before they are
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class HarmlessFloor:
     """A group of places, of a run in bf16."""
 
     kind: Kind
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def bound(self) -> float | None:
-        """What harmless variation adds at most, relative L2; None where that is measured."""
+        """The most that harmless variation adds, relative L2; None where that is measured."""
         if self.kind == "exact":
             return 0.0
         if self.kind != "elementwise":
@@ -65,7 +65,7 @@ class Place:
 
     @property
     def bound_from(self) -> str:
-        """Where the bound comes from, in a few words; "" where there is none."""
+        """The source of the bound, in a few words; "" where there is none."""
         if self.kind == "exact":
             return f"{self.what}: no harmless variation"
         if self.kind != "elementwise":
@@ -76,50 +76,50 @@ class Place:
         return f"{self.what}, in {self.computed} to {self.kept}{times}: {FEW_ULP} ULP of {self.computed}"
 
 
-def _per_stream(names: tuple[str, ...], place: Place) -> dict[str, Place]:
+def _per_stream(names: tuple[str, ...], place: HarmlessFloor) -> dict[str, HarmlessFloor]:
     return {name.format(stream): place for stream in STREAMS for name in names}
 
 
-_ROTARY: Final = Place(kind="elementwise", what="cosine and sine of an angle", computed="fp32")
-_PLACES: Final[dict[str, Place]] = {
-    "text.mask": Place(kind="exact", what="token ids"),
-    "text.hidden": Place(kind="product", what="products and attention of the language model"),
-    "image.picture": Place(kind="elementwise", what="resizing and scaling of bytes", computed="fp32"),
-    "image.latent": Place(kind="convolution", what="video encoder"),
-    "sigmas": Place(kind="elementwise", what="noise schedule", computed="fp32", kept="fp32", roundings=7),
-    **_per_stream(("connector.{}",), Place(kind="product", what="products and attention of the connector")),
-    **_per_stream(("init.{}",), Place(kind="elementwise", what="noise laid on", computed="fp32")),
+_ROTARY: Final = HarmlessFloor(kind="elementwise", what="cosine and sine of an angle", computed="fp32")
+_PLACES: Final[dict[str, HarmlessFloor]] = {
+    "text.mask": HarmlessFloor(kind="exact", what="token ids"),
+    "text.hidden": HarmlessFloor(kind="product", what="products and attention of the language model"),
+    "image.picture": HarmlessFloor(kind="elementwise", what="resizing and scaling of bytes", computed="fp32"),
+    "image.latent": HarmlessFloor(kind="convolution", what="video encoder"),
+    "sigmas": HarmlessFloor(kind="elementwise", what="noise schedule", computed="fp32", kept="fp32", roundings=7),
+    **_per_stream(("connector.{}",), HarmlessFloor(kind="product", what="products and attention of the connector")),
+    **_per_stream(("init.{}",), HarmlessFloor(kind="elementwise", what="noise laid on", computed="fp32")),
     **_per_stream(
         ("init.{}.clean", "init.{}.denoise_mask", "init.{}.positions", "context.{}"),
-        Place(kind="exact", what="copies, whole numbers and single divisions"),
+        HarmlessFloor(kind="exact", what="copies, whole numbers and single divisions"),
     ),
     **_per_stream(("rotary.{}.own", "rotary.{}.cross"), _ROTARY),
-    **_per_stream(("entry.{}",), Place(kind="product", what="projection of the latent's channels")),
+    **_per_stream(("entry.{}",), HarmlessFloor(kind="product", what="projection of the latent's channels")),
     **_per_stream(
         tuple(f"modulation.{{}}.{part}" for part in MODULATIONS),
-        Place(kind="product", what="embedding of the noise level"),
+        HarmlessFloor(kind="product", what="embedding of the noise level"),
     ),
     **_per_stream(
         tuple(f"block.{{}}.{part}.sdpa" for part in ATTENTIONS),
-        Place(kind="attention", what="scaled dot-product attention alone"),
+        HarmlessFloor(kind="attention", what="scaled dot-product attention alone"),
     ),
     **_per_stream(
         tuple(f"block.{{}}.{part}" for part in BLOCK_PARTS),
-        Place(kind="product", what="norm, modulation, rotary, products and attention up to here in the block"),
+        HarmlessFloor(kind="product", what="norm, modulation, rotary, products and attention up to here in the block"),
     ),
-    **_per_stream(("x0.{}",), Place(kind="product", what="output head")),
+    **_per_stream(("x0.{}",), HarmlessFloor(kind="product", what="output head")),
     # c - u, c - p, c - m, two of them weighted by what is no power of two, three sums, the rescale.
-    **_per_stream(("guided.{}",), Place(kind="elementwise", what="guided combination", roundings=9)),
+    **_per_stream(("guided.{}",), HarmlessFloor(kind="elementwise", what="guided combination", roundings=9)),
     # pulled to the given tokens, the velocity, the sum
-    **_per_stream(("latent.{}",), Place(kind="elementwise", what="Euler step", computed="fp32", roundings=3)),
-    "decode.mel": Place(kind="convolution", what="audio decoder"),
-    "decode.waveform": Place(kind="convolution", what="vocoder"),
-    "decode.frames": Place(kind="convolution", what="video decoder"),
+    **_per_stream(("latent.{}",), HarmlessFloor(kind="elementwise", what="Euler step", computed="fp32", roundings=3)),
+    "decode.mel": HarmlessFloor(kind="convolution", what="audio decoder"),
+    "decode.waveform": HarmlessFloor(kind="convolution", what="vocoder"),
+    "decode.frames": HarmlessFloor(kind="convolution", what="video decoder"),
 }
-_GUIDED_IN_FP32: Final = Place(kind="elementwise", what="guided combination", computed="fp32")
+_GUIDED_IN_FP32: Final = HarmlessFloor(kind="elementwise", what="guided combination", computed="fp32")
 
 
-def place_of_group(group: str, *, guidance_fp32: bool = False) -> Place:
+def place_of_group(group: str, *, guidance_fp32: bool = False) -> HarmlessFloor:
     """The place that an isolated group stands for.
 
     Args:

@@ -24,10 +24,10 @@ from typing import Final
 import msgspec
 import torch
 
-from parity.calibrate.checkpoint import Member, Sitting
+from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
 from parity.calibrate.defects.catalogue import CATALOGUE, defects_of
 from parity.calibrate.defects.defect import Defect, Facet, present
-from parity.calibrate.drift import Drifted, Recorded, compare_with_golden, drift, record, same_bits
+from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, record, same_bits
 from parity.calibrate.harmless import Variation, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.isolated_floors import place_of_group
@@ -35,11 +35,11 @@ from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.diff.isolated import isolated_numbers
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
-from parity.diff.runs import Kept, kept_of, kept_phrase
-from parity.isolate.error import Added
+from parity.diff.runs import GoldenSubset, kept_of, kept_phrase
+from parity.isolate.error import IsolatedError
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
-from parity.judge.proposal import Change, Proposal, propose
+from parity.judge.proposal import LimitChange, Proposal, propose
 from parity.judge.registry import DEFAULTS, Registry, device_of
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run
@@ -98,7 +98,7 @@ class Populations:
 
 
 def facet_of(metric: str) -> Facet | None:
-    """What a metric looks at; None for groups of taps that no facet stands for."""
+    """The facet that a metric looks at; None for groups of taps that no facet stands for."""
     level = level_of(metric)
     if level == "isolated":
         return None
@@ -121,7 +121,7 @@ def facet_of(metric: str) -> Facet | None:
 
 
 def _facet_of_drift(group: str) -> Facet | None:
-    """What spoils a final latent has spoiled that stream since the first step; before, it shows where it lies."""
+    """A defect that spoils a final latent spoiled that stream at the first step; before, it shows where it lies."""
     if group.startswith("decode."):
         return "frames" if group == "decode.frames" else "audio"
     if not group.endswith(RANGES[1:]):
@@ -137,8 +137,8 @@ def measure(
     compiled: bool = False,
     *,
     device: torch.device = CPU,
-    kept: Kept | None = None,
-    sitting: Sitting | None = None,
+    kept: GoldenSubset | None = None,
+    sitting: CalibrationCheckpoint | None = None,
 ) -> Populations:
     """Run both populations of a case.
 
@@ -160,7 +160,7 @@ def measure(
     """
     runner = "official" if recorded is None else "native"
     kept = kept or (None if recorded is None else kept_of(recorded))
-    sitting = sitting or Sitting()
+    sitting = sitting or CalibrationCheckpoint()
     harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
     known = defects_of(case)
     ids = [variation.id for variation in harmless] + [rewrite.id for rewrite in (*REWRITES, ALL_AT_ONCE)]
@@ -196,7 +196,7 @@ def measure(
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
             drifted = drift(weights, case, reference, kept=kept, device=device)
-        rows: tuple[Added, ...] = ()
+        rows: tuple[IsolatedError, ...] = ()
         if defect.alone and recorded is None and device.type == "cpu":
             with present(defect, must_reach=False):
                 rows = added_alone(weights, case)
@@ -226,16 +226,16 @@ def measure(
 def measure_floor(
     weights: Weights,
     case: Case,
-    reference: Recorded,
+    reference: SketchedRun,
     harmless: Iterable[Variation],
     say: Say,
     *,
     official: bool = True,
-    kept: Kept | None = None,
+    kept: GoldenSubset | None = None,
     device: torch.device = CPU,
-    sitting: Sitting | None = None,
+    sitting: CalibrationCheckpoint | None = None,
 ) -> dict[str, dict[str, float]]:
-    """How far every harmless variation and rewrite moves each metric; what rewrites add by themselves, too.
+    """Distances that harmless variations and rewrites move each metric, and the errors that rewrites add by themselves.
 
     Args:
         weights: the model's files.
@@ -250,7 +250,7 @@ def measure_floor(
         sitting: which of them are measured; None takes all.
     Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
     """
-    sitting = sitting or Sitting()
+    sitting = sitting or CalibrationCheckpoint()
 
     def varied(variation: Variation) -> Member:
         say(f"{case.id}: harmless, {variation.description}")
@@ -266,7 +266,7 @@ def measure_floor(
                 device=device,
                 variables=variation.variables,
             )
-        rows: tuple[Added, ...] = ()
+        rows: tuple[IsolatedError, ...] = ()
         if official and variation.alone:
             rows = added_alone(weights, case, every_step=device.type == "cpu", device=device, around=variation.apply)
         return Member(metrics=dict(_harmless(variation.id, case, drifted, rows)))
@@ -275,7 +275,7 @@ def measure_floor(
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
             drifted = drift(weights, case, reference, kept=kept, device=device)
-        rows: tuple[Added, ...] = ()
+        rows: tuple[IsolatedError, ...] = ()
         if official:
             with rewritten(rewrite):
                 rows = added_alone(weights, case, every_step=device.type == "cpu", device=device)
@@ -286,7 +286,7 @@ def measure_floor(
     return {name: sitting.take(name, measured).numbers for name, measured in work.items() if sitting.wants(name)}
 
 
-def _harmless(name: str, case: Case, drifted: Drifted, rows: tuple[Added, ...]) -> dict[str, float]:
+def _harmless(name: str, case: Case, drifted: CandidateDrift, rows: tuple[IsolatedError, ...]) -> dict[str, float]:
     alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])
     if found := (*drifted.outputs.findings, *drifted.taps.findings, *alone.findings):
         what = "; ".join(f"{finding.code} at {finding.where}" for finding in found)
@@ -308,7 +308,7 @@ def _rounded(metric: str, value: float) -> float:
     return value if level_of(metric) == OUTPUTS else float(f"{value:.5g}")
 
 
-def _shown_at(defect: Defect, flow: Dataflow, rows: tuple[Added, ...]) -> Iterator[str]:
+def _shown_at(defect: Defect, flow: Dataflow, rows: tuple[IsolatedError, ...]) -> Iterator[str]:
     """Metrics of the groups in which a defect is bound to show: where it departs first, and where it adds its error."""
     for tap in flow.taps:
         if any(fnmatchcase(tap, pattern) for pattern in defect.first_taps):
@@ -364,7 +364,7 @@ def _derived(
 def calibration_of(
     weights: Weights, cases: Mapping[str, Populations], command: str, device: torch.device = CPU
 ) -> Calibration:
-    """Where limits measured now come from."""
+    """The provenance of limits measured now."""
     environment = {key: str(value) for key, value in fingerprint(device).items()}
     environment["weights_sha256"] = weights.hash
     return Calibration(
@@ -402,7 +402,7 @@ def propose_limits(
         for where, limits in old.tables().items()
     }
     dropped = tuple(
-        Change(where=where, metric=metric, kind="removed", old=limit, new=None)
+        LimitChange(where=where, metric=metric, kind="removed", old=limit, new=None)
         for where, limits in old.tables().items()
         for metric, limit in limits.items()
         if metric in UNJUDGED

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from parity.calibrate.case_under_test import Grounds, Station, grounds_of, here, open_station
+from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_station
 from parity.calibrate.defects.defect import Defect, present, together
 from parity.calibrate.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
@@ -26,10 +26,10 @@ from parity.calibrate.mutation_evidence import Evidence
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.diff.levels import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
-from parity.isolate.error import Added, error_of
+from parity.isolate.error import IsolatedError, error_of
 from parity.judge.registry import Registry
 from parity.judge.strength import KIND, key
-from parity.runs.folder import Outputs
+from parity.runs.folder import RunOutputs
 from parity.runs.in_memory import run_in_memory
 from runners.case import Case
 from runners.weights import WeightsFolder
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class MutationTrial:
     """One defect and what came of it."""
 
     defect: Defect
@@ -78,21 +78,21 @@ class Alarm:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What came of all of them."""
+    """The trials of all of them, and what they count up to."""
 
     limits_of: str
     date: str  # YYYY-MM-DD
     environment: dict[str, str]
-    trials: tuple[Trial, ...]
+    trials: tuple[MutationTrial, ...]
     harmless: tuple[Alarm, ...]
 
     @property
-    def counted(self) -> tuple[Trial, ...]:
+    def counted(self) -> tuple[MutationTrial, ...]:
         """Trials of defects that are not equivalent."""
         return tuple(trial for trial in self.trials if not trial.equivalent)
 
     @property
-    def killed(self) -> tuple[Trial, ...]:
+    def killed(self) -> tuple[MutationTrial, ...]:
         """Trials of defects that were noticed."""
         return tuple(trial for trial in self.counted if trial.evidence.killed)
 
@@ -113,7 +113,7 @@ class Score:
         )
 
     def kills_by_level(self) -> dict[str, int]:
-        """How many defects each level notices by itself."""
+        """Number of defects that each level notices by itself."""
         seen = [trial.evidence for trial in self.counted]
         return {
             "bits": sum(one.bits_differ for one in seen),
@@ -124,17 +124,17 @@ class Score:
         }
 
     def kills_by_levels(self) -> dict[str, int]:
-        """How many defects the gate stops on each set of levels, from outputs alone to all."""
+        """Number of defects that the gate stops on each set of levels, from outputs alone to all."""
         sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
         return {levels: sum(trial.evidence.killed_by[levels] for trial in self.counted) for levels in sets}
 
     def alarms_by_levels(self) -> dict[str, int]:
-        """How many harmless runs the gate stops on each set of levels."""
+        """Number of harmless runs that the gate stops on each set of levels."""
         sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
         return {levels: sum(alarm.evidence.killed_by[levels] for alarm in self.harmless) for levels in sets}
 
     def kills_by_metric(self) -> dict[str, int]:
-        """How many defects each output metric notices by itself, the sharpest first."""
+        """Number of defects that each output metric notices by itself, the sharpest first."""
         counts: dict[str, int] = {}
         for trial in self.counted:
             for metric in (*trial.evidence.metrics, *trial.evidence.findings):
@@ -168,14 +168,14 @@ class Score:
         }
 
 
-class Gauntlet:
+class MutationRun:
     """Runs candidates of one case, its variants and committed cases; each reference and its floors are made once."""
 
     def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
         """Nothing is run yet."""
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
-        self._stations: dict[Case, Station] = {}  # by the case that a variant makes, for some make the same
-        self._oracles: dict[Case, Outputs] = {}
+        self._stations: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
+        self._oracles: dict[Case, RunOutputs] = {}
         self.environment = here(weights)
 
     def require_grounds(self, catalogue: Iterable[Defect]) -> None:
@@ -183,7 +183,7 @@ class Gauntlet:
         for variant in (AS_IS, *_committed(catalogue)):
             self._grounds(variant)
 
-    def defects(self, catalogue: Iterable[Defect]) -> Iterator[Trial]:
+    def defects(self, catalogue: Iterable[Defect]) -> Iterator[MutationTrial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached."""
         for defect in catalogue:
             self._say(f"defect {defect.id}")
@@ -191,7 +191,7 @@ class Gauntlet:
             with present(defect):
                 drifted = station.free_run()
             evidence = station.bench.examine(drifted, self._added(defect, station))
-            yield Trial(
+            yield MutationTrial(
                 defect=defect,
                 evidence=evidence,
                 located=evidence.killed and evidence.located(defect.places, defect.first_taps),
@@ -231,17 +231,19 @@ class Gauntlet:
             rows = station.parts_alone() if isolated else None
         return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
 
-    def _added(self, defect: Defect, station: Station, *, oracle: bool = False) -> tuple[Added, ...] | None:
-        """What every part adds with a defect in it; None if parts cannot be tried alone."""
+    def _added(
+        self, defect: Defect, station: CaseUnderTest, *, oracle: bool = False
+    ) -> tuple[IsolatedError, ...] | None:
+        """The error that every part adds with a defect in it; None if parts cannot be tried alone."""
         if not defect.alone:
             return None
         with present(defect, must_reach=False):
             return station.parts_alone(oracle=oracle)
 
-    def _grounds(self, variant: Variant) -> Grounds:
+    def _grounds(self, variant: Variant) -> CaseEvidence:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
-    def _station(self, variant: Variant) -> Station:
+    def _station(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)
         if case not in self._stations:
             self._say(f"reference run, and floors where there are none: {variant.name}")
@@ -249,7 +251,7 @@ class Gauntlet:
         return self._stations[case]
 
     def _no_worse(self, defect: Defect) -> bool:
-        """Whether outputs and single branches lie about as near to float32 as those of the reference."""
+        """True if outputs and single branches lie about as near to float32 as those of the reference."""
         station = self._station(defect.variant)
         case, reference = station.case, station.reference
         if case not in self._oracles:
@@ -296,7 +298,7 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
     Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here,
         RunError for one of a release that cannot run here and without a golden.
     """
-    gauntlet = Gauntlet(weights, case, registry, say)
+    gauntlet = MutationRun(weights, case, registry, say)
     gauntlet.require_grounds(catalogue)
     return Score(
         limits_of=case.id,

@@ -1,4 +1,4 @@
-"""What the gate says of one candidate, on how many levels of evidence it takes, and where the candidate departs.
+"""The gate's word on one candidate, the levels of evidence it takes, and where the candidate departs.
 
 The judgement is the gate's own: the same metrics from the same comparisons, the same registry, the same function. It is
 reached three times: on outputs alone, as of an engine that offers no internals; with the drift of its taps; and with
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from parity.calibrate.drift import Drifted
-from parity.diff.compared import Compared
+from parity.calibrate.drift import CandidateDrift
+from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level
 from parity.diff.finding import Finding
 from parity.diff.isolated import IsolatedNumbers, isolated_numbers
-from parity.diff.levels import LEVELS, MEASURED, NOT_ISOLATED, OUTPUTS, Level, level_of
+from parity.diff.levels import LEVELS, MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel, level_of
 from parity.diff.metric import ISOLATED
 from parity.explain.divergence import first_divergence
 from parity.explain.floors import Floors
-from parity.isolate.error import Added
+from parity.isolate.error import IsolatedError
 from parity.judge.registry import Registry
 from parity.judge.strength import key
 from parity.judge.verdict import Verdict, judge
@@ -29,7 +29,7 @@ from parity.taps.group import isolated_group
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was seen of one candidate. Empty tuples mean that nothing wrong was seen."""
+    """The evidence against one candidate. Empty tuples mean that nothing wrong was seen."""
 
     bits_differ: bool  # in any tap or output: what the exact tier is judged by
     killed_by: dict[str, bool]  # levels of evidence (`parity.judge.strength.key`) -> not at parity on these
@@ -40,25 +40,25 @@ class Evidence:
 
     @property
     def by_outputs(self) -> bool:
-        """Whether the outputs alone give the candidate away."""
+        """True if the outputs alone give the candidate away."""
         return self.killed_by[OUTPUTS]
 
     @property
     def killed(self) -> bool:
-        """Whether the gate does not pass the candidate, on all levels that it offers."""
+        """True if the gate does not pass the candidate, on all levels that it offers."""
         return self.killed_by[key(LEVELS)]
 
     def by_level(self, level: str) -> bool:
-        """Whether a metric of this level is beyond its limit."""
+        """True if a metric of this level is beyond its limit."""
         return any(level_of(metric) == level for metric in self.metrics)
 
     @property
     def place(self) -> str:
-        """Where the candidate is said to be wrong: where it first adds an error, else where its free run departs."""
+        """The place said to be wrong: where the candidate first adds an error, else where its free run departs."""
         return next(iter((*self.adds_at, *self.departs_at)), "")
 
     def located(self, places: tuple[str, ...], first_taps: tuple[str, ...]) -> bool:
-        """Whether that is one of the places where it must show first."""
+        """True if that is one of the places where it must show first."""
         wanted = places if self.adds_at else first_taps
         return any(fnmatchcase(self.place, pattern) for pattern in wanted)
 
@@ -77,7 +77,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Judge:
     """Everything that a candidate of one case is judged by."""
 
     limits_of: str  # case whose limits hold
@@ -85,7 +85,7 @@ class Bench:
     environment: dict[str, str]
     compared_on: str = ""  # if not everything
 
-    def examine(self, drifted: Drifted, rows: Sequence[Added] | None) -> Evidence:
+    def examine(self, drifted: CandidateDrift, rows: Sequence[IsolatedError] | None) -> Evidence:
         """Judge one candidate by its free run and, unless `rows` is None, by what its parts add.
 
         Raises: RegistryError if a metric has no limit.
@@ -102,10 +102,10 @@ class Bench:
             adds_at=tuple(row.where for row in rows or () if self._adds(row)),
         )
 
-    def _judged(self, levels: Sequence[str], drifted: Drifted, alone: IsolatedNumbers | None) -> Verdict:
+    def _judged(self, levels: Sequence[str], drifted: CandidateDrift, alone: IsolatedNumbers | None) -> Verdict:
         metrics = dict(drifted.metrics)
         findings: list[Finding] = list(drifted.outputs.findings)
-        measured: dict[str, Level] = {OUTPUTS: MEASURED}
+        measured: dict[str, EvidenceLevel] = {OUTPUTS: MEASURED}
         if "drift" in levels:
             findings += drifted.taps.findings
             measured["drift"] = drift_level(drifted.taps, drifted.flow)
@@ -114,7 +114,7 @@ class Bench:
         if "isolated" in levels and alone is not None:
             findings += alone.findings
             metrics |= alone.metrics
-        found = Compared(
+        found = Comparison(
             case=self.limits_of,
             metrics=metrics,
             findings=tuple(findings),
@@ -124,12 +124,12 @@ class Bench:
         )
         return judge(found, "limits", self.registry)
 
-    def _adds(self, row: Added) -> bool:
-        """Whether a place adds more than the limit of its group lets it, or could not be compared."""
+    def _adds(self, row: IsolatedError) -> bool:
+        """True if a place adds more than the limit of its group lets it, or could not be compared."""
         limit = self.registry.limits_of(self.limits_of).get(f"{ISOLATED}{isolated_group(row.where)}")
         return math.isnan(row.error) or row.error > (0.0 if limit is None else limit.value)
 
-    def _departures(self, drifted: Drifted) -> tuple[str, ...]:
+    def _departures(self, drifted: CandidateDrift) -> tuple[str, ...]:
         flow = drifted.flow
         floors = Floors(flow, "bf16", calibrated=self.registry.floors_of(self.limits_of))
         found = first_divergence(drifted.taps.errors, floors.bound, flow, recorded=drifted.taps.recorded)

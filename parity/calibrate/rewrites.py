@@ -23,11 +23,11 @@ from parity.calibrate.defects.defect import Apply, Reach, together, wrapped
 from runners.errors import RunnerError
 from runners.ltx23 import attention, block, connectors, gemma, loading, pipeline, transformer
 from runners.ltx23.antialiased_activation import SnakeBeta
-from runners.ltx23.audio_vae_layers import PixelNorm as AudioPixelNorm
+from runners.ltx23.audio_vae_layers import AudioPixelNorm
 from runners.ltx23.rotary import SplitRotary
 from runners.ltx23.stages import denoising
 from runners.ltx23.timestep import AdaLayerNormSingle
-from runners.ltx23.video_vae_resnet import PixelNorm as VideoPixelNorm
+from runners.ltx23.video_vae_resnet import PixelNorm
 
 Original = Callable[..., Any]
 _PRODUCTS: Final = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d)
@@ -147,7 +147,7 @@ ELEMENTWISE: Final = Rewrite(
         wrapped(transformer, "modulate", _raised),
         wrapped(AdaLayerNormSingle, "forward", _noise_level),
         wrapped(connectors, "rms_norm", _raised),
-        wrapped(VideoPixelNorm, "forward", lambda original, norm, x: original(norm, x.float()).to(x.dtype)),
+        wrapped(PixelNorm, "forward", lambda original, norm, x: original(norm, x.float()).to(x.dtype)),
         wrapped(AudioPixelNorm, "forward", lambda original, norm, x: original(norm, x.float()).to(x.dtype)),
         wrapped(SnakeBeta, "forward", lambda original, snake, x: original(snake, x.float()).to(x.dtype)),
     ),

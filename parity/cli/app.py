@@ -90,7 +90,7 @@ def _leave() -> NoReturn:
 
 
 def _interrupt(*_: object) -> None:
-    """What schedulers send first: leave as after an interrupt, with nothing half-written and exit code 2."""
+    """The signal that schedulers send first: leave as after an interrupt, with nothing half-written and exit code 2."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clearing up
     raise KeyboardInterrupt
 

@@ -76,7 +76,7 @@ def bless(
 
 
 def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | None":
-    """What limits are derived anew with; None if the case has none. Raises: RunError if they are missing."""
+    """The samples to derive limits anew from; None if the case has none. Raises: RunError if they are missing."""
     from parity.judge.limit_table import TableKey
     from parity.judge.registry import load_registry
     from parity.runs.places import limits_path
@@ -100,7 +100,7 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
 
 
 def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populations":
-    """What the limits that hold from now on follow from."""
+    """The samples that the limits that hold from now on follow from."""
     from parity.calibrate.limits import measure
     from parity.diff.runs import kept_of_new
     from parity.identify.release_effects import compute_as

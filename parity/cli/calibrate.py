@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from parity.calibrate.checkpoint import Sitting
+    from parity.calibrate.checkpoint import CalibrationCheckpoint
     from parity.judge.proposal import Proposal
     from runners.case import Case
     from runners.weights import Weights, WeightsFolder
@@ -49,7 +49,7 @@ def calibrate(
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
     import torch
 
-    from parity.calibrate.checkpoint import Sitting
+    from parity.calibrate.checkpoint import CalibrationCheckpoint
     from parity.diff.runs import kept_of_case, kept_phrase
     from parity.runs.environment import fingerprint
     from parity.runs.execute import device_named
@@ -86,7 +86,7 @@ def calibrate(
         files = weights_named(weights, where)
         origin = {"weights": files.hash, "environment": fingerprint(where)} if samples else {}
         sittings = {
-            found.id: Sitting(
+            found.id: CalibrationCheckpoint(
                 only=tuple(only or ()),
                 kept=samples,
                 minutes=minutes,
@@ -162,7 +162,7 @@ def _limits(
     json: bool,
     compiled: bool,
     device: "torch.device",
-    sittings: "Mapping[str, Sitting]",
+    sittings: "Mapping[str, CalibrationCheckpoint]",
 ) -> dict[str, Any]:
     from parity.calibrate.limits import measure, propose_limits
     from parity.diff.runs import kept_of_case

@@ -9,7 +9,7 @@ import typer
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.identify.releases import Changed
+    from parity.identify.releases import ReleaseChange
     from parity.runs.folder import Run
 
 
@@ -71,8 +71,8 @@ def diff(
     return 0
 
 
-def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path | None) -> "Changed":
-    """What changed between the releases of two official runs; by itself, where there are weights to measure with."""
+def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path | None) -> "ReleaseChange":
+    """The changes between two official runs' releases; each by itself, where there are weights to measure with."""
     from parity.identify.release_effects import measured
     from parity.identify.releases import named
     from parity.runs.execute import device_named

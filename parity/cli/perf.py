@@ -10,7 +10,7 @@ import typer
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
-    from parity.judge.timed import Samples
+    from parity.judge.timed import TimedSamples
 
 
 @verb
@@ -57,9 +57,9 @@ def perf(
     return 0
 
 
-def _of_runs(folders: list[Path]) -> "Samples":
+def _of_runs(folders: list[Path]) -> "TimedSamples":
     """Runs of one case by one runner on one machine. Raises: RunError if they are of several."""
-    from parity.judge.timed import Samples, timed_run
+    from parity.judge.timed import TimedSamples, timed_run
     from parity.runs.folder import read_run
     from runners.errors import RunError
 
@@ -67,7 +67,7 @@ def _of_runs(folders: list[Path]) -> "Samples":
     timed = tuple(timed_run(record) for record in records)
     if any(item.key() != timed[0].key() for item in timed):
         raise RunError("These runs are not of one case, runner, machine and weights; give runs that are.")
-    return Samples(
+    return TimedSamples(
         date=datetime.now(UTC).date().isoformat(),
         command=f"parity perf --update with {len(folders)} runs",
         box="",

@@ -51,7 +51,7 @@ def suite(
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
     from parity.suite.plan import (
-        Plan,
+        SuitePlan,
         TimeLeft,
         checkout_at,
         isolated_cases,
@@ -69,7 +69,7 @@ def suite(
     cases = [find_case(name) for name in case]
     if golden:
         require_weights_of_goldens(cases, files)
-    plan = Plan(
+    plan = SuitePlan(
         cases=cases,
         weights=files,
         folder=folder,

@@ -1,4 +1,4 @@
-"""What every verb shares: errors become one sentence and exit code 2, whatever happens."""
+"""The frame that every verb shares: errors become one sentence and exit code 2, whatever happens."""
 
 import functools
 import sys

@@ -26,7 +26,7 @@ _BITS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element si
 
 @dataclass(frozen=True, kw_only=True)
 class AudioDiff:
-    """What separates a candidate waveform from its reference; one number a channel, `nan` where none could be computed.
+    """The differences of a candidate waveform from its reference, one a channel; `nan` where none could be computed.
 
     `lag_samples` and `level_db` carry their sign: positive is late, and louder. `joint_lag_samples` is the best lag of
     all channels together, the one the audio-video offset is made of.

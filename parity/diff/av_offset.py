@@ -1,4 +1,4 @@
-"""How far sound has moved against picture: best audio lag minus best frame lag.
+"""The shift of sound against picture: best audio lag minus best frame lag.
 
 Positive means that the sound of the candidate is later, against its own picture, than the reference's is. A clip that
 is late as a whole, sound and picture alike, has lags but no offset.

@@ -1,4 +1,4 @@
-"""Whether two runs may be compared at all: of one release, one request, one set of pictures and weights."""
+"""The conditions under which two runs may be compared: of one release, one request, one set of pictures and weights."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 
 def environment_differences(reference: Run, candidate: Run) -> list[Difference]:
-    """What differs between the environments of two runs and can change bits."""
+    """The differences between the environments of two runs that can change bits."""
     old, new = reference.record, candidate.record
     on_cpu = old.environment.get("device") == new.environment.get("device") == "cpu"
     beside = old.runner == "official" and new.runner != "official" and on_cpu
@@ -51,7 +51,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
 
 
 def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
-    """What no tap shows: other noise levels, or other rates of frames and samples."""
+    """Differences that no tap shows: other noise levels, or other rates of frames and samples."""
     old, new = reference.record, candidate.record
     found = list(sigma_findings(reference, candidate))
     for where, unit in (("frame_rate", "frames"), ("sample_rate_hz", "samples")):
@@ -63,7 +63,7 @@ def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
 
 
 def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
-    """Whether both runs followed one noise schedule, but for how float32 rounds it; taps show what that does."""
+    """True if both runs followed one noise schedule, but for how float32 rounds it; taps show what that does."""
     old, new = reference.record.sigmas, candidate.record.sigmas
     if len(old) == len(new) and all(abs(a - b) <= SIGMA_ROUNDING for a, b in zip(old, new, strict=True)):
         return ()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from parity.diff.levels import Level
+from parity.diff.levels import EvidenceLevel
 from parity.diff.metric import DRIFT
 from parity.diff.traces import TraceDiff
 from parity.runs.folder import TRACE_FILE, Run
@@ -19,7 +19,7 @@ def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -
     return {f"{DRIFT}{group}": error for group, error in worst.items()}
 
 
-def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: str | None = None) -> Level:
+def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: str | None = None) -> EvidenceLevel:
     """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides.
 
     With a pattern, only the taps that it chooses count as recorded. A group whose taps could not be compared
@@ -31,30 +31,32 @@ def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: st
     omitted = {drift_group(tap, flow.steps) for tap in diff.left_out.taps} - there
     if missing := [group for group in DRIFT_GROUPS if group in offers - there - omitted]:
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more groups" if len(missing) > 3 else "")
-        return Level(measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True)
+        return EvidenceLevel(
+            measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True
+        )
     if not offers:
-        return Level(measured=False, why="its runner offers no taps of this case")
+        return EvidenceLevel(measured=False, why="its runner offers no taps of this case")
     if not there:
-        return Level(measured=False, why=diff.left_out.words)
-    return Level(
+        return EvidenceLevel(measured=False, why=diff.left_out.words)
+    return EvidenceLevel(
         measured=True,
         without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers),
         left_out=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in omitted),
     )
 
 
-def without_trace(reference: Run, candidate: Run) -> Level:
-    """Why there is no drift of two runs, of which one has no trace."""
+def without_trace(reference: Run, candidate: Run) -> EvidenceLevel:
+    """The reason that there is no drift of two runs, of which one has no trace."""
     if not reference.has(TRACE_FILE):
-        return Level(measured=False, why="the reference has no trace; record it with --taps '*'")
+        return EvidenceLevel(measured=False, why="the reference has no trace; record it with --taps '*'")
     runner = candidate.record.runner
     if candidate.offers:
         why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
-        return Level(measured=False, why=why, owed=True)
-    return Level(measured=False, why=f"runner {runner!r} offers no internals")
+        return EvidenceLevel(measured=False, why=why, owed=True)
+    return EvidenceLevel(measured=False, why=f"runner {runner!r} offers no internals")
 
 
-def isolated_level(level: Level, candidate: Run) -> Level:
+def isolated_level(level: EvidenceLevel, candidate: Run) -> EvidenceLevel:
     """`level`, put better for a candidate that no isolation is for."""
     if not level.measured and candidate.record.runner == "official":
         return replace(level, why="the official code is what isolation compares with")

@@ -32,7 +32,7 @@ Clip = Tensor | NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FramesDiff:
-    """What separates a candidate clip from its reference, frame by frame. What could not be computed is `nan` or empty.
+    """The differences of a candidate clip from its reference, frame by frame; `nan` or empty if not computable.
 
     `flicker[t]` is the mean absolute error, in levels, of the change from frame t to frame t + 1; a clip of one frame
     has none, so its flicker metrics are `nan`. `luminance_reference` and `luminance_candidate` (F, G), float64 levels,
@@ -142,7 +142,7 @@ class _Frame:
 
 
 def shape_findings(reference: tuple[int, ...], candidate: tuple[int, ...]) -> tuple[Finding, ...]:
-    """Why clips of these shapes, (F, H, W, 3), cannot be compared; nothing if they can."""
+    """The reason that clips of these shapes, (F, H, W, 3), cannot be compared; nothing if they can."""
     if math.prod(reference) == 0 or math.prod(candidate) == 0:
         return (Finding(code="empty", where="frames", message=f"reference {reference}, candidate {candidate}"),)
     findings = []

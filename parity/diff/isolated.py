@@ -28,14 +28,14 @@ FIRST_STEPS: Final = 2  # that an isolation must hold to be judged, where a run 
 
 
 class IsolatedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one place adds; the file's other keys of a row are for people."""
+    """The error that one place adds; the file's other keys of a row are for people."""
 
     where: str
     added: float  # nan where the two could not be compared
     note: str = ""
 
 
-class IsolatedErrors(msgspec.Struct, frozen=True, kw_only=True):
+class SavedIsolation(msgspec.Struct, frozen=True, kw_only=True):
     """A saved isolation: whose it is, and every place's error. Other keys of the file are for people."""
 
     schema_version: int
@@ -65,7 +65,7 @@ class IsolatedErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class IsolatedNumbers:
-    """What a gate judges: the worst error of each group, and places that could not be compared."""
+    """The numbers a gate judges: the worst error of each group, and places that could not be compared."""
 
     metrics: Mapping[str, float]
     findings: tuple[Finding, ...]
@@ -89,14 +89,14 @@ def isolated_numbers(errors: Sequence[tuple[str, float, str]]) -> IsolatedNumber
     return IsolatedNumbers(metrics={f"{ISOLATED}{group}": error for group, error in worst.items()}, findings=findings)
 
 
-def read_isolated(path: Path, candidate: Run) -> IsolatedErrors:
+def read_isolated(path: Path, candidate: Run) -> SavedIsolation:
     """Isolated errors for a run under test, fit for a gate.
 
     Raises: RunError if the file is none, is not a whole isolation, or is not of this run's request, weights,
         environment and code.
     """
     remedy = "isolated errors come from `parity isolate REF --out FILE`"
-    found = load(path, IsolatedErrors, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
+    found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, candidate)
     count = len(candidate.record.step_s)
     missing = [stage for stage in STAGES if stage not in found.stages]
@@ -108,7 +108,7 @@ def read_isolated(path: Path, candidate: Run) -> IsolatedErrors:
     return found
 
 
-def _require_of(path: Path, found: IsolatedErrors, candidate: Run) -> None:
+def _require_of(path: Path, found: SavedIsolation, candidate: Run) -> None:
     record = candidate.record
     pairs: dict[str, tuple[Any, Any]] = {
         "case": (found.case, record.case),

@@ -25,7 +25,7 @@ class LeftOut:
 
     @property
     def words(self) -> str:
-        """Which, and why; empty if there are none."""
+        """The taps and the reason; empty if there are none."""
         if not self.taps:
             return ""
         sides = " and ".join(f"the {side}" for side in self.padded)
@@ -36,7 +36,7 @@ class LeftOut:
 
 
 def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> LeftOut:
-    """What a comparison must leave out.
+    """Taps that a comparison must leave out.
 
     Args:
         reference: trace taken as true.

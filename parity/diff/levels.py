@@ -17,8 +17,8 @@ LEVEL_WORDS: Final = {OUTPUTS: "outputs", "drift": "drift of taps", "isolated": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """Whether a level was measured; if not, why, and whether the candidate owes it; if in part, of how much."""
+class EvidenceLevel:
+    """The coverage of a level: measured or not, the reason, whether the candidate owes it, how much of it there is."""
 
     measured: bool
     why: str = ""
@@ -32,12 +32,12 @@ class Level:
         return frozenset((*self.without, *self.left_out))
 
 
-MEASURED: Final = Level(measured=True)
-NOT_ISOLATED: Final = Level(measured=False, why="no isolated errors were given (`parity isolate --out`)")
-NO_TRACE: Final = Level(measured=False, why="these are outputs without a trace")
-OUTPUTS_ONLY: Final[Mapping[str, Level]] = {OUTPUTS: MEASURED, "drift": NO_TRACE, "isolated": NOT_ISOLATED}
+MEASURED: Final = EvidenceLevel(measured=True)
+NOT_ISOLATED: Final = EvidenceLevel(measured=False, why="no isolated errors were given (`parity isolate --out`)")
+NO_TRACE: Final = EvidenceLevel(measured=False, why="these are outputs without a trace")
+OUTPUTS_ONLY: Final[Mapping[str, EvidenceLevel]] = {OUTPUTS: MEASURED, "drift": NO_TRACE, "isolated": NOT_ISOLATED}
 
 
 def level_of(metric: str) -> str:
-    """Which level a metric belongs to."""
+    """The level that a metric belongs to."""
     return "drift" if metric.startswith(DRIFT) else "isolated" if metric.startswith(ISOLATED) else OUTPUTS

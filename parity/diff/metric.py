@@ -26,7 +26,7 @@ Direction = Literal["higher", "lower", "exact"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What one number is: its registry name, its unit ("" for a plain ratio), which way is better, what it means."""
+    """The definition of one number: registry name, unit ("" for a plain ratio), which way is better, what it means."""
 
     name: str
     unit: str

@@ -20,7 +20,7 @@ from parity.diff.tensors import TensorDiff
 
 
 class BesideFrames(Protocol):
-    """What a run yields beside its frames. A latent is None where the runner has none to give."""
+    """The outputs of a run beside its frames. A latent is None where the runner has none to give."""
 
     @property
     def audio_waveform(self) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.isolated import isolated_numbers, read_isolated
 from parity.diff.left_out import LeftOut
@@ -34,7 +34,7 @@ MAX_NUMBERS_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What a verdict says of one of the two runs."""
+    """The side of a verdict: one of the two runs."""
 
     runner: str
     tier: str
@@ -44,7 +44,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunsDiff(Compared):
+class RunsDiff(Comparison):
     """All numbers and findings of one comparison of two runs."""
 
     reference: Side
@@ -61,21 +61,23 @@ class RunsDiff(Compared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What a candidate that is judged by a reduced golden is held to: small frames over such boxes, and sketches."""
+class GoldenSubset:
+    """The form a candidate is compared in with a reduced golden: small frames over such boxes, and sketches."""
 
     box_px: int
     pattern: str | None  # of the taps with sketches
 
 
-def kept_phrase(kept: Kept | None) -> str:
-    """What was compared, as numbers and calibrations say it; "" is everything."""
+def kept_phrase(kept: GoldenSubset | None) -> str:
+    """The name of what was compared, as numbers and calibrations give it; "" is everything."""
     if kept is None:
         return ""
     return f"boxes of {kept.box_px} px, " + ("no taps" if kept.pattern is None else f"taps {kept.pattern}")
 
 
-def compare_runs(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
+def compare_runs(
+    reference: Run, candidate: Run, isolated: Path | None = None, *, kept: GoldenSubset | None = None
+) -> RunsDiff:
     """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
 
     Args:
@@ -155,31 +157,33 @@ def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     return run.once(("reduced", box_px), lambda: reduce_outputs(run.outputs(), box_px))
 
 
-def kept_of_case(case_id: str) -> Kept | None:
-    """What the golden of a case keeps, on which its limits are measured; None if that is whole, or there is none."""
+def kept_of_case(case_id: str) -> GoldenSubset | None:
+    """The part that a case's golden keeps and its limits are measured on; None if that is whole, or there is none."""
     return kept_of(golden_of(case_id)) if has_golden(case_id) else None
 
 
-def kept_of(run: Run) -> Kept | None:
-    """What a golden keeps, or a run reduced like one; None if it is whole."""
+def kept_of(run: Run) -> GoldenSubset | None:
+    """The part that a golden keeps, or a run reduced like one; None if it is whole."""
     if not run.reduced:
         return None
     pattern = run.trace.pattern if run.has(TRACE_FILE) else None
-    return Kept(box_px=reduced_of(run).box_px, pattern=pattern)
+    return GoldenSubset(box_px=reduced_of(run).box_px, pattern=pattern)
 
 
-def kept_of_new(run: Run, reduced: bool) -> Kept | None:
-    """What the golden will keep that is made of a run; None if it stays whole."""
+def kept_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
+    """The part that the golden made of a run will keep; None if it stays whole."""
     if not run.reduced and stays_whole(run, reduced):
         return None
     box_px = reduced_of(run).box_px if run.reduced else default_box_px(*run.outputs().video_frames.shape[1:3])
     pattern = None
     if run.has(TRACE_FILE):
         pattern = kept_taps_of(run.trace, len(run.record.step_s), run.record.num_blocks)
-    return Kept(box_px=box_px, pattern=pattern)
+    return GoldenSubset(box_px=box_px, pattern=pattern)
 
 
-def reduced_alike(reference: Run, candidate: Run, kept: Kept | None = None) -> tuple[ReducedOutputs, ReducedOutputs]:
+def reduced_alike(
+    reference: Run, candidate: Run, kept: GoldenSubset | None = None
+) -> tuple[ReducedOutputs, ReducedOutputs]:
     """The outputs of two runs, reduced as one of them already is, or else as the golden of their case is."""
     if reference.reduced:
         old = reduced_of(reference)

@@ -25,7 +25,7 @@ PERCENTILES: Final = (50, 90, 99, 100)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorDiff:
-    """What separates a candidate tensor from its reference. A number that could not be computed is `nan`.
+    """The differences of a candidate tensor from its reference. A number that could not be computed is `nan`.
 
     `axis_profile[a]` is relative L2 for each index of axis a (float64 on the CPU; `inf` where the reference is zero but
     the candidate is not) or None where the axis is too long to profile. `worst_index` is where the absolute error is
@@ -109,7 +109,7 @@ def compare(
 
     split = _balanced_split(reference.shape)
     leading = math.prod(reference.shape[:split])
-    plan = tiles.Plan(leading, reference.numel() // leading, tile_elements)
+    plan = tiles.TilePlan(leading, reference.numel() // leading, tile_elements)
     flat_reference = reference.detach().contiguous().view(leading, -1)  # (L, M)
     flat_candidate = candidate.detach().contiguous().view(leading, -1)  # (L, M)
     sums = tiles.measure_all(flat_reference, flat_candidate, plan)

@@ -35,8 +35,8 @@ def part(matrix: Tensor, tile: Tile) -> Tensor:
     return matrix[top:bottom, left:right]
 
 
-class Plan:
-    """How a matrix (L, M) is cut into tiles of whole rows or, where one row is too long for a tile, parts of a row."""
+class TilePlan:
+    """The cut of a matrix (L, M) into tiles of whole rows or, where one row is too long for a tile, parts of a row."""
 
     def __init__(self, leading: int, trailing: int, tile_elements: int) -> None:
         self.leading, self.trailing = leading, trailing
@@ -89,7 +89,7 @@ class Census:
     first: int | None = None  # flat position of the first, on either side
 
 
-def measure_all(reference: Tensor, candidate: Tensor, plan: Plan) -> Sums:
+def measure_all(reference: Tensor, candidate: Tensor, plan: TilePlan) -> Sums:
     """Measure two (L, M) matrices; on a CPU, slabs of tiles run on as many threads as torch would use."""
     slab_tiles = -(-len(plan.tiles) // _SLABS)
     same_dtype = reference.dtype == candidate.dtype
@@ -144,7 +144,7 @@ def measure_all(reference: Tensor, candidate: Tensor, plan: Plan) -> Sums:
     )
 
 
-def take_census(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) -> Census:
+def take_census(reference: Tensor, candidate: Tensor, plan: TilePlan, sums: Sums) -> Census:
     """Look again at the tiles whose sums are not finite; a healthy pair has none."""
     spoiled = ~(sums.of_tiles("error_abs") + sums.of_tiles("candidate_square")).isfinite()
     counts, first = [0] * 5, None
@@ -172,7 +172,7 @@ def take_census(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) ->
     )
 
 
-def worst_position(reference: Tensor, candidate: Tensor, plan: Plan, sums: Sums) -> int:
+def worst_position(reference: Tensor, candidate: Tensor, plan: TilePlan, sums: Sums) -> int:
     """Return the flat position of the first element whose absolute error is the largest."""
     tile = plan.tiles[int(sums.of_tiles("max_abs").argmax())]
     return plan.position(tile, (part(candidate, tile).double() - part(reference, tile).double()).abs().argmax())

@@ -47,22 +47,22 @@ class TraceDiff:
 
     @property
     def bit_equal(self) -> bool:
-        """Whether every wanted tap is there and equal in every bit, wherever the two were made."""
+        """True if every wanted tap is there and equal in every bit, wherever the two were made."""
         whole = all(finding.code == ELSEWHERE for finding in self.findings)
         return whole and bool(self.taps) and not self.bit_different
 
     def same_bits(self, tap: str) -> bool:
-        """Whether a tap that was compared is equal in every bit, by its sketches or by bits alone."""
+        """True if a tap that was compared is equal in every bit, by its sketches or by bits alone."""
         return self.by_bits[tap] if tap in self.by_bits else self.taps[tap].bit_equal
 
     @property
     def compared(self) -> int:
-        """How many taps were compared, by sketches or by bits alone."""
+        """Number of taps that were compared, by sketches or by bits alone."""
         return len(self.taps) + len(self.by_bits)
 
     @property
     def bit_different(self) -> int:
-        """How many of them have other bits."""
+        """Number of them that have other bits."""
         return sum(not self.same_bits(tap) for tap in (*self.taps, *self.by_bits))
 
 
@@ -130,7 +130,7 @@ def compare_traces(
 
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
-    """What the sketches of both sides say; those with equal bits and nothing amiss, most of them, at once."""
+    """The differences that both sides' sketches give; those with equal bits and nothing amiss, most of them, at once."""
     old, new = reference.clean_bits, candidate.clean_bits
     alike = reference.buckets == candidate.buckets
     return {

@@ -1,4 +1,4 @@
-"""How many representable values lie between the two sides of a 16-bit float, counted for every distance.
+"""Distances of two 16-bit floats in representable values (ULP), counted for every distance.
 
 Axes: l, m rows and columns of a tile. Distances and bits keep sixteen bits all the way, at a quarter of the memory
 traffic of a float32 form: a distance reaches 65534 (across zero, between the two ends) and is kept modulo 2^16.

@@ -1,1 +1,1 @@
-"""Where a run departs from its reference, and why."""
+"""The place where a run departs from its reference, and the cause."""

@@ -12,8 +12,8 @@ from parity.diff.left_out import left_out
 from parity.diff.traces import compare_traces
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
+from parity.explain.matching_tap import matching_tap
 from parity.explain.oracle import arbitrate
-from parity.explain.twin import twin_of
 from parity.runs.attention_kernels import kernel_differences
 from parity.runs.case import flow_of
 from parity.runs.folder import Run
@@ -65,14 +65,14 @@ def diagnose(
         Floors(flow, candidate.record.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
-        twin=lambda tap: twin_of(tap, old, new),
+        twin=lambda tap: matching_tap(tap, old, new),
         runner=candidate.record.runner,
         kernels=kernel_differences(reference.record.details, candidate.record.details),
     )
 
 
 class MeasuredFloors(msgspec.Struct, frozen=True, kw_only=True):
-    """What `parity amplify --out` saved; other keys of the file are for people."""
+    """The floors that `parity amplify --out` saved; other keys of the file are for people."""
 
     schema_version: int
     case: dict[str, Any]

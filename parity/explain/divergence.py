@@ -19,7 +19,7 @@ from parity.taps.module_path import ModulePath, module_path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Root:
+class FirstDivergence:
     """A tap that departs first. `error` and `floor` are relative L2; `error` is nan where it could not be computed."""
 
     tap: str
@@ -35,23 +35,23 @@ class Root:
 
     @property
     def modules(self) -> ModulePath:
-        """Where in both implementations."""
+        """The place in both implementations."""
         return module_path(self.tap)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """What departs first. `findings` are named failures and come before any number."""
+    """The first departure. `findings` are named failures and come before any number."""
 
     findings: tuple[Finding, ...]
-    roots: tuple[Root, ...]  # data-flow order
+    roots: tuple[FirstDivergence, ...]  # data-flow order
     compared: int  # taps with an error to judge
     above: int  # of those, how many exceed their floor
     inherited: int  # of those above, how many lie downstream of a root
 
     @property
     def departs(self) -> bool:
-        """Whether anything is wrong at all."""
+        """True if anything is wrong at all."""
         return bool(self.findings or self.roots)
 
 
@@ -74,7 +74,7 @@ def first_divergence(
     """
     findings = _coverage(errors, flow, recorded)
     dirty: set[str] = set()  # above, or downstream of something that is
-    roots: list[Root] = []
+    roots: list[FirstDivergence] = []
     compared = above = inherited = 0
     for tap in flow.taps:
         tainted = any(name in dirty for name in flow.inputs_of(tap)) if dirty else False
@@ -87,7 +87,7 @@ def first_divergence(
                 if tainted:
                     inherited += 1
                 else:
-                    roots.append(Root(tap=tap, error=error, floor=limit))
+                    roots.append(FirstDivergence(tap=tap, error=error, floor=limit))
                     tainted = True
         if tainted:
             dirty.add(tap)

@@ -1,4 +1,4 @@
-"""Where a run first departs from its reference, by how much more than harmless noise, and what that points to.
+"""The first departure of a run from its reference, by how much more than harmless noise, and what that points to.
 
 Facts only; `parity.report.explanation` puts them into at most ten lines.
 """
@@ -14,8 +14,8 @@ from parity.diff.traces import DriftGrid, TraceDiff, drift_grids
 from parity.explain.divergence import Divergence, first_divergence
 from parity.explain.floors import Floors
 from parity.explain.hints import Cause, likely_cause
+from parity.explain.matching_tap import MatchingTap
 from parity.explain.oracle import Arbitration
-from parity.explain.twin import Twin
 from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
@@ -38,13 +38,13 @@ class Explanation:
     floors: Floors
     divergence: Divergence  # with the findings of the comparison, too
     runner: str = "native"  # of the candidate
-    twin: Twin | None = None  # what the first root holds instead of its own
+    twin: MatchingTap | None = None  # what the first root holds instead of its own
     kernels: tuple[Difference, ...] = ()  # forms of attention that torch gave to another kernel than in the reference
     arbitrations: Mapping[str, Arbitration] | None = None  # the taps before an oracle, where there is one
 
     @property
     def bit_equal(self) -> bool:
-        """Whether every wanted tap is there and equal in every bit."""
+        """True if every wanted tap is there and equal in every bit."""
         return self.traces.bit_equal
 
     @property
@@ -60,12 +60,12 @@ class Explanation:
 
     @cached_property
     def floors_by_rule(self) -> int:
-        """How many compared taps have a floor that nobody has measured."""
+        """Number of compared taps that have a floor that nobody has measured."""
         return self.floors.by_rule(self.traces.errors)
 
     @cached_property
     def floors_by_registry(self) -> int:
-        """How many compared taps have the registry's floor."""
+        """Number of compared taps that have the registry's floor."""
         return self.floors.by_registry(self.traces.errors)
 
     @property
@@ -75,7 +75,7 @@ class Explanation:
 
     @property
     def cause(self) -> Cause:
-        """What to look at, from all roots, of which there must be one."""
+        """The cause to look at, from all roots, of which there must be one."""
         return likely_cause([place_of(root.tap) for root in self.divergence.roots])
 
     def times_harmless(self, tap: str) -> float:
@@ -102,7 +102,7 @@ def explain(
     *,
     bits_expected: bool,
     arbitrations: Mapping[str, Arbitration] | None = None,
-    twin: Callable[[str], Twin | None] | None = None,
+    twin: Callable[[str], MatchingTap | None] | None = None,
     runner: str = "native",
     kernels: Sequence[Difference] = (),
 ) -> Explanation:

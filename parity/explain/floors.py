@@ -1,4 +1,4 @@
-"""How far harmless noise alone may carry each tap: measured where somebody has measured it, else a stated rule.
+"""The distance that harmless noise alone may carry each tap: measured where that was done, else a stated rule.
 
 **Calibrated** floors are those of the registry, for the case and the group of the tap (`parity.taps.group`): the
 worst of all harmless variations. What exceeds the group's limit, or `HEADROOM` times its floor, departs.
@@ -80,7 +80,7 @@ class Floors:
         return self._rule(tap) if group is None else group[0]
 
     def bound(self, tap: str) -> float:
-        """What an error must exceed to be more than harmless."""
+        """The error that must be exceeded to be more than harmless."""
         found = self._measured(tap)
         if found is not None:
             return HEADROOM * found
@@ -88,11 +88,11 @@ class Floors:
         return self._rule(tap) if group is None else min(group[1], HEADROOM * group[0])
 
     def by_rule(self, taps: Iterable[str]) -> int:
-        """How many of these taps nobody has measured."""
+        """Number of these taps that nobody has measured."""
         return sum(self._measured(tap) is None and self._group(tap) is None for tap in taps)
 
     def by_registry(self, taps: Iterable[str]) -> int:
-        """How many of these taps have the registry's floor of their group."""
+        """Number of these taps that have the registry's floor of their group."""
         return sum(self._measured(tap) is None and self._group(tap) is not None for tap in taps)
 
     def _group(self, tap: str) -> tuple[float, float] | None:

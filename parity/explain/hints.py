@@ -1,4 +1,4 @@
-"""What a pattern of roots usually means: from where a divergence starts to what to look at.
+"""Hints from the pattern of first departures: from where a divergence starts to what to look at.
 
 A tap is taken before the gate that adds it to its stream, so a wrong gate, or the residual sum, shows one tap later.
 """
@@ -22,7 +22,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """What to look at. `part` is where the run departs; `since_step` is set where the steps before it do not depart."""
+    """The cause to look at. `part` is where the run departs; `since_step` is set where earlier steps do not depart."""
 
     kind: Kind
     part: str
@@ -31,7 +31,7 @@ class Cause:
 
 
 def likely_cause(places: Sequence[Place]) -> Cause:
-    """What to look at, from all places at which a run first departs (at least one, in data-flow order)."""
+    """The hint to follow, from all places at which a run first departs (at least one, in data-flow order)."""
     first = places[0]
     together = [place for place in places if (place.step, place.block) == (first.step, first.block)]
     if first.block is None:

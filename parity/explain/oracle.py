@@ -46,7 +46,7 @@ class Arbitration:
 
     @property
     def nearer(self) -> Nearer | None:
-        """Who is clearly nearer to the oracle; None where a distance could not be computed."""
+        """The side that is clearly nearer to the oracle; None where a distance could not be computed."""
         if math.isnan(self.ratio):
             return None
         if self.ratio * CLEAR < 1:
@@ -56,7 +56,7 @@ class Arbitration:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """How many taps each side is nearer at. `undecided` could not be computed and must not be passed over."""
+    """Number of taps that each side is nearer at. `undecided` could not be computed and must not be passed over."""
 
     candidate: int
     official: int

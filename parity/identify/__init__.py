@@ -1,1 +1,1 @@
-"""Which official release a run follows, and which behaviours differ from it."""
+"""The official release that a run follows, and the behaviours that differ from it."""

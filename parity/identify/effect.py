@@ -1,4 +1,4 @@
-"""How far apart two runs of one request are, in a few numbers: taps, frames and sound. No judgement.
+"""The distance of two runs of one request, in a few numbers: taps, frames and sound. No judgement.
 
 Unlike `parity.diff.runs`, which refuses runs of different releases, this is for what such runs are compared for: to see
 what a change of the reference does. All sizes are relative L2, 0 where every bit is equal.
@@ -23,8 +23,8 @@ from runners.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effect:
-    """What separates a run from another. `taps` of 0 says that one of them has no trace."""
+class ReleaseEffect:
+    """The distance of a run from another. `taps` of 0 says that one of them has no trace."""
 
     first_tap: str | None  # in the order of the run: other bits, or on one side only
     taps: int  # compared, by bits also where a golden keeps no sketch
@@ -72,7 +72,7 @@ def require_same_request(reference: Run, candidate: Run) -> None:
             raise RunError(f"{both} differ in {name} too, so what their releases change cannot be told.")
 
 
-def effect(reference: Run, candidate: Run) -> Effect:
+def effect(reference: Run, candidate: Run) -> ReleaseEffect:
     """Measure what separates two runs of one request.
 
     Args:
@@ -86,7 +86,7 @@ def effect(reference: Run, candidate: Run) -> Effect:
     reduced = reference.reduced or candidate.reduced
     old, new = (_Outputs.of(run, reduced=reduced) for run in (reference, candidate))
     sound = tensors.compare(old.waveform, new.waveform, where="waveform")
-    return Effect(
+    return ReleaseEffect(
         first_tap=next(iter(moved), None),
         taps=compared,
         taps_moved=in_both,

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
-from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Own, Replay
-from parity.identify.search import Observed, Search, Told
+from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay, RunTensors
+from parity.identify.search import RunUnderTest, Search, SwitchDecision
 from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint
 from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
@@ -39,7 +39,7 @@ _PARTS_OF_DENOISING: Final = ("first_block", "passes", "guided", "skipping")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unexplained:
+class UnexplainedTap:
     """A tap that departs from the best explanation while nothing it is computed from does, or by far more than that."""
 
     tap: str
@@ -57,8 +57,8 @@ class Identification:
     declared: str  # what the run says of itself
     release: str
     alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
-    told: Mapping[str, Told]  # every switch
-    unexplained: tuple[Unexplained, ...]  # data-flow order
+    told: Mapping[str, SwitchDecision]  # every switch
+    unexplained: tuple[UnexplainedTap, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
     traced: bool
@@ -70,7 +70,7 @@ class Identification:
     padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
     @property
-    def differences(self) -> tuple[Told, ...]:
+    def differences(self) -> tuple[SwitchDecision, ...]:
         """The switches told to be otherwise than in the release."""
         wanted = setting_of(self.release)
         return tuple(
@@ -80,7 +80,7 @@ class Identification:
         )
 
     @property
-    def untold(self) -> tuple[Told, ...]:
+    def untold(self) -> tuple[SwitchDecision, ...]:
         """Switches that this run cannot tell."""
         return tuple(one for one in self.told.values() if one.verdict in ("undecided", "idle"))
 
@@ -130,19 +130,19 @@ def identify(
             AUDIO_LATENT: outputs.audio_latent,
         }.items():
             seen.setdefault(name, sketch(tensor, buckets=buckets))
-    own = Own(
+    own = RunTensors(
         video_latent=None if outputs is None else outputs.video_latent,
         audio_latent=None if outputs is None else outputs.audio_latent,
         taps=whole,
     )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
-    observed = Observed(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
+    observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
     search = Search(replay, observed, case, record.dtype, say)
     errors: dict[str, float] = {}
     ours: dict[str, TapSketch] = {}
     with repeatable_kernels(device, case.reference):  # as the run was made
         environment = fingerprint(device)
-        setting, told = search.settle()
+        setting, told = search.search()
         for site in SITES:
             if site not in _PARTS_OF_DENOISING:
                 errors |= search.errors(site, setting)
@@ -179,7 +179,7 @@ def identify(
 
 
 def _readable(name: str, padded_text: bool) -> bool:
-    """Whether a tap is one of ours, and not a prompt with the padding that older traces hold in it."""
+    """True if a tap is one of ours, and not a prompt with the padding that older traces hold in it."""
     return is_tap(name) and not (padded_text and place_of(name).part == "hidden")
 
 
@@ -204,7 +204,7 @@ def _flow(case: Case, weights: Weights) -> Dataflow:
     return Dataflow(msgspec.structs.replace(case, reference=next(iter(RELEASES))), num_blocks(weights))
 
 
-def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str]) -> tuple[Unexplained, ...]:
+def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str]) -> tuple[UnexplainedTap, ...]:
     departed: dict[
         str, float
     ] = {}  # what departs or is computed from something that does, unless the run's own stood in
@@ -217,12 +217,14 @@ def _unexplained(errors: Mapping[str, float], flow: Dataflow, fed: frozenset[str
         place = place_of(tap)
         gain = flow.guidance_gain(place.stream) if place.part == "guided" and place.stream else 1.0
         if error > 0 and (not inherits or 0 < entering * gain * JUMP < error):
-            found.append(Unexplained(tap=tap, error=error, entering=entering))
+            found.append(UnexplainedTap(tap=tap, error=error, entering=entering))
         if (inherits or error > 0) and tap not in fed:
             departed[tap] = error
     if not any(one.tap.startswith("denoise/") or one.tap in departed for one in found):
         found += [
-            Unexplained(tap=tap, error=errors[tap], entering=0.0) for tap in OUTPUT_LATENTS if errors.get(tap, 0.0) > 0
+            UnexplainedTap(tap=tap, error=errors[tap], entering=0.0)
+            for tap in OUTPUT_LATENTS
+            if errors.get(tap, 0.0) > 0
         ]
     return tuple(found)
 

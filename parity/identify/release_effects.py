@@ -1,4 +1,4 @@
-"""What each named change between two official releases does by itself, what all do together, and what they leave open.
+"""The effect of each named change between two official releases by itself, of all together, and what they leave open.
 
 The native model is the official one bit for bit at every release, so it can do what official code cannot: turn one
 behaviour and leave the rest. Each is turned alone, from the older run's release on. Effects of single changes do not
@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from parity.identify.effect import effect
-from parity.identify.releases import Changed, named
+from parity.identify.releases import ReleaseChange, named
 from parity.runs.case import case_of
 from parity.runs.execute import device_named, record_run, recording
 from parity.runs.folder import Run, read_run, sha256_of
@@ -28,8 +28,8 @@ from runners.weights import Weights
 Say = Callable[[str], None]
 
 
-def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> Changed:
-    """What two official runs of different releases show with weights: each change by itself.
+def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> ReleaseChange:
+    """The changes that two official runs of different releases show with weights: each by itself.
 
     Args:
         old: official run of the release to start from.

@@ -1,4 +1,4 @@
-"""What changed between two official releases: the named behaviours, and how far apart two of their runs are.
+"""The changes between two official releases: the named behaviours, and how far apart two of their runs are.
 
 What each change does by itself takes a model to measure, see `parity.identify.release_effects`.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from parity.identify.effect import Effect, effect
+from parity.identify.effect import ReleaseEffect, effect
 from parity.runs.folder import Run
 from runners.errors import RunError
 from runners.releases import RELEASES
@@ -32,7 +32,7 @@ WORDS: Final = {  # a noun phrase for what a release that has it does
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class BehaviourChange:
     """One behaviour that two releases do not share."""
 
     name: str
@@ -52,20 +52,22 @@ class Follows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changed:
+class ReleaseChange:
     """Two official runs of different releases. Everything but `total` needs weights, and is empty or None without."""
 
     old: str
     new: str
-    changes: tuple[Change, ...]
-    total: Effect  # the two runs
-    alone: dict[str, Effect]  # native at the old release with one change against without, by name
-    together: Effect | None  # native at the new release against native at the old one
-    left: dict[str, Effect]  # by release: native against the official run; nothing is unexplained if all bits are equal
+    changes: tuple[BehaviourChange, ...]
+    total: ReleaseEffect  # the two runs
+    alone: dict[str, ReleaseEffect]  # native at the old release with one change against without, by name
+    together: ReleaseEffect | None  # native at the new release against native at the old one
+    left: dict[
+        str, ReleaseEffect
+    ]  # by release: native against the official run; nothing is unexplained if all bits are equal
 
     @property
     def explained(self) -> bool:
-        """Whether native has every bit of both runs, so that the named changes are all there is."""
+        """True if native has every bit of both runs, so that the named changes are all there is."""
         return bool(self.left) and all(one.bit_equal for one in self.left.values())
 
     def document(self) -> dict[str, Any]:
@@ -87,14 +89,14 @@ class Changed:
         }
 
 
-def changes_between(old: str, new: str) -> tuple[Change, ...]:
+def changes_between(old: str, new: str) -> tuple[BehaviourChange, ...]:
     """The behaviours in which two releases differ. Raises: RunError for what is no release."""
     for release in (old, new):
         if release not in RELEASES:
             raise RunError(f"{release!r} is no release whose changes have names; known are {', '.join(RELEASES)}.")
     before, after = vars(RELEASES[old]), vars(RELEASES[new])
     return tuple(
-        Change(name=name, since=since(name), on=after[name], words=WORDS[name])
+        BehaviourChange(name=name, since=since(name), on=after[name], words=WORDS[name])
         for name in before
         if before[name] != after[name]
     )
@@ -105,8 +107,8 @@ def since(name: str) -> str:
     return next(release for release, reference in RELEASES.items() if getattr(reference, name))
 
 
-def named(old: Run, new: Run) -> Changed:
-    """What two official runs of different releases show without weights. Raises: RunError if they are none."""
+def named(old: Run, new: Run) -> ReleaseChange:
+    """The changes that two official runs of different releases show without weights. Raises: RunError for others."""
     for run in (old, new):
         if run.record.runner != "official":
             raise RunError(
@@ -114,7 +116,7 @@ def named(old: Run, new: Run) -> Changed:
                 f"{new.record.reference}, and {run.folder} is no official run, so what the releases changed cannot be "
                 f"told from what the engine does. Run it with --reference {old.record.reference}."
             )
-    return Changed(
+    return ReleaseChange(
         old=old.record.reference,
         new=new.record.reference,
         changes=changes_between(old.record.reference, new.record.reference),
@@ -152,7 +154,7 @@ def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> Fo
 
 
 def _ratio(own: float, other: float) -> float:
-    """How many times nearer; `inf` if the other is equal and this is not, 1 if both are, 0 where either is nan."""
+    """Ratio of distances; `inf` if the other is equal and this is not, 1 if both are, 0 where either is nan."""
     if math.isnan(own) or math.isnan(other):
         return 0.0
     return own / other if other else math.inf if own else 1.0

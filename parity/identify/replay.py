@@ -35,7 +35,7 @@ from runners.errors import OutOfMemoryError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.latents import audio_grid, video_grid, video_shape
-from runners.ltx23.pipeline import Components
+from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.audio_decoding import AudioDecodingStage
 from runners.ltx23.stages.batch import Batch
@@ -81,8 +81,8 @@ class _EnoughError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own:
-    """What the run under test kept: its final latents, unless it is reduced, and whole tensors of taps by name."""
+class RunTensors:
+    """Tensors that the run under test kept: its final latents, unless it is reduced, and whole tensors of taps by name."""
 
     video_latent: Tensor | None  # (1, C, F, H, W)
     audio_latent: Tensor | None  # (1, C, T, M)
@@ -92,7 +92,7 @@ class Own:
 class Replay:
     """Computes what the native model taps at a site and a setting."""
 
-    def __init__(self, weights: Weights, case: Case, options: RunOptions, own: Own, buckets: int) -> None:
+    def __init__(self, weights: Weights, case: Case, options: RunOptions, own: RunTensors, buckets: int) -> None:
         """Prepare; `buckets` is the number that the run's own sketches have."""
         self.case, self.own, self.buckets = case, own, buckets
         self._weights, self._options = weights, options
@@ -103,7 +103,7 @@ class Replay:
         self.computed = 0  # stages, or parts of denoising, that were run
 
     def taps(self, site: str, setting: Setting) -> Taps:
-        """What is tapped at a site of `parity.identify.behaviours.SITES`.
+        """The taps of a site of `parity.identify.behaviours.SITES`.
 
         Raises: OutOfMemoryError, CheckpointError, ConfigError, MediaError.
         """
@@ -124,7 +124,7 @@ class Replay:
         return self._denoised(site, setting)
 
     def at(self, site: str, tap: str) -> bool:
-        """Whether a tap belongs to a site."""
+        """True if a tap belongs to a site."""
         if tap in (VIDEO_LATENT, AUDIO_LATENT):
             return site == "denoising"
         place = place_of(tap)
@@ -270,7 +270,7 @@ class Replay:
 
     @property
     def _before_decoding(self) -> Setting:
-        """What decoding reads besides its own switches: nothing, if it starts from the run's own latents."""
+        """The switches that decoding reads besides its own: none, if it starts from the run's own latents."""
         return _DENOISING if self.own.video_latent is None else frozenset()
 
     def _final(self, setting: Setting) -> tuple[Tensor, Tensor]:
@@ -293,9 +293,9 @@ class Replay:
             self._transformer = (read, self._components(read).build("transformer", Transformer))
         return self._transformer[1]
 
-    def _components(self, setting: Setting) -> Components:
+    def _components(self, setting: Setting) -> ModelComponents:
         return self._once(
-            "components", setting, lambda read: Components(self._weights, self._config(read), self._device)
+            "components", setting, lambda read: ModelComponents(self._weights, self._config(read), self._device)
         )
 
     def _batch(self, setting: Setting) -> Batch:

@@ -1,4 +1,4 @@
-"""Which official release a run follows, and which switches differ from it, decided stage by stage.
+"""The official release that a run follows and the switches that differ from it, decided stage by stage.
 
 At each site in data-flow order only the switches that can first show there are tried, all others standing as found so
 far. The native model computes the site at each of those settings, and the one nearest to the run is kept. Then each
@@ -38,8 +38,8 @@ ROUNDS: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What is known of one switch. `error` and `flipped_error` are root mean squares over the taps that it moves."""
+class SwitchDecision:
+    """The decision on one switch. `error` and `flipped_error` are root mean squares over the taps that it moves."""
 
     switch: Switch
     on: bool
@@ -52,15 +52,15 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
-    """What is known of the run under test: sketches by tap, outputs among them."""
+class RunUnderTest:
+    """The run under test as far as it is known: sketches by tap, outputs among them."""
 
     taps: Mapping[str, TapSketch]
     pattern: str | None  # what its trace was asked to record
     traced: bool
 
     def wants(self, tap: str, groups: frozenset[str]) -> bool:
-        """Whether a tap that the native model leaves should be here too."""
+        """True if a tap that the native model leaves should be here too."""
         if tap in self.taps:
             return True
         return self.traced and chosen(tap, self.pattern) and group_of(tap) in groups
@@ -70,7 +70,12 @@ class Search:
     """Finds the setting that explains a run best."""
 
     def __init__(
-        self, replay: Replay, observed: Observed, case: Case, dtype: str, say: Callable[[str], None] = lambda _: None
+        self,
+        replay: Replay,
+        observed: RunUnderTest,
+        case: Case,
+        dtype: str,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare. `say` is told each site that is begun."""
         self._replay, self._observed, self._say = replay, observed, say
@@ -78,10 +83,10 @@ class Search:
         self._declared = setting_of(case.reference if case.reference in RELEASES else next(iter(RELEASES)))
         self._idle = {name: why for name, one in SWITCHES.items() if (why := one.idle(case, dtype)) is not None}
 
-    def settle(self) -> tuple[Setting, dict[str, Told]]:
+    def settle(self) -> tuple[Setting, dict[str, SwitchDecision]]:
         """Go through the sites until the setting stands."""
         setting = self._declared
-        told: dict[str, Told] = {}
+        told: dict[str, SwitchDecision] = {}
         for _ in range(ROUNDS):
             before = setting
             setting, told = self._round(setting)
@@ -100,8 +105,8 @@ class Search:
                 errors[tap] = MISSING
         return errors
 
-    def _round(self, setting: Setting) -> tuple[Setting, dict[str, Told]]:
-        told: dict[str, Told] = {}
+    def _round(self, setting: Setting) -> tuple[Setting, dict[str, SwitchDecision]]:
+        told: dict[str, SwitchDecision] = {}
         hidden: set[str] = set()  # what moves only taps that were not recorded, so far
         for site in SITES:
             pending = [
@@ -128,7 +133,7 @@ class Search:
             if name not in told:
                 reason = self._idle.get(name, self._unseen(switch, setting))
                 verdict: Verdict = "idle" if name in self._idle or reason == _NO_BIT else "undecided"
-                told[name] = Told(switch=switch, on=name in setting, verdict=verdict, reason=reason)
+                told[name] = SwitchDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
                 setting = setting - {name} | (self._declared & {name})
         return setting, {name: told[name] for name in SWITCHES}
 
@@ -166,14 +171,14 @@ class Search:
         return best
 
     def _moves(self, site: str, setting: Setting, name: str) -> bool:
-        """Whether a switch moves any bit of the native model there."""
+        """True if a switch moves any bit of the native model there."""
         return bool(_moved(self._replay.taps(site, setting), self._replay.taps(site, setting ^ {name})))
 
     def _score(self, site: str, setting: Setting) -> float:
         return _rms(self.errors(site, setting).values())
 
-    def _tell(self, site: str, setting: Setting, name: str) -> Told | None:
-        """What a site says of a switch; None if it moves nothing there that the run has."""
+    def _tell(self, site: str, setting: Setting, name: str) -> SwitchDecision | None:
+        """The decision of a site on a switch; None if it moves nothing there that the run has."""
         flipped = setting ^ {name}
         moved = _moved(self._replay.taps(site, setting), self._replay.taps(site, flipped))
         errors, others = self.errors(site, setting), self.errors(site, flipped)
@@ -183,7 +188,7 @@ class Search:
         error = _rms(errors.get(tap, 0.0) for tap in seen)
         other = _rms(others.get(tap, 0.0) for tap in seen)
         verdict: Verdict = "certain" if error == 0 else "likely" if error * FACTOR <= other else "undecided"
-        return Told(
+        return SwitchDecision(
             switch=SWITCHES[name],
             on=name in setting,
             verdict=verdict,
@@ -195,7 +200,7 @@ class Search:
         )
 
     def _unseen(self, switch: Switch, setting: Setting) -> str:
-        """Why a switch that may matter was not seen: it moves no bit, or nothing that the run has."""
+        """The reason that a switch that may matter was not seen: it moves no bit, or nothing that the run has."""
         for site in switch.sites:
             if self._moves(site, setting, switch.name):
                 return "what it moves was not recorded"

@@ -1,4 +1,4 @@
-"""What one block of ours adds: fed what the official block got, against every branch that the official one computed.
+"""The error that one block of ours adds, fed what the official block got, against every branch the official one computed.
 
 Scaled dot-product attention is measured alone as well (`.../self_attn/sdpa`): our attention module gets the official
 queries, keys and values in place of its projections, norms and rotary.
@@ -18,11 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.explain.oracle import Arbitration
 from parity.isolate.choice import Choice
-from parity.isolate.error import Added, Sheet, error_of, note_of
+from parity.isolate.error import ErrorTable, IsolatedError, error_of, note_of
 from parity.taps.name import BLOCK_PARTS, STREAMS
 from runners.ltx23.block import BlockSkips
 from runners.ltx23.branches import BRANCHES
-from runners.official.lockstep import Attended, conditions_of
+from runners.official.lockstep import AttentionCall, conditions_of
 from runners.tap import listening, scope
 
 
@@ -35,7 +35,7 @@ class OfficialBlock:
     module: nn.Module
     arguments: dict[str, Any]  # what it got, by stream and beyond
     branches: Mapping[str, Tensor]  # what it computed, by tap; each (B, T, C)
-    attended: Mapping[tuple[str, str], Attended]  # its attentions, by stream and part
+    attended: Mapping[tuple[str, str], AttentionCall]  # its attentions, by stream and part
 
     def again(self) -> dict[str, Tensor]:
         """Its branches, computed once more with whatever kernels torch takes now."""
@@ -46,7 +46,9 @@ class OfficialBlock:
         return _branches(copy.deepcopy(self.module).float(), _in_fp32(self.arguments), self.head)
 
 
-def measure_block(official: OfficialBlock, ours: nn.Module, skips: BlockSkips, sheet: Sheet, choice: Choice) -> None:
+def measure_block(
+    official: OfficialBlock, ours: nn.Module, skips: BlockSkips, sheet: ErrorTable, choice: Choice
+) -> None:
     """Feed our block what the official one got, with the branches left out that ours would leave out.
 
     Writes a row for every branch of either, in the order of the block, attention alone before the branch it is in.
@@ -54,7 +56,7 @@ def measure_block(official: OfficialBlock, ours: nn.Module, skips: BlockSkips, s
     alone = _attention_alone(official, ours, choice)
     exact = official.in_fp32() if choice.oracle else {}
     floors = _floors(official) if choice.harmless else {}
-    rows: dict[str, Added] = {}
+    rows: dict[str, IsolatedError] = {}
 
     def heard(name: str, tensor: Tensor) -> None:
         rows[name] = _row(name, official.branches.get(name), tensor, exact.get(name), floors.get(name))
@@ -71,10 +73,10 @@ def measure_block(official: OfficialBlock, ours: nn.Module, skips: BlockSkips, s
             sheet.missing(name, "the candidate does not run this branch")
 
 
-def _row(name: str, official: Tensor | None, ours: Tensor, exact: Tensor | None, floor: float | None) -> Added:
+def _row(name: str, official: Tensor | None, ours: Tensor, exact: Tensor | None, floor: float | None) -> IsolatedError:
     if official is None:
-        return Added(where=name, error=torch.nan, note="the reference does not run this branch")
-    return Added(
+        return IsolatedError(where=name, error=torch.nan, note="the reference does not run this branch")
+    return IsolatedError(
         where=name,
         error=error_of(official, ours),
         harmless=floor,
@@ -92,14 +94,14 @@ def _floors(official: OfficialBlock) -> dict[str, float]:
     return {name: error_of(tensor, varied[name]) for name, tensor in official.branches.items() if name in varied}
 
 
-def _attention_alone(official: OfficialBlock, ours: nn.Module, choice: Choice) -> dict[str, Added]:
+def _attention_alone(official: OfficialBlock, ours: nn.Module, choice: Choice) -> dict[str, IsolatedError]:
     """Feed every attention of our block the official queries, keys and values; rows by branch."""
     rows = {}
     for branch, attended in official.attended.items():
         name = f"{official.head}/{'/'.join(branch)}"
         if attended.mask is not None:
             note = "the reference masks this attention, the candidate does not"
-            rows[name] = Added(where=f"{name}/sdpa", error=torch.nan, note=note)
+            rows[name] = IsolatedError(where=f"{name}/sdpa", error=torch.nan, note=note)
             continue
         module = getattr(ours, BRANCHES[branch])
         with choice.around(), _nothing_but_attention(module, attended):
@@ -108,7 +110,7 @@ def _attention_alone(official: OfficialBlock, ours: nn.Module, choice: Choice) -
         if choice.harmless:
             with sdpa_kernel(SDPBackend.MATH):
                 harmless = error_of(attended.output, attended.again())
-        rows[name] = Added(
+        rows[name] = IsolatedError(
             where=f"{name}/sdpa",
             error=error_of(attended.output, found),
             harmless=harmless,
@@ -130,7 +132,7 @@ class _Given(nn.Module):
 
 
 @contextmanager
-def _nothing_but_attention(module: nn.Module, official: Attended) -> Iterator[None]:
+def _nothing_but_attention(module: nn.Module, official: AttentionCall) -> Iterator[None]:
     """While inside, an attention module of ours gets official queries, keys and values, and gates and projects none."""
     stand_ins = {
         "to_q": _Given(official.queries),

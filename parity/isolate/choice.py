@@ -1,4 +1,4 @@
-"""What an isolation measures, and what it holds each measurement against."""
+"""The choice of what an isolation measures and holds each measurement against."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ Around = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is measured; steps or blocks of None means all of them."""
+    """The steps and blocks to measure; None means all of them."""
 
     stages: frozenset[str] = frozenset(STAGES)
     steps: frozenset[int] | None = None
@@ -22,9 +22,9 @@ class Choice:
     around: Around = nullcontext  # entered whenever the candidate computes, left before the official code goes on
 
     def step(self, index: int) -> bool:
-        """Whether a step is measured."""
+        """True if a step is measured."""
         return self.steps is None or index in self.steps
 
     def block(self, index: int) -> bool:
-        """Whether a block is measured."""
+        """True if a block is measured."""
         return self.blocks is None or index in self.blocks

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from parity.isolate.block import OfficialBlock, measure_block
 from parity.isolate.choice import Choice
-from parity.isolate.error import Sheet
+from parity.isolate.error import ErrorTable
 from parity.isolate.wiring import BlockCall, PassWiring, blocks_as, passes_as, unheard, wiring_of
 from parity.taps.group import MODULATIONS
 from parity.taps.name import STREAMS
@@ -28,7 +28,7 @@ from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.transformer import Transformer
-from runners.official.lockstep import Attended, conditions_of, hear_attention
+from runners.official.lockstep import AttentionCall, conditions_of, hear_attention
 from runners.tap import current_scope, scope
 
 
@@ -42,13 +42,13 @@ class MeasuredStep:
     last: Pair | None  # the official guided prediction of the step before
     wiring: Mapping[str, PassWiring]  # by scope
     taps: dict[str, Tensor] = field(default_factory=dict)
-    attended: dict[tuple[str, str], Attended] = field(default_factory=dict)  # in the block that is running
+    attended: dict[tuple[str, str], AttentionCall] = field(default_factory=dict)  # in the block that is running
 
 
 class DenoisingLockstep:
     """Measures what each part of our denoising adds, beside an official transformer that is running."""
 
-    def __init__(self, transformer: Transformer, batch: Batch, sheet: Sheet, choice: Choice) -> None:
+    def __init__(self, transformer: Transformer, batch: Batch, sheet: ErrorTable, choice: Choice) -> None:
         """Prepare; `batch` has the official contexts, and rows go to `sheet`."""
         self._transformer = transformer
         self._stage = DenoisingStage(transformer)
@@ -104,7 +104,7 @@ class DenoisingLockstep:
         elif tail == "audio" and head.endswith("/guided"):
             self._combination(self._measured, head.removesuffix("/guided"))
 
-    def _hear_attention(self, branch: tuple[str, str], attended: Attended) -> None:
+    def _hear_attention(self, branch: tuple[str, str], attended: AttentionCall) -> None:
         if self._measured is not None:
             self._measured.attended[branch] = attended
 

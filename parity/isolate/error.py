@@ -1,4 +1,4 @@
-"""What a part adds by itself: rows of measurements made while the reference and the candidate run in lockstep.
+"""The error a part adds by itself: rows of measurements made while the reference and the candidate run in lockstep.
 
 Every row compares two tensors that were computed from the same inputs, the reference's own, so what differs was added
 there. Nothing is kept of a tensor but the number.
@@ -15,7 +15,7 @@ from parity.explain.oracle import Arbitration
 
 
 @dataclass(frozen=True, kw_only=True)
-class Added:
+class IsolatedError:
     """One comparison. Errors are relative L2.
 
     `where` is a tap's name, or one like it for what is no tap: `denoise/000/cond/rotary/audio/cross`. `error` is nan
@@ -49,18 +49,20 @@ class Added:
 
 
 @dataclass(kw_only=True)
-class Sheet:
+class ErrorTable:
     """Rows, in the order measured, which is the order of the data-flow."""
 
-    rows: list[Added] = field(default_factory=list)
+    rows: list[IsolatedError] = field(default_factory=list)
 
     def compare(self, where: str, reference: Tensor, candidate: Tensor) -> None:
         """Measure one pair."""
-        self.rows.append(Added(where=where, error=error_of(reference, candidate), note=note_of(reference, candidate)))
+        self.rows.append(
+            IsolatedError(where=where, error=error_of(reference, candidate), note=note_of(reference, candidate))
+        )
 
     def missing(self, where: str, note: str) -> None:
         """Write down what could not be compared at all."""
-        self.rows.append(Added(where=where, error=math.nan, note=note))
+        self.rows.append(IsolatedError(where=where, error=math.nan, note=note))
 
 
 def error_of(reference: Tensor, candidate: Tensor) -> float:
@@ -80,7 +82,7 @@ def error_of(reference: Tensor, candidate: Tensor) -> float:
 
 
 def note_of(reference: Tensor, candidate: Tensor) -> str:
-    """Why `error_of` is nan, or empty."""
+    """The reason that `error_of` is nan, or empty."""
     if reference.shape != candidate.shape:
         return f"reference is {tuple(reference.shape)}, candidate is {tuple(candidate.shape)}"
     for side, tensor in (("reference", reference), ("candidate", candidate)):

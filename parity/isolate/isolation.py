@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from parity.diff.isolated import SCHEMA_VERSION
 from parity.isolate.choice import Around, Choice
-from parity.isolate.error import Added
+from parity.isolate.error import IsolatedError
 from parity.isolate.lockstep import Lockstep
 from parity.runs.environment import fingerprint
 from parity.runs.folder import dtype_name, sha256_of
@@ -36,13 +36,13 @@ NOTEWORTHY: Final = 3.0  # times what is harmless; one draw of harmless noise ma
 class Isolation:
     """All rows of one isolation, in data-flow order. `inherited` is the free run's error by tap, if one was given."""
 
-    rows: tuple[Added, ...]
+    rows: tuple[IsolatedError, ...]
     inherited: Mapping[str, float]
     flow: Dataflow
     provenance: Mapping[str, Any]  # whose parts were tried, where, and which: as `parity.diff.isolated` reads it
 
     @property
-    def culprits(self) -> tuple[Added, ...]:
+    def culprits(self) -> tuple[IsolatedError, ...]:
         """Rows that add more than harmless noise does, or that could not be compared, in data-flow order.
 
         Where nothing says what is harmless, any difference of bits is more.
@@ -50,7 +50,7 @@ class Isolation:
         return tuple(row for row in self.rows if math.isnan(row.error) or row.ratio > NOTEWORTHY)
 
     @property
-    def origins(self) -> tuple[Added, ...]:
+    def origins(self) -> tuple[IsolatedError, ...]:
         """Culprits that no culprit of the same block explains: a block's branches feed one another, blocks do not."""
         tainted: set[str] = set()
         origins = []
@@ -65,7 +65,7 @@ class Isolation:
 
     @property
     def bit_equal(self) -> bool:
-        """Whether the candidate added nothing anywhere, and something was looked at."""
+        """True if the candidate added nothing anywhere, and something was looked at."""
         return bool(self.rows) and all(row.error == 0 for row in self.rows)
 
     def document(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from parity.isolate.choice import Choice
 from parity.isolate.denoising import DenoisingLockstep
-from parity.isolate.error import Sheet
+from parity.isolate.error import ErrorTable
 from parity.isolate.wiring import unheard
 from runners.case import Case
 from runners.clock import Clock
@@ -22,7 +22,7 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import load_gemma
 from runners.ltx23.latents import LatentState
-from runners.ltx23.pipeline import Components
+from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
@@ -70,7 +70,7 @@ class Lockstep:
             choice: what to measure.
             copies: give the candidate copies of the weights, for a candidate that changes them.
         """
-        self.sheet = Sheet()
+        self.sheet = ErrorTable()
         self._options, self._choice = options, choice
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
@@ -83,7 +83,7 @@ class Lockstep:
             gemma=self._shared_gemma,
             gemma_folder=weights.gemma_folder,
         )
-        self._components = Components(files, config, options.device)
+        self._components = ModelComponents(files, config, options.device)
         sampling = sampling_params(case, config.reference)
         self._batch = Batch(
             sampling=sampling,
@@ -190,7 +190,7 @@ class Lockstep:
         module.register_forward_hook(encoded)
 
     def _pictures(self, encoder: VideoEncoder) -> list[Tensor]:
-        """What our image conditioning would give its encoder."""
+        """The picture that our image conditioning would give its encoder."""
         given: list[Tensor] = []
 
         def keep(picture: Tensor) -> Tensor:

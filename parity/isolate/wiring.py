@@ -1,4 +1,4 @@
-"""How our denoising stage wires a step, learnt by running it with the blocks left out, which costs next to nothing.
+"""The wiring of a step in our denoising stage, learnt by running it without its blocks, which costs next to nothing.
 
 That shows which passes it runs, with which context, which branches it skips in which block, and the conditions (rotary
 tables, modulation) it computes for them.
@@ -22,7 +22,7 @@ from runners.tap import current_scope, listening
 
 
 class BlockCall(NamedTuple):
-    """What a block of ours is called with. Of all blocks of a pass the streams are those before the first."""
+    """The call of a block of ours. Of all blocks of a pass the streams are those before the first."""
 
     video: Tensor  # (B, T, C)
     audio: Tensor  # (B, T, C)
@@ -33,7 +33,7 @@ class BlockCall(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PassWiring:
-    """How one guidance pass runs."""
+    """The arguments of one guidance pass."""
 
     call: Callable[[], Pair]  # the transformer's forward with the pass's arguments
     blocks: Mapping[int, BlockCall]

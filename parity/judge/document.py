@@ -1,4 +1,4 @@
-"""What is kept in the JSON registries of this project, read strictly: a limit that is misread lets a run pass.
+"""Strict reading of the JSON registries of this project: a limit that is misread lets a run pass.
 
 `runners.load` reads text and JSON. Beyond what it refuses, unknown keys and NaN are errors here. Infinities are written
 as the strings "inf" and "-inf" (`parity.trace.atomic.plain` is the way out, `_infinite` the way back).
@@ -38,7 +38,7 @@ def document_text(path: Path, wanted: str, max_bytes: int = MAX_BYTES) -> str:
 
 
 def json_value(text: str, path: Path, wanted: str) -> Any:
-    """What strict JSON says, infinities still as strings. Raises: RegistryError naming the file."""
+    """The value of strict JSON, infinities still as strings. Raises: RegistryError naming the file."""
     return parse(text, str(path), RegistryError, _remedy(wanted))
 
 

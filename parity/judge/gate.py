@@ -8,7 +8,7 @@ numbers are judged by the second alone.
 
 from pathlib import Path
 
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.runs import RunsDiff, Side, compare_runs, kept_of, kept_of_case, kept_phrase, reduced_of
@@ -17,7 +17,7 @@ from parity.judge.registry import device_of, load_registry
 from parity.judge.strength import load_strength
 from parity.judge.verdict import BIT_EQUALITIES, Profile, Verdict, judge
 from parity.runs.environment import fingerprint
-from parity.runs.folder import Outputs, Run, RunRecord
+from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
@@ -25,7 +25,7 @@ from runners.errors import CaseError, RegistryError, RunError
 
 
 def gate(
-    reference: Run, candidate: Run | Outputs, *, isolated: Path | None = None, profile: Profile | None = None
+    reference: Run, candidate: Run | RunOutputs, *, isolated: Path | None = None, profile: Profile | None = None
 ) -> Verdict:
     """Judge a candidate.
 
@@ -36,14 +36,14 @@ def gate(
         profile: "exact" for equal bits, "limits" for the registry; None takes what `profile_of` says.
     Raises: RunError as `compare_runs`, RegistryError as `judge_numbers`.
     """
-    if isinstance(candidate, Outputs):
+    if isinstance(candidate, RunOutputs):
         return judge_numbers(compare_in_memory(reference, candidate, profile or "limits"), profile or "limits")
     found = compare_as_judged(reference, candidate, isolated, profile)
     return judge_numbers(found, profile or profile_of(found))
 
 
 def profile_of(found: RunsDiff) -> Profile:
-    """How a run is judged: the exact tier by bit equality with an official run of the same environment.
+    """The rule a run is judged by: the exact tier by bit equality with an official run of the same environment.
 
     In another environment the official code itself may have other bits, so limits hold there; bits that are equal all
     the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere.
@@ -52,8 +52,8 @@ def profile_of(found: RunsDiff) -> Profile:
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
 
 
-def has_every_bit(found: Compared) -> bool:
-    """Whether outputs, and taps where they were compared, have the reference's bits, and nothing is missing."""
+def has_every_bit(found: Comparison) -> bool:
+    """True if outputs, and taps where they were compared, have the reference's bits, and nothing is missing."""
     equal = all(found.metrics.get(name) == 1.0 for name in BIT_EQUALITIES)
     return equal and not found.findings and not found.metrics.get("taps.bit_different")
 
@@ -79,7 +79,7 @@ def compare_as_judged(
     return compare_runs(reference, candidate, isolated, kept=kept)
 
 
-def compare_in_memory(reference: Run, outputs: Outputs, profile: Profile) -> Compared:
+def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> Comparison:
     """Compare outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
     kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
     if kept is not None:
@@ -87,7 +87,7 @@ def compare_in_memory(reference: Run, outputs: Outputs, profile: Profile) -> Com
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
-    return Compared(
+    return Comparison(
         case=reference.case_id,
         metrics=found.metrics,
         findings=found.findings,
@@ -96,7 +96,7 @@ def compare_in_memory(reference: Run, outputs: Outputs, profile: Profile) -> Com
     )
 
 
-def judge_numbers(found: Compared, profile: Profile) -> Verdict:
+def judge_numbers(found: Comparison, profile: Profile) -> Verdict:
     """Judge numbers by bit equality or by the registry's limits.
 
     Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow.

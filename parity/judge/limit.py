@@ -53,7 +53,7 @@ Status = Literal["calibrated", "OVERLAP", "exact"]
 
 
 class Calibration(Strict, frozen=True, kw_only=True):
-    """Where a set of limits came from. The limits expire when one of `expires_with` changes in the environment."""
+    """The provenance of a set of limits. The limits expire when one of `expires_with` changes in the environment."""
 
     date: str  # YYYY-MM-DD
     command: str
@@ -79,7 +79,7 @@ class Calibration(Strict, frozen=True, kw_only=True):
             )
 
     def changed(self, environment: Mapping[str, str]) -> list[Difference]:
-        """What expires these limits in another environment; empty if they still hold."""
+        """The differences that expire these limits in another environment; empty if they still hold."""
         return [
             Difference(key=key, old=self.environment[key], new=environment.get(key, "not recorded"))
             for key in self.expires_with
@@ -156,7 +156,7 @@ def exact_limit(metric: Metric) -> Limit:
 
 
 def distance(value: float, unit: str, direction: Direction) -> float:
-    """How far a value is from perfect agreement, by the table at the top of this file; `nan` stays `nan`."""
+    """The distance of a value from perfect agreement, by the table at the top of this file; `nan` stays `nan`."""
     if math.isnan(value):
         return math.nan
     if direction == "lower":
@@ -265,7 +265,7 @@ def derive_limit(
 
 
 def reach(distances: Sequence[float]) -> float:
-    """How far harmless variation may be expected to go, as a multiple of the largest distance seen (h / f)."""
+    """The reach that harmless variation may be expected to have, as a multiple of the largest distance seen (h / f)."""
     moved = sorted(value for value in distances if value > 0)
     if len(moved) < MIN_SPREAD_SAMPLES:
         return MARGIN
@@ -355,7 +355,7 @@ def again(metric: Metric, limit: Limit) -> Limit:
 
 
 def contradiction(metric: Metric, limit: Limit) -> str | None:
-    """What a limit says that its own samples and the method do not, or None. It is how a hand-edited limit is found."""
+    """The claim of a limit that its samples and the method do not bear out, or None: so a hand-edited limit is found."""
     if limit.unit != metric.unit or limit.direction != metric.direction:
         return (
             f"says {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} in {metric.unit!r}, "
@@ -384,7 +384,7 @@ def _same(stated: float | None, derived: float | None) -> bool:
 
 
 def looser(old: Limit, new: Limit) -> bool:
-    """Whether a new limit lets something pass that the old one stopped, or says less surely what it stops."""
+    """True if a new limit lets something pass that the old one stopped, or says less surely what it stops."""
     if (old.unit, old.direction) != (new.unit, new.direction):
         return True
     if old.status != "OVERLAP" and new.status == "OVERLAP":

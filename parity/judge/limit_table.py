@@ -40,8 +40,8 @@ class TableKey:
         return f"{self.case} on {self.device}" if self.device else self.case
 
 
-class Line(Strict, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a `Limit` is reviewed."""
+class LimitLine(Strict, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a `Limit` that is reviewed."""
 
     value: float
     unit: str = ""
@@ -59,7 +59,7 @@ class Table(Strict, frozen=True, kw_only=True, omit_defaults=True):
     case: str
     device: str = ""
     samples: str | None = None  # name of a file in `SAMPLES_FOLDER`; None if every limit is exact
-    limits: dict[str, Line]
+    limits: dict[str, LimitLine]
 
 
 class MetricSamples(Samples, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class MetricSamples(Samples, frozen=True, kw_only=True):
 
 
 class TableSamples(Strict, frozen=True, kw_only=True):
-    """What the limits of a table follow from."""
+    """The samples that the limits of a table follow from."""
 
     schema_version: Literal[1] = 1
     case: str
@@ -85,7 +85,7 @@ def split(
 
     Raises: RegistryError for a limit with samples of no calibration or the other way round, or too many samples.
     """
-    lines: dict[str, Line] = {}
+    lines: dict[str, LimitLine] = {}
     samples: dict[str, MetricSamples] = {}
     for metric in METRICS:  # outputs first, then taps as the data flows
         if metric not in limits:
@@ -188,8 +188,8 @@ def _samples_named(name: str, folder: Path) -> TableSamples:
         return as_form(json_value(text, folder / name, wanted), TableSamples)
 
 
-def _line(limit: Limit) -> Line:
-    return Line(
+def _line(limit: Limit) -> LimitLine:
+    return LimitLine(
         value=limit.value,
         unit=limit.unit,
         direction=limit.direction,
@@ -201,7 +201,7 @@ def _line(limit: Limit) -> Line:
     )
 
 
-def _limit(line: Line, samples: MetricSamples | None) -> Limit:
+def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
     floor, floor_from = line.floor or (None, None)
     weakest_defect, weakest_defect_from = line.weakest_defect or (None, None)
     fields = {} if samples is None else _fields(samples)

@@ -33,7 +33,7 @@ PERF_EXIT_CODES: Final[dict[PerfOutcome, int]] = {"ok": 0, "slower": 1, "inconcl
 
 
 class Times(Strict, frozen=True, kw_only=True):
-    """What one run took. Stages and steps as `runners.clock` measures them."""
+    """The times of one run. Stages and steps as `runners.clock` measures them."""
 
     end_to_end_s: float
     stage_s: dict[str, float]
@@ -60,7 +60,7 @@ class Times(Strict, frozen=True, kw_only=True):
 
 
 class Machine(Strict, frozen=True, kw_only=True):
-    """Where times were taken. torch may differ: an upgrade that slows down is what this should find."""
+    """The machine that times were taken on. torch may differ: an upgrade that slows down is what this should find."""
 
     device: str  # as the driver names it, or "cpu"
     driver: str  # version, "" on a CPU
@@ -69,14 +69,14 @@ class Machine(Strict, frozen=True, kw_only=True):
     torch: str
 
     def identity(self) -> dict[str, str]:
-        """What must be equal for times to be comparable."""
+        """The key that must be equal for times to be comparable."""
         if self.driver:
             return {"device": self.device, "driver family": self.driver.split(".")[0]}
         return {"device": self.device, "cpu": self.cpu, "threads": str(self.threads)}
 
 
 class Baseline(Strict, frozen=True, kw_only=True):
-    """What one case took on one machine, every run kept.
+    """The times of one case on one machine, every run kept.
 
     `work` names what else decides the amount of work, such as the weights' hash and the dtype; it must be equal too.
     """
@@ -117,7 +117,7 @@ class Baseline(Strict, frozen=True, kw_only=True):
         return f"{self.case} / {self.runner} / {self.tier} on {self.machine.device}"
 
     def key(self) -> dict[str, str]:
-        """What must be equal for a run to be held to this baseline; there is one baseline of each."""
+        """The key that must be equal for a run to be held to this baseline; there is one baseline of each."""
         return like(self.case, self.runner, self.tier, self.machine, self.work)
 
     def allowed(self, quantity: str) -> float:
@@ -161,7 +161,7 @@ class PerfRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PerfVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a case became slower."""
+    """True if a case became slower."""
 
     schema_version: Literal[1] = 1
     title: str
@@ -303,7 +303,7 @@ def _resampled_medians(
 
 
 class PerfChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What one quantity was allowed and will be; `old` is None for what is new, `new` None for what goes."""
+    """The old and new allowance of one quantity; `old` is None for what is new, `new` None for what goes."""
 
     title: str
     quantity: str
@@ -330,7 +330,7 @@ def update_baseline(
 
 
 def perf_changes(registry: PerfRegistry, baseline: Baseline) -> tuple[PerfChange, ...]:
-    """What a new baseline changes, quantity by quantity."""
+    """The changes that a new baseline makes, quantity by quantity."""
     old = next((entry for entry in registry.baselines if entry.key() == baseline.key()), None)
     now = _allowances(baseline)
     before = _allowances(old) if old else {}

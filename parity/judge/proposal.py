@@ -17,7 +17,7 @@ from runners.errors import RegistryError
 ChangeKind = Literal["new", "unchanged", "tightened", "loosened", "removed"]
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class LimitChange(msgspec.Struct, frozen=True, kw_only=True):
     """One limit before and after. `where` may be `DEFAULTS`; a default that a case took counts as its own."""
 
     where: TableKey
@@ -31,9 +31,9 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     """A new registry beside the old one, to be shown before it is accepted."""
 
     registry: Registry
-    changes: tuple[Change, ...]
+    changes: tuple[LimitChange, ...]
 
-    def loosened(self) -> tuple[Change, ...]:
+    def loosened(self) -> tuple[LimitChange, ...]:
         """The changes that let more pass than before."""
         return tuple(change for change in self.changes if change.kind in ("loosened", "removed"))
 
@@ -108,7 +108,7 @@ def _keeping_reason(old: Limit | None, new: Limit) -> Limit:
     return msgspec.structs.replace(new, reason=old.reason)
 
 
-def _changes(old: Registry, new: Registry) -> tuple[Change, ...]:
+def _changes(old: Registry, new: Registry) -> tuple[LimitChange, ...]:
     changes = []
     for where in {**old.tables(), **new.tables()}:
         own = {**old.tables().get(where, {}), **new.tables().get(where, {})}
@@ -117,7 +117,7 @@ def _changes(old: Registry, new: Registry) -> tuple[Change, ...]:
         )
         for metric in own:
             was, becomes = before.get(metric), after.get(metric)
-            changes.append(Change(where=where, metric=metric, kind=_kind(was, becomes), old=was, new=becomes))
+            changes.append(LimitChange(where=where, metric=metric, kind=_kind(was, becomes), old=was, new=becomes))
     return tuple(changes)
 
 

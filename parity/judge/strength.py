@@ -1,4 +1,4 @@
-"""How strong a verdict is: of the known defects, how many are caught by the levels of evidence it rests on.
+"""The strength of a verdict: of the known defects, the number that the levels of evidence it rests on catch.
 
 `parity mutate --out` counts them and keeps the result under docs/measurements; a verdict reached on fewer levels than
 there are says by how much weaker that is. Nothing is judged by these counts.
@@ -19,7 +19,7 @@ KIND: Final = "mutation"
 
 @dataclass(frozen=True, kw_only=True)
 class Caught:
-    """How many of the known defects the levels that judged catch together."""
+    """Number of the known defects that the levels that judged catch together."""
 
     levels: tuple[str, ...]
     count: int
@@ -39,7 +39,7 @@ class Strength(msgspec.Struct, frozen=True, kw_only=True):
     killed_by_levels: dict[str, int]  # `key` of the levels that judged -> defects caught by these together
 
     def caught_by(self, levels: Sequence[str]) -> Caught | None:
-        """How many known defects these levels catch together; None if that was not counted."""
+        """Number of known defects that these levels catch together; None if that was not counted."""
         count = self.killed_by_levels.get(key(levels))
         if count is None:
             return None

@@ -26,11 +26,11 @@ class TimedRun:
     times: Times
 
     def key(self) -> dict[str, str]:
-        """What must be equal for two runs' times to be comparable."""
+        """The key that must be equal for two runs' times to be comparable."""
         return like(self.case, self.runner, self.tier, self.machine, self.work)
 
 
-class Samples(Strict, frozen=True, kw_only=True):
+class TimedSamples(Strict, frozen=True, kw_only=True):
     """Runs measured by turns on one machine, without the runs themselves: what travels home from a GPU box."""
 
     kind: Literal["samples"] = "samples"
@@ -56,9 +56,9 @@ class Samples(Strict, frozen=True, kw_only=True):
         return document
 
 
-def read_samples(path: Path) -> Samples:
+def read_samples(path: Path) -> TimedSamples:
     """Samples that were saved. Raises: RegistryError."""
-    return load_document(path, Samples, "file of timing samples")
+    return load_document(path, TimedSamples, "file of timing samples")
 
 
 def timed_run(record: RunRecord) -> TimedRun:

@@ -19,8 +19,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from parity.diff.compared import Compared
-from parity.diff.levels import LEVELS, OUTPUTS, Level, level_of
+from parity.diff.compared import Comparison
+from parity.diff.levels import LEVELS, OUTPUTS, EvidenceLevel, level_of
 from parity.diff.metric import ISOLATED, METRICS, Direction, Metric, metric_named
 from parity.judge.limit import Limit, Status, distance, exact_limit
 from parity.judge.registry import Registry, device_of
@@ -31,7 +31,7 @@ from runners.errors import RegistryError, RunError
 Profile = Literal["exact", "limits"]
 Outcome = Literal["parity", "not_at_parity", "undecided"]
 JUDGED: Final = "judged"
-NOT_MEASURED: Final = Level(measured=False, why="it was not measured")
+NOT_MEASURED: Final = EvidenceLevel(measured=False, why="it was not measured")
 EXIT_CODES: Final[dict[Outcome, int]] = {"parity": 0, "not_at_parity": 1, "undecided": 2}
 BIT_EQUALITIES: Final = tuple(name for name in METRICS if ".bit_equal." in name)
 
@@ -63,7 +63,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate found, ready to be drawn or saved."""
+    """The gate's findings, ready to be drawn or saved."""
 
     schema_version: Literal[1] = 1
     case: str
@@ -73,7 +73,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[Failure, ...]
     unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
     levels: dict[str, str] = {}  # level of evidence -> "judged", or why it was not; empty where equality is judged
-    evidence: dict[str, Level] = {}  # the levels as they were measured
+    evidence: dict[str, EvidenceLevel] = {}  # the levels as they were measured
     caught: Caught | None = None  # how many known defects the levels that judged catch, where that was counted
 
     @property
@@ -87,7 +87,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    found: Compared, profile: Profile, registry: Registry | None = None, strength: Strength | None = None
+    found: Comparison, profile: Profile, registry: Registry | None = None, strength: Strength | None = None
 ) -> Verdict:
     """Judge one comparison.
 
@@ -180,7 +180,7 @@ def judge(
 
 
 def _no_limits(registry: Registry, case: str, device: str, without: list[str]) -> str:
-    """Why metrics cannot be judged: nothing was measured on the device, or not these metrics."""
+    """The reason that metrics cannot be judged: nothing was measured on the device, or not these metrics."""
     others = registry.devices_of(case)
     if device not in others and (device or others):
         measured = ", ".join(other or "a CPU" for other in others) or "nowhere yet"
@@ -195,7 +195,7 @@ def _no_limits(registry: Registry, case: str, device: str, without: list[str]) -
     )
 
 
-def _reached(levels: Mapping[str, Level], limits: Mapping[str, Limit]) -> dict[str, str]:
+def _reached(levels: Mapping[str, EvidenceLevel], limits: Mapping[str, Limit]) -> dict[str, str]:
     """Each level: judged, or why not. One that was measured but has no limit at all in this case is not judged."""
     there = {level_of(name) for name in limits}
     found = {}
@@ -210,8 +210,8 @@ def _reached(levels: Mapping[str, Level], limits: Mapping[str, Limit]) -> dict[s
     return found
 
 
-def _caught(reached: Mapping[str, str], levels: Mapping[str, Level], strength: Strength) -> Caught | None:
-    """What the levels that judged are worth; nothing is claimed of levels that were measured in part."""
+def _caught(reached: Mapping[str, str], levels: Mapping[str, EvidenceLevel], strength: Strength) -> Caught | None:
+    """The strength of the levels that judged; nothing is claimed of levels that were measured in part."""
     judged_by = [level for level, state in reached.items() if state == JUDGED]
     whole = not any(levels[level].unmeasured for level in judged_by if level in levels)
     return strength.caught_by(judged_by) if whole and reached else None

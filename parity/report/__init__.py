@@ -1,1 +1,1 @@
-"""What people see: tables, summaries, pages."""
+"""Tables, summaries, pages: everything that people see."""

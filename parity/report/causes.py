@@ -1,4 +1,4 @@
-"""What to look at, in words: one sentence for each cause that `parity.explain.hints` tells apart."""
+"""Causes in words: one sentence for each cause that `parity.explain.hints` tells apart."""
 
 from typing import Final
 
@@ -28,7 +28,7 @@ _IN_BLOCK: Final = {
 
 
 def cause_words(cause: Cause, flow: Dataflow) -> str:
-    """What to look at; `flow` says which blocks the case perturbs."""
+    """The cause, in words; `flow` says which blocks the case perturbs."""
     match cause.kind:
         case "perturbation":
             asked = " and ".join(f"{sorted(flow.perturbed_blocks[stream])} for {stream}" for stream in STREAMS)

@@ -1,4 +1,4 @@
-"""What a gate found as JSON data for machines: the verdict with its words, and what stands beside it."""
+"""The gate's findings as JSON data for machines: the verdict with its words, and what stands beside it."""
 
 from dataclasses import asdict
 from typing import Any, Final

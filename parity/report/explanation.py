@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from parity.diff.finding import Finding
-from parity.explain.divergence import Root
+from parity.explain.divergence import FirstDivergence
 from parity.explain.explanation import Explanation, over
+from parity.explain.matching_tap import MatchingTap
 from parity.explain.oracle import tally
-from parity.explain.twin import Twin
 from parity.report.causes import cause_words
 from parity.taps.module_path import diffusers_path
 from parity.taps.name import Place, place_of
@@ -86,7 +86,7 @@ def every_tap_document(found: Explanation) -> dict[str, Any]:
 
 
 def departure_line(found: Explanation) -> str:
-    """Where a run first departs, by how much, in which passes; there must be a root."""
+    """The first departure, by how much, in which passes; there must be a root."""
     first = found.divergence.roots[0]
     alike = [place for place in _places(found) if _spot(place) == _spot(place_of(first.tap))]
     passes = dict.fromkeys(str(place.guidance_pass) for place in alike if place.guidance_pass)
@@ -137,7 +137,7 @@ def _raised_input(found: Explanation) -> list[str]:
 
 
 def _code(found: Explanation) -> list[str]:
-    """What to look at, and where it lies in both implementations."""
+    """The cause, and its place in both implementations."""
     first, look = found.divergence.roots[0], cause_words(found.cause, found.flow)
     if found.twin is not None:  # another pass's value is a question of what this pass was given; any other is exchanged
         here, there = place_of(first.tap), place_of(found.twin.tap)
@@ -150,13 +150,13 @@ def _code(found: Explanation) -> list[str]:
     return [f"look at {look}", f"{theirs}{weights}", f"official: {modules.official}"]
 
 
-def _held(twin: Twin) -> str:
-    """What a tap holds instead of its own: "what the reference has at step 2, ... (to the bit)"."""
+def _held(twin: MatchingTap) -> str:
+    """The tap that this one holds instead of its own: "what the reference has at step 2, ... (to the bit)"."""
     how = "to the bit" if math.isinf(twin.nearer) else f"{twin.nearer:.0f}x nearer than its own"
     return f"what the reference has at {place_of(twin.tap).words()} ({how})"
 
 
-def _sized(root: Root, found: Explanation) -> str:
+def _sized(root: FirstDivergence, found: Explanation) -> str:
     if root.tap in found.traces.by_bits:
         return "other bits, by how much is not known: the golden keeps no sketch of it"
     if math.isnan(root.error):

@@ -1,10 +1,10 @@
-"""Which release a run follows: the answer in lines for a person, and as JSON data."""
+"""The answer of an identification: lines for a person, and JSON data."""
 
 from dataclasses import asdict
 from typing import Any
 
-from parity.identify.identification import OUTPUT_LATENTS, SCHEMA_VERSION, Identification, Unexplained
-from parity.identify.search import MISSING, Told
+from parity.identify.identification import OUTPUT_LATENTS, SCHEMA_VERSION, Identification, UnexplainedTap
+from parity.identify.search import MISSING, SwitchDecision
 from parity.runs.difference import Difference
 from parity.taps.name import place_of
 
@@ -72,7 +72,7 @@ def _answer(found: Identification) -> str:
     return f"{hedge}as {found.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
 
 
-def _switch(one: Told) -> str:
+def _switch(one: SwitchDecision) -> str:
     since = f" (since {one.switch.since})" if one.switch.since else ""
     return f"{'' if one.on else 'without '}{one.switch.words}{since}"
 
@@ -87,8 +87,8 @@ def _grounds(found: Identification) -> str:
     return f"{told} switches told{mostly}; {found.equal} of {found.compared} taps and outputs are equal in every bit"
 
 
-def _unexplained(places: tuple[Unexplained, ...]) -> list[str]:
-    first: dict[str, Unexplained] = {}  # of each part of the model
+def _unexplained(places: tuple[UnexplainedTap, ...]) -> list[str]:
+    first: dict[str, UnexplainedTap] = {}  # of each part of the model
     for one in places:
         part = one.tap.rpartition("/")[2] if one.tap in OUTPUT_LATENTS else place_of(one.tap).part
         first.setdefault(part, one)

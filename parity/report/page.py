@@ -22,7 +22,7 @@ from parity.report.page_drift import drift_data
 from parity.report.page_environment import environment_section
 from parity.report.page_frames import album
 from parity.report.page_html import Html, Node, data_block, join, tag, with_code
-from parity.report.page_identity import Identified, identity_section
+from parity.report.page_identity import IdentityAnswer, identity_section
 from parity.report.page_metrics import axis_data, metric_table, plain_metrics
 from parity.report.page_outputs import shown_outputs
 from parity.report.page_sound import sound_data
@@ -59,7 +59,7 @@ class Content:
     perf: PerfVerdict | str
     diagnosis: Explanation | str
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    identified: Identified | None = None
+    identified: IdentityAnswer | None = None
 
 
 def write_page(path: Path, content: Content) -> int:
@@ -118,7 +118,7 @@ def _title(name: str, title: str) -> Html:
 
 
 def _slot() -> Html:
-    """Where a script draws."""
+    """The places where a script draws."""
     return tag("div", {"class": "slot"}, tag("noscript", {}, tag("p", {}, "This part is drawn by a script.")))
 
 

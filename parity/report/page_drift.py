@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.explain.divergence import Root
+from parity.explain.divergence import FirstDivergence
 from parity.explain.explanation import Explanation
 from parity.report.page_pack import ABSENT, EQUAL, FIRST, LOW, MISSING, STEP, log_code, packed
 from parity.taps.dataflow import Dataflow
@@ -89,8 +89,8 @@ def _coded(taps: Iterable[str], coder: Coder) -> NDArray[np.uint16]:
     return np.fromiter(map(coder, taps), np.uint16)
 
 
-def _root(root: Root, flow: Dataflow) -> dict[str, Any]:
-    """Where on the map a root lies: indices, or None where it lies outside the map."""
+def _root(root: FirstDivergence, flow: Dataflow) -> dict[str, Any]:
+    """The place of a root on the map: indices, or None where it lies outside the map."""
     place = place_of(root.tap)
     parts = (*BLOCK_PARTS, *END_PARTS)
     on_map = place.step is not None and place.part in parts
@@ -106,7 +106,7 @@ def _root(root: Root, flow: Dataflow) -> dict[str, Any]:
 
 
 def _modules(stream: str, part: str) -> dict[str, str]:
-    """Where a kind of tap is computed; `{block}` stands for the block's number."""
+    """The place where a kind of tap is computed; `{block}` stands for the block's number."""
     if part in BLOCK_PARTS:
         tap = f"denoise/000/cond/block/00/{stream}/{part}"
     elif part == "x0":

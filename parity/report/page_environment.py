@@ -1,4 +1,4 @@
-"""What was run, where: both runs side by side, differences first."""
+"""The environments of both runs side by side, differences first."""
 
 import json
 from collections.abc import Iterable, Mapping

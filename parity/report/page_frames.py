@@ -38,7 +38,7 @@ class Album:
     reason: str  # why there is no difference, or ""
 
     def data(self, frame_rate_hz: float, per_frame: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-        """What the page's script reads; numbers of small copies of frames (`small_psnr_db`) lose that prefix."""
+        """The data the page's script reads; numbers of small copies of frames (`small_psnr_db`) lose that prefix."""
         return {
             "reference": self.reference,
             "candidate": self.candidate,
@@ -53,7 +53,7 @@ class Album:
         }
 
     def notes(self) -> list[str]:
-        """What a reader must know about the pictures."""
+        """The note that a reader needs about the pictures."""
         notes = []
         if self.size != self.full_size:
             (wide, high), (width, height) = self.full_size, self.size

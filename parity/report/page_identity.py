@@ -1,4 +1,4 @@
-"""Which official release a run follows, as `parity identify` found, and what its answer leaves unexplained."""
+"""The official release that a run follows, as `parity identify` found, and what its answer leaves unexplained."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,7 +18,7 @@ NOT_ASKED: Final = (
 )
 
 
-class Place(msgspec.Struct, frozen=True):
+class UnexplainedPlace(msgspec.Struct, frozen=True):
     """A tap that the best explanation does not account for, with relative L2 there and of what enters it."""
 
     tap: str
@@ -26,26 +26,26 @@ class Place(msgspec.Struct, frozen=True):
     entering: float
 
 
-class Identified(msgspec.Struct, frozen=True):
-    """What a page shows of an answer of `parity identify`."""
+class IdentityAnswer(msgspec.Struct, frozen=True):
+    """The page's section on an answer of `parity identify`."""
 
     schema_version: int
     run_sha256: str
     confidence: str
     lines: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    unexplained: tuple[Place, ...]
+    unexplained: tuple[UnexplainedPlace, ...]
 
 
-def read_identified(path: Path, run: Run) -> Identified:
+def read_identified(path: Path, run: Run) -> IdentityAnswer:
     """An answer saved by `parity identify --out`. Raises: RunError if it is none, or another run's."""
     remedy = f"answers come from `parity identify {run.folder} --out FILE`"
-    found = load(path, Identified, RunError, remedy, version=SCHEMA_VERSION)
+    found = load(path, IdentityAnswer, RunError, remedy, version=SCHEMA_VERSION)
     if found.run_sha256 != sha256_of(run.folder / RUN_FILE):
         raise RunError(f"{path} is about another run than {run.folder}; identify this one.")
     return found
 
 
-def identity_section(identified: Identified | None) -> Node:
+def identity_section(identified: IdentityAnswer | None) -> Node:
     """The answer and its grounds in words, then every place that stays unexplained."""
     if identified is None:
         return tag("p", {"class": "note"}, with_code(NOT_ASKED))

@@ -63,7 +63,7 @@ def plain_metrics(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> 
 
 
 def axis_data(metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> dict[str, Any]:
-    """Where value, floors and defects lie on the axis, for each metric that has a limit with samples."""
+    """The places of value, floors and defects on the axis, for each metric that has a limit with samples."""
     return {
         name: _on_axis(name, metrics.get(name, math.nan), limit)
         for name, limit in limits.items()

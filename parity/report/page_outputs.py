@@ -1,4 +1,4 @@
-"""What a page shows of two runs' outputs: frames and waveforms, whole or as a reduced golden keeps them.
+"""The page's sections on two runs' outputs: frames and waveforms, whole or as a reduced golden keeps them.
 
 Axes: F frame, H row, W column, 3 RGB, C channel, N sample.
 """
@@ -17,7 +17,7 @@ Frames = list[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
+class ShownOutputs:
     """One run's outputs as they are shown. Frames are (H, W, 3); reduced ones are not all of one size."""
 
     frames: Frames
@@ -26,7 +26,7 @@ class Shown:
     sample_rate_hz: int
 
 
-def shown_outputs(reference: Run, candidate: Run) -> tuple[Shown, Shown, tuple[str, ...]]:
+def shown_outputs(reference: Run, candidate: Run) -> tuple[ShownOutputs, ShownOutputs, tuple[str, ...]]:
     """Both runs' outputs, and what a reader must know about them.
 
     Raises: RunError if they cannot be read; both are reduced where one is, as for `parity.diff.runs.compare_runs`.
@@ -42,9 +42,9 @@ def shown_outputs(reference: Run, candidate: Run) -> tuple[Shown, Shown, tuple[s
     return _small(old), _small(new), (note,)
 
 
-def _whole(run: Run) -> Shown:
+def _whole(run: Run) -> ShownOutputs:
     outputs = run.outputs()
-    return Shown(
+    return ShownOutputs(
         frames=list(outputs.video_frames.numpy()),
         waveform=outputs.audio_waveform,
         frame_rate_hz=outputs.frame_rate,
@@ -52,12 +52,12 @@ def _whole(run: Run) -> Shown:
     )
 
 
-def _small(reduced: ReducedOutputs) -> Shown:
+def _small(reduced: ReducedOutputs) -> ShownOutputs:
     """Small frames, with whole ones in the places where those are kept."""
     frames = list(reduced.small_frames.numpy())
     for place, frame in zip(key_frame_places(len(frames)), reduced.key_frames.numpy(), strict=True):
         frames[place] = frame
-    return Shown(
+    return ShownOutputs(
         frames=frames,
         waveform=reduced.audio_waveform,
         frame_rate_hz=reduced.frame_rate,

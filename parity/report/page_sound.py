@@ -25,7 +25,7 @@ GAINS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000, 1_000
 def sound_data(
     reference: Tensor, candidate: Tensor, rates_hz: tuple[int, int], most_bytes: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the page draws and plays.
+    """The data that the page draws and plays.
 
     Args:
         reference: (C, N) samples.

@@ -44,7 +44,7 @@ def verdict_section(
 
 
 def divergence_section(diagnosis: Explanation | str) -> Html:
-    """Where the run first departs, in words."""
+    """The place where the run first departs, in words."""
     if isinstance(diagnosis, str):
         return tag("p", {"class": "note"}, diagnosis)
     found, lines = diagnosis.divergence, explanation_lines(diagnosis)

@@ -1,18 +1,18 @@
-"""What changed between two official releases, as a table: one row a named change, then all together and the rest."""
+"""The changes between two official releases, as a table: one row a named change, then all together and the rest."""
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.identify.effect import Effect
-from parity.identify.releases import Changed
+from parity.identify.effect import ReleaseEffect
+from parity.identify.releases import ReleaseChange
 from parity.report.words import number, printable
 
 NOTHING = ("nothing: every bit is equal", "-", "-", "-")
 
 
-def draw_release_change(console: Console, found: Changed) -> None:
+def draw_release_change(console: Console, found: ReleaseChange) -> None:
     """Print the named changes with what each does by itself, if that was measured, and the whole difference."""
     table = Table(
         box=box.SIMPLE_HEAD, title=f"From release {found.old} to {found.new}", title_justify="left", pad_edge=False
@@ -38,7 +38,7 @@ def draw_release_change(console: Console, found: Changed) -> None:
         console.print(Text(printable(line)), soft_wrap=True)
 
 
-def _cells(one: Effect) -> tuple[str, str, str, str]:
+def _cells(one: ReleaseEffect) -> tuple[str, str, str, str]:
     if one.bit_equal:
         return NOTHING
     taps = f"{number_of(one.taps_max)} / {number_of(one.taps_median)}" if one.taps else "no trace"
@@ -52,7 +52,7 @@ def number_of(size: float) -> str:
     return f"{size:.2g}"
 
 
-def _said(found: Changed) -> list[str]:
+def _said(found: ReleaseChange) -> list[str]:
     """The answer in a line or two."""
     if not found.left:
         return [f"{len(found.changes)} named changes; pass --weights to measure what each does by itself."]

@@ -1,4 +1,4 @@
-"""What a suite found: one line a comparison, as a table for people, Markdown, and JSON that is judged again later."""
+"""The findings of a suite: one line a comparison, as a table, Markdown, and JSON that is judged again later."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity.diff.isolated import IsolatedErrors
+from parity.diff.isolated import SavedIsolation
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
@@ -40,7 +40,7 @@ TITLE: Final = "Is it still the official LTX-2.3?"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class SuiteLine:
     """One comparison. A verdict that is a string is the reason why there is none."""
 
     case: str
@@ -49,11 +49,11 @@ class Line:
     verdict: Verdict | str
     taps: Explanation | None  # None where a run has no trace
     records: tuple[RunRecord, RunRecord]  # reference and candidate
-    alone: IsolatedErrors | None = None  # what the candidate's parts add by themselves, where that was measured
+    alone: SavedIsolation | None = None  # what the candidate's parts add by themselves, where that was measured
 
     @property
     def by_bits(self) -> bool:
-        """Whether the candidate is held to the reference's bits."""
+        """True if the candidate is held to the reference's bits."""
         return isinstance(self.verdict, Verdict) and self.verdict.profile == "exact"
 
     @property
@@ -83,7 +83,7 @@ class Line:
         )
 
     def reservations(self) -> list[str]:
-        """What keeps the numbers of a line from being the whole of a comparison in one environment."""
+        """The remarks that keep the numbers of a line from being the whole of a comparison in one environment."""
         omitted = [self.found.left_out.words] if self.found.left_out.taps else []
         return [*(f"environment differs: {one.beside}" for one in self.found.environment), *omitted]
 
@@ -99,7 +99,7 @@ class Line:
         return said + self._alone_said()
 
     def _alone_said(self) -> list[str]:
-        """Which parts add an error by themselves, in a sentence."""
+        """The parts that add an error by themselves, in a sentence."""
         if self.alone is None:
             return []
         if not self.alone.differing and self.taps is not None and not self.taps.bit_equal:
@@ -175,12 +175,12 @@ class Line:
         return f"{traces.bit_different} of {traces.compared} differ"
 
 
-def suite_code(lines: Sequence[Line], missing: Sequence[str]) -> int:
+def suite_code(lines: Sequence[SuiteLine], missing: Sequence[str]) -> int:
     """The exit code of a whole suite; one that has not come to its end could not judge."""
     return gate_exit_code(*(line.code for line in lines), *([2] if missing or not lines else []))
 
 
-def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) -> None:
+def draw_suite(console: Console, lines: Sequence[SuiteLine], missing: Sequence[str]) -> None:
     """Print the table, what keeps lines from parity, and the verdict."""
     table = Table(*COLUMNS, title=TITLE)
     table.columns[0].overflow = "fold"  # the id of a case is never cut short
@@ -199,7 +199,7 @@ def draw_suite(console: Console, lines: Sequence[Line], missing: Sequence[str]) 
     console.print(Text(f"VERDICT: {WORDS[code]}", "bold green" if code == 0 else "bold red"))
 
 
-def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str], took_s: float) -> None:
+def save_suite(folder: Path, lines: Sequence[SuiteLine], missing: Sequence[str], took_s: float) -> None:
     """Write `suite.json`, `suite.md` and, for each line, numbers that `parity gate --numbers` judges again.
 
     `took_s` is of this call so far, without what runs that were kept had taken.
@@ -233,7 +233,7 @@ def save_suite(folder: Path, lines: Sequence[Line], missing: Sequence[str], took
         write_json_atomic(folder / f"numbers_{name}.json", line.found.document())
 
 
-def _markdown(lines: Sequence[Line], missing: Sequence[str], took_s: float) -> str:
+def _markdown(lines: Sequence[SuiteLine], missing: Sequence[str], took_s: float) -> str:
     device = lines[0].records[1].environment.get("device_name", "CPU") if lines else "nothing"
     parts = [
         f"### {WORDS[suite_code(lines, missing)]}: {TITLE}",

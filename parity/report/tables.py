@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.judge.perf import PerfChange, PerfVerdict
-from parity.judge.proposal import Change
+from parity.judge.proposal import LimitChange
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.words import (
     bound,
@@ -111,7 +111,7 @@ def draw_perf(console: Console, perf: PerfVerdict) -> None:
         _line(console, "note", printable(note))
 
 
-def draw_changes(console: Console, changes: Sequence[Change]) -> None:
+def draw_changes(console: Console, changes: Sequence[LimitChange]) -> None:
     """Print old limits beside new ones; those that did not move are only counted."""
     moved = [change for change in changes if change.kind != "unchanged"]
     rows = []

@@ -1,4 +1,4 @@
-"""How verdicts are put into words: numbers with their units, states, headlines. Every report uses these.
+"""Verdicts in words: numbers with their units, states, headlines. Every report uses these.
 
 Text that came from a run or a registry is made printable first, so that a file from a stranger cannot steer a terminal.
 """
@@ -11,7 +11,7 @@ from parity.diff.levels import LEVEL_WORDS
 from parity.identify.releases import Follows
 from parity.judge.limit import POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
-from parity.judge.proposal import Change
+from parity.judge.proposal import LimitChange
 from parity.judge.strength import Caught
 from parity.judge.verdict import JUDGED, Failure, Row, Verdict
 
@@ -78,7 +78,7 @@ def bound(row: Row) -> str:
 
 
 def used(row: Row) -> str:
-    """How much of the limit a row uses up, as a share of the distance from perfect agreement."""
+    """The part of the limit that a row uses up, as a share of the distance from perfect agreement."""
     if math.isinf(row.used):
         return "inf"
     return f"{100 * row.used:.3g} %" if row.used < 10 else f"{row.used:.3g}x"
@@ -125,7 +125,7 @@ def interval(row: PerfRow) -> str:
     return f"{signed(low, row.unit)} .. {signed(high, row.unit)}"
 
 
-def limit_words(change: Change, *, old: bool) -> str:
+def limit_words(change: LimitChange, *, old: bool) -> str:
     """One side of a change of limits."""
     limit = change.old if old else change.new
     if limit is None:
@@ -150,7 +150,7 @@ def levels_named(levels: Sequence[str]) -> str:
 
 
 def notes(verdict: Verdict) -> tuple[str, ...]:
-    """What a reader must know of a verdict besides its numbers and failures, a sentence each."""
+    """The notes that a reader needs on a verdict besides its numbers and failures, a sentence each."""
     return (*_evidence(verdict), *_taps_compared(verdict), *_limits_that_decide_nothing(verdict))
 
 
@@ -186,7 +186,7 @@ def _worth(caught: Caught) -> str:
 
 
 def _taps_compared(verdict: Verdict) -> Iterable[str]:
-    """How many taps were compared, where not all were; without any, equality of outputs is no equality of taps."""
+    """Number of taps compared, where not all were; without any, equality of outputs is no equality of taps."""
     drift = verdict.evidence.get("drift")
     if drift is not None and drift.measured and drift.why:
         yield drift.why

@@ -1,1 +1,1 @@
-"""How a case becomes a run: executed, written as a folder, kept as a golden."""
+"""The way from a case to a run: executed, written as a folder, kept as a golden."""

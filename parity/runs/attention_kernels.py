@@ -1,4 +1,4 @@
-"""Which attention kernels torch chose for each form of call while a case ran.
+"""The attention kernels that torch chose for each form of call while a case ran.
 
 An environment says which kernels torch may choose from; what it chose follows from shapes, strides, mask and device,
 and on one GPU it is the largest harmless difference there is: two kernels are as far apart as many bugs. So a run

@@ -259,7 +259,7 @@ def _end(process: "subprocess.Popen[bytes]", mark: str) -> None:
 
 
 def _has_ended(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
-    """Whether the child has ended, without reaping it."""
+    """True if the child has ended, without reaping it."""
     over = threading.Event()
     waited_s = 0.0
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -330,7 +330,7 @@ def _printable(text: str, length: int) -> str:
 
 
 def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
-    """What the child left, once every part of it is what it should be. Raises: RunError."""
+    """The run that the child left, once every part of it is what it should be. Raises: RunError."""
     path = _regular(place / RESULT_FILE)
     remedy = "the child leaves what docs/runners.md says"
     result = load(path, ChildResult, RunError, remedy, max_bytes=MAX_RUN_BYTES)

@@ -97,13 +97,13 @@ def weights_of(named: str | dict[str, Any], device: "Device") -> "Weights":
     Raises: CheckpointError for a folder that is not whole; RunnerError if this interpreter makes other bits.
     """
     from runners.errors import RunnerError
-    from runners.forge.weights import ForgedWeights, Prepared
+    from runners.forge.weights import ForgedWeights, TensorMaker
     from runners.weights import WeightsFolder
 
     if isinstance(named, str):
         return WeightsFolder(Path(named))
     model, gemma = ({name: tuple(shape) for name, shape in named[part].items()} for part in ("model", "gemma"))
-    prepared = Prepared(model=model, gemma=gemma, gemma_folder=Path(named["gemma_folder"]))
+    prepared = TensorMaker(model=model, gemma=gemma, gemma_folder=Path(named["gemma_folder"]))
     made = ForgedWeights(named["preset"], named["seed"], device, prepared)
     if made.recipe != named["recipe"]:
         raise RunnerError(

@@ -100,7 +100,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint_of_runs(device: torch.device, release: str) -> dict[str, Any]:
-    """What a run of this release would record as its environment here."""
+    """The environment that a run of this release would record here."""
     with repeatable_kernels(device, release):
         return fingerprint(device)
 

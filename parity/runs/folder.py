@@ -74,8 +74,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """What a run put out; satisfies `parity.diff.outputs.Outputs`."""
+class RunOutputs:
+    """The outputs of a run; satisfies `parity.diff.outputs.Outputs`."""
 
     video_frames: Tensor  # uint8 (F, H, W, 3)
     audio_waveform: Tensor  # fp32 (C, N)
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def reduced(self) -> bool:
-        """Whether the run holds reduced outputs, not whole ones."""
+        """True if the run holds reduced outputs, not whole ones."""
         return OUTPUTS_FILE not in self.record.files
 
     @cached_property
@@ -114,27 +114,27 @@ class Run:
         """The sketches of its taps, read once. Raises: RunError if there are none, or they are damaged."""
         return read_trace(self.folder)
 
-    def outputs(self) -> Outputs:
+    def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
         return self.once("outputs", self._read_outputs)
 
     def once(self, what: Hashable, read: Callable[[], T]) -> T:
-        """What `read` gives of this run, read when it is first asked for under that name, and kept with the run."""
+        """The value that `read` gives, read when it is first asked for under that name, and kept with the run."""
         if what not in self._kept:
             self._kept[what] = read()
         kept: T = self._kept[what]
         return kept
 
-    def _read_outputs(self) -> Outputs:
+    def _read_outputs(self) -> RunOutputs:
         if self.reduced:
             raise RunError(
                 f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
             )
         tensors = read_outputs(self.folder / OUTPUTS_FILE)
-        return Outputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
+        return RunOutputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
 
     def has(self, name: str) -> bool:
-        """Whether the run holds a file of DATA_FILES."""
+        """True if the run holds a file of DATA_FILES."""
         return name in self.record.files
 
 
@@ -247,5 +247,5 @@ def _check_values(path: Path, record: RunRecord) -> None:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """How a run's dtype is written: bf16 or fp32."""
+    """The name of a run's dtype: bf16 or fp32."""
     return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]

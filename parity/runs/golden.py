@@ -33,7 +33,7 @@ from parity.runs.folder import (
 )
 from parity.runs.places import project_root
 from parity.runs.reduced import reduce_outputs, write_reduced, write_reduced_trace
-from parity.runs.store import Store, Stored, open_store
+from parity.runs.store import Store, StoreEntry, open_store
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
 from runners.case import CASE_ID, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
@@ -53,13 +53,13 @@ LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is red
 
 
 class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why and when a run became ground truth."""
+    """The record of a run that became ground truth: the reason and the date."""
 
     reason: str
     blessed_utc: str
     run_sha256: str  # of run.json, which holds the hashes of everything else
     source_sha256: str = ""  # of the run.json it was made from, which names more files and is what numbers refer to
-    whole: dict[str, Stored] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
+    whole: dict[str, StoreEntry] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
     moved_from: str = ""  # release that was the truth until then, if that changed
 
 
@@ -106,7 +106,7 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
 
 
 def has_golden(case_id: str) -> bool:
-    """Whether a case has a golden, be it good or not. Raises: RunError for what is no case id."""
+    """True if a case has a golden, be it good or not. Raises: RunError for what is no case id."""
     return (_folder_of(case_id) / GOLDEN_FILE).is_file()
 
 
@@ -157,7 +157,7 @@ def _checked(folder: Path, case_id: str) -> Run:
 
 
 def blessing_of(case_id: str) -> Blessing:
-    """How the golden of a case became what it is. Raises: RunError as `golden_of`."""
+    """The record of how the golden of a case became what it is. Raises: RunError as `golden_of`."""
     golden_of(case_id)
     return _record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
 
@@ -329,7 +329,7 @@ def case_text_at(path: Path, release: str) -> str:
 
 
 def stays_whole(run: Run, reduced: bool) -> bool:
-    """Whether the golden that `bless` makes of a whole run holds all of it."""
+    """True if the golden that `bless` makes of a whole run holds all of it."""
     return not reduced and sum((run.folder / name).stat().st_size for name in _kept_files(run)) <= LARGEST_WHOLE_BYTES
 
 
@@ -352,7 +352,7 @@ def _keep(folder: Path, release: str) -> None:
     copy.rename(previous)
 
 
-def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, Stored]:
+def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, StoreEntry]:
     """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
     if stays_whole(run, reduced):
         for name in _kept_files(run):
@@ -365,7 +365,7 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
     return {name: store.put(run.folder / name) for name in (RUN_FILE, *run.record.files)}
 
 
-def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str, Stored]:
+def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str, StoreEntry]:
     """Put into `folder` what would be kept of a golden today; says what lies in the store, which is as it was."""
     if not history or sha256_of(run.folder / RUN_FILE) != history[-1].run_sha256:
         raise RunError(

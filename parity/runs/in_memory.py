@@ -11,7 +11,7 @@ import torch
 from parity.runs.child import ChildRunner
 from parity.runs.environment import differences, fingerprint_of_runs
 from parity.runs.execute import execute
-from parity.runs.folder import Outputs
+from parity.runs.folder import RunOutputs
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
@@ -31,7 +31,7 @@ def run_in_memory(
     device: torch.device = CPU,
     progress: Progress | None = None,
     variables: Mapping[str, str] | None = None,
-) -> Outputs:
+) -> RunOutputs:
     """Outputs of a run of `official` or `native`; with environment variables, of a child process that has them.
 
     A child computes on as many threads as this process. Taps go to whoever listens, those of a child to a `Recorder`.
@@ -60,7 +60,7 @@ def run_in_memory(
         raise RunnerError(f"A child process with {said} computes as this one does; nothing was varied.")
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return Outputs(
+    return RunOutputs(
         video_frames=outcome.video_frames,
         audio_waveform=outcome.audio_waveform,
         video_latent=outcome.video_latent,

@@ -1,4 +1,4 @@
-"""Where the project's data lies: goldens and limits, in the checkout one works in."""
+"""The places of the project's data: goldens and limits, in the checkout one works in."""
 
 import os
 from pathlib import Path

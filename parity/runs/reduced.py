@@ -1,4 +1,4 @@
-"""What a golden keeps of a large run: enough to judge any candidate, in a twenty-fourth of the size.
+"""The part of a large run that a golden keeps: enough to judge any candidate, in a twenty-fourth of the size.
 
 Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
 
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, Outputs
+from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, RunOutputs
 from parity.runs.outputs import LATENT_DTYPES, check_safetensors_header
 from parity.taps.pattern import includes
 from parity.trace.checksums import TapChecksums, write_checksums
@@ -70,7 +70,7 @@ def key_frame_places(frames: int) -> tuple[int, int, int]:
     return 0, frames // 2, frames - 1
 
 
-def reduce_outputs(outputs: Outputs, box_px: int | None = None) -> ReducedOutputs:
+def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOutputs:
     """Reduce the outputs of a run, on the CPU.
 
     Args:

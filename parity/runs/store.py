@@ -1,4 +1,4 @@
-"""Where what is too large for the repository lies: files under their own SHA-256, in any place that fsspec can reach.
+"""The store of what is too large for the repository: files under their own SHA-256, in any place that fsspec can reach.
 
 `PARITY_STORE` is a URL: a folder, `s3://bucket/prefix`, `hf://datasets/owner/name` and so on; without it, a folder in
 the user's cache. A file lies at `<root>/<first two digits>/<sha256>`. Its name says what is in it, so nothing is ever
@@ -23,7 +23,7 @@ MAX_FILE_BYTES: Final = 1 << 38
 _CHUNK: Final = 1 << 22  # bytes copied at a time
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StoreEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file in a store, by its content."""
 
     sha256: str
@@ -50,9 +50,9 @@ class Store:
                 f"No store at {url!r} ({error}); set {ENVIRONMENT_VARIABLE} to a folder, or install what it needs."
             ) from error
 
-    def put(self, path: Path) -> Stored:
+    def put(self, path: Path) -> StoreEntry:
         """Add a file, unless it is there already. Raises: RunError if the store does not take it."""
-        stored = Stored(sha256=sha256_of(path), bytes=path.stat().st_size)
+        stored = StoreEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
         if self.has(stored):
             return stored
         target = self._path(stored)
@@ -67,14 +67,14 @@ class Store:
             raise RunError(f"Storing {path} in {self.url} failed ({error!r}); is it writable for you?") from error
         return stored
 
-    def has(self, stored: Stored) -> bool:
-        """Whether a file of this content and size lies there."""
+    def has(self, stored: StoreEntry) -> bool:
+        """True if a file of this content and size lies there."""
         try:
             return bool(self._files.info(self._path(stored))["size"] == stored.bytes)
         except Exception:  # absent, unreachable or not allowed: in each case it cannot be had
             return False
 
-    def get(self, stored: Stored, target: Path) -> None:
+    def get(self, stored: StoreEntry, target: Path) -> None:
         """Bring a file to `target`, whole and checked, or not at all.
 
         Raises: RunError if it is not there, or is not what its name says.
@@ -95,7 +95,7 @@ class Store:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def _copied(self, stored: Stored, local: Any) -> str:
+    def _copied(self, stored: StoreEntry, local: Any) -> str:
         total, left = hashlib.sha256(), stored.bytes
         try:
             with self._files.open(self._path(stored), "rb") as remote:
@@ -109,7 +109,7 @@ class Store:
             raise RunError(f"Reading {stored.sha256} from {self.url} failed ({error!r}).") from error
         return total.hexdigest() if left == 0 else ""
 
-    def _path(self, stored: Stored) -> str:
+    def _path(self, stored: StoreEntry) -> str:
         return f"{self._root}/{stored.sha256[:2]}/{stored.sha256}"
 
 

@@ -1,4 +1,4 @@
-"""What a suite is asked to do, refused before anything is run in vain."""
+"""The request to a suite, refused before anything is run in vain."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,12 +42,12 @@ class TimeLeft:
         return time.monotonic() - self.begun_s
 
     def fits(self, expected_s: float) -> bool:
-        """Whether something that takes so long would end in time."""
+        """True if something that takes so long would end in time."""
         return self.minutes is None or self.took_s + expected_s <= self.minutes * 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SuitePlan:
     """Everything that a suite needs to know."""
 
     cases: Sequence[Case]
@@ -70,7 +70,7 @@ class Plan:
         return self.checkout if self.checkout is not None and case.reference == self.checkout.release else None
 
     def by_golden_alone(self, case: Case) -> bool:
-        """Whether no official code of a case's release can run, so that its golden stands for it."""
+        """True if no official code of a case's release can run, so that its golden stands for it."""
         return self.golden and self.code_of(case) is None and case.reference != INSTALLED_RELEASE
 
 

@@ -10,7 +10,7 @@ from parity.runs.child import ChildRunner, environment_in
 from parity.runs.environment import fingerprint_of_runs
 from parity.runs.execute import record_run, recording
 from parity.runs.folder import TRACE_FILE, Run, read_run, sha256_of
-from parity.suite.plan import Checkout, Plan
+from parity.suite.plan import Checkout, SuitePlan
 from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import require_choice
 from runners.case import Case, case_document
@@ -20,7 +20,7 @@ from runners.protocol import Runner, RunOptions
 from runners.weights import num_blocks
 
 
-def make_run(plan: Plan, case: Case, runner: str, target: Path) -> None:
+def make_run(plan: SuitePlan, case: Case, runner: str, target: Path) -> None:
     """Run a case and leave a run folder. Raises: ParityError as the runner does."""
     if plan.taps is not None:
         require_choice(Dataflow(case, num_blocks(plan.weights)).taps, plan.taps)
@@ -47,8 +47,8 @@ def make_run(plan: Plan, case: Case, runner: str, target: Path) -> None:
         torch.cuda.empty_cache()  # the next run's peak is its own
 
 
-def run_is_there(plan: Plan, case: Case, runner: str, target: Path) -> bool:
-    """Whether a finished run of this request, from this code and environment, is there already."""
+def run_is_there(plan: SuitePlan, case: Case, runner: str, target: Path) -> bool:
+    """True if a finished run of this request, from this code and environment, is there already."""
     try:
         run = read_run(target)
     except RunError:
@@ -67,7 +67,7 @@ def run_is_there(plan: Plan, case: Case, runner: str, target: Path) -> bool:
     )
 
 
-def make_isolation(plan: Plan, case: Case, path: Path) -> None:
+def make_isolation(plan: SuitePlan, case: Case, path: Path) -> None:
     """Isolate native on a case and leave what a gate judges. Raises: OutOfMemoryError, else as the runners do."""
     with plan.progress(f"isolate {case.id}") as progress:
         save_isolated(path, plan.weights, case, RunOptions(device=plan.device), plan.steps[case.id], progress)
@@ -75,13 +75,13 @@ def make_isolation(plan: Plan, case: Case, path: Path) -> None:
         torch.cuda.empty_cache()
 
 
-def isolation_is_there(plan: Plan, path: Path, native: Run) -> bool:
-    """Whether isolated errors of this very run, at all the steps that are asked for, are there already."""
+def isolation_is_there(plan: SuitePlan, path: Path, native: Run) -> bool:
+    """True if isolated errors of this very run, at all the steps that are asked for, are there already."""
     try:
         return set(plan.steps[native.case_id]) <= set(read_isolated(path, native).steps)
     except RunError:
         return False
 
 
-def _code(plan: Plan, case: Case, runner: str) -> Checkout | None:
+def _code(plan: SuitePlan, case: Case, runner: str) -> Checkout | None:
     return plan.code_of(case) if runner == "official" else None

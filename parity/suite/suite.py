@@ -10,11 +10,11 @@ from parity.explain.diagnosis import diagnose
 from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
 from parity.judge.registry import device_of, load_registry
 from parity.judge.verdict import BIT_EQUALITIES
-from parity.report.suite import Line, save_suite
+from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
-from parity.suite.plan import Plan
+from parity.suite.plan import SuitePlan
 from parity.suite.runs import isolation_is_there, make_isolation, make_run, run_is_there
 from runners.case import Case
 from runners.errors import OutOfMemoryError, RunError
@@ -26,9 +26,9 @@ ISOLATION: Final = "isolation"  # stands beside the runners in the list of what 
 class Suite:
     """A suite on its way. `lines` are the comparisons so far, `missing` what there was no time or memory for."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SuitePlan) -> None:
         """Nothing is run yet."""
-        self.lines: list[Line] = []
+        self.lines: list[SuiteLine] = []
         self.missing: list[str] = []
         self._plan = plan
         self._longest_s = 0.0  # of the runs so far, which says how long the next may take
@@ -66,7 +66,7 @@ class Suite:
         return whole
 
     def _isolated(self, case: Case, native: Run) -> Path | None:
-        """What native's parts add by themselves, where that is asked for or limits want it, and there is time."""
+        """The errors that native's parts add by themselves, where asked for or wanted by limits, and there is time."""
         plan = self._plan
         wanted = case.id in plan.isolate or (plan.golden and has_isolated_limits(native))
         if case.id not in plan.steps or not wanted:
@@ -99,7 +99,7 @@ class Suite:
         self.lines.append(compare_line("native against official", official, native, isolated))
 
 
-def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | None = None) -> Line:
+def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | None = None) -> SuiteLine:
     """Compare two runs and judge them as a gate does; a line that cannot be judged says why.
 
     Raises: RunError for runs that may not be compared.
@@ -108,7 +108,7 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
     taps = None
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         taps = diagnose(reference, candidate, calibrated=calibrated_floors(candidate))
-    return Line(
+    return SuiteLine(
         case=reference.case_id,
         what=what,
         found=found,
@@ -120,14 +120,14 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
 
 
 def has_isolated_limits(native: Run) -> bool:
-    """Whether a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
+    """True if a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
     if not native.has(TRACE_FILE) or not limits_path().exists():
         return False
     limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.record.environment))
     return any(name.startswith(ISOLATED) for name in limits)
 
 
-def _against_golden(official: Run, native: Run, isolated: Path | None) -> list[Line]:
+def _against_golden(official: Run, native: Run, isolated: Path | None) -> list[SuiteLine]:
     """The live reference against the golden, then native against it; environment first, numbers after."""
     recorded = golden_of(official.case_id)
     lines = [

@@ -1,1 +1,1 @@
-"""What can be compared, and in which order it flows: names, groups, data-flow, patterns of taps."""
+"""Everything that can be compared, in the order it flows: names, groups, data-flow, patterns of taps."""

@@ -58,7 +58,7 @@ _COUNTED: Final = (
 
 
 def range_of(step: int, steps: int) -> str:
-    """Which range a denoising step belongs to, of so many steps."""
+    """The range that a denoising step belongs to, of so many steps."""
     return RANGES[0] if step == 0 else RANGES[1] if step <= steps // 2 else RANGES[2]
 
 

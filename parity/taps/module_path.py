@@ -1,4 +1,4 @@
-"""Which code computes a tap, in the native model, in the official one and in diffusers, and which weights it reads.
+"""The code that computes a tap, in the native model, in the official one and in diffusers, and which weights it reads.
 
 A path is dotted, so that it can be opened: module, class, and the attribute that is called. The weights are named as in
 the checkpoint; native and official keep those names. Official names: ltx-core and ltx-pipelines 1.0.0; diffusers 0.39.
@@ -17,7 +17,7 @@ _DIFFUSION: Final = "model.diffusion_model"
 
 @dataclass(frozen=True, kw_only=True)
 class ModulePath:
-    """Where a tap is computed. `weights` is a prefix of checkpoint names, or empty where no weights take part."""
+    """The code that computes a tap. `weights` is a prefix of checkpoint names, or empty where no weights take part."""
 
     native: str
     official: str
@@ -83,7 +83,7 @@ _DIFFUSERS: Final = {
 
 
 def diffusers_path(tap: str) -> str:
-    """Where diffusers computes a tap. Raises: RunError for a name that is no tap's."""
+    """The code in diffusers that computes a tap. Raises: RunError for a name that is no tap's."""
     place = place_of(tap)
     if (branch := (place.stream or "", place.part)) in BRANCHES:
         return f"{_DIFFUSERS_BLOCK}.{BRANCHES[branch]}"
@@ -93,7 +93,7 @@ def diffusers_path(tap: str) -> str:
 
 
 def module_path(tap: str) -> ModulePath:
-    """Where a tap is computed. Raises: RunError for a name that is no tap's."""
+    """The code that computes a tap. Raises: RunError for a name that is no tap's."""
     place = place_of(tap)
     if place.block is not None:
         return _of_block(place)

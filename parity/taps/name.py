@@ -1,4 +1,4 @@
-"""Where a tap lies, read from its name: step, guidance pass, block, stream and part, and how to say that to a person.
+"""The place of a tap, read from its name: step, guidance pass, block, stream and part, and how to say that to a person.
 
 Names are the ones in README.md, "Tap names". A name that follows none of them is no place, and its reader is told so.
 """
@@ -122,7 +122,7 @@ def place_of(tap: str) -> Place:
 
 
 def is_tap(name: str) -> bool:
-    """Whether a name follows README.md, "Tap names"."""
+    """True if a name follows README.md, "Tap names"."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Which taps are meant: shell patterns of tap names, one or several divided by blanks."""
+"""Patterns of taps: shell patterns of tap names, one or several divided by blanks."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from runners.errors import CaseError
 
 
 def chosen(tap: str, pattern: str | None) -> bool:
-    """Whether a pattern chooses a tap: `*` also matches `/`, and None chooses every tap."""
+    """True if a pattern chooses a tap: `*` also matches `/`, and None chooses every tap."""
     return pattern is None or _compiled(pattern).match(tap) is not None
 
 
@@ -20,7 +20,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def includes(wider: str | None, narrower: str) -> bool:
-    """Whether one pattern surely chooses everything that another does: each part of that, read as a name, is chosen.
+    """True if one pattern surely chooses everything that another does: each part of that, read as a name, is chosen.
 
     Parts may hold `*` and no other wildcard. It then stands where the wider one has `*`, too; parts of the wider one
     with `?` or `[` do not count, since these would take it for a single character.

@@ -1,1 +1,1 @@
-"""How taps are kept: sketches, journals, traces on disk."""
+"""Taps as they are kept: sketches, journals, traces on disk."""

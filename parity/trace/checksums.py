@@ -38,7 +38,7 @@ class TapChecksums:
 
 
 def tap_digest(dtype: str, shape: tuple[int, ...], checksum: int) -> int:
-    """What a file keeps of one tap, a signed 64-bit integer."""
+    """The checksum that a file keeps of one tap, a signed 64-bit integer."""
     text = f"{dtype} {tuple(shape)} {checksum}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
@@ -56,7 +56,7 @@ def write_checksums(folder: Path, checksums: TapChecksums) -> None:
 
 
 def read_checksums(path: Path) -> TapChecksums:
-    """What `write_checksums` wrote. Raises: RunError for a file that has not this form."""
+    """The checksums that `write_checksums` wrote. Raises: RunError for a file that has not this form."""
     if path.stat().st_size > MAX_BYTES:
         raise RunError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read. Restore the golden.")
     try:

@@ -109,7 +109,7 @@ class Trace(Mapping[str, TapSketch]):
 
     @cached_property
     def bits(self) -> Mapping[str, int]:
-        """What stands for the bits of each tap, also of those whose sketches are not here."""
+        """The checksum that stands for the bits of each tap, also of those whose sketches are not here."""
         if self.checksums is not None:
             return self.checksums.digests
         table = self._table

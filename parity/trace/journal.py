@@ -22,7 +22,7 @@ _CHUNK: Final = 1 << 20  # bytes read at a time while checking
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """Where the payload of one whole record lies in its journal, in bytes."""
+    """The place of the payload of one whole record in its journal, in bytes."""
 
     offset: int
     length: int

@@ -1,4 +1,4 @@
-"""How many tokens the prompts of a case have: for engines that tap the window that a prompt stands in."""
+"""Number of tokens that the prompts of a case have: for engines that tap the window that a prompt stands in."""
 
 import torch
 

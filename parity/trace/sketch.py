@@ -99,7 +99,7 @@ class TapSketch:
     buckets: Tensor
 
     def same_bits(self, other: "TapSketch") -> bool:
-        """Whether both tensors were equal bit for bit (false alarms never, a miss with probability about 2^-32)."""
+        """True if both tensors were equal bit for bit (false alarms never, a miss with probability about 2^-32)."""
         return (self.shape, self.dtype, self.checksum) == (other.shape, other.dtype, other.checksum)
 
 

@@ -46,14 +46,14 @@ _DIRECTION = {(1, 2, 2): "spatial", (2, 1, 1): "temporal", (2, 2, 2): "spatiotem
 
 
 @dataclass(frozen=True)
-class Components:
-    """What a pipeline is built of."""
+class DiffusersComponents:
+    """The parts that a pipeline is built of."""
 
     arguments: dict[str, Any]  # of the pipelines' constructors
     fill_transformer: Callable[[], None]  # gives the transformer its tensors; until then it holds no memory
 
 
-def build_components(weights: Weights, device: torch.device, dtype: torch.dtype) -> Components:
+def build_components(weights: Weights, device: torch.device, dtype: torch.dtype) -> DiffusersComponents:
     """Everything that the pipelines' constructors take, on `device` in `dtype`; the transformer is still empty.
 
     Raises: RunnerError for a configuration that diffusers cannot build; CheckpointError if tensors are missing, left
@@ -71,7 +71,7 @@ def build_components(weights: Weights, device: torch.device, dtype: torch.dtype)
     except Exception as error:  # transformers raises whatever its parsers do
         raise CheckpointError(f"The tokenizer in {weights.gemma_folder} cannot be read: {error}") from error
     arguments["scheduler"] = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(**SCHEDULER)
-    return Components(arguments, built[TRANSFORMER][1])
+    return DiffusersComponents(arguments, built[TRANSFORMER][1])
 
 
 def component_arguments(config: Mapping[str, Any], hidden_width: int, num_hidden_states: int) -> dict[str, Arguments]:
@@ -136,7 +136,7 @@ def _filling(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Callable[[], None]:
-    """What gives a component its tensors.
+    """The source of a component's tensors.
 
     Raises: CheckpointError unless each tensor has its place and each place its tensor.
     """
@@ -167,7 +167,7 @@ def _refuse(problem: str, names: Sequence[str]) -> None:
 
 @contextmanager
 def _as_from_pretrained(dtype: torch.dtype) -> Iterator[None]:
-    """How `from_pretrained(torch_dtype=dtype)` constructs: even buffers that no file fills are computed in `dtype`."""
+    """Construction as `from_pretrained(torch_dtype=dtype)` does: even buffers that no file fills are in `dtype`."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

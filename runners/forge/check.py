@@ -46,7 +46,7 @@ RESIDUAL_PARTS: Final = ("language model", "connector", "video autoencoder", "au
 _RESIDUAL_PART_OF: Final[dict[type[nn.Module], str]] = {
     Gemma3DecoderLayer: "language model",
     video_vae_resnet.ResnetBlock: "video autoencoder",
-    audio_vae_layers.ResnetBlock: "audio decoder",
+    audio_vae_layers.AudioResnetBlock: "audio decoder",
     SnakeBlock: "vocoder",
 }
 
@@ -87,7 +87,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies in its range; a nan never does."""
+        """True if the value lies in its range; a nan never does."""
         return self.low <= self.value <= self.high
 
 
@@ -139,7 +139,7 @@ def check_case(folder: Path, num_blocks: int, overrides: dict[str, Any] | None =
 
 
 class Observations:
-    """What is measured while a model runs; every number is a root mean square or a ratio of two."""
+    """Measurements while a model runs; every number is a root mean square or a ratio of two."""
 
     def __init__(self) -> None:
         self.stream_before: dict[str, list[float]] = defaultdict(list)  # stream to sizes before each block

@@ -50,7 +50,7 @@ class MadeTensors:
             yield name, self.read([name], device)[name]
 
     def checksums(self, device: torch.device) -> Iterator[WeightEntry]:
-        """What `weights_hash` needs to know of every tensor."""
+        """The facts on every tensor that `weights_hash` needs."""
         for name, tensor in self.tensors(device):
             yield weight_entry(name, tensor)
 

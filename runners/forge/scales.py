@@ -1,4 +1,4 @@
-"""How large the made values are: one table from tensor name to distribution, first match wins.
+"""The scales of the made values: one table from tensor name to distribution, first match wins.
 
 The aim is a model that behaves like a trained one where a comparison looks: unit-sized streams, every residual branch
 and gate worth several percent of its stream at any depth, guidance passes that differ by a few percent, latents near

@@ -21,8 +21,8 @@ SCHEME = "forge:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What making tensors starts from, prepared where the native modules, transformers and sentencepiece are."""
+class TensorMaker:
+    """The start of making tensors, prepared where the native modules, transformers and sentencepiece are."""
 
     model: Inventory
     gemma: Inventory
@@ -32,7 +32,7 @@ class Prepared:
 class ForgedWeights(Weights):
     """The weights of a preset, each tensor made where and when it is wanted; only the tokenizer is on disk."""
 
-    def __init__(self, preset: str, seed: int, device: torch.device, prepared: Prepared | None = None) -> None:
+    def __init__(self, preset: str, seed: int, device: torch.device, prepared: TensorMaker | None = None) -> None:
         """Prepare the names and the tokenizer, unless another process has.
 
         Args:
@@ -54,14 +54,14 @@ class ForgedWeights(Weights):
             gemma_folder=self.prepared.gemma_folder,
         )
 
-    def _prepare(self, sizes: Preset) -> Prepared:
+    def _prepare(self, sizes: Preset) -> TensorMaker:
         """Take the inventories, and write Gemma's small files into a folder that goes when this object does."""
         folder = Path(tempfile.mkdtemp(prefix="parity-gemma-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         write_gemma_files(folder, sizes.gemma)
         # The official code wants to see a file of this name before it asks its loader, which does not read it.
         (folder / GEMMA_WEIGHTS_NAME).touch()
-        return Prepared(model=model_inventory(sizes), gemma=gemma_inventory(sizes.gemma), gemma_folder=folder)
+        return TensorMaker(model=model_inventory(sizes), gemma=gemma_inventory(sizes.gemma), gemma_folder=folder)
 
     @cached_property
     def recipe(self) -> str:
@@ -83,7 +83,7 @@ class ForgedWeights(Weights):
 
 
 def weights_named(name: str, device: torch.device) -> WeightsFolder | ForgedWeights:
-    """What `--weights` names: a folder, or `forge:PRESET:SEED`.
+    """The weights that `--weights` names: a folder, or `forge:PRESET:SEED`.
 
     Raises: CheckpointError for a folder that is not whole, or a seed that is no number.
     """

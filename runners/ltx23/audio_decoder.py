@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from runners.errors import ShapeError
 from runners.ltx23.audio_vae_config import AudioVaeConfig
-from runners.ltx23.audio_vae_layers import AttentionBlock, CausalConv2d, ResnetBlock, Upsample, normalization
+from runners.ltx23.audio_vae_layers import AttentionBlock, AudioResnetBlock, CausalConv2d, Upsample, normalization
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.vocoder import Vocoder
 from runners.tap import tap
@@ -22,7 +22,7 @@ from runners.tap import tap
 FRAMES_PER_LATENT = 4  # mel frames for each latent frame, whatever the number of levels
 
 
-class PerChannelStatistics(nn.Module):
+class AudioChannelStatistics(nn.Module):
     """Mean and deviation of each latent value over the training data; the names with hyphens are the checkpoint's."""
 
     def __init__(self, length: int) -> None:
@@ -53,16 +53,16 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, config: AudioVaeConfig) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, config)
+        self.block_1 = AudioResnetBlock(channels, channels, config)
         self.attn_1 = AttentionBlock(channels, config) if config.mid_block_add_attention else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels, config)
+        self.block_2 = AudioResnetBlock(channels, channels, config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (B, C, H, W), shape kept."""
         return self.block_2(self.attn_1(self.block_1(x)))  # type: ignore[no-any-return]
 
 
-class Level(nn.Module):
+class AudioDecoderLevel(nn.Module):
     """One resolution of the way up: residual blocks, each followed by attention if the level attends, then growth."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * config.num_res_blocks
-        self.block = nn.ModuleList(ResnetBlock(width, channels_out, config) for width in widths)
+        self.block = nn.ModuleList(AudioResnetBlock(width, channels_out, config) for width in widths)
         self.attn = nn.ModuleList(AttentionBlock(channels_out, config) for _ in widths if attends)
         self.upsample = Upsample(channels_out, config) if grows else None
 
@@ -99,13 +99,13 @@ class AudioDecoder(nn.Module):
         levels = range(len(level_widths))
         coarsest = level_widths[-1]
 
-        self.per_channel_statistics = PerChannelStatistics(config.ch)
+        self.per_channel_statistics = AudioChannelStatistics(config.ch)
         self.conv_in = CausalConv2d(config.z_channels, coarsest, kernel_size=3, axis=axis)
         self.mid = MidBlock(coarsest, config)
         # Stored finest first, run coarsest first; each level's input is the next coarser level's output.
         resolution_of_coarsest = config.resolution // 2 ** levels[-1]
         self.up = nn.ModuleList(
-            Level(
+            AudioDecoderLevel(
                 level_widths[min(level + 1, levels[-1])],
                 level_widths[level],
                 config,

@@ -15,7 +15,7 @@ from runners.ltx23.audio_vae_config import GROUP_COUNT, AudioVaeConfig
 EPSILON = 1e-6
 
 
-class PixelNorm(nn.Module):
+class AudioPixelNorm(nn.Module):
     """Divide each (time, frequency) position by its root mean square over channels; no weights."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def normalization(channels: int, config: AudioVaeConfig) -> nn.Module:
     """The configured normalization of `channels` channels."""
     if config.norm_type == "group":
         return nn.GroupNorm(GROUP_COUNT, channels, eps=EPSILON)
-    return PixelNorm()
+    return AudioPixelNorm()
 
 
 class CausalConv2d(nn.Module):
@@ -49,7 +49,7 @@ class CausalConv2d(nn.Module):
         return self.conv(x)  # type: ignore[no-any-return]
 
 
-class ResnetBlock(nn.Module):
+class AudioResnetBlock(nn.Module):
     """Two normalized convolutions added to the input, which a 1 x 1 convolution widens where the widths differ."""
 
     def __init__(self, channels_in: int, channels_out: int, config: AudioVaeConfig) -> None:

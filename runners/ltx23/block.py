@@ -42,7 +42,7 @@ V2A_ROWS: Final = slice(2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class StreamModulation:
-    """What one stream's noise level does to it in every block, before each block adds its tables."""
+    """The modulation of one stream by its noise level in every block, before each block adds its tables."""
 
     block: Tensor  # (B, T or 1, 9 C)
     prompt: Tensor  # (B, 1, 2 C), for the text context

@@ -22,7 +22,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def checkpoint_name(prefixes: Mapping[str, str], key: str) -> str:
-    """Where a module's key is kept in the checkpoint."""
+    """The checkpoint's key of a module's key."""
     prefix = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len)
     return prefixes[prefix] + key.removeprefix(prefix)
 

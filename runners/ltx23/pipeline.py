@@ -41,7 +41,7 @@ from runners.model_files import ModelFiles
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class Components:
+class ModelComponents:
     """Builds the model's parts from one set of files, each afresh whenever it is asked for."""
 
     def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
@@ -98,7 +98,7 @@ class LTX23Pipeline:
         """Check the model's files. Raises: ConfigError, CheckpointError."""
         self.config = config
         self.device = device
-        self.components = Components(files, config, device)
+        self.components = ModelComponents(files, config, device)
 
     @torch.inference_mode()
     def __call__(self, sampling: LTX23SamplingParams, clock: Clock) -> Batch:

@@ -15,7 +15,7 @@ from runners.releases import RELEASES, Reference
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineConfig(Section):
-    """How the pipeline computes; what it computes stands in the sampling parameters."""
+    """The way the pipeline computes; what it computes stands in the sampling parameters."""
 
     dtype: torch.dtype = torch.bfloat16
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
@@ -30,7 +30,7 @@ class PipelineConfig(Section):
             raise ConfigError(f"autocast computes in bf16, but dtype is {self.dtype}; take bf16, or disable_autocast.")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """What the denoising loop and the decoders run under: nothing, unless autocast was asked for."""
+        """The context that the denoising loop and the decoders run under: none, unless autocast was asked for."""
         if self.disable_autocast:
             return contextlib.nullcontext()
         return torch.autocast(device_type=device.type, dtype=torch.bfloat16)

@@ -80,7 +80,7 @@ MORE_NEGATIVE_PHRASES = (
 
 
 def default_negative_prompt(reference: Reference) -> str:
-    """What a request without a negative prompt is given."""
+    """The negative prompt of a request that has none."""
     phrases = MORE_NEGATIVE_PHRASES if reference.more_negative_phrases else ()
     return ", ".join((*phrases, DEFAULT_NEGATIVE_PROMPT))
 
@@ -141,11 +141,11 @@ class LTX23SamplingParams:
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether the negative prompt is needed at all."""
+        """True if the negative prompt is needed at all."""
         return self.video_guidance.needs_uncond or self.audio_guidance.needs_uncond
 
     def build_request_extra(self) -> dict[str, Any]:
-        """What a recorded request holds besides prompt, sizes, seed and steps, under the names that SGLang gives it.
+        """The part of a recorded request besides prompt, sizes, seed and steps, under the names that SGLang gives it.
 
         The flag is there only where it is set: requests recorded before there was one stay as they are, byte for byte.
         """

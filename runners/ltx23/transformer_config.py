@@ -77,7 +77,7 @@ _AUDIO: Final[Mapping[str, object]] = {"audio_attention_head_dim": 64, "audio_po
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryConfig(Section):
-    """How rotary embeddings are built, for every attention of the transformer and the connectors."""
+    """The form of rotary embeddings, for every attention of the transformer and the connectors."""
 
     kind: Annotated[RotaryKind, Key("rope_type")] = "interleaved"
     # Ratio of the highest to the lowest frequency.

@@ -154,7 +154,7 @@ def make_tiles(latent_shape: tuple[int, int, int], tiling: Tiling, scale: tuple[
 
 
 def masks_add_up(tiles: list[Tile]) -> bool:
-    """Whether the masks of every axis sum to one everywhere, so that a weighted sum needs no division."""
+    """True if the masks of every axis sum to one everywhere, so that a weighted sum needs no division."""
     for axis in range(3):
         intervals = {tile.intervals[axis].out.start: tile.intervals[axis] for tile in tiles}.values()
         total = torch.zeros(max(interval.out.stop for interval in intervals))

@@ -1,4 +1,4 @@
-"""What the native model is given: the request that a case records."""
+"""The native model's request, made of a case."""
 
 from runners.case import Case
 from runners.ltx23.sampling import LTX23SamplingParams, default_negative_prompt

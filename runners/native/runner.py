@@ -101,7 +101,7 @@ class NativeRunner:
 
 
 def details_of(config: PipelineConfig, sampling: LTX23SamplingParams) -> dict[str, Any]:
-    """What a run records of how the model was configured and asked."""
+    """The details that a run records of how the model was configured and asked."""
     return {
         "disable_autocast": config.disable_autocast,
         "skip_v2a_cross_attn_for_video_gt": sampling.skip_v2a_cross_attn_for_video_gt,

@@ -41,7 +41,7 @@ class ObservedBuilder:
         self._dtype = dtype
 
     def build(self, **kwargs: Any) -> Any:
-        """What the builder builds."""
+        """The model that the builder builds."""
         self._clock.begin(self._stage)
         with self._clock.loading():
             model = self._builder.build(**(kwargs if self._dtype is None else {**kwargs, "dtype": self._dtype}))

@@ -57,7 +57,7 @@ def _empty_extension() -> types.ModuleType:
 
 @contextmanager
 def without_cuda_calls() -> Iterator[None]:
-    """Where there is no CUDA, make the calls that demand it do nothing while inside."""
+    """Without CUDA, make the calls that demand it do nothing while inside."""
     if torch.cuda.is_available():
         yield
         return
@@ -79,7 +79,7 @@ class GemmaConstant:
         self.text_config = SimpleNamespace(**config["text_config"])
 
     def to_dict(self) -> dict[str, Any]:
-        """What the official configurator makes its Gemma of."""
+        """The configuration that the official configurator makes its Gemma of."""
         return self._config
 
 

@@ -1,4 +1,4 @@
-"""Which official code this is: every file's hash against those of the releases known here.
+"""Identification of official code: every file's hash against those of the releases known here.
 
 The code is either installed as packages, or a checkout of the public repository Lightricks/LTX-2 whose root is named.
 Only hashes of it are kept here; nothing else of a checkout enters this repository.
@@ -29,7 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialCode:
-    """Where official code lies and which it is."""
+    """A folder of official code and the release it is."""
 
     sources: tuple[Path, ...]  # folders to import from; each package lies in one of them
     release: str  # one of KNOWN_RELEASES, or CUSTOM
@@ -38,7 +38,7 @@ class OfficialCode:
     installed: bool  # whether it needs no path to be imported
 
     def details(self) -> dict[str, str | None]:
-        """What a run records about the code that made it."""
+        """The details that a run records about the code that made it."""
         return {"official_release": self.release, "official_sha256": self.sha256, "official_commit": self.commit}
 
 

@@ -48,7 +48,7 @@ def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> 
 
 
 def key_of(ledger: Any, part: str) -> Key:
-    """How a part (one of BUILDERS) that the official ledger hands out names its tensors."""
+    """The tensor names of a part (one of BUILDERS) that the official ledger hands out."""
     operations = getattr(ledger, BUILDERS[part]).model_sd_ops
 
     def key(checkpoint_name: str) -> str | None:

@@ -72,7 +72,7 @@ class SharedTensors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attended:
+class AttentionCall:
     """One call of scaled dot-product attention by an official block: queries and keys normed and rotated."""
 
     queries: Tensor  # (B, T, D)
@@ -83,7 +83,7 @@ class Attended:
     again: Callable[[], Tensor]  # the same call once more, with whatever kernel torch takes then
 
 
-def hear_attention(block: nn.Module, heard: Callable[[tuple[str, str], Attended], None]) -> None:
+def hear_attention(block: nn.Module, heard: Callable[[tuple[str, str], AttentionCall], None]) -> None:
     """Tell `heard` of every call of scaled dot-product attention in an official block, by its stream and branch."""
     for branch, name in BRANCHES.items():
         if branch[1] == "ff":
@@ -92,11 +92,11 @@ def hear_attention(block: nn.Module, heard: Callable[[tuple[str, str], Attended]
         module.attention_function = _telling(module.attention_function, partial(heard, branch))
 
 
-def _telling(official: Callable[..., Tensor], heard: Callable[[Attended], None]) -> Callable[..., Tensor]:
+def _telling(official: Callable[..., Tensor], heard: Callable[[AttentionCall], None]) -> Callable[..., Tensor]:
     def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
         again = partial(official, queries, keys, values, heads, mask)
         output = again()
-        heard(Attended(queries=queries, keys=keys, values=values, mask=mask, output=output, again=again))
+        heard(AttentionCall(queries=queries, keys=keys, values=values, mask=mask, output=output, again=again))
         return output
 
     return attend
@@ -113,7 +113,7 @@ def state_of(state: Any) -> LatentState:
 
 
 def conditions_of(arguments: Any) -> StreamConditions:
-    """What an official block is told of one stream, in native terms."""
+    """The arguments of an official block for one stream, in native terms."""
     return StreamConditions(
         context=arguments.context,
         modulation=StreamModulation(

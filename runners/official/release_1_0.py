@@ -24,10 +24,10 @@ from runners.official.observe import (
     observe_image_encoder,
     observe_one_by_one,
 )
-from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
 
 
-def execute(request: OfficialRequest) -> Made:
+def execute(request: OfficialRequest) -> OfficialOutput:
     """Run a case."""
     case, options, clock = request.case, request.options, request.clock
     observer = LoopObserver(case, clock, listed_without_v2a, request.watcher)
@@ -37,7 +37,7 @@ def execute(request: OfficialRequest) -> Made:
     with gemma_constant(request.weights.gemma_config), _captured(observer) as captured:
         chunks, audio = run(ledger, arguments, options.device, options.dtype)
         frames = joined(chunks, clock)
-    return Made(
+    return OfficialOutput(
         frames=frames,
         waveform=audio.waveform,
         sample_rate_hz=audio.sampling_rate,
@@ -117,7 +117,7 @@ def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], device: to
 def _through_helpers(
     ledger: ObservedLedger, arguments: dict[str, Any], device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """What the class does, spelled with the helpers it calls, so that the dtype can be chosen."""
+    """The work of the class, spelled with the helpers it calls, so that the dtype can be chosen."""
     module = importlib.import_module(PIPELINE)
     height, width = arguments["height"], arguments["width"]
     generator = torch.Generator(device=device).manual_seed(arguments["seed"])

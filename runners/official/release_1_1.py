@@ -5,10 +5,10 @@ import importlib
 from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import checkpoint_path, gemma_constant
 from runners.official.observe import listed_without_v2a, observe_one_by_one
-from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
 
 
-def execute(request: OfficialRequest) -> Made:
+def execute(request: OfficialRequest) -> OfficialOutput:
     """Run a case."""
     module = importlib.import_module(PIPELINE)
     weights = request.weights
@@ -23,7 +23,7 @@ def execute(request: OfficialRequest) -> Made:
         chunks, audio = pipeline(**pipeline_arguments(request.case, as_displayed=False))
         frames = joined(chunks, request.clock)
     assert stage.latents is not None and stage.sigmas is not None
-    return Made(
+    return OfficialOutput(
         frames=frames,
         waveform=audio.waveform,
         sample_rate_hz=audio.sampling_rate,

@@ -15,10 +15,10 @@ from torch import Tensor
 from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import any_number_of_heads, checkpoint_path
 from runners.official.observe import TextObserver
-from runners.official.request import PIPELINE, Made, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
 
 
-def execute(request: OfficialRequest) -> Made:
+def execute(request: OfficialRequest) -> OfficialOutput:
     """Run a case."""
     module = importlib.import_module(PIPELINE)
     weights = request.weights
@@ -32,7 +32,7 @@ def execute(request: OfficialRequest) -> Made:
         chunks, audio, _ = pipeline(**arguments, vae_dtype=request.options.dtype)
         frames = bytes_of(joined(chunks, request.clock))
     assert stage.latents is not None and stage.sigmas is not None
-    return Made(
+    return OfficialOutput(
         frames=frames,
         waveform=audio.waveform,
         sample_rate_hz=audio.sampling_rate,

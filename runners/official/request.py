@@ -1,4 +1,4 @@
-"""What every adapter of the official code gets and gives, and a case in official terms.
+"""The request to and the outputs of every adapter of the official code, and a case in official terms.
 
 Axes: F frame, H height, W width, C channel, N sample.
 """
@@ -34,8 +34,8 @@ class OfficialRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What official code put out."""
+class OfficialOutput:
+    """The outputs of official code."""
 
     frames: Tensor  # uint8 (F, H, W, 3)
     waveform: Tensor  # fp32 (C, N)
@@ -48,7 +48,7 @@ class Made:
 class Adapter(Protocol):
     """One module a release generation: how its pipeline is called and watched."""
 
-    def execute(self, request: OfficialRequest) -> Made:
+    def execute(self, request: OfficialRequest) -> OfficialOutput:
         """Run a case through the official pipeline, inside `torch.inference_mode`."""
 
 

@@ -76,7 +76,7 @@ class OfficialRunner:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this code can do: it is one release, or `custom`."""
+        """The capabilities of this code: it is one release, or `custom`."""
         return Capabilities(
             switches=frozenset({"skip_v2a_cross_attn_for_video_gt"}),
             tiers=frozenset({"exact"}),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parity.calibrate.defects.catalogue import CATALOGUE
 from parity.calibrate.defects.defect import present
-from parity.calibrate.drift import Drifted, Recorded, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.report.explanation import explanation_lines
@@ -61,16 +61,16 @@ def test_garbage_in_the_padding_changes_no_bit_of_any_tap_or_output(
 
 
 @pytest.fixture(scope="module")
-def reference(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Recorded:
+def reference(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> SketchedRun:
     return record(micro_weights, micro_case(SHORT))
 
 
-def told(found: Drifted, bits_expected: bool) -> Explanation:
+def told(found: CandidateDrift, bits_expected: bool) -> Explanation:
     return explain(found.taps, found.flow, Floors(found.flow, "bf16"), bits_expected=bits_expected)
 
 
 def test_garbage_in_the_padding_is_nothing_to_a_comparison(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: Recorded
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: SketchedRun
 ) -> None:
     with padding_of(-3.0):
         found = drift(micro_weights, micro_case(SHORT), reference)
@@ -82,7 +82,7 @@ def test_garbage_in_the_padding_is_nothing_to_a_comparison(
 
 
 def test_an_engine_that_pads_on_the_right_is_not_said_to_be_wrong_at_gemma(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: Recorded
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: SketchedRun
 ) -> None:
     (right,) = (defect for defect in CATALOGUE if defect.id == "text_padded_on_the_right")
     with present(right):
@@ -93,7 +93,7 @@ def test_an_engine_that_pads_on_the_right_is_not_said_to_be_wrong_at_gemma(
 
 
 def test_another_number_of_tokens_is_a_shape_of_its_own(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: Recorded
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], reference: SketchedRun
 ) -> None:
     (fewer,) = (defect for defect in CATALOGUE if defect.id == "text_without_first_token")
     with present(fewer):

@@ -167,7 +167,7 @@ DECODING_DEFECTS: Final = (
         component="audio_decoder",
         description="latent statistics of audio run through bins before channels",
         first_taps=MEL_TAP,
-        apply=wrapped(audio_decoder.PerChannelStatistics, "denormalize", _statistics_bin_major),
+        apply=wrapped(audio_decoder.AudioChannelStatistics, "denormalize", _statistics_bin_major),
         shows_in=SOUND,
     ),
     Defect(

@@ -65,7 +65,7 @@ def _is_streams_own(
     values_only: bool = False,
     **_: Any,
 ) -> bool:
-    """Whether this is self-attention of a stream of the transformer; a connector's has a mask."""
+    """True if this is self-attention of a stream of the transformer; a connector's has a mask."""
     return x is context and mask is None and not values_only and x.shape[1] % PADDED_TO != 0
 
 

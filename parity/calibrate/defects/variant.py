@@ -25,7 +25,7 @@ class Variant:
     committed: bool = False  # whether it is a committed case, which may have limits of its own; then `name` is its id
 
     def fits(self, case: Case) -> bool:
-        """Whether the case already is what the variant would make of it."""
+        """True if the case already is what the variant would make of it."""
         try:
             return case_document(self.change(case)) == case_document(case)
         except CaseError:

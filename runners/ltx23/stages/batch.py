@@ -1,4 +1,4 @@
-"""What flows through the stages: one request, and what each stage has made of it so far.
+"""The batch that flows through the stages: one request, and what each stage has made of it so far.
 
 Axes: B sample, S token of the prompt, D width, L Gemma layer, C channel, T token, F frame, H height, W width, N sample
 of the waveform.

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from parity.calibrate.drift import Drifted, Recorded, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
 from parity.calibrate.harmless import other_capability, threads
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level
 from parity.diff.levels import MEASURED, OUTPUTS
 from parity.diff.metric import DRIFT
@@ -26,14 +26,14 @@ def registry() -> Registry:
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_weights: WeightsFolder) -> Recorded:
+def reference(tiny_weights: WeightsFolder) -> SketchedRun:
     return record(tiny_weights, find_case(CASE))
 
 
-def judged(registry: Registry, drifted: Drifted, **elsewhere: str) -> str:
+def judged(registry: Registry, drifted: CandidateDrift, **elsewhere: str) -> str:
     environment = {key: str(value) for key, value in fingerprint(torch.device("cpu")).items()} | elsewhere
     found = judge(
-        Compared(
+        Comparison(
             case=CASE,
             metrics=drifted.metrics,
             findings=(
@@ -62,7 +62,7 @@ def test_threads_and_both_capabilities_are_in_the_population_that_limits_come_fr
 
 
 def test_a_run_with_the_other_capability_is_at_parity_by_limits(
-    registry: Registry, reference: Recorded, tiny_weights: WeightsFolder
+    registry: Registry, reference: SketchedRun, tiny_weights: WeightsFolder
 ) -> None:
     variation = other_capability()
     if variation is None:
@@ -73,7 +73,7 @@ def test_a_run_with_the_other_capability_is_at_parity_by_limits(
 
 
 def test_a_run_on_another_number_of_threads_is_at_parity_by_limits(
-    registry: Registry, reference: Recorded, tiny_weights: WeightsFolder
+    registry: Registry, reference: SketchedRun, tiny_weights: WeightsFolder
 ) -> None:
     with threads(torch.get_num_threads() + 1):
         drifted = drift(tiny_weights, find_case(CASE), reference)

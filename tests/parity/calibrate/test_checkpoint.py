@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from parity.calibrate.checkpoint import Member, Sitting
+from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
 from parity.calibrate.harmless import other_capability, variations
 from parity.cli.app import app
 from parity.judge.limit_table import TableKey
@@ -18,34 +18,34 @@ from runners.weights import WeightsFolder
 
 def test_a_member_that_is_kept_is_not_measured_again_and_infinities_survive(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
-    first = Sitting(kept=kept, origin={"case": {"seed": 3}})
+    first = CalibrationCheckpoint(kept=kept, origin={"case": {"seed": 3}})
     first.take("a", lambda: Member(metrics={"x": float("inf"), "y": 0.25}, findings=("f",), shown_at=("y",)))
 
     def never() -> Member:
         raise AssertionError("measured again")
 
-    again = Sitting(kept=kept, origin={"case": {"seed": 3}}).take("a", never)
+    again = CalibrationCheckpoint(kept=kept, origin={"case": {"seed": 3}}).take("a", never)
     assert again.numbers == {"x": float("inf"), "y": 0.25} and (again.findings, again.shown_at) == (("f",), ("y",))
     with pytest.raises(RegistryError, match="another case"):
-        Sitting(kept=kept, origin={"case": {"seed": 4}})
+        CalibrationCheckpoint(kept=kept, origin={"case": {"seed": 4}})
     kept.write_text(kept.read_text()[:-5])
     with pytest.raises(RegistryError, match="is not valid JSON"):
-        Sitting(kept=kept, origin={"case": {"seed": 3}})
+        CalibrationCheckpoint(kept=kept, origin={"case": {"seed": 3}})
 
 
 def test_out_of_time_is_said_and_what_was_measured_stays(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     with pytest.raises(RegistryError, match=r"before 'b', with 1 members .* goes on"):
-        sitting = Sitting(kept=kept, minutes=1e-9, origin={})
-        Sitting(kept=kept).take("a", lambda: Member(metrics={}))
-        Sitting(kept=kept, minutes=0.0).take("b", lambda: Member(metrics={}))
+        sitting = CalibrationCheckpoint(kept=kept, minutes=1e-9, origin={})
+        CalibrationCheckpoint(kept=kept).take("a", lambda: Member(metrics={}))
+        CalibrationCheckpoint(kept=kept, minutes=0.0).take("b", lambda: Member(metrics={}))
         sitting.take("c", lambda: Member(metrics={}))
     assert list(json.loads(kept.read_text())["members"]) == ["a"]
 
 
 def test_only_takes_members_that_there_are() -> None:
-    sitting = Sitting(only=("b",))
-    assert (sitting.wants("a"), sitting.wants("b"), Sitting().wants("a")) == (False, True, True)
+    sitting = CalibrationCheckpoint(only=("b",))
+    assert (sitting.wants("a"), sitting.wants("b"), CalibrationCheckpoint().wants("a")) == (False, True, True)
     with pytest.raises(RegistryError, match="--only names b; there are a, c"):
         sitting.require_known(["a", "c"])
 

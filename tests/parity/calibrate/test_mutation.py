@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.mutation import Alarm, Score, Trial, mutate
+from parity.calibrate.mutation import Alarm, MutationTrial, Score, mutate
 from parity.calibrate.mutation_evidence import Evidence
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
@@ -48,11 +48,13 @@ INSIDE = Evidence(
 )
 
 
-def _trial(evidence: Evidence, *, located: bool = True, equivalent: bool = False) -> Trial:
-    return Trial(defect=CATALOGUE[0], evidence=evidence, located=located and evidence.killed, equivalent=equivalent)
+def _trial(evidence: Evidence, *, located: bool = True, equivalent: bool = False) -> MutationTrial:
+    return MutationTrial(
+        defect=CATALOGUE[0], evidence=evidence, located=located and evidence.killed, equivalent=equivalent
+    )
 
 
-def _score(*trials: Trial, alarms: tuple[Alarm, ...] = ()) -> Score:
+def _score(*trials: MutationTrial, alarms: tuple[Alarm, ...] = ()) -> Score:
     return Score(limits_of="c", date="2026-01-02", environment={"cpu": "x"}, trials=trials, harmless=alarms)
 
 

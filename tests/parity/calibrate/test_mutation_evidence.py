@@ -4,18 +4,18 @@ from typing import Any
 
 import torch
 
-from parity.calibrate.drift import Drifted
+from parity.calibrate.drift import CandidateDrift
 from parity.calibrate.limits import UNJUDGED
-from parity.calibrate.mutation_evidence import Bench
+from parity.calibrate.mutation_evidence import Judge
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
-from parity.isolate.error import Added
+from parity.isolate.error import IsolatedError
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
-from parity.runs.folder import Outputs
+from parity.runs.folder import RunOutputs
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import drift_group
 from runners.case import Case
@@ -23,11 +23,11 @@ from runners.case import Case
 MEL = "isolated.decode.mel"
 
 
-def _outputs(noise: float) -> Outputs:
+def _outputs(noise: float) -> RunOutputs:
     draw = torch.Generator().manual_seed(0)
     frames = torch.randint(60, 200, (9, 16, 16, 3), generator=draw, dtype=torch.uint8)
     wave, latent = torch.randn(2, 4800, generator=draw), torch.randn(1, 128, 2, 3, 2, generator=draw)
-    return Outputs(
+    return RunOutputs(
         video_frames=frames,
         audio_waveform=wave,
         video_latent=(latent + noise * torch.randn(latent.shape, generator=draw)).bfloat16(),
@@ -37,7 +37,7 @@ def _outputs(noise: float) -> Outputs:
     )
 
 
-def _bench(flow: Dataflow) -> Bench:
+def _bench(flow: Dataflow) -> Judge:
     """Limits at 0.1 from agreement, those of isolated errors at 0.01."""
     environment = {"device": "cpu"}
     calibration = Calibration(
@@ -63,7 +63,7 @@ def _bench(flow: Dataflow) -> Bench:
         and not name.startswith("small_")
         and (name in groups or not name.startswith(("drift.", "isolated.")))
     }
-    return Bench(
+    return Judge(
         limits_of="c",
         registry=Registry(calibrations={"c": calibration}, cases={TableKey("c"): limits}, unjudged=UNJUDGED),
         environment=environment,
@@ -76,7 +76,7 @@ def _at(direction: str, distance: float) -> float:
 
 def _examined(
     case: Case,
-    rows: tuple[Added, ...] | None = None,
+    rows: tuple[IsolatedError, ...] | None = None,
     noise: float = 0.0,
     recorded: Callable[[str], bool] = lambda _: True,
     **errors: float,
@@ -87,7 +87,7 @@ def _examined(
         for tap in flow.taps
         if not math.isnan(error := errors.get(tap.replace("/", "__"), 0.0))
     }
-    drifted = Drifted(
+    drifted = CandidateDrift(
         outputs=compare_outputs(_outputs(0.0), _outputs(noise)),
         taps=TraceDiff(taps=taps, findings=(), recorded=recorded),
         flow=flow,
@@ -97,7 +97,7 @@ def _examined(
 
 def test_each_level_tells_by_itself(micro_case: Callable[..., Case]) -> None:
     case = micro_case()
-    mel = Added(where="decode/mel", error=0.005)
+    mel = IsolatedError(where="decode/mel", error=0.005)
     quiet = _examined(case, (mel,), init__video=0.02)
     assert quiet.bits_differ and not quiet.killed and quiet.place == "" and quiet.metrics == ()
     loud = _examined(case, (mel,), noise=0.5)
@@ -106,7 +106,7 @@ def test_each_level_tells_by_itself(micro_case: Callable[..., Case]) -> None:
     away = _examined(case, (mel,), init__video=0.2)
     assert away.killed_by == {"outputs": False, "outputs+drift": True, "outputs+drift+isolated": True}
     assert away.departs_at == ("init/video",) and away.by_level("drift") and not away.by_level("isolated")
-    alone = _examined(case, (Added(where="decode/mel", error=0.02),))
+    alone = _examined(case, (IsolatedError(where="decode/mel", error=0.02),))
     assert alone.killed_by == {"outputs": False, "outputs+drift": False, "outputs+drift+isolated": True}
     assert alone.adds_at == ("decode/mel",) and alone.place == "decode/mel" and alone.metrics == (MEL,)
 
@@ -133,6 +133,9 @@ def test_a_tap_that_a_reduced_golden_does_not_keep_is_no_departure(micro_case: C
 
 
 def test_a_nan_in_isolation_is_no_equality(micro_case: Callable[..., Case]) -> None:
-    rows = (Added(where="decode/mel", error=0.0), Added(where="denoise/000/uncond", error=math.nan, note="no pass"))
+    rows = (
+        IsolatedError(where="decode/mel", error=0.0),
+        IsolatedError(where="denoise/000/uncond", error=math.nan, note="no pass"),
+    )
     found = _examined(micro_case(), rows)
     assert found.adds_at == ("denoise/000/uncond",) and found.findings == ("not_isolated",) and found.killed

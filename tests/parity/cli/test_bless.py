@@ -16,7 +16,7 @@ from parity.calibrate import limits as calibrate
 from parity.calibrate.limits import UNJUDGED, Populations
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.runs import Kept, kept_of_case, kept_phrase
+from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
 from parity.identify import release_effects
 from parity.identify.releases import named
 from parity.judge.limit_table import TableKey
@@ -61,7 +61,7 @@ def root(
     proposal = calibrate.propose_limits(Registry(), micro_weights, {"micro": populations(0.01)}, "a test")
     save_registry(limits(tmp_path), proposal.accept("first"))
 
-    def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: Kept | None) -> Populations:
+    def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: GoldenSubset | None) -> Populations:
         assert case.reference == recorded.record.reference == "1.2.0"
         return replace(populations(0.02), compared_on=kept_phrase(kept))
 

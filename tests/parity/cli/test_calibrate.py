@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from parity.calibrate import limits
-from parity.calibrate.checkpoint import Member, Sitting
+from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
 from parity.calibrate.limits import Populations
 from parity.cli.app import app
-from parity.diff.runs import Kept, kept_of_case, kept_phrase
+from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
 from parity.runs import golden
 from parity.runs.folder import read_run
 from runners.weights import WeightsFolder
@@ -31,9 +31,9 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
 ) -> None:
     official = read_run(leave_run("official"))
     golden.bless(official, "first", reduced=reduced)
-    seen: list[Kept | None] = []
+    seen: list[GoldenSubset | None] = []
 
-    def measure(*_: Any, kept: Kept | None, sitting: Sitting, **__: Any) -> Populations:
+    def measure(*_: Any, kept: GoldenSubset | None, sitting: CalibrationCheckpoint, **__: Any) -> Populations:
         seen.append(kept)
         sitting.take("repeated", lambda: Member(metrics={}))
         moved = {"video_latent.relative_l2": 0.01}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parity.diff.left_out import LeftOut
-from parity.diff.runs import Kept, RunsDiff, compare_runs, numbers_of
+from parity.diff.runs import GoldenSubset, RunsDiff, compare_runs, numbers_of
 from parity.runs.folder import read_run
 from parity.runs.reduced import kept_taps
 from parity.taps.pattern import chosen
@@ -61,7 +61,7 @@ def test_taps_that_limits_were_not_measured_on_do_not_stand_for_their_group(leav
         for runner in ("official", "native")
     ]
     assert compare_runs(*runs).levels["drift"].measured
-    level = compare_runs(*runs, kept=Kept(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
+    level = compare_runs(*runs, kept=GoldenSubset(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out block." in level.why
 
 

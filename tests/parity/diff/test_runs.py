@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.diff.runs import (
-    Kept,
+    GoldenSubset,
     RunsDiff,
     compare_runs,
     kept_of,
@@ -70,12 +70,14 @@ def test_the_boxes_are_those_of_the_golden(official: Run, leave_run: LeaveRun) -
     frames = (5, 128, 192)  # 16 x 24 small pixels in boxes of 8, 8 x 12 in boxes of 16
     one, other = (read_run(leave_run(name, frames=frames, runner=name)) for name in ("first", "native"))
     for box_px in (8, 16):
-        old, _ = reduced_alike(one, other, Kept(box_px=box_px, pattern=None))
+        old, _ = reduced_alike(one, other, GoldenSubset(box_px=box_px, pattern=None))
         assert old.small_frames.shape == (5, 128 // box_px, 192 // box_px, 3)
 
 
 def test_what_a_golden_keeps_names_its_boxes_and_its_taps() -> None:
-    named = {kept_phrase(Kept(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")}
+    named = {
+        kept_phrase(GoldenSubset(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")
+    }
     assert len(named) == 6 and "boxes of 16 px, taps a" in named and "boxes of 8 px, no taps" in named
 
 
@@ -151,7 +153,9 @@ def test_isolated_errors_are_judged_by_limits_too(
     golden.bless(official, "smaller", reduced=True)
     seen: list[tuple[Path | None, bool]] = []
 
-    def seeing(reference: Run, candidate: Run, isolated: Path | None = None, *, kept: Kept | None = None) -> RunsDiff:
+    def seeing(
+        reference: Run, candidate: Run, isolated: Path | None = None, *, kept: GoldenSubset | None = None
+    ) -> RunsDiff:
         seen.append((isolated, kept is None))
         return compare_runs(reference, candidate, kept=kept)
 

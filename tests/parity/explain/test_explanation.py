@@ -9,8 +9,8 @@ from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
+from parity.explain.matching_tap import MatchingTap
 from parity.explain.oracle import Arbitration
-from parity.explain.twin import Twin
 from parity.report.explanation import MOST_LINES, explanation_document, explanation_lines
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
@@ -209,14 +209,14 @@ def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dat
 
 def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
-    other = Twin(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
+    other = MatchingTap(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
     (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert look == (
         "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
         "(to the bit)"
     )
-    other = Twin(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
+    other = MatchingTap(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
     found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
     (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert (

@@ -20,7 +20,7 @@ from parity.identify.behaviours import (
     reference_at,
     setting_of,
 )
-from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Own, Replay, Taps
+from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, RunTensors, Taps
 from parity.trace.sketch import sketch
 from runners.case import Case
 from runners.native.runner import NativeRunner
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 def replay(weights: WeightsFolder, case: Case, run: Any, taps: Mapping[str, Tensor], **options: Any) -> Replay:
-    own = Own(video_latent=run.outcome.video_latent, audio_latent=run.outcome.audio_latent, taps=taps)
+    own = RunTensors(video_latent=run.outcome.video_latent, audio_latent=run.outcome.audio_latent, taps=taps)
     return Replay(weights, case, RunOptions(device=CPU, **options), own, 64)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from parity.identify.behaviours import SITES, SWITCHES, Setting, setting_of
 from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
-from parity.identify.search import FACTOR, Observed, Search, Told
+from parity.identify.search import FACTOR, RunUnderTest, Search, SwitchDecision
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 
@@ -72,11 +72,11 @@ class Model:
 
 def settled(
     case: Case, truth: Setting, model: Model | None = None, noise: float = 0.0, without: tuple[str, ...] = ()
-) -> tuple[Setting, dict[str, Told]]:
+) -> tuple[Setting, dict[str, SwitchDecision]]:
     ours = model or Model()
     theirs = Model(ours.sizes, noise).all(truth)
     seen = {tap: value for tap, value in theirs.items() if not tap.startswith(without)}
-    return Search(cast(Replay, ours), Observed(taps=seen, pattern="*", traced=True), case, "bf16").settle()
+    return Search(cast(Replay, ours), RunUnderTest(taps=seen, pattern="*", traced=True), case, "bf16").settle()
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.2", "1.2.0"])
@@ -130,10 +130,10 @@ def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase)
     theirs = dict(model.all(frozenset()))
     del theirs["denoise/000/guided/video"]
     case = micro_case(EVERYTHING)
-    search = Search(cast(Replay, model), Observed(taps=theirs, pattern="*", traced=True), case, "bf16")
+    search = Search(cast(Replay, model), RunUnderTest(taps=theirs, pattern="*", traced=True), case, "bf16")
     assert search.errors("guided", frozenset()) == {}  # a tap that the engine never records is no departure
     theirs["denoise/001/guided/video"] = theirs["init/video"]
-    search = Search(cast(Replay, model), Observed(taps=theirs, pattern="*", traced=True), case, "bf16")
+    search = Search(cast(Replay, model), RunUnderTest(taps=theirs, pattern="*", traced=True), case, "bf16")
     assert search.errors("guided", frozenset()) == {"denoise/000/guided/video": 2.0}
 
 

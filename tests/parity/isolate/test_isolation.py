@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.calibrate.isolated_floors import place_of_group
 from parity.explain.oracle import Arbitration
-from parity.isolate.error import Added, Sheet, error_of
+from parity.isolate.error import ErrorTable, IsolatedError, error_of
 from parity.isolate.isolation import Isolation, isolate
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
@@ -216,7 +216,7 @@ def test_a_defect_adds_error_at_its_own_place_alone(
 
 
 def _beside(where: str, wanted: set[str]) -> bool:
-    """Whether a place is one of those wanted, or in the same block as one."""
+    """True if a place is one of those wanted, or in the same block as one."""
     return where in wanted or any("/block/" in name and _block(where) == _block(name) for name in wanted)
 
 
@@ -337,7 +337,7 @@ def test_error_of_tensors() -> None:
     for bad in (torch.ones(3), torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, 1.0])):
         assert math.isnan(error_of(x, bad))
     assert math.isnan(error_of(x * math.inf, x * math.inf))
-    sheet = Sheet()
+    sheet = ErrorTable()
     sheet.compare("here", x, torch.ones(3))
     sheet.compare("there", x, x * math.nan)
     assert [row.note for row in sheet.rows] == [
@@ -349,12 +349,12 @@ def test_error_of_tensors() -> None:
 def test_only_what_exceeds_harmless_noise_is_a_culprit(micro_case: Callable[..., Case]) -> None:
     flow = Dataflow(micro_case(), 2)
     rows = (
-        Added(where="a", error=0.02, harmless=0.01),
-        Added(where="b", error=0.04, harmless=0.01),
-        Added(where="c", error=1e-9),
-        Added(where="d", error=0.0),
-        Added(where="e", error=math.nan, note="no such pass"),
-        Added(where="f", error=0.01, harmless=0.01, oracle=Arbitration(candidate=0.1, official=0.2)),
+        IsolatedError(where="a", error=0.02, harmless=0.01),
+        IsolatedError(where="b", error=0.04, harmless=0.01),
+        IsolatedError(where="c", error=1e-9),
+        IsolatedError(where="d", error=0.0),
+        IsolatedError(where="e", error=math.nan, note="no such pass"),
+        IsolatedError(where="f", error=0.01, harmless=0.01, oracle=Arbitration(candidate=0.1, official=0.2)),
     )
     found = Isolation(rows=rows, inherited={}, flow=flow, provenance={})
     assert [row.where for row in found.culprits] == ["b", "c", "e"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from parity.judge.perf import Machine, Times
-from parity.judge.timed import Samples, TimedRun, baseline_of, read_samples
+from parity.judge.timed import TimedRun, TimedSamples, baseline_of, read_samples
 from parity.trace.atomic import write_json_atomic
 from runners.errors import RegistryError
 
@@ -21,8 +21,8 @@ def timed(runner: str, end_to_end_s: float, weights: str = "ab") -> TimedRun:
     )
 
 
-def samples(*runs: TimedRun) -> Samples:
-    return Samples(
+def samples(*runs: TimedRun) -> TimedSamples:
+    return TimedSamples(
         date="2026-01-02", command="c", box="b", code_version="v", warmup_runs=1, environment={"t": 1}, runs=runs
     )
 

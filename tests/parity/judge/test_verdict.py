@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
-from parity.diff.levels import MEASURED, Level
+from parity.diff.levels import MEASURED, EvidenceLevel
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
@@ -53,7 +53,7 @@ def registry(**changes: object) -> Registry:
 
 def by_limits(metrics: dict[str, float | None], limits: Registry | None = None, *findings: Finding) -> Verdict:
     return judge(
-        Compared(case="astronaut", metrics=metrics, findings=findings, environment_of_candidate=HERE),
+        Comparison(case="astronaut", metrics=metrics, findings=findings, environment_of_candidate=HERE),
         "limits",
         registry=limits or registry(),
     )
@@ -119,7 +119,7 @@ def test_a_finding_fails_although_every_number_is_good() -> None:
     found = Finding(code="missing_frame", where="video_frames", message="reference has 9 frames, candidate has 8")
     for verdict in (
         by_limits(GOOD, None, found),
-        judge(Compared(case="astronaut", metrics=EQUAL, findings=(found,)), "exact"),
+        judge(Comparison(case="astronaut", metrics=EQUAL, findings=(found,)), "exact"),
     ):
         assert (verdict.outcome, verdict.failures[0].code) == ("undecided", "missing_frame")
 
@@ -137,22 +137,22 @@ def test_a_gate_that_saw_nothing_does_not_pass() -> None:
     with pytest.raises(RunError, match="nothing was compared"):
         by_limits({})
     with pytest.raises(RunError, match="nothing was compared"):
-        judge(Compared(case="astronaut", metrics={}), "exact")
+        judge(Comparison(case="astronaut", metrics={}), "exact")
     with pytest.raises(RegistryError, match="No metric of case 'astronaut' has a limit"):
         by_limits({COUNT: 0.0}, Registry(unjudged={COUNT: "not today"}))
     with pytest.raises(RegistryError, match="give the registry"):
-        judge(Compared(case="astronaut", metrics=GOOD), "limits")
+        judge(Comparison(case="astronaut", metrics=GOOD), "limits")
 
 
 def test_exact_wants_every_output_equal() -> None:
-    verdict = judge(Compared(case="astronaut", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0}), "exact")
+    verdict = judge(Comparison(case="astronaut", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0}), "exact")
     assert (verdict.outcome, len(verdict.rows), list(verdict.unjudged)) == ("parity", 5, [ERROR])
     for name in BIT_EQUALITIES:
-        assert judge(Compared(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 1
+        assert judge(Comparison(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 1
         less = {other: value for other, value in EQUAL.items() if other != name}
-        missing = judge(Compared(case="astronaut", metrics=less), "exact")
+        missing = judge(Comparison(case="astronaut", metrics=less), "exact")
         assert (missing.exit_code, missing.failures[0].code) == (2, "missing_metric")
-    assert judge(Compared(case="astronaut", metrics={**EQUAL, COUNT: 1.0}), "exact").exit_code == 1
+    assert judge(Comparison(case="astronaut", metrics={**EQUAL, COUNT: 1.0}), "exact").exit_code == 1
 
 
 def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_other_bits() -> None:
@@ -163,7 +163,7 @@ def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_o
     apart = {**equal, "outputs.bit_equal.frames": 0.0}
 
     def code(metrics: dict[str, float | None], *findings: Finding) -> int:
-        return judge(Compared(case="c", metrics=metrics, findings=findings), "exact").exit_code
+        return judge(Comparison(case="c", metrics=metrics, findings=findings), "exact").exit_code
 
     assert code(apart, tap) == 1
     assert code(equal, tap) == code(apart, missing) == code(apart, tap, missing) == code(apart, frames) == 2
@@ -185,7 +185,7 @@ def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -
 def test_limits_of_another_environment_decide_nothing_either_way() -> None:
     def elsewhere(metrics: dict[str, float | None]) -> Verdict:
         return judge(
-            Compared(case="astronaut", metrics=metrics, environment_of_candidate={"torch": "2.14.0"}),
+            Comparison(case="astronaut", metrics=metrics, environment_of_candidate={"torch": "2.14.0"}),
             "limits",
             registry=registry(),
         )
@@ -204,7 +204,7 @@ def test_limits_of_another_population_decide_nothing_either_way() -> None:
     def over(compared_on: str, measured_on: dict[str, str], value: float = 0.05) -> Verdict:
         calibration = msgspec.structs.replace(registry().calibrations["c"], compared_on=measured_on)
         return judge(
-            Compared(
+            Comparison(
                 case="astronaut", metrics={**GOOD, ERROR: value}, environment_of_candidate=HERE, compared_on=compared_on
             ),
             "limits",
@@ -226,7 +226,7 @@ def test_limits_of_another_population_decide_nothing_either_way() -> None:
 def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> Verdict:
     environment = {**HERE, "device": "cuda", "device_name": device_name}
     return judge(
-        Compared(case="astronaut", metrics=metrics, environment_of_candidate=environment), "limits", registry=limits
+        Comparison(case="astronaut", metrics=metrics, environment_of_candidate=environment), "limits", registry=limits
     )
 
 
@@ -251,8 +251,8 @@ def test_each_device_is_judged_by_its_own_limits_and_asked_for_them_by_name() ->
 
 def test_the_exact_profile_holds_isolated_errors_to_zero() -> None:
     name = "isolated.block.video.ff"
-    assert judge(Compared(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 0
-    verdict = judge(Compared(case="astronaut", metrics={**EQUAL, name: 1e-9}), "exact")
+    assert judge(Comparison(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 0
+    verdict = judge(Comparison(case="astronaut", metrics={**EQUAL, name: 1e-9}), "exact")
     assert verdict.exit_code == 1 and [failed.metric for failed in verdict.failed_rows()] == [name]
 
 
@@ -304,12 +304,12 @@ def with_internals() -> Registry:
     )
 
 
-def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **changes: float) -> Verdict:
+def on_levels(levels: Mapping[str, EvidenceLevel], strength: Strength | None = None, **changes: float) -> Verdict:
     metrics = (
         GOOD | {DRIFT: 0.05, ALONE: 0.005} | {DRIFT if name == "drift" else ALONE: x for name, x in changes.items()}
     )
     return judge(
-        Compared(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
+        Comparison(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
         "limits",
         registry=with_internals(),
         strength=strength,
@@ -317,11 +317,11 @@ def on_levels(levels: Mapping[str, Level], strength: Strength | None = None, **c
 
 
 def test_a_verdict_says_how_many_taps_were_compared_where_not_all_were() -> None:
-    part = {**ALL, "drift": Level(measured=True, why="288 of 668 taps were compared")}
+    part = {**ALL, "drift": EvidenceLevel(measured=True, why="288 of 668 taps were compared")}
     found = on_levels(part)
     assert part["drift"].why in notes(found) and found.outcome == on_levels(ALL).outcome == "parity"
     assert part["drift"].why not in notes(on_levels(ALL))
-    exact = judge(Compared(case="astronaut", metrics=dict.fromkeys(BIT_EQUALITIES, 1.0), levels=part), "exact")
+    exact = judge(Comparison(case="astronaut", metrics=dict.fromkeys(BIT_EQUALITIES, 1.0), levels=part), "exact")
     assert part["drift"].why in notes(exact) and exact.outcome == "parity"
 
 
@@ -334,7 +334,7 @@ def test_internals_are_judged_where_they_were_measured() -> None:
 
 
 def test_a_level_that_was_not_measured_is_named_with_the_reason_and_what_the_rest_is_worth() -> None:
-    levels = {"outputs": MEASURED, "drift": Level(measured=False, why="it offers no internals")}
+    levels = {"outputs": MEASURED, "drift": EvidenceLevel(measured=False, why="it offers no internals")}
     strength = Strength(
         kind="mutation",
         limits_of="tiny",
@@ -353,7 +353,7 @@ def test_a_level_that_was_not_measured_is_named_with_the_reason_and_what_the_res
 
 
 def test_a_level_that_the_candidate_owes_is_a_failure() -> None:
-    owed = Level(measured=False, why="its run has no trace", owed=True)
+    owed = EvidenceLevel(measured=False, why="its run has no trace", owed=True)
     verdict = on_levels({**ALL, "drift": owed})
     assert (verdict.outcome, verdict.exit_code) == ("undecided", 2)
     assert [(failure.code, failure.where) for failure in verdict.failures] == [("missing_trace", "drift")]
@@ -361,14 +361,14 @@ def test_a_level_that_the_candidate_owes_is_a_failure() -> None:
 
 def test_a_group_with_a_limit_that_was_not_measured_fails_and_one_without_a_limit_is_raised() -> None:
     without = judge(
-        Compared(case="astronaut", metrics=GOOD, environment_of_candidate=HERE, levels=ALL),
+        Comparison(case="astronaut", metrics=GOOD, environment_of_candidate=HERE, levels=ALL),
         "limits",
         registry=with_internals(),
     )
     assert {failure.where for failure in without.failures} == {DRIFT, ALONE}
     with pytest.raises(RegistryError, match=r"drift\.image"):
         judge(
-            Compared(
+            Comparison(
                 case="astronaut",
                 metrics=GOOD | {DRIFT: 0.0, ALONE: 0.0, "drift.image": 0.0},
                 environment_of_candidate=HERE,
@@ -380,10 +380,10 @@ def test_a_group_with_a_limit_that_was_not_measured_fails_and_one_without_a_limi
 
 
 def test_groups_that_a_runner_does_not_offer_are_left_out_and_said() -> None:
-    levels = {**ALL, "drift": Level(measured=True, without=(DRIFT,))}
+    levels = {**ALL, "drift": EvidenceLevel(measured=True, without=(DRIFT,))}
     metrics = {name: value for name, value in GOOD.items() if name != DRIFT} | {ALONE: 0.005}
     verdict = judge(
-        Compared(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
+        Comparison(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels),
         "limits",
         registry=with_internals(),
     )
@@ -392,7 +392,7 @@ def test_groups_that_a_runner_does_not_offer_are_left_out_and_said() -> None:
 
 
 def test_groups_whose_taps_could_not_be_compared_are_named_and_nothing_is_claimed_of_them() -> None:
-    levels = {**ALL, "drift": Level(measured=True, left_out=(DRIFT,))}
+    levels = {**ALL, "drift": EvidenceLevel(measured=True, left_out=(DRIFT,))}
     strength = Strength(
         kind="mutation",
         limits_of="tiny",
@@ -402,7 +402,7 @@ def test_groups_whose_taps_could_not_be_compared_are_named_and_nothing_is_claime
         killed_by_levels={"outputs+drift+isolated": 9},
     )
     verdict = judge(
-        Compared(case="astronaut", metrics=GOOD | {ALONE: 0.005}, environment_of_candidate=HERE, levels=levels),
+        Comparison(case="astronaut", metrics=GOOD | {ALONE: 0.005}, environment_of_candidate=HERE, levels=levels),
         "limits",
         registry=with_internals(),
         strength=strength,
@@ -419,7 +419,7 @@ def test_a_limit_of_padded_text_decides_nothing_of_real_tokens() -> None:
 
     def judged(padded_text: bool) -> Verdict:
         return judge(
-            Compared(
+            Comparison(
                 case="astronaut",
                 metrics=GOOD | {DRIFT: 0.9, ALONE: 0.005},
                 environment_of_candidate=HERE,
@@ -440,7 +440,7 @@ def test_a_limit_of_padded_text_decides_nothing_of_real_tokens() -> None:
 
 def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so() -> None:
     verdict = judge(
-        Compared(case="astronaut", metrics=GOOD | {DRIFT: 0.5}, environment_of_candidate=HERE, levels=ALL),
+        Comparison(case="astronaut", metrics=GOOD | {DRIFT: 0.5}, environment_of_candidate=HERE, levels=ALL),
         "limits",
         registry=registry(),
     )
@@ -448,7 +448,7 @@ def test_a_case_without_limits_of_internals_is_judged_by_its_outputs_and_says_so
 
 
 def test_equality_has_no_levels() -> None:
-    verdict = judge(Compared(case="a", metrics=EQUAL | {DRIFT: 0.0}, levels={"outputs": MEASURED}), "exact")
+    verdict = judge(Comparison(case="a", metrics=EQUAL | {DRIFT: 0.0}, levels={"outputs": MEASURED}), "exact")
     assert verdict.levels == {} and notes(verdict) == () and DRIFT not in verdict.unjudged
 
 
@@ -458,9 +458,9 @@ def test_judging_needs_no_torch() -> None:
 
 
 def test_equal_outputs_without_all_taps_are_said_to_be_no_more_than_that() -> None:
-    def said(drift: Level) -> tuple[str, ...]:
-        return notes(judge(Compared(case="astronaut", metrics=EQUAL, levels={"drift": drift}), "exact"))
+    def said(drift: EvidenceLevel) -> tuple[str, ...]:
+        return notes(judge(Comparison(case="astronaut", metrics=EQUAL, levels={"drift": drift}), "exact"))
 
-    (note,) = said(Level(measured=False, why="the reference has no trace"))
+    (note,) = said(EvidenceLevel(measured=False, why="the reference has no trace"))
     assert note == "outputs are judged, and no taps but those in both traces: the reference has no trace"
     assert said(MEASURED) == ()

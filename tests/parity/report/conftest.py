@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
@@ -47,7 +47,7 @@ def registry() -> Registry:
 @pytest.fixture
 def verdict(registry: Registry) -> Verdict:
     return judge(
-        Compared(
+        Comparison(
             case="astronaut",
             metrics={
                 "video_latent.relative_l2": 0.123456789,
@@ -68,7 +68,7 @@ def verdict(registry: Registry) -> Verdict:
 @pytest.fixture
 def passing() -> Verdict:
     metrics = {name: 1.0 for name in METRICS if ".bit_equal." in name}
-    return judge(Compared(case="astronaut", metrics=metrics), "exact")
+    return judge(Comparison(case="astronaut", metrics=metrics), "exact")
 
 
 @pytest.fixture

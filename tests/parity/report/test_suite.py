@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
 from parity.diff.left_out import LeftOut
 from parity.diff.metric import METRICS
@@ -22,7 +22,7 @@ from parity.explain.floors import Floors
 from parity.judge.verdict import judge
 from parity.report.explanation import explanation_lines
 from parity.report.markdown import escaped
-from parity.report.suite import COLUMNS, Line, draw_suite, save_suite, suite_code
+from parity.report.suite import COLUMNS, SuiteLine, draw_suite, save_suite, suite_code
 from parity.runs.folder import RunRecord
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
@@ -88,9 +88,9 @@ def diagnosis(micro_case: Callable[..., Case]) -> Diagnose:
     return made
 
 
-def line(taps: Explanation | None = None, refusal: str = "", **changes: float) -> Line:
+def line(taps: Explanation | None = None, refusal: str = "", **changes: float) -> SuiteLine:
     found = numbers(**changes)
-    return Line(
+    return SuiteLine(
         case="micro",
         what="native against official",
         found=found,
@@ -146,7 +146,7 @@ def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(diagnosis
     ("lines", "missing", "code"),
     [([line()], [], 0), ([line()], ["micro/native"], 2), ([], [], 2), ([line(), line(refusal="no")], [], 2)],
 )
-def test_a_suite_passes_only_whole(lines: list[Line], missing: list[str], code: int) -> None:
+def test_a_suite_passes_only_whole(lines: list[SuiteLine], missing: list[str], code: int) -> None:
     assert suite_code(lines, missing) == code
 
 
@@ -162,4 +162,4 @@ def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(diagnosis: Di
     assert document["runs"]["micro/native"]["step_s"] == [1.0]
     assert "GPU\\|&lt;b&gt;" in (tmp_path / "suite.md").read_text()
     saved = read_numbers(tmp_path / "numbers_micro_native_against_official.json")
-    assert judge(Compared(case="micro", metrics=saved.metrics), "exact").outcome == "parity"
+    assert judge(Comparison(case="micro", metrics=saved.metrics), "exact").outcome == "parity"

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from parity.diff.compared import Compared
+from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import propose
@@ -125,7 +125,7 @@ def test_many_failures_of_one_code_are_said_once_and_counted(registry: Registry)
     gone = [Finding(code="missing_tensor", where=f"denoise/00{n}/guided/video", message="lacks") for n in range(5)]
     named = [Finding(code="nan_candidate", where=f"init/{n}", message="3 elements") for n in range(3)]
     verdict = judge(
-        Compared(
+        Comparison(
             case="astronaut",
             metrics={},
             findings=(

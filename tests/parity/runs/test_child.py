@@ -99,7 +99,7 @@ def python_without(folder: Path, first: str = "") -> Path:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended (or is only waiting to be reaped by somebody else)."""
+    """True if a process has ended (or is only waiting to be reaped by somebody else)."""
     for _ in range(200):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":

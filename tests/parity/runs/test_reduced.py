@@ -13,7 +13,7 @@ from parity.diff.levels import level_of
 from parity.diff.metric import METRICS
 from parity.diff.outputs import OutputsDiff
 from parity.diff.reduced_outputs import compare_reduced
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, Outputs
+from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
 from parity.runs.reduced import (
     ReducedOutputs,
     default_box_px,
@@ -32,9 +32,9 @@ FRAMES, HEIGHT, WIDTH = 5, 60, 96  # the height is no multiple of a box
 
 
 @pytest.fixture
-def outputs() -> Outputs:
+def outputs() -> RunOutputs:
     generator = torch.Generator().manual_seed(0)
-    return Outputs(
+    return RunOutputs(
         video_frames=torch.randint(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator),
         audio_waveform=(0.1 * torch.randn(2, 2400, generator=generator)).bfloat16().float(),
         video_latent=torch.randn(1, 128, 2, 4, 3, generator=generator).bfloat16(),
@@ -44,7 +44,7 @@ def outputs() -> Outputs:
     )
 
 
-def changed(outputs: Outputs, frame: int, row: int) -> ReducedOutputs:
+def changed(outputs: RunOutputs, frame: int, row: int) -> ReducedOutputs:
     frames = outputs.video_frames.clone()
     frames[frame, row, 3, 1] ^= 1
     return reduce_outputs(replace(outputs, video_frames=frames))
@@ -54,7 +54,7 @@ def values(diff: OutputsDiff, *names: str) -> list[float]:
     return [diff.metrics[name] for name in names]
 
 
-def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge(outputs: Outputs) -> None:
+def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge(outputs: RunOutputs) -> None:
     frames = torch.zeros(1, 12, 8, 3, dtype=torch.uint8)
     frames[0, :8, :, 0] = 3
     frames[0, 0, 0, 0] = 35  # 63 * 3 + 35 = 224, over 64 is 3.5, halves go up
@@ -71,7 +71,7 @@ def test_a_small_frame_holds_rounded_means_of_boxes_also_of_cut_ones_at_the_edge
     ],
 )
 def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48_while_ssim_has_room(
-    outputs: Outputs, height_px: int, width_px: int, box: int
+    outputs: RunOutputs, height_px: int, width_px: int, box: int
 ) -> None:
     assert default_box_px(height_px, width_px) == box
     frames = torch.full((1, height_px, width_px, 3), 7, dtype=torch.uint8)
@@ -79,7 +79,7 @@ def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48_whil
     assert reduced.small_frames.shape == (1, -(-height_px // box), -(-width_px // box), 3)
 
 
-def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outputs: Outputs) -> None:
+def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outputs: RunOutputs) -> None:
     reduced = reduce_outputs(outputs)
     write_reduced(tmp_path, reduced)
     found = read_reduced(tmp_path, 24.0, 48000)
@@ -92,13 +92,13 @@ def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outp
     assert diff.findings == () and values(diff, "outputs.bit_equal.frames", "outputs.bit_equal.audio") == [1.0, 1.0]
 
 
-def test_a_waveform_that_bf16_cannot_hold_stays_in_fp32(tmp_path: Path, outputs: Outputs) -> None:
+def test_a_waveform_that_bf16_cannot_hold_stays_in_fp32(tmp_path: Path, outputs: RunOutputs) -> None:
     wave = outputs.audio_waveform + 1e-5
     write_reduced(tmp_path, reduce_outputs(replace(outputs, audio_waveform=wave)))
     assert torch.equal(read_reduced(tmp_path, 24.0, 48000).audio_waveform, wave)
 
 
-def test_every_metric_is_there_for_equal_runs_but_the_flicker_of_key_frames(outputs: Outputs) -> None:
+def test_every_metric_is_there_for_equal_runs_but_the_flicker_of_key_frames(outputs: RunOutputs) -> None:
     diff = compare_reduced(reduce_outputs(outputs), reduce_outputs(outputs))
     of_outputs = {name for name in METRICS if level_of(name) == "outputs"}
     assert of_outputs - set(diff.metrics) == {
@@ -110,14 +110,14 @@ def test_every_metric_is_there_for_equal_runs_but_the_flicker_of_key_frames(outp
     assert values(diff, "frames.psnr_db.min", "small_frames.psnr_db.min") == [math.inf, math.inf]
 
 
-def test_one_changed_bit_of_a_frame_that_is_not_kept_breaks_bit_equality_alone(outputs: Outputs) -> None:
+def test_one_changed_bit_of_a_frame_that_is_not_kept_breaks_bit_equality_alone(outputs: RunOutputs) -> None:
     diff = compare_reduced(reduce_outputs(outputs), changed(outputs, frame=1, row=0))
     assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 0.0]
     diff = compare_reduced(reduce_outputs(outputs), changed(outputs, frame=2, row=0))
     assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 1.0]
 
 
-def test_a_defect_in_a_frame_that_is_not_kept_moves_its_small_frame(outputs: Outputs) -> None:
+def test_a_defect_in_a_frame_that_is_not_kept_moves_its_small_frame(outputs: RunOutputs) -> None:
     frames = outputs.video_frames.clone()
     frames[3] = 255 - frames[3]
     diff = compare_reduced(reduce_outputs(outputs), reduce_outputs(replace(outputs, video_frames=frames)))
@@ -125,7 +125,7 @@ def test_a_defect_in_a_frame_that_is_not_kept_moves_its_small_frame(outputs: Out
     assert diff.frames.psnr_db.index(min(diff.frames.psnr_db)) == 3
 
 
-def test_other_counts_or_sizes_are_findings_and_nan(outputs: Outputs) -> None:
+def test_other_counts_or_sizes_are_findings_and_nan(outputs: RunOutputs) -> None:
     for frames, code in (
         (outputs.video_frames[:4], "missing_frame"),
         (outputs.video_frames[:, :56], "shape_mismatch"),
@@ -136,12 +136,12 @@ def test_other_counts_or_sizes_are_findings_and_nan(outputs: Outputs) -> None:
         assert diff.metrics["outputs.bit_equal.frames"] == 0.0
 
 
-def test_frames_of_no_kind_are_refused(outputs: Outputs) -> None:
+def test_frames_of_no_kind_are_refused(outputs: RunOutputs) -> None:
     with pytest.raises(RunError, match=r"\(0, 8, 8, 3\)"):
         reduce_outputs(replace(outputs, video_frames=torch.zeros(0, 8, 8, 3, dtype=torch.uint8)))
 
 
-def test_a_key_frame_that_was_replaced_resized_or_is_no_picture_is_refused(tmp_path: Path, outputs: Outputs) -> None:
+def test_a_key_frame_that_was_replaced_resized_or_is_no_picture_is_refused(tmp_path: Path, outputs: RunOutputs) -> None:
     write_reduced(tmp_path, reduce_outputs(outputs))
     path = tmp_path / KEY_FRAME_FILES[1]
     other = outputs.video_frames[1].numpy()
@@ -161,7 +161,7 @@ def test_a_key_frame_that_was_replaced_resized_or_is_no_picture_is_refused(tmp_p
         read_reduced(tmp_path, 24.0, 48000)
 
 
-def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: Outputs) -> None:
+def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: RunOutputs) -> None:
     write_reduced(tmp_path, reduce_outputs(outputs))
     good = load_file(tmp_path / REDUCED_FILE)
     for bad in (

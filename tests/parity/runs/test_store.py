@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parity.runs.store import ENVIRONMENT_VARIABLE, Store, Stored, open_store
+from parity.runs.store import ENVIRONMENT_VARIABLE, Store, StoreEntry, open_store
 from runners.errors import RunError
 
 
@@ -46,13 +46,13 @@ def test_a_damaged_file_is_refused_and_leaves_nothing(file: Path, tmp_path: Path
 
 def test_what_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no file 0000"):
-        store.get(Stored(sha256="0" * 64, bytes=5), tmp_path / "back.bin")
+        store.get(StoreEntry(sha256="0" * 64, bytes=5), tmp_path / "back.bin")
 
 
 @pytest.mark.parametrize(("sha256", "size"), [("../" + "0" * 61, 5), ("0" * 63, 5), ("A" * 64, 5), ("0" * 64, -1)])
 def test_a_hash_that_is_none_is_refused(sha256: str, size: int) -> None:
     with pytest.raises(ValueError, match=r"no SHA-256|a file of"):
-        Stored(sha256=sha256, bytes=size)
+        StoreEntry(sha256=sha256, bytes=size)
 
 
 def test_a_url_of_an_unknown_kind_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.errors import ShapeError
-from runners.ltx23.audio_decoder import AudioDecoder, PerChannelStatistics, decode_audio
+from runners.ltx23.audio_decoder import AudioChannelStatistics, AudioDecoder, decode_audio
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
 from runners.ltx23.vocoder import Vocoder
@@ -119,7 +119,7 @@ def test_absent_keys_take_the_official_defaults() -> None:
 
 
 def test_fresh_statistics_leave_a_latent_alone_and_loaded_ones_run_channel_major() -> None:
-    statistics = PerChannelStatistics(6)
+    statistics = AudioChannelStatistics(6)
     given = torch.arange(24.0).view(1, 2, 4, 3)
     assert torch.equal(statistics.denormalize(given), given)
     statistics.load_state_dict({"std-of-means": torch.ones(6), "mean-of-means": 100.0 * torch.arange(6)})

@@ -14,7 +14,7 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import pipeline
-from runners.ltx23.pipeline import Components, LTX23Pipeline
+from runners.ltx23.pipeline import LTX23Pipeline, ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
@@ -78,7 +78,7 @@ def test_a_configuration_of_another_size_names_what_is_missing(micro_weights: We
 
 
 def test_a_part_is_built_as_the_kind_that_was_asked_for(micro_weights: WeightsFolder) -> None:
-    components = Components(micro_weights, PipelineConfig(dtype=torch.float32), CPU)
+    components = ModelComponents(micro_weights, PipelineConfig(dtype=torch.float32), CPU)
     decoder = components.build("video_decoder", VideoDecoder)
     assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float32}
     with pytest.raises((TypeError, AssertionError)):
@@ -90,9 +90,9 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
 ) -> None:
     alive: list[weakref.ref[nn.Module]] = []
     together: dict[str, int] = {}
-    build, load_gemma = Components.build, pipeline.load_gemma
+    build, load_gemma = ModelComponents.build, pipeline.load_gemma
 
-    def watched(self: Components, name: str, kind: type[nn.Module]) -> nn.Module:
+    def watched(self: ModelComponents, name: str, kind: type[nn.Module]) -> nn.Module:
         together[name] = sum(reference() is not None for reference in alive)
         module = build(self, name, kind)
         alive.extend(weakref.ref(part) for part in module.modules())
@@ -103,7 +103,7 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
         alive.extend(weakref.ref(part) for part in encoder.modules())
         return encoder
 
-    monkeypatch.setattr(Components, "build", watched)
+    monkeypatch.setattr(ModelComponents, "build", watched)
     monkeypatch.setattr(pipeline, "load_gemma", watched_gemma)
     case = micro_case({"request.images": [{"path": "coffee.jpg"}], "request.num_inference_steps": 1})
     gc.disable()

@@ -8,7 +8,7 @@ import pytest
 
 from parity.calibrate.defects.catalogue import CATALOGUE
 from parity.calibrate.defects.defect import Defect, present
-from parity.calibrate.drift import Drifted, Recorded, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
 from runners.case import Case
 from runners.weights import WeightsFolder
 
@@ -41,12 +41,12 @@ TRIED = [defect for defect in CATALOGUE if defect.variant.committed] + [
 
 
 @pytest.fixture(scope="module")
-def plain_run(micro_weights: WeightsFolder) -> Callable[[Case], Recorded]:
+def plain_run(micro_weights: WeightsFolder) -> Callable[[Case], SketchedRun]:
     """The native run of a case as it is, made once."""
     return cache(lambda case: record(micro_weights, case, "native"))
 
 
-def first_departure(drifted: Drifted) -> str:
+def first_departure(drifted: CandidateDrift) -> str:
     """The first tap in data-flow order that is missing or has other bits; an extra one only if nothing else departs."""
     wrong = {finding.where for finding in drifted.taps.findings}
     known = [tap for tap in drifted.flow.taps if tap in wrong or not drifted.taps.same_bits(tap)]
@@ -56,7 +56,7 @@ def first_departure(drifted: Drifted) -> str:
 @pytest.mark.parametrize("defect", TRIED, ids=lambda defect: defect.id)
 def test_a_defect_departs_first_where_it_says(
     defect: Defect,
-    plain_run: Callable[[Case], Recorded],
+    plain_run: Callable[[Case], SketchedRun],
     micro_weights: WeightsFolder,
     micro_case: Callable[..., Case],
 ) -> None:

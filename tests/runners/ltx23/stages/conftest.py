@@ -9,7 +9,7 @@ import torch
 
 from runners.case import Case
 from runners.clock import Clock
-from runners.ltx23.pipeline import Components
+from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.stages.batch import Batch
 from runners.native.request import sampling_params
@@ -56,5 +56,5 @@ def models(request: pytest.FixtureRequest, micro_weights: WeightsFolder) -> Iter
             checkpoint_path=str(micro_weights.checkpoint_path),
             gemma_root_path=str(micro_weights.gemma_folder),
         )
-        native = Components(micro_weights, PipelineConfig(dtype=request.param), CPU)
+        native = ModelComponents(micro_weights, PipelineConfig(dtype=request.param), CPU)
         yield SimpleNamespace(official=ledger, native=native, dtype=request.param)

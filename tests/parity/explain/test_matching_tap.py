@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.explain.twin import NEARER, twin_of
+from parity.explain.matching_tap import NEARER, matching_tap
 from parity.trace.sketch import TapSketch, sketch
 
 HERE = "denoise/001/cond/block/02/video/ff"
@@ -29,16 +29,16 @@ def tensors() -> dict[str, Tensor]:
 def test_blocks_exchanged_hold_each_others_taps_to_the_bit(tensors: dict[str, Tensor]) -> None:
     reference = sketched(tensors)
     candidate = {**reference, HERE: reference[NEXT_BLOCK], NEXT_BLOCK: reference[HERE]}
-    found = twin_of(HERE, reference, candidate)
+    found = matching_tap(HERE, reference, candidate)
     assert found is not None and (found.tap, found.nearer) == (NEXT_BLOCK, math.inf)
-    assert twin_of(OTHER_PART, reference, candidate) is None  # equal to its own
+    assert matching_tap(OTHER_PART, reference, candidate) is None  # equal to its own
 
 
 def test_only_a_tap_of_the_same_part_and_shape_that_is_much_nearer_counts(tensors: dict[str, Tensor]) -> None:
     reference = sketched(tensors)
 
     def held(tensor: Tensor) -> str | None:
-        found = twin_of(HERE, reference, {**reference, HERE: sketch(tensor)})
+        found = matching_tap(HERE, reference, {**reference, HERE: sketch(tensor)})
         return None if found is None else found.tap
 
     assert held(tensors[NEXT_BLOCK] * 1.01) == NEXT_BLOCK
@@ -51,6 +51,6 @@ def test_only_a_tap_of_the_same_part_and_shape_that_is_much_nearer_counts(tensor
 
 def test_a_tap_of_one_side_or_without_a_number_has_no_twin(tensors: dict[str, Tensor]) -> None:
     reference = sketched(tensors)
-    assert twin_of(HERE, {}, reference) is None and twin_of(HERE, reference, {}) is None
+    assert matching_tap(HERE, {}, reference) is None and matching_tap(HERE, reference, {}) is None
     broken = {**reference, HERE: sketch(torch.full((5, 48), math.nan))}
-    assert twin_of(HERE, reference, broken) is None
+    assert matching_tap(HERE, reference, broken) is None
