@@ -1,4 +1,4 @@
-"""The rate at which `parity identify` names exactly a native run's switches: random subsets on variants of the tiny case.
+"""The rate at which `parity identify` names exactly a native run's switches: random subsets, variants of the tiny case.
 
     python bench/identify_stress.py --weights DIR [--trials 60] [--seed 0] [--outputs-alone] [--out FILE.json]
 
@@ -117,8 +117,8 @@ def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], ou
     start_s = time.perf_counter()
     run(weights, case, truth, out, traced)
     found = identify(read_run(out), case, weights, CPU)
-    named = [name for name, one in found.told.items() if one.verdict in ("certain", "likely") and one.on]
-    told = {name for name, one in found.told.items() if one.verdict in ("certain", "likely")}
+    named = [name for name, one in found.decisions.items() if one.verdict in ("certain", "likely") and one.on]
+    decisions = {name for name, one in found.decisions.items() if one.verdict in ("certain", "likely")}
     again = out.with_name(f"{out.name}-again")
     run(weights, case, named, again, False)
     return StressTrial(
@@ -126,7 +126,7 @@ def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], ou
         truth=truth,
         named=named,
         untold={one.switch.name: f"{one.verdict}: {one.reason}" for one in found.untold},
-        wrong=sorted((set(named) ^ set(truth)) & told),
+        wrong=sorted((set(named) ^ set(truth)) & decisions),
         same_outputs=equal(read_run(out).outputs(), read_run(again).outputs()),
         answer=identification_lines(found)[0],
         confidence=found.confidence,

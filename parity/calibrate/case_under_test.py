@@ -1,4 +1,4 @@
-"""A station of the mutation trial: one case, its reference run, and what candidates of it are judged by.
+"""A case under test: one case, its reference run, and what candidates of it are judged by.
 
 The case at hand, and every committed case that has limits, is judged by its own limits. Anything else, such as the case
 at hand with a keyframe, is judged by those of the case at hand, widened to what is harmless there.
@@ -23,7 +23,7 @@ from parity.calibrate.limits import measure_floor
 from parity.calibrate.mutation_evidence import Judge
 from parity.calibrate.variant_limits import widened
 from parity.diff.compared import Comparison
-from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
+from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
@@ -53,7 +53,7 @@ class CaseEvidence:
     registry: Registry
     environment: dict[str, str]
     recorded: Run | None  # the golden, where official code of the case's release cannot run here
-    kept: GoldenSubset | None  # what is compared, if not everything
+    subset: GoldenSubset | None  # what is compared, if not everything
 
     def running(self) -> AbstractContextManager[None]:
         """Compute on as many threads as the environment says."""
@@ -77,7 +77,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
         here["threads"] = str(recorded.record.environment["threads"])
     changed = case.id == at_hand.id and case != at_hand
     own = case == at_hand or (not changed and TableKey(case.id) in registry.cases)
-    grounds = CaseEvidence(
+    evidence = CaseEvidence(
         case=case,
         changed=changed,
         own=own,
@@ -85,22 +85,22 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
         registry=registry,
         environment=here,
         recorded=recorded,
-        kept=kept_of_case(case.id) if own else None,
+        subset=subset_of_case(case.id) if own else None,
     )
     if own:
-        _require_limits_that_hold(grounds)
-    return grounds
+        _require_limits_that_hold(evidence)
+    return evidence
 
 
-def _require_limits_that_hold(grounds: CaseEvidence) -> None:
+def _require_limits_that_hold(evidence: CaseEvidence) -> None:
     """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
-    registry, case = grounds.registry, grounds.case.id
+    registry, case = evidence.registry, evidence.case.id
     named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
-    compared_on = kept_phrase(grounds.kept)
+    compared_on = subset_phrase(evidence.subset)
     changes = {
         change
         for one in (registry.calibrations[name] for name in named)
-        for change in (*one.changed(grounds.environment), *one.changed_population(case, compared_on))
+        for change in (*one.changed(evidence.environment), *one.changed_population(case, compared_on))
     }
     changes |= {
         change
@@ -120,7 +120,7 @@ def _require_limits_that_hold(grounds: CaseEvidence) -> None:
 class CaseUnderTest:
     """A case with its reference run, where candidates are run and judged."""
 
-    grounds: CaseEvidence
+    evidence: CaseEvidence
     weights: WeightsFolder
     reference: SketchedRun
     bench: Judge
@@ -128,7 +128,7 @@ class CaseUnderTest:
     @property
     def case(self) -> Case:
         """The request."""
-        return self.grounds.case
+        return self.evidence.case
 
     def free_run(
         self, dtype: torch.dtype = torch.bfloat16, variables: Mapping[str, str] | None = None
@@ -139,40 +139,42 @@ class CaseUnderTest:
             dtype: of weights and activations.
             variables: of the environment; some given run the model in a process of its own.
         """
-        with self.grounds.running():
-            return drift(self.weights, self.case, self.reference, dtype, kept=self.grounds.kept, variables=variables)
+        with self.evidence.running():
+            return drift(
+                self.weights, self.case, self.reference, dtype, subset=self.evidence.subset, variables=variables
+            )
 
     def parts_alone(self, *, oracle: bool = False) -> tuple[IsolatedError, ...] | None:
         """The error that every part of it adds; None where nothing official can run beside them."""
-        if self.grounds.recorded is not None:
+        if self.evidence.recorded is not None:
             return None
-        with self.grounds.running():
+        with self.evidence.running():
             return added_alone(self.weights, self.case, oracle=oracle)
 
 
-def open_station(weights: WeightsFolder, grounds: CaseEvidence, say: Say) -> CaseUnderTest:
+def open_station(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> CaseUnderTest:
     """Make the reference run, and the floors of a case without limits of its own.
 
     Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
     """
-    case, recorded = grounds.case, grounds.recorded
+    case, recorded = evidence.case, evidence.recorded
     official = recorded is None
-    registry = grounds.registry
-    with grounds.running():
+    registry = evidence.registry
+    with evidence.running():
         reference = record(weights, case, "official" if official else "native")
-        if recorded is not None and not grounds.changed:
-            _require_that_native_stands_for(recorded, reference, grounds)
-        if not grounds.own:
+        if recorded is not None and not evidence.changed:
+            _require_that_native_stands_for(recorded, reference, evidence)
+        if not evidence.own:
             harmless = variations(FLOOR_DRAWS, case.reference)
             floor = measure_floor(weights, case, reference, harmless, say, official=official)
-            registry = widened(registry, grounds.limits_of, floor)
+            registry = widened(registry, evidence.limits_of, floor)
     bench = Judge(
-        limits_of=grounds.limits_of,
+        limits_of=evidence.limits_of,
         registry=registry,
-        environment=grounds.environment,
-        compared_on=kept_phrase(grounds.kept),
+        environment=evidence.environment,
+        compared_on=subset_phrase(evidence.subset),
     )
-    return CaseUnderTest(grounds=grounds, weights=weights, reference=reference, bench=bench)
+    return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, bench=bench)
 
 
 def here(weights: WeightsFolder) -> dict[str, str]:
@@ -180,23 +182,23 @@ def here(weights: WeightsFolder) -> dict[str, str]:
     return {**{key: str(value) for key, value in fingerprint(CPU).items()}, "weights_sha256": weights.hash}
 
 
-def _require_that_native_stands_for(recorded: Run, reference: SketchedRun, grounds: CaseEvidence) -> None:
+def _require_that_native_stands_for(recorded: Run, reference: SketchedRun, evidence: CaseEvidence) -> None:
     plain = compare_with_golden(recorded, reference)
     if same_bits(plain):
         return
     then = recorded.record.environment
-    elsewhere = any(str(then.get(key)) != grounds.environment.get(key) for key in MACHINE_OF_BITS)
-    if elsewhere and grounds.own:
+    elsewhere = any(str(then.get(key)) != evidence.environment.get(key) for key in MACHINE_OF_BITS)
+    if elsewhere and evidence.own:
         found = Comparison(
-            case=grounds.limits_of,
+            case=evidence.limits_of,
             metrics=plain.metrics,
             findings=plain.findings,
-            environment_of_candidate=grounds.environment,
-            compared_on=kept_phrase(grounds.kept),
+            environment_of_candidate=evidence.environment,
+            compared_on=subset_phrase(evidence.subset),
         )
-        if judge(found, "limits", grounds.registry).exit_code == 0:
+        if judge(found, "limits", evidence.registry).exit_code == 0:
             return
     raise RegistryError(
-        f"The native run of {grounds.case.id!r} is not the recorded official one bit for bit, so defects in it would "
+        f"The native run of {evidence.case.id!r} is not the recorded official one bit for bit, so defects in it would "
         "be measured together with what is wrong already. Mend it first; `parity diff` shows where."
     )

@@ -1,7 +1,7 @@
-"""One sitting of a calibration: which members of the populations are measured, for how long, and what is kept already.
+"""The checkpoint of a calibration: which members of the populations are measured, for how long, what is kept already.
 
 On a CPU with a tiny model a population is measured in one go. At full size a member takes most of a minute, so a file
-keeps each as soon as it is measured, and a sitting ends in time; the same call goes on where the last one stopped.
+keeps each as soon as it is measured, and a call ends in time; the same call goes on where the last one stopped.
 """
 
 import time

@@ -82,34 +82,36 @@ def drift(
     dtype: torch.dtype = torch.bfloat16,
     runner: str = "native",
     *,
-    kept: GoldenSubset | None = None,
+    subset: GoldenSubset | None = None,
     device: torch.device = CPU,
     variables: Mapping[str, str] | None = None,
 ) -> CandidateDrift:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype, device, variables), kept=kept)
+    return compare(reference, record(weights, case, runner, dtype, device, variables), subset=subset)
 
 
-def compare(reference: SketchedRun, candidate: SketchedRun, *, kept: GoldenSubset | None = None) -> CandidateDrift:
+def compare(reference: SketchedRun, candidate: SketchedRun, *, subset: GoldenSubset | None = None) -> CandidateDrift:
     """Compare two runs, by what a golden keeps if so asked; the candidate's latents get the reference's dtype."""
     return CandidateDrift(
-        outputs=compare_in_dtype(reference.outputs, candidate.outputs, kept=kept),
+        outputs=compare_in_dtype(reference.outputs, candidate.outputs, subset=subset),
         taps=compare_traces(
-            reference.trace, candidate.trace, reference.flow, offered=None if kept is None else kept.pattern
+            reference.trace, candidate.trace, reference.flow, offered=None if subset is None else subset.pattern
         ),
         flow=reference.flow,
     )
 
 
-def compare_in_dtype(reference: RunOutputs, candidate: RunOutputs, *, kept: GoldenSubset | None = None) -> OutputsDiff:
+def compare_in_dtype(
+    reference: RunOutputs, candidate: RunOutputs, *, subset: GoldenSubset | None = None
+) -> OutputsDiff:
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
     candidate = replace(
         candidate,
         video_latent=candidate.video_latent.to(reference.video_latent.dtype),
         audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
     )
-    if kept is not None:
-        return compare_reduced(reduce_outputs(reference, kept.box_px), reduce_outputs(candidate, kept.box_px))
+    if subset is not None:
+        return compare_reduced(reduce_outputs(reference, subset.box_px), reduce_outputs(candidate, subset.box_px))
     return compare_outputs(reference, candidate)
 
 

@@ -35,7 +35,7 @@ from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.diff.isolated import isolated_numbers
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
-from parity.diff.runs import GoldenSubset, kept_of, kept_phrase
+from parity.diff.runs import GoldenSubset, subset_of, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
@@ -137,8 +137,8 @@ def measure(
     compiled: bool = False,
     *,
     device: torch.device = CPU,
-    kept: GoldenSubset | None = None,
-    sitting: CalibrationCheckpoint | None = None,
+    subset: GoldenSubset | None = None,
+    checkpoint: CalibrationCheckpoint | None = None,
 ) -> Populations:
     """Run both populations of a case.
 
@@ -152,19 +152,19 @@ def measure(
         compiled: add a run with compiled branches to the harmless ones.
         device: where everything runs. A GPU does not hold a large model twice: defects are not tried part by part
             there, and parts only in the first two steps.
-        kept: what candidates will be judged by if the case's golden is reduced; outputs are reduced so, and drift is of
-            those taps alone.
-        sitting: which members are measured, and for how long; None takes all of them.
+        subset: what candidates will be judged by if the case's golden is reduced; outputs are reduced so, and drift
+            is of those taps alone.
+        checkpoint: which members are measured, and for how long; None takes all of them.
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
         sitting's time is over.
     """
     runner = "official" if recorded is None else "native"
-    kept = kept or (None if recorded is None else kept_of(recorded))
-    sitting = sitting or CalibrationCheckpoint()
+    subset = subset or (None if recorded is None else subset_of(recorded))
+    checkpoint = checkpoint or CalibrationCheckpoint()
     harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
     known = defects_of(case)
     ids = [variation.id for variation in harmless] + [rewrite.id for rewrite in (*REWRITES, ALL_AT_ONCE)]
-    sitting.require_known([*ids, *(defect.id for defect in known)])
+    checkpoint.require_known([*ids, *(defect.id for defect in known)])
     reference = record(weights, case, runner, device=device)
 
     def native_as_it_is() -> Member:
@@ -179,7 +179,7 @@ def measure(
             )
         return Member(metrics={})
 
-    sitting.take("native_as_it_is", native_as_it_is)
+    checkpoint.take("native_as_it_is", native_as_it_is)
     floor = measure_floor(
         weights,
         case,
@@ -187,15 +187,15 @@ def measure(
         harmless,
         say,
         official=recorded is None,
-        kept=kept,
+        subset=subset,
         device=device,
-        sitting=sitting,
+        checkpoint=checkpoint,
     )
 
     def spoiled(defect: Defect) -> Member:
         say(f"{case.id}: defect {defect.id}")
         with present(defect):
-            drifted = drift(weights, case, reference, kept=kept, device=device)
+            drifted = drift(weights, case, reference, subset=subset, device=device)
         rows: tuple[IsolatedError, ...] = ()
         if defect.alone and recorded is None and device.type == "cpu":
             with present(defect, must_reach=False):
@@ -209,7 +209,9 @@ def measure(
         )
 
     members = {
-        defect.id: sitting.take(defect.id, partial(spoiled, defect)) for defect in known if sitting.wants(defect.id)
+        defect.id: checkpoint.take(defect.id, partial(spoiled, defect))
+        for defect in known
+        if checkpoint.wants(defect.id)
     }
     return Populations(
         case=case.id,
@@ -219,7 +221,7 @@ def measure(
         findings={name: member.findings for name, member in members.items()},
         shown_at={name: frozenset(member.shown_at) for name, member in members.items()},
         known_defects=len(known),
-        compared_on=kept_phrase(kept),
+        compared_on=subset_phrase(subset),
     )
 
 
@@ -231,9 +233,9 @@ def measure_floor(
     say: Say,
     *,
     official: bool = True,
-    kept: GoldenSubset | None = None,
+    subset: GoldenSubset | None = None,
     device: torch.device = CPU,
-    sitting: CalibrationCheckpoint | None = None,
+    checkpoint: CalibrationCheckpoint | None = None,
 ) -> dict[str, dict[str, float]]:
     """Distances that harmless variations and rewrites move each metric, and the errors that rewrites add by themselves.
 
@@ -245,12 +247,12 @@ def measure_floor(
         say: told what is run.
         official: whether official code of the case's release can run here: variations of it are, and parts are tried
             alone beside it.
-        kept: what is compared, if not everything.
+        subset: what is compared, if not everything.
         device: where everything runs.
-        sitting: which of them are measured; None takes all.
+        checkpoint: which of them are measured; None takes all.
     Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
     """
-    sitting = sitting or CalibrationCheckpoint()
+    checkpoint = checkpoint or CalibrationCheckpoint()
 
     def varied(variation: Variation) -> Member:
         say(f"{case.id}: harmless, {variation.description}")
@@ -262,7 +264,7 @@ def measure_floor(
                 reference,
                 variation.dtype,
                 runner,
-                kept=kept,
+                subset=subset,
                 device=device,
                 variables=variation.variables,
             )
@@ -274,7 +276,7 @@ def measure_floor(
     def rewritten_by(rewrite: Rewrite) -> Member:
         say(f"{case.id}: harmless, {rewrite.description}")
         with rewritten(rewrite):
-            drifted = drift(weights, case, reference, kept=kept, device=device)
+            drifted = drift(weights, case, reference, subset=subset, device=device)
         rows: tuple[IsolatedError, ...] = ()
         if official:
             with rewritten(rewrite):
@@ -283,7 +285,7 @@ def measure_floor(
 
     work = {one.id: partial(varied, one) for one in harmless}
     work |= {one.id: partial(rewritten_by, one) for one in (*REWRITES, ALL_AT_ONCE)}
-    return {name: sitting.take(name, measured).numbers for name, measured in work.items() if sitting.wants(name)}
+    return {name: checkpoint.take(name, measured).numbers for name, measured in work.items() if checkpoint.wants(name)}
 
 
 def _harmless(name: str, case: Case, drifted: CandidateDrift, rows: tuple[IsolatedError, ...]) -> dict[str, float]:
@@ -407,8 +409,8 @@ def propose_limits(
         for metric, limit in limits.items()
         if metric in UNJUDGED
     )
-    kept = msgspec.structs.replace(
+    subset = msgspec.structs.replace(
         old, unjudged={**old.unjudged, **UNJUDGED}, defaults=judged.pop(DEFAULTS), cases=judged
     )
-    proposal = propose(kept, tables, {name: calibration})
+    proposal = propose(subset, tables, {name: calibration})
     return msgspec.structs.replace(proposal, changes=(*proposal.changes, *dropped))

@@ -178,19 +178,19 @@ class MutationRun:
         self._oracles: dict[Case, RunOutputs] = {}
         self.environment = here(weights)
 
-    def require_grounds(self, catalogue: Iterable[Defect]) -> None:
+    def require_evidence(self, catalogue: Iterable[Defect]) -> None:
         """Refuse before anything is run what could not be judged. Raises: RegistryError, RunError, CaseError."""
         for variant in (AS_IS, *_committed(catalogue)):
-            self._grounds(variant)
+            self._evidence(variant)
 
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[MutationTrial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached."""
         for defect in catalogue:
             self._say(f"defect {defect.id}")
-            station = self._station(defect.variant)
+            under_test = self._under_test(defect.variant)
             with present(defect):
-                drifted = station.free_run()
-            evidence = station.bench.examine(drifted, self._added(defect, station))
+                drifted = under_test.free_run()
+            evidence = under_test.bench.examine(drifted, self._added(defect, under_test))
             yield MutationTrial(
                 defect=defect,
                 evidence=evidence,
@@ -225,35 +225,35 @@ class MutationRun:
         variables: Mapping[str, str] | None = None,
     ) -> Alarm:
         self._say(f"harmless {name}, {variant.name}")
-        station = self._station(variant)
+        under_test = self._under_test(variant)
         with apply():
-            drifted = station.free_run(dtype, variables=variables)
-            rows = station.parts_alone() if isolated else None
-        return Alarm(id=name, case=variant.name, evidence=station.bench.examine(drifted, rows))
+            drifted = under_test.free_run(dtype, variables=variables)
+            rows = under_test.parts_alone() if isolated else None
+        return Alarm(id=name, case=variant.name, evidence=under_test.bench.examine(drifted, rows))
 
     def _added(
-        self, defect: Defect, station: CaseUnderTest, *, oracle: bool = False
+        self, defect: Defect, under_test: CaseUnderTest, *, oracle: bool = False
     ) -> tuple[IsolatedError, ...] | None:
         """The error that every part adds with a defect in it; None if parts cannot be tried alone."""
         if not defect.alone:
             return None
         with present(defect, must_reach=False):
-            return station.parts_alone(oracle=oracle)
+            return under_test.parts_alone(oracle=oracle)
 
-    def _grounds(self, variant: Variant) -> CaseEvidence:
+    def _evidence(self, variant: Variant) -> CaseEvidence:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
-    def _station(self, variant: Variant) -> CaseUnderTest:
+    def _under_test(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)
         if case not in self._stations:
             self._say(f"reference run, and floors where there are none: {variant.name}")
-            self._stations[case] = open_station(self._weights, self._grounds(variant), self._say)
+            self._stations[case] = open_station(self._weights, self._evidence(variant), self._say)
         return self._stations[case]
 
     def _no_worse(self, defect: Defect) -> bool:
         """True if outputs and single branches lie about as near to float32 as those of the reference."""
-        station = self._station(defect.variant)
-        case, reference = station.case, station.reference
+        under_test = self._under_test(defect.variant)
+        case, reference = under_test.case, under_test.reference
         if case not in self._oracles:
             oracle_run = oracle_at(case.reference)
             with oracle_run.apply():
@@ -265,7 +265,7 @@ class MutationRun:
             _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
             for name in OUTPUTS
         ]
-        rows = self._added(defect, station, oracle=True) or ()
+        rows = self._added(defect, under_test, oracle=True) or ()
         found += [row.oracle for row in rows if row.oracle is not None and row.error > 0]
         return all(one.ratio <= CLEAR for one in found)
 
@@ -298,12 +298,12 @@ def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Se
     Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here,
         RunError for one of a release that cannot run here and without a golden.
     """
-    gauntlet = MutationRun(weights, case, registry, say)
-    gauntlet.require_grounds(catalogue)
+    mutation = MutationRun(weights, case, registry, say)
+    mutation.require_evidence(catalogue)
     return Score(
         limits_of=case.id,
         date=datetime.now(UTC).date().isoformat(),
-        environment={name: gauntlet.environment[name] for name in MACHINE if name in gauntlet.environment},
-        trials=tuple(gauntlet.defects(catalogue)),
-        harmless=tuple(gauntlet.harmless(catalogue)),
+        environment={name: mutation.environment[name] for name in MACHINE if name in mutation.environment},
+        trials=tuple(mutation.defects(catalogue)),
+        harmless=tuple(mutation.harmless(catalogue)),
     )

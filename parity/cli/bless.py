@@ -70,8 +70,8 @@ def bless(
         if limits is not None:
             save_registry(limits_path(), limits)
     out.print(f"{folder} now holds {run}: {reason}", markup=False)
-    if kept := golden.releases_kept(new.case_id):
-        out.print(f"kept: {', '.join(f'golden@{release}' for release in kept)}", markup=False)
+    if older := golden.releases_kept(new.case_id):
+        out.print(f"kept: {', '.join(f'golden@{release}' for release in older)}", markup=False)
     return 0
 
 
@@ -102,15 +102,15 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
 def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populations":
     """The samples that the limits that hold from now on follow from."""
     from parity.calibrate.limits import measure
-    from parity.diff.runs import kept_of_new
+    from parity.diff.runs import subset_of_new
     from parity.identify.release_effects import compute_as
     from parity.runs.case import case_of
     from parity.runs.places import project_root
 
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)
-    kept = kept_of_new(new, reduced)
-    return measure(files, case, lambda text: err.print(text, markup=False), recorded=new, kept=kept)
+    subset = subset_of_new(new, reduced)
+    return measure(files, case, lambda text: err.print(text, markup=False), recorded=new, subset=subset)
 
 
 def _limits(new: "Run", files: "WeightsFolder", populations: "Populations", reason: str) -> "Registry":

@@ -50,7 +50,7 @@ def calibrate(
     import torch
 
     from parity.calibrate.checkpoint import CalibrationCheckpoint
-    from parity.diff.runs import kept_of_case, kept_phrase
+    from parity.diff.runs import subset_of_case, subset_phrase
     from parity.runs.environment import fingerprint
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
@@ -85,18 +85,18 @@ def calibrate(
     if not perf_only:
         files = weights_named(weights, where)
         origin = {"weights": files.hash, "environment": fingerprint(where)} if samples else {}
-        sittings = {
+        checkpoints = {
             found.id: CalibrationCheckpoint(
                 only=tuple(only or ()),
                 kept=samples,
                 minutes=minutes,
-                origin={**origin, "case": case_document(found), "compared_on": kept_phrase(kept_of_case(found.id))}
+                origin={**origin, "case": case_document(found), "compared_on": subset_phrase(subset_of_case(found.id))}
                 if samples
                 else {},
             )
             for found in cases
         }
-        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, sittings)
+        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints)
     if json:
         typer.echo(json_module.dumps(document, indent=2))
     return 0
@@ -162,10 +162,10 @@ def _limits(
     json: bool,
     compiled: bool,
     device: "torch.device",
-    sittings: "Mapping[str, CalibrationCheckpoint]",
+    checkpoints: "Mapping[str, CalibrationCheckpoint]",
 ) -> dict[str, Any]:
     from parity.calibrate.limits import measure, propose_limits
-    from parity.diff.runs import kept_of_case
+    from parity.diff.runs import subset_of_case
     from parity.judge.limit_table import TableKey
     from parity.judge.registry import Registry, device_of, load_registry, save_registry
     from parity.report.tables import draw_changes
@@ -185,8 +185,8 @@ def _limits(
             recorded.get(case.id),
             compiled,
             device=device,
-            kept=kept_of_case(case.id),
-            sitting=sittings[case.id],
+            subset=subset_of_case(case.id),
+            checkpoint=checkpoints[case.id],
         )
         for case in cases
     }

@@ -66,7 +66,7 @@ def _draw(found: "Identification") -> None:
     from parity.report.words import number
 
     table = Table("switch", "since", "found", "verdict", "first seen at", "error", "error if flipped")
-    for name, one in found.told.items():
+    for name, one in found.decisions.items():
         if one.verdict != "idle":
             value = "-" if one.verdict == "undecided" else "on" if one.on else "off"
             errors = (number(one.error), number(one.flipped_error))

@@ -68,15 +68,15 @@ class GoldenSubset:
     pattern: str | None  # of the taps with sketches
 
 
-def kept_phrase(kept: GoldenSubset | None) -> str:
+def subset_phrase(subset: GoldenSubset | None) -> str:
     """The name of what was compared, as numbers and calibrations give it; "" is everything."""
-    if kept is None:
+    if subset is None:
         return ""
-    return f"boxes of {kept.box_px} px, " + ("no taps" if kept.pattern is None else f"taps {kept.pattern}")
+    return f"boxes of {subset.box_px} px, " + ("no taps" if subset.pattern is None else f"taps {subset.pattern}")
 
 
 def compare_runs(
-    reference: Run, candidate: Run, isolated: Path | None = None, *, kept: GoldenSubset | None = None
+    reference: Run, candidate: Run, isolated: Path | None = None, *, subset: GoldenSubset | None = None
 ) -> RunsDiff:
     """Compare two runs; if one holds reduced outputs, the other's are reduced in the same way first.
 
@@ -84,15 +84,15 @@ def compare_runs(
         reference: run taken as true.
         candidate: run under test.
         isolated: what `parity isolate --out` left of the candidate, to be judged as well.
-        kept: what two whole runs are compared by, which is what limits of their case were measured on; bits are
+        subset: what two whole runs are compared by, which is what limits of their case were measured on; bits are
             compared of everything all the same. None takes everything.
     Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
     """
     require_comparable(reference, candidate)
-    compared_on = kept_phrase(kept or kept_of(reference) or kept_of(candidate))
+    compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
     reduced = bool(compared_on)
     if reduced:
-        outputs = compare_reduced(*reduced_alike(reference, candidate, kept))
+        outputs = compare_reduced(*reduced_alike(reference, candidate, subset))
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
@@ -105,7 +105,7 @@ def compare_runs(
         omitted = traces.left_out
         findings += traces.findings
         metrics["taps.bit_different"] = float(traces.bit_different)
-        pattern = None if kept is None else kept.pattern
+        pattern = None if subset is None else subset.pattern
         metrics |= drift_metrics(traces, flow, pattern)
         levels["drift"] = drift_level(traces, flow, candidate.offers, pattern)
         if levels["drift"].measured and traces.compared < len(flow.taps):
@@ -157,12 +157,12 @@ def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     return run.once(("reduced", box_px), lambda: reduce_outputs(run.outputs(), box_px))
 
 
-def kept_of_case(case_id: str) -> GoldenSubset | None:
+def subset_of_case(case_id: str) -> GoldenSubset | None:
     """The part that a case's golden keeps and its limits are measured on; None if that is whole, or there is none."""
-    return kept_of(golden_of(case_id)) if has_golden(case_id) else None
+    return subset_of(golden_of(case_id)) if has_golden(case_id) else None
 
 
-def kept_of(run: Run) -> GoldenSubset | None:
+def subset_of(run: Run) -> GoldenSubset | None:
     """The part that a golden keeps, or a run reduced like one; None if it is whole."""
     if not run.reduced:
         return None
@@ -170,7 +170,7 @@ def kept_of(run: Run) -> GoldenSubset | None:
     return GoldenSubset(box_px=reduced_of(run).box_px, pattern=pattern)
 
 
-def kept_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
+def subset_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
     """The part that the golden made of a run will keep; None if it stays whole."""
     if not run.reduced and stays_whole(run, reduced):
         return None
@@ -182,13 +182,13 @@ def kept_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
 
 
 def reduced_alike(
-    reference: Run, candidate: Run, kept: GoldenSubset | None = None
+    reference: Run, candidate: Run, subset: GoldenSubset | None = None
 ) -> tuple[ReducedOutputs, ReducedOutputs]:
     """The outputs of two runs, reduced as one of them already is, or else as the golden of their case is."""
     if reference.reduced:
         old = reduced_of(reference)
         return old, reduced_of(candidate, old.box_px)
-    new = reduced_of(candidate, None if kept is None else kept.box_px)
+    new = reduced_of(candidate, None if subset is None else subset.box_px)
     return reduced_of(reference, new.box_px), new
 
 

@@ -130,7 +130,7 @@ def compare_traces(
 
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
-    """The differences that both sides' sketches give; those with equal bits and nothing amiss, most of them, at once."""
+    """The differences that both sides' sketches give; those with equal bits and nothing amiss, most, at once."""
     old, new = reference.clean_bits, candidate.clean_bits
     alike = reference.buckets == candidate.buckets
     return {

@@ -65,7 +65,7 @@ def diagnose(
         Floors(flow, candidate.record.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
-        twin=lambda tap: matching_tap(tap, old, new),
+        matching=lambda tap: matching_tap(tap, old, new),
         runner=candidate.record.runner,
         kernels=kernel_differences(reference.record.details, candidate.record.details),
     )

@@ -38,7 +38,7 @@ class Explanation:
     floors: Floors
     divergence: Divergence  # with the findings of the comparison, too
     runner: str = "native"  # of the candidate
-    twin: MatchingTap | None = None  # what the first root holds instead of its own
+    matching: MatchingTap | None = None  # what the first root holds instead of its own
     kernels: tuple[Difference, ...] = ()  # forms of attention that torch gave to another kernel than in the reference
     arbitrations: Mapping[str, Arbitration] | None = None  # the taps before an oracle, where there is one
 
@@ -102,7 +102,7 @@ def explain(
     *,
     bits_expected: bool,
     arbitrations: Mapping[str, Arbitration] | None = None,
-    twin: Callable[[str], MatchingTap | None] | None = None,
+    matching: Callable[[str], MatchingTap | None] | None = None,
     runner: str = "native",
     kernels: Sequence[Difference] = (),
 ) -> Explanation:
@@ -115,7 +115,7 @@ def explain(
         bits_expected: whether the two should agree in every bit (the exact tier in the reference's environment); then
             the first bit that differs is the divergence, and floors only say how large it is.
         arbitrations: the taps before an oracle, where there is one.
-        twin: which other tap of the reference the candidate holds at a tap, if any.
+        matching: which other tap of the reference the candidate holds at a tap, if any.
         runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
         kernels: forms of attention that torch gave to another kernel than in the reference.
     """
@@ -134,7 +134,7 @@ def explain(
         floors=floors,
         divergence=replace(found, findings=_merged(diff.findings, found.findings)),
         runner=runner,
-        twin=None if twin is None or not found.roots else twin(found.roots[0].tap),
+        matching=None if matching is None or not found.roots else matching(found.roots[0].tap),
         kernels=tuple(kernels),
         arbitrations=arbitrations,
     )

@@ -65,9 +65,9 @@ def reference_at(setting: Setting) -> Reference:
     return Reference(**{name: True for name in setting if name not in BATCHING})
 
 
-def nearest_release(setting: Setting, told: Iterable[str], preferred: str) -> str:
+def nearest_release(setting: Setting, decisions: Iterable[str], preferred: str) -> str:
     """The release that differs in the fewest told switches; among equals the preferred one, else the earliest."""
-    known = frozenset(told)
+    known = frozenset(decisions)
     distance = {release: len((setting ^ setting_of(release)) & known) for release in RELEASES}
     least = min(distance.values())
     return preferred if distance.get(preferred) == least else next(r for r in RELEASES if distance[r] == least)

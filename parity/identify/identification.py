@@ -57,7 +57,7 @@ class Identification:
     declared: str  # what the run says of itself
     release: str
     alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
-    told: Mapping[str, SwitchDecision]  # every switch
+    decisions: Mapping[str, SwitchDecision]  # every switch
     unexplained: tuple[UnexplainedTap, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
@@ -75,21 +75,21 @@ class Identification:
         wanted = setting_of(self.release)
         return tuple(
             one
-            for name, one in self.told.items()
+            for name, one in self.decisions.items()
             if one.verdict in ("certain", "likely") and one.on != (name in wanted)
         )
 
     @property
     def untold(self) -> tuple[SwitchDecision, ...]:
         """Switches that this run cannot tell."""
-        return tuple(one for one in self.told.values() if one.verdict in ("undecided", "idle"))
+        return tuple(one for one in self.decisions.values() if one.verdict in ("undecided", "idle"))
 
     @property
     def confidence(self) -> Confidence:
         """Certain: every bit is explained. Likely: every switch that matters here is told. Partial: some are not."""
         if self.equal == self.compared and not self.unexplained:
             return "certain"
-        return "partial" if any(one.verdict == "undecided" for one in self.told.values()) else "likely"
+        return "partial" if any(one.verdict == "undecided" for one in self.decisions.values()) else "likely"
 
 
 def identify(
@@ -142,14 +142,14 @@ def identify(
     ours: dict[str, TapSketch] = {}
     with repeatable_kernels(device, case.reference):  # as the run was made
         environment = fingerprint(device)
-        setting, told = search.search()
+        setting, decisions = search.search()
         for site in SITES:
             if site not in _PARTS_OF_DENOISING:
                 errors |= search.errors(site, setting)
                 ours |= replay.taps(site, setting)
     last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
     fed = frozenset(whole)
-    counted = [name for name, one in told.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    counted = [name for name, one in decisions.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
     release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
@@ -162,7 +162,7 @@ def identify(
             for other in RELEASES
             if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
         ),
-        told=told,
+        decisions=decisions,
         unexplained=_unexplained(
             errors, _flow(case, weights), fed if outputs is None else fed | {f"{last}/video", f"{last}/audio"}
         ),

@@ -82,7 +82,7 @@ class _EnoughError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RunTensors:
-    """Tensors that the run under test kept: its final latents, unless it is reduced, and whole tensors of taps by name."""
+    """Tensors that the run under test kept: final latents, unless it is reduced, and whole tensors of taps."""
 
     video_latent: Tensor | None  # (1, C, F, H, W)
     audio_latent: Tensor | None  # (1, C, T, M)

@@ -83,16 +83,16 @@ class Search:
         self._declared = setting_of(case.reference if case.reference in RELEASES else next(iter(RELEASES)))
         self._idle = {name: why for name, one in SWITCHES.items() if (why := one.idle(case, dtype)) is not None}
 
-    def settle(self) -> tuple[Setting, dict[str, SwitchDecision]]:
+    def search(self) -> tuple[Setting, dict[str, SwitchDecision]]:
         """Go through the sites until the setting stands."""
         setting = self._declared
-        told: dict[str, SwitchDecision] = {}
+        decisions: dict[str, SwitchDecision] = {}
         for _ in range(ROUNDS):
             before = setting
-            setting, told = self._round(setting)
+            setting, decisions = self._round(setting)
             if setting == before:
                 break
-        return setting, told
+        return setting, decisions
 
     def errors(self, site: str, setting: Setting) -> dict[str, float]:
         """Relative L2 of each tap of a site between the native model at a setting and the run; 0 for equal bits."""
@@ -106,14 +106,14 @@ class Search:
         return errors
 
     def _round(self, setting: Setting) -> tuple[Setting, dict[str, SwitchDecision]]:
-        told: dict[str, SwitchDecision] = {}
+        decisions: dict[str, SwitchDecision] = {}
         hidden: set[str] = set()  # what moves only taps that were not recorded, so far
         for site in SITES:
             pending = [
                 name
                 for name, switch in SWITCHES.items()
                 if name not in self._idle
-                and name not in told
+                and name not in decisions
                 and (site in switch.sites or (site == "denoising" and name in hidden))
             ]
             if not pending:
@@ -126,16 +126,16 @@ class Search:
                     if site not in ("frames", "sound") and self._moves(site, setting, name):
                         hidden.add(name)
                     continue
-                told[name] = found
+                decisions[name] = found
                 if found.verdict == "undecided":
                     setting = setting - {name} | (self._declared & {name})
         for name, switch in SWITCHES.items():
-            if name not in told:
+            if name not in decisions:
                 reason = self._idle.get(name, self._unseen(switch, setting))
                 verdict: Verdict = "idle" if name in self._idle or reason == _NO_BIT else "undecided"
-                told[name] = SwitchDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
+                decisions[name] = SwitchDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
                 setting = setting - {name} | (self._declared & {name})
-        return setting, {name: told[name] for name in SWITCHES}
+        return setting, {name: decisions[name] for name in SWITCHES}
 
     def _best(self, site: str, start: Setting, pending: list[str]) -> Setting:
         """The setting nearest to the run there, from a start by flips of pending switches."""

@@ -1,4 +1,4 @@
-"""The error that one block of ours adds, fed what the official block got, against every branch the official one computed.
+"""The error that one block of ours adds, fed what the official block got, against every branch of the official one.
 
 Scaled dot-product attention is measured alone as well (`.../self_attn/sdpa`): our attention module gets the official
 queries, keys and values in place of its projections, norms and rotary.
@@ -47,7 +47,7 @@ class OfficialBlock:
 
 
 def measure_block(
-    official: OfficialBlock, ours: nn.Module, skips: BlockSkips, sheet: ErrorTable, choice: Choice
+    official: OfficialBlock, ours: nn.Module, skips: BlockSkips, table: ErrorTable, choice: Choice
 ) -> None:
     """Feed our block what the official one got, with the branches left out that ours would leave out.
 
@@ -66,11 +66,11 @@ def measure_block(
         ours(video.x, audio.x, conditions_of(video), conditions_of(audio), skips)
     for name in (f"{official.head}/{stream}/{part}" for part in BLOCK_PARTS for stream in STREAMS):
         if name in alone and (name in rows or name in official.branches):
-            sheet.rows.append(alone[name])
+            table.rows.append(alone[name])
         if name in rows:
-            sheet.rows.append(rows[name])
+            table.rows.append(rows[name])
         elif name in official.branches:
-            sheet.missing(name, "the candidate does not run this branch")
+            table.missing(name, "the candidate does not run this branch")
 
 
 def _row(name: str, official: Tensor | None, ours: Tensor, exact: Tensor | None, floor: float | None) -> IsolatedError:

@@ -48,12 +48,12 @@ class MeasuredStep:
 class DenoisingLockstep:
     """Measures what each part of our denoising adds, beside an official transformer that is running."""
 
-    def __init__(self, transformer: Transformer, batch: Batch, sheet: ErrorTable, choice: Choice) -> None:
-        """Prepare; `batch` has the official contexts, and rows go to `sheet`."""
+    def __init__(self, transformer: Transformer, batch: Batch, table: ErrorTable, choice: Choice) -> None:
+        """Prepare; `batch` has the official contexts, and rows go to `table`."""
         self._transformer = transformer
         self._stage = DenoisingStage(transformer)
         self._batch = batch
-        self._sheet = sheet
+        self._table = table
         self._choice = choice
         self._whole = choice.blocks is None
         self._guided: dict[str, Tensor] = {}  # the last official prediction of each stream
@@ -132,17 +132,17 @@ class DenoisingLockstep:
             del measured.taps[name]
         wiring = measured.wiring.get(where)
         if wiring is None or index not in wiring.blocks:
-            self._sheet.missing(head, "the candidate does not run this block in this pass")
+            self._table.missing(head, "the candidate does not run this block in this pass")
         else:
             if index == 0 and self._whole:
                 self._conditions(where, wiring.blocks[0], kwargs)
             if self._choice.block(index):
                 ours = self._transformer.transformer_blocks[index]
-                measure_block(official, ours, wiring.blocks[index].skips, self._sheet, self._choice)
+                measure_block(official, ours, wiring.blocks[index].skips, self._table, self._choice)
         measured.attended.clear()  # also what was heard when the official block ran again
 
     def _conditions(self, where: str, ours: BlockCall, kwargs: Mapping[str, Any]) -> None:
-        compare = self._sheet.compare
+        compare = self._table.compare
         entries, conditions = (ours.video, ours.audio), (ours.at_video, ours.at_audio)
         for stream, candidate, entry in zip(STREAMS, conditions, entries, strict=True):
             official = conditions_of(kwargs[stream])
@@ -155,14 +155,14 @@ class DenoisingLockstep:
                 values = getattr(official.modulation, kind), getattr(candidate.modulation, kind)
                 compare(f"{where}/modulation/{stream}/{kind}", *values)
             if official.enabled != candidate.enabled:
-                self._sheet.missing(
+                self._table.missing(
                     f"{where}/enabled/{stream}", f"reference {official.enabled}, candidate {candidate.enabled}"
                 )
 
     def _head(self, measured: MeasuredStep, where: str) -> None:
         """Our output head on the last streams of the official blocks, against the official x0."""
         if where not in measured.wiring:
-            self._sheet.missing(f"{where}/x0/video", "the candidate does not run this pass")
+            self._table.missing(f"{where}/x0/video", "the candidate does not run this pass")
             return
         count = len(self._transformer.transformer_blocks)
         video, audio = (measured.taps[f"{where}/block/{count - 1:02d}/{stream}/out"] for stream in STREAMS)
@@ -170,13 +170,13 @@ class DenoisingLockstep:
         with self._choice.around(), blocks_as(self._transformer, last_streams), unheard():
             x0 = measured.wiring[where].call()
         for stream, candidate in zip(STREAMS, x0, strict=True):
-            self._sheet.compare(f"{where}/x0/{stream}", measured.taps[f"{where}/x0/{stream}"], candidate)
+            self._table.compare(f"{where}/x0/{stream}", measured.taps[f"{where}/x0/{stream}"], candidate)
 
     def _combination(self, measured: MeasuredStep, head: str) -> None:
         """Our guided combination of the official x0 of all passes."""
         extra = sorted(where for where in measured.wiring if f"{where}/x0/audio" not in measured.taps)
         if extra:
-            self._sheet.missing(extra[0], "the reference does not run this pass")
+            self._table.missing(extra[0], "the reference does not run this pass")
             self._measured = None
             return
 
@@ -187,11 +187,11 @@ class DenoisingLockstep:
         with self._choice.around(), passes_as(self._transformer, official_x0):  # in the official step's scope
             ours = self._stage.evaluate_stage1_guided_x0(self._batch, measured.step, measured.last)
         for stream, candidate in zip(STREAMS, ours, strict=True):
-            self._sheet.compare(f"{head}/guided/{stream}", self._guided[stream], candidate)
+            self._table.compare(f"{head}/guided/{stream}", self._guided[stream], candidate)
 
     def _euler_step(self, measured: MeasuredStep, name: str, stream: str) -> None:
         """Our Euler step to the official guided prediction."""
         state = {"video": measured.step.video, "audio": measured.step.audio}[stream]
         with self._choice.around():
             ours = denoising.advance(state, self._guided[stream], measured.sigma, measured.change)
-        self._sheet.compare(name, measured.taps[name], ours.latent)
+        self._table.compare(name, measured.taps[name], ours.latent)

@@ -135,7 +135,7 @@ def isolate(
         environment = fingerprint(options.device)
     config = NativeRunner(weights, options).pipeline_config(case)
     return Isolation(
-        rows=tuple(lockstep.sheet.rows),
+        rows=tuple(lockstep.table.rows),
         inherited=dict(inherited or {}),
         flow=Dataflow(case, num_blocks(weights)),
         provenance={

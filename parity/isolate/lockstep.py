@@ -50,7 +50,7 @@ STAGE_OF_PART: Final = {
 
 
 class Lockstep:
-    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows gather in `sheet`."""
+    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows gather in `table`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Lockstep:
             choice: what to measure.
             copies: give the candidate copies of the weights, for a candidate that changes them.
         """
-        self.sheet = ErrorTable()
+        self.table = ErrorTable()
         self._options, self._choice = options, choice
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
@@ -84,6 +84,7 @@ class Lockstep:
             gemma_folder=weights.gemma_folder,
         )
         self._components = ModelComponents(files, config, options.device)
+        self._components.verify()
         sampling = sampling_params(case, config.reference)
         self._batch = Batch(
             sampling=sampling,
@@ -131,7 +132,7 @@ class Lockstep:
         if self._denoising is not None:
             self._denoising.hear(name, tensor)
         if name == "decode/frames" and self._frames:
-            self.sheet.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
+            self.table.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
             self._frames.clear()
 
     def _text_encoder(self, module: Any) -> None:
@@ -145,10 +146,10 @@ class Lockstep:
             if sign is not None:
                 with self._choice.around():
                     found, found_mask = ours(self._prompts[sign])
-                self.sheet.compare(f"text/{sign}/mask", mask, found_mask)
+                self.table.compare(f"text/{sign}/mask", mask, found_mask)
                 both = ((hidden_states, mask), (found, found_mask))
                 tokens = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
-                self.sheet.compare(f"text/{sign}/hidden", *tokens)
+                self.table.compare(f"text/{sign}/hidden", *tokens)
             return hidden_states, mask
 
         module.encode = encode
@@ -169,7 +170,7 @@ class Lockstep:
                 with self._choice.around():
                     own = ours(hidden_states, mask)
                 for stream, reference, found in zip(("video", "audio"), contexts, own, strict=True):
-                    self.sheet.compare(f"connector/{sign}/{stream}", reference, found)
+                    self.table.compare(f"connector/{sign}/{stream}", reference, found)
             return output
 
         module.process_hidden_states = process
@@ -182,10 +183,10 @@ class Lockstep:
             number = len(self._batch.image_latents)
             self._batch.image_latents.append(latent)
             if ours is not None:
-                self.sheet.compare(f"image/{number}/picture", inputs[0], pictures[number])
+                self.table.compare(f"image/{number}/picture", inputs[0], pictures[number])
                 with self._choice.around():
                     own = ours(inputs[0])
-                self.sheet.compare(f"image/{number}/latent", latent, own)
+                self.table.compare(f"image/{number}/latent", latent, own)
 
         module.register_forward_hook(encoded)
 
@@ -205,15 +206,15 @@ class Lockstep:
         with self._choice.around(), unheard():
             ours = LatentPreparationStage().forward(replace(self._batch))
         assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
-        self.sheet.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
+        self.table.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
         for stream, reference, found in (("video", video, ours.video_state), ("audio", audio, ours.audio_state)):
-            self.sheet.compare(f"init/{stream}", reference.latent, found.latent)
+            self.table.compare(f"init/{stream}", reference.latent, found.latent)
             for name in ("clean", "denoise_mask", "positions"):
-                self.sheet.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
+                self.table.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
 
     def _transformer(self, module: Any) -> None:
         ours = self._components.build("transformer", Transformer)
-        self._denoising = DenoisingLockstep(ours, self._batch, self.sheet, self._choice)
+        self._denoising = DenoisingLockstep(ours, self._batch, self.table, self._choice)
         self._denoising.attach(module.velocity_model)
 
     def _video_decoder(self, module: Any) -> None:
@@ -238,6 +239,6 @@ class Lockstep:
         def decoded(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             with self._choice.around():
                 own = ours(inputs[0])
-            self.sheet.compare(where, output, own)
+            self.table.compare(where, output, own)
 
         module.register_forward_hook(decoded)

@@ -11,7 +11,7 @@ from pathlib import Path
 from parity.diff.compared import Comparison
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import RunsDiff, Side, compare_runs, kept_of, kept_of_case, kept_phrase, reduced_of
+from parity.diff.runs import RunsDiff, Side, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
 from parity.identify.releases import Follows, follows_another
 from parity.judge.registry import device_of, load_registry
 from parity.judge.strength import load_strength
@@ -73,17 +73,17 @@ def compare_as_judged(
         by_bits = compare_runs(reference, candidate, isolated)
         if profile_of(by_bits) == "exact":
             return by_bits
-    kept = kept_of_case(reference.case_id)
-    if by_bits is not None and kept is None:
+    subset = subset_of_case(reference.case_id)
+    if by_bits is not None and subset is None:
         return by_bits
-    return compare_runs(reference, candidate, isolated, kept=kept)
+    return compare_runs(reference, candidate, isolated, subset=subset)
 
 
 def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> Comparison:
     """Compare outputs in memory; reduced first, where the reference is, or where limits hold for what is."""
-    kept = kept_of(reference) or (kept_of_case(reference.case_id) if profile == "limits" else None)
-    if kept is not None:
-        old = reduced_of(reference, kept.box_px)
+    subset = subset_of(reference) or (subset_of_case(reference.case_id) if profile == "limits" else None)
+    if subset is not None:
+        old = reduced_of(reference, subset.box_px)
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
@@ -92,7 +92,7 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
         metrics=found.metrics,
         findings=found.findings,
         environment_of_candidate=fingerprint(outputs.video_frames.device),
-        compared_on=kept_phrase(kept),
+        compared_on=subset_phrase(subset),
     )
 
 

@@ -355,7 +355,7 @@ def again(metric: Metric, limit: Limit) -> Limit:
 
 
 def contradiction(metric: Metric, limit: Limit) -> str | None:
-    """The claim of a limit that its samples and the method do not bear out, or None: so a hand-edited limit is found."""
+    """The claim of a limit that its samples and the method do not bear out, or None; it finds hand-edited limits."""
     if limit.unit != metric.unit or limit.direction != metric.direction:
         return (
             f"says {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} in {metric.unit!r}, "

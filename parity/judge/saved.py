@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, kept_of_case, kept_phrase, numbers_of
+from parity.diff.runs import RunsDiff, numbers_of, subset_of_case, subset_phrase
 from parity.judge.document import Strict, load_document
 from parity.judge.limit import distance
 from parity.judge.registry import Registry
@@ -97,7 +97,7 @@ def require_population(registry: Registry) -> None:
     for where, limits in registry.cases.items():
         if not has_golden(where.case):
             continue
-        kept = kept_phrase(kept_of_case(where.case))
+        kept = subset_phrase(subset_of_case(where.case))
         for name in sorted({limit.calibration for limit in limits.values() if limit.calibration is not None}):
             calibration = registry.calibrations[name]
             if changed := calibration.changed_population(where.case, kept):

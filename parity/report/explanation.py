@@ -139,10 +139,12 @@ def _raised_input(found: Explanation) -> list[str]:
 def _code(found: Explanation) -> list[str]:
     """The cause, and its place in both implementations."""
     first, look = found.divergence.roots[0], cause_words(found.cause, found.flow)
-    if found.twin is not None:  # another pass's value is a question of what this pass was given; any other is exchanged
-        here, there = place_of(first.tap), place_of(found.twin.tap)
+    if (
+        found.matching is not None
+    ):  # another pass's value is a question of what this pass was given; any other is exchanged
+        here, there = place_of(first.tap), place_of(found.matching.tap)
         same = (there.block, there.step) == (here.block, here.step)
-        held = _held(found.twin)
+        held = _held(found.matching)
         look = f"{look}; it holds {held}" if same else f"how it comes to hold {held}"
     modules = first.modules
     weights = f", weights {modules.weights}" if modules.weights else ""
@@ -150,10 +152,10 @@ def _code(found: Explanation) -> list[str]:
     return [f"look at {look}", f"{theirs}{weights}", f"official: {modules.official}"]
 
 
-def _held(twin: MatchingTap) -> str:
+def _held(matching: MatchingTap) -> str:
     """The tap that this one holds instead of its own: "what the reference has at step 2, ... (to the bit)"."""
-    how = "to the bit" if math.isinf(twin.nearer) else f"{twin.nearer:.0f}x nearer than its own"
-    return f"what the reference has at {place_of(twin.tap).words()} ({how})"
+    how = "to the bit" if math.isinf(matching.nearer) else f"{matching.nearer:.0f}x nearer than its own"
+    return f"what the reference has at {place_of(matching.tap).words()} ({how})"
 
 
 def _sized(root: FirstDivergence, found: Explanation) -> str:

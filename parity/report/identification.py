@@ -35,7 +35,7 @@ def identification_document(found: Identification) -> dict[str, Any]:
             {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
             for one in found.differences
         ],
-        "on": [name for name, one in found.told.items() if one.on and one.verdict in ("certain", "likely")],
+        "on": [name for name, one in found.decisions.items() if one.on and one.verdict in ("certain", "likely")],
         "lines": list(identification_lines(found)),
         "switches": {
             name: {
@@ -47,7 +47,7 @@ def identification_document(found: Identification) -> dict[str, Any]:
                 "error": one.error,
                 "error_if_flipped": one.flipped_error,
             }
-            for name, one in found.told.items()
+            for name, one in found.decisions.items()
         },
         "unexplained": [asdict(one) for one in found.unexplained],
         "compared": found.compared,
@@ -81,10 +81,10 @@ def _grounds(found: Identification) -> str:
     if found.confidence == "certain":
         inner = "taps and outputs" if found.traced else "outputs (it has no trace)"
         return f"all {found.compared} {inner} are equal in every bit"
-    undecided = sum(one.verdict == "undecided" for one in found.told.values())
-    told = sum(one.verdict in ("certain", "likely") for one in found.told.values())
+    undecided = sum(one.verdict == "undecided" for one in found.decisions.values())
+    decided = sum(one.verdict in ("certain", "likely") for one in found.decisions.values())
     mostly = "" if not undecided else f", {undecided} drown in other differences or were not recorded"
-    return f"{told} switches told{mostly}; {found.equal} of {found.compared} taps and outputs are equal in every bit"
+    return f"{decided} switches told{mostly}; {found.equal} of {found.compared} taps and outputs are equal in every bit"
 
 
 def _unexplained(places: tuple[UnexplainedTap, ...]) -> list[str]:

@@ -45,7 +45,7 @@ class ModelComponents:
     """Builds the model's parts from one set of files, each afresh whenever it is asked for."""
 
     def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
-        """Check that configuration and tensors belong together. Raises: ConfigError, CheckpointError."""
+        """Prepare; nothing is built yet. Raises: ConfigError for a configuration that is not LTX-2.3's."""
         self.files = files
         self.device = device
         self.dtype = config.dtype
@@ -56,12 +56,16 @@ class ModelComponents:
             num_hidden_states=gemma.num_hidden_layers + 1,
             reference=config.reference,
         )
+        self._skeletons: dict[str, Any] = {}
+
+    def verify(self) -> None:
+        """Check that configuration and tensors belong together. Raises: ConfigError, CheckpointError."""
         with torch.device("meta"):
-            self._skeletons: dict[str, Any] = {name: make() for name, make in self._parts.items()}
+            self._skeletons = {name: make() for name, make in self._parts.items()}
         expected: dict[str, tuple[int, ...]] = {}
         for module in self._skeletons.values():
             expected |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
-        verify(expected, files.model, "the checkpoint")
+        verify(expected, self.files.model, "the checkpoint")
 
     def build(self, name: str, kind: type[ModuleT]) -> ModuleT:
         """A loaded component, ready for inference on the run's device."""
@@ -99,6 +103,7 @@ class LTX23Pipeline:
         self.config = config
         self.device = device
         self.components = ModelComponents(files, config, device)
+        self.components.verify()
 
     @torch.inference_mode()
     def __call__(self, sampling: LTX23SamplingParams, clock: Clock) -> Batch:

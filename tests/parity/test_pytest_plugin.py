@@ -14,7 +14,7 @@ import parity.judge.gate
 import parity.judge.registry
 import parity.report.tables
 from parity.diff.metric import METRICS
-from parity.diff.runs import kept_of_case, kept_phrase
+from parity.diff.runs import subset_of_case, subset_phrase
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
@@ -124,7 +124,7 @@ def whole(leave_run: LeaveRun, suite: Suite, tmp_path: Path, monkeypatch: pytest
         runs=("y",),
         environment={"device": "cpu"},
         expires_with=("device",),
-        compared_on={"micro": kept_phrase(kept_of_case("micro"))},
+        compared_on={"micro": subset_phrase(subset_of_case("micro"))},
     )
     limit = derive_limit(METRICS[wanted], floor={"a": (0.01, 0.01)}, defects={"d": (1.0,)}, calibration="c")
     unjudged = {name: "not in this test" for name in METRICS if name != wanted and not name.startswith("frames.flick")}

@@ -62,19 +62,19 @@ def test_a_committed_case_is_judged_by_its_own_limits_where_it_has_some(two_case
     at_hand, wide = two_cases
     environment = here(NOWHERE)
     with_own, without = _registry(environment, "micro", "wide"), _registry(environment, "micro")
-    grounds = {
+    evidence = {
         "own": grounds_of(wide, at_hand, with_own, environment),
         "other": grounds_of(wide, at_hand, without, environment),
         "as it is": grounds_of(at_hand, at_hand, with_own, environment),
         "changed": grounds_of(VIDEO_SKIPS.change(at_hand), at_hand, with_own, environment),
     }
-    assert {name: one.limits_of for name, one in grounds.items()} == {
+    assert {name: one.limits_of for name, one in evidence.items()} == {
         "own": "wide",
         "other": "micro",
         "as it is": "micro",
         "changed": "micro",
     }
-    assert {name: one.own for name, one in grounds.items()} == {
+    assert {name: one.own for name, one in evidence.items()} == {
         "own": True,
         "other": False,
         "as it is": True,
@@ -106,13 +106,13 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     case, environment = golden.find_case("micro"), {**here(micro_weights), "threads": "7"}
     # The golden was recorded on one thread, and so are candidates run, whatever this process computes on.
     registry = _registry({**environment, "threads": str(run.record.environment["threads"])}, "micro")
-    grounds = grounds_of(case, case, registry, environment)
-    assert grounds.environment["threads"] == "1" and grounds.recorded is not None
-    opened = open_station(micro_weights, grounds, lambda _: None)
+    evidence = grounds_of(case, case, registry, environment)
+    assert evidence.environment["threads"] == "1" and evidence.recorded is not None
+    opened = open_station(micro_weights, evidence, lambda _: None)
     assert opened.parts_alone() is None, "nothing official runs beside its parts"
     assert opened.free_run().bit_equal
     skipping = grounds_of(VIDEO_SKIPS.change(case), case, registry, environment)
-    assert skipping.changed and not grounds.changed and skipping.kept is None
+    assert skipping.changed and not evidence.changed and skipping.kept is None
     with present(next(defect for defect in CATALOGUE if defect.id == "frames_limited_range")):
         drifted = opened.free_run()
     assert drifted.outputs.metrics[FRAMES] > 1 and drifted.taps.errors["decode/frames"] > 0.01
@@ -124,6 +124,6 @@ def test_native_with_other_bits_than_the_golden_stands_for_nothing(
 ) -> None:
     golden_of_micro(reduced=False, guidance_fp32=True)
     case, environment = golden.find_case("micro"), here(micro_weights)
-    grounds = grounds_of(case, case, _registry(environment, "micro"), environment)
+    evidence = grounds_of(case, case, _registry(environment, "micro"), environment)
     with pytest.raises(RegistryError, match="not the recorded official one bit for bit"):
-        open_station(micro_weights, grounds, lambda _: None)
+        open_station(micro_weights, evidence, lambda _: None)

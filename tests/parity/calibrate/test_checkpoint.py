@@ -36,18 +36,18 @@ def test_a_member_that_is_kept_is_not_measured_again_and_infinities_survive(tmp_
 def test_out_of_time_is_said_and_what_was_measured_stays(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     with pytest.raises(RegistryError, match=r"before 'b', with 1 members .* goes on"):
-        sitting = CalibrationCheckpoint(kept=kept, minutes=1e-9, origin={})
+        checkpoint = CalibrationCheckpoint(kept=kept, minutes=1e-9, origin={})
         CalibrationCheckpoint(kept=kept).take("a", lambda: Member(metrics={}))
         CalibrationCheckpoint(kept=kept, minutes=0.0).take("b", lambda: Member(metrics={}))
-        sitting.take("c", lambda: Member(metrics={}))
+        checkpoint.take("c", lambda: Member(metrics={}))
     assert list(json.loads(kept.read_text())["members"]) == ["a"]
 
 
 def test_only_takes_members_that_there_are() -> None:
-    sitting = CalibrationCheckpoint(only=("b",))
-    assert (sitting.wants("a"), sitting.wants("b"), CalibrationCheckpoint().wants("a")) == (False, True, True)
+    checkpoint = CalibrationCheckpoint(only=("b",))
+    assert (checkpoint.wants("a"), checkpoint.wants("b"), CalibrationCheckpoint().wants("a")) == (False, True, True)
     with pytest.raises(RegistryError, match="--only names b; there are a, c"):
-        sitting.require_known(["a", "c"])
+        checkpoint.require_known(["a", "c"])
 
 
 def test_a_gpu_varies_attention_kernels_where_a_cpu_varies_threads() -> None:

@@ -16,7 +16,7 @@ from parity.calibrate import limits as calibrate
 from parity.calibrate.limits import UNJUDGED, Populations
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
+from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.identify import release_effects
 from parity.identify.releases import named
 from parity.judge.limit_table import TableKey
@@ -63,7 +63,7 @@ def root(
 
     def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: GoldenSubset | None) -> Populations:
         assert case.reference == recorded.record.reference == "1.2.0"
-        return replace(populations(0.02), compared_on=kept_phrase(kept))
+        return replace(populations(0.02), compared_on=subset_phrase(kept))
 
     monkeypatch.setattr(calibrate, "measure", measure)
     monkeypatch.setattr(release_effects, "measured", lambda old, new, *_: named(old, new))
@@ -106,10 +106,10 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
     arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder, "--reduced")
     code, said = invoke(*arguments)
     assert code == 0, said
-    registry, kept = load_registry(limits(root)), kept_of_case("micro")
-    assert kept is not None and "denoise/001/*/block/02/*" in kept_phrase(kept)
+    registry, kept = load_registry(limits(root)), subset_of_case("micro")
+    assert kept is not None and "denoise/001/*/block/02/*" in subset_phrase(kept)
     [calibration] = {limit.calibration for limit in registry.cases[MICRO].values() if limit.calibration is not None}
-    assert registry.calibrations[calibration].compared_on == {"micro": kept_phrase(kept)}
+    assert registry.calibrations[calibration].compared_on == {"micro": subset_phrase(kept)}
     require_population(registry)
 
 

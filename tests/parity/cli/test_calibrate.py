@@ -13,7 +13,7 @@ from parity.calibrate import limits
 from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
 from parity.calibrate.limits import Populations
 from parity.cli.app import app
-from parity.diff.runs import GoldenSubset, kept_of_case, kept_phrase
+from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.runs import golden
 from parity.runs.folder import read_run
 from runners.weights import WeightsFolder
@@ -39,7 +39,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
         moved = {"video_latent.relative_l2": 0.01}
         floor = {"repeated": moved, "noise": moved}
         return Populations(
-            case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=kept_phrase(kept)
+            case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=subset_phrase(kept)
         )
 
     monkeypatch.setattr(limits, "measure", measure)
@@ -57,5 +57,5 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
     finally:
         torch.set_num_threads(threads)
     assert (seen[0] is not None) == reduced and seen[0] == seen[1]
-    assert json.loads(samples.read_text())["origin"]["compared_on"] == kept_phrase(seen[0])
-    assert reduced or kept_of_case("micro") is None
+    assert json.loads(samples.read_text())["origin"]["compared_on"] == subset_phrase(seen[0])
+    assert reduced or subset_of_case("micro") is None

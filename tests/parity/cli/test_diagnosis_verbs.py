@@ -58,8 +58,8 @@ def test_the_verbs_diagnose_a_run(case_file: Path, micro_weights: WeightsFolder,
         record_run(engine, case, micro_weights, options, tmp_path / runner, Quiet(), recording("*", "sketch"))
     weights = ("--weights", micro_weights.folder)
 
-    told = called("explain", tmp_path / "native", "--against", tmp_path / "official", "--drift", "out")
-    assert "taps are equal in every bit" in told and "cond, video (worst 0)" in told
+    decisions = called("explain", tmp_path / "native", "--against", tmp_path / "official", "--drift", "out")
+    assert "taps are equal in every bit" in decisions and "cond, video (worst 0)" in decisions
     document = json.loads(called("explain", tmp_path / "native", "--against", tmp_path / "official", "--json"))
     assert document["bit_equal"] is True and document["taps"]["init/video"]["relative_l2"] == 0
 

@@ -61,7 +61,7 @@ def test_taps_that_limits_were_not_measured_on_do_not_stand_for_their_group(leav
         for runner in ("official", "native")
     ]
     assert compare_runs(*runs).levels["drift"].measured
-    level = compare_runs(*runs, kept=GoldenSubset(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
+    level = compare_runs(*runs, subset=GoldenSubset(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out block." in level.why
 
 

@@ -13,11 +13,11 @@ from parity.diff.runs import (
     GoldenSubset,
     RunsDiff,
     compare_runs,
-    kept_of,
-    kept_of_case,
-    kept_of_new,
-    kept_phrase,
     reduced_alike,
+    subset_of,
+    subset_of_case,
+    subset_of_new,
+    subset_phrase,
 )
 from parity.judge import gate
 from parity.judge.gate import compare_as_judged
@@ -42,9 +42,9 @@ def official(checkout: Path, leave_run: LeaveRun) -> Run:
 
 
 def test_a_case_without_a_golden_or_with_a_whole_one_keeps_nothing(official: Run) -> None:
-    assert kept_of_case("micro") is None and kept_of_case("another") is None
+    assert subset_of_case("micro") is None and subset_of_case("another") is None
     golden.bless(official, "smaller", reduced=True)
-    kept = kept_of_case("micro")
+    kept = subset_of_case("micro")
     assert kept is not None and kept.box_px == 8
     assert kept.pattern == read_trace(golden.golden_of("micro").folder).pattern
 
@@ -53,10 +53,10 @@ def test_two_whole_runs_get_the_numbers_that_one_gets_against_the_golden(officia
     golden.bless(official, "smaller", reduced=True)
     hidden = next(tap for tap in read_trace(official.folder) if "/block/01/" in tap)
     moved = read_run(leave_run("moved", first=hidden, error=0.25))
-    live = compare_runs(official, moved, kept=kept_of_case("micro"))
+    live = compare_runs(official, moved, subset=subset_of_case("micro"))
     recorded = compare_runs(golden.golden_of("micro"), moved)
     assert live.metrics == recorded.metrics and live.per_frame == recorded.per_frame
-    assert live.compared_on == recorded.compared_on == kept_phrase(kept_of_case("micro")) != ""
+    assert live.compared_on == recorded.compared_on == subset_phrase(subset_of_case("micro")) != ""
     assert {finding.code for finding in live.findings} == {"frame_too_small"}  # of small copies of micro frames
     whole = compare_runs(official, moved)
     assert whole.compared_on == ""
@@ -76,7 +76,9 @@ def test_the_boxes_are_those_of_the_golden(official: Run, leave_run: LeaveRun) -
 
 def test_what_a_golden_keeps_names_its_boxes_and_its_taps() -> None:
     named = {
-        kept_phrase(GoldenSubset(box_px=box_px, pattern=pattern)) for box_px in (8, 16) for pattern in (None, "a", "b")
+        subset_phrase(GoldenSubset(box_px=box_px, pattern=pattern))
+        for box_px in (8, 16)
+        for pattern in (None, "a", "b")
     }
     assert len(named) == 6 and "boxes of 16 px, taps a" in named and "boxes of 8 px, no taps" in named
 
@@ -91,23 +93,23 @@ def test_what_a_new_golden_will_keep_is_what_it_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     new = read_run(leave_run("new", frames=frames, blocks=blocks))
-    assert kept_of_new(new, reduced=False) is None
-    foreseen = kept_of_new(new, reduced=True)
+    assert subset_of_new(new, reduced=False) is None
+    foreseen = subset_of_new(new, reduced=True)
     golden.bless(new, "smaller", reduced=True)
-    assert foreseen == kept_of_case("micro") is not None
+    assert foreseen == subset_of_case("micro") is not None
     monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1000)
-    assert kept_of_new(new, reduced=False) == foreseen  # too large to stay whole
+    assert subset_of_new(new, reduced=False) == foreseen  # too large to stay whole
     monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
-    thinner = kept_of_new(golden.golden_of("micro"), reduced=False)
+    thinner = subset_of_new(golden.golden_of("micro"), reduced=False)
     golden.bless(golden.golden_of("micro"), "thinner")
-    assert thinner == kept_of_case("micro") and (thinner == foreseen) == (blocks is None)
+    assert thinner == subset_of_case("micro") and (thinner == foreseen) == (blocks is None)
 
 
 def test_a_reduced_candidate_says_what_was_compare_as_judged(official: Run) -> None:
     golden.bless(official, "smaller", reduced=True)
     small = golden.golden_of("micro")
-    assert compare_runs(official, small).compared_on == kept_phrase(kept_of(small))
-    assert compare_as_judged(official, small, profile="exact").compared_on == kept_phrase(kept_of(small))
+    assert compare_runs(official, small).compared_on == subset_phrase(subset_of(small))
+    assert compare_as_judged(official, small, profile="exact").compared_on == subset_phrase(subset_of(small))
 
 
 def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_golden_keeps_since(
@@ -118,7 +120,7 @@ def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_go
     monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
     golden.bless(golden.golden_of("micro"), "thinner")
     found = compare_as_judged(official, small, profile="limits")
-    assert found.compared_on == kept_phrase(kept_of(small)) != kept_phrase(kept_of_case("micro"))
+    assert found.compared_on == subset_phrase(subset_of(small)) != subset_phrase(subset_of_case("micro"))
 
 
 def test_where_bits_decide_a_golden_that_is_damaged_does_not_matter(official: Run, leave_run: LeaveRun) -> None:
@@ -154,10 +156,10 @@ def test_isolated_errors_are_judged_by_limits_too(
     seen: list[tuple[Path | None, bool]] = []
 
     def seeing(
-        reference: Run, candidate: Run, isolated: Path | None = None, *, kept: GoldenSubset | None = None
+        reference: Run, candidate: Run, isolated: Path | None = None, *, subset: GoldenSubset | None = None
     ) -> RunsDiff:
-        seen.append((isolated, kept is None))
-        return compare_runs(reference, candidate, kept=kept)
+        seen.append((isolated, subset is None))
+        return compare_runs(reference, candidate, subset=subset)
 
     monkeypatch.setattr(gate, "compare_runs", seeing)
     compare_as_judged(official, read_run(leave_run("fast", runner="native", tier="fast")), Path("isolated.json"))

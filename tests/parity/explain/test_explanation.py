@@ -210,14 +210,14 @@ def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dat
 def test_what_is_held_instead_comes_before_what_is_likely(flow: Dataflow) -> None:
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
     other = MatchingTap(tap=f"{HEAD}/cond/block/01/video/ff", nearer=math.inf)
-    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, matching=lambda tap: other)
     (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert look == (
         "look at how it comes to hold what the reference has at step 0, conditional pass, block 1, video, feed-forward "
         "(to the bit)"
     )
     other = MatchingTap(tap=f"{HEAD}/uncond/block/00/video/ff", nearer=math.inf)
-    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, twin=lambda tap: other)
+    found = explain(diff, flow, Floors(flow, "bf16"), bits_expected=True, matching=lambda tap: other)
     (look,) = [line for line in explanation_lines(found) if line.startswith("look at")]
     assert (
         look.startswith("look at the feed-forward branch")

@@ -94,7 +94,7 @@ class _recording:  # noqa: N801
 
 
 def on(found: Identification) -> set[str]:
-    return {name for name, one in found.told.items() if one.on and one.verdict in ("certain", "likely")}
+    return {name for name, one in found.decisions.items() if one.on and one.verdict in ("certain", "likely")}
 
 
 def test_a_mixture_of_releases_is_named_with_certainty(

@@ -70,13 +70,13 @@ class Model:
         return torch.randn(512, generator=torch.Generator().manual_seed(sum(map(ord, key)) * 7919 + len(key)))
 
 
-def settled(
+def searched(
     case: Case, truth: Setting, model: Model | None = None, noise: float = 0.0, without: tuple[str, ...] = ()
 ) -> tuple[Setting, dict[str, SwitchDecision]]:
     ours = model or Model()
     theirs = Model(ours.sizes, noise).all(truth)
     seen = {tap: value for tap, value in theirs.items() if not tap.startswith(without)}
-    return Search(cast(Replay, ours), RunUnderTest(taps=seen, pattern="*", traced=True), case, "bf16").settle()
+    return Search(cast(Replay, ours), RunUnderTest(taps=seen, pattern="*", traced=True), case, "bf16").search()
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.2", "1.2.0"])
@@ -85,15 +85,15 @@ def test_whatever_is_on_is_found_from_any_start(release: str, truth: tuple[str, 
     case = micro_case({**EVERYTHING, "reference": release})
     idle = {"more_negative_phrases"}  # the request has its own; stands as the release has it
     wanted = frozenset(truth) - idle | (setting_of(release) & idle)
-    setting, told = settled(case, wanted)
+    setting, decisions = searched(case, wanted)
     assert setting == wanted
-    assert {name for name, one in told.items() if one.verdict != "certain"} == idle
-    assert told["positions_fp32"].error == 0 < told["positions_fp32"].flipped_error
+    assert {name for name, one in decisions.items() if one.verdict != "certain"} == idle
+    assert decisions["positions_fp32"].error == 0 < decisions["positions_fp32"].flipped_error
 
 
 def test_two_switches_of_one_tap_are_told_together_though_neither_helps_alone(micro_case: MakeCase) -> None:
     both = frozenset({"positions_fp32", "keyframe_spans_one_frame", "cross_timestep_per_token"})
-    setting, _ = settled(micro_case(EVERYTHING), both)
+    setting, _ = searched(micro_case(EVERYTHING), both)
     assert setting == both
 
 
@@ -102,27 +102,29 @@ def test_under_noise_a_switch_is_likely_if_its_error_falls_by_the_factor_and_und
 ) -> None:
     truth = frozenset({"positions_fp32", "guidance_fp32"})
     sizes = {"guidance_fp32": 0.004}
-    setting, told = settled(micro_case(EVERYTHING), truth, Model(sizes), noise=0.01)
+    setting, decisions = searched(micro_case(EVERYTHING), truth, Model(sizes), noise=0.01)
     assert setting == truth - {"guidance_fp32"}, "what noise drowns stands as the case's release has it"
-    found = told["positions_fp32"]
+    found = decisions["positions_fp32"]
     assert found.verdict == "likely" and found.on and found.error * FACTOR < found.flipped_error
     assert found.error == pytest.approx(0.01, rel=0.3) and found.flipped_error == pytest.approx(0.1, rel=0.3)
-    assert told["guidance_fp32"].verdict == "undecided" and "larger" in told["guidance_fp32"].reason
+    assert decisions["guidance_fp32"].verdict == "undecided" and "larger" in decisions["guidance_fp32"].reason
 
 
 def test_a_switch_that_moves_no_bit_is_idle_and_never_guessed(micro_case: MakeCase) -> None:
-    setting, told = settled(micro_case(EVERYTHING), frozenset({"decoder_chunked"}), Model({"decoder_chunked": 0.0}))
-    assert told["decoder_chunked"].verdict == "idle" and "no bit" in told["decoder_chunked"].reason
+    setting, decisions = searched(
+        micro_case(EVERYTHING), frozenset({"decoder_chunked"}), Model({"decoder_chunked": 0.0})
+    )
+    assert decisions["decoder_chunked"].verdict == "idle" and "no bit" in decisions["decoder_chunked"].reason
     assert "decoder_chunked" not in setting
 
 
 def test_what_was_not_recorded_is_undecided_unless_the_final_latents_tell(micro_case: MakeCase) -> None:
     truth = frozenset({"positions_fp32", "vocoder_fp32", "noise_lerp_fp32", "connectors_share_mask", "guidance_fp32"})
     case = micro_case(EVERYTHING)
-    setting, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/"))
-    assert setting == truth and told["positions_fp32"].site == told["noise_lerp_fp32"].site == "denoising"
-    _, told = settled(case, truth, without=("denoise/", "init/", "connector/", "text/", "outputs/"))
-    assert told["positions_fp32"].verdict == "undecided" and "not recorded" in told["positions_fp32"].reason
+    setting, decisions = searched(case, truth, without=("denoise/", "init/", "connector/", "text/"))
+    assert setting == truth and decisions["positions_fp32"].site == decisions["noise_lerp_fp32"].site == "denoising"
+    _, decisions = searched(case, truth, without=("denoise/", "init/", "connector/", "text/", "outputs/"))
+    assert decisions["positions_fp32"].verdict == "undecided" and "not recorded" in decisions["positions_fp32"].reason
 
 
 def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase) -> None:
@@ -139,5 +141,5 @@ def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase)
 
 def test_most_combinations_are_never_tried(micro_case: MakeCase) -> None:
     model = Model()
-    settled(micro_case(EVERYTHING), setting_of("1.2.0"), model)
+    searched(micro_case(EVERYTHING), setting_of("1.2.0"), model)
     assert len(set(model.asked)) < 80 < 2 ** len(SWITCHES)

@@ -337,10 +337,10 @@ def test_error_of_tensors() -> None:
     for bad in (torch.ones(3), torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, 1.0])):
         assert math.isnan(error_of(x, bad))
     assert math.isnan(error_of(x * math.inf, x * math.inf))
-    sheet = ErrorTable()
-    sheet.compare("here", x, torch.ones(3))
-    sheet.compare("there", x, x * math.nan)
-    assert [row.note for row in sheet.rows] == [
+    table = ErrorTable()
+    table.compare("here", x, torch.ones(3))
+    table.compare("there", x, x * math.nan)
+    assert [row.note for row in table.rows] == [
         "reference is (2,), candidate is (3,)",
         "the candidate holds values that are not finite",
     ]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, compare_runs, kept_of_case, kept_phrase
+from parity.diff.runs import RunsDiff, compare_runs, subset_of_case, subset_phrase
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
@@ -132,14 +132,14 @@ def test_a_limit_that_was_changed_shows(root: Path) -> None:
 def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None:
     invoke("rejudge", "--record", root / "exact.json")
     path = root / "thresholds" / "consistency_threshold.json"
-    registry, kept = load_registry(path), kept_of_case("micro")
+    registry, kept = load_registry(path), subset_of_case("micro")
     calibration = Calibration(
         date="2026-01-02",
         command="x",
         runs=("y",),
         environment={"device": "cpu"},
         expires_with=("device",),
-        compared_on={} if kept is None else {"micro": kept_phrase(kept)},
+        compared_on={} if kept is None else {"micro": subset_phrase(kept)},
     )
     name = "video_latent.relative_l2"
     limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
