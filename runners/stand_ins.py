@@ -1,11 +1,9 @@
-"""Stand-ins for compiled parts of libraries that want CUDA's libraries, and so cannot be loaded beside a CPU-only torch.
+"""Stand-ins for compiled parts of libraries that want CUDA's libraries, and so cannot be loaded without.
 
 The package index has torchaudio and torchvision built for CUDA only. What engines use of them on a CPU is written in
-Python; an empty module takes the place of the part that is not. Where the part can be loaded nothing is done.
+Python; an empty module takes the place of the part that is not.
 """
 
-import importlib
-import importlib.util
 import sys
 import types
 from typing import Any

@@ -22,6 +22,13 @@ class EngineFiles:
     sha256: str  # over the names and hashes of its Python files
     known: str | None  # the version whose wheel has exactly these files
 
+    @property
+    def words(self) -> str:
+        """The version, and a note if it is none of those that this project knows."""
+        if self.known is not None:
+            return f"SGLang {self.known}"
+        return f"SGLang {self.version}, whose files are those of no version known here ({', '.join(KNOWN.values())})"
+
     def details(self) -> dict[str, Any]:
         """What a run records about the code that made it."""
         return {"sglang_version": self.version, "sglang_sha256": self.sha256, "sglang_known": self.known}

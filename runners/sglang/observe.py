@@ -1,4 +1,4 @@
-"""Taps and times of SGLang's LTX-2.3 pipeline, from outside: hooks and wrappers around its methods, no edit of its code.
+"""Taps and times of SGLang's pipeline, from outside: hooks and wrappers around its methods, no edit of its code.
 
 Tensors are handed on in the official layouts: tokens (B, T, C), one guidance pass at a time. At quality `exact` each
 pass is a call of its own; above it all passes of a step share one batch, and what that leaves is split. SGLang runs the

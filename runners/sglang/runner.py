@@ -9,6 +9,7 @@ import importlib
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,12 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError, RunnerError
+from runners.loaded import Loaded, look_for, others
 from runners.native.request import sampling_params
-from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
+from runners.protocol import CANDIDATE, Capabilities, Outcome, RunOptions, require_understood
 from runners.sglang.files import sglang_files
-from runners.sglang.layout import materialize
+from runners.sglang.layout import TEXT_ENCODER, materialize, places
+from runners.sglang.names import IMAGE_ENCODER
 from runners.sglang.observe import Observer
 from runners.sglang.request import GUIDERS, SKIP_V2A, request_keywords, require_as_asked
 from runners.stand_ins import without_compiled_torchaudio, without_compiled_torchvision
@@ -33,7 +36,10 @@ from runners.weights import Weights
 FOLDER: Final = "parity-components"  # one named as a public repository is taken for it and looked up on its hub
 MODEL: Final = "LTX-2.3"  # which SGLang otherwise learns from the folder's name
 ENGINE: Final = "sglang.multimodal_gen"
-QUALITIES: Final = ("exact", "lossless")
+OPTIONS: Final = {
+    "quality": ("exact", "lossless"),  # exact: one guidance pass a call; lossless, its served default: all in one
+    "autocast": ("off", "on"),  # on is its served default
+}  # of the engine, the first of each unless asked otherwise
 
 
 class SGLangRunner:
@@ -47,6 +53,7 @@ class SGLangRunner:
         releases=frozenset({"1.0.0", "1.1.2"}),  # of 1.2.0 it lacks per-token timesteps and guidance in fp32
         behaviours=False,
         taps=("*",),
+        engine_options=frozenset(OPTIONS),
     )
 
     def __init__(self, weights: Weights, options: RunOptions) -> None:
@@ -61,8 +68,8 @@ class SGLangRunner:
             importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline")
         except ImportError as error:
             raise RunnerError(
-                f"SGLang cannot be imported here ({error}); name its interpreter with --runner-python. docs/engines.md "
-                "says what to install."
+                f"SGLang cannot be imported by {sys.executable} ({error}); docs/engines.md says what to install, and "
+                "--runner-python names the interpreter that has it."
             ) from error
         self._place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
         try:
@@ -83,12 +90,13 @@ class SGLangRunner:
     def run(self, case: Case, progress: Progress) -> Outcome:
         """Execute a case. Raises: RunnerError for what SGLang cannot be asked."""
         require_understood(self.name, self.capabilities, case, self.options)
+        engine = _chosen(self.options.engine)
         keywords = request_keywords(case)
         clock = Clock(self.options.device, progress)
         clock.begin("text_encoding")
         with clock.loading():
-            server, pipeline = self._load(case)
-        request = engine_request(server, keywords | {"quality": "exact"})
+            server, pipeline = self._load(case.switches.disable_autocast and engine["autocast"] == "off")
+        request = engine_request(server, keywords | {"quality": engine["quality"]})
         require_as_asked(request, sampling_params(case))
         observer = Observer(pipeline, clock, case.guidance, case.request.num_inference_steps)
         try:
@@ -97,6 +105,7 @@ class SGLangRunner:
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{self.options.device} ran out of memory in the SGLang run ({error}).") from error
         clock.end()
+        files, loaded = sglang_files(), self._loaded(pipeline)
         frames = _frames(output.output[0])
         waveform: Tensor = output.audio[0].float().cpu()
         tap("decode/frames", frames)
@@ -114,7 +123,9 @@ class SGLangRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details={
-                **sglang_files().details(),
+                **files.details(),
+                CANDIDATE: [files.words, *(f"{name} {value}" for name, value in engine.items()), *others(loaded)],
+                "loaded": {component: found.document() for component, found in loaded.items()},
                 "pipeline": type(pipeline).__name__,
                 "quality": request.quality,
                 "autocast": not server.disable_autocast,
@@ -123,7 +134,7 @@ class SGLangRunner:
             },
         )
 
-    def _load(self, case: Case) -> tuple[Any, Any]:
+    def _load(self, disable_autocast: bool) -> tuple[Any, Any]:
         """SGLang's arguments of a server and its pipeline, loaded."""
         folder = str(self._place / FOLDER)
         arguments = importlib.import_module(f"{ENGINE}.runtime.server_args")
@@ -131,7 +142,7 @@ class SGLangRunner:
             model_path=folder,
             model_id=MODEL,
             num_gpus=1,
-            disable_autocast=case.switches.disable_autocast,
+            disable_autocast=disable_autocast,
             log_level="error",
         )
         arguments.set_global_server_args(server)
@@ -139,6 +150,26 @@ class SGLangRunner:
         parallel.maybe_init_distributed_environment_and_model_parallel(tp_size=1, sp_size=1)
         pipeline_class = importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline").LTX2Pipeline
         return server, pipeline_class(folder, server)
+
+    def _loaded(self, pipeline: Any) -> dict[str, Loaded]:
+        """What its components hold of the checkpoint."""
+        stages = {type(stage).__name__: stage for stage in pipeline.stages}
+        modules = {**pipeline.modules, IMAGE_ENCODER: stages["LTX2ImageEncodingStage"]._condition_image_encoder}
+        found = {
+            component: look_for(modules[component], self.weights.model, list(keys.values()))
+            for component, keys in places(self.weights.model.shapes).items()
+            if modules[component] is not None  # the encoder of pictures is loaded when there is one
+        }
+        gemma = [name for name in self.weights.gemma.shapes if name.startswith("language_model.")]
+        return {**found, TEXT_ENCODER: look_for(modules[TEXT_ENCODER], self.weights.gemma, gemma)}
+
+
+def _chosen(asked: dict[str, str]) -> dict[str, str]:
+    """Every option of the engine with its value. Raises: RunnerError for a value that it does not have."""
+    for name, value in asked.items():
+        if value not in OPTIONS[name]:
+            raise RunnerError(f"--engine-option {name}={value} is none of SGLang's; take {' or '.join(OPTIONS[name])}.")
+    return {name: asked.get(name, values[0]) for name, values in OPTIONS.items()}
 
 
 def engine_request(server: Any, keywords: dict[str, Any]) -> Any:
