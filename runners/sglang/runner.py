@@ -63,17 +63,18 @@ class SGLangRunner:
 
     def __enter__(self) -> Self:
         """Import SGLang and write the checkpoint in its layout. Raises: RunnerError if SGLang is not installed here."""
-        _prepare(self.options.device)
+        self._place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
+        os.environ["SGLANG_DIFFUSION_CACHE_ROOT"] = str(self._place / "cache")  # it keeps converted weights there
         try:
+            _prepare(self.options.device)
             importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline")
+            materialize(self.weights, self._place / FOLDER)
         except ImportError as error:
+            shutil.rmtree(self._place, ignore_errors=True)
             raise RunnerError(
                 f"SGLang cannot be imported by {sys.executable} ({error}); docs/engines.md says what to install, and "
                 "--runner-python names the interpreter that has it."
             ) from error
-        self._place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
-        try:
-            materialize(self.weights, self._place / FOLDER)
         except BaseException:
             shutil.rmtree(self._place, ignore_errors=True)
             raise
