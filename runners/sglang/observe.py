@@ -17,9 +17,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from runners.case import Guidance
+from runners.case import Case
 from runners.clock import Clock
 from runners.real_tokens import real_tokens
+from runners.releases import reference_of
 from runners.tap import tap, tapping
 
 BRANCHES: Final = {
@@ -45,17 +46,18 @@ STREAMS: Final = ("video", "audio")
 class Observer:
     """Listens to one request, times its stages and keeps the final latents."""
 
-    def __init__(self, pipeline: Any, clock: Clock, guidance: Guidance, steps: int) -> None:
-        """Prepare for a request with this guidance and so many steps."""
+    def __init__(self, pipeline: Any, clock: Clock, case: Case) -> None:
+        """Prepare for the request of a case."""
         self.pipeline = pipeline
         self.video_latent: Tensor | None = None  # (1, C, F, H, W), as the decoder gets it but for its statistics
         self.audio_latent: Tensor | None = None  # (1, C, T, M)
         self.sigmas: Tensor | None = None  # (steps + 1,)
         self.calls_a_step: list[int] = []
         self._clock = clock
-        self._guidance = guidance
-        self._steps = steps
-        guiders = (guidance.video, guidance.audio)
+        self._guiders = {"video": case.guidance.video, "audio": case.guidance.audio}
+        self._steps = case.request.num_inference_steps
+        self._negative_leaves_out = reference_of(case.reference).negative_disables_skipped_modality
+        guiders = self._guiders.values()
         # As SGLang decides it; in its order.
         self._passes = ["cond", "uncond"]
         if any(guider.stg_scale != 0.0 for guider in guiders):
@@ -153,21 +155,28 @@ class Observer:
         together = arguments["hidden_states"].shape[0] == len(self._passes)
         self._running = self._passes if together else [self._passes[self._calls - 1]]
 
-    def _branch(self, index: int, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        stream = name.partition("/")[0]
-
+    def _part(self, index: int, name: str, wanted: Callable[[str], bool]) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             for guidance_pass, part in zip(self._running, output.chunk(len(self._running)), strict=True):
-                # In a shared batch the isolated pass computes cross-modal attention and multiplies it by zero.
-                if self._wanted(guidance_pass, stream) and not (
-                    guidance_pass == "isolated" and name.endswith("av_attn")
-                ):
+                if wanted(guidance_pass):
                     tap(f"denoise/{self._step:03d}/{guidance_pass}/block/{index:02d}/{name}", part)
 
         return hook
 
+    def _branch(self, index: int, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        stream, _, branch = name.partition("/")
+
+        def wanted(guidance_pass: str) -> bool:
+            # In a shared batch the isolated pass computes cross-modal attention and multiplies it by zero.
+            masked = guidance_pass == "isolated" and branch == "av_attn"
+            kept = guidance_pass == "uncond" and not self._negative_leaves_out
+            skipped = self._guiders[stream].skips(self._step) and not kept
+            return self._wanted(guidance_pass) and not masked and not skipped
+
+        return self._part(index, name, wanted)
+
     def _block_ended(self, index: int) -> Callable[[nn.Module, Any, tuple[Tensor, Tensor]], None]:
-        video, audio = self._branch(index, "video/out"), self._branch(index, "audio/out")
+        video, audio = (self._part(index, f"{stream}/out", self._wanted) for stream in STREAMS)
 
         def hook(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
             video(module, inputs, output[0])
@@ -179,12 +188,13 @@ class Observer:
         value = original(*arguments, **options)
         guidance_pass, stream = self._passes[self._converted // 2], STREAMS[self._converted % 2]
         self._converted += 1
-        if self._wanted(guidance_pass, stream):
+        if self._wanted(guidance_pass):
             tap(f"denoise/{self._step:03d}/{guidance_pass}/x0/{stream}", value)
         return value
 
-    def _wanted(self, guidance_pass: str, stream: str) -> bool:
-        skipped = getattr(self._guidance, stream).skips(self._step)
+    def _wanted(self, guidance_pass: str) -> bool:
+        """Whether the case has a pass at this step: it has weight, and one of the streams is evaluated."""
+        skipped = all(guider.skips(self._step) for guider in self._guiders.values())
         return guidance_pass not in self._unused and not skipped
 
     def _ended(self, original: Callable[..., Any], batch: Any, *arguments: Any, **options: Any) -> Any:

@@ -99,7 +99,7 @@ class SGLangRunner:
             server, pipeline = self._load(case.switches.disable_autocast and engine["autocast"] == "off")
         request = engine_request(server, keywords | {"quality": engine["quality"]})
         require_as_asked(request, sampling_params(case))
-        observer = Observer(pipeline, clock, case.guidance, case.request.num_inference_steps)
+        observer = Observer(pipeline, clock, case)
         try:
             with observer.attached(), torch.no_grad():
                 output = pipeline.forward(request, server)
