@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.ltx23.loading import TensorSource
+from runners.model_files import TensorSource
 
 SAMPLED = 12  # tensors of a component, evenly over its names
 

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 
 from runners.errors import RunnerError
 from runners.ltx23.audio_vae_config import AudioVaeConfig
-from runners.ltx23.loading import TensorSource
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
 from runners.ltx23.video_vae_config import VideoVaeConfig
 from runners.ltx23.vocoder_config import ExtendedVocoderConfig, read_vocoder_config
+from runners.model_files import TensorSource
 from runners.sglang.names import COPIES, IMAGE_ENCODER, RENAMING
 from runners.weights import Weights, WeightsFolder
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.runs.child import Child, record_in_child
+from parity.runs.child import ChildRunner
 from parity.runs.execute import record_run, recording
 from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
@@ -92,11 +92,9 @@ def test_the_engines_request_object_holds_exactly_the_native_request(
     }
 
 
-def in_child(
-    python: Path, case: Case, weights: WeightsFolder, out: Path, options: RunOptions = BF16, taps: str = "*"
-) -> Run:
-    child = Child(python=python, runner="sglang", weights=weights, taps=taps, threads=1)
-    record_in_child(child, case, weights, options, out, Quiet())
+def in_child(python: Path, case: Case, weights: WeightsFolder, out: Path, options: RunOptions = BF16) -> Run:
+    child = ChildRunner(python=python, name="sglang", weights=weights, options=options, beside=out, threads=1)
+    record_run(child, case, weights, options, out, Quiet(), recording("*", "sketch"))
     return read_run(out)
 
 
