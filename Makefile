@@ -5,12 +5,14 @@
 # THREADS      CPU threads of parity and gate (1: parity/cli/threads.py says why).
 # WORKERS      processes that run the tests, each computing on one thread (0: none beside pytest's own).
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
+# ENGINES      folder of the environments that test-engines builds, one an engine.
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
 PYTHON ?= python3
 SYSTEM_TORCH ?=
 THREADS ?= 1
 WORKERS ?= 2
+ENGINES ?= build/engines
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -41,7 +43,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-gpu test-browser check gate thresholds coverage mutate bench clean
+  test test-engines test-gpu test-browser check gate thresholds coverage mutate bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +88,16 @@ measurements: ## Print the tables of docs/measurements, and put them into docs/m
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser
 	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --benchmark-disable)
+
+# Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
+$(ENGINES)/sglang/.ready: runners/sglang/requirements.txt
+	$(PYTHON) -m venv $(ENGINES)/sglang
+	$(ENGINES)/sglang/bin/python -m pip install --quiet --requirement runners/sglang/requirements.txt
+	$(ENGINES)/sglang/bin/python -m pip install --quiet --no-deps sglang==0.5.23
+	touch $@
+
+test-engines: $(STAMP) $(ENGINES)/sglang/.ready ## Build the engines' environments from the package index, and test their runners there
+	PARITY_SGLANG_PYTHON=$(abspath $(ENGINES)/sglang/bin/python) $(RUN) -m pytest tests/runners/sglang
 
 test-browser: $(STAMP) ## The report page in a real headless browser (needs Chromium)
 	$(RUN) -m pytest -m browser

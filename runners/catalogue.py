@@ -9,7 +9,7 @@ from runners.errors import RunnerError
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
-NAMES = ("official", "native", "diffusers")
+NAMES = ("official", "native", "diffusers", "sglang")
 
 
 def open_runner(
@@ -51,6 +51,10 @@ def open_runner(
         from runners.diffusers.runner import DiffusersRunner
 
         return DiffusersRunner(weights, options)
+    if name == "sglang":
+        from runners.sglang.runner import SGLangRunner
+
+        return SGLangRunner(weights, options)
     file, colon, engine = name.rpartition(":")
     if colon and file.endswith(".py"):
         made: Runner = _class_in(Path(file), engine)(weights, options)

@@ -19,6 +19,7 @@ from runners.errors import RunnerError
 
 Tier = Literal["exact", "fast"]
 TAPS_OFFERED = "taps_offered"  # key of a recorded run's details: `Capabilities.taps` of its runner
+CANDIDATE = "candidate"  # key of a run's details: phrases that a verdict says of what was run, such as a version
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -30,6 +31,7 @@ class RunOptions:
     dtype: torch.dtype = torch.bfloat16
     tier: Tier = "exact"  # only the native runner has tiers
     behaviours: dict[str, bool] = field(default_factory=dict)  # single reference behaviours set by hand
+    engine: dict[str, str] = field(default_factory=dict)  # how an engine runs it: properties of the candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Capabilities:
     releases: frozenset[str]
     behaviours: bool  # whether single reference behaviours can be set
     taps: tuple[str, ...]  # glob patterns of the tap names it can offer
+    engine_options: frozenset[str] = frozenset()  # names of `RunOptions.engine` that it has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,3 +116,9 @@ def require_understood(name: str, capabilities: Capabilities, case: Case, option
         )
     if options.behaviours and not capabilities.behaviours:
         raise RunnerError(f"Runner {name!r} cannot set single reference behaviours ({', '.join(options.behaviours)}).")
+    unknown = sorted(options.engine.keys() - capabilities.engine_options)
+    if unknown:
+        raise RunnerError(
+            f"Runner {name!r} has no --engine-option {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(capabilities.engine_options)) or 'none'}."
+        )

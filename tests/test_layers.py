@@ -33,6 +33,7 @@ MODEL_MAY_USE = (
     MODEL,
 )
 OFFICIAL = ("ltx_core", "ltx_pipelines")
+ENGINES = ("diffusers", "sglang")
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {
     "eval",
@@ -106,12 +107,12 @@ def beyond_the_model(name: str, text: str) -> list[str]:
 
 
 def official_outside(name: str, text: str) -> list[str]:
-    """Imports of the official packages, or of the other port, outside their adapters."""
+    """Imports of the official packages, or of another engine, outside their adapters."""
     found = []
     for target in imported(text):
         if target.split(".")[0] in OFFICIAL and not within(name, "runners.official"):
             found.append(f"{name} imports {target}")
-        if target.split(".")[0] == "diffusers" and not within(name, "runners.diffusers"):
+        if (engine := target.split(".")[0]) in ENGINES and not within(name, f"runners.{engine}"):
             found.append(f"{name} imports {target}")
     return found
 
@@ -196,6 +197,7 @@ def test_every_module_has_a_layer() -> None:
         ("runners.native.runner", "import ltx_core", "runners.native.runner imports ltx_core"),
         ("parity.cli.run", "x.import_module('ltx_pipelines.utils')", "parity.cli.run imports ltx_pipelines.utils"),
         ("runners.native.runner", "from diffusers import x", "runners.native.runner imports diffusers.x"),
+        ("runners.catalogue", "import sglang.srt", "runners.catalogue imports sglang.srt"),
         ("runners.weights", "import pickle", "runners.weights imports pickle"),
         ("runners.weights", "torch.load(path)", "runners.weights calls torch.load"),
         ("runners.weights", "eval('1')", "runners.weights calls eval"),

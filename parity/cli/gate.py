@@ -77,11 +77,13 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     from parity.report.junit import perf_suite, verdict_suite, write_junit
     from parity.report.markdown import annotations, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.report.words import release_followed
+    from parity.report.words import printable, release_followed
     from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
     if not json:
+        for phrase in found.candidate.described:
+            out.print(f"candidate: {printable(phrase)}", markup=False)
         for one in found.environment:
             out.print(f"environment differs: {one.beside}", markup=False)
     try:

@@ -15,7 +15,9 @@ from runners.errors import CaseError, RunnerError
 
 @verb
 def run(
-    runner: Annotated[str, typer.Option(help="official, native, diffusers, or FILE.py:CLASS for one of your own.")],
+    runner: Annotated[
+        str, typer.Option(help="official, native, diffusers, sglang, or FILE.py:CLASS for one of your own.")
+    ],
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
@@ -37,6 +39,9 @@ def run(
     ] = None,
     runner_python: Annotated[
         Path | None, typer.Option(help="Run in a process of this interpreter, e.g. other-venv/bin/python.")
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the engine itself, e.g. quality=lossless; sglang only.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -79,6 +84,7 @@ def run(
         dtype=DTYPES[dtype],
         tier="exact" if tier == "exact" else "fast",
         behaviours=behaviours,
+        engine=_engine_options(engine_option or []),
     )
     command_line = {"disable_autocast": disable_autocast}
     kept: Keep = "full" if keep == "full" else "sketch"
@@ -109,6 +115,17 @@ def run(
             markup=False,
         )
     return 0
+
+
+def _engine_options(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE pairs, each key once."""
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or key in options:
+            raise RunnerError(f"--engine-option wants KEY=VALUE, each key once, e.g. quality=lossless; got {pair!r}.")
+        options[key] = value
+    return options
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

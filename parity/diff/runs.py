@@ -27,6 +27,7 @@ from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, re
 from parity.taps.dataflow import Dataflow
 from runners.errors import RunError
 from runners.load import load
+from runners.protocol import CANDIDATE
 
 SCHEMA_VERSION = 1
 MAX_NUMBERS_BYTES = 256 << 20
@@ -41,6 +42,7 @@ class Side:
     dtype: str
     reference: str
     run_sha256: str  # of its run.json
+    described: tuple[str, ...] = ()  # phrases of its runner: the engine's version, how it ran, what is odd about it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +202,7 @@ def _side(run: Run) -> Side:
         dtype=record.dtype,
         reference=record.reference,
         run_sha256=sha256_of(run.folder / RUN_FILE),
+        described=tuple(map(str, record.details.get(CANDIDATE, ()))),
     )
 
 

@@ -30,6 +30,7 @@ def gate_document(verdict: Verdict, found: RunsDiff, followed: Follows | None, e
     """The verdict with what differs in the environment, what was left out, and the release that is followed instead."""
     return {
         **verdict_document(verdict),
+        "candidate": list(found.candidate.described),
         "environment_differences": [one.beside for one in found.environment],
         "other_release": None if followed is None else release_followed(followed),
         "left_out": asdict(found.left_out),

@@ -188,6 +188,7 @@ def _request(child: ChildRunner, case: Case, recorder: Recorder | None) -> dict[
         "dtype": dtype_name(options.dtype),
         "tier": options.tier,
         "behaviours": options.behaviours,
+        "engine_options": options.engine,
         "overrides": child.overrides,
         "command_line": child.command_line,
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),

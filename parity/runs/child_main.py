@@ -73,7 +73,11 @@ def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
         torch.set_num_threads(request["threads"])
     device = torch.device(request["device"])
     options = RunOptions(
-        device=device, dtype=DTYPES[request["dtype"]], tier=request["tier"], behaviours=request["behaviours"]
+        device=device,
+        dtype=DTYPES[request["dtype"]],
+        tier=request["tier"],
+        behaviours=request["behaviours"],
+        engine=request["engine_options"],
     )
     root, taps = request["official_root"], request["recording"]
     runner = open_runner(

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from runners.diffusers.names import LISTED, gemma_table, keys_by_component, name_tables
+from runners.diffusers.names import GEMMA, renaming_of
 from runners.errors import CheckpointError, RunnerError
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
 from runners.ltx23.video_vae_config import VaeStage, VideoVaeConfig
 from runners.ltx23.vocoder_config import ExtendedVocoderConfig, VocoderConfig, read_vocoder_config
 from runners.model_files import TensorSource
+from runners.renaming import LISTED
 from runners.weights import Weights
 
 Arguments = dict[str, Any]
@@ -104,8 +105,7 @@ def _from_checkpoint(
 ) -> Iterator[tuple[str, nn.Module, Callable[[], None]]]:
     text = weights.gemma_config["text_config"]
     arguments = component_arguments(weights.config, text["hidden_size"], text["num_hidden_layers"] + 1)
-    tables = name_tables(VideoVaeConfig.from_checkpoint(weights.config))
-    keys = keys_by_component(tables, weights.model.shapes)
+    keys = renaming_of(VideoVaeConfig.from_checkpoint(weights.config)).keys(weights.model.shapes)
     for name, (module, class_name) in CLASSES.items():
         component_class = getattr(importlib.import_module(module), class_name)
         with _as_from_pretrained(dtype):
@@ -123,9 +123,8 @@ def _text_encoder(weights: Weights, device: torch.device, dtype: torch.dtype) ->
             text_encoder: Any = transformers.Gemma3ForConditionalGeneration(gemma_config)
     except Exception as error:  # a stranger's config can fail anywhere inside transformers
         raise CheckpointError(f"The Gemma folder's config.json does not describe a Gemma 3: {error}") from error
-    table = gemma_table()
-    keys = keys_by_component([table], weights.gemma.shapes)[table.component]
-    return text_encoder, _filling(text_encoder, table.component, keys, weights.gemma, device, dtype)
+    ((component, keys),) = GEMMA.keys(weights.gemma.shapes).items()
+    return text_encoder, _filling(text_encoder, component, keys, weights.gemma, device, dtype)
 
 
 def _filling(

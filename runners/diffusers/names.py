@@ -1,28 +1,16 @@
-"""Names of the checkpoint's tensors in diffusers 0.39, both ways: the one renaming table of this project.
+"""Names of the checkpoint's tensors in diffusers 0.39.
 
-Values are never changed, so a name says all of a conversion. A rule is a pair (checkpoint side, diffusers side). The
-longest matching prefix is replaced first, then whole dotted parts of the rest; read right to left, the same rules lead
-back. Where the video VAE numbers its blocks differently, the rules follow from the list of blocks.
+Where its video VAE numbers its blocks differently, the rules follow from the list of blocks.
 
 Source: the module trees of both packages; diffusers' own conversion script gives the same names for the 22B checkpoint.
 """
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
-from runners.errors import CheckpointError, RunnerError
+from runners.errors import RunnerError
 from runners.ltx23.video_vae_config import VaeBlock, VideoVaeConfig
-
-Rule = tuple[str, str]
-
-LISTED: Final = 10  # offending names in an error
-
-# What official files hold and diffusers has no place for.
-DROPPED: Final = (
-    re.compile(r"vae\.per_channel_statistics\.(channel|mean-of-stds.*)"),  # statistics that normalizing does not read
-)
+from runners.renaming import UNREAD_STATISTICS, ComponentNames, Renaming, Rule
 
 _NORMS: Final[tuple[Rule, ...]] = (("q_norm", "norm_q"), ("k_norm", "norm_k"))
 
@@ -66,26 +54,9 @@ _VOCODER: Final[tuple[Rule, ...]] = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComponentNames:
-    """The rules of one diffusers component."""
-
-    component: str
-    prefixes: tuple[Rule, ...]
-    parts: tuple[Rule, ...] = ()
-
-    def to_diffusers(self, name: str) -> str | None:
-        """A checkpoint name as a key of the component; None if it is another component's."""
-        return _renamed(name, self.prefixes, self.parts)
-
-    def to_checkpoint(self, key: str) -> str | None:
-        """A key of the component as a checkpoint name; None if no rule fits."""
-        return _renamed(key, [(b, a) for a, b in self.prefixes], [(b, a) for a, b in self.parts])
-
-
-def name_tables(vae: VideoVaeConfig) -> tuple[ComponentNames, ...]:
+def renaming_of(vae: VideoVaeConfig) -> Renaming:
     """The whole table for a checkpoint. Raises: RunnerError for a video VAE that diffusers cannot build."""
-    return (
+    components = (
         ComponentNames(component="transformer", prefixes=(("model.diffusion_model.", ""),), parts=_TRANSFORMER),
         ComponentNames(
             component="connectors",
@@ -112,43 +83,13 @@ def name_tables(vae: VideoVaeConfig) -> tuple[ComponentNames, ...]:
         ),
         ComponentNames(component="vocoder", prefixes=(("vocoder.", ""),), parts=_VOCODER),
     )
+    return Renaming(engine="diffusers", components=components, dropped=UNREAD_STATISTICS)
 
 
-def gemma_table() -> ComponentNames:
-    """The table of the Gemma folder's tensors, whose class is transformers' own."""
-    return ComponentNames(component="text_encoder", prefixes=GEMMA_PREFIXES)
-
-
-def diffusers_name(tables: Iterable[ComponentNames], name: str) -> tuple[str, str]:
-    """Component and key of a checkpoint name; a more specific prefix of another component goes before.
-
-    Raises: CheckpointError if no component has it.
-    """
-    fitting = [(_prefix_length(table, name), table) for table in tables]
-    length, table = max(fitting, key=lambda found: found[0])
-    key = table.to_diffusers(name) if length else None
-    if key is None:
-        raise CheckpointError(f"Tensor {name!r} has no place in diffusers; take a text-and-image-to-video checkpoint.")
-    return table.component, key
-
-
-def keys_by_component(tables: Sequence[ComponentNames], names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """For each component its keys, each with the checkpoint name that fills it.
-
-    Raises: CheckpointError for a name without a place, two names for one place, or a name that does not lead back.
-    """
-    found: dict[str, dict[str, str]] = {table.component: {} for table in tables}
-    back = {table.component: table for table in tables}
-    for name in names:
-        if any(pattern.fullmatch(name) for pattern in DROPPED):
-            continue
-        component, key = diffusers_name(tables, name)
-        if key in found[component]:
-            raise CheckpointError(f"Tensors {found[component][key]!r} and {name!r} are both {component} {key!r}.")
-        if back[component].to_checkpoint(key) != name:
-            raise CheckpointError(f"Tensor {name!r} becomes {component} {key!r}, which does not lead back to it.")
-        found[component][key] = name
-    return found
+# The table of the Gemma folder's tensors, whose class is transformers' own.
+GEMMA: Final = Renaming(
+    engine="transformers", components=(ComponentNames(component="text_encoder", prefixes=GEMMA_PREFIXES),)
+)
 
 
 def _statistics(prefix: str) -> tuple[Rule, ...]:
@@ -181,20 +122,3 @@ def _block_rules(half: str, blocks: Sequence[VaeBlock]) -> tuple[Rule, ...]:
         place = f"{half}.mid_block." if middle else f"{half}.{there}.{level}."
         rules.append((f"{here}res_blocks.", f"{place}resnets."))
     return tuple(rules)
-
-
-def _prefix_length(table: ComponentNames, name: str) -> int:
-    return max((len(prefix) for prefix, _ in table.prefixes if name.startswith(prefix)), default=0)
-
-
-def _renamed(name: str, prefixes: Iterable[Rule], parts: Sequence[Rule]) -> str | None:
-    fitting = [rule for rule in prefixes if name.startswith(rule[0])]
-    if not fitting:
-        return None
-    old, new = max(fitting, key=lambda rule: len(rule[0]))
-    rest = name.removeprefix(old)
-    if parts:
-        table = dict(parts)
-        longest_first = "|".join(re.escape(part) for part in sorted(table, key=len, reverse=True))
-        rest = re.sub(rf"(?<![^.])({longest_first})(?![^.])", lambda match: table[match[1]], rest)
-    return new + rest

@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 
 from runners.official.ledger import MadeLoader
+from runners.stand_ins import without_compiled_torchaudio
 from runners.weights import Weights, WeightsFolder
 
 MADE_PATH = "made on the device"
@@ -37,22 +38,8 @@ def prepare_imports() -> None:
     """Make what the official code imports importable; call before importing any of it."""
     if "OpenImageIO" not in sys.modules and importlib.util.find_spec("OpenImageIO") is None:
         sys.modules["OpenImageIO"] = types.ModuleType("OpenImageIO")
-    if torch.cuda.is_available() or "torchaudio" in sys.modules:
-        return
-    sys.modules.setdefault("torchaudio._extension", _empty_extension())
-
-
-def _empty_extension() -> types.ModuleType:
-    extension = types.ModuleType("torchaudio._extension")
-
-    def passed_through(function: Any) -> Any:
-        return function
-
-    for name in ("fail_if_no_align", "fail_if_no_rir"):
-        setattr(extension, name, passed_through)
-    for name in ("_IS_TORCHAUDIO_EXT_AVAILABLE", "_IS_RIR_AVAILABLE", "_IS_ALIGN_AVAILABLE"):
-        setattr(extension, name, False)
-    return extension
+    if not torch.cuda.is_available():
+        without_compiled_torchaudio()
 
 
 @contextmanager

@@ -1,12 +1,14 @@
-"""Tests against checkouts of official releases are left out by name where there are none."""
+"""Tests against checkouts of official releases and against engines are left out by name where there are none."""
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 COMMITS = {"1.1.2": "41d9243", "1.2.0": "400fd31"}
+ENGINES = {"sglang_python": ("PARITY_SGLANG_PYTHON", "an interpreter with SGLang")}  # fixture -> variable, what it is
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -18,8 +20,14 @@ def missing_variables(release: str) -> list[str]:
     return [name for name in names if not os.environ.get(name)]
 
 
+@pytest.fixture
+def sglang_python() -> Path:
+    """The interpreter of SGLang's environment."""
+    return Path(os.environ["PARITY_SGLANG_PYTHON"])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests of a release that has no checkout here, and remember why."""
+    """Deselect tests of a release or engine that is not here, and remember why."""
     reasons: dict[str, list[pytest.Item]] = {}
     for item in items:
         release = getattr(item, "callspec", None) and item.callspec.params.get("release")  # type: ignore[attr-defined]
@@ -29,6 +37,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "and the interpreter that runs it, see docs/runners.md"
             )
             reasons.setdefault(reason, []).append(item)
+        for fixture, (variable, what) in ENGINES.items():
+            if fixture in getattr(item, "fixturenames", ()) and not os.environ.get(variable):
+                reasons.setdefault(f"{variable} not set: {what}, see docs/engines.md", []).append(item)
     left_out = {id(item) for found in reasons.values() for item in found}
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])

@@ -34,6 +34,7 @@ LITTLE = Capabilities(
         ({}, {"dtype": torch.float32}, r"cannot run in torch.float32"),
         ({"reference": "9.9.9"}, {}, r"does not run reference release '9.9.9'; it runs 1.0.0"),
         ({}, {"behaviours": {"positions_fp32": True}}, r"cannot set single reference behaviours \(positions_fp32\)"),
+        ({}, {"engine": {"quality": "fast"}}, r"has no --engine-option quality; it has none"),
     ],
 )
 def test_what_is_not_understood_is_named(

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from runners.diffusers.components import CLASSES, component_arguments
-from runners.diffusers.names import ComponentNames, diffusers_name, gemma_table, keys_by_component, name_tables
+from runners.diffusers.names import GEMMA, renaming_of
 from runners.errors import CheckpointError, RunnerError
 from runners.forge.inventory import gemma_inventory, model_inventory
 from runners.forge.presets import PRESETS, Preset, preset_named
 from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.renaming import Renaming
 
 
 def diffusers_shapes(preset: Preset) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -29,23 +30,23 @@ def diffusers_shapes(preset: Preset) -> dict[str, dict[str, tuple[int, ...]]]:
     return shapes
 
 
-def tables_of(preset: Preset) -> tuple[ComponentNames, ...]:
-    return name_tables(VideoVaeConfig.from_checkpoint(preset.config))
+def table_of(preset: Preset) -> Renaming:
+    return renaming_of(VideoVaeConfig.from_checkpoint(preset.config))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_tensor_has_one_place_and_every_place_one_tensor_of_its_shape(name: str) -> None:
     preset = preset_named(name)
     inventory = model_inventory(preset)
-    tables = tables_of(preset)
-    found = keys_by_component(tables, inventory)
+    table = table_of(preset)
+    found = table.keys(inventory)
     there = {
         component: {key: inventory[checkpoint_name] for key, checkpoint_name in keys.items()}
         for component, keys in found.items()
     }
     assert there == diffusers_shapes(preset)
     assert sum(map(len, found.values())) == len(inventory)  # none is dropped
-    back = {table.component: table for table in tables}
+    back = {names.component: names for names in table.components}
     assert {back[component].to_checkpoint(key) for component, keys in found.items() for key in keys} == set(inventory)
 
 
@@ -56,13 +57,13 @@ def test_gemma_has_transformers_names_but_for_the_head_that_shares_the_embedding
     inventory = gemma_inventory(preset.gemma)
     with torch.device("meta"):
         model = Gemma3ForConditionalGeneration(Gemma3Config.from_dict(preset.gemma))
-    found = keys_by_component([gemma_table()], inventory)["text_encoder"]
+    found = GEMMA.keys(inventory)["text_encoder"]
     assert {**found, "lm_head.weight": ""}.keys() == model.state_dict().keys()
-    assert {gemma_table().to_checkpoint(key) for key in found} == set(inventory)
+    assert {GEMMA.components[0].to_checkpoint(key) for key in found} == set(inventory)
 
 
 def test_names_worked_by_hand() -> None:
-    tables = tables_of(preset_named("tiny"))
+    table = table_of(preset_named("tiny"))
     dit = "model.diffusion_model."
     by_hand: Mapping[str, tuple[str, str]] = {
         f"{dit}patchify_proj.bias": ("transformer", "proj_in.bias"),
@@ -94,7 +95,7 @@ def test_names_worked_by_hand() -> None:
             "vocoder.resnets.3.acts1.0.downsample.filter",
         ),
     }
-    assert {name: diffusers_name(tables, name) for name in by_hand} == dict(by_hand)
+    assert {name: table.place(name) for name in by_hand} == dict(by_hand)
 
 
 @pytest.mark.parametrize(
@@ -106,28 +107,28 @@ def test_names_worked_by_hand() -> None:
     ],
 )
 def test_what_the_table_cannot_take_both_ways_is_refused(name: str, problem: str | None) -> None:
-    tables = tables_of(preset_named("tiny"))
+    table = table_of(preset_named("tiny"))
     if problem is None:  # known prefix: left to the comparison with the component, which has no such key
-        assert keys_by_component(tables, [name])["vae"] == {"decoder.unknown": name}
+        assert table.keys([name])["vae"] == {"decoder.unknown": name}
         return
     with pytest.raises(CheckpointError, match=problem):
-        keys_by_component(tables, [name])
+        table.keys([name])
 
 
 def test_statistics_that_nothing_reads_are_dropped_by_name_only() -> None:
-    tables = tables_of(preset_named("tiny"))
+    table = table_of(preset_named("tiny"))
     statistics = "vae.per_channel_statistics."
-    found = keys_by_component(tables, [f"{statistics}channel", f"{statistics}mean-of-stds_over_std-of-means"])
+    found = table.keys([f"{statistics}channel", f"{statistics}mean-of-stds_over_std-of-means"])
     assert not any(found.values())
     with pytest.raises(CheckpointError, match="no place"):
-        keys_by_component(tables, [f"{statistics}median"])
+        table.keys([f"{statistics}median"])
 
 
 def test_a_video_vae_that_diffusers_cannot_group_is_refused() -> None:
     preset = preset_named("tiny")
     preset.config["vae"]["decoder_blocks"].insert(0, ["res_x", {"num_layers": 1}])
     with pytest.raises(RunnerError, match="two res_x in a row"):
-        tables_of(preset)
+        table_of(preset)
 
 
 @pytest.mark.parametrize(

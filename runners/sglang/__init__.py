@@ -1,0 +1,1 @@
+"""SGLang, an engine that serves LTX-2.3, observed from outside."""

@@ -1,0 +1,38 @@
+"""What an engine says of itself stands first in a verdict, and how it is run is asked for by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import Exit
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.cli.run import run
+from runners.protocol import CANDIDATE
+
+
+def test_a_gate_says_first_what_the_candidate_is(leave_run: Callable[..., Path], checkout: Path) -> None:
+    reference = leave_run("reference")
+    phrases = ["Engine 1.2", "quality \x1b[31mfast"]
+    candidate = leave_run("candidate", runner="native", details={CANDIDATE: phrases})
+    said = CliRunner().invoke(app, ["gate", str(candidate), "--against", str(reference)])
+    assert said.exit_code == 0
+    assert said.stdout.splitlines()[:2] == ["candidate: Engine 1.2", r"candidate: quality \x1b[31mfast"]
+    document = json.loads(
+        CliRunner().invoke(app, ["gate", str(candidate), "--against", str(reference), "--json"]).stdout
+    )
+    assert document["candidate"] == phrases
+
+
+@pytest.mark.parametrize("given", [["quality"], ["=fast"], ["quality=a", "quality=b"]])
+def test_an_engine_option_is_a_pair_given_once(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments: dict[str, Any] = {"runner": "native", "case": "tiny_ti2v", "weights": "forge:tiny:0"}
+    with pytest.raises(Exit) as exited:
+        run(**arguments, folder=tmp_path / "run", engine_option=given, quiet=True)
+    assert exited.value.exit_code == 2
+    assert f"got {given[-1]!r}" in capsys.readouterr().err
