@@ -1,4 +1,4 @@
-"""What an engine really loaded: a sample of the checkpoint's tensors, looked for by value among those of its modules.
+"""The tensors an engine really loaded: a sample of the checkpoint's tensors, looked for by value among those of its modules.
 
 An engine renames and fuses parameters, so names do not lead from one to the other, but no value may change. A component
 that was filled from elsewhere (another overlay's vocoder, for one) holds none of them.
@@ -19,7 +19,7 @@ SAMPLED = 12  # tensors of a component, evenly over its names
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """How much of a sample was found in a module."""
+    """The part of a sample that was found in a module."""
 
     sampled: int
     missing: tuple[str, ...]  # checkpoint names whose values are nowhere

@@ -1,4 +1,4 @@
-"""Which SGLang this is: its version, and one hash over every Python file of the package."""
+"""Identification of SGLang: its version, and one hash over every Python file of the package."""
 
 import hashlib
 import importlib.metadata
@@ -16,7 +16,7 @@ KNOWN: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFiles:
-    """What an installed package says it is and what its files are."""
+    """An installed package: its version and its files' hash."""
 
     version: str
     sha256: str  # over the names and hashes of its Python files

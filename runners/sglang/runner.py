@@ -153,7 +153,7 @@ class SGLangRunner:
         return server, pipeline_class(folder, server)
 
     def _loaded(self, pipeline: Any) -> dict[str, Loaded]:
-        """What its components hold of the checkpoint."""
+        """The part of the checkpoint that its components hold."""
         stages = {type(stage).__name__: stage for stage in pipeline.stages}
         modules = {**pipeline.modules, IMAGE_ENCODER: stages["LTX2ImageEncodingStage"]._condition_image_encoder}
         found = {
@@ -182,7 +182,7 @@ def engine_request(server: Any, keywords: dict[str, Any]) -> Any:
 
 
 def _prepare(device: torch.device) -> None:
-    """What importing SGLang and its one-process group of workers want of this process."""
+    """The settings of this process that importing SGLang and its one-process group of workers want."""
     if device.type == "cpu":
         os.environ.setdefault("SGLANG_DIFFUSION_PLATFORM_OVERRIDE", "cpu")
         if not torch.cuda.is_available():
