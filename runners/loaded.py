@@ -1,4 +1,4 @@
-"""The tensors an engine really loaded: a sample of the checkpoint's tensors, looked for by value among those of its modules.
+"""The tensors an engine really loaded: a sample of the checkpoint's, looked for by value among those of its modules.
 
 An engine renames and fuses parameters, so names do not lead from one to the other, but no value may change. A component
 that was filled from elsewhere (another overlay's vocoder, for one) holds none of them.
