@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -29,6 +28,7 @@ from parity.cli import (
     run,
     suite,
 )
+from parity.cli.interrupt import listen_for_interrupts
 from parity.cli.verb import COULD_NOT_JUDGE
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Entry point of the console script. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    listen_for_interrupts()
     try:
         app()
     except SystemExit as end:
@@ -87,12 +87,6 @@ def _leave() -> NoReturn:
                 stream.flush()
     finally:
         os._exit(COULD_NOT_JUDGE)
-
-
-def _interrupt(*_: object) -> None:
-    """The signal that schedulers send first: leave as after an interrupt, with nothing half-written and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the clearing up
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from parity.cli.interrupt import InterruptibleProgress
 from parity.cli.verb import err
 from runners.clock import Progress as Listener
 from runners.clock import Quiet
@@ -49,10 +50,10 @@ class _Bar:
 def progress_of(title: str, quiet: bool) -> Iterator[Listener]:
     """A listener for one run."""
     if quiet:
-        yield Quiet()
+        yield InterruptibleProgress(Quiet())
     elif not err.is_terminal:
-        yield _Lines(title)
+        yield InterruptibleProgress(_Lines(title))
     else:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
-            yield _Bar(title, bar)
+            yield InterruptibleProgress(_Bar(title, bar))

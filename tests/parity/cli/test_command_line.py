@@ -249,6 +249,23 @@ def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
     assert left <= {"out.crashed"}  # the taps recorded until then
 
 
+def test_an_interrupt_that_a_library_swallows_ends_the_run_when_it_next_says_how_far_it_is(
+    runs: Runs, tmp_path: Path
+) -> None:
+    engine = tmp_path / "engine.py"
+    engine.write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\nexcept BaseException:\n    pass\n"
+        "from runners.native.runner import NativeRunner\n"
+        "class Engine(NativeRunner):\n    name = 'deaf'\n"
+    )
+    arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*"]
+    command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "interrupted" in ended.stderr, ended
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupt_inside_exec_exits_2_too(runs: Runs, tmp_path: Path) -> None:
     """Python marks such an interrupt as unhandled even where it was handled, and would end by SIGINT."""
     engine = tmp_path / "engine.py"
