@@ -112,7 +112,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     assert opened.parts_alone() is None, "nothing official runs beside its parts"
     assert opened.free_run().bit_equal
     skipping = grounds_of(VIDEO_SKIPS.change(case), case, registry, environment)
-    assert skipping.changed and not evidence.changed and skipping.kept is None
+    assert skipping.changed and not evidence.changed and skipping.subset is None
     with present(next(defect for defect in CATALOGUE if defect.id == "frames_limited_range")):
         drifted = opened.free_run()
     assert drifted.outputs.metrics[FRAMES] > 1 and drifted.taps.errors["decode/frames"] > 0.01

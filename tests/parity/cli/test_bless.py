@@ -61,9 +61,9 @@ def root(
     proposal = calibrate.propose_limits(Registry(), micro_weights, {"micro": populations(0.01)}, "a test")
     save_registry(limits(tmp_path), proposal.accept("first"))
 
-    def measure(_files: Any, case: Any, _say: Any, recorded: Run, kept: GoldenSubset | None) -> Populations:
+    def measure(_files: Any, case: Any, _say: Any, recorded: Run, subset: GoldenSubset | None) -> Populations:
         assert case.reference == recorded.record.reference == "1.2.0"
-        return replace(populations(0.02), compared_on=subset_phrase(kept))
+        return replace(populations(0.02), compared_on=subset_phrase(subset))
 
     monkeypatch.setattr(calibrate, "measure", measure)
     monkeypatch.setattr(release_effects, "measured", lambda old, new, *_: named(old, new))
@@ -106,10 +106,10 @@ def test_limits_of_a_golden_that_will_be_reduced_are_measured_on_what_it_will_ke
     arguments = ("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder, "--reduced")
     code, said = invoke(*arguments)
     assert code == 0, said
-    registry, kept = load_registry(limits(root)), subset_of_case("micro")
-    assert kept is not None and "denoise/001/*/block/02/*" in subset_phrase(kept)
+    registry, subset = load_registry(limits(root)), subset_of_case("micro")
+    assert subset is not None and "denoise/001/*/block/02/*" in subset_phrase(subset)
     [calibration] = {limit.calibration for limit in registry.cases[MICRO].values() if limit.calibration is not None}
-    assert registry.calibrations[calibration].compared_on == {"micro": subset_phrase(kept)}
+    assert registry.calibrations[calibration].compared_on == {"micro": subset_phrase(subset)}
     require_population(registry)
 
 

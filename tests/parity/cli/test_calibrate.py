@@ -33,13 +33,13 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
     golden.bless(official, "first", reduced=reduced)
     seen: list[GoldenSubset | None] = []
 
-    def measure(*_: Any, kept: GoldenSubset | None, sitting: CalibrationCheckpoint, **__: Any) -> Populations:
-        seen.append(kept)
+    def measure(*_: Any, subset: GoldenSubset | None, checkpoint: CalibrationCheckpoint, **__: Any) -> Populations:
+        seen.append(subset)
         sitting.take("repeated", lambda: Member(metrics={}))
         moved = {"video_latent.relative_l2": 0.01}
         floor = {"repeated": moved, "noise": moved}
         return Populations(
-            case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=subset_phrase(kept)
+            case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=subset_phrase(subset)
         )
 
     monkeypatch.setattr(limits, "measure", measure)
