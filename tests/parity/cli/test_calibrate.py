@@ -35,7 +35,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
 
     def measure(*_: Any, subset: GoldenSubset | None, checkpoint: CalibrationCheckpoint, **__: Any) -> Populations:
         seen.append(subset)
-        sitting.take("repeated", lambda: Member(metrics={}))
+        checkpoint.take("repeated", lambda: Member(metrics={}))
         moved = {"video_latent.relative_l2": 0.01}
         floor = {"repeated": moved, "noise": moved}
         return Populations(
