@@ -69,15 +69,14 @@ def gate(
 
 def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json: bool, junit: Path | None) -> int:
     """Judge numbers, and the candidate's speed if asked for, and say what came of it everywhere."""
-    from parity.judge.gate import judge_numbers, other_release, profile_of
+    from parity.judge.gate import judge_numbers, other_release
     from parity.judge.perf import load_perf_registry
     from parity.judge.timed import judge_timed, timed_run
-    from parity.judge.verdict import gate_exit_code
     from parity.report.documents import gate_document
     from parity.report.junit import perf_suite, verdict_suite, write_junit
     from parity.report.markdown import annotations, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.report.words import printable, release_followed
+    from parity.report.words import in_words, printable, release_followed
     from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
@@ -87,7 +86,7 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
         for one in found.environment:
             out.print(f"environment differs: {one.beside}", markup=False)
     try:
-        verdict = judge_numbers(found, profile_of(found))
+        verdict = judge_numbers(found)
     except RegistryError as error:
         followed = None if runs is None else other_release(*runs)
         raise error if followed is None else RegistryError(f"{release_followed(followed)} {error}") from None
@@ -95,17 +94,15 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     timed = None
     if perf and runs is not None:
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].record)])
+    said = in_words(verdict, timed, followed)
     if junit is not None:
-        write_junit(junit, [verdict_suite(verdict), *([perf_suite(timed)] if timed else [])])
-    _say_in_workflow(verdict_markdown(verdict, timed), annotations(verdict, timed), json)
-    code = gate_exit_code(verdict.exit_code, timed.exit_code if timed else 0)
+        write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
+    _say_in_workflow(verdict_markdown(said), annotations(said), json)
     if json:
-        typer.echo(json_module.dumps(gate_document(verdict, found, followed, code), indent=2))
+        typer.echo(json_module.dumps(gate_document(said, found), indent=2))
     else:
-        draw_gate(out, verdict, timed)
-        if followed is not None:
-            out.print(release_followed(followed), markup=False, soft_wrap=True)
-    return code
+        draw_gate(out, said)
+    return said.exit_code
 
 
 def _say_in_workflow(summary: str, commands: list[str], json: bool) -> None:
