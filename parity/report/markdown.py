@@ -3,8 +3,11 @@
 Names and reasons may come from a stranger's run, so they are escaped: nothing in them becomes a link, tag or command.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import typer
 
 from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence, printable
 
@@ -39,6 +42,15 @@ def verdict_markdown(said: GateWords) -> str:
 def error_markdown(case: str, message: str) -> str:
     """The summary of a gate that could not judge."""
     return f"### VERDICT: COULD NOT JUDGE\n\nCase {escaped(case)}: {escaped(message)}\n"
+
+
+def say_in_workflow(summary: str, commands: Iterable[str], *, err: bool) -> None:
+    """Add to a workflow's job summary and annotate its run, where there is one; it reads output and errors alike."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        append_summary(Path(path), summary)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for command in commands:
+            typer.echo(command, err=err)
 
 
 def append_summary(path: Path, text: str) -> None:
