@@ -143,7 +143,8 @@ def _drawn(verdict: "Verdict") -> str:
     from rich.console import Console
 
     from parity.report.tables import draw_gate
+    from parity.report.words import in_words
 
     paper = io.StringIO()
-    draw_gate(Console(file=paper, width=REPORT_WIDTH, color_system=None, highlight=False), verdict)
+    draw_gate(Console(file=paper, width=REPORT_WIDTH, color_system=None, highlight=False), in_words(verdict))
     return paper.getvalue()

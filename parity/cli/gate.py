@@ -4,7 +4,6 @@
 """
 
 import json as json_module
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +36,7 @@ def gate(
     from parity.diff.runs import read_numbers
     from parity.judge.gate import compare_as_judged
     from parity.report.junit import error_suite, write_junit
-    from parity.report.markdown import annotation, error_markdown
+    from parity.report.markdown import annotation, error_markdown, say_in_workflow
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
     from runners.errors import ParityError, RunError
@@ -58,7 +57,7 @@ def gate(
     except ParityError as error:
         if junit is not None:
             write_junit(junit, [error_suite(run.name, str(error))])
-        _say_in_workflow(error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], json)
+        say_in_workflow(error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], err=json)
         if json:
             document = {"outcome": "undecided", "exit_code": 2, "error": str(error)}
             if found is not None:  # compared, but not judged: what differs is often why
@@ -69,15 +68,14 @@ def gate(
 
 def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json: bool, junit: Path | None) -> int:
     """Judge numbers, and the candidate's speed if asked for, and say what came of it everywhere."""
-    from parity.judge.gate import judge_numbers, other_release, profile_of
+    from parity.judge.gate import judge_numbers, other_release
     from parity.judge.perf import load_perf_registry
     from parity.judge.timed import judge_timed, timed_run
-    from parity.judge.verdict import gate_exit_code
     from parity.report.documents import gate_document
     from parity.report.junit import perf_suite, verdict_suite, write_junit
-    from parity.report.markdown import annotations, verdict_markdown
+    from parity.report.markdown import annotations, say_in_workflow, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.report.words import printable, release_followed
+    from parity.report.words import in_words, printable, release_followed
     from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
@@ -87,7 +85,7 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
         for one in found.environment:
             out.print(f"environment differs: {one.beside}", markup=False)
     try:
-        verdict = judge_numbers(found, profile_of(found))
+        verdict = judge_numbers(found)
     except RegistryError as error:
         followed = None if runs is None else other_release(*runs)
         raise error if followed is None else RegistryError(f"{release_followed(followed)} {error}") from None
@@ -95,26 +93,12 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     timed = None
     if perf and runs is not None:
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].record)])
+    said = in_words(verdict, timed, followed)
     if junit is not None:
-        write_junit(junit, [verdict_suite(verdict), *([perf_suite(timed)] if timed else [])])
-    _say_in_workflow(verdict_markdown(verdict, timed), annotations(verdict, timed), json)
-    code = gate_exit_code(verdict.exit_code, timed.exit_code if timed else 0)
+        write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
+    say_in_workflow(verdict_markdown(said), annotations(said), err=json)  # JSON has the output to itself
     if json:
-        typer.echo(json_module.dumps(gate_document(verdict, found, followed, code), indent=2))
+        typer.echo(json_module.dumps(gate_document(said, found), indent=2))
     else:
-        draw_gate(out, verdict, timed)
-        if followed is not None:
-            out.print(release_followed(followed), markup=False, soft_wrap=True)
-    return code
-
-
-def _say_in_workflow(summary: str, commands: list[str], json: bool) -> None:
-    """Add to a workflow's job summary and annotate its run, where there is one; JSON keeps the output to itself."""
-    from parity.report.markdown import append_summary
-
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if path:
-        append_summary(Path(path), summary)
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for command in commands:
-            typer.echo(command, err=json)  # the workflow reads both
+        draw_gate(out, said)
+    return said.exit_code

@@ -16,7 +16,7 @@ def rejudge(
 ) -> int:
     """Judge all saved numbers again: 0 if each comes to its recorded outcome, 1 if one does not, 2 if one cannot be."""
     from parity.diff.runs import read_numbers
-    from parity.judge.gate import judge_numbers, profile_of
+    from parity.judge.gate import judge_numbers
     from parity.judge.registry import load_registry
     from parity.judge.saved import (
         load_verdict,
@@ -32,7 +32,7 @@ def rejudge(
 
     for path in record or []:
         found = read_numbers(path)
-        verdict = judge_numbers(found, profile_of(found))
+        verdict = judge_numbers(found)
         out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}", markup=False)
     registry = load_registry(limits_path()) if limits_path().exists() else None
     if registry is not None:

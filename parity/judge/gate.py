@@ -37,17 +37,19 @@ def gate(
     Raises: RunError as `compare_runs`, RegistryError as `judge_numbers`.
     """
     if isinstance(candidate, RunOutputs):
-        return judge_numbers(compare_in_memory(reference, candidate, profile or "limits"), profile or "limits")
-    found = compare_as_judged(reference, candidate, isolated, profile)
-    return judge_numbers(found, profile or profile_of(found))
+        return judge_numbers(compare_in_memory(reference, candidate, profile or "limits"), profile)
+    return judge_numbers(compare_as_judged(reference, candidate, isolated, profile), profile)
 
 
-def profile_of(found: RunsDiff) -> Profile:
+def profile_of(found: Comparison) -> Profile:
     """The rule a run is judged by: the exact tier by bit equality with an official run of the same environment.
 
     In another environment the official code itself may have other bits, so limits hold there; bits that are equal all
-    the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere.
+    the same need no limit, whatever was measured where. Any other tier or runner is judged by limits everywhere, and so
+    are outputs in memory, which name none.
     """
+    if not isinstance(found, RunsDiff):
+        return "limits"
     exact = _of_exact_tier(found.candidate)
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
 
@@ -96,11 +98,12 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
     )
 
 
-def judge_numbers(found: Comparison, profile: Profile) -> Verdict:
-    """Judge numbers by bit equality or by the registry's limits.
+def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
+    """Judge numbers by bit equality or by the registry's limits; None takes the rule that `profile_of` says.
 
     Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow.
     """
+    profile = profile or profile_of(found)
     if profile == "limits" and isinstance(found, RunsDiff):
         _require_limits_of_release(found)
     registry = load_registry(limits_path()) if profile == "limits" else None
@@ -110,7 +113,7 @@ def judge_numbers(found: Comparison, profile: Profile) -> Verdict:
 def judged_or_refused(found: RunsDiff) -> Verdict | str:
     """The verdict, or why there can be none, for who goes on all the same."""
     try:
-        return judge_numbers(found, profile_of(found))
+        return judge_numbers(found)
     except RegistryError as error:
         return str(error)
 

@@ -53,6 +53,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     expired: tuple[Difference, ...]  # what changed in the environment since the limit was measured
     reason: str  # of the limit
 
+    @property
+    def failed(self) -> bool:
+        """True if it counts against parity: beyond its limit and not waived."""
+        return not self.passed and not self.waived
+
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Something that fails whatever the limits are."""
@@ -82,8 +87,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return EXIT_CODES[self.outcome]
 
     def failed_rows(self) -> tuple[Row, ...]:
-        """The rows that count against parity: beyond their limit and not waived."""
-        return tuple(row for row in self.rows if not row.passed and not row.waived)
+        """The rows that count against parity."""
+        return tuple(row for row in self.rows if row.failed)
 
 
 def judge(
@@ -269,8 +274,7 @@ def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
         only_taps = all(failure.code == "shape_mismatch" and "/" in failure.where for failure in failures)
         apart = any(row.metric.startswith("outputs.bit_equal.") and row.value == 0 and not row.waived for row in rows)
         return "not_at_parity" if only_taps and apart else "undecided"
-    failed = [row for row in rows if not row.passed and not row.waived]
-    if failed:  # a limit of another environment shows nothing either way
+    if failed := [row for row in rows if row.failed]:  # a limit of another environment shows nothing either way
         return "undecided" if all(row.expired for row in failed) else "not_at_parity"
     return "parity" if any(row.passed and row.decisive for row in rows) else "undecided"
 

@@ -10,30 +10,29 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from parity.judge.perf import PerfVerdict
-from parity.judge.verdict import Row, Verdict
-from parity.report.words import headline, notes, perf_sentence, printable, sentence
+from parity.report.words import GateWords, RowWords, perf_sentence, printable
 from parity.trace.atomic import write_bytes_atomic
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2 (Char)
 
 
-def verdict_suite(verdict: Verdict) -> ET.Element:
+def verdict_suite(said: GateWords) -> ET.Element:
     """The test suite of a parity verdict."""
+    verdict = said.verdict
     suite = ET.Element("testsuite", name=_xml(f"parity {verdict.case} ({verdict.profile})"))
-    groups: dict[str, list[Row]] = {}
-    for row in verdict.rows:
-        groups.setdefault(row.metric.split(".")[0], []).append(row)
+    groups: dict[str, list[RowWords]] = {}
+    for one in said.rows:
+        groups.setdefault(one.row.metric.split(".")[0], []).append(one)
     for group, rows in groups.items():
         case = _case(suite, verdict.case, group)
-        failed = [row for row in rows if not row.passed and not row.waived]
-        if failed:
-            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", map(sentence, failed))
-        ET.SubElement(case, "system-out").text = _xml("\n".join(map(sentence, rows)))
+        if failed := [one.sentence for one in rows if one.row.failed]:
+            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", failed)
+        ET.SubElement(case, "system-out").text = _xml("\n".join(one.sentence for one in rows))
     for failure in verdict.failures:
         case = _case(suite, verdict.case, f"{failure.code}: {failure.where}")
         _problem(case, "failure", failure.code, [failure.message])
     if verdict.outcome == "undecided":
-        _problem(_case(suite, verdict.case, "verdict"), "error", headline(verdict), notes(verdict))
+        _problem(_case(suite, verdict.case, "verdict"), "error", said.parity, said.notes)
     return _counted(suite)
 
 

@@ -3,48 +3,35 @@
 Names and reasons may come from a stranger's run, so they are escaped: nothing in them becomes a link, tag or command.
 """
 
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from parity.judge.perf import PerfVerdict
-from parity.judge.verdict import Row, Verdict
-from parity.report.words import (
-    bound,
-    folded,
-    headline,
-    judged_by,
-    notes,
-    number,
-    perf_sentence,
-    printable,
-    sentence,
-    signed,
-    state,
-    used,
-    why,
-)
+import typer
+
+from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence, printable
 
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
 
 
-def verdict_markdown(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
+def verdict_markdown(said: GateWords) -> str:
     """The summary of a gate: headline, what failed, then everything, folded."""
+    perf = said.perf
     parts = [
-        f"### {escaped(headline(verdict, perf))}",
-        f"Case {escaped(verdict.case)}, judged by {escaped(judged_by(verdict))}.",
+        f"### {escaped(said.headline)}",
+        f"Case {escaped(said.verdict.case)}, judged by {escaped(said.judged_by)}.",
     ]
     parts += [
         f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(message)}"
-        for failure, message in folded(verdict.failures)
+        for failure, message in said.failures
     ]
-    if failed := verdict.failed_rows():
+    if failed := [one for one in said.rows if one.row.failed]:
         parts.append(_table(failed))
-    parts += [f"- {escaped(note)}" for note in notes(verdict)]
-    if verdict.rows:
-        parts.append(
-            f"<details><summary>All {len(verdict.rows)} metrics</summary>\n\n{_table(verdict.rows)}\n\n</details>"
-        )
+    parts += [f"- {escaped(note)}" for note in said.notes]
+    if said.rows:
+        parts.append(f"<details><summary>All {len(said.rows)} metrics</summary>\n\n{_table(said.rows)}\n\n</details>")
     if perf is not None:
         parts.append(f"**Speed** of {escaped(perf.title)}: {escaped(perf.outcome)} (baseline: {escaped(perf.reason)})")
         parts += [f"- {escaped(perf_sentence(row))}" for row in perf.rows]
@@ -57,22 +44,28 @@ def error_markdown(case: str, message: str) -> str:
     return f"### VERDICT: COULD NOT JUDGE\n\nCase {escaped(case)}: {escaped(message)}\n"
 
 
+def say_in_workflow(summary: str, commands: Iterable[str], *, err: bool) -> None:
+    """Add to a workflow's job summary and annotate its run, where there is one; it reads output and errors alike."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        append_summary(Path(path), summary)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for command in commands:
+            typer.echo(command, err=err)
+
+
 def append_summary(path: Path, text: str) -> None:
     """Append to a job's summary file, which other steps share (`$GITHUB_STEP_SUMMARY`)."""
     with path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
 
 
-def annotations(verdict: Verdict, perf: PerfVerdict | None = None) -> list[str]:
+def annotations(said: GateWords) -> list[str]:
     """One workflow command for each thing that is wrong; each fits one line."""
-    title = f"parity {verdict.case}"
-    lines = [
-        annotation(title, f"{failure.code} in {failure.where}: {message}")
-        for failure, message in folded(verdict.failures)
-    ]
-    lines += [annotation(title, sentence(row)) for row in verdict.failed_rows()]
-    if verdict.outcome == "undecided":
-        lines.append(annotation(title, f"undecided: {'; '.join(notes(verdict)) or headline(verdict)}"))
+    title, perf = f"parity {said.verdict.case}", said.perf
+    lines = [annotation(title, f"{failure.code} in {failure.where}: {message}") for failure, message in said.failures]
+    lines += [annotation(title, one.sentence) for one in said.rows if one.row.failed]
+    if said.verdict.outcome == "undecided":
+        lines.append(annotation(title, f"undecided: {'; '.join(said.notes) or said.parity}"))
     if perf is not None and perf.outcome != "ok":
         wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
         lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]
@@ -86,22 +79,9 @@ def annotation(title: str, message: str) -> str:
     return f"::error title={name}::{data}"
 
 
-def _table(rows: tuple[Row, ...]) -> str:
-    lines = [
-        "| | metric | value | limit | margin | used | why this limit |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = (
-            state(row),
-            row.metric,
-            number(row.value, row.unit),
-            bound(row),
-            signed(row.margin, row.unit),
-            used(row),
-            why(row),
-        )
-        lines.append("| " + " | ".join(map(escaped, cells)) + " |")
+def _table(rows: Sequence[RowWords]) -> str:
+    lines = [f"|{' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(map(escaped, one.cells))} |" for one in rows]
     return "\n".join(lines)
 
 

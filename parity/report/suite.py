@@ -16,7 +16,7 @@ from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
 from parity.report.documents import verdict_document
 from parity.report.explanation import explanation_document, explanation_lines
 from parity.report.markdown import escaped
-from parity.report.words import GIB, number, printable, sentence
+from parity.report.words import GIB, in_words, number, printable, sentence
 from parity.runs.folder import RunRecord
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 
@@ -126,7 +126,7 @@ class SuiteLine:
             "exit_code": self.code,
             "outcome": WORDS[self.code],
             "refusal": self.verdict if isinstance(self.verdict, str) else "",
-            "verdict": None if isinstance(self.verdict, str) else verdict_document(self.verdict),
+            "verdict": None if isinstance(self.verdict, str) else verdict_document(in_words(self.verdict)),
             "taps": None if self.taps is None else explanation_document(self.taps),
             "isolated": None
             if self.alone is None

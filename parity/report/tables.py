@@ -14,24 +14,7 @@ from rich.text import Text
 
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import LimitChange
-from parity.judge.verdict import Verdict, gate_exit_code
-from parity.report.words import (
-    bound,
-    folded,
-    headline,
-    interval,
-    judged_by,
-    limit_words,
-    notes,
-    number,
-    perf_sentence,
-    printable,
-    sentence,
-    signed,
-    state,
-    used,
-    why,
-)
+from parity.report.words import COLUMNS, GateWords, interval, limit_words, number, perf_sentence, printable
 
 REASON_WIDTH = 24  # the least room, in characters, in which a reason is still readable
 STYLES = {
@@ -50,36 +33,26 @@ STYLES = {
 }
 
 
-def draw_gate(console: Console, verdict: Verdict, perf: PerfVerdict | None = None) -> None:
+def draw_gate(console: Console, said: GateWords) -> None:
     """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided."""
-    draw_verdict(console, verdict)
-    if perf is not None:
-        draw_perf(console, perf)
-    code = gate_exit_code(verdict.exit_code, perf.exit_code if perf else 0)
-    style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[code]
-    console.print(Text(headline(verdict, perf), style), soft_wrap=True)
+    draw_verdict(console, said)
+    if said.perf is not None:
+        draw_perf(console, said.perf)
+    style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[said.exit_code]
+    console.print(Text(said.headline, style), soft_wrap=True)
+    if said.other_release is not None:
+        console.print(said.other_release, markup=False, soft_wrap=True)
 
 
-def draw_verdict(console: Console, verdict: Verdict) -> None:
+def draw_verdict(console: Console, said: GateWords) -> None:
     """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
-    title = f"{printable(verdict.case)}, judged by {judged_by(verdict)}"
-    rows = [
-        (
-            state(row),
-            row.metric,
-            number(row.value, row.unit),
-            bound(row),
-            signed(row.margin, row.unit),
-            used(row),
-            why(row),
-        )
-        for row in verdict.rows
-    ]
-    lines = [(state(row), sentence(row)) for row in verdict.rows]
-    _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
-    for failure, message in folded(verdict.failures):
+    verdict = said.verdict
+    title = f"{printable(verdict.case)}, judged by {said.judged_by}"
+    lines = [(one.cells[0], one.sentence) for one in said.rows]
+    _draw(console, title, COLUMNS, [one.cells for one in said.rows], lines)
+    for failure, message in said.failures:
         _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
-    for note in notes(verdict):
+    for note in said.notes:
         _line(console, "note", printable(note))
     if verdict.unjudged:
         reasons = dict.fromkeys(verdict.unjudged.values())

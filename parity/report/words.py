@@ -6,6 +6,8 @@ Text that came from a run or a registry is made printable first, so that a file 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from parity.diff.levels import LEVEL_WORDS
 from parity.identify.releases import Follows
@@ -13,11 +15,57 @@ from parity.judge.limit import POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.strength import Caught
-from parity.judge.verdict import JUDGED, Failure, Row, Verdict
+from parity.judge.verdict import JUDGED, Failure, Row, Verdict, gate_exit_code
 
 GIB = 1 << 30
 MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
 MOST_OF_A_CODE = 3  # failures of one code that are said one by one
+COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this limit")
+
+
+class RowWords(NamedTuple):
+    """A row of a verdict in words."""
+
+    row: Row
+    cells: tuple[str, ...]  # under COLUMNS
+    sentence: str  # the same in one line, for places without a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateWords:
+    """What a gate found, in words: made once, and laid out by the terminal, JUnit, Markdown and JSON alike."""
+
+    verdict: Verdict
+    perf: PerfVerdict | None  # the speed, where it was asked for
+    parity: str  # headline of the verdict alone
+    headline: str  # with the speed; the last line of every report
+    judged_by: str
+    rows: tuple[RowWords, ...]
+    failures: tuple[tuple[Failure, str], ...]  # the first few of each code with their message
+    notes: tuple[str, ...]
+    other_release: str | None  # that the candidate follows another release than it was judged by
+    exit_code: int
+
+
+def in_words(verdict: Verdict, perf: PerfVerdict | None = None, followed: Follows | None = None) -> GateWords:
+    """The words of a gate's verdict, with the speed and the other release that a candidate follows, where known."""
+    return GateWords(
+        verdict=verdict,
+        perf=perf,
+        parity=headline(verdict),
+        headline=headline(verdict, perf),
+        judged_by=judged_by(verdict),
+        rows=tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows),
+        failures=tuple(folded(verdict.failures)),
+        notes=notes(verdict),
+        other_release=None if followed is None else release_followed(followed),
+        exit_code=gate_exit_code(verdict.exit_code, perf.exit_code if perf else 0),
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    value, margin = number(row.value, row.unit), signed(row.margin, row.unit)
+    return state(row), row.metric, value, bound(row), margin, used(row), why(row)
 
 
 def printable(text: str) -> str:
@@ -232,7 +280,7 @@ def release_followed(found: Follows) -> str:
 
 
 def headline(verdict: Verdict, perf: PerfVerdict | None = None) -> str:
-    """The last line of every report."""
+    """The decision in capitals, with the speed where it was asked for."""
     parity = {"parity": "PARITY", "not_at_parity": "NOT AT PARITY", "undecided": "COULD NOT JUDGE"}[verdict.outcome]
     if perf is None:
         return f"VERDICT: {parity}"

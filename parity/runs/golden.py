@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def _folder_of(case_id: str) -> Path:
 
 def _checked(folder: Path, case_id: str) -> Run:
     """The golden in a folder, held to what `golden.json` there says."""
-    record = _record(folder / GOLDEN_FILE)
+    pictures, record = _folder_of(case_id), _record(folder / GOLDEN_FILE)
     if sha256_of(folder / CASE_FILE) != record.case_sha256:
         raise RunError(f"{folder / CASE_FILE} is not the case its golden was recorded for; bless a new run of it.")
     run_file = folder / RUN_FOLDER / RUN_FILE
@@ -150,7 +151,7 @@ def _checked(folder: Path, case_id: str) -> Run:
     if run.case_id != case_id:
         raise RunError(f"The golden in {folder} is of case {run.case_id!r}; bless a run of {case_id!r}.")
     for name, wanted in run.record.inputs.items():
-        picture = _folder_of(case_id) / name
+        picture = pictures / name
         if not picture.is_file() or sha256_of(picture) != wanted:
             raise RunError(f"{picture} is not the picture that the golden in {folder} was recorded with; restore it.")
     return run
@@ -181,7 +182,7 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> R
         run = read_run(partial)
     if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
         raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
-    return read_run(folder)
+    return replace(run, folder=folder)
 
 
 def reference_run(name: str, case_id: str) -> Run:

@@ -19,7 +19,7 @@ from parity.judge.registry import Registry, Waiver
 from parity.judge.strength import Strength
 from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
 from parity.report.documents import verdict_document
-from parity.report.words import notes
+from parity.report.words import in_words, notes
 from runners.errors import RegistryError, RunError
 
 ERROR = "video_latent.relative_l2"
@@ -283,7 +283,7 @@ def test_a_limit_of_another_unit_cannot_judge() -> None:
 
 
 def test_the_document_is_json_with_infinities_as_strings() -> None:
-    document = json.loads(json.dumps(verdict_document(by_limits({**GOOD, LEVEL: math.inf})), allow_nan=False))
+    document = json.loads(json.dumps(verdict_document(in_words(by_limits({**GOOD, LEVEL: math.inf}))), allow_nan=False))
     assert (document["parity"], document["exit_code"], document["outcome"]) == (True, 0, "parity")
     level = next(row for row in document["rows"] if row["metric"] == LEVEL)
     assert (level["value"], level["margin"], level["used"]) == ("inf", "inf", 0.0)
@@ -349,7 +349,7 @@ def test_a_level_that_was_not_measured_is_named_with_the_reason_and_what_the_res
         "judged by outputs; not by drift of taps: it offers no internals; not by isolated errors: it was not measured; "
         "outputs alone catch 5 of 9 known defects (tiny, 2026-01-02)"
     )
-    assert verdict_document(verdict)["levels"]["drift"] == "it offers no internals"
+    assert verdict_document(in_words(verdict))["levels"]["drift"] == "it offers no internals"
 
 
 def test_a_level_that_the_candidate_owes_is_a_failure() -> None:

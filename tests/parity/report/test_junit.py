@@ -8,6 +8,7 @@ import msgspec
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.junit import error_suite, perf_suite, verdict_suite, write_junit
+from parity.report.words import in_words
 
 
 def read(path: Path, *suites: ET.Element) -> ET.Element:
@@ -16,7 +17,7 @@ def read(path: Path, *suites: ET.Element) -> ET.Element:
 
 
 def test_a_group_fails_with_its_metrics_and_a_finding_on_its_own(verdict: Verdict, tmp_path: Path) -> None:
-    suite = read(tmp_path / "junit.xml", verdict_suite(verdict))[0]
+    suite = read(tmp_path / "junit.xml", verdict_suite(in_words(verdict)))[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "2", "1")
     cases = {case.get("name"): case for case in suite}
     assert list(cases) == ["frames", "video_latent", "missing_channel: audio_waveform", "verdict"]
@@ -30,12 +31,12 @@ def test_a_group_fails_with_its_metrics_and_a_finding_on_its_own(verdict: Verdic
 
 
 def test_a_pass_has_no_failures(passing: Verdict, tmp_path: Path) -> None:
-    suite = read(tmp_path / "junit.xml", verdict_suite(passing))[0]
+    suite = read(tmp_path / "junit.xml", verdict_suite(in_words(passing)))[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "0", "0")
 
 
 def test_what_could_not_be_judged_is_an_error(passing: Verdict, tmp_path: Path) -> None:
-    undecided = msgspec.structs.replace(passing, outcome="undecided")
+    undecided = in_words(msgspec.structs.replace(passing, outcome="undecided"))
     root = read(tmp_path / "junit.xml", verdict_suite(undecided), error_suite("astronaut", "no golden\x00\ud800"))
     assert [suite.get("errors") for suite in root] == ["1", "1"]
     assert root.find("testsuite/testcase[@name='gate']/error") is not None

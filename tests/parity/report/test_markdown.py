@@ -7,10 +7,11 @@ import msgspec
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.markdown import annotation, annotations, append_summary, error_markdown, verdict_markdown
+from parity.report.words import in_words
 
 
 def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict: Verdict) -> None:
-    text = verdict_markdown(verdict)
+    text = verdict_markdown(in_words(verdict))
     assert text.startswith("### VERDICT\\: COULD NOT JUDGE\n")
     assert "**missing\\_channel** in audio\\_waveform" in text
     before, after = text.split("<details>")
@@ -20,26 +21,27 @@ def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict
 
 
 def test_nothing_in_a_message_becomes_markup(verdict: Verdict) -> None:
-    text = verdict_markdown(verdict)
+    text = verdict_markdown(in_words(verdict))
     assert "<b>" not in text and "&lt;b&gt;" in text
     assert "[link](x)" not in text and "\x1b" not in text
 
 
 def test_speed_is_part_of_the_summary(passing: Verdict, slow: PerfVerdict) -> None:
-    text = verdict_markdown(passing, slow)
+    text = verdict_markdown(in_words(passing, slow))
     assert text.startswith("### VERDICT\\: PARITY, TOO SLOW\n")
     assert "12.12 s" in text and "10.605 s" in text
 
 
 def test_each_wrong_thing_is_one_annotation_on_one_line(verdict: Verdict, passing: Verdict, slow: PerfVerdict) -> None:
-    lines = annotations(verdict)
+    lines = annotations(in_words(verdict))
     assert len(lines) == 3
     assert all(line.startswith("::error title=parity astronaut::") and "\n" not in line for line in lines)
-    assert annotations(passing) == []
-    assert [line.split("::")[2].split(",")[0] for line in annotations(passing, slow)] == ["end_to_end is 12.12 s"]
+    assert annotations(in_words(passing)) == []
+    too_slow = annotations(in_words(passing, slow))
+    assert [line.split("::")[2].split(",")[0] for line in too_slow] == ["end_to_end is 12.12 s"]
     other = msgspec.structs.replace(slow, outcome="not_comparable", rows=(), reason="device: a -> b")
-    assert annotations(passing, other)[0].endswith("::not_comparable: device: a -> b")
-    assert len(annotations(msgspec.structs.replace(passing, outcome="undecided"))) == 1
+    assert annotations(in_words(passing, other))[0].endswith("::not_comparable: device: a -> b")
+    assert len(annotations(in_words(msgspec.structs.replace(passing, outcome="undecided")))) == 1
 
 
 def test_an_annotation_cannot_start_another() -> None:

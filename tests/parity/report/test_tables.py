@@ -13,7 +13,7 @@ from parity.judge.proposal import propose
 from parity.judge.registry import DEFAULTS, Registry
 from parity.judge.verdict import Verdict, judge
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
-from parity.report.words import folded
+from parity.report.words import folded, in_words
 
 
 def console(width: int) -> Console:
@@ -28,7 +28,7 @@ def shown(target: Console) -> str:
 @pytest.mark.parametrize("width", [20, 60, 80, 130, 200])
 def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> None:
     target = console(width)
-    draw_gate(target, verdict)
+    draw_gate(target, in_words(verdict))
     text = shown(target)
     for whole in (
         "video_latent.relative_l2",
@@ -49,8 +49,8 @@ def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> Non
 
 def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -> None:
     wide, narrow = console(200), console(60)
-    draw_gate(wide, verdict)
-    draw_gate(narrow, verdict)
+    draw_gate(wide, in_words(verdict))
+    draw_gate(narrow, in_words(verdict))
     assert "why this limit" in shown(wide) and "why this limit" not in shown(narrow)
     assert "video_latent.relative_l2 is 0.123457, wanted <= 0.1" in shown(narrow)
 
@@ -58,7 +58,7 @@ def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -
 @pytest.mark.parametrize("width", [60, 200])
 def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> None:
     target = console(width)
-    draw_gate(target, verdict)
+    draw_gate(target, in_words(verdict))
     text = " ".join(shown(target).split())
     for words in (
         "loosened: fused norm",
@@ -73,21 +73,21 @@ def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> N
 
 def test_the_last_line_is_the_decision(passing: Verdict, slow: PerfVerdict) -> None:
     target = console(100)
-    draw_gate(target, passing)
+    draw_gate(target, in_words(passing))
     assert shown(target).splitlines()[-1] == "VERDICT: PARITY"
     target = console(100)
-    draw_gate(target, passing, slow)
+    draw_gate(target, in_words(passing, slow))
     assert shown(target).splitlines()[-1] == "VERDICT: PARITY, TOO SLOW"
     undecided = msgspec.structs.replace(passing, outcome="undecided")
     target = console(100)
-    draw_gate(target, undecided)
+    draw_gate(target, in_words(undecided))
     assert shown(target).splitlines()[-1] == "VERDICT: COULD NOT JUDGE"
 
 
 @pytest.mark.parametrize("width", [50, 200])
 def test_speed_shows_medians_allowance_and_interval(passing: Verdict, slow: PerfVerdict, width: int) -> None:
     target = console(width)
-    draw_gate(target, passing, slow)
+    draw_gate(target, in_words(passing, slow))
     text = shown(target)
     for whole in ("12.12 s", "10.1 s", "10.605 s", "+20 %", "3.0000 GiB", "reading weights"):
         assert whole in text, whole
@@ -117,7 +117,7 @@ def test_a_reason_is_never_cut_off(verdict: Verdict, width: int) -> None:
         for row in verdict.rows
     )
     target = console(width)
-    draw_gate(target, msgspec.structs.replace(verdict, rows=rows))
+    draw_gate(target, in_words(msgspec.structs.replace(verdict, rows=rows)))
     assert shown(target).count("end.") == len(rows)
 
 
