@@ -8,19 +8,15 @@ from pathlib import Path
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Row, Verdict
 from parity.report.words import (
-    bound,
+    ROW_COLUMNS,
     folded,
     headline,
     judged_by,
     notes,
-    number,
     perf_sentence,
     printable,
+    row_cells,
     sentence,
-    signed,
-    state,
-    used,
-    why,
 )
 
 _ESCAPED = str.maketrans(
@@ -87,21 +83,8 @@ def annotation(title: str, message: str) -> str:
 
 
 def _table(rows: tuple[Row, ...]) -> str:
-    lines = [
-        "| | metric | value | limit | margin | used | why this limit |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = (
-            state(row),
-            row.metric,
-            number(row.value, row.unit),
-            bound(row),
-            signed(row.margin, row.unit),
-            used(row),
-            why(row),
-        )
-        lines.append("| " + " | ".join(map(escaped, cells)) + " |")
+    lines = ["| " + " | ".join(ROW_COLUMNS).lstrip() + " |", "| --- " * len(ROW_COLUMNS) + "|"]
+    lines += ["| " + " | ".join(map(escaped, row_cells(row))) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.words import (
-    bound,
+    ROW_COLUMNS,
     folded,
     headline,
     interval,
@@ -26,11 +26,9 @@ from parity.report.words import (
     number,
     perf_sentence,
     printable,
+    row_cells,
     sentence,
-    signed,
     state,
-    used,
-    why,
 )
 
 REASON_WIDTH = 24  # the least room, in characters, in which a reason is still readable
@@ -63,20 +61,9 @@ def draw_gate(console: Console, verdict: Verdict, perf: PerfVerdict | None = Non
 def draw_verdict(console: Console, verdict: Verdict) -> None:
     """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
     title = f"{printable(verdict.case)}, judged by {judged_by(verdict)}"
-    rows = [
-        (
-            state(row),
-            row.metric,
-            number(row.value, row.unit),
-            bound(row),
-            signed(row.margin, row.unit),
-            used(row),
-            why(row),
-        )
-        for row in verdict.rows
-    ]
+    rows = [row_cells(row) for row in verdict.rows]
     lines = [(state(row), sentence(row)) for row in verdict.rows]
-    _draw(console, title, ("", "metric", "value", "limit", "margin", "used", "why this limit"), rows, lines)
+    _draw(console, title, ROW_COLUMNS, rows, lines)
     for failure, message in folded(verdict.failures):
         _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
     for note in notes(verdict):

@@ -6,6 +6,7 @@ Text that came from a run or a registry is made printable first, so that a file 
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from parity.diff.levels import LEVEL_WORDS
 from parity.identify.releases import Follows
@@ -97,6 +98,15 @@ def why(row: Row) -> str:
     """The reason of the limit, and of the waiver where there is one."""
     reason = f"waived: {row.waived}; limit: {row.reason}" if row.waived else row.reason
     return printable(reason if row.status != "OVERLAP" else f"OVERLAP: {reason}")
+
+
+ROW_COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this limit")
+
+
+def row_cells(row: Row) -> tuple[str, ...]:
+    """A row as texts, one for each of ROW_COLUMNS."""
+    value, margin = number(row.value, row.unit), signed(row.margin, row.unit)
+    return state(row), row.metric, value, bound(row), margin, used(row), why(row)
 
 
 def sentence(row: Row) -> str:

@@ -23,7 +23,7 @@ from runners.official.observe import (
     observe_audio_decoder,
     observe_image_encoder,
 )
-from runners.official.request import PIPELINE, OfficialRequest
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest
 
 BLOCKS = "ltx_pipelines.utils.blocks"
 Observe = Callable[[Any], None]
@@ -73,6 +73,18 @@ class RecordedStage:
         video, audio = self._stage(**kwargs)
         self.latents = video.latent, audio.latent
         return video, audio
+
+    def output(self, frames: Tensor, audio: Any) -> OfficialOutput:
+        """The outputs of a run that went through this stage: uint8 frames, and sound as the pipeline gives it."""
+        assert self.latents is not None and self.sigmas is not None
+        return OfficialOutput(
+            frames=frames,
+            waveform=audio.waveform,
+            sample_rate_hz=audio.sampling_rate,
+            video_latent=self.latents[0],
+            audio_latent=self.latents[1],
+            sigmas=self.sigmas,
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stage, name)
