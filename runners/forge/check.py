@@ -49,30 +49,7 @@ _RESIDUAL_PART_OF: Final[dict[type[nn.Module], str]] = {
     SnakeBlock: "vocoder",
 }
 
-_CASE: Final = """
-id = "forge_check"
-pipeline = "one_stage"
-[request]
-prompt = "A close-up of a cheerful astronaut smiling at the camera; she says: we are going back to the moon."
-seed = 10
-height = 128
-width = 192
-num_frames = 33
-frame_rate = 24.0
-num_inference_steps = 4
-[[request.images]]
-path = "astronaut.png"
-[guidance.video]
-cfg_scale = 3.0
-stg_scale = 1.0
-rescale_scale = 0.7
-modality_scale = 3.0
-[guidance.audio]
-cfg_scale = 7.0
-stg_scale = 1.0
-rescale_scale = 0.7
-modality_scale = 3.0
-"""
+_CASE: Final = Path(__file__).with_name("check.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +94,7 @@ def check_case(folder: Path, num_blocks: int, overrides: dict[str, Any] | None =
     Image.fromarray(astronaut()).save(folder / "astronaut.png")
     perturbed = [RELEASED_PERTURBED_BLOCK if num_blocks > RELEASED_PERTURBED_BLOCK else num_blocks // 2]
     blocks = {f"guidance.{stream}.stg_blocks": perturbed for stream in STREAMS}
-    return parse_case(_CASE, folder, {**blocks, **(overrides or {})})
+    return parse_case(_CASE.read_text(encoding="utf-8"), folder, {**blocks, **(overrides or {})})
 
 
 class Observations:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import Defect, Facet, defects_in, edits, replaces, wrapped
+from parity.calibrate.defects.defect import Defect, Facet, edits, replaces, wrapped
 from parity.calibrate.defects.variant import TILES, WIDE_TILES
 from runners.ltx23 import audio_decoder, video_decoder, video_tiling
 from runners.ltx23.antialiased_activation import AntiAliasedSnake
@@ -190,6 +190,3 @@ def mono_on_both_channels(original: Original, *args: Any) -> Any:
     """Both channels carry their mean."""
     waveform, rate_hz = original(*args)
     return waveform.mean(dim=0, keepdim=True).repeat(waveform.shape[0], 1), rate_hz
-
-
-DECODING_DEFECTS: Final = defects_in(vars())

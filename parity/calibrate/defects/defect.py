@@ -5,9 +5,10 @@ that was never reached is an error of the catalogue, not a defect that survived.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from unittest.mock import patch
 
@@ -179,13 +180,9 @@ def _described(
     )
 
 
-def defects_in(module: Mapping[str, object]) -> tuple[Defect, ...]:
-    """The defects among the names of a module, in the order in which it defines them."""
-    return tuple(value for value in module.values() if isinstance(value, Defect))
-
-
-def require_unique(defects: Sequence[Defect]) -> tuple[Defect, ...]:
-    """The defects, if no two share an id."""
+def defects_in(*modules: ModuleType) -> tuple[Defect, ...]:
+    """The defects that modules define, in their order; no two may share an id."""
+    defects = [value for module in modules for value in vars(module).values() if isinstance(value, Defect)]
     ids = [defect.id for defect in defects]
     assert len(ids) == len(set(ids)), f"defects given twice: {sorted({name for name in ids if ids.count(name) > 1})}"
     return tuple(defects)

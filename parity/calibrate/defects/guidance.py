@@ -10,7 +10,7 @@ from typing import Any, Final
 from msgspec import structs
 from torch import Tensor
 
-from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, defects_in, replaces
+from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, replaces
 from parity.calibrate.defects.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -181,6 +181,3 @@ def rescale_per_token(original: Original, guider: Guider, cond: Tensor, *rest: A
 def picture_not_held(original: Original, x0: Any, mask: Any, clean: Any) -> Any:
     """Tokens of the picture are not pulled back to it after a step."""
     return x0
-
-
-GUIDANCE_DEFECTS: Final = defects_in(vars())

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, Defect, defects_in, replaces, together, wrapped
+from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
 from parity.calibrate.defects.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
 from runners.ltx23 import conditioning
 from runners.ltx23.latents import VideoShape, cell_bounds_px, with_noise
@@ -149,6 +149,3 @@ def frame_rate_rounded(original: Original, stage: LatentPreparationStage, batch:
 def audio_frames_rounded_up(original: Original, frames: Any, rate: Any) -> Any:
     """The number of audio frames is rounded up instead of to the nearest whole number."""
     return math.ceil(frames / rate * 25.0)
-
-
-LATENT_DEFECTS: Final = defects_in(vars())

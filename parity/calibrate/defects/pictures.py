@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import VIDEO, Defect, Reach, defects_in, edits, replaces, wrapped
+from parity.calibrate.defects.defect import VIDEO, Defect, Reach, edits, replaces, wrapped
 from parity.calibrate.defects.variant import (
     KEYFRAME_PICTURE,
     PICTURE,
@@ -221,6 +221,3 @@ keyframe_strength_ignored = Defect(
     ),
     variant=TWO_PICTURES,
 )
-
-
-PICTURE_DEFECTS: Final = defects_in(vars())

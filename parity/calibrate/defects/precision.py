@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import Apply, Defect, Reach, defects_in, edits, replaces
+from parity.calibrate.defects.defect import Apply, Defect, Reach, edits, replaces
 from runners.ltx23 import attention, timestep
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Transformer
@@ -24,14 +24,6 @@ FIRST: Final = "denoise/000/cond/block/00"
 INT8_MAX: Final = 127.0
 FP8: Final = torch.float8_e4m3fn
 FP8_MAX: Final = 448.0
-
-
-def _to_int8(x: Tensor) -> Tensor:
-    return x.round()
-
-
-def _to_fp8(x: Tensor) -> Tensor:
-    return x.to(FP8).float()
 
 
 def _narrow_scores(largest: float, narrow: Callable[[Tensor], Tensor]) -> Apply:
@@ -77,7 +69,7 @@ int8_attention_scores = Defect(
     description="queries and keys are rounded to 8-bit integers, one scale a tensor",
     first_taps=(f"{FIRST}/*/self_attn",),
     isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
-    apply=_narrow_scores(INT8_MAX, _to_int8),
+    apply=_narrow_scores(INT8_MAX, torch.round),
 )
 
 
@@ -87,7 +79,7 @@ fp8_attention_scores = Defect(
     description="queries and keys are rounded to 8-bit floats (e4m3), one scale a tensor",
     first_taps=(f"{FIRST}/*/self_attn",),
     isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
-    apply=_narrow_scores(FP8_MAX, _to_fp8),
+    apply=_narrow_scores(FP8_MAX, lambda x: x.to(FP8).float()),
 )
 
 
@@ -97,6 +89,3 @@ def fp8_cast_weights(model: Transformer) -> None:
     for module in model.transformer_blocks.modules():
         if isinstance(module, nn.Linear):
             module.weight.copy_(module.weight.to(FP8))
-
-
-PRECISION_DEFECTS: Final = defects_in(vars())

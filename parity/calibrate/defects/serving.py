@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, defects_in, replaces
+from parity.calibrate.defects.defect import BOTH, replaces
 from runners.ltx23.attention import Attention
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.rotary import SplitRotary
@@ -77,6 +77,3 @@ def sequence_padding_attended(
     padded = F.pad(x, rows)  # (B, T, C) -> (B, a multiple, C)
     attended: Tensor = original(attention, padded, padded, query_rotary=rotary, key_rotary=rotary)
     return attended[:, :tokens]
-
-
-SERVING_DEFECTS: Final = defects_in(vars())

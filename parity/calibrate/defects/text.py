@@ -5,13 +5,13 @@ Axes: B prompt, S token, D channel of the language model, L hidden state, C chan
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from parity.calibrate.defects.defect import BOTH, defects_in, edits, replaces
+from parity.calibrate.defects.defect import BOTH, edits, replaces
 from parity.calibrate.defects.variant import TEXT_ONLY
 from parity.identify.batched import BatchedConnectorStage
 from runners.ltx23 import connectors, text_features
@@ -159,6 +159,3 @@ def attends_padded_text(original: Original, encoder: GemmaEncoder, prompts: list
 
     with patch.object(model, "forward", unmasked):
         return original(encoder, prompts)
-
-
-TEXT_DEFECTS: Final = defects_in(vars())

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, VIDEO, Defect, Reach, defects_in, edits, replaces, together, wrapped
+from parity.calibrate.defects.defect import BOTH, VIDEO, Defect, Reach, edits, replaces, together, wrapped
 from parity.calibrate.defects.variant import PICTURE, V2A_ON
 from runners.ltx23 import transformer
 from runners.ltx23.attention import Attention
@@ -259,6 +259,3 @@ autocast_entered = Defect(
     apply=together(wrapped(NativeRunner, "pipeline_config", _autocast_entered), _without_warnings),
     alone=False,
 )
-
-
-TRANSFORMER_DEFECTS: Final = defects_in(vars())
