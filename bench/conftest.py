@@ -6,68 +6,32 @@ machine slows both.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkLine:
-    """One measured quantity beside its budget."""
-
-    what: str
-    measured: str
-    ratio: float
-    peer: str
-    budget: float  # of the ratio
-
-
-LINES = pytest.StashKey[list[BenchmarkLine]]()
-
-
-class Note(Protocol):
-    """Put a line into the benchmark's extra information and into the table at the end."""
-
-    def __call__(self, *, what: str, measured: str, ratio: float, peer: str, budget: float) -> None:
-        """Keep one measured quantity."""
-
-
-class ByTurns(Protocol):
-    """Time some work and a peer by turns, and note the fastest round of the one over that of the other."""
-
-    def __call__(
-        self,
-        work: Callable[[], Any],
-        peer: Callable[[], object],
-        *,
-        what: str,
-        peer_name: str,
-        budget: float,
-        rounds: int,
-        moved_bytes: int = 0,
-        share: float = 1.0,
-    ) -> Any:
-        """Return what `work` returns. The peer does `share` of the work; GB/s are said where bytes are given."""
+LINES = pytest.StashKey[list[tuple[str, str, float, str, float]]]()
 
 
 @pytest.fixture
-def note(benchmark: Any, request: pytest.FixtureRequest) -> Note:
-    """See `Note`."""
+def note(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Puts one measured quantity beside its budget, into the benchmark's extra information and the table at the end."""
 
     def keep(*, what: str, measured: str, ratio: float, peer: str, budget: float) -> None:
         benchmark.extra_info.update(measured=measured, ratio=ratio, peer=peer, budget=budget)
-        line = BenchmarkLine(what=what, measured=measured, ratio=ratio, peer=peer, budget=budget)
-        request.config.stash.setdefault(LINES, []).append(line)
+        request.config.stash.setdefault(LINES, []).append((what, measured, ratio, peer, budget))
 
     return keep
 
 
 @pytest.fixture
-def by_turns(benchmark: Any, note: Note) -> ByTurns:
-    """See `ByTurns`."""
+def by_turns(benchmark: Any, note: Callable[..., None]) -> Callable[..., Any]:
+    """Times some work and a peer by turns, notes the fastest round of the one over that of the other.
+
+    Returns what the work returns. The peer does `share` of the work; GB/s are said where bytes are given.
+    """
 
     def run(
         work: Callable[[], Any],
@@ -102,7 +66,6 @@ def pytest_terminal_summary(config: pytest.Config) -> None:
     if not lines:
         return
     table = Table("what", "measured", "ratio", "budget", "to", title="Budgets, not limits: nothing fails by them")
-    for line in lines:
-        mark = "" if line.ratio <= line.budget else "  over"
-        table.add_row(line.what, line.measured, f"{line.ratio:.2f}{mark}", f"{line.budget:g}", line.peer)
+    for what, measured, ratio, peer, budget in lines:
+        table.add_row(what, measured, f"{ratio:.2f}{'' if ratio <= budget else '  over'}", f"{budget:g}", peer)
     Console(width=120).print(table)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import header
+from gpu import header, options
 
 from parity.diff.runs import compare_runs
 from parity.explain.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
@@ -184,13 +184,9 @@ def peak_bytes(device: torch.device) -> int:
 
 def main() -> None:
     """Measure and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     kinds = {"blocks": blocks, "run": run, "port": port}
     parser.add_argument("kind", choices=kinds)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--weights", default="forge:full:0")
-    parser.add_argument("--case", default="ltx_2.3_one_stage_ti2v")
     parser.add_argument("--steps", default="0,15,29")
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--runs")

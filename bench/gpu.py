@@ -7,7 +7,8 @@
 `speed` runs the runners by turns (a b, b a, a b, ...), after one shortened run of each that is thrown away, and keeps
 every sample: `parity perf FILE --update` makes baselines of it. It saves after each run; the same call on the same box
 goes on. `capture` runs native with and without all taps by turns and compares the steps. `sketch` reads tensors that
-rotate through more memory than the cache holds, beside a plain read and a plain copy.
+rotate through more memory than the cache holds, beside a plain read and a plain copy; on CUDA, times are medians
+between device events.
 """
 
 import argparse
@@ -15,12 +16,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from sketch import median_s
+from torch import Tensor
 
 from parity.judge.timed import TimedRun, TimedSamples, read_samples, timed_run
 from parity.runs.environment import fingerprint, source_hash
@@ -149,6 +151,29 @@ def capture(arguments: argparse.Namespace, device: torch.device, out: Path) -> N
     )
 
 
+def median_s(work: Callable[[Tensor], object], tensors: list[Tensor], repeats: int) -> float:
+    """Return the median time of `work` on one tensor, in seconds."""
+    for tensor in tensors[:3]:
+        work(tensor)
+    if tensors[0].is_cuda:
+        events = []
+        for turn in range(repeats):
+            start, end = (torch.Event("cuda", enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(400_000)  # type: ignore[no-untyped-call]  # the host gets ahead meanwhile: no launch time
+            start.record()
+            work(tensors[turn % len(tensors)])
+            end.record()
+            events.append((start, end))
+        torch.cuda.synchronize()
+        return statistics.median(float(start.elapsed_time(end)) for start, end in events) / 1e3
+    times = []
+    for turn in range(repeats):
+        begin = time.perf_counter()
+        work(tensors[turn % len(tensors)])
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
 def sketch(arguments: argparse.Namespace, device: torch.device, out: Path) -> None:
     """Bytes read a second by a sketch, beside a plain read and copy."""
     elements = int(arguments.megabytes * 1e6 / 2) // 8 * 8
@@ -175,15 +200,21 @@ def sketch(arguments: argparse.Namespace, device: torch.device, out: Path) -> No
     print(f"a sketch reads at {result['share_of_read']:.0%} of a plain read", flush=True)
 
 
-def main() -> None:
-    """Measure one thing and save it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = {"speed": speed, "capture": capture, "sketch": sketch}
-    parser.add_argument("kind", choices=kinds)
+def options(document: str | None) -> argparse.ArgumentParser:
+    """The options of every measurement on a model: where to save, on which device, of which weights and case."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--weights", default="forge:full:0")
     parser.add_argument("--case", default="ltx_2.3_one_stage_ti2v")
+    return parser
+
+
+def main() -> None:
+    """Measure one thing and save it."""
+    parser = options(__doc__)
+    kinds = {"speed": speed, "capture": capture, "sketch": sketch}
+    parser.add_argument("kind", choices=kinds)
     parser.add_argument("--runners", default="official,native")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)

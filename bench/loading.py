@@ -6,7 +6,6 @@ Every part is loaded `--repeats` times and freed again, so that none stands besi
 them stands a plain fill, the least that any way of making tensors has to write.
 """
 
-import argparse
 import gc
 import statistics
 import time
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from gpu import header
+from gpu import header, options
 from torch import Tensor, nn
 
 from parity.runs.execute import device_named
@@ -97,11 +96,7 @@ def fill_rate(device: torch.device, repeats: int) -> float:
 
 def main() -> None:
     """Measure and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--weights", default="forge:full:0")
-    parser.add_argument("--case", default="ltx_2.3_one_stage_ti2v")
+    parser = options(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     device = device_named(arguments.device)

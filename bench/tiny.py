@@ -92,7 +92,7 @@ def measured(preset: str, case: str, name: str, out: Path) -> None:
             },
             "check": [
                 {"name": one.name, "value": one.value, "low": one.low, "high": one.high, "holds": one.holds}
-                for one in check_weights(weights.folder, torch.device("cpu"))
+                for one in check_weights(weights, torch.device("cpu"))
             ],
         }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import header
+from gpu import header, options
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -138,12 +138,9 @@ def measure(arguments: argparse.Namespace, device: torch.device) -> dict[str, An
 
 def main() -> None:
     """Measure and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True)
+    parser = options(__doc__)
+    parser.set_defaults(case="release_1.2.0_ltx_2.3_one_stage_ti2v_25f")
     parser.add_argument("--official-root", required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--weights", default="forge:full:0")
-    parser.add_argument("--case", default="release_1.2.0_ltx_2.3_one_stage_ti2v_25f")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     device = device_named(arguments.device)

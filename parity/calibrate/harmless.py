@@ -238,20 +238,13 @@ def variations(
         oracle_at(release),
         *((COMPILED,) if compiled else ()),
     )
+    moves = (
+        ("noise", "initial noise moved by one ULP", noise_one_ulp_off),
+        ("text", "hidden states of the text moved by one ULP", text_one_ulp_off),
+    )
     moved = [
-        variation
+        Variation(id=f"{what}_ulp_{seed}", description=description, apply=partial(move, seed))
         for seed in draws
-        for variation in (
-            Variation(
-                id=f"noise_ulp_{seed}",
-                description="initial noise moved by one ULP",
-                apply=partial(noise_one_ulp_off, seed),
-            ),
-            Variation(
-                id=f"text_ulp_{seed}",
-                description="hidden states of the text moved by one ULP",
-                apply=partial(text_one_ulp_off, seed),
-            ),
-        )
+        for what, description, move in moves
     ]
     return (*fixed, *moved)

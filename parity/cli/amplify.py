@@ -1,6 +1,5 @@
 """`parity amplify`: what harmless noise grows to, and the floors that follow."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +7,8 @@ import typer
 from rich.table import Table
 
 from parity.cli.progress import progress_of
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
-from parity.cli.verb import out, verb
+from parity.cli.threads import Threads, compute_on
+from parity.cli.verb import out, saved_or_said, verb
 from runners.errors import ConfigError, RunnerError
 
 
@@ -24,7 +22,7 @@ def amplify(
     ] = "start",
     seed: Annotated[int, typer.Option(help="Of the noise's directions.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     save: Annotated[Path | None, typer.Option("--out", help="Save growth and floors, for `parity explain`.")] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -36,7 +34,6 @@ def amplify(
     from parity.report.words import number
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
-    from parity.trace.atomic import plain, write_json_atomic
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 
@@ -59,10 +56,7 @@ def amplify(
             seed=seed,
             progress=progress,
         )
-    if save is not None:
-        write_json_atomic(save, found.document())
-    if json:
-        typer.echo(json_module.dumps(plain(found.document()), indent=2))
+    if saved_or_said(found.document, save, json):
         return 0
     for growth in found.growths:
         where = (

@@ -38,24 +38,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("forge")(forge.forge)
-app.command("run")(run.run)
-app.command("case")(case.case)
-app.command("diff")(diff.diff)
-app.command("explain")(explain.explain)
-app.command("isolate")(isolate.isolate)
-app.command("amplify")(amplify.amplify)
-app.command("identify")(identify.identify)
-app.command("gate")(gate.gate)
-app.command("report")(report.report)
-app.command("suite")(suite.suite)
-app.command("bless")(bless.bless)
-app.command("fetch")(fetch.fetch)
-app.command("calibrate")(calibrate.calibrate)
-app.command("mutate")(mutate.mutate)
-app.command("rejudge")(rejudge.rejudge)
-app.command("perf")(perf.perf)
-app.command("doctor")(doctor.doctor)
+for verb in (
+    *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, amplify.amplify),
+    *(identify.identify, gate.gate, report.report, suite.suite, bless.bless, fetch.fetch),
+    *(calibrate.calibrate, mutate.mutate, rejudge.rejudge, perf.perf, doctor.doctor),
+):
+    app.command(verb.__name__)(verb)
 
 
 def main() -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
+from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def calibrate(
     weights: Annotated[str | None, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")] = None,
     case: Annotated[list[str] | None, typer.Option(help="Id under golden/ or TOML file; default: tiny_*.")] = None,
     reason: Annotated[str, typer.Option(help="Why limits or baselines are loosened; needed where they are.")] = "",
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; limits hold there.")] = "cpu",
     only: Annotated[
         list[str] | None, typer.Option(help="Measure this harmless variation or defect only; repeat for more.")

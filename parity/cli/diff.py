@@ -1,12 +1,11 @@
 """`parity diff`: numbers only, no judgement."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parity.cli.verb import err, out, verb
+from parity.cli.verb import err, out, saved_or_said, verb
 
 if TYPE_CHECKING:
     from parity.identify.releases import ReleaseChange
@@ -43,18 +42,13 @@ def diff(
     from parity.report.release_change import draw_release_change
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
-    from parity.trace.atomic import plain, write_json_atomic
     from runners.errors import RunError
 
     run = read_run(candidate)
     old = reference_run(reference, run.case_id)
     if old.record.reference != run.record.reference:
         changed = release_change(old, run, weights, pictures)
-        if save is not None:
-            write_json_atomic(save, changed.document())
-        if json:
-            typer.echo(json_module.dumps(plain(changed.document()), indent=2))
-        else:
+        if not saved_or_said(changed.document, save, json):
             draw_release_change(out, changed)
         return 0
     if weights is not None:
@@ -62,12 +56,8 @@ def diff(
             f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
         )
     found = (compare_as_judged if as_judged else compare_runs)(old, run, isolated)
-    if save is not None:
-        write_json_atomic(save, found.document())
-    if json:
-        typer.echo(json_module.dumps(plain(found.document()), indent=2))
-        return 0
-    draw_diff(out, found, f"{candidate} against {reference}")
+    if not saved_or_said(found.document, save, json):
+        draw_diff(out, found, f"{candidate} against {reference}")
     return 0
 
 

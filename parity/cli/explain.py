@@ -1,12 +1,11 @@
 """`parity explain`: where a run first departs from its reference, in at most ten lines."""
 
-import json as json_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from parity.cli.verb import out, verb
+from parity.cli.verb import out, saved_or_said, verb
 
 
 @verb
@@ -28,7 +27,6 @@ def explain(
     from parity.report.words import printable
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
-    from parity.trace.atomic import plain
 
     candidate = read_run(run)
     reference = reference_run(against, candidate.case_id)
@@ -39,8 +37,7 @@ def explain(
         calibrated=calibrated_floors(candidate),
         oracle=None if oracle is None else read_run(oracle),
     )
-    if json:
-        typer.echo(json_module.dumps(plain(every_tap_document(found)), indent=2))
+    if saved_or_said(lambda: every_tap_document(found), None, json):
         return 0
     for line in explanation_lines(found):
         out.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -28,10 +28,13 @@ def forge(
         path = make(preset, seed, folder, device_named(device))
         out.print(f"made {preset} with seed {seed} in {path}", markup=False)
     if check:
-        from runners.forge.check import check_preset, check_weights
+        from runners.forge.check import check_weights
+        from runners.forge.weights import ForgedWeights
+        from runners.weights import WeightsFolder
 
         where = device_named(device)
-        figures = check_preset(preset, seed, where) if folder is None else check_weights(folder, where)
+        made = ForgedWeights(preset, seed, where) if folder is None else WeightsFolder(folder)
+        figures = check_weights(made, where)
         table = Table("figure", "value", "wanted", "", title=f"How the made model behaves: {preset}, seed {seed}")
         for figure in figures:
             table.add_row(

@@ -1,13 +1,12 @@
 """`parity identify`: which official release a run follows, and which switches differ from it."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from parity.cli.verb import err, out, verb
+from parity.cli.verb import err, out, saved_or_said, verb
 
 if TYPE_CHECKING:
     from parity.identify.identification import Identification
@@ -35,7 +34,6 @@ def identify(
     from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
-    from parity.trace.atomic import plain, write_json_atomic
     from runners.forge.weights import weights_named
 
     candidate = read_run(run)
@@ -51,10 +49,7 @@ def identify(
         where,
         lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}", markup=False),
     )
-    if save is not None:
-        write_json_atomic(save, identification_document(found))
-    if json:
-        typer.echo(json_module.dumps(plain(identification_document(found)), indent=2))
+    if saved_or_said(lambda: identification_document(found), save, json):
         return 0
     _draw(found)
     for line in identification_lines(found):

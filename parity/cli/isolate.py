@@ -1,6 +1,5 @@
 """`parity isolate`: the error that each stage and block adds by itself, beside what it inherits."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +7,8 @@ import typer
 from rich.table import Table
 
 from parity.cli.progress import progress_of
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
-from parity.cli.verb import out, verb
+from parity.cli.threads import Threads, compute_on
+from parity.cli.verb import out, saved_or_said, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def isolate(
         Path | None, typer.Option(help="The candidate's free run with a trace: what it inherits.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     harmless: Annotated[bool, typer.Option("--harmless/--no-harmless", help="Measure each block's floor, too.")] = True,
     oracle: Annotated[bool, typer.Option("--oracle", help="Hold both sides of each block to fp32.")] = False,
@@ -44,7 +42,6 @@ def isolate(
     """Feed each stage and block the reference's own inputs and show what it adds; exits 0 whatever it finds."""
     from parity.isolate.isolation import isolate as measure
     from parity.runs.execute import device_named
-    from parity.trace.atomic import plain, write_json_atomic
     from runners.clock import STAGES
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
@@ -70,11 +67,7 @@ def isolate(
             inherited=_inherited(reference, against),
             progress=progress,
         )
-    if save is not None:
-        write_json_atomic(save, found.document())
-    if json:
-        typer.echo(json_module.dumps(plain(found.document()), indent=2))
-    else:
+    if not saved_or_said(found.document, save, json):
         _draw(found, every)
     return 0
 

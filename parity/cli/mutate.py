@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
+from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def mutate(
     weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
     case: Annotated[str, typer.Option(help="Id under golden/ or TOML file; its limits judge.")] = "tiny_ti2v",
     defect: Annotated[list[str] | None, typer.Option(help="Try these defects only.")] = None,
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save everything as JSON; verdicts cite it.")] = None,
 ) -> int:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from parity.cli.progress import progress_of
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
+from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import out, verb
 from runners.errors import CaseError, RunnerError
 
@@ -43,7 +42,7 @@ def run(
     engine_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the engine itself, e.g. quality=lossless; sglang only.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""

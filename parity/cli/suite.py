@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from parity.cli.progress import progress_of
-from parity.cli.threads import HELP as THREADS_HELP
-from parity.cli.threads import compute_on
+from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import out, verb
 
 
@@ -18,7 +17,7 @@ def suite(
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help=THREADS_HELP)] = None,
+    threads: Threads = None,
     taps: Annotated[str | None, typer.Option(help="Record and compare taps of this pattern, '*' for all.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
     minutes: Annotated[

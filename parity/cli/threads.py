@@ -7,13 +7,18 @@ share: two threads wait for each other at every sum, 60 s against 13 s for a tin
 thread the fp32 sums of later releases' vocoder come in a fixed order, too.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_THREADS: Final = 1
-HELP: Final = f"CPU threads; part of the environment. Default: {DEFAULT_THREADS}, on a GPU what torch takes."
+Threads = Annotated[  # the option, on every verb that computes
+    int | None,
+    typer.Option(help=f"CPU threads; part of the environment. Default: {DEFAULT_THREADS}, on a GPU what torch takes."),
+]
 
 
 def compute_on(threads: int | None, device: "torch.device") -> int | None:

@@ -1,10 +1,12 @@
 """The frame that every verb shares: errors become one sentence and exit code 2, whatever happens."""
 
 import functools
+import json as json_module
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from pathlib import Path
+from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -48,6 +50,17 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
         raise typer.Exit(code)
 
     return wrapped
+
+
+def saved_or_said(document: Callable[[], Any], save: Path | None, json: bool) -> bool:
+    """Write what a verb found where --out says, and print it if --json asks for it; returns whether it was printed."""
+    from parity.trace.atomic import plain, write_json_atomic
+
+    if save is not None:
+        write_json_atomic(save, document())
+    if json:
+        typer.echo(json_module.dumps(plain(document()), indent=2))
+    return json
 
 
 def _said(text: str, error: BaseException) -> int:

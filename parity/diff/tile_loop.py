@@ -10,7 +10,8 @@ gone, or refuses, the same function runs as the Python it is: same numbers, slow
 
 import functools
 import warnings
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,34 +21,15 @@ from parity.diff.ulp import count_into, distances_into
 TOTALS: Final = ("candidate_square", "error_abs", "max_abs", "value_mismatches", "bit_mismatches")  # of one tile
 
 
-class TileLoop(Protocol):
-    """The signature of `measure_tiles`."""
-
-    def __call__(
-        self,
-        reference: Tensor,
-        candidate: Tensor,
-        reference_bits: Tensor,
-        candidate_bits: Tensor,
-        tiles: list[tuple[int, int, int, int]],
-        leading: Tensor,
-        trailing: Tensor,
-        totals: Tensor,
-        ulp_counts: Tensor,
-        batch: int,
-    ) -> None:
-        """Measure some tiles."""
-
-
 @functools.cache
-def tile_loop(device_type: str) -> TileLoop:
+def tile_loop(device_type: str) -> Callable[..., None]:
     """Return `measure_tiles` in the fastest form for a device that this torch offers."""
     if device_type != "cpu":  # one thread launches everything there, and a script might be compiled for the device
         return measure_tiles
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            scripted: TileLoop = torch.jit.script(measure_tiles)
+            scripted: Callable[..., None] = torch.jit.script(measure_tiles)
             return scripted
     except Exception:  # gone, refused, or no source to read, or one that was edited since it was imported
         return measure_tiles

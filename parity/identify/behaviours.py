@@ -141,102 +141,32 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
     return f"the clip has at most {frames} frames of at most {side} pixels, which is one tile"
 
 
-_EVERY_SWITCH: Final = (
-    Switch(
-        name="prompts_encoded_together",
-        words=WORDS["prompts_encoded_together"],
-        sites=("text", "connector"),
-        idle=_never_idle,
-    ),
-    Switch(
-        name="more_negative_phrases",
-        words=WORDS["more_negative_phrases"],
-        sites=("text",),
-        idle=_no_default_negative,
-    ),
-    Switch(
-        name=CONNECTORS_BATCHED,
-        words="both prompts through the connectors in one batch",
-        sites=("connector",),
-        idle=_no_negative,
-    ),
-    Switch(
-        name=CONNECTORS_SHARE_MASK,
-        words="one mask for both prompts in the connectors",
-        sites=("connector",),
-        idle=_no_negative,
-    ),
-    Switch(
-        name="pictures_as_displayed",
-        words=WORDS["pictures_as_displayed"],
-        sites=("image",),
-        idle=_no_picture,
-    ),
-    Switch(
-        name="noise_lerp_fp32",
-        words=WORDS["noise_lerp_fp32"],
-        sites=("init",),
-        idle=_no_partial_strength,
-    ),
-    Switch(
-        name="positions_fp32",
-        words=WORDS["positions_fp32"],
-        sites=("first_block", "passes", "denoising"),
-        idle=_in_fp32,
-    ),
-    Switch(
-        name="keyframe_spans_one_frame",
-        words=WORDS["keyframe_spans_one_frame"],
-        sites=("first_block", "passes", "denoising"),
-        idle=_no_keyframe,
-    ),
-    Switch(
-        name="cross_timestep_per_token",
-        words=WORDS["cross_timestep_per_token"],
-        sites=("first_block", "passes", "denoising"),
-        idle=_never_idle,
-    ),
-    Switch(
-        name=PROMPT_PASSES_BATCHED,
-        words="the passes of both prompts as one batch",
-        sites=("passes", "denoising"),
-        idle=_no_negative,
-    ),
-    Switch(
-        name=ALL_PASSES_BATCHED,
-        words="all guidance passes as one batch",
-        sites=("passes", "denoising"),
-        idle=_one_pass,
-    ),
-    Switch(
-        name="guidance_fp32",
-        words=WORDS["guidance_fp32"],
-        sites=("guided", "denoising"),
-        idle=_not_guided,
-    ),
-    Switch(
-        name="negative_disables_skipped_modality",
-        words=WORDS["negative_disables_skipped_modality"],
-        sites=("skipping", "denoising"),
-        idle=_no_skipping,
-    ),
-    Switch(
-        name="decoder_chunked",
-        words=WORDS["decoder_chunked"],
-        sites=("frames",),
-        idle=_never_idle,
-    ),
-    Switch(
-        name="decode_auto_tiled",
-        words=WORDS["decode_auto_tiled"],
-        sites=("frames",),
-        idle=_one_tile,
-    ),
-    Switch(
-        name="vocoder_fp32",
-        words=WORDS["vocoder_fp32"],
-        sites=("sound",),
-        idle=_in_fp32,
-    ),
-)
-SWITCHES: Final = {switch.name: switch for switch in _EVERY_SWITCH}
+_WORDS: Final = {
+    **WORDS,
+    CONNECTORS_BATCHED: "both prompts through the connectors in one batch",
+    CONNECTORS_SHARE_MASK: "one mask for both prompts in the connectors",
+    PROMPT_PASSES_BATCHED: "the passes of both prompts as one batch",
+    ALL_PASSES_BATCHED: "all guidance passes as one batch",
+}
+# By name: where it may first show, and when it cannot.
+_SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]]]] = {
+    "prompts_encoded_together": (("text", "connector"), _never_idle),
+    "more_negative_phrases": (("text",), _no_default_negative),
+    CONNECTORS_BATCHED: (("connector",), _no_negative),
+    CONNECTORS_SHARE_MASK: (("connector",), _no_negative),
+    "pictures_as_displayed": (("image",), _no_picture),
+    "noise_lerp_fp32": (("init",), _no_partial_strength),
+    "positions_fp32": (("first_block", "passes", "denoising"), _in_fp32),
+    "keyframe_spans_one_frame": (("first_block", "passes", "denoising"), _no_keyframe),
+    "cross_timestep_per_token": (("first_block", "passes", "denoising"), _never_idle),
+    PROMPT_PASSES_BATCHED: (("passes", "denoising"), _no_negative),
+    ALL_PASSES_BATCHED: (("passes", "denoising"), _one_pass),
+    "guidance_fp32": (("guided", "denoising"), _not_guided),
+    "negative_disables_skipped_modality": (("skipping", "denoising"), _no_skipping),
+    "decoder_chunked": (("frames",), _never_idle),
+    "decode_auto_tiled": (("frames",), _one_tile),
+    "vocoder_fp32": (("sound",), _in_fp32),
+}
+SWITCHES: Final = {
+    name: Switch(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()
+}

@@ -75,17 +75,27 @@ class Machine(Strict, frozen=True, kw_only=True):
         return {"device": self.device, "cpu": self.cpu, "threads": str(self.threads)}
 
 
-class Baseline(Strict, frozen=True, kw_only=True):
-    """The times of one case on one machine, every run kept.
-
-    `work` names what else decides the amount of work, such as the weights' hash and the dtype; it must be equal too.
-    """
+class Timed(Strict, frozen=True, kw_only=True):
+    """What times are of. `work` names what else decides the amount of it, such as the weights' hash and the dtype."""
 
     case: str
     runner: str
     tier: str
     machine: Machine
     work: dict[str, str]
+
+    def title(self) -> str:
+        """Case, runner, tier and device in a few words."""
+        return f"{self.case} / {self.runner} / {self.tier} on {self.machine.device}"
+
+    def key(self) -> dict[str, str]:
+        """Everything that must be equal for two timings to be comparable, by name."""
+        return {"case": self.case, "runner": self.runner, "tier": self.tier, **self.machine.identity(), **self.work}
+
+
+class Baseline(Timed, frozen=True, kw_only=True):
+    """The times of one case on one machine, every run kept; there is one baseline of each key."""
+
     runs: tuple[Times, ...]
     warmup_runs: int  # runs before these that were thrown away
     tolerance_percent: float = 5.0
@@ -112,25 +122,12 @@ class Baseline(Strict, frozen=True, kw_only=True):
         if not all(math.isfinite(value) and value >= 0 for value in (*tolerances, self.memory_tolerance_bytes)):
             raise RegistryError(f"The baseline of {self.title()} has a tolerance that is negative or not finite.")
 
-    def title(self) -> str:
-        """Case, runner, tier and device in a few words."""
-        return f"{self.case} / {self.runner} / {self.tier} on {self.machine.device}"
-
-    def key(self) -> dict[str, str]:
-        """The key that must be equal for a run to be held to this baseline; there is one baseline of each."""
-        return like(self.case, self.runner, self.tier, self.machine, self.work)
-
     def allowed(self, quantity: str) -> float:
         """The largest median that passes, in the quantity's unit: beyond both tolerances is too slow (or too large)."""
         middle = statistics.median(run.quantities()[quantity] for run in self.runs)
         if quantity == "peak_memory":
             return middle + max(middle * self.memory_tolerance_percent / 100, self.memory_tolerance_bytes)
         return middle + max(middle * self.tolerance_percent / 100, self.tolerance_abs_s)
-
-
-def like(case: str, runner: str, tier: str, machine: Machine, work: Mapping[str, str]) -> dict[str, str]:
-    """Everything that decides whether two timings are of the same thing, by name."""
-    return {"case": case, "runner": runner, "tier": tier, **machine.identity(), **work}
 
 
 class PerfRegistry(Strict, frozen=True, kw_only=True):
@@ -181,25 +178,15 @@ class PerfVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return {**document, "exit_code": self.exit_code}
 
 
-def judge_perf(
-    registry: PerfRegistry,
-    *,
-    case: str,
-    runner: str,
-    tier: str,
-    machine: Machine,
-    work: Mapping[str, str],
-    runs: Sequence[Times],
-) -> PerfVerdict:
+def judge_perf(registry: PerfRegistry, timed: Timed, runs: Sequence[Times]) -> PerfVerdict:
     """Compare runs of a case with its baseline on the same machine.
 
     Raises: RegistryError if no machine has a baseline of this case, runner and tier, or if there is no run.
     """
-    title = f"{case} / {runner} / {tier} on {machine.device}"
-    known = [entry for entry in registry.baselines if (entry.case, entry.runner, entry.tier) == (case, runner, tier)]
+    title, key, of = timed.title(), timed.key(), (timed.case, timed.runner, timed.tier)
+    known = [entry for entry in registry.baselines if (entry.case, entry.runner, entry.tier) == of]
     if not known or not runs:
         raise RegistryError(f"{'No run' if known else 'No baseline'} of {title} to compare; record with `parity perf`.")
-    key = like(case, runner, tier, machine, work)
     baseline = next((entry for entry in known if entry.key() == key), None)
     if baseline is None:
         why = "; ".join(", ".join(_differences(entry.key(), key)) for entry in known)
@@ -223,7 +210,11 @@ def judge_perf(
     elif "inconclusive" in outcomes:
         outcome = "inconclusive"
     return PerfVerdict(
-        title=title, outcome=outcome, rows=rows, notes=_notes(baseline, machine, len(runs)), reason=baseline.reason
+        title=title,
+        outcome=outcome,
+        rows=rows,
+        notes=_notes(baseline, timed.machine, len(runs)),
+        reason=baseline.reason,
     )
 
 

@@ -1,33 +1,22 @@
 """The times in a run's record, in the form that baselines are kept in, alone or gathered as samples of one machine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
 from parity.judge.document import Strict, load_document
-from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, judge_perf, like
+from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
 from parity.runs.folder import RunRecord
 
 SAMPLES_SCHEMA_VERSION: Final = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimedRun:
+class TimedRun(Timed, frozen=True, kw_only=True):
     """One run's times and everything that decides what they are times of."""
 
-    case: str
-    runner: str
-    tier: str
-    machine: Machine
-    work: dict[str, str]
     times: Times
-
-    def key(self) -> dict[str, str]:
-        """The key that must be equal for two runs' times to be comparable."""
-        return like(self.case, self.runner, self.tier, self.machine, self.work)
 
 
 class TimedSamples(Strict, frozen=True, kw_only=True):
@@ -93,29 +82,15 @@ def timed_run(record: RunRecord) -> TimedRun:
 
 def judge_timed(registry: PerfRegistry, runs: Sequence[TimedRun]) -> PerfVerdict:
     """Hold runs of one key to their baseline. Raises: RegistryError if there is none."""
-    first = runs[0]
-    return judge_perf(
-        registry,
-        case=first.case,
-        runner=first.runner,
-        tier=first.tier,
-        machine=first.machine,
-        work=first.work,
-        runs=[run.times for run in runs],
-    )
+    return judge_perf(registry, runs[0], [run.times for run in runs])
 
 
 def baseline_of(
     runs: Sequence[TimedRun], *, date: str, command: str, code_version: str, reason: str, warmup_runs: int = 0
 ) -> Baseline:
     """A baseline from runs of one key, every sample kept. Raises: RegistryError if they have different stages."""
-    first = runs[0]
     return Baseline(
-        case=first.case,
-        runner=first.runner,
-        tier=first.tier,
-        machine=first.machine,
-        work=first.work,
+        **{name: getattr(runs[0], name) for name in Timed.__struct_fields__},
         runs=tuple(run.times for run in runs),
         warmup_runs=warmup_runs,
         date=date,

@@ -6,6 +6,7 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -42,25 +43,32 @@ def write_outputs(folder: Path, outcome: Outcome) -> None:
 
 def read_outputs(path: Path) -> dict[str, Tensor]:
     """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
+    tensors = read_tensors(path, OUTPUTS)
+    if tensors["video_frames"].shape[-1] != 3:
+        raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
+    return tensors
+
+
+def read_tensors(path: Path, forms: Mapping[str, tuple[int, tuple[str, ...]]]) -> dict[str, Tensor]:
+    """The tensors of a file that holds these and no others, by number of axes and dtypes.
+
+    Raises: RunError; the header is checked before anything is read.
+    """
     check_safetensors_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(OUTPUTS):
-                raise RunError(f"{path} holds {sorted(names)}; wanted {sorted(OUTPUTS)}.")
-            for name, (axes, dtypes) in OUTPUTS.items():
+            if set(file.keys()) != set(forms):
+                raise RunError(f"{path} holds {sorted(file.keys())}; wanted {sorted(forms)}.")
+            for name, (axes, dtypes) in forms.items():
                 part = file.get_slice(name)
                 if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
                     raise RunError(
                         f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
                         f"wanted {axes} axes of {' or '.join(dtypes)}."
                     )
-            tensors = {name: file.get_tensor(name) for name in OUTPUTS}
+            return {name: file.get_tensor(name) for name in forms}
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
-    if tensors["video_frames"].shape[-1] != 3:
-        raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
-    return tensors
 
 
 def check_safetensors_header(path: Path) -> None:

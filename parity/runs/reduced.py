@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, RunOutputs
-from parity.runs.outputs import LATENT_DTYPES, check_safetensors_header
+from parity.runs.outputs import LATENT_DTYPES, read_tensors
 from parity.taps.pattern import includes
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, read_trace, write_trace
@@ -165,21 +164,7 @@ def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOu
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    check_safetensors_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != set(_TENSORS):
-                raise RunError(f"{path} holds {sorted(file.keys())}; wanted {sorted(_TENSORS)}.")
-            for name, (axes, dtypes) in _TENSORS.items():
-                part = file.get_slice(name)
-                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
-                    raise RunError(
-                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
-                        f"wanted {axes} axes of {' or '.join(dtypes)}."
-                    )
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    tensors = read_tensors(path, _TENSORS)
     small, digests = tensors["small_frames"], tensors["frame_sha256"]
     if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
         raise RunError(f"{path} has small frames {tuple(small.shape)} and frame hashes {tuple(digests.shape)}.")

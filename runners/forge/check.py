@@ -25,7 +25,6 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
 from runners.case import Case, parse_case
 from runners.clock import Clock, Progress
-from runners.forge.weights import ForgedWeights
 from runners.ltx23 import audio_vae_layers, video_vae_resnet
 from runners.ltx23.block import FEED_FORWARD_ROWS, SELF_ATTENTION_ROWS, TEXT_ATTENTION_ROWS, AudioVideoBlock
 from runners.ltx23.connectors import Connector
@@ -35,7 +34,7 @@ from runners.ltx23.stages.batch import Batch
 from runners.ltx23.vocoder import SnakeBlock
 from runners.native.request import sampling_params
 from runners.tap import listening
-from runners.weights import Weights, WeightsFolder, num_blocks
+from runners.weights import Weights, num_blocks
 
 BRANCHES: Final = ("self_attn", "text_attn", "av_attn", "ff")
 _ROWS: Final = {"self_attn": SELF_ATTENTION_ROWS, "text_attn": TEXT_ATTENTION_ROWS, "ff": FEED_FORWARD_ROWS}
@@ -50,30 +49,7 @@ _RESIDUAL_PART_OF: Final[dict[type[nn.Module], str]] = {
     SnakeBlock: "vocoder",
 }
 
-_CASE: Final = """
-id = "forge_check"
-pipeline = "one_stage"
-[request]
-prompt = "A close-up of a cheerful astronaut smiling at the camera; she says: we are going back to the moon."
-seed = 10
-height = 128
-width = 192
-num_frames = 33
-frame_rate = 24.0
-num_inference_steps = 4
-[[request.images]]
-path = "astronaut.png"
-[guidance.video]
-cfg_scale = 3.0
-stg_scale = 1.0
-rescale_scale = 0.7
-modality_scale = 3.0
-[guidance.audio]
-cfg_scale = 7.0
-stg_scale = 1.0
-rescale_scale = 0.7
-modality_scale = 3.0
-"""
+_CASE: Final = Path(__file__).with_name("check.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,34 +68,17 @@ class Figure:
 
 
 def check_weights(
-    folder: Path, device: torch.device, overrides: dict[str, Any] | None = None, progress: Progress | None = None
+    weights: Weights, device: torch.device, overrides: dict[str, Any] | None = None, progress: Progress | None = None
 ) -> list[Figure]:
-    """Run a small request with a picture on a weights folder and measure it.
+    """Run a small request with a picture on a model and measure it.
 
     Args:
-        folder: as `parity forge` writes it.
+        weights: of a folder that `parity forge` wrote, or made straight on the device, the way for `full`.
         device: to run on.
         overrides: dotted keys of the case, for another request than the one for `tiny`.
         progress: told what the run is doing.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
-    return _check(WeightsFolder(folder), device, overrides, progress)
-
-
-def check_preset(
-    preset: str,
-    seed: int,
-    device: torch.device,
-    overrides: dict[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> list[Figure]:
-    """The same on weights that are made straight on `device`, without files: the way for `full`."""
-    return _check(ForgedWeights(preset, seed, device), device, overrides, progress)
-
-
-def _check(
-    weights: Weights, device: torch.device, overrides: dict[str, Any] | None, progress: Progress | None
-) -> list[Figure]:
     with tempfile.TemporaryDirectory() as scratch, observed() as observations:
         case = check_case(Path(scratch), num_blocks(weights), overrides)
         pipeline = LTX23Pipeline(weights, PipelineConfig(), device)
@@ -135,7 +94,7 @@ def check_case(folder: Path, num_blocks: int, overrides: dict[str, Any] | None =
     Image.fromarray(astronaut()).save(folder / "astronaut.png")
     perturbed = [RELEASED_PERTURBED_BLOCK if num_blocks > RELEASED_PERTURBED_BLOCK else num_blocks // 2]
     blocks = {f"guidance.{stream}.stg_blocks": perturbed for stream in STREAMS}
-    return parse_case(_CASE, folder, {**blocks, **(overrides or {})})
+    return parse_case(_CASE.read_text(encoding="utf-8"), folder, {**blocks, **(overrides or {})})
 
 
 class Observations:

@@ -18,15 +18,16 @@ from runners.clock import Clock
 from runners.official.compat import made_weights_loader, without_cpu_autocast_to_fp32
 from runners.official.observe import (
     LoopObserver,
+    Observe,
     Perturb,
     TextObserver,
+    as_it_is,
     observe_audio_decoder,
     observe_image_encoder,
 )
-from runners.official.request import PIPELINE, OfficialRequest
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest
 
 BLOCKS = "ltx_pipelines.utils.blocks"
-Observe = Callable[[Any], None]
 
 
 class ObservedBuilder:
@@ -74,6 +75,18 @@ class RecordedStage:
         self.latents = video.latent, audio.latent
         return video, audio
 
+    def output(self, frames: Tensor, audio: Any) -> OfficialOutput:
+        """The outputs of a run that went through this stage: uint8 frames, and sound as the pipeline gives it."""
+        assert self.latents is not None and self.sigmas is not None
+        return OfficialOutput(
+            frames=frames,
+            waveform=audio.waveform,
+            sample_rate_hz=audio.sampling_rate,
+            video_latent=self.latents[0],
+            audio_latent=self.latents[1],
+            sigmas=self.sigmas,
+        )
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stage, name)
 
@@ -98,10 +111,10 @@ def observe_pipeline(
         ("prompt_encoder", "_text_encoder_builder"): ("text_encoding", lambda e: observe_encoder(e, text), dtype),
         ("prompt_encoder", "_embeddings_processor_builder"): ("text_connector", text.observe_connectors, dtype),
         ("image_conditioner", "_encoder_builder"): ("image_conditioning", observe_image_encoder, dtype),
-        ("stage", "_transformer_builder"): ("latent_preparation", _as_it_is, dtype),
-        ("video_decoder", "_decoder_builder"): ("video_decoding", _as_it_is, dtype),
+        ("stage", "_transformer_builder"): ("latent_preparation", as_it_is, dtype),
+        ("video_decoder", "_decoder_builder"): ("video_decoding", as_it_is, dtype),
         ("audio_decoder", "_decoder_builder"): ("audio_decoding", observe_audio_decoder, dtype),
-        ("audio_decoder", "_vocoder_builder"): ("audio_decoding", _as_it_is, vocoder_dtype),
+        ("audio_decoder", "_vocoder_builder"): ("audio_decoding", as_it_is, vocoder_dtype),
     }
     for (block, attribute), (stage, observe, built_dtype) in places.items():
         owner = getattr(pipeline, block)
@@ -109,10 +122,6 @@ def observe_pipeline(
         owner._dtype = options.dtype
     pipeline.stage = RecordedStage(pipeline.stage)
     return pipeline.stage  # type: ignore[no-any-return]
-
-
-def _as_it_is(_model: Any) -> None:
-    """Nothing in this model is hooked where it is built."""
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from runners.official.lockstep import Watcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
+Observe = Callable[[Any], None]  # hooks a model that has been built
 Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skipped as well
 
 
@@ -130,6 +131,10 @@ def observe_one_by_one(encoder: Any, text: TextObserver) -> None:
         return hidden_states, mask
 
     encoder.encode = encode
+
+
+def as_it_is(_model: Any) -> None:
+    """Nothing in this model is hooked where it is built."""
 
 
 def observe_image_encoder(encoder: nn.Module) -> None:

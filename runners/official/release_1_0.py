@@ -8,6 +8,7 @@ the class bit for bit.
 import contextlib
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +19,9 @@ from runners.official.compat import gemma_constant
 from runners.official.ledger import key_of, model_ledger
 from runners.official.observe import (
     LoopObserver,
+    Observe,
     TextObserver,
+    as_it_is,
     listed_without_v2a,
     observe_audio_decoder,
     observe_image_encoder,
@@ -54,52 +57,33 @@ class ObservedLedger:
         self._ledger = ledger
         self._clock = request.clock
         self._watcher = request.watcher
-        self._text = TextObserver(request.case.guidance)
         self._observer = observer
+        text = TextObserver(request.case.guidance)
+        # The stage in which each model is loaded, and what hooks it; frames are tapped where their chunks are joined.
+        self._parts: dict[str, tuple[str, Observe]] = {
+            "text_encoder": ("text_encoding", lambda encoder: observe_one_by_one(encoder, text)),
+            "gemma_embeddings_processor": ("text_connector", text.observe_connectors),
+            "video_encoder": ("image_conditioning", observe_image_encoder),
+            "transformer": ("latent_preparation", as_it_is),
+            "video_decoder": ("video_decoding", as_it_is),
+            "audio_decoder": ("audio_decoding", observe_audio_decoder),
+            "vocoder": ("audio_decoding", as_it_is),
+        }
 
-    def _load(self, stage: str, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._parts:
+            raise AttributeError(name)
+        return partial(self._load, name)
+
+    def _load(self, name: str) -> Any:
+        stage, observe = self._parts[name]
         self._clock.begin(stage)
         with self._clock.loading():
             module = getattr(self._ledger, name)()
         if self._watcher is not None:
             self._watcher.loaded(name, module, key_of(self._ledger, name))
-        return module
-
-    def text_encoder(self) -> Any:
-        """Gemma, its stacked hidden states tapped."""
-        encoder = self._load("text_encoding", "text_encoder")
-        observe_one_by_one(encoder, self._text)
-        return encoder
-
-    def gemma_embeddings_processor(self) -> Any:
-        """Both connectors, their outputs tapped."""
-        processor = self._load("text_connector", "gemma_embeddings_processor")
-        self._text.observe_connectors(processor)
-        return processor
-
-    def video_encoder(self) -> Any:
-        """The video VAE's encoder, the latent of each picture tapped."""
-        encoder = self._load("image_conditioning", "video_encoder")
-        observe_image_encoder(encoder)
-        return encoder
-
-    def transformer(self) -> Any:
-        """The transformer, observed."""
-        return self._observer.transformer(self._load("latent_preparation", "transformer"))
-
-    def video_decoder(self) -> Any:
-        """The video VAE's decoder; what it decodes is tapped where its chunks are joined."""
-        return self._load("video_decoding", "video_decoder")
-
-    def audio_decoder(self) -> Any:
-        """The audio VAE's decoder, its mel spectrogram tapped."""
-        decoder = self._load("audio_decoding", "audio_decoder")
-        observe_audio_decoder(decoder)
-        return decoder
-
-    def vocoder(self) -> Any:
-        """The vocoder."""
-        return self._load("audio_decoding", "vocoder")
+        observe(module)
+        return self._observer.transformer(module) if name == "transformer" else module
 
 
 def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], device: torch.device, _: torch.dtype) -> Any:

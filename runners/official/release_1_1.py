@@ -22,12 +22,4 @@ def execute(request: OfficialRequest) -> OfficialOutput:
         stage = observe_pipeline(pipeline, request, observe_one_by_one)
         chunks, audio = pipeline(**pipeline_arguments(request.case, as_displayed=False))
         frames = joined(chunks, request.clock)
-    assert stage.latents is not None and stage.sigmas is not None
-    return OfficialOutput(
-        frames=frames,
-        waveform=audio.waveform,
-        sample_rate_hz=audio.sampling_rate,
-        video_latent=stage.latents[0],
-        audio_latent=stage.latents[1],
-        sigmas=stage.sigmas,
-    )
+    return stage.output(frames, audio)

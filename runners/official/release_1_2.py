@@ -31,15 +31,7 @@ def execute(request: OfficialRequest) -> OfficialOutput:
         arguments = pipeline_arguments(request.case, as_displayed=True)
         chunks, audio, _ = pipeline(**arguments, vae_dtype=request.options.dtype)
         frames = bytes_of(joined(chunks, request.clock))
-    assert stage.latents is not None and stage.sigmas is not None
-    return OfficialOutput(
-        frames=frames,
-        waveform=audio.waveform,
-        sample_rate_hz=audio.sampling_rate,
-        video_latent=stage.latents[0],
-        audio_latent=stage.latents[1],
-        sigmas=stage.sigmas,
-    )
+    return stage.output(frames, audio)
 
 
 def bytes_of(frames: Tensor) -> Tensor:

@@ -2,29 +2,11 @@
 
 from typing import Final
 
-from parity.calibrate.defects.decoding import DECODING_DEFECTS
-from parity.calibrate.defects.defect import Defect, require_unique
-from parity.calibrate.defects.guidance import GUIDANCE_DEFECTS
-from parity.calibrate.defects.latents import LATENT_DEFECTS
-from parity.calibrate.defects.pictures import PICTURE_DEFECTS
-from parity.calibrate.defects.precision import PRECISION_DEFECTS
-from parity.calibrate.defects.serving import SERVING_DEFECTS
-from parity.calibrate.defects.text import TEXT_DEFECTS
-from parity.calibrate.defects.transformer import TRANSFORMER_DEFECTS
+from parity.calibrate.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer
+from parity.calibrate.defects.defect import Defect, defects_in
 from runners.case import Case
 
-CATALOGUE: Final[tuple[Defect, ...]] = require_unique(
-    (
-        *TEXT_DEFECTS,
-        *PICTURE_DEFECTS,
-        *LATENT_DEFECTS,
-        *TRANSFORMER_DEFECTS,
-        *PRECISION_DEFECTS,
-        *GUIDANCE_DEFECTS,
-        *SERVING_DEFECTS,
-        *DECODING_DEFECTS,
-    )
-)
+CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, decoding)
 
 # Of the defects that matter to every case, those measured also on a case that others were made for: one for each part
 # of the model and each output, so that every limit has a defect to lie below.

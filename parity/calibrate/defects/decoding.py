@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import SUBTLE, Defect, Facet, edited, wrapped
+from parity.calibrate.defects.defect import Defect, Facet, edits, replaces, wrapped
 from parity.calibrate.defects.variant import TILES, WIDE_TILES
 from runners.ltx23 import audio_decoder, video_decoder, video_tiling
 from runners.ltx23.antialiased_activation import AntiAliasedSnake
@@ -27,48 +27,72 @@ from runners.ltx23.video_tiling import Tile, Tiling, temporal_intervals
 Original = Callable[..., Any]
 FRAMES: Final[frozenset[Facet]] = frozenset({"frames"})
 SOUND: Final[frozenset[Facet]] = frozenset({"audio"})
-FRAMES_TAP: Final = ("decode/frames",)
-MEL_TAP: Final = ("decode/mel",)
-WAVEFORM_TAP: Final = ("decode/waveform",)
+FRAMES_TAP: Final = "decode/frames"
+MEL_TAP: Final = "decode/mel"
+WAVEFORM_TAP: Final = "decode/waveform"
 
 
-def _double_one_deviation(decoder: VideoDecoder) -> None:
+@edits(VideoDecoder, FRAMES_TAP)
+def video_statistics_of_one_channel(decoder: VideoDecoder) -> None:
+    """The deviation of one latent channel is doubled in the decoder."""
     decoder.per_channel_statistics.get_buffer("std-of-means")[5] *= 2.0
 
 
-def _look_back_only(decoder: VideoDecoder) -> None:
+@edits(VideoDecoder, FRAMES_TAP, shows_in=FRAMES)
+def video_decoder_causal(decoder: VideoDecoder) -> None:
+    """The decoder does not look ahead in time."""
     decoder.config = replace(decoder.config, causal_decoder=not decoder.config.causal_decoder)
 
 
-def _one_frame_late(original: Original, *args: Any) -> Iterator[Tensor]:
+@replaces(video_decoder, "unpatchify", FRAMES_TAP, component="video_decoder", shows_in=FRAMES)
+def video_patches_transposed(original: Original, x: Any, patch: Any) -> Any:
+    """Rows and columns of the decoder's pixel patches are exchanged."""
+    return rearrange(x, "b (c q r) f h w -> b c f (h q) (w r)", q=patch, r=patch)
+
+
+@replaces(
+    video_decoding, "decode_frames", FRAMES_TAP, component="stages.video_decoding", shows_in=FRAMES | {"av_offset"}
+)
+def frames_one_late(original: Original, *args: Any) -> Iterator[Tensor]:
+    """Every frame comes one frame late."""
     frames = torch.cat(list(original(*args)))
     yield torch.cat((frames[:1], frames[:-1]))
 
 
-def _rounded(_: Original, pixels: Tensor) -> Tensor:
+@replaces(video_tiling, "to_bytes", FRAMES_TAP)
+def frames_rounded(_: Original, pixels: Tensor) -> Tensor:
+    """Pixels are rounded to bytes instead of cut off."""
     unit = pixels.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
     frames: Tensor = rearrange(unit.mul_(255.0).round_().to(torch.uint8)[0], "c f h w -> f h w c")
     return frames
 
 
-def _statistics_bin_major(_: Original, statistics: Any, latent: Tensor) -> Tensor:
+@replaces(audio_decoder.AudioChannelStatistics, "denormalize", MEL_TAP, shows_in=SOUND)
+def audio_statistics_bin_major(_: Original, statistics: Any, latent: Tensor) -> Tensor:
+    """Latent statistics of audio run through bins before channels."""
     deviation, mean = (statistics.get_buffer(name).to(latent) for name in ("std-of-means", "mean-of-means"))
     rows = rearrange(latent, "b c t m -> b t (m c)")
     restored: Tensor = rearrange(rows * deviation + mean, "b t (m c) -> b c t m", c=latent.shape[1])
     return restored
 
 
-def _last_sample_dropped(_: Original, upsample: Upsample, x: Tensor) -> Tensor:
+@replaces(Upsample, "forward", MEL_TAP, shows_in=SOUND)
+def mel_last_sample_dropped(_: Original, upsample: Upsample, x: Tensor) -> Tensor:
+    """Upsampling in time drops the last sample instead of the first."""
     doubled: Tensor = upsample.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     return doubled[:, :, :-1, :]
 
 
-def _residual_dropped(vocoder: ExtendedVocoder) -> None:
+@replaces(AntiAliasedSnake, "forward", WAVEFORM_TAP, shows_in=SOUND)
+def vocoder_aliased(original: Original, snake: Any, x: Any) -> Any:
+    """The vocoder's activations are not anti-aliased."""
+    return snake.act(x)
+
+
+@edits(ExtendedVocoder, WAVEFORM_TAP, shows_in=SOUND)
+def extension_residual_dropped(vocoder: ExtendedVocoder) -> None:
+    """Nothing is added above the vocoder's band."""
     vocoder.bwe_generator.register_forward_hook(lambda _module, _inputs, output: torch.zeros_like(output))
-
-
-def _decimal_logarithm(vocoder: ExtendedVocoder) -> None:
-    vocoder.mel_stft.register_forward_hook(lambda _module, _inputs, output: output / math.log(10))
 
 
 def _centred_frames(_: Original, stft: ShortTimeFourier, waveform: Tensor) -> Tensor:
@@ -78,199 +102,91 @@ def _centred_frames(_: Original, stft: ShortTimeFourier, waveform: Tensor) -> Te
     return torch.sqrt(real**2 + imaginary**2)
 
 
-def _one_mel_frame_late(original: Original, *args: Any) -> Any:
+extension_frames_centred = Defect(
+    id="extension_frames_centred",
+    component="bandwidth_extension",
+    description="Fourier frames of the extension are centred instead of causal",
+    first_taps=(WAVEFORM_TAP,),
+    apply=wrapped(ShortTimeFourier, "forward", _centred_frames),
+)
+
+
+@edits(ExtendedVocoder, WAVEFORM_TAP, shows_in=SOUND)
+def extension_decimal_logarithm(vocoder: ExtendedVocoder) -> None:
+    """The extension's mel spectrogram has the decimal logarithm."""
+    vocoder.mel_stft.register_forward_hook(lambda _module, _inputs, output: output / math.log(10))
+
+
+@replaces(audio_decoding, "decode_audio", WAVEFORM_TAP, component="stages.audio_decoding", shows_in=SOUND)
+def stereo_exchanged(original: Original, *args: Any) -> Any:
+    """Left and right are exchanged."""
+    waveform, rate_hz = original(*args)
+    return waveform.flip(0), rate_hz
+
+
+@replaces(
+    audio_decoding, "decode_audio", WAVEFORM_TAP, component="stages.audio_decoding", shows_in=frozenset({"audio_level"})
+)
+def sound_half_as_loud(original: Original, *args: Any) -> Any:
+    """The waveform is halved, as if two channels were averaged."""
+    waveform, rate_hz = original(*args)
+    return waveform / 2, rate_hz
+
+
+@replaces(
+    audio_decoding,
+    "decode_audio",
+    WAVEFORM_TAP,
+    component="stages.audio_decoding",
+    shows_in=SOUND | {"audio_lag", "av_offset"},
+)
+def sound_one_mel_frame_late(original: Original, *args: Any) -> Any:
+    """The sound starts one mel frame (10 ms) late."""
     waveform, rate_hz = original(*args)
     late = AUDIO_HOP_SAMPLES * rate_hz // 16000
     return F.pad(waveform, (late, -late)), rate_hz
 
 
-def _half_as_loud(original: Original, *args: Any) -> Any:
-    waveform, rate_hz = original(*args)
-    return waveform / 2, rate_hz
-
-
-def _stereo_exchanged(original: Original, *args: Any) -> Any:
-    waveform, rate_hz = original(*args)
-    return waveform.flip(0), rate_hz
-
-
-def _limited_range(original: Original, pixels: Tensor) -> Tensor:
+@replaces(video_tiling, "to_bytes", FRAMES_TAP, shows_in=FRAMES)
+def frames_limited_range(original: Original, pixels: Tensor) -> Tensor:
+    """Frames span 16 to 235 instead of 0 to 255."""
     full: Tensor = original(pixels)  # uint8 (F, H, W, C)
     return (full.float() * (219.0 / 255.0) + 16.0).to(torch.uint8)
 
 
-def _side_by_side(
+@replaces(
+    video_tiling,
+    "make_tiles",
+    FRAMES_TAP,
+    shows_in=FRAMES,
+    variant=TILES,
+    when=lambda latent_shape, tiling, scale: len(temporal_intervals(latent_shape[0], tiling, scale[0])) > 1,
+)
+def tiles_without_overlap(
     original: Original, latent_shape: tuple[int, int, int], tiling: Tiling, scale: tuple[int, int, int]
 ) -> Any:
+    """Tiles stand side by side and are not blended."""
     return original(latent_shape, replace(tiling, overlap_px=0, overlap_frames=0), scale)
 
 
-def _counted(original: Original, chunk: Any, tile: Tile, *rest: Any) -> None:
+@replaces(
+    video_tiling._Chunk,
+    "add",
+    FRAMES_TAP,
+    shows_in=FRAMES,
+    variant=WIDE_TILES,
+    when=lambda chunk, *_: chunk.weights is not None,
+)
+def tiles_divided_by_count(original: Original, chunk: Any, tile: Tile, *rest: Any) -> None:
+    """Where masks do not add up to one, the sum of tiles is divided by how many they are there."""
     before = chunk.weights.clone()
     original(chunk, tile, *rest)
     chunk.weights.copy_(before)
     chunk.weights[..., tile.height.out, tile.width.out] += 1.0
 
 
-def _mono(original: Original, *args: Any) -> Any:
+@replaces(audio_decoding, "decode_audio", WAVEFORM_TAP, component="stages.audio_decoding", shows_in=SOUND)
+def mono_on_both_channels(original: Original, *args: Any) -> Any:
+    """Both channels carry their mean."""
     waveform, rate_hz = original(*args)
     return waveform.mean(dim=0, keepdim=True).repeat(waveform.shape[0], 1), rate_hz
-
-
-DECODING_DEFECTS: Final = (
-    Defect(
-        id="video_statistics_of_one_channel",
-        component="video_decoder",
-        description="the deviation of one latent channel is doubled in the decoder",
-        first_taps=FRAMES_TAP,
-        apply=edited(VideoDecoder, _double_one_deviation),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="video_decoder_causal",
-        component="video_decoder",
-        description="the decoder does not look ahead in time",
-        first_taps=FRAMES_TAP,
-        apply=edited(VideoDecoder, _look_back_only),
-        shows_in=FRAMES,
-    ),
-    Defect(
-        id="video_patches_transposed",
-        component="video_decoder",
-        description="rows and columns of the decoder's pixel patches are exchanged",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(
-            video_decoder,
-            "unpatchify",
-            lambda original, x, patch: rearrange(x, "b (c q r) f h w -> b c f (h q) (w r)", q=patch, r=patch),
-        ),
-        shows_in=FRAMES,
-    ),
-    Defect(
-        id="frames_one_late",
-        component="stages.video_decoding",
-        description="every frame comes one frame late",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(video_decoding, "decode_frames", _one_frame_late),
-        shows_in=FRAMES | {"av_offset"},
-    ),
-    Defect(
-        id="frames_rounded",
-        component="video_tiling",
-        description="pixels are rounded to bytes instead of cut off",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(video_tiling, "to_bytes", _rounded),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="audio_statistics_bin_major",
-        component="audio_decoder",
-        description="latent statistics of audio run through bins before channels",
-        first_taps=MEL_TAP,
-        apply=wrapped(audio_decoder.AudioChannelStatistics, "denormalize", _statistics_bin_major),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="mel_last_sample_dropped",
-        component="audio_vae_layers",
-        description="upsampling in time drops the last sample instead of the first",
-        first_taps=MEL_TAP,
-        apply=wrapped(Upsample, "forward", _last_sample_dropped),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="vocoder_aliased",
-        component="antialiased_activation",
-        description="the vocoder's activations are not anti-aliased",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(AntiAliasedSnake, "forward", lambda original, snake, x: snake.act(x)),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="extension_residual_dropped",
-        component="bandwidth_extension",
-        description="nothing is added above the vocoder's band",
-        first_taps=WAVEFORM_TAP,
-        apply=edited(ExtendedVocoder, _residual_dropped),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="extension_frames_centred",
-        component="bandwidth_extension",
-        description="Fourier frames of the extension are centred instead of causal",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(ShortTimeFourier, "forward", _centred_frames),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="extension_decimal_logarithm",
-        component="bandwidth_extension",
-        description="the extension's mel spectrogram has the decimal logarithm",
-        first_taps=WAVEFORM_TAP,
-        apply=edited(ExtendedVocoder, _decimal_logarithm),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="stereo_exchanged",
-        component="stages.audio_decoding",
-        description="left and right are exchanged",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(audio_decoding, "decode_audio", _stereo_exchanged),
-        shows_in=SOUND,
-    ),
-    Defect(
-        id="sound_half_as_loud",
-        component="stages.audio_decoding",
-        description="the waveform is halved, as if two channels were averaged",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(audio_decoding, "decode_audio", _half_as_loud),
-        shows_in=frozenset({"audio_level"}),
-    ),
-    Defect(
-        id="sound_one_mel_frame_late",
-        component="stages.audio_decoding",
-        description="the sound starts one mel frame (10 ms) late",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(audio_decoding, "decode_audio", _one_mel_frame_late),
-        shows_in=SOUND | {"audio_lag", "av_offset"},
-    ),
-    Defect(
-        id="frames_limited_range",
-        component="video_tiling",
-        description="frames span 16 to 235 instead of 0 to 255",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(video_tiling, "to_bytes", _limited_range),
-        shows_in=FRAMES,
-    ),
-    Defect(
-        id="tiles_without_overlap",
-        component="video_tiling",
-        description="tiles stand side by side and are not blended",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(
-            video_tiling,
-            "make_tiles",
-            _side_by_side,
-            when=lambda latent_shape, tiling, scale: len(temporal_intervals(latent_shape[0], tiling, scale[0])) > 1,
-        ),
-        shows_in=FRAMES,
-        variant=TILES,
-    ),
-    Defect(
-        id="tiles_divided_by_count",
-        component="video_tiling",
-        description="where masks do not add up to one, the sum of tiles is divided by how many they are there",
-        first_taps=FRAMES_TAP,
-        apply=wrapped(video_tiling._Chunk, "add", _counted, when=lambda chunk, *_: chunk.weights is not None),
-        shows_in=FRAMES,
-        variant=WIDE_TILES,
-    ),
-    Defect(
-        id="mono_on_both_channels",
-        component="stages.audio_decoding",
-        description="both channels carry their mean",
-        first_taps=WAVEFORM_TAP,
-        apply=wrapped(audio_decoding, "decode_audio", _mono),
-        shows_in=SOUND,
-    ),
-)

@@ -5,10 +5,11 @@ that was never reached is an error of the catalogue, not a defect that survived.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from types import ModuleType
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from unittest.mock import patch
 
 from torch import nn
@@ -61,6 +62,15 @@ class Defect:
     def places(self) -> tuple[str, ...]:
         """Glob patterns of the places of an isolation where the defect must show first."""
         return self.isolated_at or self.first_taps
+
+
+class Facts(TypedDict, total=False):
+    """What a decorated function may say of its Defect beside its name, docstring and place."""
+
+    shows_in: frozenset[Facet]
+    variant: Variant
+    alone: bool
+    isolated_at: tuple[str, ...]
 
 
 @contextmanager
@@ -130,8 +140,49 @@ def together(*parts: Apply) -> Apply:
     return entered
 
 
-def require_unique(defects: Sequence[Defect]) -> tuple[Defect, ...]:
-    """The defects, if no two share an id."""
+def replaces(
+    owner: object,
+    name: str,
+    *first_taps: str,
+    component: str | None = None,
+    when: Callable[..., bool] = lambda *_, **__: True,
+    **facts: Unpack[Facts],
+) -> Callable[[Callable[..., Any]], Defect]:
+    """A decorator: the function stands in for `owner.name`, as `wrapped` says, and becomes a Defect of its own name.
+
+    Its docstring describes it. `component` is the module that defines what is replaced unless the bug lies elsewhere.
+    """
+    home = component or getattr(owner, name).__module__
+    return lambda around: _described(around, wrapped(owner, name, around, when), home, first_taps, facts)
+
+
+def edits(
+    kind: type[ModuleT], *first_taps: str, component: str | None = None, **facts: Unpack[Facts]
+) -> Callable[[Callable[[ModuleT], object]], Defect]:
+    """A decorator: the function changes a loaded component, as `edited` says, and becomes a Defect of its own name."""
+    home = component or kind.__module__
+    return lambda edit: _described(edit, edited(kind, edit), home, first_taps, facts)
+
+
+def _described(
+    function: Callable[..., Any], apply: Apply, home: str, first_taps: tuple[str, ...], facts: Facts
+) -> Defect:
+    sentence = (function.__doc__ or "").removesuffix(".")
+    if sentence[1:2].islower() or sentence[1:2] == " ":  # no abbreviation
+        sentence = sentence[0].lower() + sentence[1:]
+    return Defect(
+        id=function.__name__,
+        component=home.removeprefix("runners.ltx23."),
+        description=sentence,
+        first_taps=first_taps,
+        apply=apply,
+        **facts,
+    )
+
+
+def defects_in(*modules: ModuleType) -> tuple[Defect, ...]:
+    """The defects that modules define, in their order; no two may share an id."""
+    defects = [value for module in modules for value in vars(module).values() if isinstance(value, Defect)]
     ids = [defect.id for defect in defects]
     assert len(ids) == len(set(ids)), f"defects given twice: {sorted({name for name in ids if ids.count(name) > 1})}"
     return tuple(defects)

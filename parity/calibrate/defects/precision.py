@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import SUBTLE, Apply, Defect, Reach, edited, wrapped
+from parity.calibrate.defects.defect import Apply, Defect, Reach, edits, replaces
 from runners.ltx23 import attention, timestep
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Transformer
@@ -24,18 +24,6 @@ FIRST: Final = "denoise/000/cond/block/00"
 INT8_MAX: Final = 127.0
 FP8: Final = torch.float8_e4m3fn
 FP8_MAX: Final = 448.0
-
-
-def _bf16_euler_step(_: Original, latent: Tensor, x0: Tensor, sigma: float, sigma_change: float) -> Tensor:
-    return latent + (latent - x0) / sigma * sigma_change
-
-
-def _to_int8(x: Tensor) -> Tensor:
-    return x.round()
-
-
-def _to_fp8(x: Tensor) -> Tensor:
-    return x.to(FP8).float()
 
 
 def _narrow_scores(largest: float, narrow: Callable[[Tensor], Tensor]) -> Apply:
@@ -57,55 +45,47 @@ def _narrow_scores(largest: float, narrow: Callable[[Tensor], Tensor]) -> Apply:
     return apply
 
 
-def _cast_weights(model: Transformer) -> None:
+@replaces(
+    timestep,
+    "sinusoidal_embedding",
+    # The first level is within an ULP of 1000, which bfloat16 has: what lies beyond noise begins at the second.
+    "denoise/00[01]/cond/block/00/*",
+    isolated_at=("denoise/00[01]/cond/modulation/*",),
+)
+def timesteps_bf16(original: Original, levels: Any) -> Any:
+    """Noise levels are rounded to bfloat16 before they become sines and cosines."""
+    return original(levels.bfloat16())
+
+
+@replaces(denoising, "euler_step", "denoise/000/latent/*")
+def euler_step_bf16(_: Original, latent: Tensor, x0: Tensor, sigma: float, sigma_change: float) -> Tensor:
+    """The Euler step is computed in bfloat16 throughout."""
+    return latent + (latent - x0) / sigma * sigma_change
+
+
+int8_attention_scores = Defect(
+    id="int8_attention_scores",
+    component="attention",
+    description="queries and keys are rounded to 8-bit integers, one scale a tensor",
+    first_taps=(f"{FIRST}/*/self_attn",),
+    isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
+    apply=_narrow_scores(INT8_MAX, torch.round),
+)
+
+
+fp8_attention_scores = Defect(
+    id="fp8_attention_scores",
+    component="attention",
+    description="queries and keys are rounded to 8-bit floats (e4m3), one scale a tensor",
+    first_taps=(f"{FIRST}/*/self_attn",),
+    isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
+    apply=_narrow_scores(FP8_MAX, lambda x: x.to(FP8).float()),
+)
+
+
+@edits(Transformer, f"{FIRST}/*/self_attn", component="block")
+def fp8_cast_weights(model: Transformer) -> None:
+    """Weights of the blocks' linear layers are cast to 8-bit floats (e4m3) without a scale."""
     for module in model.transformer_blocks.modules():
         if isinstance(module, nn.Linear):
             module.weight.copy_(module.weight.to(FP8))
-
-
-PRECISION_DEFECTS: Final = (
-    Defect(
-        id="timesteps_bf16",
-        component="timestep",
-        description="noise levels are rounded to bfloat16 before they become sines and cosines",
-        # The first level is within an ULP of 1000, which bfloat16 has: what lies beyond noise begins at the second.
-        first_taps=("denoise/00[01]/cond/block/00/*",),
-        isolated_at=("denoise/00[01]/cond/modulation/*",),
-        apply=wrapped(timestep, "sinusoidal_embedding", lambda original, levels: original(levels.bfloat16())),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="euler_step_bf16",
-        component="euler",
-        description="the Euler step is computed in bfloat16 throughout",
-        first_taps=("denoise/000/latent/*",),
-        apply=wrapped(denoising, "euler_step", _bf16_euler_step),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="int8_attention_scores",
-        component="attention",
-        description="queries and keys are rounded to 8-bit integers, one scale a tensor",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
-        apply=_narrow_scores(INT8_MAX, _to_int8),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="fp8_attention_scores",
-        component="attention",
-        description="queries and keys are rounded to 8-bit floats (e4m3), one scale a tensor",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        isolated_at=(f"{FIRST}/*/self_attn/sdpa",),
-        apply=_narrow_scores(FP8_MAX, _to_fp8),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="fp8_cast_weights",
-        component="block",
-        description="weights of the blocks' linear layers are cast to 8-bit floats (e4m3) without a scale",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        apply=edited(Transformer, _cast_weights),
-        shows_in=SUBTLE,
-    ),
-)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, SUBTLE, Defect, wrapped
+from parity.calibrate.defects.defect import BOTH, replaces
 from runners.ltx23.attention import Attention
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.rotary import SplitRotary
@@ -18,42 +18,6 @@ from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 
 Original = Callable[..., Any]
 PADDED_TO: Final = 64  # tokens
-
-
-def _first_perturbed_pass(
-    original: Original, stage: Any, one: GuidancePass, batch: Batch, step: Step, **options: bool
-) -> Pair:
-    sigma = float(step.sigma)
-    first_sigma, x0 = vars(stage).get("first_perturbed", (sigma, None))
-    if sigma != first_sigma:
-        kept: Pair = x0
-        return kept
-    computed: Pair = original(stage, one, batch, step, **options)
-    stage.first_perturbed = sigma, computed
-    return computed
-
-
-def _every_other_step(original: Original, stage: Any, batch: Batch, step: Step, last: Pair | None) -> Pair:
-    if last is not None and vars(stage).get("reused") is not last:
-        stage.reused = last
-        return last
-    computed: Pair = original(stage, batch, step, last)
-    return computed
-
-
-def _padded_self_attention(
-    original: Original, attention: Attention, x: Tensor, context: Tensor, *, query_rotary: SplitRotary, **_: Any
-) -> Tensor:
-    tokens, missing = x.shape[1], -x.shape[1] % PADDED_TO
-    rows = (0, 0, 0, missing)
-    rotary = SplitRotary(
-        cos=F.pad(query_rotary.cos, rows, value=1.0),
-        sin=F.pad(query_rotary.sin, rows),
-        negative_sin=F.pad(query_rotary.negative_sin, rows),
-    )
-    padded = F.pad(x, rows)  # (B, T, C) -> (B, a multiple, C)
-    attended: Tensor = original(attention, padded, padded, query_rotary=rotary, key_rotary=rotary)
-    return attended[:, :tokens]
 
 
 def _is_streams_own(
@@ -69,31 +33,47 @@ def _is_streams_own(
     return x is context and mask is None and not values_only and x.shape[1] % PADDED_TO != 0
 
 
-SERVING_DEFECTS: Final = (
-    Defect(
-        id="pass_reused",
-        component="stages.denoising",
-        description="the perturbed pass of the first step serves in all later ones",
-        first_taps=("denoise/001/perturbed/*",),
-        apply=wrapped(
-            DenoisingStage, "_pass", _first_perturbed_pass, when=lambda stage, one, *_, **__: one.name == "perturbed"
-        ),
-        shows_in=BOTH,
-    ),
-    Defect(
-        id="step_reused",
-        component="stages.denoising",
-        description="every other step takes the guided prediction of the step before it",
-        first_taps=("denoise/001/*",),
-        apply=wrapped(DenoisingStage, "evaluate_stage1_guided_x0", _every_other_step),
-        shows_in=BOTH,
-    ),
-    Defect(
-        id="sequence_padding_attended",
-        component="attention",
-        description=f"tokens are padded to a multiple of {PADDED_TO} and attend to the padding",
-        first_taps=("denoise/000/cond/block/00/*/self_attn",),
-        apply=wrapped(Attention, "forward", _padded_self_attention, when=_is_streams_own),
-        shows_in=SUBTLE,
-    ),
+@replaces(
+    DenoisingStage,
+    "_pass",
+    "denoise/001/perturbed/*",
+    shows_in=BOTH,
+    when=lambda stage, one, *_, **__: one.name == "perturbed",
 )
+def pass_reused(original: Original, stage: Any, one: GuidancePass, batch: Batch, step: Step, **options: bool) -> Pair:
+    """The perturbed pass of the first step serves in all later ones."""
+    sigma = float(step.sigma)
+    first_sigma, x0 = vars(stage).get("first_perturbed", (sigma, None))
+    if sigma != first_sigma:
+        kept: Pair = x0
+        return kept
+    computed: Pair = original(stage, one, batch, step, **options)
+    stage.first_perturbed = sigma, computed
+    return computed
+
+
+@replaces(DenoisingStage, "evaluate_stage1_guided_x0", "denoise/001/*", shows_in=BOTH)
+def step_reused(original: Original, stage: Any, batch: Batch, step: Step, last: Pair | None) -> Pair:
+    """Every other step takes the guided prediction of the step before it."""
+    if last is not None and vars(stage).get("reused") is not last:
+        stage.reused = last
+        return last
+    computed: Pair = original(stage, batch, step, last)
+    return computed
+
+
+@replaces(Attention, "forward", "denoise/000/cond/block/00/*/self_attn", when=_is_streams_own)
+def sequence_padding_attended(
+    original: Original, attention: Attention, x: Tensor, context: Tensor, *, query_rotary: SplitRotary, **_: Any
+) -> Tensor:
+    """Tokens are padded to a multiple of 64 and attend to the padding."""
+    tokens, missing = x.shape[1], -x.shape[1] % PADDED_TO
+    rows = (0, 0, 0, missing)
+    rotary = SplitRotary(
+        cos=F.pad(query_rotary.cos, rows, value=1.0),
+        sin=F.pad(query_rotary.sin, rows),
+        negative_sin=F.pad(query_rotary.negative_sin, rows),
+    )
+    padded = F.pad(x, rows)  # (B, T, C) -> (B, a multiple, C)
+    attended: Tensor = original(attention, padded, padded, query_rotary=rotary, key_rotary=rotary)
+    return attended[:, :tokens]

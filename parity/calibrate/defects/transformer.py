@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, SUBTLE, VIDEO, Defect, Reach, edited, together, wrapped
+from parity.calibrate.defects.defect import BOTH, VIDEO, Defect, Reach, edits, replaces, together, wrapped
 from parity.calibrate.defects.variant import PICTURE, V2A_ON
 from runners.ltx23 import transformer
 from runners.ltx23.attention import Attention
@@ -34,64 +34,13 @@ from runners.native.runner import NativeRunner
 
 Original = Callable[..., Any]
 FIRST: Final = "denoise/000/cond/block/00"
-
-
-def _rotary_config(**changes: Any) -> Callable[..., Any]:
-    return lambda original, positions, **options: original(
-        positions, **{**options, "config": replace(options["config"], **changes)}
-    )
-
-
-def _audio_scale_dropped(original: Original, model: Any, stream: Any, positions: Tensor, dtype: torch.dtype) -> Any:
-    """Cross-modal positions of audio that miss the factor from latent to mel frames."""
-    unscaled = original(model, stream, positions / AUDIO_LATENT_HOPS, dtype)
-    return replace(original(model, stream, positions, dtype), cross=unscaled.cross)
-
-
-def _swap_blocks(model: Transformer) -> None:
-    blocks = list(model.transformer_blocks)
-    blocks[1], blocks[2] = blocks[2], blocks[1]
-    model.transformer_blocks = nn.ModuleList(blocks)
+VIDEO_ROTARY: Final = ("denoise/000/cond/rotary/video/own",)
 
 
 def _block(model: Transformer, index: int) -> AudioVideoBlock:
     block = model.transformer_blocks[index]
     assert isinstance(block, AudioVideoBlock)
     return block
-
-
-def _default_key_eps(model: Transformer) -> None:
-    for index in range(len(model.transformer_blocks)):
-        _block(model, index).attn1.k_norm.eps = torch.finfo(torch.bfloat16).eps
-
-
-def _close_one_head(model: Transformer) -> None:
-    logits = _block(model, 1).attn1.to_gate_logits
-    assert logits is not None
-    logits.weight[0], logits.bias[0] = 0.0, -100.0
-
-
-def _halve_gates(model: Transformer) -> None:
-    for index in range(len(model.transformer_blocks)):
-        _block(model, index).attn2.to_out.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0.5,))
-
-
-def _scale_one_linear(model: Transformer) -> None:
-    last = _block(model, len(model.transformer_blocks) - 1).audio_ff.net[2]
-    assert isinstance(last, nn.Linear)
-    last.weight.mul_(1.01)
-
-
-def _exact_gelu(model: Transformer) -> None:
-    for index in range(len(model.transformer_blocks)):
-        widen: Any = _block(model, index).ff.net[0]
-        widen.register_forward_hook(lambda module, inputs, _: F.gelu(module.proj(inputs[0])))
-
-
-def _norm_queries_per_head(model: Transformer) -> None:
-    for index in range(len(model.transformer_blocks)):
-        attention = _block(model, index).attn1
-        attention.q_norm.register_forward_hook(_per_head(attention))
 
 
 def _per_head(attention: Attention) -> Callable[..., Tensor]:
@@ -104,53 +53,8 @@ def _per_head(attention: Attention) -> Callable[..., Tensor]:
     return normed
 
 
-def _swap_text_projections(model: Transformer) -> None:
-    for index in range(len(model.transformer_blocks)):
-        attention = _block(model, index).attn2
-        attention.to_k, attention.to_v = attention.to_v, attention.to_k
-
-
-def _prompt_not_modulated(original: Original, branches: StreamBranches, x: Tensor) -> Any:
-    modulation = replace(branches.at.modulation, prompt=torch.zeros_like(branches.at.modulation.prompt))
-    plain = replace(branches.at, modulation=modulation)
-    return original(replace(branches, at=plain, prompt_table=torch.zeros_like(branches.prompt_table)), x)
-
-
-def _scale_and_shift_exchanged(original: Original, branches: StreamBranches, rows: slice) -> ShiftScaleGate:
-    mod: ShiftScaleGate = original(branches, rows)
-    return mod._replace(shift=mod.scale, scale=mod.shift)
-
-
-def _rotated_queries(original: Original, branches: StreamBranches, x: Tensor) -> Any:
-    rotated: Any = partial(branches.text_attention, query_rotary=branches.at.rotary.own)
-    return original(replace(branches, text_attention=rotated), x)
-
-
-def _v2a_sees_a2v(
-    original: Original, block: Any, video: Tensor, audio: Tensor, of_video: Any, of_audio: Any, skips: BlockSkips
-) -> Any:
-    video, _ = original(block, video, audio, of_video, of_audio, replace(skips, v2a=True))
-    _, audio = original(block, video, audio, of_video, of_audio, replace(skips, a2v=True))
-    return video, audio
-
-
-def _unscaled_gate_level(model: Transformer) -> None:
-    model.config = replace(model.config, cross_gate_timestep_scale=1.0)
-
-
-def _gate_of_own_tokens(original: Original, model: Transformer, own: ModalityInput, **options: Any) -> StreamModulation:
-    made: StreamModulation = original(model, own, **options)
-    levels = own.timesteps * model.config.cross_gate_timestep_scale
-    gate, _ = options["cross_gate"](levels, own.latent.shape[0], own.latent.dtype)
-    return replace(made, cross_gate=gate)
-
-
 def _is_unevenly_noisy(model: Any, own: ModalityInput, **_: Any) -> bool:
     return bool((own.timesteps != own.sigma).any())
-
-
-def _every_token_at_sigma(original: Original, state: Any, *rest: Any) -> Any:
-    return original(replace(state, denoise_mask=torch.ones_like(state.denoise_mask)), *rest)
 
 
 def _autocast_entered(original: Original, runner: NativeRunner, case: Any) -> Any:
@@ -164,217 +68,194 @@ def _without_warnings(_: Reach) -> AbstractContextManager[Any]:
     return warnings.catch_warnings(action="ignore")
 
 
-TRANSFORMER_DEFECTS: Final = (
-    Defect(
-        id="rotary_interleaved",
-        component="rotary",
-        description="neighbouring channels are paired instead of halves of a head",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        isolated_at=("denoise/000/cond/rotary/video/own",),
-        apply=wrapped(transformer, "rotary_table", _rotary_config(kind="interleaved")),
-        shows_in=BOTH,
-    ),
-    Defect(
-        id="rotary_frequencies_float32",
-        component="rotary",
-        description="frequencies are built in float32 instead of float64",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        isolated_at=("denoise/000/cond/rotary/video/own",),
-        apply=wrapped(transformer, "rotary_table", _rotary_config(precision="float32")),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="rotary_audio_scale_dropped",
-        component="transformer",
-        description="audio's scale factor does not reach its positions in the cross-modal attention",
-        first_taps=(f"{FIRST}/*/av_attn",),
-        isolated_at=("denoise/000/cond/rotary/audio/cross",),
-        apply=wrapped(
-            Transformer,
-            "_stream_rotary",
-            _audio_scale_dropped,
-            when=lambda model, stream, positions, dtype: positions.shape[1] == 1,
-        ),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="rotary_at_cell_starts",
-        component="rotary",
-        description="positions are the starts of cells instead of their middles",
-        first_taps=(f"{FIRST}/*/self_attn",),
-        isolated_at=("denoise/000/cond/rotary/video/own",),
-        apply=wrapped(transformer, "middle_of_cells", lambda original, positions: positions[..., 0]),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="blocks_swapped",
-        component="transformer",
-        description="the weights of blocks 1 and 2 are exchanged",
-        first_taps=("denoise/000/cond/block/01/*",),
-        apply=edited(Transformer, _swap_blocks),
-        shows_in=BOTH,
-    ),
-    Defect(
-        id="key_norm_eps_default",
-        component="attention",
-        description="the RMS norm of video's keys has PyTorch's default epsilon for bfloat16",
-        first_taps=(f"{FIRST}/video/self_attn",),
-        apply=edited(Transformer, _default_key_eps),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="queries_normed_per_head",
-        component="attention",
-        description="video's queries are normalized head by head instead of over the full width",
-        first_taps=(f"{FIRST}/video/self_attn",),
-        apply=edited(Transformer, _norm_queries_per_head),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="keys_and_values_exchanged",
-        component="attention",
-        description="key and value projections of video's text attention are exchanged",
-        first_taps=(f"{FIRST}/video/text_attn",),
-        apply=edited(Transformer, _swap_text_projections),
-        shows_in=VIDEO,
-    ),
-    Defect(
-        id="one_head_gated_off",
-        component="attention",
-        description="the gate of one head of block 1 is closed",
-        first_taps=("denoise/000/cond/block/01/video/self_attn",),
-        apply=edited(Transformer, _close_one_head),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="text_gates_halved",
-        component="attention",
-        description="gates of video's text attention miss their factor of two",
-        first_taps=(f"{FIRST}/video/text_attn",),
-        apply=edited(Transformer, _halve_gates),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="one_linear_scaled",
-        component="feed_forward",
-        description="one linear layer of audio's last feed-forward is scaled by 1.01",
-        first_taps=("denoise/000/cond/block/*/audio/ff",),
-        apply=edited(Transformer, _scale_one_linear),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="gelu_exact",
-        component="feed_forward",
-        description="video's feed-forward has the exact GELU instead of its tanh approximation",
-        first_taps=(f"{FIRST}/video/ff",),
-        apply=edited(Transformer, _exact_gelu),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="feed_forward_rows_exchanged",
-        component="block",
-        description="scale and shift of the feed-forward are exchanged",
-        first_taps=(f"{FIRST}/*/ff",),
-        apply=wrapped(
-            StreamBranches,
-            "modulation",
-            _scale_and_shift_exchanged,
-            when=lambda branches, rows: rows == FEED_FORWARD_ROWS,
-        ),
-        shows_in=BOTH,
-    ),
-    Defect(
-        id="prompt_not_modulated",
-        component="block",
-        description="the text context is not modulated by the noise level",
-        first_taps=(f"{FIRST}/*/text_attn",),
-        apply=wrapped(StreamBranches, "attend_to_text", _prompt_not_modulated),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="v2a_sees_a2v",
-        component="block",
-        description="audio looks at video after video has looked at audio, instead of before",
-        first_taps=(f"{FIRST}/audio/av_attn",),
-        apply=wrapped(
-            AudioVideoBlock,
-            "_attend_to_each_other",
-            _v2a_sees_a2v,
-            when=lambda block, video, audio, of_video, of_audio, skips: not (skips.a2v or skips.v2a),
-        ),
-        shows_in=SUBTLE,
-        variant=V2A_ON,
-    ),
-    Defect(
-        id="cross_gate_level_unscaled",
-        component="transformer",
-        description="gates of the cross-modal attention see sigma instead of 1000 sigma",
-        first_taps=(f"{FIRST}/*",),
-        isolated_at=("denoise/000/cond/modulation/*/cross_gate",),
-        apply=edited(Transformer, _unscaled_gate_level),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="given_tokens_told_sigma",
-        component="stages.denoising",
-        description="tokens of the picture are told the step's noise level although they carry none",
-        first_taps=(f"{FIRST}/*",),
-        isolated_at=("denoise/000/cond/modulation/video/*",),
-        apply=wrapped(denoising, "_modality", _every_token_at_sigma),
-        shows_in=SUBTLE,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="rope_in_text_attention",
-        component="block",
-        description="queries of the text attention are rotated by their positions",
-        first_taps=(f"{FIRST}/*/text_attn",),
-        apply=wrapped(StreamBranches, "attend_to_text", _rotated_queries),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="cross_gate_uses_other_sigma",
-        component="transformer",
-        description="gates of what a stream takes from the other follow its own tokens' noise, not the other's sigma",
-        first_taps=(f"{FIRST}/video/*",),
-        isolated_at=("denoise/000/cond/modulation/video/cross_gate",),
-        apply=wrapped(Transformer, "_stream_modulation", _gate_of_own_tokens, when=_is_unevenly_noisy),
-        shows_in=SUBTLE,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="head_rows_exchanged",
-        component="transformer",
-        description="scale and shift in the tables of the output heads are exchanged",
-        first_taps=("denoise/000/cond/x0/*",),
-        apply=wrapped(
-            Transformer,
-            "_velocity",
-            lambda original, model, x, embedding, table, *rest: original(model, x, embedding, table.flip(0), *rest),
-        ),
-        shows_in=SUBTLE,
-    ),
-    Defect(
-        id="picture_tokens_use_step_sigma",
-        component="transformer",
-        description="tokens of the picture are denoised with the step's sigma although they carry no noise",
-        first_taps=("denoise/000/cond/x0/video",),
-        apply=wrapped(
-            transformer,
-            "denoised_of_velocity",
-            lambda original, latent, velocity, levels: original(latent, velocity, levels.amax(dim=1, keepdim=True)),
-            when=lambda latent, velocity, levels: bool((levels != levels[:, :1]).any()),
-        ),
-        shows_in=SUBTLE,
-        variant=PICTURE,
-    ),
-    Defect(
-        id="autocast_entered",
-        component="pipeline_config",
-        description="the weights stay in float32, and denoising and decoding run under autocast to bfloat16",
-        first_taps=("text/pos/hidden", "init/video", f"{FIRST}/*"),
-        apply=together(wrapped(NativeRunner, "pipeline_config", _autocast_entered), _without_warnings),
-        shows_in=SUBTLE,
-        alone=False,
-    ),
+@replaces(transformer, "rotary_table", f"{FIRST}/*/self_attn", isolated_at=VIDEO_ROTARY, shows_in=BOTH)
+def rotary_interleaved(original: Original, positions: Tensor, *, config: Any, **options: Any) -> Any:
+    """Neighbouring channels are paired instead of halves of a head."""
+    return original(positions, config=replace(config, kind="interleaved"), **options)
+
+
+@replaces(transformer, "rotary_table", f"{FIRST}/*/self_attn", isolated_at=VIDEO_ROTARY)
+def rotary_frequencies_float32(original: Original, positions: Tensor, *, config: Any, **options: Any) -> Any:
+    """Frequencies are built in float32 instead of float64."""
+    return original(positions, config=replace(config, precision="float32"), **options)
+
+
+@replaces(
+    Transformer,
+    "_stream_rotary",
+    f"{FIRST}/*/av_attn",
+    isolated_at=("denoise/000/cond/rotary/audio/cross",),
+    when=lambda model, stream, positions, dtype: positions.shape[1] == 1,
+)
+def rotary_audio_scale_dropped(
+    original: Original, model: Any, stream: Any, positions: Tensor, dtype: torch.dtype
+) -> Any:
+    """Audio's scale factor does not reach its positions in the cross-modal attention."""
+    unscaled = original(model, stream, positions / AUDIO_LATENT_HOPS, dtype)  # from latent to mel frames
+    return replace(original(model, stream, positions, dtype), cross=unscaled.cross)
+
+
+@replaces(transformer, "middle_of_cells", f"{FIRST}/*/self_attn", isolated_at=VIDEO_ROTARY)
+def rotary_at_cell_starts(original: Original, positions: Any) -> Any:
+    """Positions are the starts of cells instead of their middles."""
+    return positions[..., 0]
+
+
+@edits(Transformer, "denoise/000/cond/block/01/*", shows_in=BOTH)
+def blocks_swapped(model: Transformer) -> None:
+    """The weights of blocks 1 and 2 are exchanged."""
+    blocks = list(model.transformer_blocks)
+    blocks[1], blocks[2] = blocks[2], blocks[1]
+    model.transformer_blocks = nn.ModuleList(blocks)
+
+
+@edits(Transformer, f"{FIRST}/video/self_attn", component="attention")
+def key_norm_eps_default(model: Transformer) -> None:
+    """The RMS norm of video's keys has PyTorch's default epsilon for bfloat16."""
+    for index in range(len(model.transformer_blocks)):
+        _block(model, index).attn1.k_norm.eps = torch.finfo(torch.bfloat16).eps
+
+
+@edits(Transformer, f"{FIRST}/video/self_attn", component="attention")
+def queries_normed_per_head(model: Transformer) -> None:
+    """Video's queries are normalized head by head instead of over the full width."""
+    for index in range(len(model.transformer_blocks)):
+        attention = _block(model, index).attn1
+        attention.q_norm.register_forward_hook(_per_head(attention))
+
+
+@edits(Transformer, f"{FIRST}/video/text_attn", component="attention", shows_in=VIDEO)
+def keys_and_values_exchanged(model: Transformer) -> None:
+    """Key and value projections of video's text attention are exchanged."""
+    for index in range(len(model.transformer_blocks)):
+        attention = _block(model, index).attn2
+        attention.to_k, attention.to_v = attention.to_v, attention.to_k
+
+
+@edits(Transformer, "denoise/000/cond/block/01/video/self_attn", component="attention")
+def one_head_gated_off(model: Transformer) -> None:
+    """The gate of one head of block 1 is closed."""
+    logits = _block(model, 1).attn1.to_gate_logits
+    assert logits is not None
+    logits.weight[0], logits.bias[0] = 0.0, -100.0
+
+
+@edits(Transformer, f"{FIRST}/video/text_attn", component="attention")
+def text_gates_halved(model: Transformer) -> None:
+    """Gates of video's text attention miss their factor of two."""
+    for index in range(len(model.transformer_blocks)):
+        _block(model, index).attn2.to_out.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 0.5,))
+
+
+@edits(Transformer, "denoise/000/cond/block/*/audio/ff", component="feed_forward")
+def one_linear_scaled(model: Transformer) -> None:
+    """One linear layer of audio's last feed-forward is scaled by 1.01."""
+    last = _block(model, len(model.transformer_blocks) - 1).audio_ff.net[2]
+    assert isinstance(last, nn.Linear)
+    last.weight.mul_(1.01)
+
+
+@edits(Transformer, f"{FIRST}/video/ff", component="feed_forward")
+def gelu_exact(model: Transformer) -> None:
+    """Video's feed-forward has the exact GELU instead of its tanh approximation."""
+    for index in range(len(model.transformer_blocks)):
+        widen: Any = _block(model, index).ff.net[0]
+        widen.register_forward_hook(lambda module, inputs, _: F.gelu(module.proj(inputs[0])))
+
+
+@replaces(
+    StreamBranches, "modulation", f"{FIRST}/*/ff", shows_in=BOTH, when=lambda branches, rows: rows == FEED_FORWARD_ROWS
+)
+def feed_forward_rows_exchanged(original: Original, branches: StreamBranches, rows: slice) -> ShiftScaleGate:
+    """Scale and shift of the feed-forward are exchanged."""
+    mod: ShiftScaleGate = original(branches, rows)
+    return mod._replace(shift=mod.scale, scale=mod.shift)
+
+
+@replaces(StreamBranches, "attend_to_text", f"{FIRST}/*/text_attn")
+def prompt_not_modulated(original: Original, branches: StreamBranches, x: Tensor) -> Any:
+    """The text context is not modulated by the noise level."""
+    modulation = replace(branches.at.modulation, prompt=torch.zeros_like(branches.at.modulation.prompt))
+    plain = replace(branches.at, modulation=modulation)
+    return original(replace(branches, at=plain, prompt_table=torch.zeros_like(branches.prompt_table)), x)
+
+
+@replaces(
+    AudioVideoBlock,
+    "_attend_to_each_other",
+    f"{FIRST}/audio/av_attn",
+    variant=V2A_ON,
+    when=lambda block, video, audio, of_video, of_audio, skips: not (skips.a2v or skips.v2a),
+)
+def v2a_sees_a2v(
+    original: Original, block: Any, video: Tensor, audio: Tensor, of_video: Any, of_audio: Any, skips: BlockSkips
+) -> Any:
+    """Audio looks at video after video has looked at audio, instead of before."""
+    video, _ = original(block, video, audio, of_video, of_audio, replace(skips, v2a=True))
+    _, audio = original(block, video, audio, of_video, of_audio, replace(skips, a2v=True))
+    return video, audio
+
+
+@edits(Transformer, f"{FIRST}/*", isolated_at=("denoise/000/cond/modulation/*/cross_gate",))
+def cross_gate_level_unscaled(model: Transformer) -> None:
+    """Gates of the cross-modal attention see sigma instead of 1000 sigma."""
+    model.config = replace(model.config, cross_gate_timestep_scale=1.0)
+
+
+@replaces(denoising, "_modality", f"{FIRST}/*", isolated_at=("denoise/000/cond/modulation/video/*",), variant=PICTURE)
+def given_tokens_told_sigma(original: Original, state: Any, *rest: Any) -> Any:
+    """Tokens of the picture are told the step's noise level although they carry none."""
+    return original(replace(state, denoise_mask=torch.ones_like(state.denoise_mask)), *rest)
+
+
+@replaces(StreamBranches, "attend_to_text", f"{FIRST}/*/text_attn")
+def rope_in_text_attention(original: Original, branches: StreamBranches, x: Tensor) -> Any:
+    """Queries of the text attention are rotated by their positions."""
+    rotated: Any = partial(branches.text_attention, query_rotary=branches.at.rotary.own)
+    return original(replace(branches, text_attention=rotated), x)
+
+
+@replaces(
+    Transformer,
+    "_stream_modulation",
+    f"{FIRST}/video/*",
+    isolated_at=("denoise/000/cond/modulation/video/cross_gate",),
+    variant=PICTURE,
+    when=_is_unevenly_noisy,
+)
+def cross_gate_uses_other_sigma(
+    original: Original, model: Transformer, own: ModalityInput, **options: Any
+) -> StreamModulation:
+    """Gates of what a stream takes from the other follow its own tokens' noise, not the other's sigma."""
+    made: StreamModulation = original(model, own, **options)
+    levels = own.timesteps * model.config.cross_gate_timestep_scale
+    gate, _ = options["cross_gate"](levels, own.latent.shape[0], own.latent.dtype)
+    return replace(made, cross_gate=gate)
+
+
+@replaces(Transformer, "_velocity", "denoise/000/cond/x0/*")
+def head_rows_exchanged(original: Original, model: Any, x: Any, embedding: Any, table: Any, *rest: Any) -> Any:
+    """Scale and shift in the tables of the output heads are exchanged."""
+    return original(model, x, embedding, table.flip(0), *rest)
+
+
+@replaces(
+    transformer,
+    "denoised_of_velocity",
+    "denoise/000/cond/x0/video",
+    variant=PICTURE,
+    when=lambda latent, velocity, levels: bool((levels != levels[:, :1]).any()),
+)
+def picture_tokens_use_step_sigma(original: Original, latent: Any, velocity: Any, levels: Any) -> Any:
+    """Tokens of the picture are denoised with the step's sigma although they carry no noise."""
+    return original(latent, velocity, levels.amax(dim=1, keepdim=True))
+
+
+autocast_entered = Defect(
+    id="autocast_entered",
+    component="pipeline_config",
+    description="the weights stay in float32, and denoising and decoding run under autocast to bfloat16",
+    first_taps=("text/pos/hidden", "init/video", f"{FIRST}/*"),
+    apply=together(wrapped(NativeRunner, "pipeline_config", _autocast_entered), _without_warnings),
+    alone=False,
 )

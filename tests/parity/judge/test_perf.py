@@ -13,6 +13,7 @@ from parity.judge.perf import (
     PerfRegistry,
     PerfRow,
     PerfVerdict,
+    Timed,
     Times,
     judge_perf,
     load_perf_registry,
@@ -64,12 +65,8 @@ def judged(
 ) -> PerfVerdict:
     return judge_perf(
         PerfRegistry(baselines=(entry or baseline(),)),
-        case="astronaut",
-        runner="native",
-        tier="fast",
-        machine=machine,
-        work=work,
-        runs=runs,
+        Timed(case="astronaut", runner="native", tier="fast", machine=machine, work=work),
+        runs,
     )
 
 
@@ -161,7 +158,7 @@ def test_what_may_differ_on_the_same_machine() -> None:
 def test_nothing_to_compare_with_cannot_be_judged() -> None:
     with pytest.raises(RegistryError, match="No baseline of astronaut"):
         judge_perf(
-            PerfRegistry(), case="astronaut", runner="native", tier="fast", machine=H100, work=WORK, runs=[times()]
+            PerfRegistry(), Timed(case="astronaut", runner="native", tier="fast", machine=H100, work=WORK), [times()]
         )
     with pytest.raises(RegistryError, match="No run of astronaut"):
         judged()

@@ -8,7 +8,7 @@ from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, judge_perf
+from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
 from parity.judge.registry import Registry, Waiver
 from parity.judge.verdict import Verdict, judge
 
@@ -92,10 +92,6 @@ def slow() -> PerfVerdict:
     )
     return judge_perf(
         PerfRegistry(baselines=(baseline,)),
-        case="astronaut",
-        runner="native",
-        tier="fast",
-        machine=machine,
-        work={},
-        runs=[times(12.12)] * 3,
+        Timed(case="astronaut", runner="native", tier="fast", machine=machine, work={}),
+        [times(12.12)] * 3,
     )

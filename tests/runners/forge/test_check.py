@@ -7,6 +7,7 @@ import torch
 from runners.forge import scales
 from runners.forge.check import Figure, check_weights
 from runners.forge.make import forge
+from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torchaudio.*")
 
 
 def test_every_figure_of_tiny_lies_in_its_range(tiny_weights: Path) -> None:
-    assert [figure for figure in check_weights(tiny_weights, CPU) if not figure.holds] == []
+    assert [figure for figure in check_weights(WeightsFolder(tiny_weights), CPU) if not figure.holds] == []
 
 
 def test_dead_branches_and_saturated_ends_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +28,7 @@ def test_dead_branches_and_saturated_ends_are_found(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(scales, "COMPILED_RULES", spoiled + scales.COMPILED_RULES)
     folder = forge("tiny", 0, tmp_path / "spoiled")
     short = {"request.num_frames": 9, "request.num_inference_steps": 1}
-    failing = {figure.name for figure in check_weights(folder, CPU, short) if not figure.holds}
+    failing = {figure.name for figure in check_weights(WeightsFolder(folder), CPU, short) if not figure.holds}
     assert failing >= {
         "audio ff share of stream, least",
         "video av_attn share of stream, least",
