@@ -76,7 +76,7 @@ class Machine(Strict, frozen=True, kw_only=True):
 
 
 class Timed(Strict, frozen=True, kw_only=True):
-    """What times are of. `work` names what else decides the amount of it, such as the weights' hash and the dtype."""
+    """The subject of times. `work` names what else decides their amount, such as the weights' hash and the dtype."""
 
     case: str
     runner: str

@@ -33,7 +33,7 @@ class RowWords(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GateWords:
-    """What a gate found, in words: made once, and laid out by the terminal, JUnit, Markdown and JSON alike."""
+    """The gate's findings in words: made once, and laid out by the terminal, JUnit, Markdown and JSON alike."""
 
     verdict: Verdict
     perf: PerfVerdict | None  # the speed, where it was asked for

@@ -65,7 +65,7 @@ class Defect:
 
 
 class Facts(TypedDict, total=False):
-    """What a decorated function may say of its Defect beside its name, docstring and place."""
+    """The fields that a decorated function may give its Defect beside its name, docstring and place."""
 
     shows_in: frozenset[Facet]
     variant: Variant
