@@ -87,7 +87,7 @@ measurements: ## Print the tables of docs/measurements, and put them into docs/m
 	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into README.md
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser
-	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --benchmark-disable)
+	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable)
 
 # Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
 $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt

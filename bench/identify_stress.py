@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from parity.identify.behaviours import BATCHING, SWITCHES, reference_at
+from parity.identify.behaviours import BATCHING, BEHAVIOURS, reference_at
 from parity.identify.identification import identify
 from parity.report.identification import identification_lines
 from parity.runs.execute import record_run, recording
@@ -101,7 +101,7 @@ def main() -> None:
         for index in range(given.trials):
             name = list(VARIANTS)[index % len(VARIANTS)]
             case = load_case(folder / "case.toml", {"reference": "1.0.0", **VARIANTS[name]})
-            truth = [switch for switch in SWITCHES if switch not in BATCHING and draw.random() < 0.5]
+            truth = [switch for switch in BEHAVIOURS if switch not in BATCHING and draw.random() < 0.5]
             trial = tried(weights, case, name, truth, folder / f"run{index}", not given.outputs_alone)
             trials.append(trial)
             print(f"{index} {'exact' if trial.exact else 'WRONG'} {trial.seconds:.0f} s {name}: {truth}", flush=True)
@@ -155,7 +155,7 @@ def table(trials: list[StressTrial]) -> None:
         if own:
             untold = Counter(name for trial in own for name in trial.untold)
             exact, certain = sum(trial.exact for trial in own), sum(trial.confidence == "certain" for trial in own)
-            mean = sum(len(SWITCHES) - len(trial.untold) for trial in own) / len(own)
+            mean = sum(len(BEHAVIOURS) - len(trial.untold) for trial in own) / len(own)
             print(f"{variant:28s} {len(own):6d} {exact:5d} {certain:7d} {mean:.1f}; never: {always(untold, len(own))}")
     print(f"{sum(trial.exact for trial in trials)} of {len(trials)} exact")
 

@@ -33,7 +33,7 @@ from runners.ltx23.loading import load
 from runners.ltx23.vocoder_config import AUDIO_CHANNELS, MEL_BINS
 from runners.official.compat import prepare_imports
 from runners.official.files import official_code
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 SETTINGS = {
     "as it comes": (False, True),
@@ -72,17 +72,17 @@ def forms(arguments: argparse.Namespace, device: torch.device) -> tuple[Form, Fo
         built = maker.from_metadata({"config": {"vocoder": section}})
     kept = torch.bfloat16 if device.type == "cuda" else torch.float32  # a CPU has no autocast to float32
 
-    def native(reference: Reference, dtype: torch.dtype) -> ExtendedVocoder:
+    def native(reference: ReleaseBehaviours, dtype: torch.dtype) -> ExtendedVocoder:
         with torch.device("meta"):
             empty = vocoder_from_config(section, reference)
         if not isinstance(empty, ExtendedVocoder):
             raise RunnerError("This checkpoint's vocoder has no extension; no release computes it in float32.")
         return load(empty, ExtendedVocoder.CHECKPOINT_PREFIXES, weights.model, device, dtype)
 
-    ours = native(Reference(vocoder_fp32=True), kept)
+    ours = native(ReleaseBehaviours(vocoder_fp32=True), kept)
     theirs: nn.Module = built.to(device).eval()
     theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
-    true = native(Reference(), torch.float64)
+    true = native(ReleaseBehaviours(), torch.float64)
     return theirs, ours, lambda mel: true(mel.double())
 
 

@@ -11,7 +11,7 @@ from runners.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ReleaseBehaviours:
     """The behaviours by which official releases differ; each comment says since when, what it touches, and where it is.
 
     Paths are those of the official repository's packages ltx_core and ltx_pipelines.
@@ -48,13 +48,13 @@ class Reference:
     more_negative_phrases: bool = False
 
 
-_SINCE_1_1_2 = Reference(
+_SINCE_1_1_2 = ReleaseBehaviours(
     vocoder_fp32=True,
     keyframe_spans_one_frame=True,
     negative_disables_skipped_modality=True,
 )
-RELEASES: dict[str, Reference] = {
-    "1.0.0": Reference(),
+RELEASES: dict[str, ReleaseBehaviours] = {
+    "1.0.0": ReleaseBehaviours(),
     "1.1.2": _SINCE_1_1_2,
     "1.2.0": replace(
         _SINCE_1_1_2,
@@ -71,14 +71,14 @@ RELEASES: dict[str, Reference] = {
 }
 
 
-def reference_of(release: str, overrides: dict[str, bool] | None = None) -> Reference:
+def reference_of(release: str, overrides: dict[str, bool] | None = None) -> ReleaseBehaviours:
     """The behaviours of an official release, with single ones overridden.
 
     Raises: ConfigError for a release or a behaviour that is not known, or a value that is not true or false.
     """
     if release not in RELEASES:
         raise ConfigError(f"Unknown reference release {release!r}; known are {', '.join(RELEASES)}.")
-    known = {field.name for field in fields(Reference)}
+    known = {field.name for field in fields(ReleaseBehaviours)}
     unknown = sorted(set(overrides or {}) - known)
     if unknown:
         raise ConfigError(f"Unknown reference behaviour {', '.join(unknown)}; known are {', '.join(sorted(known))}.")

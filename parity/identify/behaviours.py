@@ -13,7 +13,7 @@ from parity.identify.releases import WORDS
 from runners.case import Case
 from runners.ltx23.passes import pass_names
 from runners.ltx23.video_tiling import AUTO_TILING
-from runners.releases import RELEASES, Reference
+from runners.releases import RELEASES, ReleaseBehaviours
 from runners.request import Guider
 
 Setting = frozenset[str]  # the switches that are on
@@ -26,7 +26,7 @@ BATCHING: Final = (CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK, PROMPT_PASSES_BATC
 
 
 @dataclass(frozen=True, kw_only=True)
-class Switch:
+class Behaviour:
     """One switch. `idle` says why a case in a dtype ("bf16", "fp32") cannot show it, or None if it may."""
 
     name: str
@@ -57,12 +57,12 @@ SITES: Final = (
 
 def setting_of(release: str) -> Setting:
     """The switches that a release has on."""
-    return frozenset(field.name for field in fields(Reference) if getattr(RELEASES[release], field.name))
+    return frozenset(field.name for field in fields(ReleaseBehaviours) if getattr(RELEASES[release], field.name))
 
 
-def reference_at(setting: Setting) -> Reference:
+def reference_at(setting: Setting) -> ReleaseBehaviours:
     """The native configuration at a setting; batching is no part of it."""
-    return Reference(**{name: True for name in setting if name not in BATCHING})
+    return ReleaseBehaviours(**{name: True for name in setting if name not in BATCHING})
 
 
 def nearest_release(setting: Setting, decisions: Iterable[str], preferred: str) -> str:
@@ -167,6 +167,6 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "decode_auto_tiled": (("frames",), _one_tile),
     "vocoder_fp32": (("sound",), _in_fp32),
 }
-SWITCHES: Final = {
-    name: Switch(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()
+BEHAVIOURS: Final = {
+    name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()
 }

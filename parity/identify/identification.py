@@ -15,7 +15,7 @@ from torch import Tensor
 
 from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
 from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay, RunTensors
-from parity.identify.search import RunUnderTest, Search, SwitchDecision
+from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint
 from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
@@ -57,7 +57,7 @@ class Identification:
     declared: str  # what the run says of itself
     release: str
     alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
-    decisions: Mapping[str, SwitchDecision]  # every switch
+    decisions: Mapping[str, BehaviourDecision]  # every switch
     unexplained: tuple[UnexplainedTap, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
@@ -70,7 +70,7 @@ class Identification:
     padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
     @property
-    def differences(self) -> tuple[SwitchDecision, ...]:
+    def differences(self) -> tuple[BehaviourDecision, ...]:
         """The switches told to be otherwise than in the release."""
         wanted = setting_of(self.release)
         return tuple(
@@ -80,7 +80,7 @@ class Identification:
         )
 
     @property
-    def untold(self) -> tuple[SwitchDecision, ...]:
+    def untold(self) -> tuple[BehaviourDecision, ...]:
         """Switches that this run cannot tell."""
         return tuple(one for one in self.decisions.values() if one.verdict in ("undecided", "idle"))
 

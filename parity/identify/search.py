@@ -21,7 +21,7 @@ from itertools import combinations
 from typing import Final, Literal
 
 from parity.diff.sketches import relative_l2
-from parity.identify.behaviours import SITES, SWITCHES, Setting, Switch, setting_of
+from parity.identify.behaviours import BEHAVIOURS, SITES, Behaviour, Setting, setting_of
 from parity.identify.replay import Replay, Taps
 from parity.taps.name import group_of
 from parity.taps.pattern import chosen
@@ -38,10 +38,10 @@ ROUNDS: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwitchDecision:
+class BehaviourDecision:
     """The decision on one switch. `error` and `flipped_error` are root mean squares over the taps that it moves."""
 
-    switch: Switch
+    switch: Behaviour
     on: bool
     verdict: Verdict
     reason: str = ""  # of an idle or undecided one
@@ -81,12 +81,12 @@ class Search:
         self._replay, self._observed, self._say = replay, observed, say
         self._groups = frozenset(group_of(tap) for tap in observed.taps)
         self._declared = setting_of(case.reference if case.reference in RELEASES else next(iter(RELEASES)))
-        self._idle = {name: why for name, one in SWITCHES.items() if (why := one.idle(case, dtype)) is not None}
+        self._idle = {name: why for name, one in BEHAVIOURS.items() if (why := one.idle(case, dtype)) is not None}
 
-    def search(self) -> tuple[Setting, dict[str, SwitchDecision]]:
+    def search(self) -> tuple[Setting, dict[str, BehaviourDecision]]:
         """Go through the sites until the setting stands."""
         setting = self._declared
-        decisions: dict[str, SwitchDecision] = {}
+        decisions: dict[str, BehaviourDecision] = {}
         for _ in range(ROUNDS):
             before = setting
             setting, decisions = self._round(setting)
@@ -105,13 +105,13 @@ class Search:
                 errors[tap] = MISSING
         return errors
 
-    def _round(self, setting: Setting) -> tuple[Setting, dict[str, SwitchDecision]]:
-        decisions: dict[str, SwitchDecision] = {}
+    def _round(self, setting: Setting) -> tuple[Setting, dict[str, BehaviourDecision]]:
+        decisions: dict[str, BehaviourDecision] = {}
         hidden: set[str] = set()  # what moves only taps that were not recorded, so far
         for site in SITES:
             pending = [
                 name
-                for name, switch in SWITCHES.items()
+                for name, switch in BEHAVIOURS.items()
                 if name not in self._idle
                 and name not in decisions
                 and (site in switch.sites or (site == "denoising" and name in hidden))
@@ -129,13 +129,13 @@ class Search:
                 decisions[name] = found
                 if found.verdict == "undecided":
                     setting = setting - {name} | (self._declared & {name})
-        for name, switch in SWITCHES.items():
+        for name, switch in BEHAVIOURS.items():
             if name not in decisions:
                 reason = self._idle.get(name, self._unseen(switch, setting))
                 verdict: Verdict = "idle" if name in self._idle or reason == _NO_BIT else "undecided"
-                decisions[name] = SwitchDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
+                decisions[name] = BehaviourDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
                 setting = setting - {name} | (self._declared & {name})
-        return setting, {name: decisions[name] for name in SWITCHES}
+        return setting, {name: decisions[name] for name in BEHAVIOURS}
 
     def _best(self, site: str, start: Setting, pending: list[str]) -> Setting:
         """The setting nearest to the run there, from a start by flips of pending switches."""
@@ -177,7 +177,7 @@ class Search:
     def _score(self, site: str, setting: Setting) -> float:
         return _rms(self.errors(site, setting).values())
 
-    def _tell(self, site: str, setting: Setting, name: str) -> SwitchDecision | None:
+    def _tell(self, site: str, setting: Setting, name: str) -> BehaviourDecision | None:
         """The decision of a site on a switch; None if it moves nothing there that the run has."""
         flipped = setting ^ {name}
         moved = _moved(self._replay.taps(site, setting), self._replay.taps(site, flipped))
@@ -188,8 +188,8 @@ class Search:
         error = _rms(errors.get(tap, 0.0) for tap in seen)
         other = _rms(others.get(tap, 0.0) for tap in seen)
         verdict: Verdict = "certain" if error == 0 else "likely" if error * FACTOR <= other else "undecided"
-        return SwitchDecision(
-            switch=SWITCHES[name],
+        return BehaviourDecision(
+            switch=BEHAVIOURS[name],
             on=name in setting,
             verdict=verdict,
             reason="the run's other differences there are larger" if verdict == "undecided" else "",
@@ -199,7 +199,7 @@ class Search:
             flipped_error=other,
         )
 
-    def _unseen(self, switch: Switch, setting: Setting) -> str:
+    def _unseen(self, switch: Behaviour, setting: Setting) -> str:
         """The reason that a switch that may matter was not seen: it moves no bit, or nothing that the run has."""
         for site in switch.sites:
             if self._moves(site, setting, switch.name):

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parity.identify.identification import OUTPUT_LATENTS, SCHEMA_VERSION, Identification, UnexplainedTap
-from parity.identify.search import MISSING, SwitchDecision
+from parity.identify.search import MISSING, BehaviourDecision
 from parity.runs.difference import Difference
 from parity.taps.name import place_of
 
@@ -72,7 +72,7 @@ def _answer(found: Identification) -> str:
     return f"{hedge}as {found.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
 
 
-def _switch(one: SwitchDecision) -> str:
+def _switch(one: BehaviourDecision) -> str:
     since = f" (since {one.switch.since})" if one.switch.since else ""
     return f"{'' if one.on else 'without '}{one.switch.words}{since}"
 

@@ -21,14 +21,14 @@ def model_inventory(preset: Preset) -> Inventory:
     """The single file's tensors. Raises: ConfigError for a configuration that the model does not support."""
     from runners.ltx23.loading import expected_shapes
     from runners.ltx23.parts import model_parts
-    from runners.releases import Reference
+    from runners.releases import ReleaseBehaviours
 
     text = preset.gemma["text_config"]
     parts = model_parts(
         preset.config,
         hidden_width=text["hidden_size"],
         num_hidden_states=text["num_hidden_layers"] + 1,
-        reference=Reference(),
+        reference=ReleaseBehaviours(),
     )
     inventory: Inventory = {}
     with torch.device("meta"):

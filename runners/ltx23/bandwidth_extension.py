@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from runners.ltx23.vocoder import Vocoder
 from runners.ltx23.vocoder_config import MEL_BINS, ExtendedVocoderConfig, read_vocoder_config
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 MEL_FLOOR = 1e-5  # magnitudes below it are lifted before the logarithm
 ROLLOFF = 0.99  # pass band of the resampling filter, as a share of the lower rate's band
@@ -97,7 +97,7 @@ class ExtendedVocoder(nn.Module):
 
     CHECKPOINT_PREFIXES: ClassVar[dict[str, str]] = {"": "vocoder."}
 
-    def __init__(self, config: ExtendedVocoderConfig, reference: Reference) -> None:
+    def __init__(self, config: ExtendedVocoderConfig, reference: ReleaseBehaviours) -> None:
         super().__init__()
         self.config = config
         self.computes_fp32 = reference.vocoder_fp32
@@ -140,7 +140,7 @@ class ExtendedVocoder(nn.Module):
         return wide[..., : samples * self.config.ratio]
 
 
-def vocoder_from_config(section: Mapping[str, Any], reference: Reference) -> Vocoder | ExtendedVocoder:
+def vocoder_from_config(section: Mapping[str, Any], reference: ReleaseBehaviours) -> Vocoder | ExtendedVocoder:
     """Build the vocoder that the checkpoint configuration's `vocoder` section describes.
 
     A flat section gives a plain `Vocoder`, which no release runs in another precision than its weights'.

@@ -16,11 +16,11 @@ from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerCo
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_vae_config import VideoVaeConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 
 def model_parts(
-    config: Mapping[str, Any], *, hidden_width: int, num_hidden_states: int, reference: Reference
+    config: Mapping[str, Any], *, hidden_width: int, num_hidden_states: int, reference: ReleaseBehaviours
 ) -> dict[str, Callable[[], nn.Module]]:
     """Makers of every part, by name; call one under `torch.device("meta")` for its names and shapes alone.
 

@@ -10,7 +10,7 @@ import torch
 
 from runners.errors import ConfigError
 from runners.ltx23.config_section import Section
-from runners.releases import RELEASES, Reference
+from runners.releases import RELEASES, ReleaseBehaviours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class PipelineConfig(Section):
 
     dtype: torch.dtype = torch.bfloat16
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
-    reference: Reference = RELEASES["1.0.0"]
+    reference: ReleaseBehaviours = RELEASES["1.0.0"]
 
     def __post_init__(self) -> None:
         """Check types, since overrides may come from anywhere. Raises: ConfigError."""

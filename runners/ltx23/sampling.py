@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runners.errors import CaseError
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.request import Guider, ImageCondition, check_guider, check_request
 
 # A fact of the official model: its text is part of the numbers (ltx_pipelines.utils.constants 1.0.0).
@@ -30,7 +30,7 @@ MORE_NEGATIVE_PHRASES = (
 )  # stand before the others since 1.2.0
 
 
-def default_negative_prompt(reference: Reference) -> str:
+def default_negative_prompt(reference: ReleaseBehaviours) -> str:
     """The negative prompt of a request that has none."""
     phrases = MORE_NEGATIVE_PHRASES if reference.more_negative_phrases else ()
     return ", ".join((*phrases, DEFAULT_NEGATIVE_PROMPT))

@@ -37,7 +37,7 @@ from runners.ltx23.block import (
 from runners.ltx23.rotary import middle_of_cells, rotary_table
 from runners.ltx23.timestep import AdaLayerNormSingle, modulate
 from runners.ltx23.transformer_config import StreamConfig, TransformerConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.tap import scope, tapping
 
 OUTPUT_ROWS: Final = 2  # of the output head's table: shift, scale
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
 
     CHECKPOINT_PREFIXES: ClassVar[dict[str, str]] = {"": "model.diffusion_model."}
 
-    def __init__(self, config: TransformerConfig, reference: Reference) -> None:
+    def __init__(self, config: TransformerConfig, reference: ReleaseBehaviours) -> None:
         super().__init__()
         self.config, self.reference = config, reference
         video, audio = config.video.width, config.audio.width

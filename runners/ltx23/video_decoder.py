@@ -3,7 +3,7 @@
 Axes: B clip, C channel, F frame, H height, W width. Pixels come out near [-1, 1]; 2.3 grows time by 8 and space by 32.
 Source: ltx_core.model.video_vae.video_vae (VideoDecoder) 1.0.0. A timestep-conditioned decoder mixes a little noise
 into the latent and is told how much; noise of the blocks is drawn after it, in the order of the blocks. With
-`Reference.decoder_chunked` the blocks run in place, see `video_decoder_chunked`.
+`ReleaseBehaviours.decoder_chunked` the blocks run in place, see `video_decoder_chunked`.
 """
 
 from typing import ClassVar
@@ -25,7 +25,7 @@ from runners.ltx23.video_vae_resnet import ResnetBlock, ResnetStack, make_norm, 
 from runners.ltx23.video_vae_sampling import DepthToSpaceUpsample, unpatchify
 from runners.ltx23.video_vae_statistics import PerChannelStatistics
 from runners.ltx23.video_vae_timestep import TimestepEmbedder
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 NOISE_SCALE = 0.025  # share of noise in the latent of a timestep-conditioned decoder
 TIMESTEP = 0.05  # noise level that such a decoder is told
@@ -39,7 +39,7 @@ class VideoDecoder(nn.Module):
         "": "vae.decoder.",
     }
 
-    def __init__(self, config: VideoVaeConfig, reference: Reference) -> None:
+    def __init__(self, config: VideoVaeConfig, reference: ReleaseBehaviours) -> None:
         super().__init__()
         self.config = config
         self.reference = reference

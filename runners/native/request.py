@@ -2,12 +2,12 @@
 
 from runners.case import Case
 from runners.ltx23.sampling import LTX23SamplingParams, default_negative_prompt
-from runners.releases import Reference, reference_of
+from runners.releases import ReleaseBehaviours, reference_of
 from runners.request import ImageCondition
 from runners.strict import fields_of
 
 
-def sampling_params(case: Case, reference: Reference | None = None) -> LTX23SamplingParams:
+def sampling_params(case: Case, reference: ReleaseBehaviours | None = None) -> LTX23SamplingParams:
     """A case as a request to the model. Raises: CaseError if a picture is not where the case says."""
     default = default_negative_prompt(reference or reference_of(case.reference))
     asked = fields_of(case.request)

@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from runners.errors import ConfigError
-from runners.releases import RELEASES, Reference, reference_of
+from runners.releases import RELEASES, ReleaseBehaviours, reference_of
 
 
 def test_the_first_release_has_every_behaviour_off() -> None:
-    assert reference_of("1.0.0") == Reference()
-    assert not any(vars(Reference()).values()) and len(fields(Reference)) >= 9
-    assert all(isinstance(reference, Reference) for reference in RELEASES.values())
+    assert reference_of("1.0.0") == ReleaseBehaviours()
+    assert not any(vars(ReleaseBehaviours()).values()) and len(fields(ReleaseBehaviours)) >= 9
+    assert all(isinstance(reference, ReleaseBehaviours) for reference in RELEASES.values())
 
 
 def test_single_behaviours_are_laid_over_a_release() -> None:
     reference = reference_of("1.0.0", {"positions_fp32": True, "vocoder_fp32": False})
-    assert reference == Reference(positions_fp32=True)
+    assert reference == ReleaseBehaviours(positions_fp32=True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from parity.judge.registry import load_registry
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_member_that_is_kept_is_not_measured_again_and_infinities_survive(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"

@@ -8,6 +8,8 @@ from parity.calibrate.rewrites import ALL_AT_ONCE, rewritten
 from runners.case import Case
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 DEFECTS = {defect.id: defect for defect in CATALOGUE}
 
 

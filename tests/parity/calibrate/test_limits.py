@@ -30,6 +30,8 @@ from parity.runs.folder import Run
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 FLOOR = {"a": 0.02, "b": 0.03}
 MEASURED = [name for name in METRICS if not name.startswith(("small_", "taps.", "drift.", "isolated."))]
 

@@ -28,6 +28,8 @@ from parity.runs.store import ENVIRONMENT_VARIABLE
 from runners.errors import RegistryError
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 LeaveRun = Callable[..., Path]
 MICRO = TableKey("micro")
 

@@ -25,6 +25,8 @@ from parity.trace.file import read_trace
 from runners.errors import RunError
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 Invoke = Callable[..., Any]
 
 

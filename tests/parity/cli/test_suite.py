@@ -20,6 +20,8 @@ from runners.ltx23.transformer import Transformer
 from runners.official.files import package_root
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 
 def invoke(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

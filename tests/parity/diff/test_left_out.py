@@ -11,6 +11,8 @@ from parity.runs import golden
 from parity.runs.case import flow_of
 from parity.trace.file import TRACE_FILE, SketchTable, Trace, decode, read_trace
 
+pytestmark = pytest.mark.slow
+
 TEXT = ("text/pos/hidden", "text/neg/hidden")
 LARGE = "ltx_2.3_one_stage_ti2v"
 

@@ -31,6 +31,8 @@ from runners.ltx23.transformer import Skips, Transformer
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 Record = Callable[..., Run]
 OPTIONS = RunOptions(device=torch.device("cpu"))
 

@@ -8,15 +8,15 @@ import pytest
 
 from parity.identify.behaviours import (
     BATCHING,
+    BEHAVIOURS,
     SITES,
-    SWITCHES,
     first_skipping_step,
     nearest_release,
     reference_at,
     setting_of,
 )
 from runners.case import Case
-from runners.releases import RELEASES, Reference
+from runners.releases import RELEASES, ReleaseBehaviours
 
 MakeCase = Callable[..., Case]
 SOFT = [{"path": "coffee.jpg", "strength": 0.5}]
@@ -24,18 +24,18 @@ KEYFRAME = [{"path": "coffee.jpg", "frame_idx": 3}]
 
 
 def test_every_behaviour_is_a_switch_with_the_release_it_came_with() -> None:
-    assert {field.name for field in fields(Reference)} == set(SWITCHES) - set(BATCHING)
-    assert SWITCHES["vocoder_fp32"].since == "1.1.2" and SWITCHES["guidance_fp32"].since == "1.2.0"
-    assert all(SWITCHES[name].since is None for name in BATCHING)
-    assert all(switch.sites and set(switch.sites) <= set(SITES) for switch in SWITCHES.values())
+    assert {field.name for field in fields(ReleaseBehaviours)} == set(BEHAVIOURS) - set(BATCHING)
+    assert BEHAVIOURS["vocoder_fp32"].since == "1.1.2" and BEHAVIOURS["guidance_fp32"].since == "1.2.0"
+    assert all(BEHAVIOURS[name].since is None for name in BATCHING)
+    assert all(switch.sites and set(switch.sites) <= set(SITES) for switch in BEHAVIOURS.values())
     assert [reference_at(setting_of(release)) for release in RELEASES] == list(RELEASES.values())
-    assert reference_at(frozenset(BATCHING)) == Reference()
+    assert reference_at(frozenset(BATCHING)) == ReleaseBehaviours()
 
 
 def test_the_nearest_release_counts_only_what_was_told() -> None:
     later = setting_of("1.2.0")
-    assert nearest_release(later - {"guidance_fp32"}, SWITCHES, "1.0.0") == "1.2.0"
-    assert nearest_release(frozenset({"guidance_fp32"}), SWITCHES, "1.2.0") == "1.0.0"
+    assert nearest_release(later - {"guidance_fp32"}, BEHAVIOURS, "1.0.0") == "1.2.0"
+    assert nearest_release(frozenset({"guidance_fp32"}), BEHAVIOURS, "1.2.0") == "1.0.0"
     # Of one switch that both later releases have, either would do: the preferred one is named, else the earliest.
     assert nearest_release(later, ["vocoder_fp32"], "1.2.0") == "1.2.0"
     assert nearest_release(later, ["vocoder_fp32"], "1.0.0") == "1.1.2"
@@ -66,13 +66,13 @@ def test_the_nearest_release_counts_only_what_was_told() -> None:
 def test_a_switch_is_idle_where_nothing_it_acts_on_is_there(
     name: str, idle: dict[str, Any], alive: dict[str, Any], micro_case: MakeCase
 ) -> None:
-    assert SWITCHES[name].idle(micro_case(idle), "bf16")
-    assert SWITCHES[name].idle(micro_case({"request.negative_prompt": None, **alive}), "bf16") is None
+    assert BEHAVIOURS[name].idle(micro_case(idle), "bf16")
+    assert BEHAVIOURS[name].idle(micro_case({"request.negative_prompt": None, **alive}), "bf16") is None
 
 
 def test_precision_is_idle_in_fp32(micro_case: MakeCase) -> None:
     for name in ("positions_fp32", "guidance_fp32", "vocoder_fp32"):
-        assert SWITCHES[name].idle(micro_case(), "fp32") and SWITCHES[name].idle(micro_case(), "bf16") is None
+        assert BEHAVIOURS[name].idle(micro_case(), "fp32") and BEHAVIOURS[name].idle(micro_case(), "bf16") is None
 
 
 def test_the_first_step_that_skips_one_modality(micro_case: MakeCase) -> None:

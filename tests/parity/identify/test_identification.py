@@ -34,6 +34,8 @@ from runners.protocol import DTYPES, RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 KEYFRAME: dict[str, Any] = {
     "request.images": [{"path": "coffee.jpg", "frame_idx": 3, "strength": 0.6}],

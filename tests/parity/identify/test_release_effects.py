@@ -18,6 +18,8 @@ from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 ONE_THREAD = 1  # sums in fp32 on several are not always taken in the same order
 SKIPPING = {"request.num_inference_steps": 2, "guidance.video.skip_step": 1}
 

@@ -12,13 +12,13 @@ from parity.identify.releases import WORDS, changes_between, follows_another, na
 from parity.report.words import release_followed
 from parity.runs.folder import Run, read_run
 from runners.errors import RunError
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 LeaveRun = Callable[..., Path]
 
 
 def test_every_behaviour_has_words() -> None:
-    assert WORDS.keys() == {field.name for field in fields(Reference)}
+    assert WORDS.keys() == {field.name for field in fields(ReleaseBehaviours)}
 
 
 def test_changes_are_those_of_the_presets_and_may_be_undone() -> None:

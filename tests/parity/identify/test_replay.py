@@ -27,6 +27,8 @@ from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MakeCase = Callable[..., Case]
 EVERYTHING: dict[str, Any] = {

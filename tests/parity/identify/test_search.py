@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from parity.identify.behaviours import SITES, SWITCHES, Setting, setting_of
+from parity.identify.behaviours import BEHAVIOURS, SITES, Setting, setting_of
 from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
-from parity.identify.search import FACTOR, RunUnderTest, Search, SwitchDecision
+from parity.identify.search import FACTOR, BehaviourDecision, RunUnderTest, Search
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 
@@ -30,14 +30,14 @@ TAPS = {
     "frames": "decode/frames",
     "sound": "decode/waveform",
 }
-MOVES = {name: switch.sites[0] for name, switch in SWITCHES.items()}
+MOVES = {name: switch.sites[0] for name, switch in BEHAVIOURS.items()}
 
 
 class Model:
     """Stands for `Replay`: every switch adds numbers of its own to the taps from its first site on."""
 
     def __init__(self, sizes: dict[str, float] | None = None, noise: float = 0.0) -> None:
-        self.sizes = dict.fromkeys(SWITCHES, 0.1) | (sizes or {})
+        self.sizes = dict.fromkeys(BEHAVIOURS, 0.1) | (sizes or {})
         self.noise = noise
         self.asked: list[tuple[str, Setting]] = []
 
@@ -58,7 +58,7 @@ class Model:
     def _sketch(self, site: str, tap: str, setting: Setting) -> TapSketch:
         values = self._numbers(tap)
         decoded = site in ("frames", "sound")  # from the run's own latents, whatever led to them
-        for name in filter(setting.__contains__, SWITCHES):  # one order, so sums have equal bits
+        for name in filter(setting.__contains__, BEHAVIOURS):  # one order, so sums have equal bits
             first = MOVES[name]
             reaches = first == site if decoded else SITES.index(first) <= SITES.index(site)
             if reaches:
@@ -72,7 +72,7 @@ class Model:
 
 def searched(
     case: Case, truth: Setting, model: Model | None = None, noise: float = 0.0, without: tuple[str, ...] = ()
-) -> tuple[Setting, dict[str, SwitchDecision]]:
+) -> tuple[Setting, dict[str, BehaviourDecision]]:
     ours = model or Model()
     theirs = Model(ours.sizes, noise).all(truth)
     seen = {tap: value for tap, value in theirs.items() if not tap.startswith(without)}
@@ -80,7 +80,7 @@ def searched(
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.2", "1.2.0"])
-@pytest.mark.parametrize("truth", [(), ("positions_fp32",), ("guidance_fp32", "vocoder_fp32"), tuple(SWITCHES)])
+@pytest.mark.parametrize("truth", [(), ("positions_fp32",), ("guidance_fp32", "vocoder_fp32"), tuple(BEHAVIOURS)])
 def test_whatever_is_on_is_found_from_any_start(release: str, truth: tuple[str, ...], micro_case: MakeCase) -> None:
     case = micro_case({**EVERYTHING, "reference": release})
     idle = {"more_negative_phrases"}  # the request has its own; stands as the release has it
@@ -142,4 +142,4 @@ def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase)
 def test_most_combinations_are_never_tried(micro_case: MakeCase) -> None:
     model = Model()
     searched(micro_case(EVERYTHING), setting_of("1.2.0"), model)
-    assert len(set(model.asked)) < 80 < 2 ** len(SWITCHES)
+    assert len(set(model.asked)) < 80 < 2 ** len(BEHAVIOURS)

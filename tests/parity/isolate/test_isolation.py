@@ -35,6 +35,8 @@ from runners.official.lockstep import SharedTensors
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = RunOptions(device=torch.device("cpu"))
 Measure = Callable[..., Isolation]
 

@@ -31,6 +31,8 @@ from runners.protocol import RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(sys.executable)
 ROOT = Path(__file__).parents[3]
 BF16 = RunOptions(device=torch.device("cpu"))

@@ -13,6 +13,8 @@ from runners.case import Case
 from runners.errors import RunnerError
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("here", "set_already", "variables"),

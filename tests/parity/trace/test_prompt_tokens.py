@@ -13,6 +13,8 @@ from parity.trace.prompt_tokens import prompt_tokens
 from runners.case import Case
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 ENGINE = """
 from runners.native.runner import NativeRunner
 from runners.ltx23.stages import text_encoding

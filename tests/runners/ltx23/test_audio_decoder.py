@@ -14,7 +14,7 @@ from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.bandwidth_extension import vocoder_from_config
 from runners.ltx23.vocoder import Vocoder
 from runners.official.compat import prepare_imports
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.tap import listening
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -170,7 +170,7 @@ def test_decode_audio_equals_the_official_one_and_taps_the_spectrogram(dtype: to
     }  # fmt: skip
     reference, native = pair(decoder_section, dtype)
     reference_vocoder = randomize(package.VocoderConfigurator.from_config({"vocoder": vocoder_section}), dtype)
-    vocoder = vocoder_from_config(vocoder_section, Reference()).to(dtype)
+    vocoder = vocoder_from_config(vocoder_section, ReleaseBehaviours()).to(dtype)
     vocoder.load_state_dict(reference_vocoder.state_dict(), strict=True)
     given = latent(dtype, batch=1, channels=2, frames=3, bins=16)
     heard: dict[str, Tensor] = {}

@@ -9,15 +9,15 @@ from runners.errors import ConfigError
 from runners.forge.presets import full_config, preset_named
 from runners.ltx23.loading import expected_shapes
 from runners.ltx23.parts import model_parts
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 
 def parts_of(config: dict[str, Any]) -> dict[str, Any]:
-    return model_parts(config, hidden_width=72, num_hidden_states=6, reference=Reference())
+    return model_parts(config, hidden_width=72, num_hidden_states=6, reference=ReleaseBehaviours())
 
 
 def test_the_full_model_has_the_released_number_of_parameters() -> None:
-    parts = model_parts(full_config(), hidden_width=3840, num_hidden_states=49, reference=Reference())
+    parts = model_parts(full_config(), hidden_width=3840, num_hidden_states=49, reference=ReleaseBehaviours())
     sizes = {}
     with torch.device("meta"):
         for name, make in parts.items():

@@ -7,7 +7,7 @@ import torch
 
 from runners.errors import ConfigError
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 CPU = torch.device("cpu")
 
@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 def test_the_default_is_the_official_run() -> None:
     config = PipelineConfig()
     assert config.disable_autocast is True
-    assert config.dtype == torch.bfloat16 and config.reference == Reference()
+    assert config.dtype == torch.bfloat16 and config.reference == ReleaseBehaviours()
 
 
 def test_the_command_line_wins_over_the_override_and_both_over_the_base() -> None:
-    later = Reference(guidance_fp32=True)
+    later = ReleaseBehaviours(guidance_fp32=True)
     base = PipelineConfig()
     override = {"disable_autocast": False, "reference": later}
     assert resolve_pipeline_config(base) == base
@@ -43,7 +43,7 @@ def test_autocast_of_an_oracle_is_refused() -> None:
         ({"skip_v2a_cross_attn_for_video_gt": True}, "Unknown pipeline option skip_v2a_cross_attn_for_video_gt"),
         ({"dtype": "bf16"}, "dtype is bf16; wanted torch.bfloat16"),
         ({"dtype": torch.float16}, "dtype is torch.float16"),
-        ({"reference": "1.0.0"}, "reference is '1.0.0'; wanted a Reference"),
+        ({"reference": "1.0.0"}, "reference is '1.0.0'; wanted a ReleaseBehaviours"),
         ({"autocast": True, "tiers": 1}, "Unknown pipeline option autocast, tiers; known are disable_autocast, dtype"),
     ],
 )

@@ -26,7 +26,7 @@ from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
-from runners.releases import RELEASES, Reference, reference_of
+from runners.releases import RELEASES, ReleaseBehaviours, reference_of
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ Run = Callable[..., Any]
 MakeCase = Callable[..., Case]
 
 
-def on(reference: Reference) -> set[str]:
+def on(reference: ReleaseBehaviours) -> set[str]:
     return {field.name for field in fields(reference) if getattr(reference, field.name)}
 
 
@@ -42,7 +42,7 @@ def test_a_release_keeps_what_the_one_before_it_changed() -> None:
     since_1_1_2 = {"vocoder_fp32", "keyframe_spans_one_frame", "negative_disables_skipped_modality"}
     assert on(RELEASES["1.0.0"]) == set()
     assert on(RELEASES["1.1.2"]) == since_1_1_2
-    assert on(RELEASES["1.2.0"]) == {field.name for field in fields(Reference)}
+    assert on(RELEASES["1.2.0"]) == {field.name for field in fields(ReleaseBehaviours)}
     assert RELEASES.keys() == {"1.0.0", "1.1.2", "1.2.0"}
 
 

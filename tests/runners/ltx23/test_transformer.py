@@ -10,7 +10,7 @@ from torch import Tensor
 from runners.errors import ShapeError
 from runners.ltx23.transformer import ModalityInput, Skips, Transformer, denoised_of_velocity
 from runners.ltx23.transformer_config import TransformerConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.tap import listening
 
 VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 12, 5, 7
@@ -65,7 +65,7 @@ def section(**changes: object) -> dict[str, Any]:
     } | changes
 
 
-def pair(dtype: torch.dtype, reference: Reference | None = None, **changes: object) -> tuple[Any, Transformer]:
+def pair(dtype: torch.dtype, reference: ReleaseBehaviours | None = None, **changes: object) -> tuple[Any, Transformer]:
     """The official X0 model and ours with the same random weights."""
     from ltx_core.model.transformer import LTXModelConfigurator, X0Model
 
@@ -74,7 +74,7 @@ def pair(dtype: torch.dtype, reference: Reference | None = None, **changes: obje
     official = LTXModelConfigurator.from_config(config)
     for parameter in official.parameters():
         parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.2).to(dtype)
-    native = Transformer(TransformerConfig.from_dict(config), reference or Reference()).to(dtype)
+    native = Transformer(TransformerConfig.from_dict(config), reference or ReleaseBehaviours()).to(dtype)
     native.load_state_dict(official.state_dict(), strict=True)
     return X0Model(official), native
 
@@ -233,7 +233,7 @@ def test_modulation_that_passes_share_changes_no_bit(dtype: torch.dtype) -> None
 def test_per_token_cross_modal_timesteps_differ_from_1_0_0_only_under_a_mask() -> None:
     """With one noise level for all tokens of both streams, the stream's own level and the other's are the same."""
     _, native = pair(torch.float32)
-    _, later = pair(torch.float32, Reference(cross_timestep_per_token=True))
+    _, later = pair(torch.float32, ReleaseBehaviours(cross_timestep_per_token=True))
     video, audio = inputs(torch.float32, masked=False)
     audio = dataclasses.replace(audio, sigma=video.sigma, timesteps=torch.full_like(audio.timesteps, 0.7))
     unmasked = run_native(native, video, audio, Skips())
@@ -286,7 +286,7 @@ def test_parameter_names_and_shapes_of_the_22b_model_are_the_official_ones() -> 
     config = {"transformer": section(**sizes)}
     with torch.device("meta"):
         official = LTXModelConfigurator.from_config(config)
-        native = Transformer(TransformerConfig.from_dict(config), Reference())
+        native = Transformer(TransformerConfig.from_dict(config), ReleaseBehaviours())
     expected = {name: value.shape for name, value in official.state_dict().items()}
     assert len(expected) == 4186
     assert {name: value.shape for name, value in native.state_dict().items()} == expected

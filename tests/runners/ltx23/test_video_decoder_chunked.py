@@ -15,7 +15,7 @@ from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_decoder_chunked import chunk_bounds
 from runners.ltx23.video_tiling import Tiling, decode_frames
 from runners.ltx23.video_vae_config import VideoVaeConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 VAE: dict[str, Any] = {
     "latent_channels": 8,
@@ -32,7 +32,7 @@ VAE: dict[str, Any] = {
 }
 
 
-def decoder(vae: dict[str, Any], reference: Reference, dtype: torch.dtype) -> VideoDecoder:
+def decoder(vae: dict[str, Any], reference: ReleaseBehaviours, dtype: torch.dtype) -> VideoDecoder:
     native = VideoDecoder(VideoVaeConfig.from_checkpoint({"vae": vae}), reference)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -64,8 +64,8 @@ def test_in_place_blocks_compute_what_plain_ones_do(causal: bool, padding: str, 
     latent = latent_of((2, 8, 6, 3, 4), torch.float64)  # 6 -> 11 -> 21 frames: one chunk, then two
     kept = latent.clone()
     with torch.inference_mode():
-        plain = decoder(vae, Reference(), torch.float64)(latent, torch.Generator().manual_seed(11))
-        chunked = decoder(vae, Reference(decoder_chunked=True), torch.float64)(
+        plain = decoder(vae, ReleaseBehaviours(), torch.float64)(latent, torch.Generator().manual_seed(11))
+        chunked = decoder(vae, ReleaseBehaviours(decoder_chunked=True), torch.float64)(
             latent, torch.Generator().manual_seed(11)
         )
     assert plain.shape == (2, 3, 21, 24, 32)
@@ -78,13 +78,13 @@ def test_in_place_rounding_stays_at_the_level_of_the_plain_one() -> None:
     """Both bf16 orders are as far from float64 as bf16 makes them, neither more than twice as far as the other."""
     latent = latent_of((1, 8, 3, 2, 3), torch.bfloat16)
     with torch.inference_mode():
-        weights = decoder(VAE, Reference(), torch.bfloat16).state_dict()
-        oracle = decoder(VAE, Reference(), torch.float64)
+        weights = decoder(VAE, ReleaseBehaviours(), torch.bfloat16).state_dict()
+        oracle = decoder(VAE, ReleaseBehaviours(), torch.float64)
         oracle.load_state_dict(weights)
         exact = oracle(latent.double(), None)
         errors = []
         for chunked in (False, True):
-            rounded = decoder(VAE, Reference(decoder_chunked=chunked), torch.bfloat16)(latent, None)
+            rounded = decoder(VAE, ReleaseBehaviours(decoder_chunked=chunked), torch.bfloat16)(latent, None)
             errors.append(((rounded.double() - exact).norm() / exact.norm()).item())
     plain, in_place = errors
     assert 1e-3 < plain < 5e-2
@@ -92,7 +92,7 @@ def test_in_place_rounding_stays_at_the_level_of_the_plain_one() -> None:
 
 
 def test_weights_keep_their_values_and_become_channels_last() -> None:
-    native = decoder(VAE, Reference(decoder_chunked=True), torch.float32)
+    native = decoder(VAE, ReleaseBehaviours(decoder_chunked=True), torch.float32)
     before = {key: value.clone() for key, value in native.state_dict().items()}
     with torch.inference_mode():
         native(latent_of((1, 8, 1, 2, 3), torch.float32), None)
@@ -116,7 +116,9 @@ def test_chunks_leave_no_rest_of_one_or_two_frames() -> None:
 
 def test_automatic_tiling_starts_above_80_frames_and_768_pixels() -> None:
     """89 frames are tiles of 80 and 41 frames; a small clip is one tile and keeps its bytes."""
-    automatic, plain = (decoder(VAE, Reference(decode_auto_tiled=auto), torch.float32) for auto in (True, False))
+    automatic, plain = (
+        decoder(VAE, ReleaseBehaviours(decode_auto_tiled=auto), torch.float32) for auto in (True, False)
+    )
     with torch.inference_mode():
         long = list(decode_frames(automatic, latent_of((1, 8, 12, 2, 1), torch.float32), None, None))
         wide = latent_of((1, 8, 1, 1, 25), torch.float32)
@@ -138,7 +140,9 @@ def test_both_releases_blend_alike_up_to_rounding(overlap_frames: int) -> None:
         older, newer = (
             torch.cat(
                 list(
-                    decode_frames(decoder(VAE, Reference(decode_auto_tiled=auto), torch.float32), latent, tiling, None)
+                    decode_frames(
+                        decoder(VAE, ReleaseBehaviours(decode_auto_tiled=auto), torch.float32), latent, tiling, None
+                    )
                 )
             )
             for auto in (False, True)

@@ -25,7 +25,7 @@ from runners.ltx23.video_tiling import (
     to_bytes,
 )
 from runners.ltx23.video_vae_config import VideoVaeConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 DTYPES = [torch.bfloat16, torch.float32]
 VAE: dict[str, Any] = {
@@ -43,7 +43,7 @@ VAE: dict[str, Any] = {
 }
 
 
-def decoders(vae: dict[str, Any], reference: Reference, dtype: torch.dtype) -> tuple[nn.Module, VideoDecoder]:
+def decoders(vae: dict[str, Any], reference: ReleaseBehaviours, dtype: torch.dtype) -> tuple[nn.Module, VideoDecoder]:
     generator = torch.Generator().manual_seed(5)
     official = VideoDecoderConfigurator.from_config({"vae": vae})
     with torch.no_grad():
@@ -74,7 +74,7 @@ def official_tiling(tiling: Tiling) -> TilingConfig:
 
 
 def check_frames(vae: dict[str, Any], tiling: Tiling | None, dtype: torch.dtype) -> None:
-    official, native = decoders(vae, Reference(), dtype)
+    official, native = decoders(vae, ReleaseBehaviours(), dtype)
     latent = torch.randn((1, 8, 6, 3, 4), generator=torch.Generator().manual_seed(7)).to(dtype)
     wanted = None if tiling is None else official_tiling(tiling)
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def test_every_tile_draws_its_noise_in_the_official_order(tiling: Tiling | None,
 
 
 def test_tiling_changes_the_picture_and_is_therefore_seen() -> None:
-    _, native = decoders(VAE, Reference(), torch.float32)
+    _, native = decoders(VAE, ReleaseBehaviours(), torch.float32)
     latent = torch.randn((1, 8, 6, 2, 3), generator=torch.Generator().manual_seed(7))
     with torch.inference_mode():
         whole = torch.cat(list(decode_frames(native, latent, None, None)))
@@ -162,9 +162,9 @@ def test_impossible_tilings_are_refused(arguments: dict[str, int], message: str)
 
 
 def test_two_clips_and_other_scales_are_refused() -> None:
-    _, native = decoders(VAE, Reference(), torch.float32)
+    _, native = decoders(VAE, ReleaseBehaviours(), torch.float32)
     with pytest.raises(ShapeError, match="one clip"):
         next(decode_frames(native, torch.zeros(2, 8, 2, 2, 2), None, None))
-    _, small = decoders(VAE | {"decoder_blocks": []}, Reference(), torch.float32)
+    _, small = decoders(VAE | {"decoder_blocks": []}, ReleaseBehaviours(), torch.float32)
     with pytest.raises(ConfigError, match=r"grows by \(1, 4, 4\)"):
         next(decode_frames(small, torch.zeros(1, 8, 2, 2, 2), Tiling(tile_px=64), None))

@@ -14,7 +14,7 @@ from runners.errors import ShapeError
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_vae_config import VideoVaeConfig
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 DTYPES = [torch.bfloat16, torch.float32]
 PADDINGS = ["zeros", "reflect", "replicate", "circular"]
@@ -81,7 +81,7 @@ def encoder_pair(vae: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, Vi
 
 def decoder_pair(vae: dict[str, Any], dtype: torch.dtype) -> tuple[nn.Module, VideoDecoder]:
     official = with_random_weights(VideoDecoderConfigurator.from_config({"vae": vae}), dtype, seed=5)
-    native = VideoDecoder(VideoVaeConfig.from_checkpoint({"vae": vae}), Reference()).to(dtype).eval()
+    native = VideoDecoder(VideoVaeConfig.from_checkpoint({"vae": vae}), ReleaseBehaviours()).to(dtype).eval()
     native.load_state_dict(official.state_dict(), strict=True)
     return official, native
 
@@ -202,7 +202,7 @@ def test_keys_carry_the_checkpoint_prefixes() -> None:
     config = VideoVaeConfig.from_checkpoint({"vae": TINY})
     for module, component in (
         (VideoEncoder(config), "vae.encoder."),
-        (VideoDecoder(config, Reference()), "vae.decoder."),
+        (VideoDecoder(config, ReleaseBehaviours()), "vae.decoder."),
     ):
         prefixes = module.CHECKPOINT_PREFIXES
         keys = set()
@@ -216,7 +216,7 @@ def test_keys_carry_the_checkpoint_prefixes() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     config = VideoVaeConfig.from_checkpoint({"vae": TINY})
-    encoder, decoder = VideoEncoder(config), VideoDecoder(config, Reference())
+    encoder, decoder = VideoEncoder(config), VideoDecoder(config, ReleaseBehaviours())
     with pytest.raises(ShapeError, match=r"\(1, 4, 9, 32, 32\)"):
         encoder(torch.zeros(1, 4, 9, 32, 32))
     with pytest.raises(ShapeError, match="height 34"):
@@ -227,7 +227,7 @@ def test_wrong_shapes_are_refused() -> None:
         decoder(torch.zeros(1, 15, 2, 2, 2), None)
     reflecting = VideoVaeConfig.from_checkpoint({"vae": {**TINY, "spatial_padding_mode": "reflect"}})
     with pytest.raises(ShapeError, match=r"'reflect' wants at least 2 cells .* got 3 x 1\."):
-        VideoDecoder(reflecting, Reference())(torch.zeros(1, 16, 2, 3, 1), None)
+        VideoDecoder(reflecting, ReleaseBehaviours())(torch.zeros(1, 16, 2, 3, 1), None)
 
 
 def test_the_full_2_3_shapes_equal_official() -> None:
@@ -242,7 +242,7 @@ def test_the_full_2_3_shapes_equal_official() -> None:
     with torch.device("meta"):
         pairs = (
             (VideoEncoder(config), VideoEncoderConfigurator.from_config({"vae": vae}), 0.319e9),
-            (VideoDecoder(config, Reference()), VideoDecoderConfigurator.from_config({"vae": vae}), 0.407e9),
+            (VideoDecoder(config, ReleaseBehaviours()), VideoDecoderConfigurator.from_config({"vae": vae}), 0.407e9),
         )
     for native, official, parameters in pairs:
         shapes = {key: tensor.shape for key, tensor in native.state_dict().items()}

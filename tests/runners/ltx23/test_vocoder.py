@@ -15,7 +15,7 @@ from runners.ltx23 import antialiased_activation
 from runners.ltx23.bandwidth_extension import ExtendedVocoder, resample, vocoder_from_config
 from runners.ltx23.vocoder import Vocoder
 from runners.official.compat import prepare_imports
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -72,7 +72,7 @@ def randomize(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def pair(
-    section: dict[str, Any], dtype: torch.dtype, reference: Reference
+    section: dict[str, Any], dtype: torch.dtype, reference: ReleaseBehaviours
 ) -> tuple[nn.Module, Vocoder | ExtendedVocoder]:
     theirs = randomize(official().VocoderConfigurator.from_config({"vocoder": section}), dtype)
     ours = vocoder_from_config(section, reference).eval()
@@ -115,7 +115,7 @@ NESTED: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 def test_a_flat_section_equals_the_official_vocoder_bit_for_bit_in_every_release(name: str, dtype: torch.dtype) -> None:
     section = flat(**FLAT[name])
-    theirs, ours = pair(section, dtype, Reference(vocoder_fp32=True))
+    theirs, ours = pair(section, dtype, ReleaseBehaviours(vocoder_fp32=True))
     expected = theirs(spectrogram(dtype))
     assert 0.01 < expected.float().std() < 0.5  # neither silent nor clipped
     assert isinstance(ours, Vocoder)
@@ -127,7 +127,7 @@ def test_a_flat_section_equals_the_official_vocoder_bit_for_bit_in_every_release
 @pytest.mark.parametrize("name", NESTED)
 @torch.no_grad()
 def test_a_nested_section_equals_the_official_extension_bit_for_bit(name: str, dtype: torch.dtype) -> None:
-    theirs, ours = pair(NESTED[name], dtype, Reference())
+    theirs, ours = pair(NESTED[name], dtype, ReleaseBehaviours())
     expected = theirs(spectrogram(dtype))
     assert 0.01 < expected.float().std() < 0.5  # neither silent nor clipped
     assert isinstance(ours, ExtendedVocoder)
@@ -142,7 +142,7 @@ def test_a_nested_section_equals_the_official_extension_bit_for_bit(name: str, d
 @pytest.mark.parametrize("name", NESTED)
 @torch.no_grad()
 def test_the_float32_pass_is_the_official_float32_model_on_the_same_rounded_weights(name: str) -> None:
-    theirs, ours = pair(NESTED[name], torch.bfloat16, Reference(vocoder_fp32=True))
+    theirs, ours = pair(NESTED[name], torch.bfloat16, ReleaseBehaviours(vocoder_fp32=True))
     before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     found = ours(spectrogram(torch.bfloat16))
     expected = theirs.float()(spectrogram(torch.bfloat16).float()).to(torch.bfloat16)
@@ -150,7 +150,7 @@ def test_the_float32_pass_is_the_official_float32_model_on_the_same_rounded_weig
     for key, tensor in ours.state_dict().items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, before[key])
-    plain = vocoder_from_config(NESTED[name], Reference())
+    plain = vocoder_from_config(NESTED[name], ReleaseBehaviours())
     plain.load_state_dict(before, assign=True)
     assert not torch.equal(plain(spectrogram(torch.bfloat16)), expected)
 
@@ -180,7 +180,7 @@ class CudaAutocastToFloat32(TorchFunctionMode):
 @pytest.mark.parametrize("name", NESTED)
 @torch.no_grad()
 def test_the_float32_pass_is_the_official_bf16_model_under_a_gpus_autocast(name: str) -> None:
-    theirs, ours = pair(NESTED[name], torch.bfloat16, Reference(vocoder_fp32=True))
+    theirs, ours = pair(NESTED[name], torch.bfloat16, ReleaseBehaviours(vocoder_fp32=True))
     mel = spectrogram(torch.bfloat16)
     with CudaAutocastToFloat32():
         expected = theirs(mel.float()).bfloat16()
@@ -189,13 +189,13 @@ def test_the_float32_pass_is_the_official_bf16_model_under_a_gpus_autocast(name:
 
 @torch.no_grad()
 def test_float32_weights_know_no_other_pass() -> None:
-    theirs, ours = pair(nested(), torch.float32, Reference(vocoder_fp32=True))
+    theirs, ours = pair(nested(), torch.float32, ReleaseBehaviours(vocoder_fp32=True))
     assert torch.equal(ours(spectrogram(torch.float32)), theirs(spectrogram(torch.float32)))
 
 
 def test_fresh_filters_are_the_official_ones_and_every_key_is_stored() -> None:
     theirs = official().VocoderConfigurator.from_config({"vocoder": nested()}).state_dict()
-    ours = vocoder_from_config(nested(), Reference()).state_dict()
+    ours = vocoder_from_config(nested(), ReleaseBehaviours()).state_dict()
     assert list(ours) == list(theirs)
     filters = [name for name in ours if name.endswith("filter")]
     assert len(filters) == 2 * 2 * (2 * 2 * 6 + 1)  # generators, directions, stages x blocks x activations, final
@@ -221,7 +221,7 @@ def test_whatever_defaults_a_filter_was_first_asked_for_under_its_bits_are_the_o
 
 def test_a_module_built_on_the_meta_device_has_a_real_resampling_filter() -> None:
     with torch.device("meta"):
-        ours = vocoder_from_config(nested(), Reference())
+        ours = vocoder_from_config(nested(), ReleaseBehaviours())
         assert resample(torch.ones(1, 2, 5, device="cpu"), 3).device.type == "cpu"
     assert all(tensor.is_meta for tensor in ours.state_dict().values())
 
@@ -239,7 +239,7 @@ def test_resampling_keeps_a_constant_and_a_slow_sine(ratio: int) -> None:
 
 @torch.no_grad()
 def test_samples_for_each_frame_and_the_range_of_the_released_rates() -> None:
-    theirs, ours = pair(nested(), torch.float32, Reference())
+    theirs, ours = pair(nested(), torch.float32, ReleaseBehaviours())
     loud = 40 * spectrogram(torch.float32)
     waveform = ours(loud)
     assert torch.equal(waveform, theirs(loud))  # the vocoder's own limit, too, shapes what the extension hears
@@ -250,4 +250,4 @@ def test_samples_for_each_frame_and_the_range_of_the_released_rates() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 5, 64), (1, 2, 5, 63), (2, 5, 64)])
 def test_a_spectrogram_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"\(B, 2, T, 64\); got \(" + str(shape[0])):
-        vocoder_from_config(flat(), Reference())(torch.zeros(shape))
+        vocoder_from_config(flat(), ReleaseBehaviours())(torch.zeros(shape))

@@ -21,6 +21,8 @@ from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OUTPUTS = ("video_frames", "audio_waveform", "video_latent", "audio_latent", "sigmas")
 BF16, FP32 = torch.bfloat16, torch.float32

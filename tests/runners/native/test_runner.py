@@ -17,7 +17,7 @@ from runners.errors import CaseError, ConfigError, MediaError, ParityError, Runn
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.weights import WeightsFolder
 
 CPU = torch.device("cpu")
@@ -72,12 +72,12 @@ def test_disable_autocast_is_preserved_after_pipeline_config_resolution(
     run: Run,
 ) -> None:
     case = micro_case(PICTURE | ({} if in_case is None else {"switches.disable_autocast": in_case}))
-    later = Reference(guidance_fp32=True)
+    later = ReleaseBehaviours(guidance_fp32=True)
     overrides = None if override is None else {"disable_autocast": override, "reference": later}
     runner = NativeRunner(micro_weights, BF16, overrides, {"disable_autocast": command_line})
     config = runner.pipeline_config(case)
     assert config.disable_autocast is disabled
-    assert config.reference == (Reference() if override is None else later)  # its neighbour survives as well
+    assert config.reference == (ReleaseBehaviours() if override is None else later)  # its neighbour survives as well
     with config.autocast(CPU):
         assert torch.is_autocast_enabled("cpu") is not disabled
     if (in_case, override, command_line) not in RUN:
@@ -115,9 +115,11 @@ def test_a_run_records_what_it_was(micro_weights: WeightsFolder, micro_case: Mak
 def test_the_release_of_the_case_is_followed_with_single_behaviours_over_it(
     micro_weights: WeightsFolder, micro_case: MakeCase
 ) -> None:
-    assert NativeRunner(micro_weights, BF16).pipeline_config(micro_case()).reference == Reference()
+    assert NativeRunner(micro_weights, BF16).pipeline_config(micro_case()).reference == ReleaseBehaviours()
     options = dataclasses.replace(BF16, behaviours={"vocoder_fp32": True})
-    assert NativeRunner(micro_weights, options).pipeline_config(micro_case()).reference == Reference(vocoder_fp32=True)
+    assert NativeRunner(micro_weights, options).pipeline_config(micro_case()).reference == ReleaseBehaviours(
+        vocoder_fp32=True
+    )
 
 
 def test_a_case_gives_the_request_that_it_records(micro_case: MakeCase, pictures: Path) -> None:

@@ -23,6 +23,8 @@ from runners.official.runner import ADAPTERS, OfficialRunner, adapter_name, requ
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 BF16 = RunOptions(device=torch.device("cpu"))
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

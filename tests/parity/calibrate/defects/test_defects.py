@@ -12,6 +12,8 @@ from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
 from runners.case import Case
 from runners.weights import WeightsFolder
 
+pytestmark = pytest.mark.slow
+
 WITH_PICTURE = {"request.images": [{"path": "astronaut.png"}]}
 # Those of requests that no small change of a case gives, and those of other engines.
 TRIED = [defect for defect in CATALOGUE if defect.variant.committed] + [

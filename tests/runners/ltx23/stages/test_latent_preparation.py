@@ -7,7 +7,7 @@ import torch
 
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
-from runners.releases import Reference
+from runners.releases import ReleaseBehaviours
 from runners.tap import listening
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_each_reference_behaviour_reaches_the_state(make_batch: Callable[..., Ba
     assert plain is not None and plain.positions.dtype == torch.float32  # joined with the keyframe's fp32
 
     def with_behaviour(name: str) -> torch.Tensor:
-        state = prepared(make_batch(overrides, torch.bfloat16, reference=Reference(**{name: True}))).video_state
+        state = prepared(make_batch(overrides, torch.bfloat16, reference=ReleaseBehaviours(**{name: True}))).video_state
         assert state is not None
         return state.latent if name == "noise_lerp_fp32" else state.positions
 
