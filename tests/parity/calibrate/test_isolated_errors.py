@@ -1,5 +1,7 @@
 from collections.abc import Callable
 
+import pytest
+
 from parity.calibrate.defects.catalogue import CATALOGUE
 from parity.calibrate.defects.defect import present
 from parity.calibrate.drift import drift, record
