@@ -1,4 +1,4 @@
-"""Repeatable kernels, where a release needs them on a GPU, and two cores on a CPU; put back, and convolutions repeat."""
+"""Repeatable kernels, where a release needs them on a GPU, and two cores on a CPU; put back, so convolutions repeat."""
 
 import os
 
