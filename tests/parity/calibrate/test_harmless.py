@@ -37,14 +37,15 @@ def test_seeded_noise_moves_and_other_noise_does_not() -> None:
 
 
 def test_onednn_is_left_out_and_put_back() -> None:
-    x, weight = torch.randn(1, 48, 31, 17).bfloat16(), torch.randn(40, 48, 3, 3).bfloat16()
+    # float32: without AVX512 torch takes its own kernels for bfloat16 anyway
+    x, weight = torch.randn(1, 48, 31, 17), torch.randn(40, 48, 3, 3)
     plain = torch.nn.functional.conv2d(x, weight)
     assert torch.backends.mkldnn.enabled
     with without_onednn():
         assert not torch.backends.mkldnn.enabled
         other = torch.nn.functional.conv2d(x, weight)
     assert torch.backends.mkldnn.enabled
-    assert not torch.equal(plain, other) and (plain - other).abs().max() < 0.02 * plain.abs().max()
+    assert not torch.equal(plain, other) and (plain - other).abs().max() < 1e-5 * plain.abs().max()
 
 
 def test_threads_are_put_back() -> None:
