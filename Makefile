@@ -57,7 +57,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,dev]'
 	touch $@
 
-$(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py)
+$(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
 	rm -rf $(WEIGHTS)
 	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
 
