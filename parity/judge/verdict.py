@@ -122,7 +122,7 @@ def judge(
         known |= alone
         limits |= {name: exact_limit(metric) for name, metric in alone.items()}
         outputs = {name for name in known if level_of(name) == OUTPUTS}
-        unjudged = dict.fromkeys(outputs - limits.keys(), "the exact profile judges equality")
+        unjudged = dict.fromkeys(sorted(outputs - limits.keys()), "the exact profile judges equality")
     else:
         if registry is None:
             raise RegistryError(f"Case {case!r} is judged by limits; give the registry.")

@@ -147,6 +147,10 @@ def test_a_gate_that_saw_nothing_does_not_pass() -> None:
 def test_exact_wants_every_output_equal() -> None:
     verdict = judge(Comparison(case="astronaut", metrics={**EQUAL, ERROR: 0.0, COUNT: 0.0}), "exact")
     assert (verdict.outcome, len(verdict.rows), list(verdict.unjudged)) == ("parity", 5, [ERROR])
+    several = dict.fromkeys(sorted((name for name in METRICS if name.startswith("video_latent.")), reverse=True), 0.0)
+    again = judge(Comparison(case="astronaut", metrics={**EQUAL, **several, COUNT: 0.0}), "exact")
+    named = list(again.unjudged)
+    assert len(named) > 5 and named == sorted(named)  # in one order on every call
     for name in BIT_EQUALITIES:
         assert judge(Comparison(case="astronaut", metrics={**EQUAL, name: 0.0}), "exact").exit_code == 1
         less = {other: value for other, value in EQUAL.items() if other != name}
