@@ -66,7 +66,7 @@ class SGLangRunner:
         self._place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
         os.environ["SGLANG_DIFFUSION_CACHE_ROOT"] = str(self._place / "cache")  # it keeps converted weights there
         try:
-            _prepare(self.options.device)
+            prepare_process(self.options.device)
             importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline")
             materialize(self.weights, self._place / FOLDER)
         except ImportError as error:
@@ -181,7 +181,7 @@ def engine_request(server: Any, keywords: dict[str, Any]) -> Any:
     return importlib.import_module(f"{ENGINE}.runtime.entrypoints.utils").prepare_request(server, params)
 
 
-def _prepare(device: torch.device) -> None:
+def prepare_process(device: torch.device) -> None:
     """The settings of this process that importing SGLang and its one-process group of workers want."""
     if device.type == "cpu":
         os.environ.setdefault("SGLANG_DIFFUSION_PLATFORM_OVERRIDE", "cpu")

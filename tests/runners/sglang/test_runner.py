@@ -59,8 +59,8 @@ def in_engine(python: Path, code: str, *arguments: str) -> Any:
 REQUEST = """
 import json, sys, torch
 from types import SimpleNamespace
-from runners.sglang.runner import _prepare, engine_request
-_prepare(torch.device("cpu"))
+from runners.sglang.runner import engine_request, prepare_process
+prepare_process(torch.device("cpu"))
 from sglang.multimodal_gen.configs.pipeline_configs.ltx_2 import LTX23PipelineConfig
 server = SimpleNamespace(pipeline_config=LTX23PipelineConfig(), output_path=None, attention_backend_config=None,
                          comfyui_mode=False, enable_trace=False, num_gpus=1)
