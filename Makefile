@@ -58,8 +58,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
-	rm -rf $(WEIGHTS)
-	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
+	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS) --replace
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*'

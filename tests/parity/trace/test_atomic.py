@@ -10,9 +10,13 @@ import pytest
 
 from parity.trace import atomic
 from parity.trace.atomic import changing, folder_atomic, plain, write_bytes_atomic, write_json_atomic
-from runners.errors import RunError
+from runners.errors import OutputError
 
 MARKER = "run.json"
+
+
+def is_ours(folder: Path) -> bool:
+    return (folder / MARKER).is_file()
 
 
 def test_bytes_are_written_whole_into_a_new_folder(tmp_path: Path) -> None:
@@ -47,7 +51,7 @@ def test_json_holds_no_infinities_and_ends_in_a_newline(tmp_path: Path) -> None:
 def test_a_folder_appears_whole_and_replaces_an_older_one_of_ours(tmp_path: Path) -> None:
     out = tmp_path / "runs/first"
     for text in ("one", "two"):
-        with folder_atomic(out, MARKER) as folder:
+        with folder_atomic(out, is_ours, replace=True) as folder:
             (folder / MARKER).write_text(text)
             (folder / text).touch()
             assert not (out / text).exists()
@@ -58,13 +62,13 @@ def test_a_folder_appears_whole_and_replaces_an_older_one_of_ours(tmp_path: Path
 
 def test_an_error_inside_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(ZeroDivisionError), folder_atomic(out, MARKER) as folder:
+    with pytest.raises(ZeroDivisionError), folder_atomic(out, is_ours, replace=True) as folder:
         (folder / MARKER).touch()
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
     (out / MARKER).write_text("old")
-    with pytest.raises(ZeroDivisionError), folder_atomic(out, MARKER):
+    with pytest.raises(ZeroDivisionError), folder_atomic(out, is_ours, replace=True):
         raise ZeroDivisionError
     assert (out / MARKER).read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["run"]
 
@@ -72,16 +76,19 @@ def test_an_error_inside_leaves_what_was_there(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_never_replaced(tmp_path: Path) -> None:
     out = tmp_path / "home"
     out.mkdir()
-    with folder_atomic(out, MARKER) as folder:  # an empty one may be
+    with folder_atomic(out, is_ours, replace=True) as folder:  # an empty one may be
         (folder / MARKER).touch()
     (out / MARKER).rename(out / "thesis.tex")
     with (
-        pytest.raises(RunError, match=r"home exists and is not one of ours \(no run.json in it\)"),
-        folder_atomic(out, MARKER),
+        pytest.raises(OutputError, match="home exists and is not one of ours"),
+        folder_atomic(out, is_ours, replace=True),
     ):
         pass
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="file exists and is not one of ours"), folder_atomic(tmp_path / "file", MARKER):
+    with (
+        pytest.raises(OutputError, match="file exists and is no folder"),
+        folder_atomic(tmp_path / "file", is_ours, replace=True),
+    ):
         pass
     assert (out / "thesis.tex").is_file() and (tmp_path / "file").read_text() == "x"
 
@@ -100,7 +107,7 @@ def test_an_older_run_survives_when_the_new_one_cannot_take_its_place(
         return rename(self, target)
 
     monkeypatch.setattr(atomic.Path, "rename", refuse_new)
-    with pytest.raises(OSError, match="cannot"), folder_atomic(out, MARKER) as folder:
+    with pytest.raises(OSError, match="cannot"), folder_atomic(out, is_ours, replace=True) as folder:
         (folder / MARKER).write_text("new")
     assert (out / MARKER).read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["run"]
 
