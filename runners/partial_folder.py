@@ -59,6 +59,13 @@ def take_place(new: Path, folder: Path) -> None:
     new.rename(folder)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; a process that is killed on the way leaves no half of it under its name."""
+    if folder.exists():
+        with partial_place(folder) as gone:
+            folder.rename(gone)
+
+
 def clear_partial(target: Path) -> None:
     """Remove what killed processes left of `target`."""
     ours = re.compile(re.escape(f".{target.name}.partial-") + "[a-z0-9_]{8}")  # as `tempfile` names them

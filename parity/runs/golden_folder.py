@@ -18,7 +18,7 @@ from parity.trace.atomic import folder_atomic, own_folder
 from runners.case import load_case
 from runners.errors import CaseError, RunError
 from runners.load import load
-from runners.partial_folder import clear_partial
+from runners.partial_folder import clear_partial, remove_folder
 from runners.releases import REFERENCES
 
 GOLDEN_FILE: Final = "golden.json"
@@ -93,16 +93,16 @@ def undo_interrupted(folder: Path) -> None:
     if (folder / GOLDEN_FILE).is_file():
         record = read_record(folder / GOLDEN_FILE)
         if _is_run(old_run, record) and not _is_run(run, record):
-            shutil.rmtree(run, ignore_errors=True)
+            remove_folder(run)
             old_run.rename(run)
         if case_file_of(folder) == old_case:
             old_case.replace(folder / CASE_FILE)
         if _is_run(run, record):  # a release is kept only while it is not the golden itself
             remove_previous(folder, read_run(run).record.reference)
-    shutil.rmtree(old_run, ignore_errors=True)
+    remove_folder(old_run)
     if _is_case(old_case, folder.name):
         old_case.unlink()
-    for name in (RUN_FOLDER, CASE_FILE, OLD_CASE, GOLDEN_FILE):
+    for name in (RUN_FOLDER, OLD_RUN, CASE_FILE, OLD_CASE, GOLDEN_FILE):
         clear_partial(folder / name)
     if (folder / PREVIOUS_FOLDER).is_dir():
         for release in REFERENCES:
@@ -134,7 +134,7 @@ def remove_previous(folder: Path, release: str) -> None:
     """Let go of the golden that a case keeps of an earlier release; what is none stays."""
     kept = own_folder(folder, PREVIOUS_FOLDER, release)
     if release in REFERENCES and _holds_golden(kept):
-        shutil.rmtree(kept, ignore_errors=True)
+        remove_folder(kept)
     with suppress(OSError):  # absent, or others are in it
         kept.parent.rmdir()
 

@@ -196,6 +196,7 @@ def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(
 def test_what_a_killed_process_had_moved_away_is_not_put_over_what_stands_there_now(out: Path) -> None:
     for name in ("old", "new"):
         (out.parent / ".out.partial-abcd1234" / name).mkdir(parents=True)
+    (out.parent / ".out.partial-abcd1234" / partial_folder_module.MARKER).touch()
     with partial_folder(out):
         assert left(out) == [MARKER]
     assert left(out.parent) == ["out"]
