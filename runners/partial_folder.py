@@ -69,9 +69,11 @@ def remove_folder(folder: Path) -> None:
 def clear_partial(target: Path) -> None:
     """Remove what killed processes left of `target`."""
     ours = re.compile(re.escape(f".{target.name}.partial-") + "[a-z0-9_]{8}")  # as `tempfile` names them
-    for path in target.parent.iterdir():
-        if not ours.fullmatch(path.name):
-            continue
+    try:
+        beside = list(target.parent.iterdir())
+    except PermissionError:  # a folder that one may write into and not read
+        return
+    for path in (found for found in beside if ours.fullmatch(found.name)):
         with suppress(OSError):  # somebody holds it, or has removed it just now
             holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -43,6 +43,7 @@ from parity.runs.golden_folder import (
     SCHEMA_VERSION,
     Blessing,
     GoldenRecord,
+    alone_in,
     keep_previous,
     read_record,
     remove_numbers,
@@ -173,8 +174,8 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, r
         for name, stored in whole.items():
             store.get(stored, partial / name)
         run = read_run(partial)
-    if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
-        raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
+        if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
+            raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
     return dataclasses.replace(run, folder=folder)
 
 
@@ -208,11 +209,24 @@ def bless(
         reference: release to move the case to, which the run must be of; the golden until then is kept as previous.
         reduced: keep a reduced run also where it is no larger than `LARGEST_WHOLE_BYTES`.
         drop_previous: let go of all previous goldens of the case, that one too.
-    Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
+    Raises: RunError if the run is not official, the case under golden/ is another one, the reason is empty, or somebody
+        else blesses a run of it just now; OutputError for links in the case's folder.
     """
     text = require_blessable(run, reason, reference)
     folder = _folder_of(run.case_id)
-    undo_interrupted(run.case_id)
+    with alone_in(folder):
+        golden_folder.undo_interrupted(folder)
+        try:
+            _replace_golden(run, reason, text, folder, store, reduced=reduced, drop_previous=drop_previous)
+        finally:
+            golden_folder.undo_interrupted(folder)
+    return folder
+
+
+def _replace_golden(
+    run: Run, reason: str, text: str, folder: Path, store: Store | None, *, reduced: bool, drop_previous: bool
+) -> None:
+    """Put a run into the place of the golden in a folder, whose case file has that text from then on."""
     before = load_case(folder / CASE_FILE)
     moved = run.record.reference != before.reference
     older: tuple[Blessing, ...] = ()
@@ -220,51 +234,48 @@ def bless(
         older = read_record(folder / GOLDEN_FILE).history
         if moved and not drop_previous:
             _checked(folder, run.case_id)  # what is kept must be whole
-    try:
-        with partial_folder(folder / RUN_FOLDER) as new:
-            whole = _thinned(run, new, older) if run.reduced else _kept(run, new, store, reduced)
-            document = msgspec.to_builtins(run.record)
-            document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
-            write_json_atomic(new / RUN_FILE, document)
-            read_run(new)
-            blessing = Blessing(
-                reason=reason.strip(),
-                blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-                run_sha256=sha256_of(new / RUN_FILE),
-                source_sha256=older[-1].source_sha256 if run.reduced else sha256_of(run.folder / RUN_FILE),
-                whole=whole,
-                moved_from=before.reference if moved and older else "",
-            )
-            record = GoldenRecord(
-                schema_version=SCHEMA_VERSION,
-                case_sha256=hashlib.sha256(text.encode()).hexdigest() if moved else sha256_of(folder / CASE_FILE),
-                history=(*older, blessing),
-            )
-            if moved and older and not drop_previous:
-                keep_previous(folder, before.reference)
-            # From here until golden.json names the new run, the golden fits nothing and is refused, never half
-            # believed; `undo_interrupted` puts back what stood there.
-            if moved:
-                write_bytes_atomic(folder / OLD_CASE, (folder / CASE_FILE).read_bytes())
-            if (folder / RUN_FOLDER).exists():
-                new.chmod(stat.S_IMODE((folder / RUN_FOLDER).stat().st_mode))
-                (folder / RUN_FOLDER).rename(folder / OLD_RUN)
-            new.rename(folder / RUN_FOLDER)
-            if moved:
-                write_bytes_atomic(folder / CASE_FILE, text.encode())
-            write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
-            if moved:
-                remove_numbers(folder)
-            for release in REFERENCES if drop_previous else ():
-                remove_previous(folder, release)
-    finally:
-        undo_interrupted(run.case_id)
-    return folder
+    with partial_folder(folder / RUN_FOLDER) as new:
+        whole = _thinned(run, new, older) if run.reduced else _kept(run, new, store, reduced)
+        document = msgspec.to_builtins(run.record)
+        document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
+        write_json_atomic(new / RUN_FILE, document)
+        read_run(new)
+        blessing = Blessing(
+            reason=reason.strip(),
+            blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            run_sha256=sha256_of(new / RUN_FILE),
+            source_sha256=older[-1].source_sha256 if run.reduced else sha256_of(run.folder / RUN_FILE),
+            whole=whole,
+            moved_from=before.reference if moved and older else "",
+        )
+        record = GoldenRecord(
+            schema_version=SCHEMA_VERSION,
+            case_sha256=hashlib.sha256(text.encode()).hexdigest() if moved else sha256_of(folder / CASE_FILE),
+            history=(*older, blessing),
+        )
+        if moved and older and not drop_previous:
+            keep_previous(folder, before.reference)
+        # From here until golden.json names the new run, the golden fits nothing and is refused, never half
+        # believed; `undo_interrupted` puts back what stood there.
+        if moved:
+            write_bytes_atomic(folder / OLD_CASE, (folder / CASE_FILE).read_bytes())
+        if (folder / RUN_FOLDER).exists():
+            new.chmod(stat.S_IMODE((folder / RUN_FOLDER).stat().st_mode))
+            (folder / RUN_FOLDER).rename(folder / OLD_RUN)
+        new.rename(folder / RUN_FOLDER)
+        if moved:
+            write_bytes_atomic(folder / CASE_FILE, text.encode())
+        write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
+        if moved:
+            remove_numbers(folder)
+        for release in REFERENCES if drop_previous else ():
+            remove_previous(folder, release)
 
 
 def undo_interrupted(case_id: str) -> None:
     """Leave a case's folder as its `golden.json` has it. Raises: RunError, OutputError."""
-    golden_folder.undo_interrupted(_folder_of(case_id))
+    with alone_in(_folder_of(case_id)):
+        golden_folder.undo_interrupted(_folder_of(case_id))
 
 
 def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:

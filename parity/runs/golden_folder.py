@@ -5,8 +5,11 @@ so nothing that is written or removed here can lie elsewhere. What is removed sa
 in its `run.json`, a golden in its `golden.json`, a half-written part in its mark (`runners.partial_folder`).
 """
 
+import fcntl
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +51,25 @@ class GoldenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     schema_version: int
     case_sha256: str
     history: tuple[Blessing, ...]
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Change a case's folder while nobody else does, where its file system has locks. Raises: RunError if one does."""
+    require_own(folder)
+    holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another call is blessing a run of {folder.name!r}; do it again when that has ended."
+            ) from error
+        except OSError:  # no locks here
+            pass
+        yield
+    finally:
+        os.close(holder)
 
 
 def read_record(path: Path) -> GoldenRecord:

@@ -140,11 +140,15 @@ def changing(path: Path) -> Iterator[None]:
 
 def require_folder(folder: Path, is_ours: IsOurs, *, replace: bool) -> None:
     """Refuse a place where no folder of ours may be written. Arguments and errors as `folder_atomic`."""
-    if folder.is_symlink():
-        raise OutputError(f"{folder} is a symbolic link; name the folder that it leads to, or another --out.")
-    if not folder.exists():
+    try:
+        found = folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return
-    if not folder.is_dir():
+    except ValueError as error:  # a zero byte
+        raise OutputError(f"{str(folder)!r} cannot be a folder ({error}); choose another --out.") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise OutputError(f"{folder} is a symbolic link; name the folder that it leads to, or another --out.")
+    if not stat.S_ISDIR(found.st_mode):
         raise OutputError(f"{folder} exists and is no folder; choose another --out.")
     if not any(folder.iterdir()):
         return

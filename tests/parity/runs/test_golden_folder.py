@@ -18,6 +18,7 @@ from parity.runs.golden_folder import (
     OLD_RUN,
     PREVIOUS_FOLDER,
     RUN_FOLDER,
+    alone_in,
     keep_previous,
     remove_numbers,
     remove_previous,
@@ -178,6 +179,19 @@ def test_what_does_not_say_that_it_is_ours_survives_every_blessing(folder: Path,
     golden.bless(read_run(leave_run("dropped")), "third", drop_previous=True)
     golden.undo_interrupted("micro")
     assert {name: (folder / name).read_text() for name in theirs} == theirs
+
+
+def test_two_blessings_do_not_undo_each_other(folder: Path, leave_run: LeaveRun) -> None:
+    golden.bless(read_run(leave_run("old")), "first")
+    before, new = tree(folder), read_run(leave_run("new"))
+    with alone_in(folder):
+        with pytest.raises(RunError, match="Another call is blessing a run of 'micro'"):
+            golden.bless(new, "second")
+        with pytest.raises(RunError, match="Another call is blessing a run of 'micro'"):
+            golden.undo_interrupted("micro")
+        assert tree(folder) == before
+    golden.bless(new, "second")
+    assert golden.blessing_of("micro").reason == "second"
 
 
 def test_a_run_folder_that_is_no_run_of_the_case_is_not_replaced(folder: Path, leave_run: LeaveRun) -> None:

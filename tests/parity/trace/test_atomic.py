@@ -22,6 +22,7 @@ from parity.trace.atomic import (
     folder_atomic,
     own_folder,
     plain,
+    require_folder,
     require_named_target,
     write_bytes_atomic,
     write_json_atomic,
@@ -185,6 +186,22 @@ def test_a_folder_behind_its_own_name_is_no_place(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "run" / MARKER).is_file()
 
 
+def test_a_name_that_can_be_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    for refuse in (
+        lambda path: require_named_target(path),
+        lambda path: write_bytes_atomic(path, b"x"),
+        lambda path: require_folder(path, is_ours, replace=False),
+    ):
+        with pytest.raises(OutputError, match="null byte"):
+            refuse(tmp_path / "a\0b")
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """What a path is, whatever was read of it."""
+    found = path.lstat()
+    return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @pytest.fixture(params=["pipe", "socket", "folder", "link", "dangling link", "link to a device"])
 def no_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Something that is no regular file."""
@@ -204,7 +221,7 @@ def no_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_nothing_but_a_regular_file_is_written_over(no_place: Path) -> None:
-    before = no_place.lstat()
+    before = identity(no_place)
     for write in (
         lambda: write_bytes_atomic(no_place, b"x"),
         lambda: write_json_atomic(no_place, {}),
@@ -213,7 +230,7 @@ def test_nothing_but_a_regular_file_is_written_over(no_place: Path) -> None:
     ):
         with pytest.raises(OutputError, match=r"is a symbolic link|no regular file"):
             write()
-    assert no_place.lstat() == before
+    assert identity(no_place) == before
     theirs = no_place.parent / "theirs"
     assert not theirs.exists() or theirs.read_text() == "theirs"
     assert not (no_place.parent / "none").exists() and not list(no_place.parent.glob(".*"))
