@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence, printable
+from parity.trace.atomic import append_text
 
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -47,16 +48,10 @@ def error_markdown(case: str, message: str) -> str:
 def say_in_workflow(summary: str, commands: Iterable[str], *, err: bool) -> None:
     """Add to a workflow's job summary and annotate its run, where there is one; it reads output and errors alike."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        append_summary(Path(path), summary)
+        append_text(Path(path), summary + "\n")  # other steps share this file
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for command in commands:
             typer.echo(command, err=err)
-
-
-def append_summary(path: Path, text: str) -> None:
-    """Append to a job's summary file, which other steps share (`$GITHUB_STEP_SUMMARY`)."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
 
 
 def annotations(said: GateWords) -> list[str]:

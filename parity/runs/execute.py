@@ -15,18 +15,19 @@ import torch
 
 from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.runs.environment import fingerprint
-from parity.trace.atomic import folder_atomic
+from parity.trace.atomic import folder_atomic, require_folder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
 from runners.clock import Progress
-from runners.errors import RunError, RunnerError
+from runners.errors import OutputError, RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
+CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
 
@@ -100,20 +101,27 @@ def record_run(
     out: Path,
     progress: Progress,
     recorded: Listening | None = None,
+    *,
+    replace: bool = False,
 ) -> Outcome:
-    """Run a case and leave the run folder `out`.
+    """Run a case and leave the run folder `out`; a finished run that is there is replaced if that is asked for.
 
     Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
+    OutputError before anything is run if `out` is not free.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
-    from parity.runs.folder import RUN_FILE, dtype_name, write_run
+    from parity.runs.folder import dtype_name, holds_run, write_run
 
+    require_folder(out, holds_run, replace=replace)  # before weights are hashed
     weights_hash = weights.hash  # before the clock starts
-    with folder_atomic(out, RUN_FILE) as folder:
+    with folder_atomic(out, holds_run, replace=replace) as folder:
         try:
             outcome = execute(runner, case, options, progress, None if recorded is None else recorded(folder))
-        except BaseException:
-            _keep_trace(folder, out)
+        except BaseException as error:
+            try:
+                _keep_trace(folder, out)
+            except (OutputError, OSError) as failed:  # what ended the run is what its caller must hear
+                error.add_note(f"What was recorded of its taps is lost: {failed}")
             raise
         write_run(
             folder,
@@ -144,15 +152,20 @@ def record_run(
 def _keep_trace(folder: Path, out: Path) -> None:
     """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete.
 
-    That is its journal where even the trace could not be closed.
+    That is its journal where even the trace could not be closed. An earlier crash's is replaced. Raises: OutputError
+    for a folder that holds anything else.
     """
     names = (TRACE_FILE, TRACE_JOURNAL)
     if left := [name for name in names if (folder / name).is_file()]:
-        crashed = out.with_name(f"{out.name}.crashed")
-        crashed.mkdir(exist_ok=True)
-        for name in names:  # of an earlier crash
-            (crashed / name).unlink(missing_ok=True)
-        (folder / left[0]).replace(crashed / left[0])
+        with folder_atomic(out.with_name(f"{out.name}.crashed"), _of_a_crash, replace=True) as crashed:
+            (crashed / CRASHED_FILE).touch()
+            (folder / left[0]).replace(crashed / left[0])
+
+
+def _of_a_crash(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {CRASHED_FILE, TRACE_FILE, TRACE_JOURNAL} and (
+        folder / CRASHED_FILE
+    ).is_file()
 
 
 def device_named(name: str) -> torch.device:
