@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from parity.trace.atomic import write_bytes_atomic
 from runners.catalogue import NAMES
 from runners.errors import RunnerError
 
@@ -33,5 +34,5 @@ def write_runner(name: str, folder: Path) -> tuple[Path, ...]:
     source = files("parity.suite") / "template"
     for template, path in wanted.items():
         text = (source / template).read_text(encoding="utf-8")
-        path.write_text(Template(text).substitute(name=name, class_name=class_name), encoding="utf-8")
+        write_bytes_atomic(path, Template(text).substitute(name=name, class_name=class_name).encode())
     return tuple(wanted.values())
