@@ -34,9 +34,8 @@ def rejudge(
         found = read_numbers(path)
         verdict = judge_numbers(found)
         out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}", markup=False)
-    registry = load_registry(limits_path()) if limits_path().exists() else None
-    if registry is not None:
-        registry.verify()
+    registry = load_registry(limits_path())
+    registry.verify()
     paths = saved_verdicts()
     if not paths:
         raise RunError("No golden has saved numbers; measure on a GPU with `make parity-gpu`, then use --record.")
@@ -53,6 +52,5 @@ def rejudge(
         out.print(f"{found.case}, {path.stem}: {change}", markup=False)
     if moved:
         return 1
-    if registry is not None:
-        require_population(registry)
+    require_population(registry)
     return 0

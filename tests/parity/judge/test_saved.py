@@ -73,6 +73,13 @@ def test_nothing_saved_is_no_pass(root: Path) -> None:
     assert code == 2 and "make parity-gpu" in text
 
 
+def test_without_a_registry_nothing_was_verified(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    (root / "thresholds/consistency_threshold.json").unlink()
+    code, text = invoke("rejudge")
+    assert code == 2 and "consistency_threshold.json" in text.replace("\n", "")
+
+
 def test_a_number_that_was_edited_comes_to_another_outcome(root: Path) -> None:
     invoke("rejudge", "--record", root / "exact.json")
 
