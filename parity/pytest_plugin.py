@@ -140,11 +140,10 @@ def _case(config: pytest.Config) -> "Case":
 
 def _drawn(verdict: "Verdict") -> str:
     """The verdict as `parity gate` prints it."""
-    from rich.console import Console
-
     from parity.report.tables import draw_gate
+    from parity.report.terminal import Terminal
     from parity.report.words import in_words
 
     paper = io.StringIO()
-    draw_gate(Console(file=paper, width=REPORT_WIDTH, color_system=None, highlight=False), in_words(verdict))
+    draw_gate(Terminal(file=paper, width=REPORT_WIDTH), in_words(verdict))
     return paper.getvalue()

@@ -13,15 +13,17 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
     "runners",
     *("parity.taps", "parity.trace", "parity.runs", "parity.diff"),
     *("parity.explain", "parity.identify", "parity.isolate", "parity.judge"),
-    *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.pytest_plugin"),
+    *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.__main__", "parity.pytest_plugin"),
     "bench",
 )
 # What breaks a rule, by how it begins, and why it may. One that is needed no more fails.
 EXCEPTIONS = {
     "bench.vocoder imports ltx_core.model.audio_vae": "runs the official vocoder alone, which no adapter does",
 }
-# Imported inside a function, when a GPU is there: the module and its other form name each other.
+# Imported inside a function: when a GPU is there, the other form of the module, which names it; and the command line,
+# once somebody is there who can say that it cannot be imported.
 AT_RUN_TIME = {
+    ("parity.cli.main", "parity.cli.app"),
     ("parity.trace.sketch", "parity.trace.sketch_triton"),
     ("runners.forge.counter", "runners.forge.counter_triton"),
 }
@@ -46,6 +48,9 @@ UNSAFE_CALLS = {
     "os.system",
     "yaml.load",
 }
+# The terminal; what is said before there is one; and a child, whose every word is read as a stranger's.
+MAY_PRINT = ("parity.report.terminal", "parity.cli.main", "parity.runs.child_main")
+PRINTING_CALLS = {"print", "typer.echo", "typer.secho", "os.write", "traceback.print_exc", "traceback.print_exception"}
 
 Source = tuple[str, str]  # dotted module name, text
 Rule = Callable[[str, str], list[str]]
@@ -132,7 +137,21 @@ def unsafe(name: str, text: str) -> list[str]:
     return found
 
 
-RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe)
+def printing(name: str, text: str) -> list[str]:
+    """Ways to print past the one place that makes text from outside printable."""
+    if within(name, "bench") or name in MAY_PRINT:
+        return []
+    consoles = ("rich.console.Console", "rich.print", "typer.echo", "typer.secho", "click")
+    found = [f"{name} imports {target}" for target in imported(text) if target.startswith(consoles)]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING_CALLS:
+            found.append(f"{name} calls {ast.unparse(node.func)}")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
+            found.append(f"{name} uses {ast.unparse(node)}")
+    return found
+
+
+RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, printing)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -202,6 +221,10 @@ def test_every_module_has_a_layer() -> None:
         ("runners.weights", "torch.load(path)", "runners.weights calls torch.load"),
         ("runners.weights", "eval('1')", "runners.weights calls eval"),
         ("runners.weights", "f(trust_remote_code=True)", "runners.weights passes trust_remote_code=True"),
+        ("parity.cli.gate", "print(text)", "parity.cli.gate calls print"),
+        ("parity.cli.gate", "typer.echo(text)", "parity.cli.gate calls typer.echo"),
+        ("parity.report.page", "from rich.console import Console", "parity.report.page imports rich.console.Console"),
+        ("runners.native.runner", "sys.stderr.write(text)", "runners.native.runner uses sys.stderr"),
     ],
 )
 def test_a_module_that_breaks_a_rule_is_caught(name: str, text: str, violation: str) -> None:

@@ -17,5 +17,5 @@ def fetch(
     from parity.runs.golden import whole_golden_of
 
     run = whole_golden_of(case, folder)
-    out.print(f"{run.folder} holds the whole golden run of {case}", markup=False)
+    out.print(f"{run.folder} holds the whole golden run of {case}")
     return 0

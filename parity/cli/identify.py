@@ -30,7 +30,6 @@ def identify(
 
     from parity.identify.identification import identify as find
     from parity.report.identification import identification_document, identification_lines
-    from parity.report.words import printable
     from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
@@ -47,13 +46,13 @@ def identify(
         case_with_pictures(candidate, None if case is None else case.parent),
         weights_named(weights, where),
         where,
-        lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}", markup=False),
+        lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}"),
     )
     if saved_or_said(lambda: identification_document(found), save, json):
         return 0
     _draw(found)
     for line in identification_lines(found):
-        out.print(printable(line), markup=False)
+        out.print(line)
     return 0
 
 

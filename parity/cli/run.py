@@ -111,7 +111,6 @@ def run(
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "
             f"{outcome.audio_waveform.shape[1] / outcome.sample_rate_hz:.2f} s of sound, run in {folder}",
-            markup=False,
         )
     return 0
 
