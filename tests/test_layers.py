@@ -134,6 +134,11 @@ def unsafe(name: str, text: str) -> list[str]:
             switched_on = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
             if keyword.arg in ("shell", "trust_remote_code", "allow_pickle") and switched_on:
                 found.append(f"{name} passes {keyword.arg}=True")
+        refused = any(
+            keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) == "False" for keyword in node.keywords
+        )
+        if ast.unparse(node.func).endswith(".from_pretrained") and not refused:
+            found.append(f"{name} calls {ast.unparse(node.func)} without trust_remote_code=False")
     return found
 
 
@@ -221,6 +226,11 @@ def test_every_module_has_a_layer() -> None:
         ("runners.weights", "torch.load(path)", "runners.weights calls torch.load"),
         ("runners.weights", "eval('1')", "runners.weights calls eval"),
         ("runners.weights", "f(trust_remote_code=True)", "runners.weights passes trust_remote_code=True"),
+        (
+            "runners.weights",
+            "a.B.from_pretrained(folder, trust_remote_code=trust)",
+            "runners.weights calls a.B.from_pretrained without trust_remote_code=False",
+        ),
         ("parity.cli.gate", "print(text)", "parity.cli.gate calls print"),
         ("parity.cli.gate", "typer.echo(text)", "parity.cli.gate calls typer.echo"),
         ("parity.report.page", "from rich.console import Console", "parity.report.page imports rich.console.Console"),

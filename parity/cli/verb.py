@@ -8,6 +8,7 @@ from typing import Any, Final, ParamSpec
 import typer
 from rich.text import Text
 
+from parity.cli.interrupt import interrupt_if_heard
 from parity.cli.main import COULD_NOT_JUDGE
 from parity.report.ending import debugging, sentence_of, traceback_of
 from parity.report.terminal import Terminal
@@ -30,6 +31,7 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = function(*args, **kwargs) or 0
+            interrupt_if_heard()  # one that a library swallowed
         except BaseException as error:
             code = could_not_judge(error)
         raise typer.Exit(code)

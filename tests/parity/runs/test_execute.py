@@ -22,7 +22,7 @@ from runners.weights import WeightsFolder
 class Crashing:
     """A runner whose third tap is the last thing it does."""
 
-    name = "native"
+    name = "crashing"
     capabilities: Capabilities
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class NamedWeights:
 def crash(case: Case, out: Path) -> None:
     weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
     options = RunOptions(device=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="engine died"):
+    with pytest.raises(RunnerError, match=r"^Runner 'crashing' failed at test_execute.py:\d+: RuntimeError: the engine died$"):
         record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
 
 
