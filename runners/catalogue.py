@@ -13,7 +13,7 @@ from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
 NAMES = ("official", "native", "diffusers", "sglang")
-NAME = r"[a-z0-9_.-]{1,40}"  # what a runner may be called
+NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
 
 def open_runner(

@@ -15,9 +15,10 @@ def closed_input() -> Iterator[None]:
     except OSError:  # it was closed before
         kept = None
     nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # even onto itself: it is inherited then
     if nothing != 0:
+        os.dup2(nothing, 0)
         os.close(nothing)
+    os.set_inheritable(0, True)
     before = sys.stdin
     try:
         with Path(os.devnull).open(encoding="utf-8") as sys.stdin:

@@ -48,6 +48,8 @@ def _sentence(error: BaseException) -> str:
         return f"error: {module} cannot be imported ({type(error).__name__}: {_said(error)}); {_kept(error)}"
     if isinstance(error, BrokenPipeError):
         return "error: whoever read the output has gone; nothing was judged."
+    if isinstance(error, UnicodeError):  # half characters, as an argument that is no UTF-8 brings them
+        return f"error: a text is not Unicode ({_said(error)}); give it in UTF-8."
     if isinstance(error, OSError):  # a disk that is full or read-only, a folder in a file's place
         return f"error: a file or folder cannot be read or written ({_said(error)}); make room or take another place."
     return f"internal error ({type(error).__name__}: {_said(error)}), please report it; {_kept(error)}"

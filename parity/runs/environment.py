@@ -12,7 +12,7 @@ from functools import cache, partial
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -54,6 +54,7 @@ NUMERIC_KEYS = (
     "changed_flags",
 )
 
+MOST_THREADS: Final = 4096  # that any machine computes on, and so any run says
 # How many cores a process may use decides on a CPU how its products are cut up, on one thread too. Recorded where it is
 # not all of them.
 USABLE_CORES = "usable_cores"

@@ -191,7 +191,11 @@ def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_
 @pytest.mark.parametrize(
     ("body", "error", "sentence"),
     [
-        ("raise __import__('runners.errors').errors.MediaError('no\\x1b[31m film')", MediaError, r"^no \\x1b\[31m film$"),
+        (
+            "raise __import__('runners.errors').errors.MediaError('no\\x1b[31m film')",
+            MediaError,
+            r"^no\\x1b\[31m film$",
+        ),
         ("raise ValueError('a bug')", RunnerError, r"^Runner 'grey' failed at \w+\.py:\d+: ValueError: a bug$"),
         ("print('to nobody'); print('last words', file=sys.stderr); os._exit(7)", RunnerError, "status 7.*last words"),
         ("os.kill(os.getpid(), 9)", RunnerError, "by signal 9"),
@@ -199,7 +203,7 @@ def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_
         (
             "import no_such_library",
             RunnerError,
-            r"^Runner 'grey' needs a module that .* cannot import \(No module named 'no_such_library'\).*docs/runners.md",
+            r"^Runner 'grey' needs a module that .* cannot import \(No module named 'no_such_library'\).*docs/runners",
         ),
     ],
 )
