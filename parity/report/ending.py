@@ -18,9 +18,9 @@ MOST_SHOWN: Final = 400  # characters of a message that is not ours
 
 
 def sentence_of(error: BaseException) -> str:
-    """One sentence for whatever ended a verb, with its notes as further lines; a bug's traceback is kept."""
+    """One printable sentence for whatever ended a verb, its notes as further lines; a bug's traceback is kept."""
     lines = [_sentence(error), *getattr(error, "__notes__", ())]
-    return "\n".join("\n  ".join(line.strip() for line in text.split("\n")) for text in lines)
+    return printable_lines("\n".join("\n  ".join(line.strip() for line in text.split("\n")) for text in lines))
 
 
 def debugging() -> bool:
