@@ -23,6 +23,7 @@ STAMP := .venv/.ready
 endif
 
 PARITY := $(RUN) -m parity.cli.app
+# build/runs, GPU_OUT and WEIGHTS are make's own folders: runs and made checkpoints in them are replaced (--replace).
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
 # What requests can do beside the main job: docs/coverage.md says which case sees what.
@@ -58,23 +59,24 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
-	rm -rf $(WEIGHTS)
-	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS)
+	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS) --replace
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
-	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads $(THREADS) --taps '*'
+	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
+	  --threads $(THREADS) --taps '*'
 
 # Later releases compute sound in fp32, whose sums differ from run to run on more than one thread.
 gate: $(WEIGHTS)/ltx-2.3.safetensors ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
-	$(PARITY) suite $(patsubst %,--case %,$(CASES) $(WIDE_CASES)) --weights $(WEIGHTS) --out build/runs \
+	$(PARITY) suite $(patsubst %,--case %,$(CASES) $(WIDE_CASES)) --weights $(WEIGHTS) --out build/runs --replace \
 	  --threads $(THREADS) --taps '*' --golden
-	$(PARITY) suite $(RELEASE_CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --threads 1 --golden --taps '*'
+	$(PARITY) suite $(RELEASE_CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
+	  --threads 1 --golden --taps '*'
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
 
 # Stopped half-way or out of time, the same call goes on where it was.
 parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared, and every part of one case alone
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
-	  --out $(GPU_OUT)/runs --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
+	  --out $(GPU_OUT)/runs --replace --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
 	  $(GPU_ISOLATED:%=--isolate %) --isolate-steps $(GPU_ISOLATED_STEPS) \
 	  $(OFFICIAL_ROOT:%=--official-root %) $(OFFICIAL_PYTHON:%=--runner-python %) \
 	  $(GPU_GOLDEN)

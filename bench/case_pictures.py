@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from parity.trace.atomic import file_atomic
+
 SOURCE = Path("golden/tiny_ti2v/astronaut.png")
 FOLDERS = (Path("golden/tiny_two_pictures"), Path("golden/release_1.2.0_tiny_two_pictures"))
 TURNED = 6  # EXIF: shown a quarter turn clockwise
@@ -66,9 +68,10 @@ def main() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = TURNED
     for folder in FOLDERS:
-        folder.mkdir(parents=True, exist_ok=True)
-        face().save(folder / "face_on_its_side.png", exif=exif, icc_profile=b"no profile")
-        shuttle().save(folder / "shuttle_linear.png", icc_profile=linear_profile())
+        with file_atomic(folder / "face_on_its_side.png") as new:
+            face().save(new, format="PNG", exif=exif, icc_profile=b"no profile")
+        with file_atomic(folder / "shuttle_linear.png") as new:
+            shuttle().save(new, format="PNG", icc_profile=linear_profile())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ then what it left untold changes no output. A trial that fails says what was nam
 import argparse
 import json
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from parity.identify.identification import identify
 from parity.report.identification import identification_lines
 from parity.runs.execute import record_run, recording
 from parity.runs.folder import RunOutputs, read_run
+from parity.trace.atomic import write_bytes_atomic
 from runners.case import Case, load_case
 from runners.clock import Quiet
 from runners.native.runner import NativeRunner
@@ -92,7 +94,7 @@ def main() -> None:
         folder = Path(scratch)
         original = Path("golden/tiny_ti2v")
         for name in ("case.toml", "astronaut.png"):
-            (folder / name).write_bytes((original / name).read_bytes())
+            shutil.copyfile(original / name, folder / name)
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = 6
         Image.open(folder / "astronaut.png").convert("RGB").crop((0, 0, 300, 200)).save(
@@ -108,7 +110,8 @@ def main() -> None:
             if not trial.exact:
                 print(f"   named {trial.named}, wrong {trial.wrong}, {trial.answer}, {trial.confidence}", flush=True)
             if given.out:
-                given.out.write_text(json.dumps([{**vars(one), "exact": one.exact} for one in trials], indent=1))
+                document = [{**vars(one), "exact": one.exact} for one in trials]
+                write_bytes_atomic(given.out, json.dumps(document, indent=1).encode())
     table(trials)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from parity.trace.atomic import write_bytes_atomic
+
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
 Documents = dict[str, list[dict[str, Any]]]  # by kind
@@ -441,7 +443,7 @@ def main(arguments: Sequence[str]) -> None:
     kinds = read(given.files)
     print(every_table(kinds), end="")
     for document in given.into:
-        document.write_text(filled(document.read_text(encoding="utf-8"), blocks_of(kinds)), encoding="utf-8")
+        write_bytes_atomic(document, filled(document.read_text(encoding="utf-8"), blocks_of(kinds)).encode())
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def main() -> None:
 def measured(preset: str, case: str, name: str, out: Path) -> None:
     """Forge a preset, run a case on it under both capabilities, and save what came of it."""
     from parity.runs.environment import fingerprint
+    from parity.trace.atomic import write_bytes_atomic
     from runners.forge.check import check_weights
     from runners.forge.make import forge
     from runners.weights import WeightsFolder
@@ -95,8 +96,7 @@ def measured(preset: str, case: str, name: str, out: Path) -> None:
                 for one in check_weights(weights, torch.device("cpu"))
             ],
         }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1) + "\n")
+    write_bytes_atomic(out, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def _parameters(weights: Any) -> int:

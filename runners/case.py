@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from runners.errors import CaseError
 from runners.load import read_text
+from runners.releases import REFERENCES
 from runners.request import Guider, ImageCondition, check_guider, check_request
 from runners.strict import Strict
 
@@ -64,6 +65,11 @@ class Case(Strict, frozen=True, kw_only=True):
         """Refuse what the model cannot run. Raises: CaseError."""
         if not re.fullmatch(CASE_ID, self.id):
             raise CaseError(f"A case id is letters, digits, '_', '.' and '-', at most 100; got {self.id!r}.")
+        if self.reference not in REFERENCES:  # becomes the name of a folder
+            raise CaseError(
+                f"Case {self.id!r} follows {self.reference[:40]!r}, no release that is known here; wanted one of "
+                f"{', '.join(REFERENCES)}."
+            )
         whose = f"Case {self.id!r}"
         check_request(whose, "request.", self.request)
         check_guider(f"{whose}: guidance.video", self.guidance.video)

@@ -67,7 +67,8 @@ def open_runner(
 
 def is_known(runner: Runner) -> bool:
     """True if a runner is the one of its name here, and no stranger that calls itself so."""
-    return runner.name in NAMES and type(runner).__module__ == f"runners.{runner.name}.runner"
+    name = getattr(runner, "name", None)
+    return name in NAMES and type(runner).__module__ == f"runners.{name}.runner"
 
 
 def require_own_name(name: Any, whose: str) -> str:
@@ -112,7 +113,8 @@ def _opened(file: Path, name: str, weights: Weights, options: RunOptions) -> Run
             if not callable(getattr(module, name, None)):
                 raise RunnerError(f"{file} has no class {name!r}; docs/runners.md shows what a runner is.")
             made: Runner = getattr(module, name)(weights, options)
-            require_own_name(getattr(made, "name", None), f"{file}:{name}")
+            if (own := getattr(made, "name", None)) is not None:  # without one it cannot be run, only looked at
+                require_own_name(own, f"{file}:{name}")
     except ParityError:
         raise
     except Exception as error:

@@ -10,6 +10,7 @@ ParityError
   RunError             a run or golden
   RegistryError        limits, speed baselines
   MediaError           pictures, videos
+  OutputError          a file or folder to write
   OutOfMemoryError     the device
 """
 
@@ -52,6 +53,10 @@ class RegistryError(ParityError):
 
 class MediaError(ParityError):
     """An image that cannot be decoded, or a video that cannot be written."""
+
+
+class OutputError(ParityError):
+    """A place to write that is not free: a device, a link, somebody else's folder, a finished run."""
 
 
 class OutOfMemoryError(ParityError):

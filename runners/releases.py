@@ -6,6 +6,7 @@ and the model reads the switches, never a version. False is always the behaviour
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Final
 
 from runners.errors import ConfigError
 
@@ -69,6 +70,9 @@ RELEASES: dict[str, ReleaseBehaviours] = {
         more_negative_phrases=True,
     ),
 }
+
+CUSTOM: Final = "custom"  # what a case follows whose official code is none of these
+REFERENCES: Final = (*RELEASES, CUSTOM)  # everything that a case or a run may name as its reference
 
 
 def reference_of(release: str, overrides: dict[str, bool] | None = None) -> ReleaseBehaviours:

@@ -1,15 +1,12 @@
-"""Kernels and cores that give the same bits each time: without them there is no bit to hold a candidate to."""
+"""Kernels and an encoder that give the same bits each time: without them there is no bit to hold a candidate to."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
 
 import torch
 
+from runners.encoder_threads import fixed_encoder_threads
 from runners.releases import RELEASES, reference_of
-
-CORES: Final = 2  # that a run on a CPU uses, as the goldens did; more torch threads have a core each
 
 
 @contextmanager
@@ -23,9 +20,6 @@ def repeatable_kernels(
     Where it may choose only kernels that add in a fixed order, each repeats itself, and native agrees with official
     (docs/measurements/h100_vocoder_25f.json). Release 1.0.0 repeats itself as it is.
 
-    On a CPU x264 compresses the picture with as many threads as this thread may use cores, and its bits follow: 1, 2,
-    3, 4 and 8 cores gave five pictures. The run is held to CORES of them, so that machines of all sizes have one.
-
     Args:
         device: what the run computes on.
         release: of the case; one that is not known may compute sound in float32, too.
@@ -36,22 +30,7 @@ def repeatable_kernels(
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = before or (device.type == "cuda" and fp32)
     try:
-        with _cores_of_goldens(device):
+        with fixed_encoder_threads(device):
             yield
     finally:
         torch.backends.cudnn.deterministic = before
-
-
-@contextmanager
-def _cores_of_goldens(device: torch.device) -> Iterator[None]:
-    if device.type != "cpu" or not hasattr(os, "sched_setaffinity"):  # macOS and Windows do not have the call
-        yield
-        return
-    usable = sorted(os.sched_getaffinity(0))
-    first = os.getpid() % len(usable)  # processes side by side do not crowd on the same two
-    held = (usable[first:] + usable[:first])[: max(CORES, torch.get_num_threads())]
-    os.sched_setaffinity(0, held)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, usable)

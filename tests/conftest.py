@@ -97,6 +97,7 @@ def shrink_to_micro(preset: Preset) -> None:
     """Two blocks, three Gemma layers, thin decoders: a run takes about a second."""
     preset.config["transformer"].update(num_layers=2)
     preset.config["vae"].update(decoder_base_channels=4)
+    preset.config["audio_vae"]["model"]["params"]["ddconfig"].update(ch_mult=[1, 1, 1], num_res_blocks=0)
     preset.config["vocoder"]["vocoder"].update(upsample_initial_channel=64)
     preset.config["vocoder"]["bwe"].update(upsample_initial_channel=48)
     preset.gemma["text_config"].update(num_hidden_layers=3, sliding_window_pattern=2)

@@ -1,6 +1,7 @@
 """Imports point down, the model stands alone, and nothing here can run code found in data."""
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -20,6 +21,31 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
 EXCEPTIONS = {
     "bench.vocoder imports ltx_core.model.audio_vae": "runs the official vocoder alone, which no adapter does",
 }
+# Who may change files, and why: parts of a run or a checkpoint in a new folder that nobody else has, and the few who
+# put such folders and files into their place. Everything else is written by `parity.trace.atomic`.
+MAY_CHANGE_FILES = {
+    "runners.partial_folder": "new folders, and their way into their place",
+    "parity.trace.atomic": "the writer",
+    "parity.trace.journal": "a new run's journal",
+    "parity.trace.recorder": "a new run's trace",
+    "parity.trace.full_tensors": "a new run's tensors, through the writer",
+    "parity.runs.outputs": "a new run's outputs, through the writer",
+    "parity.runs.child": "the request to a child, in a new folder",
+    "parity.runs.execute": "what a crashed run had recorded, in a new folder",
+    "parity.runs.golden": "the golden's own folder, after its checks",
+    "parity.runs.golden_folder": "the golden's own folder, after its checks",
+    "parity.runs.store": "a copy, through the writer",
+    "parity.report.ending": "a traceback, in a new temporary file",
+    "parity.judge.limit_table": "removes files of samples by their hashed names",
+    "runners.forge": "a new checkpoint",
+    "runners.sglang": "the checkpoint in SGLang's layout, in a temporary folder",
+    "bench.identify_stress": "a copy in a temporary folder",
+}
+CHANGES_FILES = {
+    *("write_text", "write_bytes", "save_file", "touch", "mkstemp", "mkdtemp", "copyfile", "copytree", "copy2"),
+    *("unlink", "rmtree", "rmdir", "rename", "symlink_to", "hardlink_to", "move", "chmod", "chown"),
+}
+IN_MEMORY = {"wave.open", "av.open"}  # and the clip of a new run
 # Imported inside a function: when a GPU is there, the other form of the module, which names it; and the command line,
 # once somebody is there who can say that it cannot be imported.
 AT_RUN_TIME = {
@@ -156,7 +182,25 @@ def printing(name: str, text: str) -> list[str]:
     return found
 
 
-RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, printing)
+def changes_files(name: str, text: str) -> list[str]:
+    """Files that are written, moved or removed past the one writer."""
+    if any(within(name, module) for module in MAY_CHANGE_FILES):
+        return []
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        whole = ast.unparse(node.func)
+        called = whole.rpartition(".")[2]
+        given = [*node.args, *(word.value for word in node.keywords)]
+        modes = [str(one.value) for one in given if isinstance(one, ast.Constant)]
+        to_write = called == "open" and any(re.fullmatch("[wax][bt+]*", mode) for mode in modes)
+        if called in CHANGES_FILES or (to_write and whole not in IN_MEMORY):
+            found.append(f"{name} calls {called}")
+    return found
+
+
+RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, printing, changes_files)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -239,6 +283,35 @@ def test_every_module_has_a_layer() -> None:
 )
 def test_a_module_that_breaks_a_rule_is_caught(name: str, text: str, violation: str) -> None:
     assert [found for rule in RULES for found in rule(name, text)] == [violation]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Path("x").write_text("y")',
+        'open("x", "w")',
+        'path.open(mode="ab")',
+        'path.open("xb")',
+        "shutil.rmtree(path)",
+        "save_file(tensors, path)",
+        "path.rename(other)",
+    ],
+)
+def test_a_module_that_changes_files_past_the_writer_is_caught(text: str) -> None:
+    [found] = changes_files("parity.cli.run", text)
+    assert found.startswith("parity.cli.run calls ")
+    assert changes_files("parity.trace.atomic", text) == []
+    assert changes_files("parity.cli.run", 'path.open("rb"); text.replace("a", "b"); model.copy()') == []
+
+
+def test_whoever_may_change_files_does() -> None:
+    found = dict(sources())
+    idle = []
+    for module in MAY_CHANGE_FILES:
+        texts = [text for name, text in found.items() if within(name, module)]
+        if not any(changes_files("elsewhere", text) for text in texts):
+            idle.append(module)
+    assert idle == []
 
 
 def test_what_looks_alike_is_allowed() -> None:

@@ -34,9 +34,11 @@ def amplify(
     from parity.report.words import number
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
+    from parity.trace.atomic import require_named_target
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 
+    require_named_target(save)
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
     try:

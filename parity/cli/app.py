@@ -18,6 +18,7 @@ from parity.cli import (
     bless,
     calibrate,
     case,
+    check_runner,
     diff,
     doctor,
     explain,
@@ -27,6 +28,7 @@ from parity.cli import (
     identify,
     isolate,
     mutate,
+    new_runner,
     perf,
     rejudge,
     report,
@@ -72,8 +74,9 @@ for verb in (
     *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, amplify.amplify),
     *(identify.identify, gate.gate, report.report, suite.suite, bless.bless, fetch.fetch),
     *(calibrate.calibrate, mutate.mutate, rejudge.rejudge, perf.perf, doctor.doctor),
+    *(new_runner.new_runner, check_runner.check_runner),
 ):
-    app.command(verb.__name__)(verb)
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 
 def call() -> int:

@@ -49,8 +49,8 @@ def bless(
     from runners.errors import RunError
 
     new = read_run(run)
+    golden.require_blessable(new, reason, reference)  # before minutes are spent, or anything is changed
     golden.undo_interrupted(new.case_id)
-    golden.require_blessable(new, reason, reference)  # before minutes are spent
     try:
         old = golden.golden_of(new.case_id)
     except RunError as error:

@@ -52,11 +52,13 @@ def calibrate(
     from parity.runs.environment import fingerprint
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
+    from parity.trace.atomic import require_named_target
     from runners.case import case_document
     from runners.errors import CaseError
     from runners.forge.weights import SCHEME, weights_named
     from runners.weights import WeightsFolder
 
+    require_named_target(samples)
     if perf_only and limits_only:
         raise CaseError("--perf-only and --limits-only exclude each other; leave both out to do both.")
     if from_samples:

@@ -42,8 +42,10 @@ def diff(
     from parity.report.release_change import draw_release_change
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
+    from parity.trace.atomic import require_named_target
     from runners.errors import RunError
 
+    require_named_target(save)
     run = read_run(candidate)
     old = reference_run(reference, run.case_id)
     if old.record.reference != run.record.reference:

@@ -16,6 +16,7 @@ def forge(
     seed: Annotated[int, typer.Option(help="What the values follow from.")] = 0,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder to write.")] = None,
     device: Annotated[str, typer.Option(help="Where to make the values; the bits are the same.")] = "cpu",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a made checkpoint in --out.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Show how the made model behaves.")] = False,
 ) -> int:
     """Make an LTX-2.3 checkpoint and a Gemma folder whose values follow from a seed."""
@@ -26,7 +27,7 @@ def forge(
     if folder is None and not check:
         raise ConfigError("forge needs --out DIR, --check, or both.")
     if folder is not None:
-        path = make(preset, seed, folder, device_named(device))
+        path = make(preset, seed, folder, device_named(device), replace=replace)
         out.print(f"made {preset} with seed {seed} in {path}")
     if check:
         from runners.forge.check import check_weights

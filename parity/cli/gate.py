@@ -38,10 +38,12 @@ def gate(
     from parity.report.markdown import annotation, error_markdown, say_in_workflow
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
-    from runners.errors import ParityError, RunError
+    from parity.trace.atomic import require_named_target
+    from runners.errors import OutputError, ParityError, RunError
 
     found, runs = None, None
     try:
+        require_named_target(junit)
         if perf and numbers:
             raise RunError("--perf needs a run; saved numbers hold no times.")
         if isolated is not None and numbers:
@@ -54,7 +56,7 @@ def gate(
             found = compare_as_judged(*runs, isolated)
         return _judged(found, runs, perf, json, junit)
     except ParityError as error:
-        if junit is not None:
+        if junit is not None and not isinstance(error, OutputError):
             write_junit(junit, [error_suite(run.name, str(error))])
         say_in_workflow(
             error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], err if json else out

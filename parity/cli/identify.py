@@ -32,8 +32,10 @@ def identify(
     from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
+    from parity.trace.atomic import require_named_target
     from runners.forge.weights import weights_named
 
+    require_named_target(save)
     candidate = read_run(run)
     made_with = candidate.record.environment.get("threads")
     wanted = threads if threads is not None else made_with

@@ -42,10 +42,12 @@ def isolate(
     """Feed each stage and block the reference's own inputs and show what it adds; exits 0 whatever it finds."""
     from parity.isolate.isolation import isolate as measure
     from parity.runs.execute import device_named
+    from parity.trace.atomic import require_named_target
     from runners.clock import STAGES
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 
+    require_named_target(save)
     if runner != "native":
         raise RunnerError(f"--runner is {runner!r}; only native runs in lockstep with the official code.")
     if dtype not in DTYPES:

@@ -30,10 +30,11 @@ def mutate(
     from parity.judge.registry import load_registry
     from parity.runs.golden import find_case
     from parity.runs.places import limits_path
-    from parity.trace.atomic import write_json_atomic
+    from parity.trace.atomic import require_named_target, write_json_atomic
     from runners.errors import CaseError
     from runners.weights import WeightsFolder
 
+    require_named_target(save)
     unknown = sorted(set(defect or ()) - {one.id for one in CATALOGUE})
     if unknown:
         raise CaseError(

@@ -39,8 +39,10 @@ def report(
     from parity.runs.folder import TRACE_FILE, read_run
     from parity.runs.golden import reference_run
     from parity.runs.places import baselines_path, limits_path
+    from parity.trace.atomic import require_named_target
     from runners.errors import RegistryError, RunError
 
+    require_named_target(page)
     candidate = read_run(run)
     reference = reference_run(against, candidate.case_id)
     try:

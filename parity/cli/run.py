@@ -19,7 +19,7 @@ def run(
     ],
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
-    folder: Annotated[Path, typer.Option("--out", help="Run folder to write.")],
+    folder: Annotated[Path, typer.Option("--out", help="Run folder to write; a finished run there wants --replace.")],
     tier: Annotated[str, typer.Option(help="exact or fast; native only.")] = "exact",
     reference: Annotated[
         str | None, typer.Option(help="Official release to follow, instead of the case's; or custom.")
@@ -42,15 +42,18 @@ def run(
     engine_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the engine itself, e.g. quality=lossless; sglang only.")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a finished run in --out.")] = False,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
     from parity.runs.child import ChildRunner
     from parity.runs.execute import device_named, record_run, recording
+    from parity.runs.folder import holds_run
     from parity.runs.golden import find_case
     from parity.taps.dataflow import Dataflow
     from parity.taps.pattern import require_choice
+    from parity.trace.atomic import require_folder
     from parity.trace.prompt_tokens import prompt_tokens
     from parity.trace.recorder import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, open_runner
@@ -59,6 +62,7 @@ def run(
     from runners.releases import RELEASES
     from runners.weights import num_blocks
 
+    require_folder(folder, holds_run, replace=replace)
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
     if tier not in ("exact", "fast"):
@@ -106,7 +110,7 @@ def run(
                 threads=threads,
             )
         recorded = None if taps is None else recording(taps, kept, windows)
-        outcome = record_run(engine, found, files, options, folder, progress, recorded)
+        outcome = record_run(engine, found, files, options, folder, progress, recorded, replace=replace)
     if not quiet:
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "

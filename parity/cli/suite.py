@@ -15,11 +15,17 @@ from parity.cli.verb import out, verb
 def suite(
     case: Annotated[list[str], typer.Option(help="Id under golden/ or path of a TOML file; repeat for more.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, CASE/official and CASE/native.")],
+    folder: Annotated[
+        Path,
+        typer.Option("--out", help="The suite's own folder; it replaces the runs in it, CASE/official and so on."),
+    ],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = None,
     taps: Annotated[str | None, typer.Option(help="Record and compare taps of this pattern, '*' for all.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep runs that are whole and of the same request.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the folder even if runs are in it that no suite made.")
+    ] = False,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no run that would end later; the same call with --resume goes on.")
     ] = None,
@@ -74,6 +80,7 @@ def suite(
         folder=folder,
         device=where,
         taps=taps,
+        replace=replace,
         resume=resume,
         golden=golden,
         isolate=isolated_cases(cases, isolate or []),

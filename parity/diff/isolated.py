@@ -15,7 +15,7 @@ import msgspec
 
 from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
-from parity.runs.environment import USABLE_CORES, differences
+from parity.runs.environment import differences
 from parity.runs.folder import Run
 from parity.taps.group import isolated_group, worst_by_group
 from runners.clock import STAGES
@@ -122,7 +122,7 @@ def _require_of(path: Path, found: SavedIsolation, candidate: Run) -> None:
     }
     wrong = [name for name, (theirs, ours) in pairs.items() if theirs != ours]
     # Both sides of an isolation are computed on as many threads; how many is harmless.
-    elsewhere = differences(found.environment, record.environment, without=("threads", USABLE_CORES))
+    elsewhere = differences(found.environment, record.environment, without=("threads",))
     wrong += [one.beside for one in elsewhere]
     if wrong:
         raise RunError(

@@ -12,7 +12,7 @@ named as such: its predictions lie much closer to another pass of the reference 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from parity.diff.finding import Finding, non_finite_findings
@@ -99,6 +99,7 @@ def compare_traces(
 
     omitted = left_out(reference, candidate, flow, offered)
 
+    @cache  # asked three times of each tap, 55,092 of them at full size
     def recorded(tap: str) -> bool:
         patterns = (reference.pattern, candidate.pattern, offered)
         return tap not in omitted.taps and all(chosen(tap, pattern) for pattern in patterns)

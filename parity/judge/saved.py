@@ -5,6 +5,7 @@ again they must come to the same outcome, so a limit that was changed, a golden 
 shows. A golden that is too large to be run in CI must have such numbers.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,13 +20,17 @@ from parity.judge.registry import Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
 from parity.runs.places import project_root
-from parity.trace.atomic import write_json_atomic
+from parity.trace.atomic import own_folder, write_json_atomic
 from runners.errors import RegistryError, RunError
+from runners.protocol import DTYPES
 
 SCHEMA_VERSION: Final = 1
 EQUALITIES: Final = {
     name: f"outputs.bit_equal.{name}" for name in ("frames", "audio", "video_latent", "audio_latent")
 }  # what a metric's name begins with -> whether that output has the reference's bits
+
+# A file's name is made of what numbers say, which may come from anybody: a runner's plain name and of known words.
+_NUMBERS_NAME: Final = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,59}}_(exact|fast)_({'|'.join(DTYPES)})_(exact|limits)\.json"
 
 
 class SavedVerdict(Strict, frozen=True, kw_only=True):
@@ -53,11 +58,16 @@ def require_of_golden(found: RunsDiff) -> None:
 
 
 def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
-    """Keep numbers beside the golden they were measured against. Raises: RunError if that is another one."""
+    """Keep numbers beside the golden they were measured against.
+
+    Raises: RunError if that is another one, or no file can be named after their runner; OutputError.
+    """
     require_of_golden(found)
     side = found.candidate
     name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}.json"
-    path = project_root() / "golden" / found.case / NUMBERS_FOLDER / name
+    if not re.fullmatch(_NUMBERS_NAME, name):
+        raise RunError(f"The numbers of {found.case!r} are of {name!r}, which names no runner, tier and dtype.")
+    path = own_folder(project_root() / "golden" / found.case, NUMBERS_FOLDER, name)
     saved = SavedVerdict(profile=verdict.profile, outcome=verdict.outcome, numbers=found.document())
     write_json_atomic(path, msgspec.to_builtins(saved))
     return path

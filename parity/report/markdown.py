@@ -9,6 +9,7 @@ from pathlib import Path
 
 from parity.report.terminal import Terminal
 from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence
+from parity.trace.atomic import append_text
 from runners.printable import printable
 
 _ESCAPED = str.maketrans(
@@ -47,15 +48,9 @@ def error_markdown(case: str, message: str) -> str:
 def say_in_workflow(summary: str, commands: Iterable[str], terminal: Terminal) -> None:
     """Add to a workflow's job summary and annotate its run, where there is one; it reads output and errors alike."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        append_summary(Path(path), summary)
+        append_text(Path(path), summary + "\n")  # other steps share this file
     if os.environ.get("GITHUB_ACTIONS") == "true":
         terminal.commands(commands)
-
-
-def append_summary(path: Path, text: str) -> None:
-    """Append to a job's summary file, which other steps share (`$GITHUB_STEP_SUMMARY`)."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
 
 
 def annotations(said: GateWords) -> list[str]:

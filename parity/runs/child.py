@@ -41,7 +41,7 @@ from runners.load import load
 from runners.partial_folder import partial_folder
 from runners.printable import printable
 from runners.protocol import DTYPES, Capabilities, RunOptions
-from runners.releases import RELEASES
+from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
 
@@ -95,7 +95,7 @@ class ChildRunner:
             switches=frozenset(Switches.__annotations__),
             tiers=frozenset({"exact", "fast"}),
             dtypes=frozenset(DTYPES.values()),
-            releases=frozenset({*RELEASES, "custom"}),
+            releases=frozenset(REFERENCES),
             behaviours=True,
             taps=("*",),
         )

@@ -55,9 +55,6 @@ NUMERIC_KEYS = (
 )
 
 MOST_THREADS: Final = 4096  # that any machine computes on, and so any run says
-# How many cores a process may use decides on a CPU how its products are cut up, on one thread too. Recorded where it is
-# not all of them.
-USABLE_CORES = "usable_cores"
 
 # What torch starts with. A flag is recorded once it has been changed, so that older records agree with newer ones.
 DEFAULT_FLAGS = {
@@ -86,9 +83,6 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     }
     if flags := changed_flags():
         found["changed_flags"] = flags
-    # macOS and Windows do not have the call.
-    if device.type == "cpu" and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) != found["cores"]:
-        found[USABLE_CORES] = len(os.sched_getaffinity(0))
     if device.type == "cuda":
         found |= {
             "device_name": torch.cuda.get_device_name(device),
@@ -141,16 +135,11 @@ def differences(
     reference: dict[str, Any], candidate: dict[str, Any], without: Collection[str] = ()
 ) -> list[Difference]:
     """Differences that can change bits; those of keys in `without` left out."""
-    found = [
+    return [
         Difference(key=key, old=str(reference.get(key)), new=str(candidate.get(key)))
         for key in NUMERIC_KEYS
         if key not in without and reference.get(key) != candidate.get(key)
     ]
-    cores = [side.get(USABLE_CORES, side.get("cores")) for side in (reference, candidate)]
-    on_cpu = reference.get("device") == candidate.get("device") == "cpu"
-    if on_cpu and USABLE_CORES not in without and cores[0] != cores[1]:
-        found.append(Difference(key=USABLE_CORES, old=str(cores[0]), new=str(cores[1])))
-    return found
 
 
 @cache

@@ -15,20 +15,21 @@ import torch
 
 from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.runs.environment import fingerprint
-from parity.trace.atomic import folder_atomic
+from parity.trace.atomic import folder_atomic, require_folder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
 from runners.catalogue import failed, is_known, require_own_name
 from runners.clock import Progress
 from runners.closed_input import closed_input
-from runners.errors import OutOfMemoryError, ParityError, RunError, RunnerError
+from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
+CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
 ENGINES = ("diffusers", "sglang")  # known runners whose code is somebody else's, and not wrapped by them
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
@@ -71,7 +72,7 @@ def execute(
     Raises: ParityError of the kind that fits what is wrong; RunnerError for whatever else comes out of an engine.
     """
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with _engine_errors(runner), closed_input(), repeatable, runner, _observed(recorded) as observed:
+    with engine_errors(runner), closed_input(), repeatable, runner, _observed(recorded) as observed:
         start_s = time.perf_counter()
         outcome = runner.run(case, progress)
         if isinstance(outcome, MeasuredOutcome):
@@ -80,27 +81,32 @@ def execute(
             torch.cuda.synchronize(options.device)
         end_to_end_s = time.perf_counter() - start_s
         environment = fingerprint(options.device)
-        name = runner.name if is_known(runner) else require_own_name(runner.name, f"The runner of {case.id!r}")
+        name = (
+            runner.name
+            if is_known(runner)
+            else require_own_name(getattr(runner, "name", None), f"The runner of {case.id!r}")
+        )
     details = {**outcome.details, **observed, TAPS_OFFERED: list(runner.capabilities.taps)}
     measured = {"runner": name, "environment": environment, "end_to_end_s": end_to_end_s}
     return MeasuredOutcome(**{**vars(outcome), **measured, "details": details})
 
 
 @contextmanager
-def _engine_errors(runner: Runner) -> Iterator[None]:
+def engine_errors(runner: Runner) -> Iterator[None]:
     """Say of what an engine raises whose it is; what is wrong in code of ours is a bug, and stays what it is."""
+    name = str(getattr(runner, "name", type(runner).__name__))
     try:
         yield
     except (ParityError, MemoryError):
         raise
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"The device ran out of memory in the run of {runner.name!r} ({error}).") from error
+        raise OutOfMemoryError(f"The device ran out of memory in the run of {name!r} ({error}).") from error
     except ImportError as error:
-        raise failed(runner.name, error) from error
+        raise failed(name, error) from error
     except Exception as error:
-        if is_known(runner) and runner.name not in ENGINES:
+        if is_known(runner) and name not in ENGINES:
             raise
-        raise failed(runner.name, error) from error
+        raise failed(name, error) from error
 
 
 @contextmanager
@@ -121,20 +127,27 @@ def record_run(
     out: Path,
     progress: Progress,
     recorded: Listening | None = None,
+    *,
+    replace: bool = False,
 ) -> Outcome:
-    """Run a case and leave the run folder `out`.
+    """Run a case and leave the run folder `out`; a finished run that is there is replaced if that is asked for.
 
     Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
+    OutputError before anything is run if `out` is not free.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
-    from parity.runs.folder import RUN_FILE, dtype_name, write_run
+    from parity.runs.folder import dtype_name, holds_run, write_run
 
+    require_folder(out, holds_run, replace=replace)  # before weights are hashed
     weights_hash = weights.hash  # before the clock starts
-    with folder_atomic(out, RUN_FILE) as folder:
+    with folder_atomic(out, holds_run, replace=replace) as folder:
         try:
             outcome = execute(runner, case, options, progress, None if recorded is None else recorded(folder))
-        except BaseException:
-            _keep_trace(folder, out)
+        except BaseException as error:
+            try:
+                _keep_trace(folder, out)
+            except (OutputError, OSError) as failed:  # what ended the run is what its caller must hear
+                error.add_note(f"What was recorded of its taps is lost: {failed}")
             raise
         write_run(
             folder,
@@ -165,15 +178,20 @@ def record_run(
 def _keep_trace(folder: Path, out: Path) -> None:
     """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete.
 
-    That is its journal where even the trace could not be closed.
+    That is its journal where even the trace could not be closed. An earlier crash's is replaced. Raises: OutputError
+    for a folder that holds anything else.
     """
     names = (TRACE_FILE, TRACE_JOURNAL)
     if left := [name for name in names if (folder / name).is_file()]:
-        crashed = out.with_name(f"{out.name}.crashed")
-        crashed.mkdir(exist_ok=True)
-        for name in names:  # of an earlier crash
-            (crashed / name).unlink(missing_ok=True)
-        (folder / left[0]).replace(crashed / left[0])
+        with folder_atomic(out.with_name(f"{out.name}.crashed"), _of_a_crash, replace=True) as crashed:
+            (crashed / CRASHED_FILE).touch()
+            (folder / left[0]).replace(crashed / left[0])
+
+
+def _of_a_crash(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} <= {CRASHED_FILE, TRACE_FILE, TRACE_JOURNAL} and (
+        folder / CRASHED_FILE
+    ).is_file()
 
 
 def device_named(name: str) -> torch.device:

@@ -22,7 +22,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from parity.runs.environment import MOST_THREADS, USABLE_CORES
+from parity.runs.environment import MOST_THREADS
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
 from parity.runs.outputs import read_outputs, write_outputs
 from parity.runs.video_file import write_mp4
@@ -34,6 +34,7 @@ from runners.catalogue import NAMES
 from runners.errors import RunError
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
+from runners.releases import REFERENCES, RELEASES
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -197,6 +198,25 @@ def write_run(
     write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(record))
 
 
+def case_recorded_in(folder: Path) -> str | None:
+    """The id of the case whose run a folder holds, be the run good or damaged; None if it holds none."""
+    path = folder / RUN_FILE
+    if folder.is_symlink() or path.is_symlink() or not path.is_file():
+        return None
+    try:
+        document = load(path, dict, RunError, "make the run again", max_bytes=MAX_RUN_BYTES)
+    except RunError:
+        return None
+    case = document.get("case")
+    of_a_run = isinstance(case, dict) and {"runner", "reference", "files"} <= document.keys()
+    return str(case.get("id")) if of_a_run and isinstance(case, dict) else None
+
+
+def holds_run(folder: Path) -> bool:
+    """True if a folder holds a run, good or damaged, and so may be replaced where that is asked for."""
+    return case_recorded_in(folder) is not None
+
+
 def read_run(folder: Path) -> Run:
     """Open a run folder and check every file against its hash.
 
@@ -238,11 +258,17 @@ def _check_values(path: Path, record: RunRecord) -> None:
     case_id = record.case.get("id")
     if not (isinstance(case_id, str) and re.fullmatch(CASE_ID, case_id)):
         raise RunError(f"{path} has the case id {case_id!r}, which is none; the run is damaged.")
+    follows = record.case.get("reference", next(iter(RELEASES)))
+    if record.reference not in REFERENCES or record.reference != follows:  # becomes the name of a folder
+        raise RunError(
+            f"{path} says that the run follows {record.reference[:40]!r}, and its case {str(follows)[:40]!r}; wanted "
+            f"the same, and one of {', '.join(REFERENCES)}. The run is damaged, or of a later program."
+        )
     if not (math.isfinite(record.frame_rate) and record.frame_rate > 0 and record.sample_rate_hz > 0):
         raise RunError(
             f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
         )
-    for key in ("threads", "cores", USABLE_CORES):
+    for key in ("threads", "cores"):
         count = record.environment.get(key)
         if count is not None and not (type(count) is int and 1 <= count <= MOST_THREADS):
             raise RunError(f"{path} says its environment has {str(count)[:40]!r} {key}; wanted 1 to {MOST_THREADS}.")

@@ -9,18 +9,19 @@ A case that moved to another release keeps what held before in `previous/<releas
 and saved numbers, as they were; the pictures are the case's. `golden@<release>` names it.
 """
 
+import dataclasses
 import hashlib
 import re
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from parity.runs import golden_folder
 from parity.runs.folder import (
     DATA_FILES,
     KEY_FRAME_FILES,
@@ -29,47 +30,39 @@ from parity.runs.folder import (
     RUN_FILE,
     TRACE_FILE,
     Run,
+    holds_run,
     read_run,
     sha256_of,
 )
+from parity.runs.golden_folder import (
+    CASE_FILE,
+    OLD_CASE,
+    OLD_RUN,
+    PREVIOUS_FOLDER,
+    RUN_FOLDER,
+    SCHEMA_VERSION,
+    Blessing,
+    GoldenRecord,
+    alone_in,
+    keep_previous,
+    read_record,
+    remove_numbers,
+    remove_previous,
+)
+from parity.runs.golden_folder import GOLDEN_FILE as GOLDEN_FILE
+from parity.runs.golden_folder import NUMBERS_FOLDER as NUMBERS_FOLDER
 from parity.runs.places import project_root
 from parity.runs.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.runs.store import Store, StoreEntry, open_store
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
 from runners.case import CASE_ID, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
-from runners.load import load
-from runners.releases import RELEASES
+from runners.partial_folder import partial_folder
+from runners.releases import REFERENCES, RELEASES
 
 GOLDEN, WHOLE_GOLDEN = "golden", "whole-golden"  # names of references on the command line
-GOLDEN_FILE = "golden.json"
-CASE_FILE = "case.toml"
-RUN_FOLDER = "run"
-NUMBERS_FOLDER = "numbers"
-PREVIOUS_FOLDER = "previous"
-OLD_RUN, OLD_CASE = f".{RUN_FOLDER}.old", f".{CASE_FILE}.old"  # while a blessing replaces them
-SCHEMA_VERSION = 1
 KEPT_FILES = (OUTPUTS_FILE, TRACE_FILE)  # of a run; the clip and whole taps stay where they are
 LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is reduced
-
-
-class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The record of a run that became ground truth: the reason and the date."""
-
-    reason: str
-    blessed_utc: str
-    run_sha256: str  # of run.json, which holds the hashes of everything else
-    source_sha256: str = ""  # of the run.json it was made from, which names more files and is what numbers refer to
-    whole: dict[str, StoreEntry] = {}  # file name to what the store holds, run.json too; empty if nothing was reduced
-    moved_from: str = ""  # release that was the truth until then, if that changed
-
-
-class GoldenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The contents of `golden.json`, the newest blessing last."""
-
-    schema_version: int
-    case_sha256: str
-    history: tuple[Blessing, ...]
 
 
 def find_case(case: str, overrides: dict[str, Any] | None = None) -> Case:
@@ -141,7 +134,7 @@ def _folder_of(case_id: str) -> Path:
 
 def _checked(folder: Path, case_id: str) -> Run:
     """The golden in a folder, held to what `golden.json` there says."""
-    pictures, record = _folder_of(case_id), _record(folder / GOLDEN_FILE)
+    pictures, record = _folder_of(case_id), read_record(folder / GOLDEN_FILE)
     if sha256_of(folder / CASE_FILE) != record.case_sha256:
         raise RunError(f"{folder / CASE_FILE} is not the case its golden was recorded for; bless a new run of it.")
     run_file = folder / RUN_FOLDER / RUN_FILE
@@ -160,13 +153,14 @@ def _checked(folder: Path, case_id: str) -> Run:
 def blessing_of(case_id: str) -> Blessing:
     """The record of how the golden of a case became what it is. Raises: RunError as `golden_of`."""
     golden_of(case_id)
-    return _record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
+    return read_record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
 
 
-def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> Run:
+def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, replace: bool = False) -> Run:
     """The golden of a case with everything it had, brought from the store into `folder` where the golden is reduced.
 
-    Raises: RunError as `golden_of`, and if the store does not have it, or has something else under its name.
+    Another run that is there is replaced if that is asked for. Raises: RunError as `golden_of`, and if the store does
+    not have it, or has something else under its name; OutputError for a folder that is not free.
     """
     golden, whole = golden_of(case_id), blessing_of(case_id).whole
     if not golden.reduced:
@@ -176,13 +170,13 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None) -> R
     if (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == whole[RUN_FILE].sha256:
         return read_run(folder)  # brought before; its files are held to their hashes again
     store = store or open_store()
-    with folder_atomic(folder, RUN_FILE) as partial:
+    with folder_atomic(folder, holds_run, replace=replace) as partial:
         for name, stored in whole.items():
             store.get(stored, partial / name)
         run = read_run(partial)
-    if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
-        raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
-    return replace(run, folder=folder)
+        if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
+            raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
+    return dataclasses.replace(run, folder=folder)
 
 
 def reference_run(name: str, case_id: str) -> Run:
@@ -193,7 +187,7 @@ def reference_run(name: str, case_id: str) -> Run:
     if name.startswith(f"{GOLDEN}@"):
         return golden_of(case_id, name.removeprefix(f"{GOLDEN}@"))
     if name == WHOLE_GOLDEN:
-        return whole_golden_of(case_id, project_root() / "build" / "whole-golden" / case_id)
+        return whole_golden_of(case_id, project_root() / "build" / "whole-golden" / case_id, replace=True)
     return read_run(Path(name))
 
 
@@ -215,26 +209,36 @@ def bless(
         reference: release to move the case to, which the run must be of; the golden until then is kept as previous.
         reduced: keep a reduced run also where it is no larger than `LARGEST_WHOLE_BYTES`.
         drop_previous: let go of all previous goldens of the case, that one too.
-    Raises: RunError if the run is not official, the case under golden/ is another one, or the reason is empty.
+    Raises: RunError if the run is not official, the case under golden/ is another one, the reason is empty, or somebody
+        else blesses a run of it just now; OutputError for links in the case's folder.
     """
-    undo_interrupted(run.case_id)
     text = require_blessable(run, reason, reference)
     folder = _folder_of(run.case_id)
+    with alone_in(folder):
+        golden_folder.undo_interrupted(folder)
+        try:
+            _replace_golden(run, reason, text, folder, store, reduced=reduced, drop_previous=drop_previous)
+        finally:
+            golden_folder.undo_interrupted(folder)
+    return folder
+
+
+def _replace_golden(
+    run: Run, reason: str, text: str, folder: Path, store: Store | None, *, reduced: bool, drop_previous: bool
+) -> None:
+    """Put a run into the place of the golden in a folder, whose case file has that text from then on."""
     before = load_case(folder / CASE_FILE)
     moved = run.record.reference != before.reference
     older: tuple[Blessing, ...] = ()
     if (folder / GOLDEN_FILE).is_file():
-        older = _record(folder / GOLDEN_FILE).history
+        older = read_record(folder / GOLDEN_FILE).history
         if moved and not drop_previous:
             _checked(folder, run.case_id)  # what is kept must be whole
-    new = Path(tempfile.mkdtemp(dir=folder, prefix=f".{RUN_FOLDER}."))
-    try:
+    with partial_folder(folder / RUN_FOLDER) as new:
         whole = _thinned(run, new, older) if run.reduced else _kept(run, new, store, reduced)
         document = msgspec.to_builtins(run.record)
         document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         write_json_atomic(new / RUN_FILE, document)
-        for path in (new, *new.iterdir()):
-            path.chmod(0o755 if path.is_dir() else 0o644)
         read_run(new)
         blessing = Blessing(
             reason=reason.strip(),
@@ -250,64 +254,49 @@ def bless(
             history=(*older, blessing),
         )
         if moved and older and not drop_previous:
-            _keep(folder, before.reference)
-        # From here until golden.json names the new run, the golden fits nothing and is refused, never half believed;
-        # `undo_interrupted` puts back what stood there.
+            keep_previous(folder, before.reference)
+        # From here until golden.json names the new run, the golden fits nothing and is refused, never half
+        # believed; `undo_interrupted` puts back what stood there.
         if moved:
-            shutil.copyfile(folder / CASE_FILE, folder / OLD_CASE)
+            write_bytes_atomic(folder / OLD_CASE, (folder / CASE_FILE).read_bytes())
         if (folder / RUN_FOLDER).exists():
+            new.chmod(stat.S_IMODE((folder / RUN_FOLDER).stat().st_mode))
             (folder / RUN_FOLDER).rename(folder / OLD_RUN)
         new.rename(folder / RUN_FOLDER)
         if moved:
             write_bytes_atomic(folder / CASE_FILE, text.encode())
         write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
         if moved:
-            shutil.rmtree(folder / NUMBERS_FOLDER, ignore_errors=True)  # they were measured against what is no more
-        if drop_previous:
-            shutil.rmtree(folder / PREVIOUS_FOLDER, ignore_errors=True)
-    finally:
-        undo_interrupted(run.case_id)
-    return folder
+            remove_numbers(folder)
+        for release in REFERENCES if drop_previous else ():
+            remove_previous(folder, release)
 
 
 def undo_interrupted(case_id: str) -> None:
-    """Leave a case's folder as its `golden.json` has it, after a blessing that was stopped or killed half-way.
-
-    Until `golden.json` names the new run, what stood there before is put back; from then on, it is cleared away.
-    """
-    folder = _folder_of(case_id)
-    old_run, old_case, run = folder / OLD_RUN, folder / OLD_CASE, folder / RUN_FOLDER
-    if (folder / GOLDEN_FILE).is_file():
-        record = _record(folder / GOLDEN_FILE)
-        if _is_run(old_run, record) and not _is_run(run, record):
-            shutil.rmtree(run, ignore_errors=True)
-            old_run.rename(run)
-        if old_case.is_file() and sha256_of(old_case) == record.case_sha256:
-            old_case.replace(folder / CASE_FILE)
-        if _is_run(run, record):  # a release is kept only while it is not the golden itself
-            shutil.rmtree(folder / PREVIOUS_FOLDER / read_run(run).record.reference, ignore_errors=True)
-    left = (f".{RUN_FOLDER}.*", f".{CASE_FILE}.*", f".{GOLDEN_FILE}.*", f"{PREVIOUS_FOLDER}/.*")
-    for path in (found for pattern in left for found in folder.glob(pattern)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _is_run(folder: Path, record: GoldenRecord) -> bool:
-    return (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == record.history[-1].run_sha256
+    """Leave a case's folder as its `golden.json` has it. Raises: RunError, OutputError."""
+    with alone_in(_folder_of(case_id)):
+        golden_folder.undo_interrupted(_folder_of(case_id))
 
 
 def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:
-    """Refuse what `bless` would; returns the text of the case file as it will be. Raises: RunError, CaseError."""
+    """Refuse what `bless` would, and change nothing; returns the text of the case file as it will be.
+
+    Raises: RunError, CaseError, OutputError.
+    """
     if not reason.strip():
         raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
     if run.record.runner != "official":
         raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
-    path = _folder_of(run.case_id) / CASE_FILE
+    folder = _folder_of(run.case_id)
+    golden_folder.require_own(folder)
+    path = golden_folder.case_file_of(folder)
     now = load_case(path).reference
     text = case_text_at(path, reference or now)
     if case_document(parse_case(text, path.parent)) != run.record.case:
         raise RunError(
-            f"{run.folder} is not a run of {path} at release {reference or now} (it follows {run.record.reference}); "
-            "run that file, unchanged, or say with --reference to which release the case moves."
+            f"{run.folder} is not a run of {folder / CASE_FILE} at release {reference or now} "
+            f"(it follows {run.record.reference}); run that file, unchanged, or say with --reference to which release "
+            "the case moves."
         )
     for name, wanted in run.record.inputs.items():
         if sha256_of(path.parent / name) != wanted:
@@ -338,21 +327,6 @@ def _kept_files(run: Run) -> list[str]:
     return [name for name in KEPT_FILES if run.has(name)]
 
 
-def _keep(folder: Path, release: str) -> None:
-    """Copy the golden of a case to where goldens of earlier releases lie."""
-    previous = folder / PREVIOUS_FOLDER / release
-    previous.parent.mkdir(exist_ok=True)
-    copy = Path(tempfile.mkdtemp(dir=previous.parent, prefix=f".{release}."))
-    copy.chmod(0o755)
-    for name in (CASE_FILE, GOLDEN_FILE):
-        shutil.copyfile(folder / name, copy / name)
-    for name in (RUN_FOLDER, NUMBERS_FOLDER):
-        if (folder / name).exists():
-            shutil.copytree(folder / name, copy / name)
-    shutil.rmtree(previous, ignore_errors=True)
-    copy.rename(previous)
-
-
 def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[str, StoreEntry]:
     """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
     if stays_whole(run, reduced):
@@ -378,10 +352,3 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
     if run.has(TRACE_FILE):
         write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
     return history[-1].whole
-
-
-def _record(path: Path) -> GoldenRecord:
-    record = load(path, GoldenRecord, RunError, "restore the golden, or bless a run", version=SCHEMA_VERSION)
-    if not record.history:
-        raise RunError(f"{path} holds no blessing; restore the golden, or bless a run.")
-    return record

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from parity.trace.atomic import file_atomic
 from runners.errors import RunError
 from runners.protocol import Outcome
 
@@ -29,16 +30,21 @@ OUTPUTS = {
 
 def write_outputs(folder: Path, outcome: Outcome) -> None:
     """Write the outputs of a run into a folder. Raises: RunError if they cannot be written."""
+    write_tensors(
+        folder / OUTPUTS_FILE,
+        {name: getattr(outcome, name) for name in OUTPUTS},
+        {"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
+    )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all. Raises: RunError if it cannot be written."""
     try:
-        save_file(
-            {name: getattr(outcome, name).detach().cpu().contiguous() for name in OUTPUTS},
-            folder / OUTPUTS_FILE,
-            metadata={"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
-        )
+        with file_atomic(path) as new:  # the library makes files that only their owner may read
+            data = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(data, new, metadata=None if metadata is None else dict(metadata))
     except SafetensorError as error:  # how the library says that a disk is full
-        raise RunError(
-            f"{folder / OUTPUTS_FILE} cannot be written ({error}); make room or take another place."
-        ) from error
+        raise RunError(f"{path} cannot be written ({error}); make room or take another place.") from error
 
 
 def read_outputs(path: Path) -> dict[str, Tensor]:

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, RunOutputs
-from parity.runs.outputs import LATENT_DTYPES, read_tensors
+from parity.runs.outputs import LATENT_DTYPES, read_tensors, write_tensors
 from parity.taps.pattern import includes
+from parity.trace.atomic import file_atomic
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, read_trace, write_trace
 from runners.errors import RunError
@@ -131,9 +131,10 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
         "video_latent": reduced.video_latent,
         "audio_latent": reduced.audio_latent,
     }
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / REDUCED_FILE)
+    write_tensors(folder / REDUCED_FILE, tensors)
     for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
-        Image.fromarray(frame.numpy()).save(folder / name, format="PNG", optimize=True)
+        with file_atomic(folder / name) as new:
+            Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)
 
 
 def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOutputs:

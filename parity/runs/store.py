@@ -2,21 +2,23 @@
 
 `PARITY_STORE` is a URL: a folder, `s3://bucket/prefix`, `hf://datasets/owner/name` and so on; without it, a folder in
 the user's cache. A file lies at `<root>/<first two digits>/<sha256>`. Its name says what is in it, so nothing is ever
-overwritten, and what comes back is checked before anybody reads it: a store may be anybody's.
+overwritten that has its name's content. What lies there is read before it is believed, also by who adds it again: a
+store may be anybody's.
 """
 
 import hashlib
 import os
-import tempfile
+import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
 import fsspec
 import msgspec
 from fsspec.implementations.local import LocalFileSystem
 
 from parity.runs.folder import sha256_of
-from runners.errors import RunError
+from parity.trace.atomic import file_atomic, own_folder
+from runners.errors import OutputError, RunError
 
 ENVIRONMENT_VARIABLE: Final = "PARITY_STORE"
 MAX_FILE_BYTES: Final = 1 << 38
@@ -51,26 +53,42 @@ class Store:
             ) from error
 
     def put(self, path: Path) -> StoreEntry:
-        """Add a file, unless it is there already. Raises: RunError if the store does not take it."""
+        """Add a file, unless its content is there already; what lies under its name is read before it is believed.
+
+        Raises: RunError if the store does not take it; OutputError if a device or a link lies there.
+        """
         stored = StoreEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-        if self.has(stored):
+        if self._holds(stored):
             return stored
         target = self._path(stored)
-        # In a folder, a reader must never find half a file under a whole file's name; the others put a file at once.
-        partial = f"{target}.{os.getpid()}.partial" if isinstance(self._files, LocalFileSystem) else target
         try:
-            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(path), partial)
-            if partial != target:
-                self._files.mv(partial, target)
+            if isinstance(self._files, LocalFileSystem):
+                # In a folder, a reader must never find half a file under a whole file's name.
+                with file_atomic(own_folder(Path(self._root), stored.sha256[:2], stored.sha256)) as new:
+                    shutil.copyfile(path, new)
+            else:  # the others put a file at once
+                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(path), target)
+        except OutputError:
+            raise
         except Exception as error:  # every kind of store has errors of its own
             raise RunError(f"Storing {path} in {self.url} failed ({error!r}); is it writable for you?") from error
+        if not self._holds(stored):
+            raise RunError(f"{self.url} does not give {stored.sha256} back as it was stored; that store is damaged.")
         return stored
+
+    def _holds(self, stored: StoreEntry) -> bool:
+        """True if what lies there has this content, all of it read."""
+        try:
+            return self.has(stored) and self._copied(stored, None) == stored.sha256
+        except RunError:
+            return False
 
     def has(self, stored: StoreEntry) -> bool:
         """True if a file of this content and size lies there."""
         try:
-            return bool(self._files.info(self._path(stored))["size"] == stored.bytes)
+            found = self._files.info(self._path(stored))
+            return bool(found["type"] == "file" and found["size"] == stored.bytes)  # no pipe, which would never end
         except Exception:  # absent, unreachable or not allowed: in each case it cannot be had
             return False
 
@@ -84,18 +102,14 @@ class Store:
                 f"{self.url} has no file {stored.sha256} of {stored.bytes} bytes; set {ENVIRONMENT_VARIABLE} to the "
                 "store that the golden was blessed into, or run the official runner again."
             )
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as local:
+        with file_atomic(target) as new:
+            with new.open("wb") as local:
                 digest = self._copied(stored, local)
             if digest != stored.sha256:
                 raise RunError(f"{self.url} gave other content for {stored.sha256}; that store is damaged.")
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
 
-    def _copied(self, stored: StoreEntry, local: Any) -> str:
+    def _copied(self, stored: StoreEntry, local: BinaryIO | None) -> str:
+        """The hash of what lies there, "" if its size is another one; a copy goes to `local`, if there is one."""
         total, left = hashlib.sha256(), stored.bytes
         try:
             with self._files.open(self._path(stored), "rb") as remote:
@@ -104,7 +118,8 @@ class Store:
                     if left < 0:
                         break  # longer than announced: the hash will not fit
                     total.update(part)
-                    local.write(part)
+                    if local is not None:
+                        local.write(part)
         except Exception as error:
             raise RunError(f"Reading {stored.sha256} from {self.url} failed ({error!r}).") from error
         return total.hexdigest() if left == 0 else ""

@@ -55,6 +55,7 @@ class SuitePlan:
     folder: Path  # for runs, CASE/official and CASE/native
     device: torch.device
     taps: str | None  # pattern of the taps to record and compare
+    replace: bool  # runs in that folder that no suite has made
     resume: bool  # keep runs that are whole and of the same request
     golden: bool  # judge against the recorded goldens, too
     isolate: Collection[str]  # ids of cases to isolate whether their limits ask for it or not

@@ -20,8 +20,11 @@ from runners.protocol import Runner, RunOptions
 from runners.weights import num_blocks
 
 
-def make_run(plan: SuitePlan, case: Case, runner: str, target: Path) -> None:
-    """Run a case and leave a run folder. Raises: ParityError as the runner does."""
+def make_run(plan: SuitePlan, case: Case, runner: str, target: Path, *, replace: bool) -> None:
+    """Run a case and leave a run folder, in place of a finished one if that may be replaced.
+
+    Raises: ParityError as the runner does.
+    """
     if plan.taps is not None:
         require_choice(Dataflow(case, num_blocks(plan.weights)).taps, plan.taps)
     code = _code(plan, case, runner)
@@ -42,7 +45,7 @@ def make_run(plan: SuitePlan, case: Case, runner: str, target: Path) -> None:
                 threads=torch.get_num_threads(),
             )
         recorded = None if plan.taps is None else recording(plan.taps, "sketch")
-        record_run(engine, case, plan.weights, options, target, progress, recorded)
+        record_run(engine, case, plan.weights, options, target, progress, recorded, replace=replace)
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own
 

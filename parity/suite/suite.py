@@ -14,8 +14,10 @@ from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
+from parity.suite.place import run_place, take_suite_folder
 from parity.suite.plan import SuitePlan
 from parity.suite.runs import isolation_is_there, make_isolation, make_run, run_is_there
+from parity.trace.atomic import own_folder
 from runners.case import Case
 from runners.errors import OutOfMemoryError, RunError
 
@@ -31,15 +33,18 @@ class Suite:
         self.lines: list[SuiteLine] = []
         self.missing: list[str] = []
         self._plan = plan
+        self._owned = False  # whether runs in its folder may be replaced
         self._longest_s = 0.0  # of the runs so far, which says how long the next may take
 
     def run(self) -> None:
         """Run and judge every case; what is found is saved after each, so that a call that is stopped leaves it.
 
-        Raises: ParityError as the runners do; RunError for a live official run that differs from its golden although
-            nothing in the environment says why.
+        Raises: ParityError as the runners do; OutputError before anything is run if its folder is not free; RunError
+            for a live official run that differs from its golden although nothing in the environment says why.
         """
-        for case in self._plan.cases:
+        plan = self._plan
+        self._owned = take_suite_folder(plan.folder, plan.cases, RUNNERS, resume=plan.resume, replace=plan.replace)
+        for case in plan.cases:
             if self._make_runs(case):
                 self._judge(case)
                 self._save()
@@ -53,12 +58,12 @@ class Suite:
         """Make what is not there of a case's runs; False if there is no time for all of them."""
         plan, whole = self._plan, True
         for runner in RUNNERS[1:] if plan.by_golden_alone(case) else RUNNERS:
-            target = plan.folder / case.id / runner
+            target = run_place(plan.folder, case, runner)
             start_s = time.monotonic()
             if plan.resume and run_is_there(plan, case, runner, target):
                 plan.say(f"{target}: kept, it is whole and of this request")
             elif plan.left.fits(self._longest_s):
-                make_run(plan, case, runner, target)
+                make_run(plan, case, runner, target, replace=self._owned)
                 self._longest_s = max(self._longest_s, time.monotonic() - start_s)
             else:
                 self.missing.append(f"{case.id}/{runner}")
@@ -71,7 +76,7 @@ class Suite:
         wanted = case.id in plan.isolate or (plan.golden and has_isolated_limits(native))
         if case.id not in plan.steps or not wanted:
             return None
-        path = plan.folder / case.id / "native_isolated.json"
+        path = own_folder(plan.folder, case.id, "native_isolated.json")
         if plan.resume and isolation_is_there(plan, path, native):
             plan.say(f"{path}: kept, it is whole and of this run")
             return path

@@ -10,7 +10,7 @@ from runners.errors import CaseError
 
 def chosen(tap: str, pattern: str | None) -> bool:
     """True if a pattern chooses a tap: `*` also matches `/`, and None chooses every tap."""
-    return pattern is None or _compiled(pattern).match(tap) is not None
+    return pattern is None or pattern == "*" or _compiled(pattern).match(tap) is not None
 
 
 @lru_cache(maxsize=64)

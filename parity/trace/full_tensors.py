@@ -6,8 +6,6 @@ without holding more than a small part in memory. After a crash the same call sa
 """
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -15,6 +13,7 @@ from typing import Any, BinaryIO, Final
 import safetensors.torch
 from torch import Tensor
 
+from parity.trace.atomic import file_atomic
 from parity.trace.journal import Extent, JournalWriter, scan
 from runners.errors import RunError
 
@@ -54,19 +53,10 @@ def assemble_tensors(folder: Path) -> bool:
         if len({entry.name for entry in entries}) < len(entries):
             raise RunError(f"{journal} names a tap twice; which of them was meant cannot be told.")
         entries.sort(key=lambda entry: -entry.element_bytes)  # so that every tensor begins at a multiple of its element
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{TENSORS_FILE}.")
-        try:
-            with os.fdopen(handle, "wb") as target:
-                target.write(_header(entries))
-                for entry in entries:
-                    _copy(source, entry.extent, target)
-                target.flush()
-                os.fsync(target.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(folder / TENSORS_FILE)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with file_atomic(folder / TENSORS_FILE) as new, new.open("wb") as target:
+            target.write(_header(entries))
+            for entry in entries:
+                _copy(source, entry.extent, target)
     journal.unlink()
     return whole
 

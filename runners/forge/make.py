@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from runners.checksum import WeightEntry, weight_entry, weights_hash
@@ -23,6 +24,7 @@ from runners.partial_folder import partial_folder, take_place
 SPEC_VERSION = 2  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
 GEMMA_FOLDER = "gemma"
+MADE_BY = "forge"  # key of a made file's metadata
 GEMMA_WEIGHTS_NAME = "model.safetensors"
 _SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
 
@@ -82,29 +84,46 @@ def forged_recipe(preset: str, seed: int) -> str:
     return recipe_key([model_inventory(sizes), gemma_inventory(sizes.gemma)], SPEC_VERSION, seed)
 
 
-def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None) -> Path:
+def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None, *, replace: bool = False) -> Path:
     """Write a made checkpoint: `ltx-2.3.safetensors` and a `gemma` folder, byte for byte the same on every call.
 
     The folder is written under a temporary name and renamed when whole. Values are made on `device`; None is the CPU.
+    `replace` replaces a made checkpoint that is there already, and nothing else.
 
     Returns: `out_dir`.
-    Raises: ConfigError for an unknown preset; CheckpointError if `out_dir` exists and is not empty.
+    Raises: ConfigError for an unknown preset; CheckpointError if `out_dir` exists and is not empty, or is a link.
     """
     device = device or torch.device("cpu")
     sizes = preset_named(preset)
     with partial_folder(out_dir) as new:
-        if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-            raise CheckpointError(f"{out_dir} exists and is not an empty folder; name another one or remove it first.")
+        free = not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir()))
+        if out_dir.is_symlink() or not (free or (replace and is_forged(out_dir))):
+            raise CheckpointError(
+                f"{out_dir} exists and is not an empty folder; name another one. --replace replaces a made checkpoint."
+            )
         gemma_folder = new / GEMMA_FOLDER
         gemma_folder.mkdir(parents=True)
         write_gemma_files(gemma_folder, sizes.gemma)
-        metadata = {"format": "pt", "forge": json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
+        metadata = {"format": "pt", MADE_BY: json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
         _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
         _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
         take_place(new, out_dir)
     return out_dir
+
+
+def is_forged(folder: Path) -> bool:
+    """True if a folder holds nothing but a checkpoint that was made here, which can be made again."""
+    path = folder / CHECKPOINT_NAME
+    parts = {part.name for part in folder.iterdir()} if folder.is_dir() else set()
+    if parts != {CHECKPOINT_NAME, GEMMA_FOLDER} or path.is_symlink():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return MADE_BY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def _write_safetensors(path: Path, made: MadeTensors, metadata: dict[str, str], device: torch.device) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from runners.errors import RunnerError
+from runners.releases import CUSTOM
 
 PACKAGES = ("ltx_core", "ltx_pipelines")
 KNOWN_RELEASES = ("1.0.0", "1.1.2", "1.2.0")
 INSTALLED_RELEASE = KNOWN_RELEASES[0]  # the one that the package index has
-CUSTOM = "custom"  # what `--reference` says when the code is none of them
 LISTED = 10
 MAX_REFERENCE_BYTES = 1 << 20  # of a small text file below .git
 _CHECKOUT_SOURCES = {"ltx_core": "packages/ltx-core/src", "ltx_pipelines": "packages/ltx-pipelines/src"}

@@ -59,31 +59,32 @@ class SGLangRunner:
     def __init__(self, weights: Weights, options: RunOptions) -> None:
         self.weights = weights
         self.options = options
-        self._place = Path()
+        self._place: Path | None = None  # a folder of its own, from entering to leaving
 
     def __enter__(self) -> Self:
         """Import SGLang and write the checkpoint in its layout. Raises: RunnerError if SGLang is not installed here."""
-        self._place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
-        os.environ["SGLANG_DIFFUSION_CACHE_ROOT"] = str(self._place / "cache")  # it keeps converted weights there
+        self._place = place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
+        os.environ["SGLANG_DIFFUSION_CACHE_ROOT"] = str(place / "cache")  # it keeps converted weights there
         try:
             prepare_process(self.options.device)
             importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline")
-            materialize(self.weights, self._place / FOLDER)
+            materialize(self.weights, place / FOLDER)
         except ImportError as error:
-            shutil.rmtree(self._place, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             raise RunnerError(
                 f"SGLang cannot be imported by {sys.executable} ({error}); docs/engines.md says what to install, and "
                 "--runner-python names the interpreter that has it."
             ) from error
         except BaseException:
-            shutil.rmtree(self._place, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._place, ignore_errors=True)
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
         gc.collect()
         if self.options.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -137,6 +138,7 @@ class SGLangRunner:
 
     def _load(self, disable_autocast: bool) -> tuple[Any, Any]:
         """SGLang's arguments of a server and its pipeline, loaded."""
+        assert self._place is not None, "a runner is entered before it runs"
         folder = str(self._place / FOLDER)
         arguments = importlib.import_module(f"{ENGINE}.runtime.server_args")
         server = arguments.ServerArgs.from_kwargs(

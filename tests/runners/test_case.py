@@ -176,3 +176,11 @@ def test_a_case_document_is_what_json_gives_back(tmp_path: Path) -> None:
     document = case_document(parse_case(TEXT, tmp_path))
     assert document == json.loads(json.dumps(document))
     assert isinstance(document["request"]["images"], list)
+
+
+@pytest.mark.parametrize("reference", ["9.9.9", "", ".", "..", "../../x", "/some/folder", "1.0.0/..", "CUSTOM", "1.0"])
+def test_a_case_follows_a_known_release_or_custom(reference: str, tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match=r"no release that is known here; wanted one of 1\.0\.0, .*, custom"):
+        parse_case(TEXT, tmp_path, {"reference": reference})
+    for known in ("1.1.2", "custom"):
+        assert parse_case(TEXT, tmp_path, {"reference": known}).reference == known

@@ -40,8 +40,10 @@ def test_another_name_is_refused(name: object, micro_weights: WeightsFolder, tmp
 def test_a_runner_without_a_name_or_with_the_one_it_inherits_is_refused(
     micro_weights: WeightsFolder, tmp_path: Path
 ) -> None:
+    nameless = opened(tmp_path, "class Engine:\n    def __init__(self, weights, options): pass\n", micro_weights)
+    assert not is_known(nameless)
     with pytest.raises(RunnerError, match="calls itself 'None'"):
-        opened(tmp_path, "class Engine:\n    def __init__(self, weights, options): pass\n", micro_weights)
+        require_own_name(getattr(nameless, "name", None), "x")
     inherits = "from runners.native.runner import NativeRunner\nclass Engine(NativeRunner): pass\n"
     with pytest.raises(RunnerError, match=r"calls itself 'native'.*are taken"):
         opened(tmp_path, inherits, micro_weights)

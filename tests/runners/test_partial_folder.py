@@ -21,6 +21,12 @@ from runners.partial_folder import partial_folder, take_place
 
 Interrupting = Callable[[int, ModuleType, ModuleType], AbstractContextManager[list[int]]]
 MARKER = "run.json"
+
+
+def is_ours(folder: Path) -> bool:
+    return (folder / MARKER).is_file()
+
+
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -42,7 +48,7 @@ def counted(path, target):
 
 Path.rename = counted
 shutil.rmtree = killed
-with folder_atomic(Path(sys.argv[1]), "run.json") as folder:
+with folder_atomic(Path(sys.argv[1]), lambda folder: (folder / "run.json").is_file(), replace=True) as folder:
     (folder / "run.json").write_text("new")
 """
 
@@ -145,7 +151,7 @@ def test_a_process_killed_while_it_replaces_a_folder_leaves_the_older_or_the_new
     command = [sys.executable, "-c", KILLED, str(out), str(stop)]
     killed = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
     assert killed.returncode == -signal.SIGKILL and len(left(out.parent)) == (1 if stop == 1 else 2)
-    with pytest.raises(ZeroDivisionError), folder_atomic(out, MARKER):
+    with pytest.raises(ZeroDivisionError), folder_atomic(out, is_ours, replace=True):
         assert (out / MARKER).read_text() == kept
         raise ZeroDivisionError
     assert (out / MARKER).read_text() == kept and left(out.parent) == ["out"]
@@ -155,7 +161,7 @@ def test_a_run_that_was_replaced_does_not_come_back_when_its_successor_is_delete
     command = [sys.executable, "-c", KILLED, str(out), "2"]
     subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
     shutil.rmtree(out)
-    with pytest.raises(ZeroDivisionError), folder_atomic(out, MARKER):
+    with pytest.raises(ZeroDivisionError), folder_atomic(out, is_ours, replace=True):
         raise ZeroDivisionError
     assert left(out.parent) == []
 
@@ -167,7 +173,10 @@ def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(
         """Replace a run, interrupted at that line of ours; return how many lines were run."""
         folder.mkdir(parents=True)
         (folder / MARKER).write_text("older")
-        with interrupting(line, atomic, partial_folder_module) as ran, folder_atomic(folder, MARKER) as new:
+        with (
+            interrupting(line, atomic, partial_folder_module) as ran,
+            folder_atomic(folder, is_ours, replace=True) as new,
+        ):
             (new / MARKER).write_text("new")
         return len(ran)
 
@@ -187,6 +196,7 @@ def test_an_interrupt_at_any_line_leaves_the_older_run_or_the_new_one(
 def test_what_a_killed_process_had_moved_away_is_not_put_over_what_stands_there_now(out: Path) -> None:
     for name in ("old", "new"):
         (out.parent / ".out.partial-abcd1234" / name).mkdir(parents=True)
+    (out.parent / ".out.partial-abcd1234" / partial_folder_module.MARKER).touch()
     with partial_folder(out):
         assert left(out) == [MARKER]
     assert left(out.parent) == ["out"]

@@ -32,7 +32,7 @@ LITTLE = Capabilities(
         ({"switches.disable_autocast": False}, {}, r"does not understand disable_autocast = false"),
         ({}, {"tier": "fast"}, r"has no 'fast' tier; it has exact"),
         ({}, {"dtype": torch.float32}, r"cannot run in torch.float32"),
-        ({"reference": "9.9.9"}, {}, r"does not run reference release '9.9.9'; it runs 1.0.0"),
+        ({"reference": "1.2.0"}, {}, r"does not run reference release '1.2.0'; it runs 1.0.0"),
         ({}, {"behaviours": {"positions_fp32": True}}, r"cannot set single reference behaviours \(positions_fp32\)"),
         ({}, {"engine": {"quality": "fast"}}, r"has no --engine-option quality; it has none"),
     ],

@@ -1,7 +1,6 @@
-"""Repeatable kernels, where a release needs them on a GPU, and two cores on a CPU; put back, so convolutions repeat."""
+"""Repeatable kernels, where a release needs them on a GPU; put back, so convolutions repeat."""
 
-import os
-
+import av
 import pytest
 import torch
 from torch.nn import functional as F
@@ -63,26 +62,9 @@ def test_a_transposed_convolution_in_float32_has_the_same_bits_each_time() -> No
     assert all(torch.equal(first, other) for other in others)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not hold processes to cores")
-def test_a_run_on_a_cpu_is_held_to_two_cores_of_those_it_may_use_and_set_free_again() -> None:
-    before = os.sched_getaffinity(0)
+def test_what_is_compressed_inside_is_compressed_as_for_the_goldens() -> None:
+    own_open = av.open
     with pytest.raises(KeyboardInterrupt), repeatable_kernels(CPU, "1.0.0"):
-        assert len(os.sched_getaffinity(0)) == min(2, len(before)) and os.sched_getaffinity(0) <= before
+        assert av.open is not own_open
         raise KeyboardInterrupt
-    assert os.sched_getaffinity(0) == before
-    with repeatable_kernels(CUDA, "1.0.0"):
-        assert os.sched_getaffinity(0) == before
-
-
-@pytest.mark.parametrize(("threads", "process", "wanted"), [(1, 3, {9, 11}), (1, 4, {3, 11}), (3, 4, {3, 5, 11})])
-def test_processes_side_by_side_take_other_cores_and_each_thread_has_one(
-    monkeypatch: pytest.MonkeyPatch, threads: int, process: int, wanted: set[int]
-) -> None:
-    held: list[set[int]] = []
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7, 9, 11}, raising=False)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: held.append(set(cores)), raising=False)
-    monkeypatch.setattr(os, "getpid", lambda: process)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    with repeatable_kernels(CPU, "1.2.0"):
-        pass
-    assert held == [wanted, {3, 5, 7, 9, 11}]
+    assert av.open is own_open

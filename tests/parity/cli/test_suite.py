@@ -16,6 +16,7 @@ from parity.calibrate.defects.defect import Reach, edited, present
 from parity.cli.app import app
 from parity.runs import golden
 from parity.runs.folder import RUN_FILE, read_run
+from parity.suite.place import MARKER
 from runners.ltx23.transformer import Transformer
 from runners.official.files import package_root
 from runners.weights import WeightsFolder
@@ -202,3 +203,33 @@ def test_isolating_what_is_not_run_is_refused_before_anything_runs(live: Path, m
     (other / "case.toml").write_text(text.replace('id = "micro"', 'id = "other"'))
     code, said = suite(live, micro_weights, "--isolate", "other")
     assert code == 2 and "no --case names" in said and not (live / "runs").exists()
+
+
+def test_a_suite_owns_its_folder_and_says_so_but_takes_no_run_that_it_did_not_make(
+    live: Path, micro_weights: WeightsFolder
+) -> None:
+    arguments = ("--case", "micro", "--weights", micro_weights.folder, "--threads", 1, "--quiet")
+    mine = live / "runs" / "micro" / "native"
+    assert invoke("run", "--runner", "native", *arguments, "--out", mine)[0] == 0
+    record = (mine / RUN_FILE).read_bytes()
+    code, said = invoke("suite", *arguments, "--out", live / "runs")
+    assert code == 2 and "say --replace" in said.replace("\n", " ") and (mine / RUN_FILE).read_bytes() == record
+    assert not (live / "runs" / MARKER).exists() and not (live / "runs" / "micro" / "official").exists()
+    assert invoke("suite", *arguments, "--out", live / "runs", "--replace")[0] == 0
+    assert "belongs to `parity suite`" in (live / "runs" / MARKER).read_text()
+    made = (mine / RUN_FILE).read_bytes()
+    assert invoke("suite", *arguments, "--out", live / "runs")[0] == 0, "its own folder needs no more words"
+    assert record != made != (mine / RUN_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["micro", "micro/official", "micro/native", MARKER])
+def test_a_link_in_a_suites_folder_is_refused_before_anything_is_run(
+    place: str, live: Path, micro_weights: WeightsFolder
+) -> None:
+    theirs = live / "theirs"
+    theirs.mkdir()
+    (live / "runs" / place).parent.mkdir(parents=True)
+    (live / "runs" / place).symlink_to(theirs)
+    code, said = suite(live, micro_weights)
+    assert code == 2 and "symbolic link" in said.replace("\n", " ")
+    assert list(theirs.iterdir()) == [] and not (live / "report").exists()

@@ -199,3 +199,31 @@ def test_numbers_against_another_run_than_the_golden_are_not_kept(root: Path, le
     save(root / "other.json", compare_runs(other, read_run(root / "native")))
     code, text = invoke("rejudge", "--record", root / "other.json")
     assert code == 2 and "another run" in text and not saved_verdicts()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("runner", "../../../evil"),
+        ("runner", "/tmp/evil"),
+        ("runner", ".."),
+        ("runner", ""),
+        ("runner", "x" * 300),
+        ("tier", "../exact"),
+        ("dtype", "bf16/../../../x"),
+    ],
+)
+def test_numbers_cannot_name_the_file_that_they_are_kept_in(field: str, value: str, root: Path) -> None:
+    edited(root / "exact.json", lambda document: document["candidate"].update({field: value}))
+    before = sorted(root.rglob("*"))
+    code, text = invoke("rejudge", "--record", root / "exact.json")
+    assert code == 2 and "names no runner, tier and dtype" in text.replace("\n", " ")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_numbers_are_not_kept_behind_a_link(root: Path) -> None:
+    (root / "elsewhere").mkdir()
+    (root / "golden" / "micro" / "numbers").symlink_to(root / "elsewhere")
+    code, text = invoke("rejudge", "--record", root / "exact.json")
+    assert code == 2 and "is a symbolic link inside" in text.replace("\n", " ")
+    assert list((root / "elsewhere").iterdir()) == []

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
-from parity.report.markdown import annotation, annotations, append_summary, error_markdown, verdict_markdown
+from parity.report.markdown import annotation, annotations, error_markdown, say_in_workflow, verdict_markdown
 from parity.report.words import in_words
 
 
@@ -50,8 +51,9 @@ def test_an_annotation_cannot_start_another() -> None:
     )
 
 
-def test_summaries_are_appended(tmp_path: Path) -> None:
+def test_summaries_are_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.md"
-    append_summary(path, error_markdown("astronaut", "no <golden>"))
-    append_summary(path, "second")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    say_in_workflow(error_markdown("astronaut", "no <golden>"), [], err=False)
+    say_in_workflow("second", [], err=False)
     assert path.read_text() == "### VERDICT: COULD NOT JUDGE\n\nCase astronaut: no &lt;golden&gt;\n\nsecond\n"

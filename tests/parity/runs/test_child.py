@@ -391,7 +391,8 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     assert done.exit_code == 0, done.output
     assert "denoising" in done.stderr and "step 2/2" in done.stderr
     assert read_run(tmp_path / "run").record.details["in_child_process"] is True
-    refused = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0"])
+    again = [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0", "--replace"]
+    refused = CliRunner().invoke(app, again)
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
 
 

@@ -45,21 +45,11 @@ def test_only_differences_that_can_change_bits_are_named() -> None:
     assert named(reference, gone) == [f"cpu: {reference['cpu']} against None"]
 
 
-def test_the_cores_that_a_process_may_use_are_named_on_a_cpu_and_not_beside_a_gpu() -> None:
-    code = (
-        "import json, os, torch; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-        "from parity.runs.environment import fingerprint; print(json.dumps(fingerprint(torch.device('cpu'))))"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    held, cores = json.loads(told.stdout), fingerprint(CPU)["cores"]
-    assert held.get("usable_cores", held["cores"]) == 1
-    free = {"device": "cpu", "cores": cores + 3}
-    assert named(free, {"device": "cpu", "cores": cores + 3, "usable_cores": 1}) == [
-        f"usable_cores: {cores + 3} against 1"
-    ]
-    assert named(free, {"device": "cpu", "cores": cores + 4}) == [f"usable_cores: {cores + 3} against {cores + 4}"]
-    on_gpu = {"device": "cuda", "cores": 26}
-    assert named(on_gpu, on_gpu | {"cores": 16}) == []
+def test_cores_are_recorded_and_differ_without_a_word() -> None:
+    """No bit follows them: the encoder's threads are fixed, and torch's threads have a key of their own."""
+    here = fingerprint(CPU)
+    assert here["cores"] >= 1
+    assert named(here, here | {"cores": here["cores"] + 3}) == []
 
 
 def test_every_numeric_key_is_reported_somewhere() -> None:

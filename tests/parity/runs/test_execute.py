@@ -9,12 +9,13 @@ from typing import Self
 import pytest
 import torch
 
-from parity.runs.execute import device_named, execute, record_run, recording
+from parity.runs.execute import CRASHED_FILE, device_named, execute, record_run, recording
+from parity.runs.folder import RUN_FILE
 from parity.trace import recorder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.case import Case
 from runners.clock import Progress, Quiet
-from runners.errors import RunnerError
+from runners.errors import OutputError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions
 from runners.tap import tap
 from runners.weights import WeightsFolder
@@ -72,13 +73,14 @@ class NamedWeights:
     hash = "0" * 64
 
 
-def crash(case: Case, out: Path) -> None:
+def crash(case: Case, out: Path) -> BaseException:
     weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
     options = RunOptions(device=torch.device("cpu"))
     with pytest.raises(
         RunnerError, match=r"^Runner 'crashing' failed at test_execute.py:\d+: RuntimeError: the engine died"
-    ):
+    ) as died:
         record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
+    return died.value
 
 
 def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, micro_case: Callable[..., Case]) -> None:
@@ -100,11 +102,46 @@ def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
     with monkeypatch.context() as full:
         full.setattr(recorder, "write_trace", full_disk)
         crash(micro_case(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_JOURNAL]
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir() if path.name != CRASHED_FILE] == [TRACE_JOURNAL]
     trace = read_trace(tmp_path / "run.crashed")
     assert len(trace) == 3 and not trace.complete
     crash(micro_case(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run.crashed").iterdir()] == [TRACE_FILE]
+    assert [path.name for path in (tmp_path / "run.crashed").iterdir() if path.name != CRASHED_FILE] == [TRACE_FILE]
+
+
+@pytest.mark.parametrize("kind", ["somebody's folder", "link"])
+def test_what_is_not_of_a_crash_stays_and_the_crash_is_heard(
+    kind: str, tmp_path: Path, micro_case: Callable[..., Case]
+) -> None:
+    place = tmp_path / "run.crashed"
+    theirs = place if kind == "somebody's folder" else tmp_path / "elsewhere"
+    theirs.mkdir()
+    (theirs / TRACE_FILE).write_text("theirs")
+    if kind == "link":
+        place.symlink_to(theirs)
+    died = crash(micro_case(), tmp_path / "run")
+    assert "What was recorded of its taps is lost: " in "".join(getattr(died, "__notes__", []))
+    assert [path.name for path in theirs.iterdir()] == [TRACE_FILE] and (theirs / TRACE_FILE).read_text() == "theirs"
+
+
+@pytest.mark.parametrize("kind", ["finished run", "somebody's folder", "link", "file"])
+def test_a_place_that_is_not_free_is_refused_before_anything_is_run(
+    kind: str, tmp_path: Path, micro_case: Callable[..., Case], leave_run: Callable[..., Path]
+) -> None:
+    run = leave_run("run")
+    out = {"link": tmp_path / "link", "file": run / RUN_FILE}.get(kind, run)
+    if kind == "somebody's folder":
+        (run / RUN_FILE).write_text('{"scripts": {}}')
+    if kind == "link":
+        out.symlink_to(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    options = RunOptions(device=torch.device("cpu"))
+    replaced = kind != "finished run"  # nothing but a run is replaced, even if that is asked for
+    with pytest.raises(OutputError, match="--replace" if kind == "finished run" else "another --out"):
+        record_run(Crashing(), micro_case(), weights, options, out, Quiet(), replace=replaced)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "link"}
 
 
 @pytest.mark.parametrize("at", ["enter", "run"])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from parity.runs import outputs
 from parity.runs.folder import (
     DATA_FILES,
     MAX_RUN_BYTES,
@@ -19,7 +22,9 @@ from parity.runs.folder import (
     RUN_FILE,
     SCHEMA_VERSION,
     VIDEO_FILE,
+    case_recorded_in,
     dtype_name,
+    holds_run,
     read_run,
     sha256_of,
     write_run,
@@ -91,11 +96,60 @@ def test_a_run_is_read_back_as_it_was_written(write: Callable[..., Path], pictur
 
 
 def test_outputs_that_cannot_be_written_are_an_error_in_one_sentence(
-    write: Callable[..., Path], tmp_path: Path
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "run" / OUTPUTS_FILE).mkdir(parents=True)
+    def full_disk(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(outputs, "save_file", full_disk)
     with pytest.raises(RunError, match=rf"{OUTPUTS_FILE} cannot be written .* make room or take another place"):
         write()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_every_file_of_a_run_has_the_permissions_that_the_umask_leaves(
+    umask: int, mode: int, write: Callable[..., Path]
+) -> None:
+    before = os.umask(umask)
+    try:
+        folder = write()
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert found == dict.fromkeys((OUTPUTS_FILE, VIDEO_FILE, RUN_FILE), mode)  # safetensors itself makes 0600
+
+
+@pytest.mark.parametrize("reference", ["/some/folder", "..", ".", "", "../../x", "9.9.9", "1.0.0\n", "1.1.2", "custom"])
+def test_a_run_follows_a_known_release_and_the_one_that_its_case_says(
+    reference: str, write: Callable[..., Path]
+) -> None:
+    folder = write()
+    record = json.loads((folder / RUN_FILE).read_text())
+    (folder / RUN_FILE).write_text(json.dumps({**record, "reference": reference}))
+    with pytest.raises(RunError, match=r"wanted the same, and one of 1\.0\.0, 1\.1\.2, 1\.2\.0, custom"):
+        read_run(folder)
+    case = {**record["case"], "reference": reference}
+    (folder / RUN_FILE).write_text(json.dumps({**record, "reference": reference, "case": case}))
+    if reference in ("1.1.2", "custom"):
+        assert read_run(folder).record.reference == reference
+        return
+    with pytest.raises(RunError, match="says that the run follows"):
+        read_run(folder)
+
+
+def test_a_folder_holds_a_run_only_if_its_record_says_so(write: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write()
+    assert holds_run(folder) and case_recorded_in(folder) == "micro"
+    (folder / OUTPUTS_FILE).unlink()
+    assert holds_run(folder), "a damaged one can be replaced, too"
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / RUN_FILE).symlink_to(folder / RUN_FILE)
+    assert not holds_run(tmp_path / "link") and not holds_run(tmp_path / "linked")
+    for text in ("{}", "[]", '{"case": {"id": "micro"}}', "not JSON", '{"scripts": {"start": "node"}}'):
+        (folder / RUN_FILE).write_text(text)
+        assert not holds_run(folder), text
 
 
 def test_a_run_with_nan_in_it_is_written_and_read(write: Callable[..., Path]) -> None:

@@ -1,11 +1,18 @@
 """The store: by content, whole, checked on the way back, and no path can leave it."""
 
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from parity.runs.store import ENVIRONMENT_VARIABLE, Store, StoreEntry, open_store
-from runners.errors import RunError
+from runners.errors import OutputError, RunError
 
 
 @pytest.fixture
@@ -66,3 +73,68 @@ def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv(ENVIRONMENT_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert open_store().url == str(tmp_path / "ltx-parity" / "store")
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "shorter", "empty"])
+def test_what_lies_there_under_the_right_name_is_read_and_mended(store: Store, file: Path, damage: str) -> None:
+    stored = store.put(file)
+    files, root = fsspec.url_to_fs(store.url)
+    place, good = f"{root}/{stored.sha256[:2]}/{stored.sha256}", file.read_bytes()
+    files.pipe_file(place, {"other bytes": b"x" + good[1:], "shorter": good[:-1], "empty": b""}[damage])
+    assert store.put(file) == stored
+    assert files.cat_file(place) == good
+
+
+def test_a_store_that_does_not_keep_what_it_takes_is_named(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: target.write_bytes(b"something else"))
+    with pytest.raises(RunError, match=r"does not give [0-9a-f]{64} back as it was stored; that store is damaged"):
+        Store(str(tmp_path / "store")).put(file)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder of links"])
+def test_only_plain_files_are_a_stores_own(kind: str, file: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    stored = store.put(file)
+    lying = tmp_path / "store" / stored.sha256[:2] / stored.sha256
+    lying.rename(tmp_path / "theirs")
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    if kind == "pipe":
+        os.mkfifo(lying)
+    elif kind == "link":
+        lying.symlink_to(tmp_path / "theirs")
+    else:
+        lying.parent.rmdir()
+        (tmp_path / "elsewhere").mkdir()
+        lying.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="no regular file" if kind == "pipe" else "is a symbolic link"):
+        store.put(file)
+    assert (tmp_path / "theirs").read_bytes() == b"theirs" and not list(tmp_path.glob("elsewhere/*"))
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from parity.runs import store
+
+def killed(source, target):
+    Path(target).write_bytes(Path(source).read_bytes()[:100])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+shutil.copyfile = killed
+store.Store(sys.argv[1]).put(Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_call_left_in_the_store_goes_with_the_next_one(file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(file)]
+    for _ in range(2):
+        killed = subprocess.run(command, check=False, cwd=Path(__file__).parents[3])
+        assert killed.returncode == -signal.SIGKILL
+    [left] = (tmp_path / "store").glob("*/*")
+    assert left.name.startswith(".") and ".partial-" in left.name
+    stored = Store(str(tmp_path / "store")).put(file)
+    assert [path.name for path in (tmp_path / "store").glob("*/*")] == [stored.sha256]
+    mode = stat.S_IMODE((tmp_path / "store" / stored.sha256[:2] / stored.sha256).stat().st_mode)
+    assert mode == stat.S_IMODE(file.stat().st_mode), "what the umask leaves, as of a file written here"

@@ -135,7 +135,7 @@ def test_a_case_gives_the_request_that_it_records(micro_case: MakeCase, pictures
 @pytest.mark.parametrize(
     ("overrides", "error", "sentence"),
     [
-        ({"reference": "9.9.9"}, RunnerError, r"does not run reference release '9.9.9'; it runs 1.0.0"),
+        ({"reference": "custom"}, RunnerError, r"does not run reference release 'custom'; it runs 1.0.0"),
         ({"request.images": [{"path": "none.png"}]}, CaseError, r"'none.png' of case 'micro' is not a file"),
         ({"request.images": [{"path": "bad.png"}]}, MediaError, r"bad.png cannot be decoded as a picture"),
     ],

@@ -113,7 +113,7 @@ def test_two_runs_are_bit_identical(plain: Any, micro_weights: WeightsFolder, mi
     ("overrides", "error", "sentence"),
     [
         ({"switches.disable_autocast": False}, RunnerError, "does not understand disable_autocast = false"),
-        ({"reference": "9.9.9"}, RunnerError, "does not run reference release '9.9.9'"),
+        ({"reference": "1.2.0"}, RunnerError, "does not run reference release '1.2.0'"),
         ({"request.images": [{"path": "none.png"}]}, CaseError, "'none.png' of case 'micro' is not a file"),
         ({"request.images": [{"path": "no.png"}]}, MediaError, "no.png cannot be decoded as a picture"),
         (
