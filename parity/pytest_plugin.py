@@ -10,7 +10,7 @@ limits, a missing frame, nothing but NaN) is a failed test too, and says so: a t
 import io
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 
@@ -65,13 +65,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def parity_case(pytestconfig: pytest.Config) -> "Case":
     """The case of `--parity-case`: prompt, pictures, shape, seed and guidance to run an engine with."""
-    return _case(pytestconfig)
+    try:
+        return _case(pytestconfig)
+    except pytest.UsageError:
+        raise
+    except Exception as error:
+        _could_not_judge(error)
 
 
 @pytest.fixture
 def parity_gate(pytestconfig: pytest.Config) -> Gate:
     """A function that judges a run or outputs and fails the test unless they are at parity."""
-    from runners.errors import ParityError
 
     def gate(
         run: "Path | str | RunOutputs",
@@ -84,8 +88,10 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
         try:
             given = None if isolated is None else Path(isolated)
             verdict = _judged(pytestconfig, run, str(against), profile, given)
-        except ParityError as error:
-            pytest.fail(f"could not judge: {error}", pytrace=False)
+        except pytest.UsageError:
+            raise
+        except Exception as error:
+            _could_not_judge(error)
         if verdict.outcome == "undecided":
             pytest.fail(f"could not judge\n{_drawn(verdict)}", pytrace=False)
         if verdict.outcome != "parity":
@@ -129,6 +135,13 @@ def _judged(
     return gate(reference, candidate, isolated=isolated, profile=profile)
 
 
+def _could_not_judge(error: Exception) -> NoReturn:
+    """Fail the test in one sentence, as the command line says it."""
+    from parity.report.ending import sentence_of
+
+    pytest.fail(f"could not judge: {sentence_of(error).removeprefix('error: ')}", pytrace=False)
+
+
 def _case(config: pytest.Config) -> "Case":
     from parity.runs.golden import find_case
 
@@ -140,11 +153,10 @@ def _case(config: pytest.Config) -> "Case":
 
 def _drawn(verdict: "Verdict") -> str:
     """The verdict as `parity gate` prints it."""
-    from rich.console import Console
-
     from parity.report.tables import draw_gate
+    from parity.report.terminal import Terminal
     from parity.report.words import in_words
 
     paper = io.StringIO()
-    draw_gate(Console(file=paper, width=REPORT_WIDTH, color_system=None, highlight=False), in_words(verdict))
+    draw_gate(Terminal(file=paper, width=REPORT_WIDTH), in_words(verdict))
     return paper.getvalue()

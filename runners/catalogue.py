@@ -1,15 +1,19 @@
 """The runners there are, by name, and others by the file they are in."""
 
 import importlib.util
+import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from runners.errors import RunnerError
+from runners.closed_input import closed_input
+from runners.errors import ParityError, RunnerError
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
 NAMES = ("official", "native", "diffusers", "sglang")
+NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
 
 def open_runner(
@@ -57,24 +61,62 @@ def open_runner(
         return SGLangRunner(weights, options)
     file, colon, engine = name.rpartition(":")
     if colon and file.endswith(".py"):
-        made: Runner = _class_in(Path(file), engine)(weights, options)
-        return made
+        return _opened(Path(file), engine, weights, options)
     raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}, or FILE.py:CLASS for one of your own.")
 
 
-def _class_in(file: Path, name: str) -> Any:
-    """A class of a Python file that the user named. Raises: RunnerError if there is no such file or class."""
+def is_known(runner: Runner) -> bool:
+    """True if a runner is the one of its name here, and no stranger that calls itself so."""
+    name = getattr(runner, "name", None)
+    return name in NAMES and type(runner).__module__ == f"runners.{name}.runner"
+
+
+def require_own_name(name: Any, whose: str) -> str:
+    """The name that a runner of a file gives itself. Raises: RunnerError if it is none, or one of NAMES."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise RunnerError(
+            f"{whose} calls itself {str(name)[:60]!r}; a runner's name is of small letters, digits, '_', '.' and '-', "
+            "40 at most."
+        )
+    if name in NAMES:
+        raise RunnerError(f"{whose} calls itself {name!r}; {', '.join(NAMES)} are taken. Give it a name of its own.")
+    return name
+
+
+def failed(runner: str, error: Exception) -> RunnerError:
+    """The error to raise for one that came out of an engine: where it arose, and what it says."""
+    if isinstance(error, ImportError):
+        text = (
+            f"Runner {runner!r} needs a module that {sys.executable} cannot import ({error}). Run it where its "
+            "dependencies are, with --runner-python; docs/runners.md says what an interpreter needs."
+        )
+    else:
+        (*_, last) = traceback.extract_tb(error.__traceback__) or [traceback.FrameSummary("nowhere", 0, "")]
+        said = " ".join(str(error).split())[:300]
+        text = f"Runner {runner!r} failed at {Path(last.filename).name}:{last.lineno}: {type(error).__name__}: {said}"
+    made = RunnerError(text)
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    return made
+
+
+def _opened(file: Path, name: str, weights: Weights, options: RunOptions) -> Runner:
+    """A runner of a Python file that the user named. Raises: RunnerError if there is none, or it cannot be made."""
     module_name = f"parity_engine_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise RunnerError(f"There is no file {file} with a runner in it; docs/runners.md shows one.")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise RunnerError(
-            f"{file} cannot be imported here ({error}); run it where its dependencies are, with --runner-python."
-        ) from error
-    if not callable(getattr(module, name, None)):
-        raise RunnerError(f"{file} has no class {name!r}; docs/runners.md shows what a runner is.")
-    return getattr(module, name)
+        with closed_input():
+            spec.loader.exec_module(module)
+            if not callable(getattr(module, name, None)):
+                raise RunnerError(f"{file} has no class {name!r}; docs/runners.md shows what a runner is.")
+            made: Runner = getattr(module, name)(weights, options)
+            if (own := getattr(made, "name", None)) is not None:  # without one it cannot be run, only looked at
+                require_own_name(own, f"{file}:{name}")
+    except ParityError:
+        raise
+    except Exception as error:
+        raise failed(f"{file}:{name}", error) from error
+    return made

@@ -98,6 +98,18 @@ def parse(text: str, origin: str, error: type[ParityError], remedy: str) -> Any:
         raise error(f"{origin} is not valid JSON ({why}); {remedy}.") from problem
 
 
+def keys_in(path: Path, error: type[ParityError], remedy: str) -> set[str]:
+    """Every key of a JSON file, at whatever depth; numbers may be such as other programs write. Raises: `error`."""
+    found: set[str] = set()
+    text = read_text(path, error, remedy)
+    try:
+        json.loads(text, object_pairs_hook=lambda pairs: found.update(name for name, _ in pairs), parse_int=len)
+    except (ValueError, RecursionError) as problem:
+        why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise error(f"{path} is not valid JSON ({why}); {remedy}.") from problem
+    return found
+
+
 def _float_back(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _float_back(item) for name, item in value.items()}

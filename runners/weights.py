@@ -82,8 +82,11 @@ class Weights(ModelFiles):
 
 
 def num_blocks(weights: Weights) -> int:
-    """Number of blocks of the transformer."""
-    return int(weights.config["transformer"].get("num_layers", 48))
+    """Number of blocks of the transformer. Raises: CheckpointError if the configuration gives none."""
+    count = weights.config["transformer"].get("num_layers", 48)
+    if type(count) is not int or count < 1:
+        raise CheckpointError(f"The checkpoint's transformer has num_layers = {str(count)[:40]!r}; wanted 1 or more.")
+    return count
 
 
 class WeightsFolder(Weights):
@@ -129,7 +132,11 @@ class WeightsFolder(Weights):
             raise CheckpointError(
                 f"{self.checkpoint_path} has no 'config' in its metadata; it is not an official file."
             )
-        return self._json_object(metadata["config"], f"'config' in the metadata of {self.checkpoint_path}")
+        where = f"'config' in the metadata of {self.checkpoint_path}"
+        config = self._json_object(metadata["config"], where)
+        if not isinstance(config.get("transformer"), dict):
+            raise CheckpointError(f"{where} has no section 'transformer'; take an official checkpoint.")
+        return config
 
     def _gemma_config(self, folder: Path) -> dict[str, Any]:
         missing = [name for name in GEMMA_FILES if not (folder / name).is_file()]

@@ -14,7 +14,7 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
     "runners",
     *("parity.taps", "parity.trace", "parity.runs", "parity.diff"),
     *("parity.explain", "parity.identify", "parity.isolate", "parity.judge"),
-    *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.pytest_plugin"),
+    *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.__main__", "parity.pytest_plugin"),
     "bench",
 )
 # What breaks a rule, by how it begins, and why it may. One that is needed no more fails.
@@ -35,6 +35,7 @@ MAY_CHANGE_FILES = {
     "parity.runs.golden": "the golden's own folder, after its checks",
     "parity.runs.golden_folder": "the golden's own folder, after its checks",
     "parity.runs.store": "a copy, through the writer",
+    "parity.report.ending": "a traceback, in a new temporary file",
     "parity.judge.limit_table": "removes files of samples by their hashed names",
     "runners.forge": "a new checkpoint",
     "runners.sglang": "the checkpoint in SGLang's layout, in a temporary folder",
@@ -45,8 +46,10 @@ CHANGES_FILES = {
     *("unlink", "rmtree", "rmdir", "rename", "symlink_to", "hardlink_to", "move", "chmod", "chown"),
 }
 IN_MEMORY = {"wave.open", "av.open"}  # and the clip of a new run
-# Imported inside a function, when a GPU is there: the module and its other form name each other.
+# Imported inside a function: when a GPU is there, the other form of the module, which names it; and the command line,
+# once somebody is there who can say that it cannot be imported.
 AT_RUN_TIME = {
+    ("parity.cli.main", "parity.cli.app"),
     ("parity.trace.sketch", "parity.trace.sketch_triton"),
     ("runners.forge.counter", "runners.forge.counter_triton"),
 }
@@ -71,6 +74,9 @@ UNSAFE_CALLS = {
     "os.system",
     "yaml.load",
 }
+# The terminal; what is said before there is one; and a child, whose every word is read as a stranger's.
+MAY_PRINT = ("parity.report.terminal", "parity.cli.main", "parity.runs.child_main")
+PRINTING_CALLS = {"print", "typer.echo", "typer.secho", "os.write", "traceback.print_exc", "traceback.print_exception"}
 
 Source = tuple[str, str]  # dotted module name, text
 Rule = Callable[[str, str], list[str]]
@@ -154,6 +160,25 @@ def unsafe(name: str, text: str) -> list[str]:
             switched_on = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
             if keyword.arg in ("shell", "trust_remote_code", "allow_pickle") and switched_on:
                 found.append(f"{name} passes {keyword.arg}=True")
+        refused = any(
+            keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) == "False" for keyword in node.keywords
+        )
+        if ast.unparse(node.func).endswith(".from_pretrained") and not refused:
+            found.append(f"{name} calls {ast.unparse(node.func)} without trust_remote_code=False")
+    return found
+
+
+def printing(name: str, text: str) -> list[str]:
+    """Ways to print past the one place that makes text from outside printable."""
+    if within(name, "bench") or name in MAY_PRINT:
+        return []
+    consoles = ("rich.console.Console", "rich.print", "typer.echo", "typer.secho", "click")
+    found = [f"{name} imports {target}" for target in imported(text) if target.startswith(consoles)]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING_CALLS:
+            found.append(f"{name} calls {ast.unparse(node.func)}")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
+            found.append(f"{name} uses {ast.unparse(node)}")
     return found
 
 
@@ -175,7 +200,7 @@ def changes_files(name: str, text: str) -> list[str]:
     return found
 
 
-RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, changes_files)
+RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, printing, changes_files)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -245,6 +270,15 @@ def test_every_module_has_a_layer() -> None:
         ("runners.weights", "torch.load(path)", "runners.weights calls torch.load"),
         ("runners.weights", "eval('1')", "runners.weights calls eval"),
         ("runners.weights", "f(trust_remote_code=True)", "runners.weights passes trust_remote_code=True"),
+        (
+            "runners.weights",
+            "a.B.from_pretrained(folder, trust_remote_code=trust)",
+            "runners.weights calls a.B.from_pretrained without trust_remote_code=False",
+        ),
+        ("parity.cli.gate", "print(text)", "parity.cli.gate calls print"),
+        ("parity.cli.gate", "typer.echo(text)", "parity.cli.gate calls typer.echo"),
+        ("parity.report.page", "from rich.console import Console", "parity.report.page imports rich.console.Console"),
+        ("runners.native.runner", "sys.stderr.write(text)", "runners.native.runner uses sys.stderr"),
     ],
 )
 def test_a_module_that_breaks_a_rule_is_caught(name: str, text: str, violation: str) -> None:

@@ -26,6 +26,7 @@ from parity.trace.recorder import Recorder
 from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
+from runners.closed_input import closed_input
 from runners.errors import ConfigError, RunError
 from runners.protocol import RunOptions
 from runners.repeatable import repeatable_kernels
@@ -166,7 +167,8 @@ def _traced(
                 recorder(tap, tensor)
 
             engine = open_runner(runner, weights, options)
-            with repeatable_kernels(options.device, case.reference, options.behaviours), engine, listening(heard):
+            repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
+            with closed_input(), repeatable, engine, listening(heard):
                 engine.run(case, progress)
         return read_trace(folder)
 

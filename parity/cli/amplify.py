@@ -71,5 +71,5 @@ def amplify(
             table.add_row(str(step), number(video), number(audio))
         out.print(table)
         ends = {name: number(growth.errors[f"decode/{name}"]) for name in ("frames", "waveform")}
-        out.print(f"frames {ends['frames']}, waveform {ends['waveform']}", markup=False)
+        out.print(f"frames {ends['frames']}, waveform {ends['waveform']}")
     return 0

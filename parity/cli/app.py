@@ -1,10 +1,15 @@
 """The command `parity`: one verb a file, each a thin layer over a library call."""
 
-import atexit
+# First of all, since what comes below may fail. Scripts installed before there was `parity.cli.main` ask here.
+from parity.cli.main import COULD_NOT_JUDGE
+from parity.cli.main import main as main
+
+if __name__ == "__main__":
+    main()
+
 import os
-import sys
-import traceback
-from typing import NoReturn
+from importlib import metadata
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -30,16 +35,41 @@ from parity.cli import (
     run,
     suite,
 )
-from parity.cli.interrupt import listen_for_interrupts
-from parity.cli.verb import COULD_NOT_JUDGE
+from parity.cli.verb import could_not_judge, err, out
+from parity.report.ending import DEBUG
 
+INTERRUPTED: Final = 130  # as typer says it
 app = typer.Typer(
     name="parity",
-    help="Is it still the official LTX-2.3? Run it, compare it, gate it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(f"parity {metadata.version('ltx-parity')}")
+        raise typer.Exit
+
+
+def _show_tracebacks(asked: bool) -> None:
+    if asked:
+        os.environ[DEBUG] = "1"
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_show_tracebacks, help="Show the traceback of what ends a verb.")
+    ] = False,
+) -> None:
+    """Is it still the official LTX-2.3? Run it, compare it, gate it."""
+
+
 for verb in (
     *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, amplify.amplify),
     *(identify.identify, gate.gate, report.report, suite.suite, bless.bless, fetch.fetch),
@@ -49,36 +79,24 @@ for verb in (
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 
-def main() -> None:
-    """Entry point of the console script. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
-    listen_for_interrupts()
+def call() -> int:
+    """Run the verb that the command line names. Returns: its exit code, 0 or 1 only if the verb came to that."""
     try:
-        app()
-    except SystemExit as end:
-        if end.code in (0, 1):
-            raise
-        _leave()
-    except BaseException:  # one that no verb could say, as where the disk is full, would end in Python's 1
-        try:
-            traceback.print_exc()
-        finally:
-            _leave()
+        code = app(standalone_mode=False)  # else typer itself ends the process, with 1 for more than one reason
+    except SystemExit:  # of the printing of help, whose reader has gone
+        return could_not_judge(BrokenPipeError())
+    except BaseException as error:
+        if not hasattr(error, "format_message"):
+            return could_not_judge(error)
+        return _misused(error)
+    if code == INTERRUPTED:
+        return could_not_judge(KeyboardInterrupt())
+    return code or 0
 
 
-def _leave() -> NoReturn:
-    """End with exit code 2, past everything that could make another of it.
-
-    An interrupt that fell into `exec`, as in an import, makes Python end by that signal whatever is returned. Streams
-    may be closed, or be pipes that nobody reads.
-    """
-    try:
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    finally:
-        os._exit(COULD_NOT_JUDGE)
-
-
-if __name__ == "__main__":
-    main()
+def _misused(error: Any) -> int:
+    """Say what is wrong with the command line; without a verb, typer has shown what there is."""
+    if message := error.format_message():
+        command = "parity" if error.ctx is None else error.ctx.command_path
+        err.print(f"error: {message} `{command} --help` shows what there is.", style="red")
+    return COULD_NOT_JUDGE

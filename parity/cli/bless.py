@@ -55,7 +55,7 @@ def bless(
         old = golden.golden_of(new.case_id)
     except RunError as error:
         old = None
-        out.print(f"no golden before: {error}", markup=False)
+        out.print(f"no golden before: {error}")
     files = None
     if old is not None and reference is not None:  # also for a move that was stopped before its limits were saved
         files = _weights_for_limits(new, weights)
@@ -69,9 +69,9 @@ def bless(
         folder = golden.bless(new, reason, reference=reference, reduced=reduced, drop_previous=drop_previous)
         if limits is not None:
             save_registry(limits_path(), limits)
-    out.print(f"{folder} now holds {run}: {reason}", markup=False)
+    out.print(f"{folder} now holds {run}: {reason}")
     if older := golden.releases_kept(new.case_id):
-        out.print(f"kept: {', '.join(f'golden@{release}' for release in older)}", markup=False)
+        out.print(f"kept: {', '.join(f'golden@{release}' for release in older)}")
     return 0
 
 
@@ -110,7 +110,7 @@ def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populati
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)
     subset = subset_of_new(new, reduced)
-    return measure(files, case, lambda text: err.print(text, markup=False), recorded=new, subset=subset)
+    return measure(files, case, err.print, recorded=new, subset=subset)
 
 
 def _limits(new: "Run", files: "WeightsFolder", populations: "Populations", reason: str) -> "Registry":

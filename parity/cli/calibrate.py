@@ -1,6 +1,5 @@
 """`parity calibrate`: measure floors, defects and speed now, and write limits and baselines that follow from them."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,7 +98,7 @@ def calibrate(
         }
         document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints)
     if json:
-        typer.echo(json_module.dumps(document, indent=2))
+        out.document(document)
     return 0
 
 
@@ -113,7 +112,7 @@ def _again(cases: list[str] | None, reason: str, json: bool) -> int:
     with changing(limits_path()):
         proposal = rederived(load_registry(limits_path()), cases)
         if json:
-            typer.echo(json_module.dumps({"limits": {"changes": _document(proposal)}}, indent=2))
+            out.document({"limits": {"changes": _document(proposal)}})
         else:
             draw_changes(out, proposal.changes)
         save_registry(limits_path(), proposal.accept(reason))
@@ -134,7 +133,7 @@ def _default_cases() -> list[str]:
 
 
 def _say(text: str) -> None:
-    err.print(text, markup=False)
+    err.print(text)
 
 
 def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> list[Any]:
@@ -202,5 +201,5 @@ def _limits(
     statuses = [limit.status for table in tables for limit in accepted.cases[table].values()]
     counts = {status: statuses.count(status) for status in ("calibrated", "OVERLAP", "exact")}
     if not json:
-        out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
+        out.print(f"{path}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     return {"counts": counts, "changes": _document(proposal)}

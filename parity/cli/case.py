@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from parity.cli.verb import verb
+from parity.cli.verb import out, verb
 from runners.errors import CaseError
 
 
@@ -30,5 +30,5 @@ def case(
         text = case_text(case_of_request(from_request))
     else:
         raise CaseError("`parity case` wants either --to-request CASE or --from-request FILE.")
-    typer.echo(text.encode("utf-8"), nl=False)  # bytes: a case file is UTF-8, whatever the terminal is
+    out.source(text)
     return 0

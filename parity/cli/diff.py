@@ -75,4 +75,4 @@ def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path |
         return named(old, new)
     files = weights_named(weights, device_named(str(old.record.environment.get("device", "cpu"))))
     folder = pictures or project_root() / "golden" / old.case_id
-    return measured(old, new, files, folder, lambda text: err.print(text, markup=False))
+    return measured(old, new, files, folder, err.print)

@@ -1,6 +1,5 @@
 """`parity doctor`: what this machine is, and whether everything needed is there."""
 
-import json as json_module
 from typing import Annotated
 
 import typer
@@ -39,8 +38,8 @@ def doctor(
                 checks[name] = f"PROBLEM: {error}"
     environment = fingerprint(device)
     if json:
-        typer.echo(json_module.dumps({"environment": environment, "checks": checks}, indent=2))
+        out.document({"environment": environment, "checks": checks})
     else:
         for key, value in {**environment, **checks}.items():
-            out.print(f"{key:26} {value}", markup=False)
+            out.print(f"{key:26} {value}")
     return 2 if any(text.startswith("PROBLEM") for text in checks.values()) else 0

@@ -24,7 +24,6 @@ def explain(
     from parity.judge.gate import calibrated_floors
     from parity.report.drift import draw_drift
     from parity.report.explanation import every_tap_document, explanation_lines
-    from parity.report.words import printable
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
 
@@ -40,7 +39,7 @@ def explain(
     if saved_or_said(lambda: every_tap_document(found), None, json):
         return 0
     for line in explanation_lines(found):
-        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)
     return 0

@@ -18,5 +18,5 @@ def fetch(
     from parity.runs.golden import whole_golden_of
 
     run = whole_golden_of(case, folder, replace=replace)
-    out.print(f"{run.folder} holds the whole golden run of {case}", markup=False)
+    out.print(f"{run.folder} holds the whole golden run of {case}")
     return 0

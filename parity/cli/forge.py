@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from parity.cli.verb import COULD_NOT_JUDGE, out, verb
+from parity.cli.main import COULD_NOT_JUDGE
+from parity.cli.verb import out, verb
 
 
 @verb
@@ -27,7 +28,7 @@ def forge(
         raise ConfigError("forge needs --out DIR, --check, or both.")
     if folder is not None:
         path = make(preset, seed, folder, device_named(device), replace=replace)
-        out.print(f"made {preset} with seed {seed} in {path}", markup=False)
+        out.print(f"made {preset} with seed {seed} in {path}")
     if check:
         from runners.forge.check import check_weights
         from runners.forge.weights import ForgedWeights

@@ -3,13 +3,12 @@
 0 parity, 1 not at parity (or too slow, with --perf), 2 could not judge.
 """
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parity.cli.verb import out, verb
+from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
     from parity.diff.runs import RunsDiff
@@ -59,12 +58,14 @@ def gate(
     except ParityError as error:
         if junit is not None and not isinstance(error, OutputError):
             write_junit(junit, [error_suite(run.name, str(error))])
-        say_in_workflow(error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], err=json)
+        say_in_workflow(
+            error_markdown(run.name, str(error)), [annotation(f"parity {run.name}", str(error))], err if json else out
+        )
         if json:
             document = {"outcome": "undecided", "exit_code": 2, "error": str(error)}
             if found is not None:  # compared, but not judged: what differs is often why
                 document["environment_differences"] = [one.beside for one in found.environment]
-            typer.echo(json_module.dumps(document, indent=2))
+            out.document(document)
         raise
 
 
@@ -77,15 +78,15 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     from parity.report.junit import perf_suite, verdict_suite, write_junit
     from parity.report.markdown import annotations, say_in_workflow, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.report.words import in_words, printable, release_followed
+    from parity.report.words import in_words, release_followed
     from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
     if not json:
         for phrase in found.candidate.described:
-            out.print(f"candidate: {printable(phrase)}", markup=False)
+            out.print(f"candidate: {phrase}")
         for one in found.environment:
-            out.print(f"environment differs: {one.beside}", markup=False)
+            out.print(f"environment differs: {one.beside}")
     try:
         verdict = judge_numbers(found)
     except RegistryError as error:
@@ -98,9 +99,9 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     said = in_words(verdict, timed, followed)
     if junit is not None:
         write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
-    say_in_workflow(verdict_markdown(said), annotations(said), err=json)  # JSON has the output to itself
+    say_in_workflow(verdict_markdown(said), annotations(said), err if json else out)  # JSON has the output to itself
     if json:
-        typer.echo(json_module.dumps(gate_document(said, found), indent=2))
+        out.document(gate_document(said, found))
     else:
         draw_gate(out, said)
     return said.exit_code

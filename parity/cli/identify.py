@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from parity.cli.threads import compute_on
 from parity.cli.verb import err, out, saved_or_said, verb
 
 if TYPE_CHECKING:
@@ -26,11 +27,8 @@ def identify(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Say which release a run follows, which switches differ, and what stays unexplained; exits 0 whatever it finds."""
-    import torch
-
     from parity.identify.identification import identify as find
     from parity.report.identification import identification_document, identification_lines
-    from parity.report.words import printable
     from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
@@ -41,21 +39,21 @@ def identify(
     candidate = read_run(run)
     made_with = candidate.record.environment.get("threads")
     wanted = threads if threads is not None else made_with
-    if isinstance(wanted, int):
-        torch.set_num_threads(max(1, wanted))
     where = device_named(device)
+    if wanted is not None:
+        compute_on(wanted, where)
     found = find(
         candidate,
         case_with_pictures(candidate, None if case is None else case.parent),
         weights_named(weights, where),
         where,
-        lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}", markup=False),
+        lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}"),
     )
     if saved_or_said(lambda: identification_document(found), save, json):
         return 0
     _draw(found)
     for line in identification_lines(found):
-        out.print(printable(line), markup=False)
+        out.print(line)
     return 0
 
 

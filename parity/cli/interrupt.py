@@ -5,8 +5,10 @@ there is gone: the run would go on for as long as it takes.
 """
 
 import signal
+from typing import TYPE_CHECKING
 
-from runners.clock import Progress
+if TYPE_CHECKING:
+    from runners.clock import Progress
 
 _heard: list[int] = []  # signals
 
@@ -24,22 +26,24 @@ def _interrupt(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
+def interrupt_if_heard() -> None:
+    """Interrupt once more after an interrupt that somebody swallowed. Raises: KeyboardInterrupt."""
+    if _heard:
+        raise KeyboardInterrupt
+
+
 class InterruptibleProgress:
     """A progress that interrupts the run once more if it was interrupted before, and went on."""
 
-    def __init__(self, inner: Progress) -> None:
+    def __init__(self, inner: "Progress") -> None:
         self._inner = inner
 
     def stage(self, name: str) -> None:
         """Tell the stage. Raises: KeyboardInterrupt."""
-        self._again()
+        interrupt_if_heard()
         self._inner.stage(name)
 
     def step(self, index: int, count: int) -> None:
         """Tell the step. Raises: KeyboardInterrupt."""
-        self._again()
+        interrupt_if_heard()
         self._inner.step(index, count)
-
-    def _again(self) -> None:
-        if _heard:
-            raise KeyboardInterrupt

@@ -107,7 +107,7 @@ def step_numbers(text: str) -> list[int]:
 
 
 def _draw(found: "Isolation", every: bool) -> None:
-    from parity.report.words import number, printable
+    from parity.report.words import number
 
     culprits, origins = found.culprits, found.origins
     rows = found.rows if every else origins[:SHOWN]
@@ -120,15 +120,14 @@ def _draw(found: "Isolation", every: bool) -> None:
             cells.append(number(found.inherited.get(row.where)))
             if oracle:
                 cells.append("-" if row.oracle is None else number(row.oracle.ratio))
-            table.add_row(*(printable(cell) for cell in (*cells, row.note)))
+            table.add_row(*cells, row.note)
         out.print(table)
     if found.bit_equal:
-        out.print(f"{len(found.rows)} places measured: every one has the reference's bits", markup=False)
+        out.print(f"{len(found.rows)} places measured: every one has the reference's bits")
         return
     differ = sum(row.error != 0 for row in found.rows)
     more = f", the first {SHOWN} of them shown" if len(origins) > SHOWN and not every else ""
     out.print(
         f"{len(found.rows)} places measured: {differ} differ, {len(culprits)} by more than harmless noise; "
         f"{len(origins)} of these no earlier branch of the same block explains{more}",
-        markup=False,
     )

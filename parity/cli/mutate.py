@@ -1,6 +1,5 @@
 """`parity mutate`: put every known defect into the native model and count which the gate notices, and where."""
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,12 +46,12 @@ def mutate(
         find_case(case),
         load_registry(limits_path()),
         [one for one in CATALOGUE if not defect or one.id in defect],
-        lambda text: err.print(text, markup=False),
+        err.print,
     )
     if save is not None:
         write_json_atomic(save, score.document())
     if json:
-        typer.echo(json_module.dumps(score.document(), indent=2))
+        out.document(score.document())
     else:
         _draw(score)
     return 0 if score.good else 1
@@ -77,10 +76,10 @@ def _draw(score: "Score") -> None:
     out.print(kills)
     for alarm in score.false_alarms:
         what = ", ".join((*alarm.evidence.findings, *alarm.evidence.metrics)) or alarm.evidence.place
-        out.print(f"FALSE ALARM: {alarm.id} ({alarm.case}): {what}", style="red", markup=False)
+        out.print(f"FALSE ALARM: {alarm.id} ({alarm.case}): {what}", style="red")
     for trial in score.trials:
         if trial.equivalent:
-            out.print(f"equivalent: {trial.defect.id}: {trial.defect.description}", markup=False)
+            out.print(f"equivalent: {trial.defect.id}: {trial.defect.description}")
     located = sum(trial.located for trial in score.killed)
     out.print(
         f"{len(score.killed)} of {len(score.counted)} defects killed under the limits of {score.limits_of}, "

@@ -18,7 +18,7 @@ def new_runner(
 
     made = write_runner(name, Path(name) if folder is None else folder)
     for path in made:
-        out.print(f"wrote {path}", markup=False, soft_wrap=True)
+        out.print(f"wrote {path}", soft_wrap=True)
     class_name = next(line for line in made[0].read_text(encoding="utf-8").splitlines() if line.startswith("class "))
-    out.print(f"next: parity check-runner {made[0]}:{class_name[6:-1]}", markup=False, soft_wrap=True)
+    out.print(f"next: parity check-runner {made[0]}:{class_name[6:-1]}", soft_wrap=True)
     return 0

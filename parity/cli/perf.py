@@ -1,6 +1,5 @@
 """`parity perf`: times of runs against the baselines of the same machine, or new baselines from them."""
 
-import json as json_module
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +34,7 @@ def perf(
         verdicts = [judge_timed(registry, timed) for timed, _ in groups]
         if json:
             documents = [verdict.document() for verdict in verdicts]
-            typer.echo(json_module.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
+            out.document(documents[0] if len(documents) == 1 else documents)
         else:
             for verdict in verdicts:
                 draw_perf(out, verdict)

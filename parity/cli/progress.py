@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from parity.cli.interrupt import InterruptibleProgress
 from parity.cli.verb import err
-from runners.clock import Progress as Listener
-from runners.clock import Quiet
+
+if TYPE_CHECKING:
+    from runners.clock import Progress as Listener
 
 
 class _Lines:
@@ -29,7 +31,7 @@ class _Lines:
             self._print(f"step {index}/{count}")
 
     def _print(self, what: str) -> None:
-        err.print(f"{self._title}: {what} ({time.perf_counter() - self._start_s:.1f} s)", markup=False)
+        err.print(f"{self._title}: {what} ({time.perf_counter() - self._start_s:.1f} s)")
 
 
 class _Bar:
@@ -47,13 +49,15 @@ class _Bar:
 
 
 @contextmanager
-def progress_of(title: str, quiet: bool) -> Iterator[Listener]:
+def progress_of(title: str, quiet: bool) -> Iterator["Listener"]:
     """A listener for one run."""
+    from runners.clock import Quiet
+
     if quiet:
         yield InterruptibleProgress(Quiet())
     elif not err.is_terminal:
         yield InterruptibleProgress(_Lines(title))
     else:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
             yield InterruptibleProgress(_Bar(title, bar))

@@ -33,7 +33,7 @@ def rejudge(
     for path in record or []:
         found = read_numbers(path)
         verdict = judge_numbers(found)
-        out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}", markup=False)
+        out.print(f"{save_verdict(found, verdict)}: {verdict.outcome}")
     registry = load_registry(limits_path())
     registry.verify()
     paths = saved_verdicts()
@@ -49,7 +49,7 @@ def rejudge(
         outcome = judge_numbers(found, saved.profile).outcome
         moved += outcome != saved.outcome
         change = outcome if outcome == saved.outcome else f"{outcome}, but {saved.outcome} was recorded"
-        out.print(f"{found.case}, {path.stem}: {change}", markup=False)
+        out.print(f"{found.case}, {path.stem}: {change}")
     if moved:
         return 1
     require_population(registry)

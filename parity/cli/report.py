@@ -77,5 +77,5 @@ def report(
         identified=None if identified is None else read_identified(identified, candidate),
     )
     size = write_page(page, content)
-    out.print(f"{page}: {head_word(verdict)}, {size / 1e6:.1f} MB", markup=False)
+    out.print(f"{page}: {head_word(verdict)}, {size / 1e6:.1f} MB")
     return 0

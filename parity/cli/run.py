@@ -115,7 +115,6 @@ def run(
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "
             f"{outcome.audio_waveform.shape[1] / outcome.sample_rate_hz:.2f} s of sound, run in {folder}",
-            markup=False,
         )
     return 0
 
@@ -139,8 +138,13 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise CaseError(f"--set wants KEY=VALUE, for example request.seed=3; got {pair!r}.")
         try:
+            text.encode("utf-8")
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except UnicodeEncodeError:
+            raise CaseError(f"--set {key[:100]!r} is not UTF-8 text; give it as that.") from None
+        except RecursionError:
+            raise CaseError(f"--set {key[:100]!r} is nested too deeply; no key of a case is.") from None
+        except ValueError:  # not every refusal of the parser is a TOMLDecodeError
             value = text  # a bare word is a string
         for apart in ("reference.", "pipeline."):
             if key.startswith(apart):

@@ -89,7 +89,7 @@ def suite(
         left=left,
         report=report,
         progress=partial(progress_of, quiet=quiet),
-        say=partial(out.print, markup=False),
+        say=out.print,
     )
     found = Suite(plan)
     found.run()

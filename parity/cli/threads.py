@@ -22,11 +22,19 @@ Threads = Annotated[  # the option, on every verb that computes
 
 
 def compute_on(threads: int | None, device: "torch.device") -> int | None:
-    """Compute on so many CPU threads from now on. Returns: the number, None where it is left to torch."""
+    """Compute on so many CPU threads from now on. Returns: the number, None where it is left to torch.
+
+    Raises: ConfigError for more than any machine has.
+    """
     import torch
+
+    from parity.runs.environment import MOST_THREADS
+    from runners.errors import ConfigError
 
     if threads is None and device.type != "cpu":
         return None
     count = max(1, threads or DEFAULT_THREADS)
+    if count > MOST_THREADS:
+        raise ConfigError(f"--threads is {count}; take 1 to {MOST_THREADS}, as many as there are cores at most.")
     torch.set_num_threads(count)
     return count

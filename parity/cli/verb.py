@@ -1,25 +1,23 @@
 """The frame that every verb shares: errors become one sentence and exit code 2, whatever happens."""
 
 import functools
-import json as json_module
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Final, ParamSpec
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
-from runners.errors import ParityError
+from parity.cli.interrupt import interrupt_if_heard
+from parity.cli.main import COULD_NOT_JUDGE
+from parity.report.ending import debugging, sentence_of, traceback_of
+from parity.report.terminal import Terminal
 
 P = ParamSpec("P")
-COULD_NOT_JUDGE = 2
+WIDE: Final = 150  # columns: logs must not cut numbers off
 
-WIDE = 150  # columns where there is no terminal to ask: logs must not cut numbers off
-
-out = Console(highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Terminal(width=WIDE)
+err = Terminal(stderr=True)
 
 
 def verb(function: Callable[P, int | None]) -> Callable[P, None]:
@@ -33,23 +31,20 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             code = function(*args, **kwargs) or 0
-        except ParityError as error:
-            code = _said(f"error: {error}", error)
-        except KeyboardInterrupt as error:
-            code = _said("interrupted; nothing was left half-written", error)
-        except SystemExit as error:  # an engine that ends the process it runs in
-            code = _said(f"error: the code that was run called sys.exit({error.code!r}); nothing was judged.", error)
-        except OSError as error:  # a disk that is full or read-only, a folder in a file's place
-            reason = " ".join(str(error).split())
-            code = _said(
-                f"error: a file or folder cannot be read or written ({reason}); make room or take another place.", error
-            )
-        except Exception:
-            err.print(f"internal error, please report it:\n{traceback.format_exc()}", style="red", markup=False)
-            code = COULD_NOT_JUDGE
+            interrupt_if_heard()  # one that a library swallowed
+        except BaseException as error:
+            code = could_not_judge(error)
         raise typer.Exit(code)
 
     return wrapped
+
+
+def could_not_judge(error: BaseException) -> int:
+    """Say what ended a verb, or kept it from beginning; returns the exit code."""
+    if debugging():
+        err.print(Text(traceback_of(error)))
+    err.print(Text(sentence_of(error), "red"))
+    return COULD_NOT_JUDGE
 
 
 def saved_or_said(document: Callable[[], Any], save: Path | None, json: bool) -> bool:
@@ -59,12 +54,5 @@ def saved_or_said(document: Callable[[], Any], save: Path | None, json: bool) ->
     if save is not None:
         write_json_atomic(save, document())
     if json:
-        typer.echo(json_module.dumps(plain(document()), indent=2))
+        out.document(plain(document()))
     return json
-
-
-def _said(text: str, error: BaseException) -> int:
-    """Say what ended a verb, and what else went wrong on its way out; returns the exit code."""
-    for line in (text, *getattr(error, "__notes__", ())):
-        err.print(line, style="red", markup=False)
-    return COULD_NOT_JUDGE

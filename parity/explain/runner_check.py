@@ -6,7 +6,6 @@ the case should be a small one.
 """
 
 import difflib
-import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,13 +15,15 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from parity.runs.execute import engine_errors
 from parity.taps.dataflow import Dataflow
 from parity.taps.form import TEXT_WINDOW, shape_of
 from parity.taps.name import place_of
 from parity.taps.pattern import chosen
 from runners.case import Case
 from runners.clock import Quiet
-from runners.errors import ParityError, RunnerError
+from runners.closed_input import closed_input
+from runners.errors import RunnerError
 from runners.protocol import Capabilities, Outcome, Runner
 from runners.tap import listening
 
@@ -94,7 +95,7 @@ def protocol_flaws(runner: Any) -> list[Flaw]:
 
 
 def hear(runner: Runner, case: Case) -> Heard:
-    """Run a case with every tap kept, on the CPU. Raises: whatever the runner does; RunnerError for no Outcome."""
+    """Run a case with every tap kept, on the CPU. Raises: RunnerError for what the runner raises, or no Outcome."""
     taps: dict[str, Tensor] = {}
     repeated: list[str] = []
 
@@ -105,20 +106,13 @@ def hear(runner: Runner, case: Case) -> Heard:
             taps[name] = tensor.detach().cpu().clone()
 
     with ExitStack() as stack:
+        stack.enter_context(engine_errors(runner))
+        stack.enter_context(closed_input())
         entered = stack.enter_context(runner)
         if not callable(getattr(entered, "run", None)):
             raise RunnerError(f"__enter__ of {runner.name!r} returned {type(entered).__name__}; return self.")
         stack.enter_context(listening(keep))
-        try:
-            outcome = entered.run(case, Quiet())
-        except ParityError:
-            raise
-        except Exception as error:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            said = " ".join(str(error).split())[:300]
-            raise RunnerError(
-                f"{runner.name!r} raised {type(error).__name__} ({said}) in {at.filename}, line {at.lineno}."
-            ) from error
+        outcome = entered.run(case, Quiet())
     if not isinstance(outcome, Outcome):
         raise RunnerError(f"run of {runner.name!r} returned {type(outcome).__name__}; return an Outcome.")
     return Heard(outcome=outcome, taps=taps, repeated=repeated)

@@ -25,6 +25,7 @@ from parity.taps.name import is_tap, place_of
 from parity.trace.file import Trace
 from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from runners.case import Case
+from runners.closed_input import closed_input
 from runners.errors import RunError
 from runners.protocol import DTYPES, RunOptions
 from runners.releases import RELEASES
@@ -140,7 +141,7 @@ def identify(
     search = Search(replay, observed, case, record.dtype, say)
     errors: dict[str, float] = {}
     ours: dict[str, TapSketch] = {}
-    with repeatable_kernels(device, case.reference):  # as the run was made
+    with closed_input(), repeatable_kernels(device, case.reference):  # as the run was made
         environment = fingerprint(device)
         setting, decisions = search.search()
         for site in SITES:

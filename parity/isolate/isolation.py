@@ -20,6 +20,7 @@ from parity.runs.folder import dtype_name, sha256_of
 from parity.taps.dataflow import Dataflow
 from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
+from runners.closed_input import closed_input
 from runners.errors import ConfigError
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner, details_of
@@ -130,7 +131,7 @@ def isolate(
     )
     official = OfficialRunner(weights, options, watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with repeatable, official, listening(lockstep.hear):
+    with closed_input(), repeatable, official, listening(lockstep.hear):
         official.run(case, progress or Quiet())
         environment = fingerprint(options.device)
     config = NativeRunner(weights, options).pipeline_config(case)

@@ -8,23 +8,22 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from rich.console import Console
-
 from parity.diff.traces import DriftGrid
+from parity.report.terminal import Terminal
 
 MARKS: Final = ".:=+*%#@"  # below 1e-6, from 1e-6, 1e-5, ... from 1
 LOWEST_DECADE: Final = -6
 LEGEND: Final = "blank: equal bits   .: <1e-6   then a mark a decade, : = + * % #   @: >= 1   -: no number"
 
 
-def draw_drift(console: Console, grids: Sequence[DriftGrid], part: str = "out") -> None:
+def draw_drift(console: Terminal, grids: Sequence[DriftGrid], part: str = "out") -> None:
     """Draw the grids of one part of the block, for every pass and stream."""
-    console.print(f"relative L2 of {part}; rows are steps, columns are blocks. {LEGEND}", markup=False)
+    console.print(f"relative L2 of {part}; rows are steps, columns are blocks. {LEGEND}")
     for grid in (grid for grid in grids if grid.part == part):
         worst = max((value for row in grid.values for value in row if not math.isnan(value)), default=math.nan)
-        console.print(f"{grid.guidance_pass}, {grid.stream} (worst {worst:.2g})", markup=False)
+        console.print(f"{grid.guidance_pass}, {grid.stream} (worst {worst:.2g})")
         for line in drift_lines(grid):
-            console.print(line, markup=False)
+            console.print(line)
 
 
 def drift_lines(grid: DriftGrid) -> Iterable[str]:

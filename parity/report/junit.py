@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from parity.judge.perf import PerfVerdict
-from parity.report.words import GateWords, RowWords, perf_sentence, printable
+from parity.report.words import GateWords, RowWords, perf_sentence
 from parity.trace.atomic import write_bytes_atomic
+from runners.printable import printable
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production 2 (Char)
 

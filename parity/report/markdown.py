@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import typer
-
-from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence, printable
+from parity.report.terminal import Terminal
+from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence
 from parity.trace.atomic import append_text
+from runners.printable import printable
 
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -45,13 +45,12 @@ def error_markdown(case: str, message: str) -> str:
     return f"### VERDICT: COULD NOT JUDGE\n\nCase {escaped(case)}: {escaped(message)}\n"
 
 
-def say_in_workflow(summary: str, commands: Iterable[str], *, err: bool) -> None:
+def say_in_workflow(summary: str, commands: Iterable[str], terminal: Terminal) -> None:
     """Add to a workflow's job summary and annotate its run, where there is one; it reads output and errors alike."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         append_text(Path(path), summary + "\n")  # other steps share this file
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for command in commands:
-            typer.echo(command, err=err)
+        terminal.commands(commands)
 
 
 def annotations(said: GateWords) -> list[str]:

@@ -1,15 +1,16 @@
 """The numbers of a comparison as a terminal table, without judgement."""
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff
-from parity.report.words import number, printable
+from parity.report.terminal import Terminal
+from parity.report.words import number
+from runners.printable import printable
 
 
-def draw_diff(console: Console, found: RunsDiff, title: str) -> None:
+def draw_diff(console: Terminal, found: RunsDiff, title: str) -> None:
     """Print what differs in the environment, every number, what was left out, and what was found besides."""
     for one in found.environment:
         console.print(Text(printable(f"environment differs: {one.beside}"), "yellow"), soft_wrap=True)

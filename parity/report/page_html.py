@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from parity.report.words import printable
 from parity.trace.atomic import plain
+from runners.printable import printable
 
 VOID: Final = frozenset({"br", "hr", "input", "meta", "link", "img", "rect", "line", "polyline", "path", "circle"})
 _JSON_ESCAPES: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})

@@ -1,18 +1,19 @@
 """The changes between two official releases, as a table: one row a named change, then all together and the rest."""
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from parity.identify.effect import ReleaseEffect
 from parity.identify.releases import ReleaseChange
-from parity.report.words import number, printable
+from parity.report.terminal import Terminal
+from parity.report.words import number
+from runners.printable import printable
 
 NOTHING = ("nothing: every bit is equal", "-", "-", "-")
 
 
-def draw_release_change(console: Console, found: ReleaseChange) -> None:
+def draw_release_change(console: Terminal, found: ReleaseChange) -> None:
     """Print the named changes with what each does by itself, if that was measured, and the whole difference."""
     table = Table(
         box=box.SIMPLE_HEAD, title=f"From release {found.old} to {found.new}", title_justify="left", pad_edge=False

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,9 +15,11 @@ from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
 from parity.report.documents import verdict_document
 from parity.report.explanation import explanation_document, explanation_lines
 from parity.report.markdown import escaped
-from parity.report.words import GIB, in_words, number, printable, sentence
+from parity.report.terminal import Terminal
+from parity.report.words import GIB, in_words, number, sentence
 from parity.runs.folder import RunRecord
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
+from runners.printable import printable
 
 SCHEMA_VERSION: Final = 1
 MOST_PLACES: Final = 5  # named of those that add an error
@@ -180,7 +181,7 @@ def suite_code(lines: Sequence[SuiteLine], missing: Sequence[str]) -> int:
     return gate_exit_code(*(line.code for line in lines), *([2] if missing or not lines else []))
 
 
-def draw_suite(console: Console, lines: Sequence[SuiteLine], missing: Sequence[str]) -> None:
+def draw_suite(console: Terminal, lines: Sequence[SuiteLine], missing: Sequence[str]) -> None:
     """Print the table, what keeps lines from parity, and the verdict."""
     table = Table(*COLUMNS, title=TITLE)
     table.columns[0].overflow = "fold"  # the id of a case is never cut short

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import LimitChange
-from parity.report.words import COLUMNS, GateWords, interval, limit_words, number, perf_sentence, printable
+from parity.report.terminal import Terminal
+from parity.report.words import COLUMNS, GateWords, interval, limit_words, number, perf_sentence
+from runners.printable import printable
 
 REASON_WIDTH = 24  # the least room, in characters, in which a reason is still readable
 STYLES = {
@@ -33,7 +34,7 @@ STYLES = {
 }
 
 
-def draw_gate(console: Console, said: GateWords) -> None:
+def draw_gate(console: Terminal, said: GateWords) -> None:
     """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided."""
     draw_verdict(console, said)
     if said.perf is not None:
@@ -41,27 +42,27 @@ def draw_gate(console: Console, said: GateWords) -> None:
     style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[said.exit_code]
     console.print(Text(said.headline, style), soft_wrap=True)
     if said.other_release is not None:
-        console.print(said.other_release, markup=False, soft_wrap=True)
+        console.print(said.other_release, soft_wrap=True)
 
 
-def draw_verdict(console: Console, said: GateWords) -> None:
+def draw_verdict(console: Terminal, said: GateWords) -> None:
     """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
     verdict = said.verdict
-    title = f"{printable(verdict.case)}, judged by {said.judged_by}"
+    title = f"{verdict.case}, judged by {said.judged_by}"
     lines = [(one.cells[0], one.sentence) for one in said.rows]
     _draw(console, title, COLUMNS, [one.cells for one in said.rows], lines)
     for failure, message in said.failures:
-        _line(console, "FAIL", printable(f"{failure.code} in {failure.where}: {message}"))
+        _line(console, "FAIL", f"{failure.code} in {failure.where}: {message}")
     for note in said.notes:
-        _line(console, "note", printable(note))
+        _line(console, "note", note)
     if verdict.unjudged:
         reasons = dict.fromkeys(verdict.unjudged.values())
         for reason in reasons:
             names = sorted(name for name, its in verdict.unjudged.items() if its == reason)
-            _line(console, "note", printable(f"{len(names)} metrics are not judged ({reason}): {', '.join(names)}"))
+            _line(console, "note", f"{len(names)} metrics are not judged ({reason}): {', '.join(names)}")
 
 
-def draw_perf(console: Console, perf: PerfVerdict) -> None:
+def draw_perf(console: Terminal, perf: PerfVerdict) -> None:
     """Print each time and the memory beside its baseline."""
     rows = [
         (
@@ -72,53 +73,52 @@ def draw_perf(console: Console, perf: PerfVerdict) -> None:
             number(row.allowed, row.unit),
             "-" if row.change_percent is None else f"{row.change_percent:+.3g} %",
             interval(row),
-            printable(row.reason),
+            row.reason,
         )
         for row in perf.rows
     ]
     header = ("", "quantity", "now", "baseline", "allowed", "change", "95 % interval", "note")
     lines = [(row.outcome, perf_sentence(row)) for row in perf.rows]
-    _draw(console, printable(perf.title), header, rows, lines)
-    _line(console, "baseline", printable(perf.reason))
+    _draw(console, perf.title, header, rows, lines)
+    _line(console, "baseline", perf.reason)
     for note in perf.notes:
-        _line(console, "note", printable(note))
+        _line(console, "note", note)
 
 
-def draw_changes(console: Console, changes: Sequence[LimitChange]) -> None:
+def draw_changes(console: Terminal, changes: Sequence[LimitChange]) -> None:
     """Print old limits beside new ones; those that did not move are only counted."""
     moved = [change for change in changes if change.kind != "unchanged"]
     rows = []
     for change in moved:
         reason = change.new.reason if change.new else "no limit any more"
         old, new = limit_words(change, old=True), limit_words(change, old=False)
-        rows.append((change.kind, printable(str(change.where)), change.metric, old, new, printable(reason)))
+        rows.append((change.kind, str(change.where), change.metric, old, new, reason))
     lines = [(row[0], f"{row[1]}: {row[2]}: {row[3]} -> {row[4]} ({row[5]})") for row in rows]
     _draw(console, "Limits, old against new", ("", "where", "metric", "old", "new", "why"), rows, lines)
     _line(console, "note", f"{len(changes) - len(moved)} limits are unchanged")
 
 
-def draw_perf_changes(console: Console, changes: Sequence[PerfChange]) -> None:
+def draw_perf_changes(console: Terminal, changes: Sequence[PerfChange]) -> None:
     """Print what each quantity was allowed and will be."""
     rows = []
     for change in changes:
         unit = "bytes" if change.quantity == "peak_memory" else "s"
         kind = "loosened" if change.loosened else "ok"
-        rows.append(
-            (kind, change.quantity, number(change.old, unit), number(change.new, unit), printable(change.title))
-        )
+        rows.append((kind, change.quantity, number(change.old, unit), number(change.new, unit), change.title))
     lines = [(row[0], f"{row[4]}: {row[1]}: {row[2]} -> {row[3]}") for row in rows]
     _draw(console, "Allowed times, old against new", ("", "quantity", "old", "new", "of"), rows, lines)
 
 
 def _draw(
-    console: Console,
+    console: Terminal,
     title: str,
     header: tuple[str, ...],
     rows: Sequence[tuple[str, ...]],
     lines: Sequence[tuple[str, str]],
 ) -> None:
     """A table whose last column may wrap, or `lines` of (state, text) where the table would not fit."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", pad_edge=False)
+    rows = [tuple(map(printable, row)) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, title=Text(printable(title)), title_justify="left", pad_edge=False)
     for position, name in enumerate(header):
         last = position == len(header) - 1
         longest = max((cell_len(row[position]) for row in rows), default=0)
@@ -132,10 +132,10 @@ def _draw(
     if rows and Measurement.get(console, console.options.update(width=10_000), table).minimum <= console.width:
         console.print(table)
         return
-    console.print(Text(title), soft_wrap=True)
+    console.print(title, soft_wrap=True)
     for kind, text in lines:
         _line(console, kind, text)
 
 
-def _line(console: Console, kind: str, text: str) -> None:
-    console.print(Text.assemble((kind, STYLES.get(kind, "")), " ", text), soft_wrap=True)
+def _line(console: Terminal, kind: str, text: str) -> None:
+    console.print(Text.assemble((kind, STYLES.get(kind, "")), " ", printable(text)), soft_wrap=True)

@@ -16,6 +16,7 @@ from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.strength import Caught
 from parity.judge.verdict import JUDGED, Failure, Row, Verdict, gate_exit_code
+from runners.printable import printable
 
 GIB = 1 << 30
 MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
@@ -66,11 +67,6 @@ def in_words(verdict: Verdict, perf: PerfVerdict | None = None, followed: Follow
 def _cells(row: Row) -> tuple[str, ...]:
     value, margin = number(row.value, row.unit), signed(row.margin, row.unit)
     return state(row), row.metric, value, bound(row), margin, used(row), why(row)
-
-
-def printable(text: str) -> str:
-    """The text with control characters, escape sequences and invisible direction marks shown as escapes."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def capitalised(line: str) -> str:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -34,12 +33,13 @@ from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.full_tensors import TENSORS_FILE
 from parity.trace.recorder import Recorder
 from runners.case import Case, Switches, case_document
-from runners.catalogue import NAMES
+from runners.catalogue import NAMES, require_own_name
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
 from runners.load import load
 from runners.partial_folder import partial_folder
+from runners.printable import printable
 from runners.protocol import DTYPES, Capabilities, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
@@ -52,8 +52,6 @@ SAID_LINES: Final = 12  # of what a child printed, kept for an error
 ANSWER_S: Final = 300.0  # that an interpreter may take to import torch and say what it is
 SILENCE_S: Final = 60.0  # that a child may take to end once it has closed its output
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\U0010ffff]")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}")
 
 
 class ChildResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +159,7 @@ def environment_in(python: Path, device: torch.device, release: str) -> dict[str
     try:
         asked = subprocess.run(
             [str(python.absolute()), "-c", code, *arguments],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             env=_environment(),
             timeout=ANSWER_S,
@@ -327,7 +326,7 @@ def _error_named(name: str) -> type[ParityError]:
 
 
 def _printable(text: str, length: int) -> str:
-    return _UNPRINTABLE.sub(" ", text)[:length]
+    return printable(" ".join(text.split()))[:length]
 
 
 def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
@@ -338,11 +337,8 @@ def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
     name = result.runner
     if runner in NAMES and name != runner:
         raise RunError(f"The child was asked for runner {runner!r} and ran {_printable(name, 60)!r}.")
-    if runner not in NAMES and (name in NAMES or not _NAME.fullmatch(name)):
-        raise RunError(
-            f"{runner} calls itself {_printable(name, 60)!r}; a name is letters, digits, '_', '.' and '-', and "
-            f"{', '.join(NAMES)} are taken."
-        )
+    if runner not in NAMES:
+        require_own_name(name, runner)
     outputs = read_outputs(_regular(place / OUTPUTS_FILE))
     request = case.request
     wanted = (request.num_frames, request.height, request.width, 3)

@@ -12,7 +12,7 @@ from functools import cache, partial
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -53,6 +53,8 @@ NUMERIC_KEYS = (
     "deterministic_algorithms",
     "changed_flags",
 )
+
+MOST_THREADS: Final = 4096  # that any machine computes on, and so any run says
 
 # What torch starts with. A flag is recorded once it has been changed, so that older records agree with newer ones.
 DEFAULT_FLAGS = {

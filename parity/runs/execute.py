@@ -19,8 +19,10 @@ from parity.trace.atomic import folder_atomic, require_folder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
+from runners.catalogue import failed, is_known, require_own_name
 from runners.clock import Progress
-from runners.errors import OutputError, RunError, RunnerError
+from runners.closed_input import closed_input
+from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
 from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
@@ -28,6 +30,7 @@ from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
 CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
+ENGINES = ("diffusers", "sglang")  # known runners whose code is somebody else's, and not wrapped by them
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
 
@@ -66,10 +69,10 @@ def execute(
         options: those that the runner was made with.
         progress: told what the run is doing.
         recorded: entered while the case runs, to record taps.
-    Raises: ParityError of the kind that fits what is wrong, and whatever else the runner does.
+    Raises: ParityError of the kind that fits what is wrong; RunnerError for whatever else comes out of an engine.
     """
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with repeatable, runner, _observed(recorded) as observed:
+    with engine_errors(runner), closed_input(), repeatable, runner, _observed(recorded) as observed:
         start_s = time.perf_counter()
         outcome = runner.run(case, progress)
         if isinstance(outcome, MeasuredOutcome):
@@ -78,9 +81,32 @@ def execute(
             torch.cuda.synchronize(options.device)
         end_to_end_s = time.perf_counter() - start_s
         environment = fingerprint(options.device)
+        name = (
+            runner.name
+            if is_known(runner)
+            else require_own_name(getattr(runner, "name", None), f"The runner of {case.id!r}")
+        )
     details = {**outcome.details, **observed, TAPS_OFFERED: list(runner.capabilities.taps)}
-    measured = {"runner": runner.name, "environment": environment, "end_to_end_s": end_to_end_s}
+    measured = {"runner": name, "environment": environment, "end_to_end_s": end_to_end_s}
     return MeasuredOutcome(**{**vars(outcome), **measured, "details": details})
+
+
+@contextmanager
+def engine_errors(runner: Runner) -> Iterator[None]:
+    """Say of what an engine raises whose it is; what is wrong in code of ours is a bug, and stays what it is."""
+    name = str(getattr(runner, "name", type(runner).__name__))
+    try:
+        yield
+    except (ParityError, MemoryError):
+        raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"The device ran out of memory in the run of {name!r} ({error}).") from error
+    except ImportError as error:
+        raise failed(name, error) from error
+    except Exception as error:
+        if is_known(runner) and name not in ENGINES:
+            raise
+        raise failed(name, error) from error
 
 
 @contextmanager

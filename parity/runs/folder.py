@@ -22,6 +22,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from parity.runs.environment import MOST_THREADS
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
 from parity.runs.outputs import read_outputs, write_outputs
 from parity.runs.video_file import write_mp4
@@ -222,6 +223,8 @@ def read_run(folder: Path) -> Run:
     Raises: RunError if the folder is no run, is of another schema version, is incomplete, or has been changed.
     """
     path = folder / RUN_FILE
+    if not folder.is_dir():
+        raise RunError(f"There is no folder {folder}. Name one that `parity run --out` made.")
     if not path.is_file() or path.is_symlink():
         raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
     record = load(
@@ -265,6 +268,10 @@ def _check_values(path: Path, record: RunRecord) -> None:
         raise RunError(
             f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
         )
+    for key in ("threads", "cores"):
+        count = record.environment.get(key)
+        if count is not None and not (type(count) is int and 1 <= count <= MOST_THREADS):
+            raise RunError(f"{path} says its environment has {str(count)[:40]!r} {key}; wanted 1 to {MOST_THREADS}.")
     taps = record.details.get(TAPS_OFFERED, [])
     if not (isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)):
         raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")

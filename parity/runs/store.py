@@ -47,7 +47,7 @@ class Store:
         self.url = url
         try:
             self._files, self._root = fsspec.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # every kind of store has errors of its own
             raise RunError(
                 f"No store at {url!r} ({error}); set {ENVIRONMENT_VARIABLE} to a folder, or install what it needs."
             ) from error

@@ -38,6 +38,7 @@ from parity.trace.sketch import (
     require_buckets,
 )
 from runners.errors import ConfigError, RunError
+from runners.load import parse
 
 TRACE_FILE: Final = "trace.safetensors"
 TRACE_JOURNAL: Final = "trace.journal"
@@ -232,9 +233,9 @@ def decode(data: bytes, *, origin: str) -> SketchTable:
     """Read what `encode` wrote, trusting none of it. Raises: RunError."""
     try:
         columns = safetensors.torch.load(data)  # checks every size against the data before it allocates
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode(), origin, RunError, "record it again")
         return _checked(_table(columns, header.get("__metadata__", {}), origin), origin)
-    except (safetensors.SafetensorError, ConfigError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (safetensors.SafetensorError, ConfigError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{origin} is damaged or not a trace ({error}); record the run again.") from error
 
 
@@ -258,12 +259,12 @@ def _table(columns: dict[str, Tensor], metadata: dict[str, str], origin: str) ->
     names = columns["names"].numpy().tobytes().decode().split("\n") if count else []
     if len(names) != count:
         raise ValueError(f"{len(names)} names for {count} taps")
-    shapes = [tuple(_sizes(shape)) for shape in json.loads(metadata["shapes"])]
-    dtypes = [str(dtype) for dtype in json.loads(metadata["dtypes"])]
+    shapes = [tuple(_sizes(shape)) for shape in _parsed(metadata, "shapes", origin)]
+    dtypes = [str(dtype) for dtype in _parsed(metadata, "dtypes", origin)]
     return SketchTable(
         buckets=buckets,
-        pattern=_pattern(json.loads(metadata["pattern"])),
-        complete=json.loads(metadata["complete"]) is True,
+        pattern=_pattern(_parsed(metadata, "pattern", origin)),
+        complete=_parsed(metadata, "complete", origin) is True,
         padded_text=_padded_text(metadata),
         names=names,
         shapes=_looked_up(shapes, columns["shape_index"]),
@@ -271,6 +272,10 @@ def _table(columns: dict[str, Tensor], metadata: dict[str, str], origin: str) ->
         floats=torch.cat((columns["buckets"], *(columns[name][:, None] for name in _FLOAT_COLUMNS)), dim=1),
         integers=torch.stack([columns[name] for name in _INTEGER_COLUMNS], dim=1),
     )
+
+
+def _parsed(metadata: dict[str, str], key: str, origin: str) -> Any:
+    return parse(metadata[key], f"{key!r} in the metadata of {origin}", RunError, "record the run again")
 
 
 def _looked_up(entries: list[_T], index: Tensor) -> list[_T]:

@@ -78,7 +78,7 @@ def _entry(source: BinaryIO, record: Extent, journal: Path) -> _Entry:
         return _Entry(
             name=name, dtype=fields["dtype"], shape=fields["shape"], element_bytes=element_bytes, extent=extent
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{journal} is damaged ({error}); record the run again.") from error
 
 

@@ -68,7 +68,9 @@ def build_components(weights: Weights, device: torch.device, dtype: torch.dtype)
     arguments: dict[str, Any] = {name: component for name, (component, _) in built.items()}
     try:
         tokenizer_class = importlib.import_module("transformers").AutoTokenizer
-        arguments["tokenizer"] = tokenizer_class.from_pretrained(str(weights.gemma_folder), local_files_only=True)
+        arguments["tokenizer"] = tokenizer_class.from_pretrained(
+            str(weights.gemma_folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers raises whatever its parsers do
         raise CheckpointError(f"The tokenizer in {weights.gemma_folder} cannot be read: {error}") from error
     arguments["scheduler"] = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler(**SCHEDULER)

@@ -146,6 +146,7 @@ class SGLangRunner:
             model_id=MODEL,
             num_gpus=1,
             disable_autocast=disable_autocast,
+            trust_remote_code=False,  # which its loader of the text encoder does not ask: see `runners.model_files`
             log_level="error",
         )
         arguments.set_global_server_args(server)

@@ -81,7 +81,7 @@ def test_what_cannot_be_judged_fails_and_says_so(suite: Suite, leave_run: LeaveR
     damaged = leave_run("damaged", runner="native", change=shorter)
     for body, why in (
         (gated(official), "*could not judge: Case 'micro' has no golden*"),
-        (gated(Path("no/such/run")), "*could not judge: no/such/run is not a run*"),
+        (gated(Path("no/such/run")), "*could not judge: There is no folder no/such/run*"),
         (gated(damaged, f", against={str(official)!r}"), "*missing_frame*"),
         ("def test_engine(parity_gate):\n    parity_gate(3)\n", "*wants a run's folder or *; got int*"),
     ):

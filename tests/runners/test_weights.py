@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from runners.errors import CheckpointError
-from runners.weights import TensorFiles, WeightsFolder
+from runners.model_files import ModelFiles
+from runners.weights import TensorFiles, WeightsFolder, num_blocks
 
 CPU = torch.device("cpu")
 NAME = "ltx-2.3.safetensors"
@@ -103,6 +105,8 @@ def same_tensor_twice(folder: Path) -> None:
         (with_metadata(model_version="2.3.0"), r"has no 'config' in its metadata"),
         (with_metadata(model_version="2.3.0", config="{"), r"'config' in .* is not valid JSON"),
         (with_metadata(model_version="2.3.0", config="[1]"), r"'config' in .* is not a JSON object"),
+        (with_metadata(model_version="2.3.0", config='{"vae": {}}'), r"has no section 'transformer'"),
+        (with_metadata(model_version="2.3.0", config='{"transformer": [1]}'), r"has no section 'transformer'"),
         (with_metadata(model_version="2.3.0", config="9" * 5000), r"is not valid JSON"),
         (with_metadata(model_version="2.3.0", config="[" * 100_000), r"is not valid JSON"),
         (without("gemma/tokenizer.model"), r"exactly one Gemma folder \(one with tokenizer.model\); found none"),
@@ -155,7 +159,7 @@ def test_several_files_are_read_as_one(tmp_path: Path) -> None:
 def test_the_hash_sees_one_changed_bit_in_either_part_and_not_the_metadata(copied: Path) -> None:
     checkpoint, gemma = copied / NAME, copied / "gemma/model.safetensors"
     gemma.unlink()
-    metadata = {"model_version": "2.3.1", "config": json.dumps({"a": 1})}
+    metadata = {"model_version": "2.3.1", "config": json.dumps({"transformer": {}, "a": 1})}
     x, y = torch.randn(5, 3), torch.randn(7).bfloat16()
 
     def hash_of(x: torch.Tensor, y: torch.Tensor, metadata: dict[str, str]) -> str:
@@ -174,3 +178,17 @@ def test_the_hash_sees_one_changed_bit_in_either_part_and_not_the_metadata(copie
     rewrite(copied, {"y": x}, metadata)
     assert WeightsFolder(copied).hash != first
     assert checkpoint.is_file()
+
+
+@pytest.mark.parametrize("layers", ["48", 0, -1, True, None, 1.5, [2]])
+def test_a_number_of_layers_that_is_none_is_refused(micro_weights: WeightsFolder, layers: object) -> None:
+    config = {"transformer": {"num_layers": layers}}
+    made = ModelFiles(
+        config=config,
+        model=micro_weights.model,
+        gemma_config={},
+        gemma=micro_weights.gemma,
+        gemma_folder=micro_weights.gemma_folder,
+    )
+    with pytest.raises(CheckpointError, match="num_layers = "):
+        num_blocks(cast(WeightsFolder, made))

@@ -1,5 +1,6 @@
 """Recording a run: a crash leaves no run, but what its taps had recorded, marked incomplete."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Self
 import pytest
 import torch
 
-from parity.runs.execute import CRASHED_FILE, device_named, record_run, recording
+from parity.runs.execute import CRASHED_FILE, device_named, execute, record_run, recording
 from parity.runs.folder import RUN_FILE
 from parity.trace import recorder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
@@ -23,7 +24,7 @@ from runners.weights import WeightsFolder
 class Crashing:
     """A runner whose third tap is the last thing it does."""
 
-    name = "native"
+    name = "crashing"
     capabilities: Capabilities
 
     def __enter__(self) -> Self:
@@ -40,6 +41,32 @@ class Crashing:
         raise RuntimeError("the engine died")
 
 
+class Asking(Crashing):
+    """A runner whose libraries raise or ask, wherever that is."""
+
+    def __init__(self, at: str, raised: Exception | None) -> None:
+        self.at, self.raised, self.answer = at, raised, "none"
+
+    def _ask(self, here: str) -> None:
+        if here == self.at:
+            if self.raised is not None:
+                raise self.raised
+            self.answer = input("run the code? ")
+
+    def __enter__(self) -> Self:
+        self._ask("enter")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ask("exit")
+
+    def run(self, case: Case, progress: Progress) -> Outcome:
+        self._ask("run")
+        raise RunnerError("not reached")
+
+
 class NamedWeights:
     """Stands where weights would; nothing of them is read before the crash."""
 
@@ -49,7 +76,9 @@ class NamedWeights:
 def crash(case: Case, out: Path) -> BaseException:
     weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
     options = RunOptions(device=torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="engine died") as died:
+    with pytest.raises(
+        RunnerError, match=r"^Runner 'crashing' failed at test_execute.py:\d+: RuntimeError: the engine died"
+    ) as died:
         record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
     return died.value
 
@@ -113,6 +142,23 @@ def test_a_place_that_is_not_free_is_refused_before_anything_is_run(
         record_run(Crashing(), micro_case(), weights, options, out, Quiet(), replace=replaced)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "link"}
+
+
+@pytest.mark.parametrize("at", ["enter", "run"])
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ModuleNotFoundError("No module named 'sgl'"), r"'crashing' needs a module that .* \(No module named 'sgl'\)"),
+        (KeyError("x"), r"^Runner 'crashing' failed at test_execute.py:\d+: KeyError: 'x'$"),
+        (None, r"^Runner 'crashing' failed at .*: EOFError: "),  # it asks, and nobody is there
+    ],
+)
+def test_what_an_engine_raises_anywhere_is_a_sentence_of_the_tree(
+    at: str, raised: Exception | None, said: str, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    with pytest.raises(RunnerError, match=said):
+        execute(Asking(at, raised), micro_case(), RunOptions(device=torch.device("cpu")), Quiet())
 
 
 def test_a_device_that_is_not_here_is_named() -> None:

@@ -204,7 +204,7 @@ def list_checksums(folder: Path) -> None:
     ("spoil", "sentence"),
     [
         (lambda folder: (folder / RUN_FILE).unlink(), r"is not a run: it has no run.json"),
-        (lambda folder: shutil.rmtree(folder), r"is not a run"),
+        (lambda folder: shutil.rmtree(folder), r"There is no folder"),
         (linked(RUN_FILE), r"is not a run"),
         (text(""), r"is not valid JSON"),
         (text("{" * 3), r"is not valid JSON"),

@@ -1,0 +1,83 @@
+"""Runners by name and from files: a stranger cannot pass for one of ours, and what it raises is said to be its own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runners.catalogue import NAMES, is_known, open_runner, require_own_name
+from runners.errors import MediaError, RunnerError
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+
+CPU = RunOptions(device=torch.device("cpu"))
+
+
+def opened(folder: Path, text: str, weights: WeightsFolder) -> Any:
+    """The class Engine of a file with this text, made."""
+    (folder / "engine.py").write_text(text)
+    return open_runner(f"{folder / 'engine.py'}:Engine", weights, CPU)
+
+
+@pytest.mark.parametrize("name", ["grey", "a", "0", "my_engine-2.1", "x" * 40, "_a", ".a"])
+def test_a_name_of_its_own_is_taken(name: str, micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    text = f"class Engine:\n    name = {name!r}\n    def __init__(self, weights, options): pass\n"
+    assert opened(tmp_path, text, micro_weights).name == name
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES, "Native", "", "x" * 41, "a b", "a/b", "é", "..", "-", "a\n", "\x1b[31m", 7, ["a"]]
+)
+def test_another_name_is_refused(name: object, micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    text = f"class Engine:\n    name = {name!r}\n    def __init__(self, weights, options): pass\n"
+    with pytest.raises(RunnerError, match=r"engine\.py:Engine calls itself"):
+        opened(tmp_path, text, micro_weights)
+    with pytest.raises(RunnerError, match="calls itself"):
+        require_own_name(name, "x")
+
+
+def test_a_runner_without_a_name_or_with_the_one_it_inherits_is_refused(
+    micro_weights: WeightsFolder, tmp_path: Path
+) -> None:
+    nameless = opened(tmp_path, "class Engine:\n    def __init__(self, weights, options): pass\n", micro_weights)
+    assert not is_known(nameless)
+    with pytest.raises(RunnerError, match="calls itself 'None'"):
+        require_own_name(getattr(nameless, "name", None), "x")
+    inherits = "from runners.native.runner import NativeRunner\nclass Engine(NativeRunner): pass\n"
+    with pytest.raises(RunnerError, match=r"calls itself 'native'.*are taken"):
+        opened(tmp_path, inherits, micro_weights)
+
+
+def test_only_ours_are_known(micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    for name in NAMES:
+        assert is_known(open_runner(name, micro_weights, CPU))
+    class_of_file = "class Engine:\n    name = 'x'\n    def __init__(self, weights, options): self.weights = weights\n"
+    engine = opened(tmp_path, class_of_file, micro_weights)
+    engine.name = "native"  # after it was looked at
+    assert not is_known(engine)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise KeyError('a\\x1bb')", r"Runner '.*engine\.py:Engine' failed at engine\.py:1: KeyError: 'a\\x1bb'"),
+        ("import no_such_library", r"needs a module that .* cannot import \(No module named 'no_such_library'\)"),
+        ("def broken(:", "failed at .*: SyntaxError: "),
+        ("Engine = 7", "has no class 'Engine'"),
+        (
+            "class Engine:\n    def __init__(self, weights, options):\n        input('run code? ')",
+            "failed at engine.py:3: EOFError",
+        ),
+        ("class Engine: pass", "failed at catalogue.py:.*TypeError"),
+    ],
+)
+def test_what_a_file_raises_is_its_own(text: str, said: str, micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match=said):
+        opened(tmp_path, text, micro_weights)
+
+
+def test_an_error_of_the_tree_stays_what_it_is(micro_weights: WeightsFolder, tmp_path: Path) -> None:
+    text = "from runners.errors import MediaError\nraise MediaError('no film')\n"
+    with pytest.raises(MediaError, match=r"^no film$"):
+        opened(tmp_path, text, micro_weights)
