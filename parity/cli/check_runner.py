@@ -54,5 +54,5 @@ def check_runner(
         worst=worst,
     )
     for line in check_lines(check):
-        out.print(line, soft_wrap=True)
+        out.print(line)
     return 1 if check.flaws else 0
