@@ -1,7 +1,8 @@
 """Two traces against each other: what must be there, what is there, and the relative L2 of every tap.
 
 What must be there follows from the case (`parity.taps.dataflow`), not from either trace, so a tap missing on both sides
-is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
+is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted; what lies in
+both is compared whatever either pattern, or the candidate's runner, says. Of taps that a
 golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN. Taps that are
 not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
 
@@ -22,6 +23,7 @@ from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.taps.pattern import chosen
+from parity.trace.consistency import unequal_statistics
 from parity.trace.file import Trace
 from parity.trace.sketch import TapSketch
 
@@ -90,7 +92,7 @@ def compare_traces(
         reference: trace taken as true.
         candidate: trace under test.
         flow: the case's taps.
-        offered: pattern of the taps that the candidate's runner can offer, the only ones wanted of it; None for all.
+        offered: pattern of the taps that the candidate's runner can offer: no other is missed. None for all.
         environment: differences between the environments of the two runs.
     Returns: a TraceDiff. Whatever is missing, extra, not finite, of another shape, exchanged, recorded elsewhere or cut
         short is a finding in it. Of NaN and infinities only the first in data-flow order are findings.
@@ -101,8 +103,10 @@ def compare_traces(
 
     @cache  # asked three times of each tap, 55,092 of them at full size
     def recorded(tap: str) -> bool:
+        if tap in omitted.taps:
+            return False
         patterns = (reference.pattern, candidate.pattern, offered)
-        return tap not in omitted.taps and all(chosen(tap, pattern) for pattern in patterns)
+        return (tap in reference and tap in candidate) or all(chosen(tap, pattern) for pattern in patterns)
 
     wanted = [tap for tap in flow.taps if tap not in omitted.taps]
     by_bits, missed = _by_bits(reference, candidate, wanted, offered, recorded)
@@ -121,6 +125,7 @@ def compare_traces(
     ]
     findings += _coverage(reference, candidate, flow, recorded)
     findings += missed
+    findings += _contradictions(reference, candidate, omitted)
     taps = _sketched(reference, candidate, [tap for tap in flow.taps if recorded(tap)])
     if not taps:
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
@@ -128,6 +133,20 @@ def compare_traces(
     findings += _damage({tap: damaged[tap] for tap in flow.taps if tap in damaged}, flow)
     findings += swapped_passes(reference, candidate, flow)
     return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits, left_out=omitted)
+
+
+def _contradictions(reference: Trace, candidate: Trace, omitted: LeftOut) -> Iterable[Finding]:
+    """Taps of either side that cannot be, and taps of both that have equal bits and unequal statistics."""
+    for side, trace in (("reference", reference), ("candidate", candidate)):
+        for tap, words in trace.contradictions.items():
+            yield Finding(code="contradictory_trace", where=tap, message=f"of the {side}: {words}")
+    if reference.buckets != candidate.buckets:
+        return
+    old, new = reference.bits, candidate.bits
+    alike = [tap for tap in candidate if tap in reference and tap not in omitted.taps and old[tap] == new[tap]]
+    for row in unequal_statistics(reference.rows_of(alike), candidate.rows_of(alike)):
+        message = "both sides have the same checksum of it, and other statistics"
+        yield Finding(code="contradictory_trace", where=alike[row], message=message)
 
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
@@ -154,11 +173,11 @@ def _by_bits(
     same: dict[str, bool] = {}
     missed = []
     for tap in wanted:
-        if sketched(tap) or not all(chosen(tap, pattern) for pattern in patterns):
+        if sketched(tap):
             continue
         if tap in old and tap in new:
             same[tap] = old[tap] == new[tap]
-        else:
+        elif all(chosen(tap, pattern) for pattern in patterns):
             code, side = ("extra_tensor", "reference") if tap in new else ("missing_tensor", "candidate")
             missed.append(Finding(code=code, where=tap, message=f"the {side} lacks this tap of the case"))
     return same, missed

@@ -65,9 +65,12 @@ def _sentence(verdict: Verdict, metrics: Mapping[str, float]) -> str:
             return "Frames, sound and latents equal the reference's in every bit."
         return f"All {len(verdict.rows)} judged metrics are within their limits."
     failed = verdict.failed_rows()
-    if verdict.failures:
+    if verdict.failures and verdict.outcome == "undecided":
         more = f" and {len(verdict.failures) - 1} more" if len(verdict.failures) > 1 else ""
         return f"{verdict.failures[0].code} in {verdict.failures[0].where}{more}: the numbers cannot be believed."
+    if not failed and verdict.failures:
+        more = f" and {len(verdict.failures) - 1} more" if len(verdict.failures) > 1 else ""
+        return f"{verdict.failures[0].code} in {verdict.failures[0].where}{more}: the case fixes what is another here."
     if not failed:
         return "Nothing failed, but nothing that passed can tell a defect from harmless variation."
     if verdict.profile == "exact":

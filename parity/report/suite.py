@@ -11,7 +11,8 @@ from rich.text import Text
 from parity.diff.isolated import SavedIsolation
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
-from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
+from parity.judge.rules import JUDGED
+from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.documents import verdict_document
 from parity.report.explanation import explanation_document, explanation_lines
 from parity.report.markdown import escaped

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from parity.diff.isolated import read_isolated
-from parity.diff.metric import ISOLATED
+from parity.diff.metric import BIT_EQUALITIES, ISOLATED
 from parity.explain.diagnosis import diagnose
 from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
 from parity.judge.registry import device_of, load_registry
-from parity.judge.verdict import BIT_EQUALITIES
 from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.golden import golden_of
