@@ -12,10 +12,11 @@ import msgspec
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
 from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
+from parity.diff.finding import Finding
 from parity.diff.identity import identity_findings, side_of
-from parity.diff.isolated import isolated_numbers, read_isolated
+from parity.diff.isolated import isolated_numbers, places_of, read_isolated
 from parity.diff.left_out import LeftOut
-from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS
+from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
@@ -83,7 +84,7 @@ def compare_runs(
         isolated: what `parity isolate --out` left of the candidate, to be judged as well.
         subset: what two whole runs are compared by, which is what limits of their case were measured on; bits are
             compared of everything all the same. None takes everything.
-    Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
+    Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
     compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
@@ -117,10 +118,19 @@ def compare_runs(
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
-        alone = isolated_numbers(read_isolated(isolated, candidate).errors())
-        findings += alone.findings
-        metrics |= alone.metrics
-        levels["isolated"] = MEASURED
+        try:
+            saved = read_isolated(isolated, [reference], candidate)
+            alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
+        except RunError as error:
+            if not isolated.is_file():
+                raise
+            # Evidence of another run is none, and must not keep what the runs themselves show from deciding.
+            findings.append(Finding(code="not_isolated", where="isolated", message=str(error)))
+            levels["isolated"] = EvidenceLevel(measured=False, why="what was given is not of these runs, or not whole")
+        else:
+            findings += alone.findings
+            metrics |= alone.metrics
+            levels["isolated"] = MEASURED
     findings += sigma_findings(reference, candidate)
     return RunsDiff(
         case=reference.case_id,
