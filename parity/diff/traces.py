@@ -7,7 +7,7 @@ golden kept no sketch of, it is known whether their bits are equal, and whether 
 not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
-named as such: its predictions lie much closer to another pass of the reference than to their own.
+named as such: its predictions of both streams equal those of another pass of the reference, and not their own.
 """
 
 import math
@@ -28,6 +28,7 @@ from parity.trace.file import Trace
 from parity.trace.sketch import TapSketch
 
 SWAP_RATIO: Final = 3.0  # how much closer another pass must be to be taken for the one that ran
+SWAP_DRIFT: Final = 0.1  # relative L2 up to which two passes are equal; harmless noise moves a prediction by less
 ELSEWHERE: Final = "environment_mismatch"  # the one finding that equal bits answer
 _NON_FINITE: Final = ("nan_candidate", "inf_candidate", "nan_reference", "inf_reference")
 
@@ -264,20 +265,25 @@ def _twin(
     passes: Sequence[str],
     flow: Dataflow,
 ) -> str | None:
-    """The pass of the reference that a pass of the candidate holds instead of its own."""
+    """The pass of the reference that a pass of the candidate holds instead of its own, in both streams."""
     head = f"denoise/{step:03d}"
     last = f"block/{flow.num_blocks - 1:02d}"
-    for tail in (*(f"x0/{stream}" for stream in STREAMS), *(f"{last}/{stream}/out" for stream in STREAMS)):
-        taps = {other: f"{head}/{other}/{tail}" for other in passes}
-        if taps[name] not in candidate or any(tap not in reference for tap in taps.values()):
-            continue
-        sketch = candidate[taps[name]]
-        errors = {other: relative_l2(reference[tap], sketch).estimate for other, tap in taps.items()}
-        own = errors.pop(name)
-        nearest = min(errors, key=lambda other: _orderable(errors[other]), default=None)
-        if nearest is not None and errors[nearest] * SWAP_RATIO < own:  # false for nan
-            return nearest
+    for tails in ([f"x0/{stream}" for stream in STREAMS], [f"{last}/{stream}/out" for stream in STREAMS]):
+        taps = [{other: f"{head}/{other}/{tail}" for other in passes} for tail in tails]
+        if all(one[name] in candidate and all(tap in reference for tap in one.values()) for one in taps):
+            twins = {_held(reference, candidate[one[name]], name, one) for one in taps}
+            return twins.pop() if len(twins) == 1 else None
     return None
+
+
+def _held(reference: Mapping[str, TapSketch], sketch: TapSketch, name: str, taps: Mapping[str, str]) -> str | None:
+    """The other pass that a sketch equals but for drift, and is much nearer to than to its own; None if it is none."""
+    errors = {other: relative_l2(reference[tap], sketch).estimate for other, tap in taps.items()}
+    own = errors.pop(name)
+    nearest = min(errors, key=lambda other: _orderable(errors[other]), default=None)
+    if nearest is None or not errors[nearest] <= SWAP_DRIFT:  # nan is no equality
+        return None
+    return nearest if errors[nearest] * SWAP_RATIO < own else None
 
 
 def _orderable(error: float) -> float:

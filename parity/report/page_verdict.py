@@ -10,7 +10,7 @@ from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.explanation import departure_line, explanation_lines
 from parity.report.page_html import Html, Node, join, tag, with_code
-from parity.report.words import bound, capitalised, head_and_list, notes, number
+from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number
 from parity.taps.name import place_of
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
@@ -90,7 +90,7 @@ def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
         it = getattr(found, one)
         return f"{it.runner} ({it.tier}, {it.dtype}, release {it.reference})"
 
-    how = "" if isinstance(verdict, str) else f", by {'equal bits' if verdict.profile == 'exact' else 'limits'}"
+    how = "" if isinstance(verdict, str) else f", by {judged_by(verdict)}"
     changed = (
         f"; environments differ: {'; '.join(one.beside for one in found.environment)}" if found.environment else ""
     )
