@@ -28,6 +28,7 @@ from parity.runs.folder import TRACE_FILE, Run
 from parity.runs.golden import golden_of, has_golden, stays_whole
 from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
 from parity.taps.dataflow import Dataflow
+from parity.taps.pattern import chosen
 from parity.trace.file import Trace
 from runners.errors import RunError
 from runners.load import load
@@ -112,6 +113,7 @@ def compare_runs(
             if levels["drift"].measured and traces.compared < len(flow.taps)
             else levels["drift"].why,
             compared=traces.compared,
+            drifting=sum(chosen(tap, pattern) for tap in traces.taps),
             of=len(flow.taps),
             lacking=_lacking(reference.trace, traces, flow),
         )

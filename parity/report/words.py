@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from parity.diff.levels import LEVEL_WORDS, OUTPUTS, EvidenceLevel
+from parity.diff.levels import LEVEL_WORDS, OUTPUTS
 from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows
 from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION
@@ -216,7 +216,7 @@ def judged_by(verdict: Verdict) -> str:
     if verdict.profile == "exact":
         if drift is None or not (drift.measured or drift.compared):
             return f"equality of outputs alone{'' if drift is None else f': {drift.why}'}"
-        return f"equality of outputs and {_taps(drift)}"
+        return f"equality of outputs and {_taps(drift.compared, drift.of)}"
     there = [level for level, state in verdict.levels.items() if state == JUDGED]
     left_out = [level for level in verdict.levels if level not in there]
     words = f"limits on {_listed([_level_in_words(verdict, level) for level in there])}"
@@ -228,13 +228,15 @@ def judged_by(verdict: Verdict) -> str:
 def _level_in_words(verdict: Verdict, level: str) -> str:
     """A level of evidence, with how many taps it is of where that was counted."""
     one = verdict.evidence.get(level)
-    return f"drift of {_taps(one)}" if level == "drift" and one is not None and one.of else LEVEL_WORDS[level]
+    if level != "drift" or one is None or not one.of:
+        return LEVEL_WORDS[level]
+    return f"drift of {_taps(one.drifting, one.of)}"
 
 
-def _taps(drift: EvidenceLevel) -> str:
-    if not drift.of:  # nobody counted
+def _taps(count: int, of: int) -> str:
+    if not of:  # nobody counted
         return "taps"
-    return f"{drift.of} taps" if drift.compared == drift.of else f"{drift.compared} of {drift.of} taps"
+    return f"{of} taps" if count == of else f"{count} of {of} taps"
 
 
 def levels_named(levels: Sequence[str]) -> str:

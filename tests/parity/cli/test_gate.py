@@ -203,3 +203,15 @@ def test_a_cache_that_skips_passes_is_not_at_parity(gate: Gate, leave_run: Leave
         (run / "run.json").write_text(json.dumps(document))
         code, said = gate(run, official)
         assert code == wanted and "missing_tensor" in said
+
+
+def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_all(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    golden.bless(read_run(leave_run("official", frames=(5, 64, 96))), "first", reduced=True)
+    kept = len(read_trace(golden.golden_of("micro").folder))
+    exact = CliRunner().invoke(app, ["gate", str(leave_run("exact", runner="native", frames=(5, 64, 96)))]).stdout
+    assert "(judged by equality of outputs and 263 taps)" in exact.splitlines()[0] and kept < 263
+    fast = leave_run("fast", runner="native", tier="fast", frames=(5, 64, 96), environment=ELSEWHERE)
+    document = json.loads(CliRunner().invoke(app, ["gate", str(fast), "--json"]).stdout)
+    assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
