@@ -130,7 +130,7 @@ def _judged(
             return judge_numbers(found, "exact")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "isolated.json"
-            isolate_run(candidate, Path(weights), path)
+            isolate_run(reference, candidate, Path(weights), path)
             return gate(reference, candidate, isolated=path, profile=profile)
     return gate(reference, candidate, isolated=isolated, profile=profile)
 

@@ -32,6 +32,8 @@ def gate(
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
 ) -> int:
     """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged."""
+    from msgspec import to_builtins
+
     from parity.diff.runs import read_numbers
     from parity.judge.gate import compare_as_judged
     from parity.report.junit import error_suite, write_junit
@@ -65,6 +67,7 @@ def gate(
             document = {"outcome": "undecided", "exit_code": 2, "error": str(error)}
             if found is not None:  # compared, but not judged: what differs is often why
                 document["environment_differences"] = [one.beside for one in found.environment]
+                document["sides"] = to_builtins(found.sides)
             out.document(document)
         raise
 
@@ -78,18 +81,16 @@ def _judged(found: "RunsDiff", runs: "tuple[Run, Run] | None", perf: bool, json:
     from parity.report.junit import perf_suite, verdict_suite, write_junit
     from parity.report.markdown import annotations, say_in_workflow, verdict_markdown
     from parity.report.tables import draw_gate
-    from parity.report.words import in_words, release_followed
+    from parity.report.words import in_words, release_followed, sides_in_words
     from parity.runs.places import baselines_path
     from runners.errors import RegistryError
 
-    if not json:
-        for phrase in found.candidate.described:
-            out.print(f"candidate: {phrase}")
-        for one in found.environment:
-            out.print(f"environment differs: {one.beside}")
     try:
         verdict = judge_numbers(found)
     except RegistryError as error:
+        if not json:
+            for line in sides_in_words(found.sides):
+                out.print(line, soft_wrap=True)
         followed = None if runs is None else other_release(*runs)
         raise error if followed is None else RegistryError(f"{release_followed(followed)} {error}") from None
     followed = None if runs is None or verdict.outcome == "parity" else other_release(*runs)

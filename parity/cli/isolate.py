@@ -13,6 +13,7 @@ from runners.errors import RunnerError
 
 if TYPE_CHECKING:
     from parity.isolate.isolation import Isolation
+    from parity.runs.folder import Run
     from runners.case import Case
 
 SHOWN = 20  # rows, unless --all
@@ -27,7 +28,7 @@ def isolate(
     block: Annotated[list[int] | None, typer.Option(help="Measure these blocks of denoising only.")] = None,
     steps: Annotated[str | None, typer.Option(help="Measure these denoising steps only, such as 0,15,29.")] = None,
     against: Annotated[
-        Path | None, typer.Option(help="The candidate's free run with a trace: what it inherits.")
+        Path | None, typer.Option(help="The candidate's free run: what it inherits, and whose gate may judge --out.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = None,
@@ -40,6 +41,7 @@ def isolate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Feed each stage and block the reference's own inputs and show what it adds; exits 0 whatever it finds."""
+    from parity.diff.isolated import bound_runs
     from parity.isolate.isolation import isolate as measure
     from parity.runs.execute import device_named
     from parity.trace.atomic import require_named_target
@@ -55,6 +57,7 @@ def isolate(
     case = _case(reference)
     options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
     compute_on(threads, options.device)
+    runs = _runs(reference, case, against)
     stages = tuple(stage or (("denoising",) if block else STAGES))
     with progress_of(f"isolate {case.id}", quiet or json) as progress:
         found = measure(
@@ -66,10 +69,11 @@ def isolate(
             blocks=block or None,
             harmless=harmless,
             oracle=oracle,
-            inherited=_inherited(reference, against),
+            inherited=_inherited(runs),
             progress=progress,
         )
-    if not saved_or_said(found.document, save, json):
+    bound = None if runs is None else bound_runs(runs[:1], runs[1])
+    if not saved_or_said(lambda: found.document(bound), save, json):
         _draw(found, every)
     return 0
 
@@ -84,16 +88,25 @@ def _case(reference: str) -> "Case":
     return find_case(reference)
 
 
-def _inherited(reference: str, against: Path | None) -> dict[str, float]:
-    from parity.explain.diagnosis import diagnose
+def _runs(reference: str, case: "Case", against: Path | None) -> "tuple[Run, Run] | None":
+    """The reference, of a case its golden, and the candidate's free run; None if no such run was named."""
     from parity.runs.folder import RUN_FILE, read_run
-    from runners.errors import RunError
+    from parity.runs.golden import golden_of
 
     if against is None:
+        return None
+    folder = Path(reference)
+    return read_run(folder) if (folder / RUN_FILE).is_file() else golden_of(case.id), read_run(against)
+
+
+def _inherited(runs: "tuple[Run, Run] | None") -> dict[str, float]:
+    """The error of each tap in the free run, where both runs have a trace."""
+    from parity.explain.diagnosis import diagnose
+    from parity.runs.folder import TRACE_FILE
+
+    if runs is None or not all(run.has(TRACE_FILE) for run in runs):
         return {}
-    if not (Path(reference) / RUN_FILE).is_file():
-        raise RunError(f"--against needs a reference run with a trace beside it; {reference!r} is a case.")
-    return diagnose(read_run(Path(reference)), read_run(against)).traces.errors
+    return diagnose(*runs).traces.errors
 
 
 def step_numbers(text: str) -> list[int]:

@@ -27,6 +27,7 @@ def rejudge(
         save_verdict,
         saved_verdicts,
     )
+    from parity.report.words import sides_in_words
     from parity.runs.places import limits_path
     from runners.errors import RunError
 
@@ -50,6 +51,8 @@ def rejudge(
         moved += outcome != saved.outcome
         change = outcome if outcome == saved.outcome else f"{outcome}, but {saved.outcome} was recorded"
         out.print(f"{found.case}, {path.stem}: {change}")
+        for line in sides_in_words(found.sides):
+            out.print(f"  {line}", soft_wrap=True)
     if moved:
         return 1
     require_population(registry)

@@ -6,6 +6,7 @@ from typing import Any
 
 from parity.diff.finding import Finding
 from parity.diff.levels import OUTPUTS_ONLY, EvidenceLevel
+from parity.diff.side import Sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +22,8 @@ class Comparison:
     environment_of_candidate: Mapping[str, Any] = field(default_factory=dict)  # where limits must hold
     compared_on: str = ""  # what the numbers are of, if not of everything; limits hold for what they were measured on
     padded_text: bool = False  # whether metrics of text are of padded prompts, as in numbers saved long ago
+
+    @property
+    def sides(self) -> Sides:
+        """Both sides, as far as they are known."""
+        return Sides()

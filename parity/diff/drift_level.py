@@ -34,13 +34,12 @@ def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: st
         return EvidenceLevel(
             measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True
         )
-    if not offers:
-        return EvidenceLevel(measured=False, why="its runner offers no taps of this case")
     if not there:
-        return EvidenceLevel(measured=False, why=diff.left_out.words)
+        why = diff.left_out.words if offers else "its runner offers no taps of this case"
+        return EvidenceLevel(measured=False, why=why)
     return EvidenceLevel(
         measured=True,
-        without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers),
+        without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers - there),
         left_out=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in omitted),
     )
 
@@ -48,12 +47,16 @@ def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: st
 def without_trace(reference: Run, candidate: Run) -> EvidenceLevel:
     """The reason that there is no drift of two runs, of which one has no trace."""
     if not reference.has(TRACE_FILE):
-        return EvidenceLevel(measured=False, why="the reference has no trace; record it with --taps '*'")
+        which = "the reference has no trace" if candidate.has(TRACE_FILE) else "neither run has a trace"
+        return EvidenceLevel(
+            measured=False, why=f"{which}; record {'it' if candidate.has(TRACE_FILE) else 'both'} with --taps '*'"
+        )
     runner = candidate.record.runner
+    lacking = len(reference.trace.bits)
     if candidate.offers:
         why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
-        return EvidenceLevel(measured=False, why=why, owed=True)
-    return EvidenceLevel(measured=False, why=f"runner {runner!r} offers no internals")
+        return EvidenceLevel(measured=False, why=why, owed=True, lacking=lacking)
+    return EvidenceLevel(measured=False, why=f"runner {runner!r} offers no internals", lacking=lacking)
 
 
 def isolated_level(level: EvidenceLevel, candidate: Run) -> EvidenceLevel:

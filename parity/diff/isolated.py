@@ -1,12 +1,14 @@
 """Isolated errors that `parity isolate --out` saved, read back as numbers that a gate judges.
 
-Such a file says whose errors they are: the case, weights, environment and code must be the candidate's own, so that one
-cannot stand in for another's. An isolation of some stages or blocks only is for people; a gate wants a whole one, of at
-least the first two denoising steps (the second step is the first with a past).
+Such a file says whose errors they are: it names the two runs by the hash of their run.json, and the case, weights,
+environment and code must be the candidate's own, so that one cannot stand in for another's. An isolation of some stages
+or blocks only is for people; a gate wants a whole one, of at least the first two denoising steps (the second step is
+the first with a past). Which places a whole one has follows from the case (`parity.taps.isolated_places`): each of them
+stands there once, and nothing else does.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,14 +17,16 @@ import msgspec
 
 from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
+from parity.runs.case import flow_of
 from parity.runs.environment import differences
-from parity.runs.folder import Run
+from parity.runs.folder import RUN_FILE, TRACE_FILE, Run, sha256_of
 from parity.taps.group import isolated_group, worst_by_group
+from parity.taps.isolated_places import isolated_places
 from runners.clock import STAGES
 from runners.errors import RunError
 from runners.load import load
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MAX_BYTES: Final = 256 << 20
 FIRST_STEPS: Final = 2  # that an isolation must hold to be judged, where a run has so many
 
@@ -33,6 +37,19 @@ class IsolatedRow(msgspec.Struct, frozen=True, kw_only=True):
     where: str
     added: float  # nan where the two could not be compared
     note: str = ""
+
+
+class BoundRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs that an isolation is evidence for, each by the SHA-256 of its run.json."""
+
+    reference: tuple[str, ...]  # a run and the golden of its case may both be judged by
+    candidate: str
+
+
+def bound_runs(references: Iterable[Run], candidate: Run) -> BoundRuns:
+    """The hashes of runs on disk."""
+    hashes = tuple(sha256_of(run.folder / RUN_FILE) for run in references)
+    return BoundRuns(reference=hashes, candidate=sha256_of(candidate.folder / RUN_FILE))
 
 
 class SavedIsolation(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +68,7 @@ class SavedIsolation(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[int, ...]
     whole: bool  # whether everything within those stages and steps was measured, not some blocks only
     rows: tuple[IsolatedRow, ...]
+    runs: BoundRuns | None = None  # None if nobody said whose gate may judge it
     origins: tuple[str, ...] = ()  # places that add an error which no place before them explains
 
     def errors(self) -> list[tuple[str, float, str]]:
@@ -71,33 +89,66 @@ class IsolatedNumbers:
     findings: tuple[Finding, ...]
 
 
-def isolated_numbers(errors: Sequence[tuple[str, float, str]]) -> IsolatedNumbers:
+def isolated_numbers(errors: Sequence[tuple[str, float, str]], places: Sequence[str] | None = None) -> IsolatedNumbers:
     """The metrics of an isolation, from place, error and note of each row in data-flow order.
 
-    A place that could not be compared is a finding, and so is one of no known group that differs.
+    A place that could not be compared is a finding; so are one of no known group that differs, an error below zero and,
+    where the places are given that there must be, one that is not among them, missing, or there twice.
     """
-    worst = worst_by_group(
-        (group, error)
-        for where, error, _ in errors
-        if not math.isnan(error) and (group := isolated_group(where)) is not None
+    wanted = None if places is None else frozenset(places)
+    findings = []
+    good: list[tuple[str, float]] = []
+    seen: set[str] = set()
+    for where, error, note in errors:
+        group = isolated_group(where)
+        if math.isnan(error):
+            wrong = note or "could not be compared"
+        elif error < 0:
+            wrong = f"adds {error:g}: no error is below zero"
+        elif where in seen and wanted is not None:
+            wrong = "stands there twice"
+        elif (wanted is not None and where not in wanted) or (group is None and error != 0):
+            wrong = "is no place of this case"
+        else:
+            wrong = ""
+        if wrong:
+            findings.append(Finding(code="not_isolated", where=where, message=wrong))
+        elif group is not None:
+            good.append((group, error))
+        seen.add(where)
+    if missing := [place for place in places or () if place not in seen]:
+        more = f", and {len(missing) - 1} more are missing" if len(missing) > 1 else ""
+        findings.append(Finding(code="not_isolated", where=missing[0], message=f"was not measured{more}"))
+    return IsolatedNumbers(
+        metrics={f"{ISOLATED}{group}": error for group, error in worst_by_group(good).items()},
+        findings=tuple(findings),
     )
-    findings = tuple(
-        Finding(code="not_isolated", where=where, message=note or "could not be compared")
-        for where, error, note in errors
-        if math.isnan(error) or (isolated_group(where) is None and error != 0)
-    )
-    return IsolatedNumbers(metrics={f"{ISOLATED}{group}": error for group, error in worst.items()}, findings=findings)
 
 
-def read_isolated(path: Path, candidate: Run) -> SavedIsolation:
+def places_of(found: SavedIsolation, reference: Run, candidate: Run) -> tuple[str, ...]:
+    """The places that an isolation of two runs must have, for the steps that it says it measured.
+
+    Raises: RunError if there are no such steps, or nothing says how many blocks the model has.
+    """
+    flow = flow_of(reference, candidate, reference.trace if reference.has(TRACE_FILE) else None)
+    if len(set(found.steps)) != len(found.steps) or not set(found.steps) <= set(range(flow.steps)):
+        raise RunError(f"It says that it measured steps {found.steps}; the case has steps 0 to {flow.steps - 1}.")
+    return isolated_places(flow, found.steps)
+
+
+def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> SavedIsolation:
     """Isolated errors for a run under test, fit for a gate.
 
-    Raises: RunError if the file is none, is not a whole isolation, or is not of this run's request, weights,
-        environment and code.
+    Args:
+        path: of the file.
+        references: the runs that it must have been made for, together with the candidate.
+        candidate: the run under test.
+    Raises: RunError if the file is none, is not a whole isolation, or is not of these runs, or of another request,
+        weights, environment or code than the candidate.
     """
-    remedy = "isolated errors come from `parity isolate REF --out FILE`"
+    remedy = "isolated errors for a gate come from `parity isolate REF --against RUN --weights W --out FILE`"
     found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
-    _require_of(path, found, candidate)
+    _require_of(path, found, references, candidate)
     count = len(candidate.record.step_s)
     missing = [stage for stage in STAGES if stage not in found.stages]
     if missing or not found.whole or not set(range(min(FIRST_STEPS, count))) <= set(found.steps) or not found.rows:
@@ -108,7 +159,7 @@ def read_isolated(path: Path, candidate: Run) -> SavedIsolation:
     return found
 
 
-def _require_of(path: Path, found: SavedIsolation, candidate: Run) -> None:
+def _require_of(path: Path, found: SavedIsolation, references: Sequence[Run], candidate: Run) -> None:
     record = candidate.record
     pairs: dict[str, tuple[Any, Any]] = {
         "case": (found.case, record.case),
@@ -128,4 +179,12 @@ def _require_of(path: Path, found: SavedIsolation, candidate: Run) -> None:
         raise RunError(
             f"{path} holds isolated errors of another run than {candidate.folder}: they differ in {'; '.join(wrong)}. "
             "Isolate what was run: the same code, case, weights and machine."
+        )
+    bound, wanted = found.runs, bound_runs(references, candidate)
+    if bound is None or bound.candidate != wanted.candidate or not set(wanted.reference) <= set(bound.reference):
+        whose = "no run in particular" if bound is None else "other runs"
+        raise RunError(
+            f"{path} was made for {whose}, not for {candidate.folder} beside "
+            f"{' and '.join(str(run.folder) for run in references)}. Name both, with `parity isolate REF "
+            "--against RUN --out FILE`; REF is a run, or a case for its golden."
         )

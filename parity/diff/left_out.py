@@ -46,5 +46,8 @@ def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | 
     """
     padded = tuple(side for side, trace in zip(SIDES, (reference, candidate), strict=True) if trace.padded_text)
     patterns = (reference.pattern_of_bits, candidate.pattern_of_bits, offered)
-    taps = tuple(tap for tap in flow.text_taps if padded and all(chosen(tap, pattern) for pattern in patterns))
+    both = reference.bits.keys() & candidate.bits.keys() if padded else set[str]()
+    taps = tuple(
+        tap for tap in flow.text_taps if padded and (tap in both or all(chosen(tap, pattern) for pattern in patterns))
+    )
     return LeftOut(taps=taps, padded=padded) if taps else LeftOut()

@@ -25,6 +25,10 @@ class EvidenceLevel:
     owed: bool = False
     without: tuple[str, ...] = ()  # metrics of a measured level that the candidate has no internals for
     left_out: tuple[str, ...] = ()  # metrics of a measured level all of whose taps were left out of the comparison
+    compared: int = 0  # taps that were compared; 0 also where nobody counted them yet
+    drifting: int = 0  # those of them that drift was measured of: a golden may keep the bits of others alone
+    of: int = 0  # taps that the case has
+    lacking: int = 0  # taps that the reference has, the candidate has not, and nothing excuses
 
     @property
     def unmeasured(self) -> frozenset[str]:

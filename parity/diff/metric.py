@@ -114,6 +114,8 @@ METRICS: Final[dict[str, Metric]] = {
     )
 }
 
+BIT_EQUALITIES: Final = tuple(name for name in METRICS if ".bit_equal." in name)
+
 
 def metric_named(name: str) -> Metric:
     """Look a metric up; a limit on a name that nothing measures must not pass silently.

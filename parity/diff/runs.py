@@ -12,37 +12,29 @@ import msgspec
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
 from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
-from parity.diff.isolated import isolated_numbers, read_isolated
+from parity.diff.finding import Finding
+from parity.diff.identity import identity_findings, side_of
+from parity.diff.isolated import isolated_numbers, places_of, read_isolated
 from parity.diff.left_out import LeftOut
-from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS
+from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel
 from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.side import Side, Sides
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.runs.case import flow_of
 from parity.runs.difference import Difference, read_beside
-from parity.runs.folder import RUN_FILE, TRACE_FILE, Run, sha256_of
+from parity.runs.folder import TRACE_FILE, Run
 from parity.runs.golden import golden_of, has_golden, stays_whole
 from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
 from parity.taps.dataflow import Dataflow
+from parity.taps.pattern import chosen
+from parity.trace.file import Trace
 from runners.errors import RunError
 from runners.load import load
-from runners.protocol import CANDIDATE
 
 SCHEMA_VERSION = 1
 MAX_NUMBERS_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """The side of a verdict: one of the two runs."""
-
-    runner: str
-    tier: str
-    dtype: str
-    reference: str
-    run_sha256: str  # of its run.json
-    described: tuple[str, ...] = ()  # phrases of its runner: the engine's version, how it ran, what is odd about it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +47,11 @@ class RunsDiff(Comparison):
     metrics: dict[str, float]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
     left_out: LeftOut = field(default_factory=LeftOut)  # taps of both runs that could not be compared
+
+    @property
+    def sides(self) -> Sides:
+        """Both runs, and what differs in where they were made."""
+        return Sides(reference=self.reference, candidate=self.candidate, environment=self.environment)
 
     def document(self) -> dict[str, Any]:
         """As JSON data, before infinities are written as strings."""
@@ -88,7 +85,7 @@ def compare_runs(
         isolated: what `parity isolate --out` left of the candidate, to be judged as well.
         subset: what two whole runs are compared by, which is what limits of their case were measured on; bits are
             compared of everything all the same. None takes everything.
-    Raises: RunError as `require_comparable` and `read_isolated`, and for outputs that cannot be read.
+    Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
     compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
@@ -99,7 +96,7 @@ def compare_runs(
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
-    findings = list(outputs.findings)
+    findings = [*identity_findings(reference, candidate), *outputs.findings]
     levels = {OUTPUTS: MEASURED, "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
@@ -110,20 +107,37 @@ def compare_runs(
         pattern = None if subset is None else subset.pattern
         metrics |= drift_metrics(traces, flow, pattern)
         levels["drift"] = drift_level(traces, flow, candidate.offers, pattern)
-        if levels["drift"].measured and traces.compared < len(flow.taps):
-            levels["drift"] = replace(levels["drift"], why=_counted(traces, flow))
+        levels["drift"] = replace(
+            levels["drift"],
+            why=_counted(traces, flow)
+            if levels["drift"].measured and traces.compared < len(flow.taps)
+            else levels["drift"].why,
+            compared=traces.compared,
+            drifting=sum(chosen(tap, pattern) for tap in traces.taps),
+            of=len(flow.taps),
+            lacking=_lacking(reference.trace, traces, flow),
+        )
     else:
         levels["drift"] = without_trace(reference, candidate)
     if isolated is not None:
-        alone = isolated_numbers(read_isolated(isolated, candidate).errors())
-        findings += alone.findings
-        metrics |= alone.metrics
-        levels["isolated"] = MEASURED
+        try:
+            saved = read_isolated(isolated, [reference], candidate)
+            alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
+        except RunError as error:
+            if not isolated.is_file():
+                raise
+            # Evidence of another run is none, and must not keep what the runs themselves show from deciding.
+            findings.append(Finding(code="not_isolated", where="isolated", message=str(error)))
+            levels["isolated"] = EvidenceLevel(measured=False, why="what was given is not of these runs, or not whole")
+        else:
+            findings += alone.findings
+            metrics |= alone.metrics
+            levels["isolated"] = MEASURED
     findings += sigma_findings(reference, candidate)
     return RunsDiff(
         case=reference.case_id,
-        reference=_side(reference),
-        candidate=_side(candidate),
+        reference=side_of(reference),
+        candidate=side_of(candidate),
         environment=tuple(environment_differences(reference, candidate)),
         environment_of_candidate=candidate.record.environment,
         metrics=metrics,
@@ -138,6 +152,12 @@ def compare_runs(
         compared_on=compared_on,
         left_out=omitted,
     )
+
+
+def _lacking(reference: Trace, traces: TraceDiff, flow: Dataflow) -> int:
+    """Number of the reference's taps that were not compared, but for those that cannot be."""
+    excused = {*traces.taps, *traces.by_bits, *traces.left_out.taps}
+    return sum(tap in reference.bits and tap not in excused for tap in flow.taps)
 
 
 def _counted(traces: TraceDiff, flow: Dataflow) -> str:
@@ -192,18 +212,6 @@ def reduced_alike(
         return old, reduced_of(candidate, old.box_px)
     new = reduced_of(candidate, None if subset is None else subset.box_px)
     return reduced_of(reference, new.box_px), new
-
-
-def _side(run: Run) -> Side:
-    record = run.record
-    return Side(
-        runner=record.runner,
-        tier=record.tier,
-        dtype=record.dtype,
-        reference=record.reference,
-        run_sha256=sha256_of(run.folder / RUN_FILE),
-        described=tuple(map(str, record.details.get(CANDIDATE, ()))),
-    )
 
 
 def read_numbers(path: Path) -> RunsDiff:

@@ -1,12 +1,13 @@
 """Two traces against each other: what must be there, what is there, and the relative L2 of every tap.
 
 What must be there follows from the case (`parity.taps.dataflow`), not from either trace, so a tap missing on both sides
-is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted. Of taps that a
+is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted; what lies in
+both is compared whatever either pattern, or the candidate's runner, says. Of taps that a
 golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN. Taps that are
 not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
-named as such: its predictions lie much closer to another pass of the reference than to their own.
+named as such: its predictions of both streams equal those of another pass of the reference, and not their own.
 """
 
 import math
@@ -22,10 +23,12 @@ from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import BLOCK_PARTS, PASS_WORDS, STREAMS
 from parity.taps.pattern import chosen
+from parity.trace.consistency import unequal_statistics
 from parity.trace.file import Trace
 from parity.trace.sketch import TapSketch
 
 SWAP_RATIO: Final = 3.0  # how much closer another pass must be to be taken for the one that ran
+SWAP_DRIFT: Final = 0.1  # relative L2 up to which two passes are equal; harmless noise moves a prediction by less
 ELSEWHERE: Final = "environment_mismatch"  # the one finding that equal bits answer
 _NON_FINITE: Final = ("nan_candidate", "inf_candidate", "nan_reference", "inf_reference")
 
@@ -90,7 +93,7 @@ def compare_traces(
         reference: trace taken as true.
         candidate: trace under test.
         flow: the case's taps.
-        offered: pattern of the taps that the candidate's runner can offer, the only ones wanted of it; None for all.
+        offered: pattern of the taps that the candidate's runner can offer: no other is missed. None for all.
         environment: differences between the environments of the two runs.
     Returns: a TraceDiff. Whatever is missing, extra, not finite, of another shape, exchanged, recorded elsewhere or cut
         short is a finding in it. Of NaN and infinities only the first in data-flow order are findings.
@@ -101,8 +104,10 @@ def compare_traces(
 
     @cache  # asked three times of each tap, 55,092 of them at full size
     def recorded(tap: str) -> bool:
+        if tap in omitted.taps:
+            return False
         patterns = (reference.pattern, candidate.pattern, offered)
-        return tap not in omitted.taps and all(chosen(tap, pattern) for pattern in patterns)
+        return (tap in reference and tap in candidate) or all(chosen(tap, pattern) for pattern in patterns)
 
     wanted = [tap for tap in flow.taps if tap not in omitted.taps]
     by_bits, missed = _by_bits(reference, candidate, wanted, offered, recorded)
@@ -121,6 +126,7 @@ def compare_traces(
     ]
     findings += _coverage(reference, candidate, flow, recorded)
     findings += missed
+    findings += _contradictions(reference, candidate, omitted)
     taps = _sketched(reference, candidate, [tap for tap in flow.taps if recorded(tap)])
     if not taps:
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
@@ -128,6 +134,20 @@ def compare_traces(
     findings += _damage({tap: damaged[tap] for tap in flow.taps if tap in damaged}, flow)
     findings += swapped_passes(reference, candidate, flow)
     return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits, left_out=omitted)
+
+
+def _contradictions(reference: Trace, candidate: Trace, omitted: LeftOut) -> Iterable[Finding]:
+    """Taps of either side that cannot be, and taps of both that have equal bits and unequal statistics."""
+    for side, trace in (("reference", reference), ("candidate", candidate)):
+        for tap, words in trace.contradictions.items():
+            yield Finding(code="contradictory_trace", where=tap, message=f"of the {side}: {words}")
+    if reference.buckets != candidate.buckets:
+        return
+    old, new = reference.bits, candidate.bits
+    alike = [tap for tap in candidate if tap in reference and tap not in omitted.taps and old[tap] == new[tap]]
+    for row in unequal_statistics(reference.rows_of(alike), candidate.rows_of(alike)):
+        message = "both sides have the same checksum of it, and other statistics"
+        yield Finding(code="contradictory_trace", where=alike[row], message=message)
 
 
 def _sketched(reference: Trace, candidate: Trace, wanted: Iterable[str]) -> dict[str, SketchDiff]:
@@ -154,11 +174,11 @@ def _by_bits(
     same: dict[str, bool] = {}
     missed = []
     for tap in wanted:
-        if sketched(tap) or not all(chosen(tap, pattern) for pattern in patterns):
+        if sketched(tap):
             continue
         if tap in old and tap in new:
             same[tap] = old[tap] == new[tap]
-        else:
+        elif all(chosen(tap, pattern) for pattern in patterns):
             code, side = ("extra_tensor", "reference") if tap in new else ("missing_tensor", "candidate")
             missed.append(Finding(code=code, where=tap, message=f"the {side} lacks this tap of the case"))
     return same, missed
@@ -245,20 +265,25 @@ def _twin(
     passes: Sequence[str],
     flow: Dataflow,
 ) -> str | None:
-    """The pass of the reference that a pass of the candidate holds instead of its own."""
+    """The pass of the reference that a pass of the candidate holds instead of its own, in both streams."""
     head = f"denoise/{step:03d}"
     last = f"block/{flow.num_blocks - 1:02d}"
-    for tail in (*(f"x0/{stream}" for stream in STREAMS), *(f"{last}/{stream}/out" for stream in STREAMS)):
-        taps = {other: f"{head}/{other}/{tail}" for other in passes}
-        if taps[name] not in candidate or any(tap not in reference for tap in taps.values()):
-            continue
-        sketch = candidate[taps[name]]
-        errors = {other: relative_l2(reference[tap], sketch).estimate for other, tap in taps.items()}
-        own = errors.pop(name)
-        nearest = min(errors, key=lambda other: _orderable(errors[other]), default=None)
-        if nearest is not None and errors[nearest] * SWAP_RATIO < own:  # false for nan
-            return nearest
+    for tails in ([f"x0/{stream}" for stream in STREAMS], [f"{last}/{stream}/out" for stream in STREAMS]):
+        taps = [{other: f"{head}/{other}/{tail}" for other in passes} for tail in tails]
+        if all(one[name] in candidate and all(tap in reference for tap in one.values()) for one in taps):
+            twins = {_held(reference, candidate[one[name]], name, one) for one in taps}
+            return twins.pop() if len(twins) == 1 else None
     return None
+
+
+def _held(reference: Mapping[str, TapSketch], sketch: TapSketch, name: str, taps: Mapping[str, str]) -> str | None:
+    """The other pass that a sketch equals but for drift, and is much nearer to than to its own; None if it is none."""
+    errors = {other: relative_l2(reference[tap], sketch).estimate for other, tap in taps.items()}
+    own = errors.pop(name)
+    nearest = min(errors, key=lambda other: _orderable(errors[other]), default=None)
+    if nearest is None or not errors[nearest] <= SWAP_DRIFT:  # nan is no equality
+        return None
+    return nearest if errors[nearest] * SWAP_RATIO < own else None
 
 
 def _orderable(error: float) -> float:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
-from parity.diff.isolated import SCHEMA_VERSION
+from parity.diff.isolated import SCHEMA_VERSION, BoundRuns
 from parity.isolate.choice import Around, Choice
 from parity.isolate.error import IsolatedError
 from parity.isolate.lockstep import Lockstep
@@ -69,11 +69,12 @@ class Isolation:
         """True if the candidate added nothing anywhere, and something was looked at."""
         return bool(self.rows) and all(row.error == 0 for row in self.rows)
 
-    def document(self) -> dict[str, Any]:
-        """As JSON data, before infinities are written as strings."""
+    def document(self, runs: BoundRuns | None = None) -> dict[str, Any]:
+        """As JSON data, before infinities are written as strings; `runs` are those whose gate may judge it."""
         return {
             "schema_version": SCHEMA_VERSION,
             **self.provenance,
+            "runs": None if runs is None else {"reference": list(runs.reference), "candidate": runs.candidate},
             "bit_equal": self.bit_equal,
             "culprits": [row.where for row in self.culprits],
             "origins": [row.where for row in self.origins],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from parity.diff.isolated import FIRST_STEPS
+from parity.diff.isolated import FIRST_STEPS, BoundRuns, bound_runs
 from parity.isolate.isolation import isolate
 from parity.runs.case import case_with_pictures
 from parity.runs.execute import device_named
@@ -22,18 +22,20 @@ def save_isolated(
     case: Case,
     options: RunOptions,
     steps: Sequence[int],
+    runs: BoundRuns,
     progress: Progress | None = None,
 ) -> None:
-    """Isolate native and leave what a gate judges of it."""
+    """Isolate native and leave what the gate of these runs judges of it."""
     found = isolate(weights, case, options, steps=steps, harmless=False, progress=progress)
-    write_json_atomic(path, found.document())
+    write_json_atomic(path, found.document(runs))
 
 
-def isolate_run(run: Run, weights: Path, path: Path) -> None:
+def isolate_run(reference: Run, run: Run, weights: Path, path: Path) -> None:
     """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
     options = RunOptions(device=device_named(str(run.record.environment["device"])), dtype=DTYPES[run.record.dtype])
     case = case_with_pictures(run)
-    save_isolated(path, WeightsFolder(weights), case, options, steps_to_isolate(case, ()))
+    steps = steps_to_isolate(case, ())
+    save_isolated(path, WeightsFolder(weights), case, options, steps, bound_runs([reference], run))
 
 
 def steps_to_isolate(case: Case, more: Sequence[int]) -> list[int]:

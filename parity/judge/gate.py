@@ -6,22 +6,38 @@ It is `compare_as_judged`, then `judge_numbers`; who shows numbers where no verd
 numbers are judged by the second alone.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from parity.diff.compared import Comparison
+from parity.diff.identity import side_of
+from parity.diff.metric import BIT_EQUALITIES
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import RunsDiff, Side, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
+from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
+from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
 from parity.judge.registry import device_of, load_registry
 from parity.judge.strength import load_strength
-from parity.judge.verdict import BIT_EQUALITIES, Profile, Verdict, judge
+from parity.judge.verdict import Profile, Verdict, judge
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
 from runners.errors import CaseError, RegistryError, RunError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Comparison):
+    """A comparison of outputs that are of no run with those of one."""
+
+    reference: Side
+
+    @property
+    def sides(self) -> Sides:
+        """The reference; outputs in memory say nothing of themselves."""
+        return Sides(reference=self.reference)
 
 
 def gate(
@@ -89,8 +105,9 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
-    return Comparison(
+    return InMemory(
         case=reference.case_id,
+        reference=side_of(reference),
         metrics=found.metrics,
         findings=found.findings,
         environment_of_candidate=fingerprint(outputs.video_frames.device),
@@ -101,13 +118,13 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
 def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     """Judge numbers by bit equality or by the registry's limits; None takes the rule that `profile_of` says.
 
-    Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow.
+    Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow,
+        unless the numbers fail without a limit.
     """
     profile = profile or profile_of(found)
-    if profile == "limits" and isinstance(found, RunsDiff):
-        _require_limits_of_release(found)
+    refused = _limits_of_another_release(found) if profile == "limits" and isinstance(found, RunsDiff) else ""
     registry = load_registry(limits_path()) if profile == "limits" else None
-    return judge(found, profile, registry, load_strength(mutation_path()))
+    return judge(found, profile, registry, load_strength(mutation_path()), refused=refused)
 
 
 def judged_or_refused(found: RunsDiff) -> Verdict | str:
@@ -137,15 +154,16 @@ def _of_exact_tier(candidate: Side | RunRecord) -> bool:
     return candidate.runner in ("native", "official") and candidate.tier == "exact"
 
 
-def _require_limits_of_release(found: RunsDiff) -> None:
-    """Refuse limits of another release. A case moves with its limits, so that its file names the release of both."""
+def _limits_of_another_release(found: RunsDiff) -> str:
+    """Why limits of a case do not hold, if its file names another release. A case moves with its limits."""
     follows = found.reference.reference
     try:
         named = find_case(found.case).reference
     except CaseError:  # a case that lies elsewhere is its own
-        return
-    if named != follows:
-        raise RegistryError(
-            f"Limits of case {found.case!r} hold at release {named}, which its file names; the runs follow {follows}. "
-            f"Take a case of {follows}, or move this one: `parity bless RUN --reference {follows} --weights W`."
-        )
+        return ""
+    if named == follows:
+        return ""
+    return (
+        f"Limits of case {found.case!r} hold at release {named}, which its file names; the runs follow {follows}. "
+        f"Take a case of {follows}, or move this one: `parity bless RUN --reference {follows} --weights W`."
+    )

@@ -37,6 +37,11 @@ from runners.errors import RegistryError
 MARGIN: Final = 1.25
 MIN_FLOOR_SAMPLES: Final = 2  # one sample shows no variation
 MIN_SPREAD_SAMPLES: Final = 8  # fewer show no spread
+# How many times the reach of harmless variation an output must move for a limit to fail it that was measured elsewhere.
+# Another machine is one draw more of what the population holds already: other kernels, another CPU capability, threads,
+# fp32, every rewrite at once. The reach allows for draws that were not seen, and eight times it is at least ten times
+# the worst of those that were. What is so far away is no machine's doing.
+ELSEWHERE_FACTOR: Final = 8.0
 SPREADS: Final = 4.0  # from the median to what harmless variation may yet reach
 METHOD: Final = (
     "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
@@ -275,6 +280,20 @@ def reach(distances: Sequence[float]) -> float:
         return MARGIN
     spread = math.sqrt(math.fsum(value * value for value in above) / len(above))
     return max(MARGIN, middle * math.exp(SPREADS * spread) / moved[-1])
+
+
+def fails_elsewhere(value: float, limit: Limit) -> bool:
+    """True if a value is so far beyond a limit that it fails wherever that was measured.
+
+    It is beyond the limit itself and `ELSEWHERE_FACTOR` times the reach of harmless variation, as distances. A limit
+    whose harmless variations moved nothing has no such measure, and an exact one holds everywhere anyway.
+    """
+    if limit.samples is None or limit.direction == "exact":
+        return False
+    floor = [distance(one, limit.unit, limit.direction) for values in limit.samples.floor.values() for one in values]
+    far = ELSEWHERE_FACTOR * reach(floor) * max(floor, default=0.0)
+    allowed = distance(limit.value, limit.unit, limit.direction)
+    return far > 0 and distance(value, limit.unit, limit.direction) > max(far, allowed)
 
 
 def _require_in_range(metric: Metric, name: str, values: Sequence[float]) -> None:

@@ -10,7 +10,19 @@ from parity.report.words import GateWords
 from parity.trace.atomic import plain
 
 FIELDS: Final = (  # in this order
-    *("schema_version", "case", "profile", "outcome", "rows", "failures", "notes", "unjudged", "levels"),
+    *(
+        "schema_version",
+        "case",
+        "profile",
+        "outcome",
+        "judged_by",
+        "sides",
+        "rows",
+        "failures",
+        "notes",
+        "unjudged",
+        "levels",
+    ),
 )
 
 
@@ -20,7 +32,7 @@ def verdict_document(said: GateWords) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(verdict)
     for row, one in zip(fields["rows"], verdict.rows, strict=True):
         row["expired"] = [str(change) for change in one.expired]
-    document: dict[str, Any] = plain({**fields, "notes": said.notes})
+    document: dict[str, Any] = plain({**fields, "notes": said.notes, "judged_by": said.judged_by})
     document = {name: document[name] for name in FIELDS}
     return {**document, "parity": verdict.outcome == "parity", "exit_code": verdict.exit_code}
 

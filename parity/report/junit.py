@@ -21,6 +21,9 @@ def verdict_suite(said: GateWords) -> ET.Element:
     """The test suite of a parity verdict."""
     verdict = said.verdict
     suite = ET.Element("testsuite", name=_xml(f"parity {verdict.case} ({verdict.profile})"))
+    properties = ET.SubElement(suite, "properties")
+    for name, value in (("judged by", said.judged_by), *(line.split(": ", 1) for line in said.sides)):
+        ET.SubElement(properties, "property", name=name, value=_xml(value))
     groups: dict[str, list[RowWords]] = {}
     for one in said.rows:
         groups.setdefault(one.row.metric.split(".")[0], []).append(one)
@@ -74,7 +77,7 @@ def _problem(case: ET.Element, kind: str, message: str, details: Iterable[str]) 
 
 
 def _counted(suite: ET.Element) -> ET.Element:
-    suite.set("tests", str(len(suite)))
+    suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", str(len(suite.findall("testcase/error"))))
     return suite

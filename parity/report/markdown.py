@@ -21,9 +21,10 @@ def verdict_markdown(said: GateWords) -> str:
     """The summary of a gate: headline, what failed, then everything, folded."""
     perf = said.perf
     parts = [
-        f"### {escaped(said.headline)}",
-        f"Case {escaped(said.verdict.case)}, judged by {escaped(said.judged_by)}.",
+        f"### {escaped(said.first_line)}",
+        f"Case {escaped(said.verdict.case)}.",
     ]
+    parts += [f"- {escaped(line)}" for line in said.sides]
     parts += [
         f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(message)}"
         for failure, message in said.failures

@@ -9,7 +9,7 @@ from parity.runs.environment import NUMERIC_KEYS
 from parity.runs.folder import RunRecord
 
 HEADER: Final = ("", "reference run", "this run", "")
-RUN_KEYS: Final = ("runner", "tier", "dtype", "reference", "model_version", "weights_hash", "created_utc")
+RUN_KEYS: Final = ("runner", "tier", "dtype", "reference", "model_version", "weights_hash", "created_utc", "run_id")
 
 
 def environment_section(reference: RunRecord, candidate: RunRecord) -> Html:

@@ -10,7 +10,7 @@ from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.explanation import departure_line, explanation_lines
 from parity.report.page_html import Html, Node, join, tag, with_code
-from parity.report.words import bound, capitalised, head_and_list, notes, number
+from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number
 from parity.taps.name import place_of
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
@@ -65,9 +65,12 @@ def _sentence(verdict: Verdict, metrics: Mapping[str, float]) -> str:
             return "Frames, sound and latents equal the reference's in every bit."
         return f"All {len(verdict.rows)} judged metrics are within their limits."
     failed = verdict.failed_rows()
-    if verdict.failures:
+    if verdict.failures and verdict.outcome == "undecided":
         more = f" and {len(verdict.failures) - 1} more" if len(verdict.failures) > 1 else ""
         return f"{verdict.failures[0].code} in {verdict.failures[0].where}{more}: the numbers cannot be believed."
+    if not failed and verdict.failures:
+        more = f" and {len(verdict.failures) - 1} more" if len(verdict.failures) > 1 else ""
+        return f"{verdict.failures[0].code} in {verdict.failures[0].where}{more}: the case fixes what is another here."
     if not failed:
         return "Nothing failed, but nothing that passed can tell a defect from harmless variation."
     if verdict.profile == "exact":
@@ -87,7 +90,7 @@ def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
         it = getattr(found, one)
         return f"{it.runner} ({it.tier}, {it.dtype}, release {it.reference})"
 
-    how = "" if isinstance(verdict, str) else f", by {'equal bits' if verdict.profile == 'exact' else 'limits'}"
+    how = "" if isinstance(verdict, str) else f", by {judged_by(verdict)}"
     changed = (
         f"; environments differ: {'; '.join(one.beside for one in found.environment)}" if found.environment else ""
     )

@@ -5,18 +5,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from parity.diff.isolated import SavedIsolation
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
-from parity.judge.verdict import JUDGED, Verdict, gate_exit_code
+from parity.judge.rules import JUDGED
+from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.documents import verdict_document
 from parity.report.explanation import explanation_document, explanation_lines
 from parity.report.markdown import escaped
 from parity.report.terminal import Terminal
-from parity.report.words import GIB, in_words, number, sentence
+from parity.report.words import GIB, in_words, number, sentence, sides_in_words
 from parity.runs.folder import RunRecord
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 from runners.printable import printable
@@ -88,6 +90,10 @@ class SuiteLine:
         omitted = [self.found.left_out.words] if self.found.left_out.taps else []
         return [*(f"environment differs: {one.beside}" for one in self.found.environment), *omitted]
 
+    def sides(self) -> list[str]:
+        """The two runs: what each is, when and where it ran."""
+        return [line for line in sides_in_words(self.found.sides) if line.startswith(("reference: ", "candidate: "))]
+
     def complaints(self) -> list[str]:
         """Everything that keeps the line from parity, a sentence each."""
         if isinstance(self.verdict, str):
@@ -127,6 +133,7 @@ class SuiteLine:
             "exit_code": self.code,
             "outcome": WORDS[self.code],
             "refusal": self.verdict if isinstance(self.verdict, str) else "",
+            "sides": msgspec.to_builtins(self.found.sides),
             "verdict": None if isinstance(self.verdict, str) else verdict_document(in_words(self.verdict)),
             "taps": None if self.taps is None else explanation_document(self.taps),
             "isolated": None
@@ -187,6 +194,9 @@ def draw_suite(console: Terminal, lines: Sequence[SuiteLine], missing: Sequence[
     table.columns[0].overflow = "fold"  # the id of a case is never cut short
     for line in lines:
         table.add_row(*(Text(printable(cell)) for cell in line.cells()))
+    for line in lines:
+        for side in line.sides():
+            console.print(f"{line.case}, {line.what}: {side}", soft_wrap=True)
     for line in lines:  # before any number
         for phrase in line.reservations():
             console.print(Text(printable(f"{line.case}, {line.what}: {phrase}"), "yellow"))
@@ -242,6 +252,7 @@ def _markdown(lines: Sequence[SuiteLine], missing: Sequence[str], took_s: float)
     ]
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(escaped(cell) for cell in line.cells()) for line in lines)]
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    parts += [f"- {escaped(f'{line.case}, {line.what}: {side}')}" for line in lines for side in line.sides()]
     parts[2:2] = [
         f"- {escaped(f'{line.case}, {line.what}: {phrase}')}" for line in lines for phrase in line.reservations()
     ]

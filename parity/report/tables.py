@@ -35,7 +35,13 @@ STYLES = {
 
 
 def draw_gate(console: Terminal, said: GateWords) -> None:
-    """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided."""
+    """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided.
+
+    The first line says what the verdict rests on, the next ones what was compared.
+    """
+    console.print(said.first_line, soft_wrap=True)
+    for line in said.sides:
+        console.print(line, soft_wrap=True)
     draw_verdict(console, said)
     if said.perf is not None:
         draw_perf(console, said.perf)

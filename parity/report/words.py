@@ -9,16 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from parity.diff.levels import LEVEL_WORDS
+from parity.diff.levels import LEVEL_WORDS, OUTPUTS
+from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows
-from parity.judge.limit import POPULATION
+from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
+from parity.judge.rules import JUDGED
 from parity.judge.strength import Caught
-from parity.judge.verdict import JUDGED, Failure, Row, Verdict, gate_exit_code
+from parity.judge.verdict import Failure, Row, Verdict, gate_exit_code
 from runners.printable import printable
 
 GIB = 1 << 30
+HASH_SHOWN = 12  # characters of a hash
 MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
 MOST_OF_A_CODE = 3  # failures of one code that are said one by one
 COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this limit")
@@ -40,6 +43,8 @@ class GateWords:
     perf: PerfVerdict | None  # the speed, where it was asked for
     parity: str  # headline of the verdict alone
     headline: str  # with the speed; the last line of every report
+    first_line: str  # the verdict with what it rests on; the first line of every report
+    sides: tuple[str, ...]  # a line for each run: what it is, when and where it ran; then what their engines say
     judged_by: str
     rows: tuple[RowWords, ...]
     failures: tuple[tuple[Failure, str], ...]  # the first few of each code with their message
@@ -55,6 +60,8 @@ def in_words(verdict: Verdict, perf: PerfVerdict | None = None, followed: Follow
         perf=perf,
         parity=headline(verdict),
         headline=headline(verdict, perf),
+        first_line=f"{headline(verdict, perf)} (judged by {judged_by(verdict)})",
+        sides=sides_in_words(verdict.sides),
         judged_by=judged_by(verdict),
         rows=tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows),
         failures=tuple(folded(verdict.failures)),
@@ -67,6 +74,30 @@ def in_words(verdict: Verdict, perf: PerfVerdict | None = None, followed: Follow
 def _cells(row: Row) -> tuple[str, ...]:
     value, margin = number(row.value, row.unit), signed(row.margin, row.unit)
     return state(row), row.metric, value, bound(row), margin, used(row), why(row)
+
+
+def sides_in_words(sides: Sides) -> tuple[str, ...]:
+    """A line for each side, then the phrases of the candidate's engine and what differs in the environment."""
+    candidate = () if sides.candidate is None else sides.candidate.described
+    return (
+        f"reference: {_side(sides.reference)}",
+        f"candidate: {_side(sides.candidate)}",
+        *(f"candidate says: {phrase}" for phrase in candidate),
+        *(f"environment differs: {one.beside}" for one in sides.environment),
+    )
+
+
+def _side(side: Side | None) -> str:
+    if side is None:
+        return "outputs in memory, of no run"
+    parts = [
+        f"{side.runner}, tier {side.tier}, {side.dtype}, release {side.reference}",
+        f"code {side.code[:HASH_SHOWN]}" if side.code else "code not recorded",
+        f"ran {side.created_utc}" if side.created_utc else "date not recorded",
+        f"on {side.device} {side.processor}".rstrip() if side.device else "device not recorded",
+        f"run {side.run_id}" if side.run_id else f"run without an id, run.json {side.run_sha256[:HASH_SHOWN]}",
+    ]
+    return ", ".join(parts)
 
 
 def capitalised(line: str) -> str:
@@ -179,17 +210,41 @@ def limit_words(change: LimitChange, *, old: bool) -> str:
 
 
 def judged_by(verdict: Verdict) -> str:
-    """By what a case was judged: "equality", or "limits on outputs and drift of taps, without isolated errors"."""
+    """By what a case was judged: "equality of outputs and 668 taps", or "limits on outputs and drift of 41 of 668 taps,
+    without isolated errors". What was not judged says why where it is all that there is beside the outputs."""
+    drift = verdict.evidence.get("drift")
     if verdict.profile == "exact":
-        return "equality"
+        if drift is None or not (drift.measured or drift.compared):
+            return f"equality of outputs alone{'' if drift is None else f': {drift.why}'}"
+        return f"equality of outputs and {_taps(drift.compared, drift.of)}"
     there = [level for level, state in verdict.levels.items() if state == JUDGED]
     left_out = [level for level in verdict.levels if level not in there]
-    return f"limits on {levels_named(there)}" + (f", without {levels_named(left_out)}" if left_out else "")
+    words = f"limits on {_listed([_level_in_words(verdict, level) for level in there])}"
+    if there == [OUTPUTS] and "drift" in left_out:
+        return f"{words} alone: {verdict.levels['drift']}"
+    return words + (f", without {levels_named(left_out)}" if left_out else "")
+
+
+def _level_in_words(verdict: Verdict, level: str) -> str:
+    """A level of evidence, with how many taps it is of where that was counted."""
+    one = verdict.evidence.get(level)
+    if level != "drift" or one is None or not one.of:
+        return LEVEL_WORDS[level]
+    return f"drift of {_taps(one.drifting, one.of)}"
+
+
+def _taps(count: int, of: int) -> str:
+    if not of:  # nobody counted
+        return "taps"
+    return f"{of} taps" if count == of else f"{count} of {of} taps"
 
 
 def levels_named(levels: Sequence[str]) -> str:
     """Levels of evidence: "outputs, drift of taps and isolated errors"."""
-    words = [LEVEL_WORDS[level] for level in levels]
+    return _listed([LEVEL_WORDS[level] for level in levels])
+
+
+def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -240,11 +295,16 @@ def _taps_compared(verdict: Verdict) -> Iterable[str]:
 
 def _limits_that_decide_nothing(verdict: Verdict) -> Iterable[str]:
     rows = verdict.rows
+    if far := [row.metric for row in rows if row.far and row.failed]:
+        yield (
+            f"{len(far)} outputs are beyond {ELSEWHERE_FACTOR:g} times the reach of harmless variation, which no other "
+            f"machine explains, so limits that were measured elsewhere fail them: {', '.join(far)}"
+        )
     if changes := {change for row in rows for change in row.expired}:
         count = sum(bool(row.expired) for row in rows)
         yield (
             f"{count} limits were measured in another environment or on other numbers "
-            f"({'; '.join(sorted(map(str, changes)))}): they decide nothing; run where they were measured, or measure "
+            f"({'; '.join(sorted(map(str, changes)))}): they pass nothing; run where they were measured, or measure "
             "them here with `parity calibrate`"
             + (
                 "; `parity diff --as-judged` saves numbers as they are judged"

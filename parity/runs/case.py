@@ -13,17 +13,22 @@ from runners.case import Case
 from runners.errors import CaseError, RunError
 
 
-def flow_of(reference: Run, candidate: Run, trace: Trace) -> Dataflow:
+def flow_of(reference: Run, candidate: Run, trace: Trace | None) -> Dataflow:
     """The dataflow of the case of two runs, on as many blocks as either run says its model has.
 
     Of runs that say nothing, the reference's trace knows: a last block that it lacks is then not missed.
 
-    Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none.
+    Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none, or if there is
+        no trace to ask.
     """
     run = reference
     known = reference.record.num_blocks or candidate.record.num_blocks
     if known is not None:
         return Dataflow(case_of(run), known)
+    if trace is None:
+        raise RunError(
+            f"Neither {reference.folder} nor {candidate.folder} says how many blocks its model has; run again."
+        )
     blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
     if not blocks and trace.pattern in (None, "*"):
         raise RunError(

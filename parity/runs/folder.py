@@ -11,6 +11,7 @@ Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 import hashlib
 import math
 import re
+import secrets
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from parity.trace.file import Trace, read_trace
 from runners.case import CASE_ID, Case, case_document
-from runners.catalogue import NAMES
+from runners.catalogue import TAPS_OWED
 from runners.errors import RunError
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
@@ -73,6 +74,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     details: dict[str, Any]
     files: dict[str, str]  # file name to SHA-256
     num_blocks: int | None = None  # of the transformer, which says what taps a whole trace has; older runs lack it
+    run_id: str = ""  # random, which tells a run from its copy; older runs lack it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,13 @@ class Run:
 
     @property
     def offers(self) -> str:
-        """Patterns of the taps that its runner can offer, divided by blanks; empty if it has no internals to show."""
-        before_it_was_recorded = ["*"] if self.record.runner in NAMES or self.has(TRACE_FILE) else []
+        """Patterns of the taps that its runner owes, divided by blanks; empty if it has no internals to show.
+
+        Of a known runner that is what we know of it; only one of somebody's own is taken at its word.
+        """
+        if self.record.runner in TAPS_OWED:
+            return TAPS_OWED[self.record.runner]
+        before_it_was_recorded = ["*"] if self.has(TRACE_FILE) else []
         return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
     @property
@@ -194,6 +201,7 @@ def write_run(
         details=outcome.details,
         files={name: sha256_of(folder / name) for name in DATA_FILES if (folder / name).is_file()},
         num_blocks=num_blocks,
+        run_id=secrets.token_hex(16),
     )
     write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(record))
 

@@ -1,10 +1,11 @@
 """The runs and isolations of a suite: what is there already is kept, and what is missing is made if there is time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from parity.diff.isolated import read_isolated
+from parity.diff.isolated import bound_runs, read_isolated
 from parity.isolate.saved import save_isolated
 from parity.runs.child import ChildRunner, environment_in
 from parity.runs.environment import fingerprint_of_runs
@@ -70,18 +71,19 @@ def run_is_there(plan: SuitePlan, case: Case, runner: str, target: Path) -> bool
     )
 
 
-def make_isolation(plan: SuitePlan, case: Case, path: Path) -> None:
+def make_isolation(plan: SuitePlan, case: Case, path: Path, references: Sequence[Run], native: Run) -> None:
     """Isolate native on a case and leave what a gate judges. Raises: OutOfMemoryError, else as the runners do."""
+    options, runs = RunOptions(device=plan.device), bound_runs(references, native)
     with plan.progress(f"isolate {case.id}") as progress:
-        save_isolated(path, plan.weights, case, RunOptions(device=plan.device), plan.steps[case.id], progress)
+        save_isolated(path, plan.weights, case, options, plan.steps[case.id], runs, progress)
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def isolation_is_there(plan: SuitePlan, path: Path, native: Run) -> bool:
+def isolation_is_there(plan: SuitePlan, path: Path, references: Sequence[Run], native: Run) -> bool:
     """True if isolated errors of this very run, at all the steps that are asked for, are there already."""
     try:
-        return set(plan.steps[native.case_id]) <= set(read_isolated(path, native).steps)
+        return set(plan.steps[native.case_id]) <= set(read_isolated(path, references, native).steps)
     except RunError:
         return False
 

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from parity.diff.isolated import read_isolated
-from parity.diff.metric import ISOLATED
+from parity.diff.metric import BIT_EQUALITIES, ISOLATED
 from parity.explain.diagnosis import diagnose
 from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
 from parity.judge.registry import device_of, load_registry
-from parity.judge.verdict import BIT_EQUALITIES
 from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.golden import golden_of
@@ -77,14 +76,16 @@ class Suite:
         if case.id not in plan.steps or not wanted:
             return None
         path = own_folder(plan.folder, case.id, "native_isolated.json")
-        if plan.resume and isolation_is_there(plan, path, native):
+        references = [] if plan.by_golden_alone(case) else [read_run(plan.folder / case.id / "official")]
+        references += [golden_of(case.id)] if plan.golden else []
+        if plan.resume and isolation_is_there(plan, path, references, native):
             plan.say(f"{path}: kept, it is whole and of this run")
             return path
         if not plan.left.fits(2 * native.record.end_to_end_s):  # it runs the official model with native beside it
             self.missing.append(f"{case.id}/{ISOLATION}")
             return None
         try:
-            make_isolation(plan, case, path)
+            make_isolation(plan, case, path, references, native)
         except OutOfMemoryError as error:  # the runs can still be judged
             self.missing.append(f"{case.id}/{ISOLATION}, {error}")
             return None
@@ -120,7 +121,7 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
         verdict=judged_or_refused(found),
         taps=taps,
         records=(reference.record, candidate.record),
-        alone=None if isolated is None else read_isolated(isolated, candidate),
+        alone=None if isolated is None else read_isolated(isolated, [reference], candidate),
     )
 
 

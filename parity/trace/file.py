@@ -13,7 +13,7 @@ While a run goes on, `trace.journal` collects the same tables step by step; a ru
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch import Tensor
 from parity.taps.pattern import chosen
 from parity.trace.atomic import write_bytes_atomic
 from parity.trace.checksums import CHECKSUMS_FILE, TapChecksums, read_checksums, tap_digest
+from parity.trace.consistency import contradictions
 from parity.trace.journal import scan
 from parity.trace.sketch import (
     FLOAT_STATISTICS,
@@ -129,6 +130,18 @@ class Trace(Mapping[str, TapSketch]):
         return {
             name: (shape, dtype, checksum) for name, shape, dtype, checksum, good in rows if good and 0 not in shape
         }
+
+    @cached_property
+    def contradictions(self) -> Mapping[str, str]:
+        """The taps whose statistics cannot all be true of one tensor, and in what."""
+        table = self._table
+        found = contradictions(table.shapes, table.floats, table.integers)
+        return {table.names[row]: words for row, words in sorted(found.items())}
+
+    def rows_of(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Floats (N, K + 3) and integers (N, 3) of taps, as `sketch_into` has them."""
+        rows = [self._rows[name] for name in names]
+        return self._table.floats[rows], self._table.integers[rows]
 
     @property
     def pattern_of_bits(self) -> str | None:

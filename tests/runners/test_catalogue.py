@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from runners.catalogue import NAMES, is_known, open_runner, require_own_name
+from runners.catalogue import NAMES, TAPS_OWED, is_known, open_runner, require_own_name
+from runners.diffusers.runner import DiffusersRunner
 from runners.errors import MediaError, RunnerError
+from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
+from runners.sglang.runner import SGLangRunner
 from runners.weights import WeightsFolder
 
 CPU = RunOptions(device=torch.device("cpu"))
@@ -81,3 +84,9 @@ def test_an_error_of_the_tree_stays_what_it_is(micro_weights: WeightsFolder, tmp
     text = "from runners.errors import MediaError\nraise MediaError('no film')\n"
     with pytest.raises(MediaError, match=r"^no film$"):
         opened(tmp_path, text, micro_weights)
+
+
+def test_every_known_runner_owes_what_its_class_offers() -> None:
+    assert tuple(TAPS_OWED) == NAMES
+    for name, runner in (("native", NativeRunner), ("diffusers", DiffusersRunner), ("sglang", SGLangRunner)):
+        assert TAPS_OWED[name] == " ".join(runner.capabilities.taps)

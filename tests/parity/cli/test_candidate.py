@@ -20,7 +20,11 @@ def test_a_gate_says_first_what_the_candidate_is(leave_run: Callable[..., Path],
     candidate = leave_run("candidate", runner="native", details={CANDIDATE: phrases})
     said = CliRunner().invoke(app, ["gate", str(candidate), "--against", str(reference)])
     assert said.exit_code == 0
-    assert said.stdout.splitlines()[:2] == ["candidate: Engine 1.2", r"candidate: quality \x1b[31mfast"]
+    verdict, old, new, *said_of_itself = said.stdout.splitlines()[:5]
+    assert verdict.startswith("VERDICT: PARITY (judged by equality of outputs and ")
+    assert old.startswith("reference: official, tier exact, bf16, release 1.0.0, ")
+    assert new.startswith("candidate: native, tier exact, bf16, release 1.0.0, ")
+    assert said_of_itself == ["candidate says: Engine 1.2", r"candidate says: quality \x1b[31mfast"]
     document = json.loads(
         CliRunner().invoke(app, ["gate", str(candidate), "--against", str(reference), "--json"]).stdout
     )

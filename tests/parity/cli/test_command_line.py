@@ -131,7 +131,7 @@ def test_one_changed_byte_of_one_frame_exits_1(runs: Runs, invoke: Invoke, copy:
     assert invoke("gate", copy, "--against", runs.official).exit_code == 1
 
 
-def test_what_cannot_be_judged_exits_2_and_is_named(runs: Runs, invoke: Invoke, copy: Path) -> None:
+def test_what_is_damaged_is_named_and_exits_2_unless_it_fails(runs: Runs, invoke: Invoke, copy: Path) -> None:
     def gate() -> Any:
         return invoke("gate", copy, "--against", runs.official)
 
@@ -145,10 +145,10 @@ def test_what_cannot_be_judged_exits_2_and_is_named(runs: Runs, invoke: Invoke, 
     shutil.copyfile(runs.native / OUTPUTS_FILE, copy / OUTPUTS_FILE)
     rewrite_outputs(copy, spoil)
     result = gate()
-    assert (result.exit_code, "nan_candidate" in result.output) == (2, True)
+    assert (result.exit_code, "nan_candidate" in result.output) == (1, True)  # its other bits fail by themselves
     rewrite_outputs(copy, lambda tensors: tensors.update(video_frames=tensors["video_frames"][1:].clone()))
     result = gate()
-    assert (result.exit_code, "missing_frame" in result.output) == (2, True)
+    assert (result.exit_code, "missing_frame" in result.output) == (1, True)
     for change, words in (
         ({"schema_version": 99}, "schema version 99"),
         ({"schema_version": 1, "reference": "9.9.9"}, "the run follows '9.9.9', and its case '1.0.0'"),

@@ -11,13 +11,17 @@ from typer.testing import CliRunner
 
 from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
+from parity.diff.isolated import bound_runs
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, save_registry
+from parity.runs.case import flow_of
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import ISOLATED_GROUPS, drift_group
+from parity.taps.isolated_places import isolated_places
+from parity.trace.file import read_trace
 from runners.case import parse_case
 from runners.clock import STAGES
 
@@ -81,20 +85,21 @@ def _at(direction: str, distance: float) -> float:
     return 1 - distance if direction == "higher" else distance
 
 
-def saved_isolation(path: Path, run: Path, **errors: float) -> Path:
-    """What `parity isolate` would leave of a run, with no error but those given by group."""
-    record = read_run(run).record
-    where = {group.replace(".", "/"): 0.0 for group in ISOLATED_GROUPS if not group.startswith("image")}
-    where |= {group.replace("__", "/"): error for group, error in errors.items()}
+def saved_isolation(path: Path, official: Path, mine: Path, errors: dict[str, float] | None = None) -> Path:
+    """What `parity isolate` would leave of a run beside another, with no error but those given by place."""
+    reference, candidate = read_run(official), read_run(mine)
+    record = candidate.record
+    places = isolated_places(flow_of(reference, candidate, read_trace(official)), (0, 1))
     document = {
         **{key: getattr(record, key) for key in ("inputs", "runner", "tier", "dtype", "weights_hash", "environment")},
-        "schema_version": 1,
+        "schema_version": 2,
         "case": record.case,
         "details": {},
         "stages": STAGES,
         "steps": [0, 1],
         "whole": True,
-        "rows": [{"where": name, "added": error} for name, error in where.items()],
+        "runs": bound_runs([reference], candidate),
+        "rows": [{"where": place, "added": (errors or {}).get(place, 0.0)} for place in places],
     }
     path.write_text(json.dumps(msgspec.to_builtins(document)))
     return path
@@ -120,19 +125,51 @@ def test_a_tap_that_drifts_too_far_is_not_at_parity_though_all_outputs_are(gate:
 
 def test_isolated_errors_are_judged_from_their_file(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
     official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
-    path = saved_isolation(tmp_path / "alone.json", mine)
+    path = saved_isolation(tmp_path / "alone.json", official, mine)
     code, document = gate(mine, "--against", official, "--isolated", path)
     assert code == 0 and set(document["levels"].values()) == {"judged"}
-    path = saved_isolation(tmp_path / "alone.json", mine, decode__mel=0.2)
+    path = saved_isolation(tmp_path / "alone.json", official, mine, {"decode/mel": 0.2})
     code, document = gate(mine, "--against", official, "--isolated", path)
     assert code == 1 and [row["metric"] for row in document["rows"] if not row["passed"]] == ["isolated.decode.mel"]
     code, document = gate(official, "--against", mine, "--isolated", path)
-    assert code == 2 and "another run" in document["error"]
+    assert code == 2 and "another run" in document["failures"][0]["message"]
+
+
+def test_adding_isolated_errors_never_makes_a_failure_undecided(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path
+) -> None:
+    def loud(made: dict[str, Any]) -> None:
+        made["audio_waveform"] = made["audio_waveform"] * 3
+
+    official, good = leave_run("official"), leave_run("good", runner="native", tier="fast")
+    bad = leave_run("bad", runner="native", tier="fast", change=loud)
+    (tmp_path / "none.json").write_text("[")
+    files = {
+        1: saved_isolation(tmp_path / "failing.json", official, bad, {"decode/mel": 0.2}),
+        2: saved_isolation(tmp_path / "of_another.json", official, good),
+        3: saved_isolation(tmp_path / "damaged.json", official, bad, {"decode/mel": -1.0}),
+        4: tmp_path / "none.json",
+    }
+    assert gate(bad, "--against", official)[0] == 1
+    for path in files.values():
+        assert gate(bad, "--against", official, "--isolated", path)[0] == 1, path
+    code, document = gate(good, "--against", official, "--isolated", files[3])
+    assert code == 2 and [failure["code"] for failure in document["failures"]] == ["not_isolated"]
+    assert document["levels"]["isolated"] == "what was given is not of these runs, or not whole"
+
+
+@pytest.mark.parametrize("row", [{"where": "nowhere", "added": 0.0}, {"where": "decode/mel", "added": -1}])
+def test_one_row_is_no_isolation(gate: Gate, leave_run: LeaveRun, tmp_path: Path, row: dict[str, Any]) -> None:
+    official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
+    document = json.loads(saved_isolation(tmp_path / "alone.json", official, mine).read_text())
+    (tmp_path / "alone.json").write_text(json.dumps({**document, "rows": [row]}))
+    code, verdict = gate(mine, "--against", official, "--isolated", tmp_path / "alone.json")
+    assert code == 2 and {failure["code"] for failure in verdict["failures"]} >= {"not_isolated"}
 
 
 def test_saved_numbers_hold_the_levels_and_are_judged_alike(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
     official, mine = leave_run("official"), leave_run("mine", runner="native", tier="fast")
-    alone = saved_isolation(tmp_path / "alone.json", mine, decode__mel=0.2)
+    alone = saved_isolation(tmp_path / "alone.json", official, mine, {"decode/mel": 0.2})
     numbers = tmp_path / "numbers.json"
     arguments = ["diff", str(official), str(mine), "--isolated", str(alone), "--out", str(numbers)]
     assert CliRunner().invoke(app, arguments).exit_code == 0

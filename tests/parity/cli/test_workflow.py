@@ -60,7 +60,7 @@ def counts(junit: ET.Element) -> tuple[int, int]:
 def test_parity_is_said_without_annotations(gate: Callable[..., Said], leave_run: LeaveRun) -> None:
     said = gate(leave_run("native", runner="native"), leave_run("official"))
     assert (said.code, said.annotations(), counts(said.junit)) == (0, [], (0, 0))
-    assert said.summary.startswith("### VERDICT\\: PARITY\n")
+    assert said.summary.startswith("### VERDICT\\: PARITY \\(judged by equality of outputs and 263 taps\\)\n")
 
 
 def test_a_miss_is_one_failure_and_one_annotation_a_metric(gate: Callable[..., Said], leave_run: LeaveRun) -> None:
@@ -71,18 +71,25 @@ def test_a_miss_is_one_failure_and_one_annotation_a_metric(gate: Callable[..., S
     assert said.code == 1 and counts(said.junit) == (1, 0)
     [line] = said.annotations()
     assert line.startswith("::error title=parity micro::outputs.bit_equal.frames is 0, wanted = 1")
-    assert said.summary.startswith("### VERDICT\\: NOT AT PARITY\n")
+    assert said.summary.startswith("### VERDICT\\: NOT AT PARITY \\(judged by equality of ")
     assert "outputs.bit\\_equal.frames" in said.summary.split("<details>")[0]
 
 
-def test_a_missing_frame_is_an_error(gate: Callable[..., Said], leave_run: LeaveRun) -> None:
+def test_a_missing_frame_is_a_failure_and_a_missing_trace_an_error(
+    gate: Callable[..., Said], leave_run: LeaveRun
+) -> None:
     def shorter(made: dict[str, Any]) -> None:
         made["video_frames"] = made["video_frames"][:-1]
 
-    said = gate(leave_run("native", runner="native", change=shorter), leave_run("official"))
-    assert said.code == 2
+    official = leave_run("official")
+    said = gate(leave_run("short", runner="native", change=shorter), official)
+    assert said.code == 1
     assert any("missing_frame" in line for line in said.annotations())
-    assert "**missing\\_frame**" in said.summary and counts(said.junit)[1] == 1
+    assert "**missing\\_frame**" in said.summary and counts(said.junit)[0] > 0 == counts(said.junit)[1]
+    said = gate(leave_run("bare", runner="native", blocks=None), official)
+    assert said.code == 2
+    assert any("missing_trace" in line for line in said.annotations())
+    assert "**missing\\_trace**" in said.summary and counts(said.junit)[1] == 1
 
 
 @pytest.mark.parametrize("json_wanted", [False, True])

@@ -180,7 +180,8 @@ def test_another_environment_a_crash_and_an_empty_trace_are_named(flow: Dataflow
         "torch: 2.13.0 against 2.11.0 (reference against candidate)"
     )
     assert codes(compare_traces(whole, trace_of(tensors, complete=False), flow)) == [("incomplete_trace", "candidate")]
-    nothing = compare_traces(trace_of({"init/video": torch.ones(3)}, "init/*"), trace_of(tensors, "decode/*"), flow)
+    decoded = {tap: x for tap, x in tensors.items() if chosen(tap, "decode/*")}
+    nothing = compare_traces(trace_of({"init/video": torch.ones(3)}, "init/*"), trace_of(decoded, "decode/*"), flow)
     assert codes(nothing) == [("empty", "trace")] and not nothing.bit_equal
 
 
@@ -205,6 +206,61 @@ def test_a_negative_prompt_that_never_arrived_is_named(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     found = compare_traces(trace_of(tensors), trace_of(exchanged(tensors, {"uncond": "cond"})), flow)
     assert codes(found) == [("swapped_pass", "denoise/000/uncond")]
+
+
+def test_a_pass_that_equals_another_in_one_stream_alone_or_is_merely_nearer_is_not_taken_for_it(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    swapped = exchanged(tensors, {"uncond": "cond"})
+    for stream in ("video", "audio"):
+        one = {tap: x if f"/{stream}" in tap else tensors[tap] for tap, x in swapped.items()}
+        assert not compare_traces(trace_of(tensors), trace_of(one), flow).findings
+    assert not compare_traces(trace_of(tensors), trace_of(noisy(swapped, 0.25)), flow).findings
+    two = exchanged(tensors, {"uncond": "cond"}) | {
+        tap: x for tap, x in exchanged(tensors, {"uncond": "perturbed"}).items() if "/audio" in tap
+    }
+    assert not compare_traces(trace_of(tensors), trace_of(two), flow).findings, "another pass in each stream"
+
+
+def test_what_lies_in_both_traces_is_compared_whatever_anybody_says_was_recorded(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    whole, moved = trace_of(tensors), noisy(tensors, 0.1, [CLEAN])
+    for offered, pattern in (("decode/*", None), (None, "decode/*"), ("", "init/*"), ("decode/*", "decode/*")):
+        found = compare_traces(whole, trace_of(moved, pattern), flow, offered=offered)
+        assert (found.bit_equal, found.bit_different, found.compared) == (False, 1, len(flow.taps))
+        assert found.errors[CLEAN] == pytest.approx(0.1, rel=0.5)
+    golden = golden_of(tensors)  # holds the bits alone of what moved
+    found = compare_traces(golden, trace_of(moved, "decode/*"), flow, offered="decode/*")
+    assert found.by_bits[CLEAN] is False and found.compared == len(flow.taps)
+
+
+def spoiled(table: SketchTable, tap: str, column: int, value: float) -> Trace:
+    """A trace in which one number of a tap's row is another: buckets, then norm, largest magnitude and mean."""
+    floats = table.floats.clone()
+    floats[table.names.index(tap), column] = value
+    return Trace(replace(table, floats=floats))
+
+
+@pytest.mark.parametrize("column", [-3, -2, -1], ids=["l2", "max_abs", "mean"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 1e30])
+def test_a_trace_that_contradicts_itself_is_named_and_never_equal(flow: Dataflow, column: int, value: float) -> None:
+    tensors = tensors_of(flow)
+    whole, wrong = trace_of(tensors), spoiled(table_of(tensors), CLEAN, column, value)
+    for reference, candidate in ((whole, wrong), (wrong, whole), (wrong, wrong)):
+        found = compare_traces(reference, candidate, flow)
+        assert ("contradictory_trace", CLEAN) in codes(found) and not found.bit_equal
+    golden = golden_of(tensors)  # has no sketch of this tap to hold it against
+    assert ("contradictory_trace", CLEAN) in codes(compare_traces(golden, wrong, flow))
+
+
+def test_equal_checksums_beside_unequal_statistics_are_a_contradiction(flow: Dataflow) -> None:
+    tensors = tensors_of(flow)
+    table, row = table_of(tensors), list(tensors).index(CLEAN)
+    norm, largest, mean = table.floats[row, -3:].tolist()
+    for column, value in ((0, 9.0), (-3, norm * 1.01), (-2, largest * 1.01), (-1, mean + 0.01 * largest)):
+        found = compare_traces(trace_of(tensors), spoiled(table, CLEAN, column, value), flow)
+        assert codes(found) == [("contradictory_trace", CLEAN)]
+    for column, value in ((-3, norm * (1 + 1e-6)), (-1, mean + 1e-7 * largest)):  # as sums round on another device
+        assert not compare_traces(trace_of(tensors), spoiled(table, CLEAN, column, value), flow).findings
 
 
 def test_passes_that_agree_or_merely_drift_are_not_taken_for_each_other(flow: Dataflow) -> None:

@@ -20,6 +20,8 @@ from parity.explain.oracle import Arbitration
 from parity.isolate.error import ErrorTable, IsolatedError, error_of
 from parity.isolate.isolation import Isolation, isolate
 from parity.taps.dataflow import Dataflow
+from parity.taps.isolated_places import isolated_places
+from parity.taps.name import STREAMS
 from runners.case import Case
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import attention, pipeline
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = RunOptions(device=torch.device("cpu"))
 Measure = Callable[..., Isolation]
+UNGUIDED = {"cfg_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,13 +72,29 @@ def test_native_adds_nothing_anywhere_and_everything_is_looked_at(
     found = measure(overrides, harmless=False, inherited={"init/video": 0.25})
     assert found.bit_equal and found.culprits == (), [row for row in found.rows if row.error][:5]
     places = [row.where for row in found.rows]
-    assert len(set(places)) == len(places)
-    assert set(Dataflow(micro_case(overrides), 2).taps) <= set(places)
+    assert sorted(places) == sorted(isolated_places(Dataflow(micro_case(overrides), 2), (0, 1)))
     extra = {"sigmas", "image/1/picture", "init/video/positions", "denoise/001/isolated/rotary/audio/cross"}
     assert extra | {"denoise/000/uncond/modulation/video/cross_gate", "text/neg/mask"} <= set(places)
     document = found.document()
     assert document["bit_equal"] is True
     assert [row["inherited"] for row in document["rows"] if row["where"] == "init/video"] == [0.25]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"guidance.video.skip_step": 1, "guidance.audio.skip_step": 1},  # the second step has no pass
+        {"guidance.audio.skip_step": 1, "guidance.video.stg_blocks": [0, 1]},
+        {f"guidance.{stream}.{key}": value for stream in STREAMS for key, value in UNGUIDED.items()},
+    ],
+    ids=["skipped", "one skipped", "unguided"],
+)
+def test_the_places_of_an_isolation_follow_from_the_case(
+    measure: Measure, micro_case: Callable[..., Case], overrides: dict[str, Any]
+) -> None:
+    for steps in ((0, 1), (1,)):
+        places = [row.where for row in measure(overrides, harmless=False, steps=steps).rows]
+        assert sorted(places) == sorted(isolated_places(Dataflow(micro_case(overrides), 2), steps))
 
 
 def int8_scores() -> AbstractContextManager[Any]:

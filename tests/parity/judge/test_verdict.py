@@ -12,12 +12,12 @@ import pytest
 from parity.diff.compared import Comparison
 from parity.diff.finding import Finding
 from parity.diff.levels import MEASURED, EvidenceLevel
-from parity.diff.metric import METRICS
+from parity.diff.metric import BIT_EQUALITIES, METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, Waiver
 from parity.judge.strength import Strength
-from parity.judge.verdict import BIT_EQUALITIES, Row, Verdict, gate_exit_code, judge
+from parity.judge.verdict import Row, Verdict, gate_exit_code, judge
 from parity.report.documents import verdict_document
 from parity.report.words import in_words, notes
 from runners.errors import RegistryError, RunError
@@ -115,13 +115,40 @@ def test_a_metric_with_a_limit_that_is_absent_fails() -> None:
     assert [(f.code, f.where) for f in verdict.failures] == [("missing_metric", LEVEL)]
 
 
-def test_a_finding_fails_although_every_number_is_good() -> None:
-    found = Finding(code="missing_frame", where="video_frames", message="reference has 9 frames, candidate has 8")
+@pytest.mark.parametrize(
+    ("code", "where", "outcome"),
+    [
+        ("missing_tensor", "audio_latent", "undecided"),  # what is missing leaves open what it would have been
+        ("nan_candidate", "audio", "undecided"),
+        ("incomplete_trace", "candidate", "undecided"),
+        ("contradictory_trace", "init/video", "undecided"),
+        ("same_run", "run", "undecided"),
+        ("identity_mismatch", "dtype", "undecided"),
+        ("missing_frame", "video_frames", "not_at_parity"),  # the case fixes how many there are, and how large
+        ("shape_mismatch", "video_frames", "not_at_parity"),
+        ("shape_mismatch", "denoise/000/latent/video", "not_at_parity"),
+        ("shape_mismatch", "text/neg/hidden", "undecided"),  # engines cut prompts up in their own ways
+        ("rate_mismatch", "audio", "not_at_parity"),
+        ("swapped_pass", "denoise/000/uncond", "not_at_parity"),
+    ],
+)
+def test_a_finding_fails_although_every_number_is_good(code: str, where: str, outcome: str) -> None:
+    found = Finding(code=code, where=where, message="x")
     for verdict in (
         by_limits(GOOD, None, found),
         judge(Comparison(case="astronaut", metrics=EQUAL, findings=(found,)), "exact"),
     ):
-        assert (verdict.outcome, verdict.failures[0].code) == ("undecided", "missing_frame")
+        assert (verdict.outcome, verdict.failures[0].code) == (outcome, code)
+
+
+def test_what_is_there_and_fails_decides_before_what_is_missing() -> None:
+    missing = Finding(code="missing_tensor", where="denoise/000/uncond/x0/video", message="x")
+    for spoiled in ({}, {LEVEL: None}, {LEVEL: math.nan}):
+        assert by_limits({**GOOD, **spoiled}, None, missing).exit_code == 2
+        assert by_limits({**GOOD, **spoiled, ERROR: 0.2}, None, missing).exit_code == 1
+        assert by_limits({**GOOD, **spoiled, COUNT: 1.0}, None, missing).exit_code == 1
+    apart = {**EQUAL, BIT_EQUALITIES[0]: 0.0}
+    assert judge(Comparison(case="astronaut", metrics=apart, findings=(missing,)), "exact").exit_code == 1
 
 
 def test_a_metric_without_a_limit_cannot_be_judged_unless_the_registry_says_why() -> None:
@@ -169,8 +196,9 @@ def test_a_tap_of_another_shape_leaves_nothing_undecided_beside_an_output_with_o
     def code(metrics: dict[str, float | None], *findings: Finding) -> int:
         return judge(Comparison(case="c", metrics=metrics, findings=findings), "exact").exit_code
 
-    assert code(apart, tap) == 1
-    assert code(equal, tap) == code(apart, missing) == code(apart, tap, missing) == code(apart, frames) == 2
+    assert code(apart, tap) == code(apart, missing) == code(apart, tap, missing) == code(apart, frames) == 1
+    assert code(equal, tap) == code(equal, missing) == 2
+    assert code(equal, frames) == 1, "the case fixes the size of frames"
 
 
 def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -> None:
@@ -186,7 +214,7 @@ def test_no_case_passes_on_uncalibrated_limits_alone_but_it_may_fail_on_them() -
     assert any("no metric of video_latent can decide" in note for note in notes(verdict))
 
 
-def test_limits_of_another_environment_decide_nothing_either_way() -> None:
+def test_limits_of_another_environment_pass_nothing_and_fail_only_what_is_far_beyond() -> None:
     def elsewhere(metrics: dict[str, float | None]) -> Verdict:
         return judge(
             Comparison(case="astronaut", metrics=metrics, environment_of_candidate={"torch": "2.14.0"}),
@@ -198,11 +226,41 @@ def test_limits_of_another_environment_decide_nothing_either_way() -> None:
     assert (verdict.outcome, changes(verdict, ERROR)) == ("undecided", ["torch: 2.13.0 -> 2.14.0"])
     assert any("or on other numbers (torch: 2.13.0 -> 2.14.0)" in note for note in notes(verdict))
     assert not any("were not told apart" in note for note in notes(verdict))  # they were, only elsewhere
-    assert elsewhere({**GOOD, ERROR: 0.2}).outcome == "undecided"
-    assert elsewhere({**GOOD, ERROR: 0.2, COUNT: 1.0}).exit_code == 1  # what has one wanted value has it everywhere
+    for level, code in ((29.0, 2), (20.1, 2), (19.9, 1)):  # beyond 30 dB, the limit; 40 dB - 20 log10(8 x 1.25) = 20 dB
+        assert elsewhere({**GOOD, LEVEL: level}).exit_code == code
+    for error, code in ((0.2, 1), (0.1001, 1), (0.1, 2)):  # the limit is 0.1, and so are 8 reaches of 0.0125
+        assert elsewhere({**GOOD, ERROR: error}).exit_code == code
+    assert elsewhere({**GOOD, LEVEL: 25.0, COUNT: 1.0}).exit_code == 1  # one wanted value is wanted everywhere
+    verdict = elsewhere({**GOOD, ERROR: 0.2})
+    assert any(note.startswith("1 outputs are beyond 8 times the reach") and ERROR in note for note in notes(verdict))
 
 
-def test_limits_of_another_population_decide_nothing_either_way() -> None:
+def test_limits_of_taps_measured_elsewhere_fail_nothing_however_far() -> None:
+    verdict = judge(
+        Comparison(
+            case="astronaut",
+            metrics={**GOOD, DRIFT: 9.0},
+            levels={"outputs": MEASURED, "drift": MEASURED},
+            environment_of_candidate={"torch": "2.14.0"},
+        ),
+        "limits",
+        registry=with_internals(),
+    )
+    assert verdict.outcome == "undecided" and not row(verdict, DRIFT).passed
+
+
+def test_a_floor_of_zero_is_no_measure_of_what_is_far() -> None:
+    lag = "audio.lag_samples.max_abs"
+    still = registry(defaults={**registry().defaults, lag: limit(lag, 0.0, 20.0)})
+    verdict = judge(
+        Comparison(case="astronaut", metrics={**GOOD, lag: 9.0}, environment_of_candidate={"torch": "2.14.0"}),
+        "limits",
+        registry=still,
+    )
+    assert verdict.outcome == "undecided"
+
+
+def test_limits_of_another_population_pass_nothing_and_fail_only_what_is_far_beyond() -> None:
     some = "boxes of 8 px, taps latent/*"
 
     def over(compared_on: str, measured_on: dict[str, str], value: float = 0.05) -> Verdict:
@@ -224,7 +282,7 @@ def test_limits_of_another_population_decide_nothing_either_way() -> None:
         verdict = over(compared_on, measured_on)
         assert (verdict.outcome, changes(verdict, ERROR)) == ("undecided", [said])
         assert any(f"or on other numbers ({said})" in note for note in notes(verdict))
-        assert over(compared_on, measured_on, 0.2).outcome == "undecided"
+        assert [over(compared_on, measured_on, value).exit_code for value in (0.1, 0.2)] == [2, 1]
 
 
 def on(device_name: str, metrics: dict[str, float | None], limits: Registry) -> Verdict:
@@ -468,3 +526,61 @@ def test_equal_outputs_without_all_taps_are_said_to_be_no_more_than_that() -> No
     (note,) = said(EvidenceLevel(measured=False, why="the reference has no trace"))
     assert note == "outputs are judged, and no taps but those in both traces: the reference has no trace"
     assert said(MEASURED) == ()
+
+
+def test_by_bits_every_tap_that_the_reference_has_is_owed_by_whomever() -> None:
+    def code(drift: EvidenceLevel, **changes: float) -> tuple[int, list[str]]:
+        metrics = {**EQUAL, **{f"outputs.bit_equal.{name}": value for name, value in changes.items()}}
+        verdict = judge(Comparison(case="astronaut", metrics=metrics, levels={"drift": drift}), "exact")
+        return verdict.exit_code, [failure.code for failure in verdict.failures]
+
+    assert code(EvidenceLevel(measured=True, compared=9, of=9)) == (0, [])
+    assert code(EvidenceLevel(measured=True, compared=8, of=9, lacking=1)) == (2, ["missing_trace"])
+    assert code(EvidenceLevel(measured=False, why="it offers no internals", lacking=9)) == (2, ["missing_trace"])
+    assert code(EvidenceLevel(measured=False, why="neither run has a trace")) == (0, [])
+    assert code(EvidenceLevel(measured=True, compared=8, of=9, lacking=1), audio=0.0) == (1, ["missing_trace"])
+
+
+def test_what_needs_no_limit_fails_where_there_are_none_and_nothing_passes_there() -> None:
+    none = Registry(unjudged={ERROR: "x", LEVEL: "x"})
+    with pytest.raises(RegistryError, match="Registry entry missing"):
+        by_limits(GOOD, none)
+    assert by_limits({**GOOD, COUNT: 1.0}, none).exit_code == 1
+    smaller = Finding(code="shape_mismatch", where="video_frames", message="x")
+    assert by_limits({**GOOD, LEVEL: math.nan}, none, smaller).exit_code == 1
+    refused = "Limits hold at another release."
+    comparison = Comparison(case="astronaut", metrics=GOOD, environment_of_candidate=HERE)
+    with pytest.raises(RegistryError, match="another release"):
+        judge(comparison, "limits", registry=registry(), refused=refused)
+    far = Comparison(case="astronaut", metrics={**GOOD, ERROR: 9.0}, environment_of_candidate=HERE)
+    with pytest.raises(RegistryError, match="another release"):
+        judge(far, "limits", registry=registry(), refused=refused)  # what another release does is no error
+    rate = Comparison(case="astronaut", metrics={**GOOD, COUNT: -1.0}, environment_of_candidate=HERE)
+    assert judge(rate, "limits", registry=registry(), refused=refused).exit_code == 1
+
+
+def test_limits_of_another_device_pass_nothing_and_fail_only_what_is_far_beyond() -> None:
+    here = registry(defaults={}, cases={TableKey("astronaut"): registry().defaults})
+    for error in (0.0, 0.09):
+        with pytest.raises(RegistryError, match=r"measured on H200.*\(measured: a CPU\)"):
+            on("H200", {**GOOD, ERROR: error}, here)
+    verdict = on("H200", {**GOOD, ERROR: 0.2}, here)
+    assert verdict.exit_code == 1 and "device: a CPU -> H200" in changes(verdict, ERROR)
+
+
+def test_isolated_errors_without_a_limit_do_not_undo_what_failed() -> None:
+    added = {**GOOD, ALONE: 0.5}
+    for metrics, code in ((GOOD, 0), ({**GOOD, ERROR: 0.2}, 1)):
+        assert by_limits(metrics).exit_code == code
+    levels = {"outputs": MEASURED, "isolated": MEASURED}
+    limits = registry(
+        defaults={**registry().defaults, "isolated.latent.video": limit("isolated.latent.video", 0.01, 1.0)}
+    )
+
+    def judged(metrics: dict[str, float | None]) -> int:
+        comparison = Comparison(case="astronaut", metrics=metrics, environment_of_candidate=HERE, levels=levels)
+        return judge(comparison, "limits", registry=limits).exit_code
+
+    with pytest.raises(RegistryError, match=ALONE):
+        judged(added)
+    assert judged({**added, ERROR: 0.2}) == 1

@@ -105,8 +105,8 @@ def test_a_page_opens_with_the_verdict_and_holds_every_section_once(
     assert "runners.ltx23.block.AudioVideoBlock.audio_ff" in text
 
 
-def test_a_run_at_parity_says_so(official: Path, tmp_path: Path) -> None:
-    text, reader = drawn(official, official, tmp_path / "page.html")
+def test_a_run_at_parity_says_so(official: Path, leave_run: LeaveRun, tmp_path: Path) -> None:
+    text, reader = drawn(leave_run("equal", runner="native"), official, tmp_path / "page.html")
     assert '<h1 data-outcome="parity">Parity</h1>' in text
     frames = reader.data("frames-data")
     assert frames["candidate"] == frames["difference"] == [None] * 5  # equal pictures are not kept twice
@@ -190,7 +190,7 @@ def test_taps_that_are_missing_or_broken_are_told_apart(leave_run: LeaveRun, tmp
     assert "No map: a trace of both runs is needed" in text
 
 
-def test_a_run_that_could_not_be_judged_still_has_its_page(leave_run: LeaveRun, tmp_path: Path) -> None:
+def test_a_run_of_another_length_still_has_its_page(leave_run: LeaveRun, tmp_path: Path) -> None:
     def shorter(made: dict[str, Any]) -> None:
         made["video_frames"] = made["video_frames"][:4]
         made["audio_waveform"] = made["audio_waveform"][:, :1000]
@@ -198,7 +198,7 @@ def test_a_run_that_could_not_be_judged_still_has_its_page(leave_run: LeaveRun, 
 
     native = leave_run("native", runner="native", change=shorter)
     text, reader = drawn(native, leave_run("official"), tmp_path / "page.html")
-    assert '<h1 data-outcome="undecided">Could not judge</h1>' in text
+    assert '<h1 data-outcome="not_at_parity">Not at parity</h1>' in text
     assert "missing_frame" in text and "length_mismatch" in text
     frames, sound = reader.data("frames-data"), reader.data("sound-data")
     assert frames["reason"] == "no difference: 5 frames of 40x24 against 4 frames of 40x24"

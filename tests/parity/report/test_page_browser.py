@@ -211,7 +211,7 @@ def test_a_page_opens_without_trouble_and_fits_its_window(
 ) -> None:
     browser.open(page, width=width, scheme=scheme)
     assert browser.trouble() == []
-    assert browser.text("h1") == "Could not judge"  # a tap that the case does not leave
+    assert browser.text("h1") == "Not at parity"
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("window.hacked") is None and browser.run("document.querySelectorAll('img').length") == 2
     ground = browser.run("getComputedStyle(document.body).backgroundColor")

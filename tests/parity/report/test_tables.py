@@ -44,7 +44,7 @@ def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> Non
         assert whole in text, whole
     assert "…" not in text
     assert "\x1b" not in text and "\u202e" not in text
-    assert text.splitlines()[-1] == "VERDICT: COULD NOT JUDGE"
+    assert text.splitlines()[-1] == "VERDICT: NOT AT PARITY"
 
 
 def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -> None:

@@ -35,6 +35,7 @@ from runners.case import Case
 from runners.errors import RunError
 from runners.protocol import Outcome
 
+LeaveRun = Callable[..., Path]
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 
 
@@ -307,3 +308,21 @@ def test_the_file_says_its_rates_too(write: Callable[..., Path]) -> None:
 
 def test_dtypes_have_the_names_of_the_command_line() -> None:
     assert [dtype_name(dtype) for dtype in (torch.bfloat16, torch.float32)] == ["bf16", "fp32"]
+
+
+def test_a_known_runner_owes_what_we_know_of_it_and_only_another_is_taken_at_its_word(leave_run: LeaveRun) -> None:
+    offered = {"details": {"taps_offered": ["decode/*", "init/video"]}}
+    assert read_run(leave_run("known", runner="native", **offered)).offers == "*"
+    assert read_run(leave_run("bare", runner="sglang", blocks=None, details={"taps_offered": []})).offers == "*"
+    assert read_run(leave_run("own", runner="engine", **offered)).offers == "decode/* init/video"
+    assert read_run(leave_run("silent", runner="engine")).offers == "*"  # its trace shows that it has internals
+    assert read_run(leave_run("none", runner="engine", blocks=None)).offers == ""
+
+
+def test_a_run_has_an_id_of_its_own_and_one_without_is_still_read(leave_run: LeaveRun) -> None:
+    one, other = leave_run("one"), leave_run("other")
+    assert len({read_run(one).record.run_id, read_run(other).record.run_id, ""}) == 3
+    document = json.loads((one / RUN_FILE).read_text())
+    del document["run_id"]
+    (one / RUN_FILE).write_text(json.dumps(document))
+    assert read_run(one).record.run_id == ""

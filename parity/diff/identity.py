@@ -1,0 +1,92 @@
+"""The two sides of a comparison: what each run is, and whether they are two runs at all.
+
+Every run carries a random id, and times that no other run has to the last bit. A run beside itself, its copy, its hard
+links or its copy under another label would pass any gate, so it is a finding, and so is a label that contradicts the
+other run's where the two are of one model: dtype, version and number of blocks.
+
+Goldens and runs made before there were ids have none, and a copy may be given another. They are told by their times:
+end to end, of each stage and of each step, as the clock gave them, in billionths of a second. Rounded times tell
+nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from parity.diff.finding import Finding
+from parity.diff.side import Side
+from parity.runs.folder import DATA_FILES, RUN_FILE, Run, RunRecord, sha256_of
+from runners.protocol import CANDIDATE
+
+
+def side_of(run: Run) -> Side:
+    """The side that a run is."""
+    record = run.record
+    where = record.environment
+    return Side(
+        runner=record.runner,
+        tier=record.tier,
+        dtype=record.dtype,
+        reference=record.reference,
+        run_sha256=sha256_of(run.folder / RUN_FILE),
+        described=tuple(map(str, record.details.get(CANDIDATE, ()))),
+        run_id=record.run_id,
+        code=_text(where, "source_hash"),
+        created_utc=record.created_utc,
+        device=_text(where, "device"),
+        processor=_text(where, "device_name") or _text(where, "cpu"),
+    )
+
+
+def _text(environment: Mapping[str, Any], key: str) -> str:
+    value = environment.get(key)
+    return "" if value is None else str(value)
+
+
+def identity_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """The candidate as the reference's own run, and labels of the two that contradict each other."""
+    return (*_same_run(reference, candidate), *_contradictions(reference.record, candidate.record))
+
+
+def _same_run(reference: Run, candidate: Run) -> Iterable[Finding]:
+    old, new = reference.record, candidate.record
+    if old.run_id and old.run_id == new.run_id:
+        how = f"both are run {old.run_id}"
+    elif linked := _linked(reference, candidate):
+        how = f"{linked} is one file on disk"
+    elif _by_a_clock(old.end_to_end_s) and _times(old) == _times(new):
+        how = "they took the same times to the last digit, end to end and in every stage and step"
+    else:
+        return
+    yield Finding(code="same_run", where="run", message=f"{how}; run the candidate by itself, or compare another run")
+
+
+def _by_a_clock(duration_s: float) -> bool:
+    """True for a time with digits below a microsecond, which no two runs share."""
+    return round(duration_s, 6) != duration_s
+
+
+def _times(record: RunRecord) -> tuple[object, ...]:
+    return record.end_to_end_s, record.stage_s, record.step_s
+
+
+def _linked(reference: Run, candidate: Run) -> str | None:
+    """A data file that both folders hold as one file, through a link or because they are one folder."""
+    for name in DATA_FILES:
+        if reference.has(name) and candidate.has(name):
+            old, new = reference.folder / name, candidate.folder / name
+            if old.samefile(new):
+                return name
+    return None
+
+
+def _contradictions(old: RunRecord, new: RunRecord) -> Iterable[Finding]:
+    """What two runs on the same weights cannot both be. An older run that does not say it contradicts nothing."""
+    pairs: dict[str, tuple[object, object]] = {
+        "dtype": (old.dtype, new.dtype),
+        "model_version": (old.model_version, new.model_version),
+        "num_blocks": (old.num_blocks, new.num_blocks),
+    }
+    for where, (theirs, ours) in pairs.items():
+        if theirs not in (None, "") and ours not in (None, "") and theirs != ours:
+            message = f"reference says {theirs}, candidate says {ours}"
+            yield Finding(code="identity_mismatch", where=where, message=message)

@@ -1,0 +1,217 @@
+"""What a candidate says of itself does not decide by what it is judged, and the first line says by what it was."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from parity.cli.app import app
+from parity.diff.metric import METRICS
+from parity.judge.limit import Calibration, derive_limit, exact_limit
+from parity.judge.limit_table import TableKey
+from parity.judge.registry import Registry, save_registry
+from parity.runs import golden
+from parity.runs.folder import read_run, sha256_of
+from parity.taps.dataflow import Dataflow
+from parity.taps.group import drift_group
+from parity.trace.file import read_trace, write_trace
+from runners.case import parse_case
+
+LeaveRun = Callable[..., Path]
+FIRST = "denoise/001/cond/block/01/video/ff"
+ELSEWHERE = {"torch": "2.14.0"}
+UNJUDGED = (".bit_equal.", ".value_mismatches", ".bit_mismatches", ".ulp.", "taps.", "small_")
+
+
+@pytest.fixture
+def gate(checkout: Path, leave_run: LeaveRun, micro_case_text: str) -> Callable[..., tuple[int, str]]:
+    """`parity gate` against an official run, in a checkout with limits that were measured under torch 2.13.0."""
+    flow = Dataflow(parse_case(micro_case_text, checkout), 3)
+    drift = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps}
+    limits = {
+        name: exact_limit(metric)
+        if metric.direction == "exact"
+        else derive_limit(
+            metric, floor={"a": (_at(metric, 0.02),) * 2}, defects={"d": (_at(metric, 1.0),)}, calibration="c"
+        )
+        for name, metric in METRICS.items()
+        if not any(part in name for part in UNJUDGED)
+        and (name in drift or not name.startswith(("drift.", "isolated.")))
+    }
+    calibration = Calibration(
+        date="2026-01-02",
+        command="x",
+        runs=("y",),
+        environment={"torch": "2.13.0"},
+        expires_with=("torch",),
+        padded_text=False,
+    )
+    unjudged = {name: "not in this test" for name in METRICS if any(part in name for part in UNJUDGED)}
+    registry = Registry(calibrations={"c": calibration}, cases={TableKey("micro"): limits}, unjudged=unjudged)
+    save_registry(checkout / "thresholds" / "consistency_threshold.json", registry)
+
+    def call(run: Path, against: Path, *more: str) -> tuple[int, str]:
+        found = CliRunner().invoke(app, ["gate", str(run), "--against", str(against), *more], env={"COLUMNS": "300"})
+        return found.exit_code, found.stdout
+
+    return call
+
+
+def _at(metric: Any, distance: float) -> float:
+    if metric.direction == "lower":
+        return distance
+    return {"dB": -20 * torch.log10(torch.tensor(distance)).item(), "": 1 - distance}[metric.unit]
+
+
+Gate = Callable[..., tuple[int, str]]
+
+
+def test_taps_that_a_run_says_its_runner_does_not_offer_are_compared_and_owed_all_the_same(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    official, offered = leave_run("official"), {"taps_offered": ["decode/*"]}
+    for runner, tier in (("native", "exact"), ("native", "fast"), ("engine", "exact")):
+        wrong = leave_run(f"{runner}_{tier}", runner=runner, tier=tier, first=FIRST, error=0.5, details=offered)
+        code, said = gate(wrong, official)
+        assert code == 1 and said.startswith("VERDICT: NOT AT PARITY (judged by "), (runner, tier)
+        assert "263 taps" in said.splitlines()[0]
+    code, said = gate(leave_run("bare", runner="native", tier="fast", blocks=None, details=offered), official)
+    assert code == 2 and "missing_trace" in said
+    few = leave_run("few", runner="native", tier="fast", pattern="decode/*", details=offered)
+    code, said = gate(few, official)
+    assert code == 2 and "missing_trace" in said
+
+
+def test_an_engine_of_ones_own_may_offer_less_and_the_first_line_says_so(gate: Gate, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    some = leave_run("some", runner="engine", pattern="decode/*", details={"taps_offered": ["decode/*"]})
+    code, said = gate(some, official)
+    assert code == 0 and said.splitlines()[0] == (
+        "VERDICT: PARITY (judged by limits on outputs and drift of 3 of 263 taps, without isolated errors)"
+    )
+    code, said = gate(leave_run("none", runner="engine", blocks=None), official)
+    assert code == 0 and said.splitlines()[0] == (
+        "VERDICT: PARITY (judged by limits on outputs alone: runner 'engine' offers no internals)"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"blocks": None}, {"pattern": "decode/*"}, {"pattern": "init/* text/*"}], ids=str)
+def test_by_bits_a_trace_that_is_left_out_or_shrunk_cannot_be_judged(
+    gate: Gate, leave_run: LeaveRun, changes: dict[str, Any]
+) -> None:
+    official = leave_run("official")
+    code, said = gate(leave_run("native", runner="native", **changes), official)
+    assert code == 2 and "FAIL missing_trace in drift" in said
+
+    def louder(made: dict[str, Any]) -> None:
+        made["audio_waveform"] = made["audio_waveform"] * 1.5
+
+    assert gate(leave_run("wrong", runner="native", change=louder, **changes), official)[0] == 1
+
+
+def test_two_runs_without_traces_are_judged_by_their_outputs_and_the_first_line_says_so(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    official, native = leave_run("official", blocks=None), leave_run("native", runner="native", blocks=None)
+    code, said = gate(native, official)
+    assert code == 0 and said.splitlines()[0] == (
+        "VERDICT: PARITY (judged by equality of outputs alone: neither run has a trace; record both with --taps '*')"
+    )
+    code, said = gate(leave_run("traced", runner="native"), official)
+    assert code == 0 and "equality of outputs alone: the reference has no trace" in said.splitlines()[0]
+
+
+def test_a_run_is_not_judged_by_itself(gate: Gate, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    code, said = gate(official, official)
+    assert code == 2 and "FAIL same_run in run: both are run " in said
+    golden.bless(read_run(official), "first")
+    found = CliRunner().invoke(app, ["gate", str(official)])
+    assert found.exit_code == 2 and "same_run" in found.stdout
+    assert CliRunner().invoke(app, ["gate", str(leave_run("fresh"))]).exit_code == 0
+
+
+def test_text_and_json_name_both_sides(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
+    where = {"source_hash": "ab" * 32}
+    official, native = leave_run("official", environment=where), leave_run("native", runner="native", environment=where)
+    records = {name: read_run(run).record for name, run in (("reference", official), ("candidate", native))}
+    lines = gate(native, official)[1].splitlines()
+    document = json.loads(gate(native, official, "--json", "--junit", str(tmp_path / "gate.xml"))[1])
+    for name, record in records.items():
+        (line,) = (one for one in lines if one.startswith(f"{name}: "))
+        assert line == (
+            f"{name}: {record.runner}, tier exact, bf16, release 1.0.0, code abababababab, ran {record.created_utc}, "
+            f"on cpu Xeon, run {record.run_id}"
+        )
+        side = document["sides"][name]
+        assert (side["runner"], side["run_id"], side["code"]) == (record.runner, record.run_id, "ab" * 32)
+        assert record.run_id in (tmp_path / "gate.xml").read_text()
+    assert document["judged_by"] == "equality of outputs and 263 taps"
+
+
+def grey(made: dict[str, Any]) -> None:
+    made["video_frames"] = torch.full_like(made["video_frames"], 128)
+
+
+def noisy(made: dict[str, Any]) -> None:
+    """Frames at about 15.8 dB: noise of a standard deviation of 41 levels."""
+    noise = torch.randn(made["video_frames"].shape, generator=torch.Generator().manual_seed(3)) * 41
+    made["video_frames"] = (made["video_frames"] + noise).clamp(0, 255).to(torch.uint8)
+
+
+def tens_of_times(made: dict[str, Any]) -> None:
+    made["video_latent"] = made["video_latent"] * -30
+
+
+def smaller(made: dict[str, Any]) -> None:
+    made["video_frames"] = made["video_frames"][:, :, :-8]
+
+
+def other_rate(made: dict[str, Any]) -> None:
+    made["sample_rate_hz"] = 44100
+
+
+@pytest.mark.parametrize("change", [grey, noisy, tens_of_times, smaller, other_rate])
+@pytest.mark.parametrize("runner", ["native", "engine"])
+def test_what_is_plainly_not_the_model_is_not_at_parity_wherever_limits_were_measured(
+    gate: Gate, leave_run: LeaveRun, change: Callable[[dict[str, Any]], None], runner: str
+) -> None:
+    official = leave_run("official", environment=ELSEWHERE)
+    wrong = {"runner": runner, "tier": "fast", "change": change, "environment": ELSEWHERE}
+    good = gate(leave_run("good", runner=runner, tier="fast", environment=ELSEWHERE), official)
+    assert good[0] == 2, "limits that were measured elsewhere pass nothing"
+    assert gate(leave_run("whole", **wrong), official)[0] == 1
+    # without a trace, or with a tap that the case does not leave
+    assert gate(leave_run("bare", **wrong, blocks=None), official)[0] == 1
+    assert gate(leave_run("more", **wrong, extra="denoise/000/isolated/block/09/video/ff"), official)[0] == 1
+
+
+def test_a_cache_that_skips_passes_is_not_at_parity(gate: Gate, leave_run: LeaveRun) -> None:
+    official, name = leave_run("official"), "denoise/001/uncond/"
+    for change, wanted in ((tens_of_times, 1), (None, 2)):  # within every limit, what it left out stays unknown
+        run = leave_run(f"skipping{wanted}", runner="engine", change=change)
+        table = read_trace(run).part("*")
+        left = read_trace(run).part(" ".join(tap for tap in table.names if not tap.startswith(name)))
+        write_trace(run, replace(left, pattern=None))
+        document = json.loads((run / "run.json").read_text())
+        document["files"]["trace.safetensors"] = sha256_of(run / "trace.safetensors")
+        (run / "run.json").write_text(json.dumps(document))
+        code, said = gate(run, official)
+        assert code == wanted and "missing_tensor" in said
+
+
+def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_all(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    golden.bless(read_run(leave_run("official", frames=(5, 64, 96))), "first", reduced=True)
+    kept = len(read_trace(golden.golden_of("micro").folder))
+    exact = CliRunner().invoke(app, ["gate", str(leave_run("exact", runner="native", frames=(5, 64, 96)))]).stdout
+    assert "(judged by equality of outputs and 263 taps)" in exact.splitlines()[0] and kept < 263
+    fast = leave_run("fast", runner="native", tier="fast", frames=(5, 64, 96), environment=ELSEWHERE)
+    document = json.loads(CliRunner().invoke(app, ["gate", str(fast), "--json"]).stdout)
+    assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
