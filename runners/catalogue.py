@@ -1,6 +1,7 @@
 """The runners there are, by name, and others by the file they are in."""
 
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ from runners.weights import Weights
 # own runner is the word of whoever made the run.
 TAPS_OWED: Final[Mapping[str, str]] = {"official": "*", "native": "*", "diffusers": "*", "sglang": "*"}
 NAMES: Final = tuple(TAPS_OWED)
+CHILD = "PARITY_CHILD"  # environment variable of an interpreter that was asked for, and of all that it starts
 NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
 
@@ -90,9 +92,12 @@ def require_own_name(name: Any, whose: str) -> str:
 def failed(runner: str, error: Exception) -> RunnerError:
     """The error to raise for one that came out of an engine: where it arose, and what it says."""
     if isinstance(error, ImportError):
+        elsewhere = (
+            "Install it there" if CHILD in os.environ else "Run it where its dependencies are, with --runner-python"
+        )
         text = (
-            f"Runner {runner!r} needs a module that {sys.executable} cannot import ({error}). Run it where its "
-            "dependencies are, with --runner-python; docs/runners.md says what an interpreter needs."
+            f"Runner {runner!r} needs a module that {sys.executable} cannot import ({error}). {elsewhere}; "
+            "docs/runners.md says what an interpreter needs."
         )
     else:
         (*_, last) = traceback.extract_tb(error.__traceback__) or [traceback.FrameSummary("nowhere", 0, "")]
@@ -111,6 +116,8 @@ def _opened(file: Path, name: str, weights: Weights, options: RunOptions) -> Run
     if not file.is_file() or spec is None or spec.loader is None:
         raise RunnerError(f"There is no file {file} with a runner in it; docs/runners.md shows one.")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    if (beside := str(file.absolute().parent)) not in sys.path:
+        sys.path.append(beside)  # last, so that nothing there takes the place of a library
     try:
         with closed_input():
             spec.loader.exec_module(module)

@@ -1,12 +1,14 @@
 """Runners by name and from files: a stranger cannot pass for one of ours, and what it raises is said to be its own."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from runners.catalogue import NAMES, TAPS_OWED, is_known, open_runner, require_own_name
+from parity.runs.child_main import MARK
+from runners.catalogue import CHILD, NAMES, TAPS_OWED, is_known, open_runner, require_own_name
 from runners.diffusers.runner import DiffusersRunner
 from runners.errors import MediaError, RunnerError
 from runners.native.runner import NativeRunner
@@ -50,6 +52,30 @@ def test_a_runner_without_a_name_or_with_the_one_it_inherits_is_refused(
     inherits = "from runners.native.runner import NativeRunner\nclass Engine(NativeRunner): pass\n"
     with pytest.raises(RunnerError, match=r"calls itself 'native'.*are taken"):
         opened(tmp_path, inherits, micro_weights)
+
+
+def test_modules_beside_a_runners_file_can_be_imported_and_take_no_librarys_place(
+    micro_weights: WeightsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "beside_it").mkdir()
+    (tmp_path / "beside_it/__init__.py").write_text("WORD = 'beside'\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError('this is no library')\n")
+    text = "import json\nimport beside_it\nclass Engine:\n    name = beside_it.WORD\n"
+    text += "    def __init__(self, *_): json.dumps(0)\n"
+    assert opened(tmp_path, text, micro_weights).name == "beside"
+
+
+@pytest.mark.parametrize(("child", "said"), [(False, "with --runner-python"), (True, "Install it there")])
+def test_who_gave_an_interpreter_is_not_told_to_give_one(
+    micro_weights: WeightsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: bool, said: str
+) -> None:
+    monkeypatch.delenv(CHILD, raising=False)
+    if child:
+        monkeypatch.setenv(MARK, "of a test")  # as the parent sets it
+    with pytest.raises(RunnerError, match="needs a module") as caught:
+        opened(tmp_path, "import no_such_library\n", micro_weights)
+    assert said in str(caught.value) and ("--runner-python" in str(caught.value)) is not child
 
 
 def test_only_ours_are_known(micro_weights: WeightsFolder, tmp_path: Path) -> None:
