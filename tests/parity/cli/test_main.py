@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,14 @@ def parity(
     path = os.pathsep.join(map(str, (*([first] if first else []), ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, **variables}
     return subprocess.run(
-        [*WAYS[way], *map(str, arguments)], capture_output=True, text=True, env=environment, check=False, timeout=120
+        [*WAYS[way], *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=120,
+        # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
