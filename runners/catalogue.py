@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from runners.closed_input import closed_input
 from runners.errors import ParityError, RunnerError
+from runners.files import opened
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
@@ -111,6 +112,8 @@ def _opened(file: Path, name: str, weights: Weights, options: RunOptions) -> Run
     if not file.is_file() or spec is None or spec.loader is None:
         raise RunnerError(f"There is no file {file} with a runner in it; docs/runners.md shows one.")
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    with opened(file, RunnerError, "docs/runners.md shows a runner"):
+        pass
     try:
         with closed_input():
             spec.loader.exec_module(module)
