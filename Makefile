@@ -5,6 +5,7 @@
 # THREADS      CPU threads of parity and gate (1: parity/cli/threads.py says why).
 # WORKERS      processes that run the tests, each computing on one thread (0: none beside pytest's own).
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
+# SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
@@ -13,6 +14,7 @@ SYSTEM_TORCH ?=
 THREADS ?= 1
 WORKERS ?= 2
 ENGINES ?= build/engines
+SEED ?= 0
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -44,7 +46,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-engines test-gpu test-browser check gate thresholds coverage mutate bench clean
+  test test-engines test-gpu test-browser check gate thresholds coverage mutate hostile bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -123,6 +125,9 @@ coverage: $(WEIGHTS)/ltx-2.3.safetensors ## Measure what the tiny cases see, and
 
 mutate: $(WEIGHTS)/ltx-2.3.safetensors ## Put every known defect into the native model and count which are caught
 	$(PARITY) mutate --weights $(WEIGHTS) --out docs/measurements/mutation_tiny.json
+
+hostile: $(STAMP) ## Try 3,000 damaged inputs on every verb that reads one, and print what came of them (SEED=...)
+	PARITY_HOSTILE_VARIANTS=3000 PARITY_HOSTILE_SEED=$(SEED) $(RUN) -m pytest tests/hostile --benchmark-disable -o timeout=3600
 
 bench: $(STAMP) ## Measure the comparisons' own speed and memory, beside budgets
 	$(RUN) -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds

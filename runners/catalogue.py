@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from runners.closed_input import closed_input
 from runners.errors import ParityError, RunnerError
+from runners.files import opened
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
@@ -118,6 +119,8 @@ def _opened(file: Path, name: str, weights: Weights, options: RunOptions) -> Run
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
     if (beside := str(file.absolute().parent)) not in sys.path:
         sys.path.append(beside)  # last, so that nothing there takes the place of a library
+    with opened(file, RunnerError, "docs/runners.md shows a runner"):
+        pass
     try:
         with closed_input():
             spec.loader.exec_module(module)

@@ -1,23 +1,35 @@
 """The one reader of small files that may come from a stranger: text of a bounded size, strict JSON, a known form.
 
-A file is opened once and must be a regular one; what waits or never ends (a pipe, a device) is refused. Keys given
-twice, NaN and Infinity, numbers too large to hold, nesting too deep, and where the form says so unknown keys, are
-errors of the caller's kind, which say what arrived and what to do. JSON has no infinities: `parity.trace.atomic.plain`
-writes them as strings, and `floats` names the keys of a document in which those are read back.
+`runners.files` opens the file. Keys given twice, NaN and Infinity, numbers too large to hold, more values or deeper
+nesting than any form here has, and where the form says so unknown keys, are errors of the caller's kind, which say what
+arrived and what to do. JSON has no infinities: `parity.trace.atomic.plain` writes them as strings, and `floats` names
+the keys of a document in which those are read back.
 """
 
 import json
 import math
-import os
-import stat
+import re
+import tomllib
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from runners.errors import ParityError
+from runners.files import read_bytes
 
 Form = TypeVar("Form")
-MAX_BYTES: Final = 64 << 20  # unless the caller knows less to be enough
+MAX_BYTES: Final = 16 << 20  # unless the caller knows less to be enough; three times the largest there ever was
+MAX_VALUES: Final = 1_000_000  # a few bytes of text can say a value that takes a hundred
+MAX_DEPTH: Final = 64  # of lists and tables in one another; no form here has ten
+MAX_KEY_PARTS: Final = 8  # of a dotted key in TOML; a case has three
+# Text in which dots divide no key, and comments; also such text without an end, which is no TOML, so that every quote
+# is looked at once.
+_NO_KEYS: Final = re.compile(
+    r"""\"{3}(?:[^\\]|\\.|\\\Z)*?(?:\"{3}|\Z)|'{3}.*?(?:'{3}|\Z)|\"(?:[^\"\\\n]|\\.)*\"?|'[^'\n]*'?|#[^\n]*""",
+    re.DOTALL,
+)
+_KEY: Final = re.compile(r"[\w'. \t-]+")
 _NO_JSON_NUMBERS: Final = ("inf", "-inf", "nan")
 
 
@@ -63,33 +75,20 @@ def load(
 def read_text(path: Path, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
     """The UTF-8 text of a regular file of at most `max_bytes`. Raises: `error`."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read(max_bytes + 1) if regular else b""
-    except (OSError, ValueError) as problem:  # a ValueError for a name with a zero byte
-        raise error(
-            f"{path} is no file that can be read ({getattr(problem, 'strerror', None) or problem}); {remedy}."
-        ) from problem
-    if not regular:
-        raise error(f"{path} is not a regular file; {remedy}.")
-    if len(data) > max_bytes:
-        raise error(f"{path} has more than {max_bytes} bytes; {remedy}.")
-    try:
-        return data.decode("utf-8")
+        return read_bytes(path, error, remedy, max_bytes=max_bytes).decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{path} cannot be read as UTF-8 text ({problem}); {remedy}.") from problem
-
-
-def _without_waiting(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)  # a pipe that nobody writes to would wait for somebody
 
 
 def parse(text: str, origin: str, error: type[ParityError], remedy: str) -> Any:
     """The value of strict JSON text. Raises: `error`, in which the text is called `origin`."""
     try:
+        if sum(map(text.count, ",[{")) > MAX_VALUES:  # before anything is made of them
+            raise ValueError(f"it holds more than {MAX_VALUES} values")
         value = json.loads(
             text, object_pairs_hook=_each_key_once, parse_constant=_refuse, parse_float=_finite, parse_int=_whole
         )
+        _require_shallow(value)
         if "\\ud" in text.lower():  # escapes may spell half a character, which nothing can write again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
@@ -110,6 +109,33 @@ def keys_in(path: Path, error: type[ParityError], remedy: str) -> set[str]:
     return found
 
 
+def parse_toml(text: str, origin: str, error: type[ParityError], remedy: str) -> dict[str, Any]:
+    """The tables of TOML text. Raises: `error`, in which the text is called `origin`."""
+    try:
+        if any(key.count(".") >= MAX_KEY_PARTS for key in _KEY.findall(_NO_KEYS.sub("''", text))):  # quadratic to parse
+            raise tomllib.TOMLDecodeError(f"a key has more than {MAX_KEY_PARTS} parts")
+        tables = tomllib.loads(text)
+        _require_shallow(tables)
+        return tables
+    except (ValueError, RecursionError) as problem:  # not every refusal of the parser is a TOMLDecodeError
+        why = "it is nested too deeply" if isinstance(problem, RecursionError) else problem
+        raise error(f"{origin} is not valid TOML: {why}; {remedy}.") from problem
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for one in level
+            if isinstance(one, list | dict)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
 def _float_back(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _float_back(item) for name, item in value.items()}
@@ -121,8 +147,8 @@ def _float_back(value: Any) -> Any:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice[:100]!r} is given twice")
     return table
 
 

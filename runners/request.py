@@ -13,6 +13,7 @@ from runners.strict import Strict
 MAX_SIDE_PX = 8192
 MAX_FRAMES = 4097
 MAX_DURATION_S = 3600  # a frame rate may ask for any; nothing longer gets sound
+MAX_FRAME_RATE = 1000
 MAX_STEPS = 1000
 MAX_BLOCKS = 4096
 SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
@@ -104,8 +105,8 @@ def check_request(whose: str, table: str, request: RequestBounds) -> None:
             f"{where}num_frames is {frames}; it must be 8k + 1 and at most {MAX_FRAMES}. "
             f"Take {low} or {low + TEMPORAL_FACTOR}."
         )
-    if not 0 < rate <= 1000:  # nor NaN
-        raise CaseError(f"{where}frame_rate is {rate}; wanted 0 < rate <= 1000 a second.")
+    if not 0 < rate <= MAX_FRAME_RATE:  # nor NaN
+        raise CaseError(f"{where}frame_rate is {rate}; wanted 0 < rate <= {MAX_FRAME_RATE} a second.")
     if frames / rate > MAX_DURATION_S:
         raise CaseError(
             f"{whose}: {frames} frames at {rate} a second last {frames / rate:.3g} s; "

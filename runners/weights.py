@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from runners.checksum import checksum64, weights_hash
+from runners.counts import require_counts
 from runners.errors import CheckpointError
+from runners.files import opened, opened_tensors
 from runners.load import parse, read_text
 from runners.model_files import ModelFiles
 
 MODEL_VERSION_PREFIX = "2.3"
+_AGAIN = "copy or forge the weights again"
 GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
 
 
@@ -33,18 +36,13 @@ class TensorFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._path_of: dict[str, Path] = {}
         for path in paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self.metadata.update(file.metadata() or {})
-                    for name in file.keys():  # noqa: SIM118 - the file is no dict
-                        if name in self._path_of:
-                            raise CheckpointError(f"Tensor {name!r} is in both {self._path_of[name]} and {path}.")
-                        self._path_of[name] = path
-                        self.shapes[name] = tuple(file.get_slice(name).get_shape())
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(
-                    f"{path} is not a whole safetensors file ({error}); copy or forge it again."
-                ) from error
+            with opened_tensors(path, CheckpointError, _AGAIN) as file:
+                self.metadata.update(file.metadata() or {})
+                for name in file.keys():  # noqa: SIM118 - the file is no dict
+                    if name in self._path_of:
+                        raise CheckpointError(f"Tensor {name!r} is in both {self._path_of[name]} and {path}.")
+                    self._path_of[name] = path
+                    self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
         """Tensors by name, on `device`, as stored. Raises: CheckpointError if the file has changed meanwhile."""
@@ -55,7 +53,8 @@ class TensorFiles:
                 for name in names:
                     path = self._path_of[name]
                     if path not in files:
-                        files[path] = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
+                        opening = opened_tensors(path, CheckpointError, _AGAIN, device=str(device))
+                        files[path] = stack.enter_context(opening)
                     tensors[name] = files[path].get_tensor(name)
             except (SafetensorError, OSError, RuntimeError) as error:
                 raise CheckpointError(f"Reading tensors failed ({error}); copy or forge the weights again.") from error
@@ -64,7 +63,7 @@ class TensorFiles:
     def checksums(self) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], int]]:
         """(name, dtype, shape, checksum) of every tensor, read one at a time."""
         with ExitStack() as stack:  # opened once: opening parses the header of all tensors
-            files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.paths}
+            files = {path: stack.enter_context(opened_tensors(path, CheckpointError, _AGAIN)) for path in self.paths}
             for name in self.shapes:
                 tensor = files[self._path_of[name]].get_tensor(name)
                 yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
@@ -136,16 +135,22 @@ class WeightsFolder(Weights):
         config = self._json_object(metadata["config"], where)
         if not isinstance(config.get("transformer"), dict):
             raise CheckpointError(f"{where} has no section 'transformer'; take an official checkpoint.")
+        require_counts(config, where)
         return config
 
     def _gemma_config(self, folder: Path) -> dict[str, Any]:
         missing = [name for name in GEMMA_FILES if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"The Gemma folder {folder} lacks {', '.join(missing)}; download it whole.")
+        for path in folder.iterdir():  # transformers reads what it finds there, by name
+            if not path.is_dir() and path.suffix != ".safetensors":
+                with opened(path, CheckpointError, "download Gemma whole"):
+                    pass
         path = folder / "config.json"
         config = self._json_object(read_text(path, CheckpointError, "download Gemma whole"), str(path))
         if not isinstance(config.get("text_config"), dict):
             raise CheckpointError(f"{path} has no 'text_config'; a Gemma 3 folder with text and vision is wanted.")
+        require_counts(config, str(path))
         return config
 
     @staticmethod

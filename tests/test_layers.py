@@ -57,7 +57,7 @@ MODEL = "runners.ltx23"
 MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers"} | sys.stdlib_module_names
 MODEL_MAY_USE = (
     *("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", "runners.request", "runners.releases"),
-    "runners.model_files",
+    *("runners.model_files", "runners.files"),
     MODEL,
 )
 OFFICIAL = ("ltx_core", "ltx_pipelines")

@@ -10,6 +10,7 @@ from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import out, verb
 from runners.errors import CaseError, RunnerError
+from runners.load import parse_toml
 
 
 @verb
@@ -139,12 +140,12 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise CaseError(f"--set wants KEY=VALUE, for example request.seed=3; got {pair!r}.")
         try:
             text.encode("utf-8")
-            value = tomllib.loads(f"value = {text}")["value"]
+            value = parse_toml(f"value = {text}", f"--set {key[:100]!r}", CaseError, "no key of a case is so")["value"]
         except UnicodeEncodeError:
             raise CaseError(f"--set {key[:100]!r} is not UTF-8 text; give it as that.") from None
-        except RecursionError:
-            raise CaseError(f"--set {key[:100]!r} is nested too deeply; no key of a case is.") from None
-        except ValueError:  # not every refusal of the parser is a TOMLDecodeError
+        except CaseError as error:
+            if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
+                raise
             value = text  # a bare word is a string
         for apart in ("reference.", "pipeline."):
             if key.startswith(apart):

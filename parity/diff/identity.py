@@ -14,7 +14,8 @@ from typing import Any
 
 from parity.diff.finding import Finding
 from parity.diff.side import Side
-from parity.runs.folder import DATA_FILES, RUN_FILE, Run, RunRecord, sha256_of
+from parity.runs.folder import DATA_FILES, RUN_FILE, Run, RunRecord
+from runners.files import sha256_of
 from runners.protocol import CANDIDATE
 
 

@@ -19,15 +19,16 @@ from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
 from parity.runs.case import flow_of
 from parity.runs.environment import differences
-from parity.runs.folder import RUN_FILE, TRACE_FILE, Run, sha256_of
+from parity.runs.folder import RUN_FILE, TRACE_FILE, Run
 from parity.taps.group import isolated_group, worst_by_group
 from parity.taps.isolated_places import isolated_places
 from runners.clock import STAGES
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.load import load
 
 SCHEMA_VERSION: Final = 2
-MAX_BYTES: Final = 256 << 20
+MAX_BYTES: Final = 32 << 20  # sixteen times those of the released model
 FIRST_STEPS: Final = 2  # that an isolation must hold to be judged, where a run has so many
 
 

@@ -34,7 +34,7 @@ from runners.errors import RunError
 from runners.load import load
 
 SCHEMA_VERSION = 1
-MAX_NUMBERS_BYTES = 256 << 20
+MAX_NUMBERS_BYTES = 8 << 20  # fifty times those of the longest case
 
 
 @dataclass(frozen=True, kw_only=True)

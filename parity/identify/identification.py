@@ -10,7 +10,6 @@ from typing import Final, Literal
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
@@ -18,8 +17,7 @@ from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay
 from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint
-from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run, sha256_of
-from parity.runs.outputs import check_safetensors_header
+from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import is_tap, place_of
 from parity.trace.file import Trace
@@ -27,6 +25,7 @@ from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from runners.case import Case
 from runners.closed_input import closed_input
 from runners.errors import RunError
+from runners.files import opened_tensors, sha256_of
 from runners.protocol import DTYPES, RunOptions
 from runners.releases import RELEASES
 from runners.repeatable import repeatable_kernels
@@ -187,17 +186,13 @@ def _readable(name: str, padded_text: bool) -> bool:
 def _whole(run: Run, *, padded_text: bool) -> dict[str, Tensor]:
     """The whole taps that can stand in for ours. Raises: RunError if the file cannot be read."""
     path = run.folder / TENSORS_FILE
-    check_safetensors_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [
-                name
-                for name in file.keys()  # noqa: SIM118
-                if _readable(name, padded_text) and place_of(name).part in FED_PARTS
-            ]
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
+    with opened_tensors(path, RunError, "the run is damaged", max_bytes=run.most_bytes(TENSORS_FILE)) as file:
+        names = [
+            name
+            for name in file.keys()  # noqa: SIM118
+            if _readable(name, padded_text) and place_of(name).part in FED_PARTS
+        ]
+        return {name: file.get_tensor(name) for name in names}
 
 
 def _flow(case: Case, weights: Weights) -> Dataflow:

@@ -17,10 +17,11 @@ from parity.identify.effect import effect
 from parity.identify.releases import ReleaseChange, named
 from parity.runs.case import case_of
 from parity.runs.execute import device_named, record_run, recording
-from parity.runs.folder import Run, read_run, sha256_of
+from parity.runs.folder import Run, read_run
 from runners.case import Case
 from runners.clock import Quiet
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.native.runner import NativeRunner
 from runners.protocol import DTYPES, RunOptions
 from runners.weights import Weights

@@ -16,12 +16,13 @@ from parity.isolate.choice import Around, Choice
 from parity.isolate.error import IsolatedError
 from parity.isolate.lockstep import Lockstep
 from parity.runs.environment import fingerprint
-from parity.runs.folder import dtype_name, sha256_of
+from parity.runs.folder import dtype_name
 from parity.taps.dataflow import Dataflow
 from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
 from runners.closed_input import closed_input
 from runners.errors import ConfigError
+from runners.files import sha256_of
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner, details_of
 from runners.official.runner import OfficialRunner

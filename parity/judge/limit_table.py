@@ -21,6 +21,7 @@ from parity.judge.document import Strict, as_form, document_text, json_value, na
 from parity.judge.limit import Calibration, Limit, Samples, Status
 from parity.trace.atomic import plain, write_bytes_atomic
 from runners.errors import RegistryError
+from runners.files import read_bytes
 
 SAMPLES_FOLDER: Final = "samples"  # beside the registry
 SAMPLES_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,180}-([0-9a-f]{64})\.json"  # no folder can be said in it
@@ -138,7 +139,7 @@ def joined(table: Table, folder: Path) -> tuple[dict[str, Limit], dict[str, Cali
 def write_samples(folder: Path, name: str, data: bytes) -> None:
     """Write a file of samples unless it is there already, whole or not at all."""
     path = folder / name
-    if not (path.is_file() and path.read_bytes() == data):
+    if not (path.is_file() and read_bytes(path, RegistryError, max_bytes=MAX_SAMPLES_BYTES) == data):
         write_bytes_atomic(path, data)
 
 

@@ -7,8 +7,9 @@ import msgspec
 
 from parity.report.page_html import Node, cell, table, tag, with_code
 from parity.report.words import capitalised, number
-from parity.runs.folder import RUN_FILE, Run, sha256_of
+from parity.runs.folder import RUN_FILE, Run
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.load import load
 
 SCHEMA_VERSION: Final = 1

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import msgspec
-
-from parity.runs.folder import Run, sha256_of
+from parity.runs.folder import Run, recorded_case
 from parity.runs.places import project_root
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
 from parity.trace.file import Trace
 from runners.case import Case
-from runners.errors import CaseError, RunError
+from runners.errors import RunError
+from runners.files import sha256_of
 
 
 def flow_of(reference: Run, candidate: Run, trace: Trace | None) -> Dataflow:
@@ -57,7 +56,4 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
 
 def case_of(run: Run, folder: Path | None = None) -> Case:
     """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
-    try:
-        return msgspec.convert({**run.record.case, "folder": str(folder or "")}, Case, strict=True)
-    except (msgspec.ValidationError, CaseError) as error:
-        raise RunError(f"The case in {run.folder} is not one that this program reads: {error}.") from error
+    return recorded_case(run.record.case, str(run.folder), str(folder or ""))

@@ -29,6 +29,7 @@ from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, kill_marked
 from parity.runs.execute import MeasuredOutcome
 from parity.runs.folder import MAX_RUN_BYTES, dtype_name
 from parity.runs.outputs import OUTPUTS_FILE, read_outputs
+from parity.runs.sizes import most_bytes
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.full_tensors import TENSORS_FILE
 from parity.trace.recorder import Recorder
@@ -339,7 +340,7 @@ def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
         raise RunError(f"The child was asked for runner {runner!r} and ran {_printable(name, 60)!r}.")
     if runner not in NAMES:
         require_own_name(name, runner)
-    outputs = read_outputs(_regular(place / OUTPUTS_FILE))
+    outputs = read_outputs(_regular(place / OUTPUTS_FILE), most_bytes(OUTPUTS_FILE, case, None))
     request = case.request
     wanted = (request.num_frames, request.height, request.width, 3)
     if tuple(outputs["video_frames"].shape) != wanted:

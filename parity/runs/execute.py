@@ -137,8 +137,11 @@ def record_run(
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
     from parity.runs.folder import dtype_name, holds_run, write_run
+    from runners.ltx23.image import require_affordable
 
     require_folder(out, holds_run, replace=replace)  # before weights are hashed
+    for image in case.request.images:
+        require_affordable(case.image_path(image), case.request.height, case.request.width)
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
         try:

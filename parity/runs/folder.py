@@ -8,8 +8,6 @@ SHA-256 stands in `run.json`; file names are fixed, so nothing in a run can poin
 Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
-import hashlib
-import math
 import re
 import secrets
 from collections.abc import Callable, Hashable
@@ -26,16 +24,20 @@ from torch import Tensor
 from parity.runs.environment import MOST_THREADS
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
 from parity.runs.outputs import read_outputs, write_outputs
+from parity.runs.sizes import MAX_RATE_HZ, MOST_BLOCKS, most_bytes, most_taps
 from parity.runs.video_file import write_mp4
+from parity.taps.pattern import MAX_LENGTH
 from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from parity.trace.file import Trace, read_trace
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import TAPS_OWED
-from runners.errors import RunError
+from runners.errors import CaseError, RunError
+from runners.files import sha256_of
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
 from runners.releases import REFERENCES, RELEASES
+from runners.request import MAX_FRAME_RATE
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -46,8 +48,7 @@ VIDEO_FILE = "video.mp4"
 REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
-MAX_RUN_BYTES = 32 << 20  # of run.json
-MOST_BLOCKS = 100  # tap names have two digits
+MAX_RUN_BYTES = 4 << 20  # of run.json; one has 6 kB
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +109,15 @@ class Run:
         before_it_was_recorded = ["*"] if self.has(TRACE_FILE) else []
         return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
+    @cached_property
+    def case(self) -> Case:
+        """The case that was run, without the folder of its pictures. Raises: RunError if it is no case."""
+        return recorded_case(self.record.case, str(self.folder))
+
+    def most_bytes(self, name: str) -> int:
+        """The largest size that a file of DATA_FILES of this run may have."""
+        return most_bytes(name, self.case, self.record.num_blocks)
+
     @property
     def case_id(self) -> str:
         """Id of the case that was run."""
@@ -121,7 +131,7 @@ class Run:
     @cached_property
     def trace(self) -> Trace:
         """The sketches of its taps, read once. Raises: RunError if there are none, or they are damaged."""
-        return read_trace(self.folder)
+        return read_trace(self.folder, most_taps(self.case, self.record.num_blocks))
 
     def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
@@ -139,18 +149,12 @@ class Run:
             raise RunError(
                 f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
             )
-        tensors = read_outputs(self.folder / OUTPUTS_FILE)
+        tensors = read_outputs(self.folder / OUTPUTS_FILE, self.most_bytes(OUTPUTS_FILE))
         return RunOutputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
 
     def has(self, name: str) -> bool:
         """True if the run holds a file of DATA_FILES."""
         return name in self.record.files
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_run(
@@ -199,7 +203,11 @@ def write_run(
         step_s=outcome.step_s,
         peak_bytes=outcome.peak_bytes,
         details=outcome.details,
-        files={name: sha256_of(folder / name) for name in DATA_FILES if (folder / name).is_file()},
+        files={
+            name: sha256_of(folder / name, max_bytes=most_bytes(name, case, num_blocks))
+            for name in DATA_FILES
+            if (folder / name).is_file()
+        },
         num_blocks=num_blocks,
         run_id=secrets.token_hex(16),
     )
@@ -252,13 +260,22 @@ def read_run(folder: Path) -> Run:
     unsure = folder / CHECKSUMS_FILE  # read wherever it lies beside a trace, in the place of sketches
     if unsure.exists() and not (reduced and CHECKSUMS_FILE in record.files):
         raise RunError(f"{unsure} is no part of this run: only a reduced golden has one, and lists it. Remove it.")
+    run = Run(folder=folder, record=record)
     for name, wanted in record.files.items():
         file = folder / name
         if file.is_symlink() or not file.is_file():
             raise RunError(f"{file} is missing, though {RUN_FILE} lists it; the run is incomplete.")
-        if sha256_of(file) != wanted:
+        if sha256_of(file, RunError, "it is no file of a run of its case", max_bytes=run.most_bytes(name)) != wanted:
             raise RunError(f"{file} does not have the hash that {RUN_FILE} gives; it was changed after the run.")
-    return Run(folder=folder, record=record)
+    return run
+
+
+def recorded_case(document: dict[str, Any], origin: str, folder: str = "") -> Case:
+    """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
+    try:
+        return msgspec.convert({**document, "folder": folder}, Case, strict=True)
+    except (msgspec.ValidationError, CaseError) as error:
+        raise RunError(f"The case in {origin} is not one that this program reads: {error}.") from error
 
 
 def _check_values(path: Path, record: RunRecord) -> None:
@@ -272,17 +289,22 @@ def _check_values(path: Path, record: RunRecord) -> None:
             f"{path} says that the run follows {record.reference[:40]!r}, and its case {str(follows)[:40]!r}; wanted "
             f"the same, and one of {', '.join(REFERENCES)}. The run is damaged, or of a later program."
         )
-    if not (math.isfinite(record.frame_rate) and record.frame_rate > 0 and record.sample_rate_hz > 0):
+    if not (0 < record.frame_rate <= MAX_FRAME_RATE and 0 < record.sample_rate_hz <= MAX_RATE_HZ):  # nor NaN
         raise RunError(
-            f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0."
+            f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0 "
+            f"and at most {MAX_FRAME_RATE} and {MAX_RATE_HZ}."
         )
     for key in ("threads", "cores"):
         count = record.environment.get(key)
         if count is not None and not (type(count) is int and 1 <= count <= MOST_THREADS):
             raise RunError(f"{path} says its environment has {str(count)[:40]!r} {key}; wanted 1 to {MOST_THREADS}.")
     taps = record.details.get(TAPS_OFFERED, [])
-    if not (isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)):
-        raise RunError(f"{path} says its runner offers the taps {taps!r}; wanted a list of patterns.")
+    listed = isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)
+    if not listed or len(" ".join(taps)) > MAX_LENGTH:
+        raise RunError(
+            f"{path} says its runner offers the taps {str(taps)[:200]}; wanted a list of patterns, together at most "
+            f"{MAX_LENGTH} characters."
+        )
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
 

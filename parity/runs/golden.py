@@ -32,7 +32,6 @@ from parity.runs.folder import (
     Run,
     holds_run,
     read_run,
-    sha256_of,
 )
 from parity.runs.golden_folder import (
     CASE_FILE,
@@ -55,8 +54,10 @@ from parity.runs.places import project_root
 from parity.runs.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.runs.store import Store, StoreEntry, open_store
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
-from runners.case import CASE_ID, Case, case_document, load_case, parse_case
+from runners.case import CASE_ID, MAX_CASE_BYTES, Case, case_document, load_case, parse_case
 from runners.errors import CaseError, RunError
+from runners.files import read_bytes, sha256_of
+from runners.load import read_text
 from runners.partial_folder import partial_folder
 from runners.releases import REFERENCES, RELEASES
 
@@ -258,7 +259,7 @@ def _replace_golden(
         # From here until golden.json names the new run, the golden fits nothing and is refused, never half
         # believed; `undo_interrupted` puts back what stood there.
         if moved:
-            write_bytes_atomic(folder / OLD_CASE, (folder / CASE_FILE).read_bytes())
+            write_bytes_atomic(folder / OLD_CASE, read_bytes(folder / CASE_FILE, CaseError, max_bytes=MAX_CASE_BYTES))
         if (folder / RUN_FOLDER).exists():
             new.chmod(stat.S_IMODE((folder / RUN_FOLDER).stat().st_mode))
             (folder / RUN_FOLDER).rename(folder / OLD_RUN)
@@ -306,7 +307,7 @@ def require_blessable(run: Run, reason: str, reference: str | None = None) -> st
 
 def case_text_at(path: Path, release: str) -> str:
     """The text of a case file, following a release. Raises: CaseError if its `reference` line cannot be set alone."""
-    case, text = load_case(path), path.read_text(encoding="utf-8")
+    case, text = load_case(path), read_text(path, CaseError, "restore it", max_bytes=MAX_CASE_BYTES)
     if case.reference == release:
         return text
     head, table, rest = text.partition("\n[")

@@ -15,11 +15,12 @@ from typing import Final
 
 import msgspec
 
-from parity.runs.folder import RUN_FILE, case_recorded_in, read_run, sha256_of
+from parity.runs.folder import RUN_FILE, case_recorded_in, read_run
 from parity.runs.store import StoreEntry
 from parity.trace.atomic import folder_atomic, own_folder
 from runners.case import load_case
 from runners.errors import CaseError, RunError
+from runners.files import sha256_of
 from runners.load import load
 from runners.partial_folder import clear_partial, remove_folder
 from runners.releases import REFERENCES

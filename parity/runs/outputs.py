@@ -5,20 +5,20 @@ Torch, numpy and safetensors are enough to write it, so an engine in an interpre
 Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from parity.trace.atomic import file_atomic
 from runners.errors import RunError
+from runners.files import opened_tensors
 from runners.protocol import Outcome
 
 OUTPUTS_FILE = "outputs.safetensors"
-MAX_HEADER_BYTES = 64 << 20  # of a safetensors file
+MAX_BYTES = 4 << 30  # where the case is not known: two minutes at 1536 x 1024
 LATENT_DTYPES = ("BF16", "F32", "F16", "F64")
 OUTPUTS = {
     "video_frames": (4, ("U8",)),  # (F, H, W, C)
@@ -47,41 +47,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise RunError(f"{path} cannot be written ({error}); make room or take another place.") from error
 
 
-def read_outputs(path: Path) -> dict[str, Tensor]:
+def read_outputs(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
-    tensors = read_tensors(path, OUTPUTS)
+    tensors = read_tensors(path, OUTPUTS, max_bytes)
     if tensors["video_frames"].shape[-1] != 3:
         raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
     return tensors
 
 
-def read_tensors(path: Path, forms: Mapping[str, tuple[int, tuple[str, ...]]]) -> dict[str, Tensor]:
+def read_tensors(
+    path: Path, forms: Mapping[str, tuple[int, tuple[str, ...]]], max_bytes: int = MAX_BYTES
+) -> dict[str, Tensor]:
     """The tensors of a file that holds these and no others, by number of axes and dtypes.
 
     Raises: RunError; the header is checked before anything is read.
     """
-    check_safetensors_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != set(forms):
-                raise RunError(f"{path} holds {sorted(file.keys())}; wanted {sorted(forms)}.")
-            for name, (axes, dtypes) in forms.items():
-                part = file.get_slice(name)
-                if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
-                    raise RunError(
-                        f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
-                        f"wanted {axes} axes of {' or '.join(dtypes)}."
-                    )
-            return {name: file.get_tensor(name) for name in forms}
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} cannot be read ({error}); the run is damaged.") from error
-
-
-def check_safetensors_header(path: Path) -> None:
-    """Refuse a header that claims more than the file holds, before a library allocates for it. Raises: RunError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-    if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-        raise RunError(f"{path} is not a whole safetensors file: header of {length} bytes in a file of {size}.")
+    with opened_tensors(path, RunError, "the run is damaged", max_bytes=max_bytes) as file:
+        if set(file.keys()) != set(forms):
+            raise RunError(f"{path} holds {sorted(file.keys())[:20]}; wanted {sorted(forms)}.")
+        for name, (axes, dtypes) in forms.items():
+            part = file.get_slice(name)
+            if len(part.get_shape()) != axes or part.get_dtype() not in dtypes:
+                raise RunError(
+                    f"{name} in {path} is {part.get_dtype()} {part.get_shape()}; "
+                    f"wanted {axes} axes of {' or '.join(dtypes)}."
+                )
+        return {name: file.get_tensor(name) for name in forms}

@@ -11,6 +11,7 @@ and the last. A candidate is reduced as the golden was before it is compared, so
 
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from parity.trace.atomic import file_atomic
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, read_trace, write_trace
 from runners.errors import RunError
+from runners.files import opened
 
 BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
 SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
@@ -175,7 +177,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
     """One PNG; its size is checked against the small frames before a pixel is decoded."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with opened(path, RunError, "restore the golden") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more pixels than are taken here
+            image = Image.open(file, formats=["PNG"])
             width, height = image.size
             if image.mode != "RGB" or _box_of((height, width), small) is None or width * height > MAX_FRAME_PIXELS:
                 raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")

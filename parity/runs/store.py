@@ -16,9 +16,9 @@ import fsspec
 import msgspec
 from fsspec.implementations.local import LocalFileSystem
 
-from parity.runs.folder import sha256_of
 from parity.trace.atomic import file_atomic, own_folder
 from runners.errors import OutputError, RunError
+from runners.files import sha256_of
 
 ENVIRONMENT_VARIABLE: Final = "PARITY_STORE"
 MAX_FILE_BYTES: Final = 1 << 38
@@ -57,7 +57,7 @@ class Store:
 
         Raises: RunError if the store does not take it; OutputError if a device or a link lies there.
         """
-        stored = StoreEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        stored = StoreEntry(sha256=sha256_of(path, max_bytes=MAX_FILE_BYTES), bytes=path.stat().st_size)
         if self._holds(stored):
             return stored
         target = self._path(stored)

@@ -10,13 +10,14 @@ from parity.isolate.saved import save_isolated
 from parity.runs.child import ChildRunner, environment_in
 from parity.runs.environment import fingerprint_of_runs
 from parity.runs.execute import record_run, recording
-from parity.runs.folder import TRACE_FILE, Run, read_run, sha256_of
+from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.suite.plan import Checkout, SuitePlan
 from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import require_choice
 from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.protocol import Runner, RunOptions
 from runners.weights import num_blocks
 

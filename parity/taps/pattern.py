@@ -4,8 +4,11 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 from functools import lru_cache
+from typing import Final
 
 from runners.errors import CaseError
+
+MAX_LENGTH: Final = 4096  # the longest that this program writes has 1700
 
 
 def chosen(tap: str, pattern: str | None) -> bool:
@@ -15,7 +18,12 @@ def chosen(tap: str, pattern: str | None) -> bool:
 
 @lru_cache(maxsize=64)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """All of them as one expression: a golden's pattern has twenty, asked of 55,092 taps. None at all chooses none."""
+    """All of them as one expression: a golden's pattern has twenty, asked of 55,092 taps. None at all chooses none.
+
+    Raises: CaseError for a pattern longer than any that chooses taps.
+    """
+    if len(pattern) > MAX_LENGTH:
+        raise CaseError(f"A pattern of taps has {len(pattern)} characters; at most {MAX_LENGTH} are read. Shorten it.")
     return re.compile("|".join(translate(one) for one in pattern.split()) or r"(?!)")
 
 

@@ -17,14 +17,15 @@ from typing import Final
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
+from parity.taps.pattern import MAX_LENGTH
 from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RunError
+from runners.files import opened_tensors
 
 CHECKSUMS_FILE: Final = "checksums.safetensors"
-MAX_BYTES: Final = 64 << 20  # of the file
-MAX_NAMES_BYTES: Final = 64 << 20  # unpacked
+BYTES_PER_TAP: Final = 256  # of the file, ten times what one takes
+NAME_BYTES: Final = 256  # of a tap's name, unpacked
 MAX_MEMORY_BYTES: Final = 256 << 20  # that unpacking may take
 _FORMAT: Final = "parity-checksums-1"
 
@@ -55,22 +56,35 @@ def write_checksums(folder: Path, checksums: TapChecksums) -> None:
     write_bytes_atomic(folder / CHECKSUMS_FILE, data)
 
 
-def read_checksums(path: Path) -> TapChecksums:
-    """The checksums that `write_checksums` wrote. Raises: RunError for a file that has not this form."""
-    if path.stat().st_size > MAX_BYTES:
-        raise RunError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read. Restore the golden.")
+def read_checksums(path: Path, most_taps: int) -> TapChecksums:
+    """The checksums that `write_checksums` wrote, of at most so many taps.
+
+    Raises: RunError for a file that has not this form.
+    """
+    with opened_tensors(path, RunError, "restore the golden", max_bytes=most_taps * BYTES_PER_TAP) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise RunError(f"{path} is not in the form {_FORMAT!r}, the only one this program reads.")
+        if len(metadata.get("pattern", "")) > MAX_LENGTH:
+            raise RunError(f"{path} names a pattern of more than {MAX_LENGTH} characters; restore the golden.")
+        digests, packed = file.get_tensor("digests"), file.get_tensor("names")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise RunError(f"{path} is not in the form {_FORMAT!r}, the only one this program reads.")
-            digests, packed = file.get_tensor("digests"), file.get_tensor("names")
         if (digests.dtype, digests.ndim) != (torch.int64, 1) or (packed.dtype, packed.ndim) != (torch.uint8, 1):
             raise ValueError(f"digests are {digests.dtype} {tuple(digests.shape)}, names {packed.dtype}")
         unpack = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_MEMORY_BYTES)
-        names = unpack.decompress(packed.numpy().tobytes(), MAX_NAMES_BYTES).decode().split("\n")
-        if not unpack.eof or len(set(names)) != len(names) or len(names) != digests.numel():
-            raise ValueError(f"{len(names)} names, {len(set(names))} of them different, for {digests.numel()} digests")
-    except (SafetensorError, OSError, ValueError, lzma.LZMAError) as error:
+        names = names_of(unpack.decompress(packed.numpy().tobytes(), most_taps * NAME_BYTES), digests.numel())
+        if not unpack.eof or len(set(names)) != len(names):
+            raise ValueError(f"{len(names)} names, {len(set(names))} of them different")
+    except (ValueError, lzma.LZMAError) as error:
         raise RunError(f"{path} is damaged ({error}); restore the golden.") from error
     return TapChecksums(digests=dict(zip(names, digests.tolist(), strict=True)), pattern=metadata.get("pattern"))
+
+
+def names_of(joined: bytes, count: int) -> list[str]:
+    """So many tap names, joined by newlines. Raises: ValueError for another number of them, or one too long."""
+    if (lines := joined.count(b"\n") + 1) != max(count, 1):  # before a list of them is made
+        raise ValueError(f"{lines} names for {count} taps")
+    names = joined.decode().split("\n") if count else []
+    if any(len(name) > NAME_BYTES for name in names):
+        raise ValueError(f"the name of a tap has more than {NAME_BYTES} characters")
+    return names

@@ -25,9 +25,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from parity.taps.pattern import chosen
+from parity.taps.pattern import MAX_LENGTH, chosen
 from parity.trace.atomic import write_bytes_atomic
-from parity.trace.checksums import CHECKSUMS_FILE, TapChecksums, read_checksums, tap_digest
+from parity.trace.checksums import CHECKSUMS_FILE, TapChecksums, names_of, read_checksums, tap_digest
 from parity.trace.consistency import contradictions
 from parity.trace.journal import scan
 from parity.trace.sketch import (
@@ -39,11 +39,15 @@ from parity.trace.sketch import (
     require_buckets,
 )
 from runners.errors import ConfigError, RunError
+from runners.files import opened, read_bytes
 from runners.load import parse
 
 TRACE_FILE: Final = "trace.safetensors"
 TRACE_JOURNAL: Final = "trace.journal"
 _T = TypeVar("_T")
+MOST_TAPS: Final = 1 << 22  # where the case is not known: a thousand steps of the deepest model
+BYTES_PER_TAP: Final = 1024  # three times what one takes
+MAX_HEADER_BYTES: Final = 4 << 20  # it lists every shape once
 _FORMAT: Final = "parity-trace-1"
 _FLOAT_COLUMNS: Final = ("l2", "max_abs", "mean")  # in the order of `sketch_into`
 _INTEGER_COLUMNS: Final = ("checksum", "nan_count", "inf_count")
@@ -158,24 +162,28 @@ class Trace(Mapping[str, TapSketch]):
         return len(self._rows)
 
 
-def read_trace(folder: Path) -> Trace:
+def read_trace(folder: Path, most_taps: int = MOST_TAPS) -> Trace:
     """Read the trace of a run, or of a crashed run what it had finished; of a golden the checksums beside it, too.
 
+    Args:
+        folder: of the run.
+        most_taps: that its case leaves; files larger than those of so many are not read.
     Raises: RunError if there is no trace, or it is damaged, of another version, or names a tap twice.
     """
     file, journal = folder / TRACE_FILE, folder / TRACE_JOURNAL
     if file.is_file():
-        table, checksums = decode(file.read_bytes(), origin=str(file)), folder / CHECKSUMS_FILE
-        return _with_checksums(table, checksums) if checksums.is_file() else Trace(table)
+        data = read_bytes(file, RunError, "record the run again", max_bytes=most_taps * BYTES_PER_TAP)
+        table, checksums = decode(data, origin=str(file)), folder / CHECKSUMS_FILE
+        return _with_checksums(table, checksums, most_taps) if checksums.is_file() else Trace(table)
     if journal.is_file():
-        table = journal_table(journal)
+        table = journal_table(journal, most_taps)
         table.complete = False
         return Trace(table)
     raise RunError(f"{folder} holds neither {TRACE_FILE} nor {TRACE_JOURNAL}; record it again with taps on.")
 
 
-def _with_checksums(table: SketchTable, path: Path) -> Trace:
-    checksums = read_checksums(path)
+def _with_checksums(table: SketchTable, path: Path, most_taps: int) -> Trace:
+    checksums = read_checksums(path, most_taps)
     if wrong := [name for name, digest in Trace(table).bits.items() if checksums.digests.get(name) != digest]:
         raise RunError(f"{path} has another checksum of {wrong[0]} than the sketch beside it; restore the golden.")
     return Trace(table, checksums)
@@ -186,14 +194,17 @@ def write_trace(folder: Path, table: SketchTable) -> None:
     write_bytes_atomic(folder / TRACE_FILE, encode(table))
 
 
-def journal_table(journal: Path) -> SketchTable:
+def journal_table(journal: Path, most_taps: int = MOST_TAPS) -> SketchTable:
     """Join the tables of a journal; incomplete if its last record was torn.
 
-    Raises: RunError if it holds no table, or tables that do not form one trace.
+    Args:
+        journal: of a run that goes on, or crashed.
+        most_taps: that its case leaves.
+    Raises: RunError if it holds no table, tables that do not form one trace, or more than so many taps take.
     """
-    extents, whole = scan(journal)
     tables = []
-    with journal.open("rb") as file:
+    with opened(journal, RunError, "record the run again", max_bytes=most_taps * BYTES_PER_TAP) as file:
+        extents, whole = scan(file, str(journal))
         for extent in extents:
             file.seek(extent.offset)
             tables.append(decode(file.read(extent.length), origin=str(journal)))
@@ -244,9 +255,12 @@ def encode(table: SketchTable) -> bytes:
 
 def decode(data: bytes, *, origin: str) -> SketchTable:
     """Read what `encode` wrote, trusting none of it. Raises: RunError."""
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise RunError(f"{origin} is damaged or not a trace (header of {length} bytes); record the run again.")
     try:
         columns = safetensors.torch.load(data)  # checks every size against the data before it allocates
-        header = parse(data[8 : 8 + int.from_bytes(data[:8], "little")].decode(), origin, RunError, "record it again")
+        header = parse(data[8 : 8 + length].decode(), origin, RunError, "record it again")
         return _checked(_table(columns, header.get("__metadata__", {}), origin), origin)
     except (safetensors.SafetensorError, ConfigError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{origin} is damaged or not a trace ({error}); record the run again.") from error
@@ -269,9 +283,7 @@ def _table(columns: dict[str, Tensor], metadata: dict[str, str], origin: str) ->
             raise ValueError(
                 f"column {name} is {columns[name].dtype} {tuple(columns[name].shape)}, not {dtype} {shape}"
             )
-    names = columns["names"].numpy().tobytes().decode().split("\n") if count else []
-    if len(names) != count:
-        raise ValueError(f"{len(names)} names for {count} taps")
+    names = names_of(columns["names"].numpy().tobytes(), count)
     shapes = [tuple(_sizes(shape)) for shape in _parsed(metadata, "shapes", origin)]
     dtypes = [str(dtype) for dtype in _parsed(metadata, "dtypes", origin)]
     return SketchTable(
@@ -305,8 +317,8 @@ def _sizes(shape: Any) -> list[int]:
 
 
 def _pattern(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{value!r} is no pattern")
+    if value is not None and not (isinstance(value, str) and len(value) <= MAX_LENGTH):
+        raise ValueError(f"{str(value)[:100]!r} is no pattern")
     return value
 
 

@@ -16,9 +16,11 @@ from torch import Tensor
 from parity.trace.atomic import file_atomic
 from parity.trace.journal import Extent, JournalWriter, scan
 from runners.errors import RunError
+from runners.files import opened
 
 TENSORS_FILE: Final = "tensors.safetensors"
 TENSORS_JOURNAL: Final = "tensors.journal"
+LARGEST_JOURNAL: Final = 1 << 42  # written by this very process, whatever it keeps
 _CHUNK: Final = 1 << 22  # bytes copied at a time
 _LARGEST_ELEMENT: Final = 8  # bytes
 
@@ -47,8 +49,8 @@ def assemble_tensors(folder: Path) -> bool:
     Raises: RunError if the journal is damaged or names a tap twice.
     """
     journal = folder / TENSORS_JOURNAL
-    extents, whole = scan(journal)
-    with journal.open("rb") as source:
+    with opened(journal, max_bytes=LARGEST_JOURNAL) as source:
+        extents, whole = scan(source, str(journal))
         entries = [_entry(source, extent, journal) for extent in extents]
         if len({entry.name for entry in entries}) < len(entries):
             raise RunError(f"{journal} names a tap twice; which of them was meant cannot be told.")

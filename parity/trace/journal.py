@@ -7,6 +7,7 @@ A record that a crash tore is told by its length or its CRC; it and whatever fol
 cut.
 """
 
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from runners.errors import RunError
 
 MAGIC: Final = b"PARJRNL1"
 _PREFIX: Final = 12  # bytes of length and CRC
+MOST_RECORDS: Final = 1 << 18  # of whole taps, one each; of sketches, one a step
 _CHUNK: Final = 1 << 20  # bytes read at a time while checking
 
 
@@ -59,27 +61,31 @@ class JournalWriter:
         self.close()
 
 
-def scan(path: Path) -> tuple[list[Extent], bool]:
+def scan(file: BinaryIO, origin: str) -> tuple[list[Extent], bool]:
     """Find the whole records of a journal, checking every length against the file and every CRC.
 
+    Args:
+        file: open at its beginning.
+        origin: what an error calls it.
     Returns: the records in order, and whether the file ends with the last of them.
-    Raises: RunError if the file is no journal.
+    Raises: RunError if the file is no journal, or holds more records than a run leaves.
     """
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
     extents: list[Extent] = []
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise RunError(f"{path} is not a journal of this program: it does not begin with {MAGIC!r}.")
-        offset = len(MAGIC)
-        while offset < size:
-            prefix = file.read(_PREFIX)
-            length = int.from_bytes(prefix[:8], "little")
-            if len(prefix) < _PREFIX or length > size - offset - _PREFIX:
-                return extents, False
-            if _crc(file, length) != int.from_bytes(prefix[8:], "little"):
-                return extents, False
-            extents.append(Extent(offset=offset + _PREFIX, length=length))
-            offset += _PREFIX + length
+    if file.read(len(MAGIC)) != MAGIC:
+        raise RunError(f"{origin} is not a journal of this program: it does not begin with {MAGIC!r}.")
+    offset = len(MAGIC)
+    while offset < size:
+        prefix = file.read(_PREFIX)
+        length = int.from_bytes(prefix[:8], "little")
+        if len(prefix) < _PREFIX or length > size - offset - _PREFIX:
+            return extents, False
+        if _crc(file, length) != int.from_bytes(prefix[8:], "little"):
+            return extents, False
+        if len(extents) == MOST_RECORDS:
+            raise RunError(f"{origin} has more than {MOST_RECORDS} records; no run leaves so many. Record it again.")
+        extents.append(Extent(offset=offset + _PREFIX, length=length))
+        offset += _PREFIX + length
     return extents, True
 
 

@@ -8,6 +8,9 @@ Axes: H height, W width, C channel (RGB).
 
 import io
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -20,8 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from runners.errors import MediaError
+from runners.files import opened
 
-MAX_PIXELS = 64 * 1024 * 1024  # a header may claim any size; nothing larger is decoded
+MAX_PIXELS = 1 << 25  # a header may claim any size; nothing larger is decoded
+MAX_BYTES = 256 << 20  # of a file; so many pixels without compression take 100 MB
+MAX_STRETCH = 32  # times the area of the video that a picture may take once it covers it: a band has no such centre
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
 _DEGREES = {3: 180, 6: 270, 8: 90}  # of EXIF orientations, counter-clockwise; mirrored ones are left as they are
 
@@ -35,20 +41,57 @@ def read_picture(path: Path, as_displayed: bool = False) -> NDArray[np.uint8]:
             its colours from its ICC profile to sRGB. Then grey and palette pictures are taken, too.
     Raises: MediaError if the file is no picture, has no colour, or is larger than MAX_PIXELS.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise MediaError(
-                    f"{path.name} is {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read."
-                )
-            pixels = np.array(_displayed(picture) if as_displayed else picture)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path.name} cannot be decoded as a picture ({error}); give a PNG or JPEG file.") from error
+    with _opened(path) as picture:
+        pixels = np.array(_displayed(picture) if as_displayed else picture)
     if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype != np.uint8:
         raise MediaError(
             f"{path.name} decodes to {pixels.dtype} {pixels.shape}; 8-bit RGB is wanted. Convert it to an RGB PNG."
         )
     return np.ascontiguousarray(pixels[..., :3])
+
+
+def require_affordable(path: Path, height: int, width: int) -> None:
+    """Refuse a picture by its header, before anything of it is decoded: by whichever program is going to.
+
+    Args:
+        path: the file.
+        height: of the video that it is for, in pixels.
+        width: the same.
+    Raises: MediaError if the file is no picture, has more pixels than MAX_PIXELS, or is so narrow or flat that scaled
+        to cover the video it would take MAX_STRETCH times its area.
+    """
+    with _opened(path) as picture:
+        require_shape(path.name, (picture.height, picture.width), height, width)
+
+
+def require_shape(name: str, size: tuple[int, int], height: int, width: int) -> None:
+    """Refuse a picture of (H, W) pixels, upright or turned, as `require_affordable` does. Raises: MediaError."""
+    ratio = size[0] * width / max(1, size[1] * height)
+    turned = size[1] * width / max(1, size[0] * height)
+    if min(max(one, 1 / max(one, 1e-9)) for one in (ratio, turned)) > MAX_STRETCH:
+        raise MediaError(
+            f"{name} is {size[1]}x{size[0]} pixels, which covers a video of {width}x{height} only when it is scaled to "
+            f"more than {MAX_STRETCH} times its area. Crop the picture."
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file whose header has been read. Raises: MediaError, also for what is found while inside."""
+    remedy = "give a PNG or JPEG file"
+    with opened(path, MediaError, remedy, max_bytes=MAX_BYTES) as file:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more pixels than are taken here
+                picture = Image.open(file, formats=FORMATS)
+            with picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise MediaError(
+                        f"{path.name} is {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read."
+                    )
+                yield picture
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise MediaError(f"{path.name} cannot be decoded as a picture ({error}); {remedy}.") from error
 
 
 def _displayed(picture: Image.Image) -> Image.Image:
@@ -128,6 +171,8 @@ def load_picture(
 
     Raises: MediaError as `read_picture` and `compression_round_trip` do.
     """
-    pixels = compression_round_trip(read_picture(path, as_displayed), crf)
+    pixels = read_picture(path, as_displayed)
+    require_shape(path.name, pixels.shape[:2], height, width)
+    pixels = compression_round_trip(pixels, crf)
     picture = torch.tensor(pixels, dtype=torch.float32, device=device)
     return (fill_and_crop(picture, height, width) / 127.5 - 1.0).to(dtype)

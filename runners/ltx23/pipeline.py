@@ -19,7 +19,7 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import gemma_skeleton, load_gemma
-from runners.ltx23.image import read_picture
+from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
 from runners.ltx23.parts import model_parts
 from runners.ltx23.pipeline_config import PipelineConfig
@@ -109,9 +109,9 @@ class LTX23Pipeline:
     def __call__(self, sampling: LTX23SamplingParams, clock: Clock) -> Batch:
         """Run one request; the batch holds latents, frames and waveform. Raises: MediaError, ConfigError."""
         for image in sampling.images:
-            read_picture(
-                Path(image.path)
-            )  # a file that is no picture is better refused now than after encoding the text
+            # A file that is no picture is better refused now than after encoding the text.
+            require_affordable(Path(image.path), sampling.height, sampling.width)
+            read_picture(Path(image.path))
         components = self.components
         batch = Batch(
             sampling=sampling,

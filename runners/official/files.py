@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runners.errors import RunnerError
+from runners.files import sha256_of
+from runners.load import read_text
 from runners.releases import CUSTOM
 
 PACKAGES = ("ltx_core", "ltx_pipelines")
@@ -156,7 +158,7 @@ def _hashes(sources: tuple[Path, ...]) -> dict[str, str]:
                 folders[:] = [name for name in folders if name != "__pycache__"]
                 for path in (here / name for name in names):
                     if _counts(path):
-                        hashes[path.relative_to(source).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+                        hashes[path.relative_to(source).as_posix()] = sha256_of(path, RunnerError)
     return hashes
 
 
@@ -189,8 +191,6 @@ def _commit(root: Path) -> str | None:
 def _small_text(path: Path) -> str:
     """A small file's text without white space around it, or nothing."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_REFERENCE_BYTES:
-            return ""
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        return read_text(path, RunnerError, "", max_bytes=MAX_REFERENCE_BYTES).strip()
+    except RunnerError:
         return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runners.case import Case
 from runners.clock import Clock
-from runners.ltx23.image import read_picture
+from runners.ltx23.image import read_picture, require_affordable
 from runners.official.lockstep import Watcher
 from runners.protocol import RunOptions
 from runners.request import Guider
@@ -101,6 +101,7 @@ def images(case: Case, as_displayed: bool) -> list[Any]:
     made = []
     for image in case.request.images:
         path = case.image_path(image)
+        require_affordable(path, case.request.height, case.request.width)
         read_picture(path, as_displayed)
         made.append(make(str(path), image.frame_idx, image.strength, image.crf))
     return made

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runners.errors import RunnerError
+from runners.files import sha256_of
 
 KNOWN: Final = {
     "bbf7335de673bf08eee2bfa8970d392488dfc106306314024207c8ea08921e8d": "0.5.23",
@@ -43,7 +44,7 @@ def sglang_files() -> EngineFiles:
     lines = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n")
+        lines.append(f"{sha256_of(path, RunnerError)}  {name}\n")
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     try:
         version = importlib.metadata.version("sglang")

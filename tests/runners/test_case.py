@@ -132,9 +132,9 @@ def _directory(path: Path) -> None:
     ("make", "sentence"),
     [
         (lambda path: None, "no file that can be read"),
-        (_directory, "no file that can be read"),
+        (_directory, "is not a regular file"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read as UTF-8 text"),
-        (lambda path: path.write_bytes(b"#" * (MAX_CASE_BYTES + 1)), "has more than 1048576 bytes"),
+        (lambda path: path.write_bytes(b"#" * (MAX_CASE_BYTES + 1)), "has more than 131072 bytes"),
     ],
 )
 def test_files_that_are_no_case_files_are_refused(make: Callable[[Path], Any], sentence: str, tmp_path: Path) -> None:

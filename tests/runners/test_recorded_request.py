@@ -210,7 +210,7 @@ def test_a_release_that_there_is_not_is_refused(tmp_path: Path) -> None:
         (json.dumps(RECORDED).replace("0.7", "NaN"), "is not valid JSON"),
         (json.dumps(RECORDED).replace("0.7", "1e999"), "too large for a float64"),
         (json.dumps(RECORDED).replace("a lake", "\\ud800"), "surrogates not allowed"),
-        (json.dumps(RECORDED) + " " * MAX_CASE_BYTES, r"has more than 1048576 bytes"),
+        (json.dumps(RECORDED) + " " * MAX_CASE_BYTES, r"has more than 131072 bytes"),
     ],
     ids=["empty", "toml", "array", "deep", "two", "twice", "nan", "inf", "half-a-character", "large"],
 )

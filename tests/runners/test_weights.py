@@ -57,6 +57,14 @@ def flip_header(folder: Path) -> None:
     replace_with(bytes(whole))(folder)
 
 
+def pipe_in(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
 def directory_instead(folder: Path) -> None:
     (folder / NAME).unlink()
     (folder / NAME).mkdir()
@@ -99,7 +107,7 @@ def same_tensor_twice(folder: Path) -> None:
         (flip_header, r"is not a whole safetensors file"),
         (replace_with(b""), r"is not a whole safetensors file"),
         (replace_with(b"\xff" * 64), r"is not a whole safetensors file"),
-        (directory_instead, r"is not a whole safetensors file"),
+        (directory_instead, r"is not a regular file"),
         (with_metadata(config="{}"), r"says model_version None; LTX-2.3 is wanted"),
         (with_metadata(config="{}", model_version="2.0"), r"says model_version '2.0'"),
         (with_metadata(model_version="2.3.0"), r"has no 'config' in its metadata"),
@@ -121,6 +129,17 @@ def same_tensor_twice(folder: Path) -> None:
         (with_gemma_config("{"), r"config.json is not valid JSON"),
         (with_gemma_config('{"model_type": "gemma3"}'), r"has no 'text_config'"),
         (with_gemma_config('{"text_config": 5}'), r"has no 'text_config'"),
+        (
+            with_gemma_config('{"text_config": {"num_hidden_layers": 1000000000}}'),
+            r"config.json: text_config.num_hidden_layers is 1000000000; a model has at most 100",
+        ),
+        (
+            with_metadata(model_version="2.3.0", config='{"transformer": {"num_layers": 1000000000}}'),
+            r"transformer.num_layers is 1000000000; a model has at most 100",
+        ),
+        (pipe_in("gemma/tokenizer.json"), r"tokenizer.json is not a regular file; download Gemma whole"),
+        (pipe_in("gemma/model.safetensors"), r"model.safetensors is not a regular file"),
+        (pipe_in("ltx-2.3.safetensors"), r"ltx-2.3.safetensors is not a regular file"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(spoil: Callable[[Path], None], sentence: str, copied: Path) -> None:
@@ -152,7 +171,7 @@ def test_several_files_are_read_as_one(tmp_path: Path) -> None:
     assert files.shapes == {"a": (2,), "b": (3, 4)}
     assert files.read(["b", "a"], CPU)["b"].dtype == torch.bfloat16
     (tmp_path / "2.safetensors").write_bytes(b"gone")
-    with pytest.raises(CheckpointError, match="Reading tensors failed"):
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
         files.read(["b"], CPU)
 
 

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 
 from parity.cli import verb
 from parity.cli.app import app
-from parity.runs.folder import OUTPUTS_FILE, RUN_FILE, TRACE_FILE, sha256_of
+from parity.runs.folder import OUTPUTS_FILE, RUN_FILE, TRACE_FILE
 from parity.trace.file import read_trace
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.weights import WeightsFolder
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,12 @@ from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, save_registry
 from parity.runs import golden
-from parity.runs.folder import read_run, sha256_of
+from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import drift_group
 from parity.trace.file import read_trace, write_trace
 from runners.case import parse_case
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 FIRST = "denoise/001/cond/block/01/video/ff"

@@ -12,7 +12,8 @@ import pytest
 from parity.diff.identity import identity_findings, side_of
 from parity.diff.runs import compare_runs
 from parity.runs import golden
-from parity.runs.folder import read_run, sha256_of
+from parity.runs.folder import read_run
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 

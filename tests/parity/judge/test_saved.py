@@ -18,8 +18,9 @@ from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
 from parity.judge.saved import load_verdict, saved_verdicts
 from parity.runs import golden
-from parity.runs.folder import read_run, sha256_of
+from parity.runs.folder import read_run
 from parity.trace.atomic import write_json_atomic
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 WANTED = {"frames.count.difference", "audio.channels.difference"}

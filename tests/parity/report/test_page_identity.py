@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.report.page_html import join
 from parity.report.page_identity import MOST_ROWS, identity_section, read_identified
-from parity.runs.folder import RUN_FILE, read_run, sha256_of
+from parity.runs.folder import RUN_FILE, read_run
 from runners.errors import RunError
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 

@@ -11,12 +11,13 @@ import pytest
 
 from parity.diff.runs import compare_runs
 from parity.runs import golden, reduced
-from parity.runs.folder import RUN_FILE, read_run, sha256_of
+from parity.runs.folder import RUN_FILE, read_run
 from parity.runs.store import ENVIRONMENT_VARIABLE
 from parity.trace.atomic import write_json_atomic
 from parity.trace.file import read_trace
 from runners.case import load_case
 from runners.errors import CaseError, RunError
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 COMMENT = "# why this case\n"

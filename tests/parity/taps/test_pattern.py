@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from parity.taps.pattern import chosen, includes, require_choice
@@ -33,3 +35,13 @@ def test_a_pattern_that_chooses_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(CaseError, match="matches no tap of this case"):
         require_choice(TAPS, pattern)
     require_choice(TAPS, "denoise/*/ff")
+
+
+@pytest.mark.parametrize("pattern", ["[" * 50_000, "*" * 50_000, "a " * 50_000])
+def test_a_pattern_longer_than_any_is_refused_at_once(pattern: str) -> None:
+    before_s = time.process_time()
+    with pytest.raises(CaseError, match=r"has \d+ characters; at most 4096 are read"):
+        chosen(TAPS[0], pattern)
+    for one in ("[", "*a", "?"):  # as long as may be
+        assert chosen("x" * 256, (one * 4096)[:4096]) is False
+    assert time.process_time() - before_s < 1

@@ -1,5 +1,6 @@
 """Pictures on their way to the video VAE, against the official loader, and files that are no pictures."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from runners.errors import MediaError
 from runners.ltx23 import image
-from runners.ltx23.image import compression_round_trip, load_picture, read_picture
+from runners.ltx23.image import compression_round_trip, load_picture, read_picture, require_affordable
 
 CPU = torch.device("cpu")
 
@@ -74,8 +75,8 @@ def rare_format(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "a.png cannot be decoded as a picture"),
         (truncated, "a.png cannot be decoded as a picture"),
         (rare_format, "a.png cannot be decoded as a picture"),
-        (lambda path: path.mkdir(), "a.png cannot be decoded as a picture"),
-        (lambda path: None, "a.png cannot be decoded as a picture"),
+        (lambda path: path.mkdir(), "a.png is not a regular file; give a PNG or JPEG"),
+        (lambda path: None, "a.png is no file that can be read"),
         (gray, r"a.png decodes to uint8 \(4, 6\); 8-bit RGB is wanted"),
         (palette, r"a.png decodes to uint8 \(4, 6\); 8-bit RGB is wanted"),
         (sixteen_bits, r"a.png decodes to uint16 \(4, 6\); 8-bit RGB is wanted"),
@@ -99,3 +100,30 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(
 def test_a_picture_one_pixel_high_cannot_be_compressed() -> None:
     with pytest.raises(MediaError, match=r"7x1 pixels does not go through H.264"):
         compression_round_trip(np.zeros((1, 7, 3), np.uint8), 33)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((8192, 8192), "8192x8192 pixels; at most 33554432 are read"),  # 200 kB of one colour
+        ((2, 16384), r"2x16384 pixels, which covers a video of 96x64 only when it is scaled to more than 32 times"),
+        ((16384, 2), "16384x2 pixels, which covers"),
+        ((64, 3073), "64x3073 pixels, which covers"),  # 3073 / 64 / 1.5 = 32.01
+    ],
+)
+def test_a_small_file_of_many_pixels_or_a_band_is_refused_by_its_header(
+    size: tuple[int, int], sentence: str, tmp_path: Path
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    before_s = time.process_time()
+    with pytest.raises(MediaError, match=sentence):
+        require_affordable(tmp_path / "a.png", 64, 96)
+    with pytest.raises(MediaError, match=sentence):
+        load_picture(tmp_path / "a.png", 33, 64, 96, torch.bfloat16, CPU)
+    assert time.process_time() - before_s < 1
+
+
+def test_pictures_as_cameras_make_them_are_taken(tmp_path: Path) -> None:
+    for size in ((6000, 4000), (4000, 6000), (4096, 1024), (97, 131)):
+        Image.new("RGB", size).save(tmp_path / "a.png")
+        require_affordable(tmp_path / "a.png", 512, 768)
