@@ -12,7 +12,8 @@ from runners.errors import ParityError, RunnerError
 from runners.protocol import Runner, RunOptions
 from runners.weights import Weights
 
-NAMES = ("official", "native", "diffusers", "sglang")
+NAMES = ("official", "native", "diffusers", "sglang", "comfyui")
+OWN_ENVIRONMENT = frozenset({"sglang", "comfyui"})  # engines that run in a child process only, where they are installed
 NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
 
@@ -23,6 +24,7 @@ def open_runner(
     overrides: dict[str, Any] | None = None,
     command_line: dict[str, Any] | None = None,
     official_root: Path | None = None,
+    engine_root: Path | None = None,
 ) -> Runner:
     """A runner by name; imported only now, so that one can be used without what the others need.
 
@@ -33,10 +35,13 @@ def open_runner(
         overrides: pipeline options laid over the case's; native only.
         command_line: pipeline options given on the command line, laid over both; native only.
         official_root: root of a checkout of the official code, in place of what is installed; official only.
+        engine_root: root of a checkout of the engine; comfyui only.
     Raises: RunnerError for another name, or options that the runner does not have.
     """
     if official_root is not None and name != "official":
         raise RunnerError(f"Runner {name!r} takes no --official-root; only the official runner does.")
+    if engine_root is not None and name != "comfyui":
+        raise RunnerError(f"Runner {name!r} takes no --engine-root; only the comfyui runner does.")
     if name == "native":
         from runners.native.runner import NativeRunner
 
@@ -59,6 +64,10 @@ def open_runner(
         from runners.sglang.runner import SGLangRunner
 
         return SGLangRunner(weights, options)
+    if name == "comfyui":
+        from runners.comfyui.runner import ComfyUIRunner
+
+        return ComfyUIRunner(weights, options, engine_root)
     file, colon, engine = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _opened(Path(file), engine, weights, options)
