@@ -52,7 +52,7 @@ def import_engine(root: Path, options: RunOptions, attention: str) -> None:
     switches.cpu = device.type == "cpu"
     setattr(switches, ATTENTION[attention], True)
     switches.fp32_unet = switches.fp32_vae = switches.fp32_text_enc = options.dtype == torch.float32
-    management = importlib.import_module("comfy.model_management")
+    management: Any = importlib.import_module("comfy.model_management")
     if device.type == "cpu" and options.dtype == torch.bfloat16:
         management.should_use_bf16 = lambda *_, **__: True
     package = types.ModuleType(LIGHTRICKS)

@@ -25,9 +25,11 @@ class OfficialNoise:
         generator = torch.Generator(self._device).manual_seed(self.seed)
         b, c, f, h, w = video.shape
         t, channels, m = audio.shape[2], audio.shape[1], audio.shape[3]
-        drawn = {"generator": generator, "dtype": self._dtype, "device": self._device}
-        by_token = torch.randn(b, f * h * w, c, **drawn)
-        sound = torch.randn(b, t, channels * m, **drawn)
+        # (B, T, C), drawn as whole tensors one after the other
+        by_token, sound = (
+            torch.randn(size, generator=generator, dtype=self._dtype, device=self._device)
+            for size in ((b, f * h * w, c), (b, t, channels * m))
+        )
         nested = importlib.import_module("comfy.nested_tensor")
         return nested.NestedTensor(
             (

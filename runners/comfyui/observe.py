@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
 
 from runners.case import Case
@@ -79,7 +80,9 @@ class Observer:
             if tapping():
                 for index, block in enumerate(transformer.transformer_blocks):
                     for attribute, name in BRANCHES.items():
-                        stack.callback(getattr(block, attribute).register_forward_hook(self._branch(index, name)).remove)
+                        stack.callback(
+                            getattr(block, attribute).register_forward_hook(self._branch(index, name)).remove
+                        )
                     stack.callback(block.register_forward_hook(self._block_ended(index)).remove)
             yield
 
@@ -99,18 +102,22 @@ class Observer:
         with patch.object(model, "run_vocoder", _around(model.run_vocoder, vocoded, model)):
             yield
 
-    def _text_connected(self, original: Callable[..., Tensor], transformer: Any, *arguments: Any, **options: Any) -> Any:
+    def _text_connected(
+        self, original: Callable[..., Tensor], transformer: Any, *arguments: Any, **options: Any
+    ) -> Any:
         self._clock.begin("text_connector")
         context = original(*arguments, **options)
         sign = SIGNS[self._connected]
         self._connected += 1
         if sign in self._signs:
             widths = [transformer.cross_attention_dim, transformer.audio_cross_attention_dim]
-            for stream, part in zip(STREAMS, context.split(widths, dim=-1), strict=True):
+            for stream, part in zip(STREAMS, torch.split(context, widths, dim=-1), strict=True):
                 tap(f"connector/{sign}/{stream}", part)
         return context
 
-    def _predicted(self, original: Callable[..., Tensor], guider: Any, packed: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    def _predicted(
+        self, original: Callable[..., Tensor], guider: Any, packed: Tensor, *arguments: Any, **options: Any
+    ) -> Tensor:
         """A step: the guider's prediction, from the latents that the step before left."""
         self._shapes = guider.conds["positive"][0]["model_conds"]["latent_shapes"].cond
         before = "init" if self._step < 0 else f"denoise/{self._step:03d}/latent"

@@ -18,13 +18,17 @@ def chosen(options: RunOptions) -> dict[str, str]:
 
 
 def require_askable(case: Case) -> None:
-    """Refuse what the nodes have no input for. Raises: RunnerError naming it; CaseError for a picture that is missing."""
+    """Refuse what the nodes have no input for. Raises: RunnerError naming it; CaseError for a missing picture."""
     request, guidance = case.request, case.guidance
     if request.frame_rate != int(request.frame_rate):
         wanted = "whole numbers: LTXVEmptyLatentAudio counts in integers"
         raise _refused("request.frame_rate", str(request.frame_rate), wanted)
-    for image in request.images:
+    perturbed = guidance.video.needs_perturbed or guidance.audio.needs_perturbed
+    for index, image in enumerate(request.images):
         case.image_path(image)
+        if image.frame_idx and image.strength != 1.0 and perturbed:
+            wanted = "1.0 behind the first frame in a case with stg_scale: MultimodalGuider fails on a weaker guide"
+            raise _refused(f"request.images[{index}].strength", str(image.strength), wanted)
     both = guidance.video.needs_perturbed and guidance.audio.needs_perturbed
     if both and set(guidance.video.stg_blocks) != set(guidance.audio.stg_blocks):
         video, audio = (list(guider.stg_blocks) for guider in (guidance.video, guidance.audio))

@@ -166,7 +166,7 @@ class ComfyUIRunner:
         )
 
     def _with_pictures(self, case: Case, models: Models, *state: Any) -> tuple[Any, Any, Any]:
-        """The conditionings and the video latent with the case's pictures: at the first frame in place, else a guide."""
+        """Both conditionings and the video latent with the pictures: at the first frame in place, elsewhere a guide."""
         nodes, lt = importlib.import_module("nodes"), importlib.import_module("comfy_extras.nodes_lt")
         folders = importlib.import_module("folder_paths")
         positive, negative, video = state

@@ -1,4 +1,4 @@
-"""Sizes that ComfyUI 0.25 knows by heart, made those of another checkpoint from outside while it loads its text encoder.
+"""Sizes that ComfyUI 0.25 knows by heart, replaced by another checkpoint's while it loads the text encoder.
 
 It reads the sizes of transformer, VAEs and vocoder from the checkpoint, but those of Gemma 3 12B, and of the projection
 behind it, stand in its code, which also knows Gemma's file by the name of a tensor of its last layer. With the released
@@ -76,7 +76,9 @@ def _gemma_of(original: Any, weights: Weights) -> Any:
 
 def _projection_of(original: Any, weights: Weights) -> Any:
     shapes = weights.model.shapes
-    video, audio = (shapes[f"text_embedding_projection.{stream}_aggregate_embed.weight"] for stream in ("video", "audio"))
+    video, audio = (
+        shapes[f"text_embedding_projection.{stream}_aggregate_embed.weight"] for stream in ("video", "audio")
+    )
 
     def made(_width: int, _video: int, _audio: int, **options: Any) -> Any:
         return original(video[1], video[0], audio[0], **options)
