@@ -46,7 +46,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-engines test-gpu test-browser check gate thresholds coverage mutate bench clean
+  test test-engines comfyui-root test-gpu test-browser check gate thresholds coverage mutate bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -108,8 +108,10 @@ $(ENGINES)/comfyui/.ready: runners/comfyui/requirements.txt
 ENGINES_HERE = PARITY_SGLANG_PYTHON=$(abspath $(ENGINES)/sglang/bin/python) \
   PARITY_COMFYUI_PYTHON=$(abspath $(ENGINES)/comfyui/bin/python) PARITY_COMFYUI_ROOT=$(abspath $(COMFYUI_ROOT))
 
-test-engines: $(STAMP) $(ENGINES)/sglang/.ready $(ENGINES)/comfyui/.ready $(WEIGHTS)/ltx-2.3.safetensors ## Build the engines' environments from the package index, test their runners there, and print all engines in one table
+comfyui-root:
 	@test -f "$(COMFYUI_ROOT)/comfyui_version.py" || { echo "COMFYUI_ROOT=DIR names a checkout of ComfyUI; docs/engines.md says which"; exit 2; }
+
+test-engines: comfyui-root $(STAMP) $(ENGINES)/sglang/.ready $(ENGINES)/comfyui/.ready $(WEIGHTS)/ltx-2.3.safetensors ## Build the engines' environments from the package index, test their runners there, and print all engines in one table
 	$(ENGINES_HERE) $(RUN) -m pytest tests/runners/sglang tests/runners/comfyui
 	$(ENGINES_HERE) $(RUN) bench/engines.py --weights $(WEIGHTS) --save build/engines.json
 	$(RUN) bench/table.py build/engines.json
