@@ -10,7 +10,6 @@ The tables are made of the saved file by `bench/table.py`.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from parity.runs.execute import record_run, recording
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case
 from parity.taps.name import place_of
+from parity.trace.atomic import write_json_atomic
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(engine, weights, Path(folder)) for engine in engines_here()]
     document = {"kind": "engines", "environment": fingerprint(CPU), "rows": rows}
-    given.save.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    write_json_atomic(given.save, document)
 
 
 if __name__ == "__main__":
