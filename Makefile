@@ -7,6 +7,7 @@
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
 # SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
+# COMFYUI_ROOT a checkout of ComfyUI with Lightricks' nodes in it, for test-engines (docs/engines.md).
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
 PYTHON ?= python3
@@ -15,6 +16,7 @@ THREADS ?= 1
 WORKERS ?= 2
 ENGINES ?= build/engines
 SEED ?= 0
+COMFYUI_ROOT ?=
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -46,7 +48,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-engines test-gpu test-browser check gate thresholds coverage mutate hostile bench clean
+  test test-engines comfyui-root test-gpu test-browser check gate thresholds coverage mutate hostile bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,8 +89,8 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 	$(foreach case,$(GPU_CASES),$(PARITY) bless $(GPU_OUT)/runs/$(case)/official --reason "$(REASON)" &&) true
 	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
 
-measurements: ## Print the tables of docs/measurements, and put them into docs/measurements.md and README.md
-	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into README.md
+measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
+	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser
 	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable)
@@ -100,8 +102,21 @@ $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt
 	$(ENGINES)/sglang/bin/python -m pip install --quiet --no-deps sglang==0.5.23
 	touch $@
 
-test-engines: $(STAMP) $(ENGINES)/sglang/.ready ## Build the engines' environments from the package index, and test their runners there
-	PARITY_SGLANG_PYTHON=$(abspath $(ENGINES)/sglang/bin/python) $(RUN) -m pytest tests/runners/sglang
+$(ENGINES)/comfyui/.ready: runners/comfyui/requirements.txt
+	$(PYTHON) -m venv $(ENGINES)/comfyui
+	$(ENGINES)/comfyui/bin/python -m pip install --quiet --requirement runners/comfyui/requirements.txt
+	touch $@
+
+ENGINES_HERE = PARITY_SGLANG_PYTHON=$(abspath $(ENGINES)/sglang/bin/python) \
+  PARITY_COMFYUI_PYTHON=$(abspath $(ENGINES)/comfyui/bin/python) PARITY_COMFYUI_ROOT=$(abspath $(COMFYUI_ROOT))
+
+comfyui-root:
+	@test -f "$(COMFYUI_ROOT)/comfyui_version.py" || { echo "COMFYUI_ROOT=DIR names a checkout of ComfyUI; docs/engines.md says which"; exit 2; }
+
+test-engines: comfyui-root $(STAMP) $(ENGINES)/sglang/.ready $(ENGINES)/comfyui/.ready $(WEIGHTS)/ltx-2.3.safetensors ## Build the engines' environments from the package index, test their runners there, and print all engines in one table
+	$(ENGINES_HERE) $(RUN) -m pytest tests/runners/sglang tests/runners/comfyui
+	$(ENGINES_HERE) $(RUN) bench/engines.py --weights $(WEIGHTS) --save build/engines.json
+	$(RUN) bench/table.py build/engines.json
 
 test-browser: $(STAMP) ## The report page in a real headless browser (needs Chromium)
 	$(RUN) -m pytest -m browser

@@ -271,15 +271,18 @@ def family(metric: str) -> str:
     return f"{head}.*" if dot else "findings: something missing, extra, NaN or of another shape"
 
 
+def machine(environment: dict[str, Any]) -> str:
+    """The processor, threads and torch of a measurement on a CPU."""
+    threads = f"{environment['threads']} thread{'' if str(environment['threads']) == '1' else 's'}"
+    return f"{environment['cpu']}, {threads}, torch {environment['torch']}"
+
+
 def mutation_note(document: dict[str, Any]) -> str:
     """Location, equivalents and the machine, in one line."""
-    environment = document["environment"]
-    threads = f"{environment['threads']} thread{'' if str(environment['threads']) == '1' else 's'}"
-    machine = f"{environment['cpu']}, {threads}, torch {environment['torch']}"
     named = ", ".join(document["equivalents"]) or "none"
     return (
         f"{document['located']} of {document['killed']} defects caught are located in the right module; equivalent by "
-        f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {machine}.\n"
+        f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {machine(document['environment'])}.\n"
     )
 
 
@@ -329,9 +332,36 @@ def caught_table(kinds: Documents) -> str:
     return "\n".join(part for one in documents for part in (table(title, columns, level_rows(one)), mutation_note(one)))
 
 
+def engines_table(kinds: Documents) -> str:
+    """Every engine beside the release that it follows."""
+    columns = ("engine", "follows", "taps equal", "first divergence", "look at", "verdict")
+    return "\n".join(
+        table(
+            f"Engines held to the release they follow, tiny model, {machine(one['environment'])}",
+            columns,
+            [engine_row(row) for row in one["rows"]],
+        )
+        for one in kinds.get("engines", [])
+    )
+
+
+def engine_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """One engine; a tap by its name, its distance as relative L2."""
+    first = row["first_bits_tap"]
+    return (
+        row["candidate"][0],
+        row["identified"],
+        f"{row['taps_equal']} of {row['taps']}",
+        "none" if first is None else f"`{first}`, {float(row['first_bits_relative_l2']):.2g}",
+        "; ".join(row["causes"]) or "-",
+        row["outcome"].replace("_", " ").upper(),
+    )
+
+
 def every_table(kinds: Documents) -> str:
     """All tables, one after another; a kind that no file is of has none."""
     parts = [
+        engines_table(kinds),
         table(
             "Parity at full size",
             ("case", "comparison", "taps", "parts alone", "environment differs", "verdict", "device"),
@@ -431,7 +461,12 @@ def read(paths: Sequence[Path]) -> Documents:
 
 def blocks_of(kinds: Documents) -> dict[str, str]:
     """The tables that documents may hold, by the name in their markers."""
-    return {"all": every_table(kinds), "full size": full_size_table(kinds), "caught": caught_table(kinds)}
+    return {
+        "all": every_table(kinds),
+        "full size": full_size_table(kinds),
+        "caught": caught_table(kinds),
+        "engines": engines_table(kinds),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:

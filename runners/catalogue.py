@@ -17,8 +17,9 @@ from runners.weights import Weights
 
 # Every known runner, and the pattern of the taps that it owes: a verdict asks this table, since what a run says of its
 # own runner is the word of whoever made the run.
-TAPS_OWED: Final[Mapping[str, str]] = {"official": "*", "native": "*", "diffusers": "*", "sglang": "*"}
+TAPS_OWED: Final[Mapping[str, str]] = dict.fromkeys(("official", "native", "diffusers", "sglang", "comfyui"), "*")
 NAMES: Final = tuple(TAPS_OWED)
+OWN_ENVIRONMENT = frozenset({"sglang", "comfyui"})  # engines that run in a child process only, where they are installed
 CHILD = "PARITY_CHILD"  # environment variable of an interpreter that was asked for, and of all that it starts
 NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
@@ -30,6 +31,7 @@ def open_runner(
     overrides: dict[str, Any] | None = None,
     command_line: dict[str, Any] | None = None,
     official_root: Path | None = None,
+    engine_root: Path | None = None,
 ) -> Runner:
     """A runner by name; imported only now, so that one can be used without what the others need.
 
@@ -40,10 +42,13 @@ def open_runner(
         overrides: pipeline options laid over the case's; native only.
         command_line: pipeline options given on the command line, laid over both; native only.
         official_root: root of a checkout of the official code, in place of what is installed; official only.
+        engine_root: root of a checkout of the engine; comfyui only.
     Raises: RunnerError for another name, or options that the runner does not have.
     """
     if official_root is not None and name != "official":
         raise RunnerError(f"Runner {name!r} takes no --official-root; only the official runner does.")
+    if engine_root is not None and name != "comfyui":
+        raise RunnerError(f"Runner {name!r} takes no --engine-root; only the comfyui runner does.")
     if name == "native":
         from runners.native.runner import NativeRunner
 
@@ -66,6 +71,10 @@ def open_runner(
         from runners.sglang.runner import SGLangRunner
 
         return SGLangRunner(weights, options)
+    if name == "comfyui":
+        from runners.comfyui.runner import ComfyUIRunner
+
+        return ComfyUIRunner(weights, options, engine_root)
     file, colon, engine = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _opened(Path(file), engine, weights, options)

@@ -6,9 +6,10 @@ It declares which switches it understands and which taps it offers; a request fo
 Axes: F frame, H height, W width, C channel, N sample, T token.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -85,6 +86,27 @@ class Runner(Protocol):
 
     def run(self, case: Case, progress: Progress) -> Outcome:
         """Execute a case."""
+
+
+@runtime_checkable
+class Refusing(Protocol):
+    """A runner that knows what it cannot execute before it has loaded anything."""
+
+    def require(self, case: Case) -> None:
+        """Refuse a case. Raises: ParityError saying what is asked, what can be, and what to do."""
+
+
+def engine_choices(engine: str, options: Mapping[str, tuple[str, ...]], asked: Mapping[str, str]) -> dict[str, str]:
+    """Every option of an engine with its value, the first of each unless asked otherwise.
+
+    Raises: RunnerError for a value that it does not have.
+    """
+    for name, value in asked.items():
+        if value not in options[name]:
+            raise RunnerError(
+                f"--engine-option {name}={value} is none of {engine}'s; take {' or '.join(options[name])}."
+            )
+    return {name: asked.get(name, values[0]) for name, values in options.items()}
 
 
 def require_understood(name: str, capabilities: Capabilities, case: Case, options: RunOptions) -> None:

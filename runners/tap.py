@@ -1,6 +1,6 @@
 """Taps: named tensors on the way. A model calls `tap`; whoever listens gets it; when nobody does, it costs nothing.
 
-Names are the ones in README.md, "Tap names". A part of the model knows only the tail of a name; the scopes around it
+Names are the ones in docs/taps.md. A part of the model knows only the tail of a name; the scopes around it
 supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is heard as `denoise/003/cond/x0/video`.
 """
 

@@ -61,7 +61,11 @@ MODEL_MAY_USE = (
     MODEL,
 )
 OFFICIAL = ("ltx_core", "ltx_pipelines")
-ENGINES = ("diffusers", "sglang")
+ENGINES = {
+    "diffusers": "runners.diffusers",
+    "sglang": "runners.sglang",
+    **dict.fromkeys(("comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes"), "runners.comfyui"),
+}  # package or module of an engine -> the one adapter that may import it
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {
     "eval",
@@ -143,7 +147,8 @@ def official_outside(name: str, text: str) -> list[str]:
     for target in imported(text):
         if target.split(".")[0] in OFFICIAL and not within(name, "runners.official"):
             found.append(f"{name} imports {target}")
-        if (engine := target.split(".")[0]) in ENGINES and not within(name, f"runners.{engine}"):
+        adapter = ENGINES.get(target.split(".")[0])
+        if adapter is not None and not within(name, adapter):
             found.append(f"{name} imports {target}")
     return found
 
@@ -266,6 +271,7 @@ def test_every_module_has_a_layer() -> None:
         ("parity.cli.run", "x.import_module('ltx_pipelines.utils')", "parity.cli.run imports ltx_pipelines.utils"),
         ("runners.native.runner", "from diffusers import x", "runners.native.runner imports diffusers.x"),
         ("runners.catalogue", "import sglang.srt", "runners.catalogue imports sglang.srt"),
+        ("runners.loaded", "import_module('comfy.sd')", "runners.loaded imports comfy.sd"),
         ("runners.weights", "import pickle", "runners.weights imports pickle"),
         ("runners.weights", "torch.load(path)", "runners.weights calls torch.load"),
         ("runners.weights", "eval('1')", "runners.weights calls eval"),

@@ -16,7 +16,7 @@ from runners.load import parse_toml
 @verb
 def run(
     runner: Annotated[
-        str, typer.Option(help="official, native, diffusers, sglang, or FILE.py:CLASS for one of your own.")
+        str, typer.Option(help="official, native, diffusers, sglang, comfyui, or FILE.py:CLASS for one of your own.")
     ],
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
@@ -40,8 +40,9 @@ def run(
     runner_python: Annotated[
         Path | None, typer.Option(help="Run in a process of this interpreter, e.g. other-venv/bin/python.")
     ] = None,
+    engine_root: Annotated[Path | None, typer.Option(help="Checkout of the engine itself; comfyui only.")] = None,
     engine_option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE of the engine itself, e.g. quality=lossless; sglang only.")
+        list[str] | None, typer.Option(help="KEY=VALUE of the engine itself, e.g. quality=lossless; docs/engines.md.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a finished run in --out.")] = False,
     threads: Threads = None,
@@ -57,7 +58,7 @@ def run(
     from parity.trace.atomic import require_folder
     from parity.trace.prompt_tokens import prompt_tokens
     from parity.trace.recorder import NO_WINDOWS, Keep
-    from runners.catalogue import NAMES, open_runner
+    from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, Runner, RunOptions
     from runners.releases import RELEASES
@@ -70,6 +71,11 @@ def run(
         raise RunnerError(f"--tier is {tier!r}; take exact or fast.")
     if keep not in ("sketch", "full"):
         raise RunnerError(f"--keep is {keep!r}; take sketch or full.")
+    if runner in OWN_ENVIRONMENT and runner_python is None:
+        raise RunnerError(
+            f"Runner {runner!r} runs in an environment of its own, never in this process: name its interpreter with "
+            "--runner-python. docs/engines.md says how to make one."
+        )
     settings = _settings(setting or [])
     behaviours = settings.pop("reference.", {})
     overrides = settings.pop("pipeline.", {})
@@ -97,7 +103,7 @@ def run(
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         engine: Runner
         if runner_python is None:
-            engine = open_runner(runner, files, options, overrides, command_line, official_root)
+            engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
         else:
             engine = ChildRunner(
                 python=runner_python,
@@ -108,6 +114,7 @@ def run(
                 overrides=overrides,
                 command_line=command_line,
                 official_root=official_root,
+                engine_root=engine_root,
                 threads=threads,
             )
         recorded = None if taps is None else recording(taps, kept, windows)

@@ -34,14 +34,14 @@ from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.full_tensors import TENSORS_FILE
 from parity.trace.recorder import Recorder
 from runners.case import Case, Switches, case_document
-from runners.catalogue import NAMES, require_own_name
+from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner, require_own_name
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
 from runners.load import load
 from runners.partial_folder import partial_folder
 from runners.printable import printable
-from runners.protocol import DTYPES, Capabilities, RunOptions
+from runners.protocol import DTYPES, Capabilities, Refusing, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
@@ -86,6 +86,7 @@ class ChildRunner:
     overrides: dict[str, Any] = field(default_factory=dict)
     command_line: dict[str, Any] = field(default_factory=dict)
     official_root: Path | None = None
+    engine_root: Path | None = None
     variables: Mapping[str, str] = field(default_factory=dict)  # of its environment; an empty one is taken away
     threads: int | None = None  # None leaves torch its default; setting even that is another way of computing
 
@@ -109,6 +110,15 @@ class ChildRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Nothing is left to free."""
+
+    def require(self, case: Case) -> None:
+        """Refuse here what an engine in an environment of its own would refuse there. Raises: as that runner does."""
+        if self.name not in OWN_ENVIRONMENT:
+            return
+        roots = self.official_root, self.engine_root
+        runner = open_runner(self.name, self.weights, self.options, self.overrides, self.command_line, *roots)
+        assert isinstance(runner, Refusing)
+        runner.require(case)
 
     def run(self, case: Case, progress: Progress) -> MeasuredOutcome:
         """Run a case in a child process. On any way out, it is ended with all that it started.
@@ -192,6 +202,7 @@ def _request(child: ChildRunner, case: Case, recorder: Recorder | None) -> dict[
         "overrides": child.overrides,
         "command_line": child.command_line,
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),
+        "engine_root": None if child.engine_root is None else str(child.engine_root.resolve()),
         "recording": None if recorder is None else recorder.request,
         "threads": child.threads,
     }

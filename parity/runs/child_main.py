@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from runners.weights import Weights
 
-PROTOCOL = 4
+PROTOCOL = 5
 RESULT_FILE = "result.json"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
@@ -79,14 +79,14 @@ def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
         behaviours=request["behaviours"],
         engine=request["engine_options"],
     )
-    root, taps = request["official_root"], request["recording"]
+    taps = request["recording"]
     runner = open_runner(
         request["runner"],
         weights_of(request["weights"], device),
         options,
         request["overrides"],
         request["command_line"],
-        None if root is None else Path(root),
+        *(None if request[root] is None else Path(request[root]) for root in ("official_root", "engine_root")),
     )
     case = case_of(request["case"], request["case_folder"])
     outcome = execute(runner, case, options, say, None if taps is None else recording(**taps)(folder))

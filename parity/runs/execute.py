@@ -19,18 +19,18 @@ from parity.trace.atomic import folder_atomic, require_folder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
-from runners.catalogue import failed, is_known, require_own_name
+from runners.catalogue import OWN_ENVIRONMENT, failed, is_known, require_own_name
 from runners.clock import Progress
 from runners.closed_input import closed_input
 from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
-from runners.protocol import TAPS_OFFERED, Outcome, Runner, RunOptions
+from runners.protocol import TAPS_OFFERED, Outcome, Refusing, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
 CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
-ENGINES = ("diffusers", "sglang")  # known runners whose code is somebody else's, and not wrapped by them
+ENGINES = ("diffusers", *OWN_ENVIRONMENT)  # known runners whose code is somebody else's, and not wrapped by them
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
 
@@ -139,9 +139,11 @@ def record_run(
     from parity.runs.folder import dtype_name, holds_run, write_run
     from runners.ltx23.image import require_affordable
 
-    require_folder(out, holds_run, replace=replace)  # before weights are hashed
+    require_folder(out, holds_run, replace=replace)  # before weights are hashed, which takes minutes at full size
     for image in case.request.images:
         require_affordable(case.image_path(image), case.request.height, case.request.width)
+    if isinstance(runner, Refusing):
+        runner.require(case)
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
         try:

@@ -1,6 +1,6 @@
 """The place of a tap, read from its name: step, guidance pass, block, stream and part, and how to say that to a person.
 
-Names are the ones in README.md, "Tap names". A name that follows none of them is no place, and its reader is told so.
+Names are the ones in docs/taps.md. A name that follows none of them is no place, and its reader is told so.
 """
 
 import re
@@ -96,7 +96,7 @@ def place_of(tap: str) -> Place:
     """Read a tap's name. Raises: RunError if it is none of the known names."""
     found = _NAME.fullmatch(tap)
     if found is None:
-        raise RunError(f"{tap[:200]!r} is no tap name; README.md, 'Tap names', lists them.")
+        raise RunError(f"{tap[:200]!r} is no tap name; docs/taps.md lists them.")
     at = found.groupdict()
     if at["part"]:
         return Place(
@@ -122,7 +122,7 @@ def place_of(tap: str) -> Place:
 
 
 def is_tap(name: str) -> bool:
-    """True if a name follows README.md, "Tap names"."""
+    """True if a name follows docs/taps.md."""
     return _NAME.fullmatch(name) is not None
 
 

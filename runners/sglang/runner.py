@@ -23,9 +23,9 @@ from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.loaded import Loaded, look_for, others
 from runners.native.request import sampling_params
-from runners.protocol import CANDIDATE, Capabilities, Outcome, RunOptions, require_understood
-from runners.sglang.files import sglang_files
-from runners.sglang.layout import TEXT_ENCODER, materialize, places
+from runners.protocol import CANDIDATE, Capabilities, Outcome, RunOptions, engine_choices, require_understood
+from runners.sglang.files import details, sglang_files
+from runners.sglang.layout import TEXT_ENCODER, configurations, materialize, places
 from runners.sglang.names import IMAGE_ENCODER
 from runners.sglang.observe import Observer
 from runners.sglang.request import GUIDERS, SKIP_V2A, request_keywords, require_as_asked
@@ -61,6 +61,13 @@ class SGLangRunner:
         self.options = options
         self._place: Path | None = None  # a folder of its own, from entering to leaving
 
+    def require(self, case: Case) -> None:
+        """Refuse what SGLang cannot do, before it is imported. Raises: RunnerError saying what, and what to do."""
+        require_understood(self.name, self.capabilities, case, self.options)
+        self._chosen()
+        request_keywords(case)
+        configurations(self.weights)
+
     def __enter__(self) -> Self:
         """Import SGLang and write the checkpoint in its layout. Raises: RunnerError if SGLang is not installed here."""
         self._place = place = Path(tempfile.mkdtemp(prefix="parity-sglang-"))
@@ -91,9 +98,8 @@ class SGLangRunner:
 
     def run(self, case: Case, progress: Progress) -> Outcome:
         """Execute a case. Raises: RunnerError for what SGLang cannot be asked."""
-        require_understood(self.name, self.capabilities, case, self.options)
-        engine = _chosen(self.options.engine)
-        keywords = request_keywords(case)
+        self.require(case)
+        engine, keywords = self._chosen(), request_keywords(case)
         clock = Clock(self.options.device, progress)
         clock.begin("text_encoding")
         with clock.loading():
@@ -125,7 +131,7 @@ class SGLangRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details={
-                **files.details(),
+                **details(files),
                 CANDIDATE: [files.words, *(f"{name} {value}" for name, value in engine.items()), *others(loaded)],
                 "loaded": {component: found.document() for component, found in loaded.items()},
                 "pipeline": type(pipeline).__name__,
@@ -135,6 +141,9 @@ class SGLangRunner:
                 "request_extra": {name: request.extra[name] for name in (GUIDERS, SKIP_V2A) if name in request.extra},
             },
         )
+
+    def _chosen(self) -> dict[str, str]:
+        return engine_choices("SGLang", OPTIONS, self.options.engine)
 
     def _load(self, disable_autocast: bool) -> tuple[Any, Any]:
         """SGLang's arguments of a server and its pipeline, loaded."""
@@ -166,14 +175,6 @@ class SGLangRunner:
         }
         gemma = [name for name in self.weights.gemma.shapes if name.startswith("language_model.")]
         return {**found, TEXT_ENCODER: look_for(modules[TEXT_ENCODER], self.weights.gemma, gemma)}
-
-
-def _chosen(asked: dict[str, str]) -> dict[str, str]:
-    """Every option of the engine with its value. Raises: RunnerError for a value that it does not have."""
-    for name, value in asked.items():
-        if value not in OPTIONS[name]:
-            raise RunnerError(f"--engine-option {name}={value} is none of SGLang's; take {' or '.join(OPTIONS[name])}.")
-    return {name: asked.get(name, values[0]) for name, values in OPTIONS.items()}
 
 
 def engine_request(server: Any, keywords: dict[str, Any]) -> Any:

@@ -180,12 +180,50 @@ def test_the_page_of_measurements_is_what_the_files_say(
     assert shown == capsys.readouterr().out + "<!-- end -->\n", "run `make measurements`"
 
 
-def test_the_readme_shows_two_of_the_tables(bench: ModuleType, kinds: Any) -> None:
+def test_the_readme_shows_three_of_the_tables(bench: ModuleType, kinds: Any) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [found["name"] for found in bench.BLOCK.finditer(readme)] == ["caught", "full size"]
+    assert [found["name"] for found in bench.BLOCK.finditer(readme)] == ["engines", "caught", "full size"]
     assert bench.filled(readme, bench.blocks_of(kinds)) == readme, "run `make measurements`"
+    engines = (ROOT / "docs/engines.md").read_text(encoding="utf-8")
+    assert [found["name"] for found in bench.BLOCK.finditer(engines)] == ["engines"]
+    assert bench.filled(engines, bench.blocks_of(kinds)) == engines, "run `make measurements`"
     rows = [line for line in bench.full_size_table(kinds).splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 5 and bench.FULL_SIZE_ON in bench.full_size_table(kinds)
+
+
+def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs(bench: ModuleType) -> None:
+    row = {
+        "candidate": ["Engine 1.2", "quality fast"],
+        "identified": "as 1.1.2",
+        "taps": 668,
+        "taps_equal": 667,
+        "first_bits_tap": "decode/waveform",
+        "first_bits_relative_l2": "0.01278",
+        "causes": ["the vocoder", "the noise"],
+        "outcome": "not_at_parity",
+    }
+    whole = {
+        **row,
+        "candidate": ["native"],
+        "taps_equal": 668,
+        "first_bits_tap": None,
+        "causes": [],
+        "outcome": "parity",
+    }
+    assert bench.engine_row(row) == (
+        *(
+            "Engine 1.2",
+            "as 1.1.2",
+            "667 of 668",
+            "`decode/waveform`, 0.013",
+            "the vocoder; the noise",
+            "NOT AT PARITY",
+        ),
+    )
+    assert bench.engine_row(whole) == ("native", "as 1.1.2", "668 of 668", "none", "-", "PARITY")
+    environment = {"cpu": "AMD EPYC", "threads": "1", "torch": "2.13.0"}
+    shown = bench.engines_table({"engines": [{"rows": [row, whole], "environment": environment}]})
+    assert "tiny model, AMD EPYC, 1 thread, torch 2.13.0**" in shown and shown.count("\n| ") == 4
 
 
 def test_a_document_gets_its_tables_between_its_markers_and_an_unknown_marker_is_refused(

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 COMMITS = {"1.1.2": "41d9243", "1.2.0": "400fd31"}
-ENGINES = {"sglang_python": ("PARITY_SGLANG_PYTHON", "an interpreter with SGLang")}  # fixture -> variable, what it is
+ENGINES = {
+    "sglang_python": (("PARITY_SGLANG_PYTHON",), "an interpreter with SGLang"),
+    "comfyui": (("PARITY_COMFYUI_PYTHON", "PARITY_COMFYUI_ROOT"), "an interpreter for ComfyUI, and its checkout"),
+}  # fixture -> variables, what they name
 LEFT_OUT = pytest.StashKey[list[str]]()
 
 
@@ -26,6 +29,12 @@ def sglang_python() -> Path:
     return Path(os.environ["PARITY_SGLANG_PYTHON"])
 
 
+@pytest.fixture
+def comfyui() -> tuple[Path, Path]:
+    """The interpreter of ComfyUI's environment, and its checkout with Lightricks' nodes."""
+    return Path(os.environ["PARITY_COMFYUI_PYTHON"]), Path(os.environ["PARITY_COMFYUI_ROOT"])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests of a release or engine that is not here, and remember why."""
     reasons: dict[str, list[pytest.Item]] = {}
@@ -37,9 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "and the interpreter that runs it, see docs/runners.md"
             )
             reasons.setdefault(reason, []).append(item)
-        for fixture, (variable, what) in ENGINES.items():
-            if fixture in getattr(item, "fixturenames", ()) and not os.environ.get(variable):
-                reasons.setdefault(f"{variable} not set: {what}, see docs/engines.md", []).append(item)
+        for fixture, (variables, what) in ENGINES.items():
+            unset = [name for name in variables if not os.environ.get(name)]
+            if fixture in getattr(item, "fixturenames", ()) and unset:
+                reasons.setdefault(f"{' and '.join(unset)} not set: {what}, see docs/engines.md", []).append(item)
     left_out = {id(item) for found in reasons.values() for item in found}
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if id(item) in left_out])

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.cli.run import run
+from runners.catalogue import OWN_ENVIRONMENT
 from runners.protocol import CANDIDATE
 
 
@@ -40,3 +41,17 @@ def test_an_engine_option_is_a_pair_given_once(
         run(**arguments, folder=tmp_path / "run", engine_option=given, quiet=True)
     assert exited.value.exit_code == 2
     assert f"got {given[-1]!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runner", sorted(OWN_ENVIRONMENT))
+def test_an_engine_is_never_run_in_this_process(
+    runner: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Exit) as exited:
+        run(runner=runner, case="tiny_ti2v", weights="forge:tiny:0", folder=tmp_path / "run", quiet=True)
+    assert exited.value.exit_code == 2
+    assert f"Runner '{runner}' runs in an environment of its own, never in this process" in said(capsys)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())

@@ -9,7 +9,7 @@ import pytest
 
 from runners.errors import RunnerError
 from runners.sglang import files
-from runners.sglang.files import sglang_files
+from runners.sglang.files import details, sglang_files
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_hash_is_over_names_and_contents_of_python_files(package: Path, monk
 def test_another_version_is_named_with_those_that_are_known(package: Path) -> None:
     found = sglang_files()
     assert found.words == f"SGLang {found.version}, whose files are those of no version known here (0.5.23)"
-    assert found.details() == {"sglang_version": found.version, "sglang_sha256": found.sha256, "sglang_known": None}
+    assert details(found) == {"sglang_version": found.version, "sglang_sha256": found.sha256, "sglang_known": None}
 
 
 def test_without_sglang_the_documentation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

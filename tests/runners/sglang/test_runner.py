@@ -15,7 +15,6 @@ from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
 from runners.case import Case, parse_case
 from runners.clock import Quiet
-from runners.errors import RunnerError
 from runners.native.request import sampling_params
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
@@ -130,25 +129,3 @@ def test_its_served_quality_runs_all_passes_in_one_call_and_is_recorded_with_the
     assert "denoise/000/cond/block/03/audio/av_attn" in names
     assert "denoise/000/isolated/block/03/audio/ff" in names
     assert "denoise/000/isolated/block/03/audio/av_attn" not in names
-
-
-@pytest.mark.parametrize(
-    ("overrides", "engine", "what"),
-    [
-        ({"reference": "1.2.0"}, {}, "does not run reference release '1.2.0'; it runs 1.0.0, 1.1.2"),
-        ({}, {"quality": "high"}, "quality=high is none of SGLang's; take exact or lossless"),
-        ({}, {"speed": "2"}, "has no --engine-option speed; it has autocast, quality"),
-    ],
-)
-def test_what_it_does_not_have_comes_back_from_the_child_as_one_sentence(
-    sglang_python: Path,
-    case: Callable[..., Case],
-    tiny_weights: WeightsFolder,
-    tmp_path: Path,
-    overrides: Any,
-    engine: Any,
-    what: str,
-) -> None:
-    with pytest.raises(RunnerError, match=what):
-        in_child(sglang_python, case(overrides), tiny_weights, tmp_path / "run", RunOptions(device=CPU, engine=engine))
-    assert not (tmp_path / "run").exists()

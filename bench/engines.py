@@ -1,0 +1,165 @@
+"""The engines beside each other: the release each follows, the taps equal, where it first departs, the verdict.
+
+    python bench/engines.py --weights build/weights/tiny --save docs/measurements/engines.json
+
+Each engine runs `tiny_ti2v`, held to 1.0.0. If `parity identify` says that it follows another release, it runs once
+more, held to that one, and that is what its row is about. The reference is computed here too: the official code where
+its release is installed, else native's exact tier, which `make gate` holds to that release's golden. SGLang and ComfyUI
+are where PARITY_SGLANG_PYTHON, PARITY_COMFYUI_PYTHON and PARITY_COMFYUI_ROOT say; without these they have no row.
+The tables are made of the saved file by `bench/table.py`.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from parity.cli.threads import DEFAULT_THREADS
+from parity.explain.diagnosis import diagnose
+from parity.explain.hints import likely_cause
+from parity.identify.identification import identify
+from parity.judge.gate import calibrated_floors, gate
+from parity.report.causes import cause_words
+from parity.report.identification import identification_lines
+from parity.runs.case import case_with_pictures
+from parity.runs.child import ChildRunner
+from parity.runs.environment import fingerprint
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import Run, read_run
+from parity.runs.golden import find_case
+from parity.taps.name import place_of
+from parity.trace.atomic import write_json_atomic
+from runners.case import Case
+from runners.catalogue import open_runner
+from runners.clock import Quiet
+from runners.protocol import CANDIDATE, Runner, RunOptions
+from runners.weights import WeightsFolder
+
+CPU: Final = torch.device("cpu")
+BF16: Final = RunOptions(device=CPU)
+INSTALLED: Final = "1.0.0"  # the official release that this environment has
+MOST_CAUSES: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine, and where it runs."""
+
+    name: str
+    python: Path | None = None
+    root: Path | None = None
+
+    def opened(self, weights: WeightsFolder, beside: Path) -> Runner:
+        """A runner of it, in a child process where it has an interpreter of its own."""
+        if self.python is None:
+            return open_runner(self.name, weights, BF16)
+        return ChildRunner(
+            python=self.python,
+            name=self.name,
+            weights=weights,
+            options=BF16,
+            beside=beside,
+            engine_root=self.root,
+            threads=torch.get_num_threads(),
+        )
+
+    def releases(self, weights: WeightsFolder) -> frozenset[str]:
+        """The releases that it may be held to; opening it imports nothing of it."""
+        return open_runner(self.name, weights, BF16, engine_root=self.root).capabilities.releases
+
+
+def engines_here() -> list[Engine]:
+    """The engines that can be run: two here, and those whose variables are set."""
+    named = {name: os.environ.get(f"PARITY_{name}") for name in ("SGLANG_PYTHON", "COMFYUI_PYTHON", "COMFYUI_ROOT")}
+    found = [Engine(name="native"), Engine(name="diffusers")]
+    if python := named["SGLANG_PYTHON"]:
+        found.append(Engine(name="sglang", python=Path(python)))
+    if (python := named["COMFYUI_PYTHON"]) and (root := named["COMFYUI_ROOT"]):
+        found.append(Engine(name="comfyui", python=Path(python), root=Path(root)))
+    return found
+
+
+def case_of_release(release: str) -> Case:
+    """The same request, held to a release."""
+    return find_case("tiny_ti2v" if release == INSTALLED else f"release_{release}_tiny_ti2v")
+
+
+def reference(release: str, weights: WeightsFolder, folder: Path) -> Run:
+    """The run taken as true, made once a release."""
+    out = folder / f"reference-{release}"
+    if not out.exists():
+        name = "official" if release == INSTALLED else "native"
+        taps = recording("*", "sketch")
+        record_run(open_runner(name, weights, BF16), case_of_release(release), weights, BF16, out, Quiet(), taps)
+    return read_run(out)
+
+
+def row(engine: Engine, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
+    """One engine, measured."""
+    release, out = INSTALLED, folder / f"{engine.name}-{INSTALLED}"
+    run = made(engine, release, weights, out)
+    found = identify(run, case_with_pictures(run), weights, CPU)
+    if found.release != release and found.release in engine.releases(weights):
+        release, out = found.release, folder / f"{engine.name}-{found.release}"
+        run = made(engine, release, weights, out)
+        found = identify(run, case_with_pictures(run), weights, CPU)
+    true = reference(release, weights, folder)
+    why = diagnose(true, run, calibrated=calibrated_floors(run))
+    taps = [tap for tap in why.flow.taps if tap in why.traces.errors]
+    other = [tap for tap in taps if not why.traces.same_bits(tap)]
+    roots = [root.tap for root in why.divergence.roots] or other[:1]
+    causes = [cause_words(likely_cause([place_of(tap)]), why.flow) for tap in roots]
+    return {
+        "engine": engine.name,
+        "candidate": run.record.details.get(CANDIDATE) or [named(engine, run)],
+        "case": run.case_id,
+        "release": release,
+        "reference": true.record.runner,
+        "identified": identification_lines(found)[0],
+        "taps": len(taps),
+        "taps_equal": len(taps) - len(other),
+        "findings": [finding.code for finding in why.divergence.findings if finding.code != "environment_mismatch"],
+        "first_bits": place_of(other[0]).words() if other else None,
+        "first_bits_tap": other[0] if other else None,
+        "first_bits_relative_l2": why.traces.errors[other[0]] if other else None,
+        "departs": [root.tap for root in why.divergence.roots],
+        "causes": list(dict.fromkeys(causes))[:MOST_CAUSES],
+        "outcome": gate(true, run).outcome,
+        "end_to_end_s": run.record.end_to_end_s,
+    }
+
+
+def named(engine: Engine, run: Run) -> str:
+    """An engine of this environment, with its version where it has one of its own."""
+    return " ".join([engine.name, *filter(None, [run.record.details.get(f"{engine.name}_version")])])
+
+
+def made(engine: Engine, release: str, weights: WeightsFolder, out: Path) -> Run:
+    """A run of an engine with every tap kept whole, which identification goes furthest with."""
+    record_run(
+        engine.opened(weights, out), case_of_release(release), weights, BF16, out, Quiet(), recording("*", "full")
+    )
+    return read_run(out)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every engine there is, and save what came of it."""
+    parser = argparse.ArgumentParser(description="Hold every engine there is to the release it follows.")
+    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--save", required=True, type=Path)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(DEFAULT_THREADS)
+    weights = WeightsFolder(given.weights)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row(engine, weights, Path(folder)) for engine in engines_here()]
+    document = {"kind": "engines", "environment": fingerprint(CPU), "rows": rows}
+    write_json_atomic(given.save, document)
+
+
+if __name__ == "__main__":
+    main()
