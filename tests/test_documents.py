@@ -57,7 +57,8 @@ def test_the_readme_is_one_screen_and_changes_are_lines() -> None:
 
 
 def test_every_verb_is_listed() -> None:
-    listed = re.findall(r"^\| `parity ([a-z]+)` \|", (ROOT / "docs/verbs.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (`parity .*?) \|", (ROOT / "docs/verbs.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = [verb for row in rows for verb in re.findall(r"`parity ([a-z-]+)`", row)]
     assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 

@@ -98,9 +98,9 @@ def test_what_cannot_be_judged_at_all_is_said_everywhere(
 ) -> None:
     said = gate(leave_run("native"), "no/such::run", *(["--json"] if json_wanted else []))
     assert (said.code, counts(said.junit)) == (2, (0, 1))
-    assert said.summary.startswith("### VERDICT: COULD NOT JUDGE\n") and "is not a run" in said.summary
+    assert said.summary.startswith("### VERDICT: COULD NOT JUDGE\n") and "There is no folder" in said.summary
     [line] = said.annotations()
-    assert line.startswith("::error title=parity native::no/such::run is not a run")
+    assert line.startswith("::error title=parity native::There is no folder no/such::run")
     if json_wanted:  # annotations keep out of the way of JSON
         assert json.loads(said.output)["exit_code"] == 2 and line in said.errors
 
