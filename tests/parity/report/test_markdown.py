@@ -8,6 +8,7 @@ import pytest
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.markdown import annotation, annotations, error_markdown, say_in_workflow, verdict_markdown
+from parity.report.terminal import Terminal
 from parity.report.words import in_words
 
 
@@ -54,6 +55,6 @@ def test_an_annotation_cannot_start_another() -> None:
 def test_summaries_are_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
-    say_in_workflow(error_markdown("astronaut", "no <golden>"), [], err=False)
-    say_in_workflow("second", [], err=False)
+    say_in_workflow(error_markdown("astronaut", "no <golden>"), [], Terminal())
+    say_in_workflow("second", [], Terminal())
     assert path.read_text() == "### VERDICT: COULD NOT JUDGE\n\nCase astronaut: no &lt;golden&gt;\n\nsecond\n"
