@@ -348,11 +348,14 @@ def engines_table(kinds: Documents) -> str:
 def engine_row(row: dict[str, Any]) -> tuple[str, ...]:
     """One engine; a tap by its name, its distance as relative L2."""
     first = row["first_bits_tap"]
+    places = ["none" if first is None else f"`{first}`, {float(row['first_bits_relative_l2']):.2g}"]
+    if row["departs"]:
+        places.append(f"beyond noise at {', '.join(f'`{tap}`' for tap in row['departs'])}")
     return (
         row["candidate"][0],
         row["identified"],
         f"{row['taps_equal']} of {row['taps']}",
-        "none" if first is None else f"`{first}`, {float(row['first_bits_relative_l2']):.2g}",
+        "; ".join(places),
         "; ".join(row["causes"]) or "-",
         row["outcome"].replace("_", " ").upper(),
     )

@@ -199,6 +199,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
         "taps_equal": 667,
         "first_bits_tap": "decode/waveform",
         "first_bits_relative_l2": "0.01278",
+        "departs": ["image/0/latent", "init/audio"],
         "causes": ["the vocoder", "the noise"],
         "outcome": "not_at_parity",
     }
@@ -207,6 +208,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
         "candidate": ["native"],
         "taps_equal": 668,
         "first_bits_tap": None,
+        "departs": [],
         "causes": [],
         "outcome": "parity",
     }
@@ -215,7 +217,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
             "Engine 1.2",
             "as 1.1.2",
             "667 of 668",
-            "`decode/waveform`, 0.013",
+            "`decode/waveform`, 0.013; beyond noise at `image/0/latent`, `init/audio`",
             "the vocoder; the noise",
             "NOT AT PARITY",
         ),
