@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
-from parity.identify.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
+from parity.defects.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
 from parity.identify.behaviours import (
     ALL_PASSES_BATCHED,
     CONNECTORS_BATCHED,

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from parity.identify.batched import ALL_PASSES, BatchedDenoisingStage, each_pass
+from parity.defects.batched import ALL_PASSES, BatchedDenoisingStage, each_pass
 from parity.identify.behaviours import reference_at
 from parity.identify.identification import Identification, identify
 from parity.report.identification import identification_document, identification_lines

@@ -13,8 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
-from parity.calibrate.defects.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
+from parity.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
+from parity.defects.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
 from runners.ltx23 import conditioning
 from runners.ltx23.latents import VideoShape, cell_bounds_px, with_noise
 from runners.ltx23.scheduler import sigma_schedule

@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, replaces
+from parity.defects.defect import BOTH, replaces
 from runners.ltx23.attention import Attention
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.rotary import SplitRotary

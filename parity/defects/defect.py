@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from torch import nn
 
-from parity.calibrate.defects.variant import AS_IS, Variant
+from parity.defects.variant import AS_IS, Variant
 from runners.errors import RunnerError
 from runners.ltx23 import loading, pipeline
 
