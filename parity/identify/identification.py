@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
+from parity.identify.behaviours import OF_RELEASES, SITES, nearest_release, setting_of
 from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay, RunTensors
 from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
@@ -138,7 +138,17 @@ def identify(
     )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
     observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
-    search = Search(replay, observed, case, record.dtype, say)
+    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
+    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | {f"{last}/video", f"{last}/audio"}
+    flow = _flow(case, weights)
+    search = Search(
+        replay,
+        observed,
+        case,
+        record.dtype,
+        say,
+        lambda errors: [one.tap for one in _unexplained(errors, flow, stood_in)],
+    )
     errors: dict[str, float] = {}
     ours: dict[str, TapSketch] = {}
     with closed_input(), repeatable_kernels(device, case.reference):  # as the run was made
@@ -148,9 +158,7 @@ def identify(
             if site not in _PARTS_OF_DENOISING:
                 errors |= search.errors(site, setting)
                 ours |= replay.taps(site, setting)
-    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    fed = frozenset(whole)
-    counted = [name for name, one in decisions.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    counted = [name for name, one in decisions.items() if one.verdict in ("certain", "likely") and name in OF_RELEASES]
     release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
@@ -164,13 +172,11 @@ def identify(
             if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
         ),
         decisions=decisions,
-        unexplained=_unexplained(
-            errors, _flow(case, weights), fed if outputs is None else fed | {f"{last}/video", f"{last}/audio"}
-        ),
+        unexplained=_unexplained(errors, flow, stood_in),
         compared=len(errors),
         equal=sum(error == 0 for error in errors.values()),
         traced=trace is not None,
-        whole=len(fed),
+        whole=len(whole),
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
         environment=tuple(differences(record.environment, environment)),
