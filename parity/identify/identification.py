@@ -58,10 +58,11 @@ class Identification:
     declared: str  # what the run says of itself
     release: str
     alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
-    decisions: Mapping[str, BehaviourDecision]  # every switch
+    decisions: Mapping[str, BehaviourDecision]  # every switch, and the defects of ports that were found
     unexplained: tuple[UnexplainedTap, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
+    outputs: int  # of those, how many are outputs that have no tap
     traced: bool
     whole: int  # taps that the run kept whole, which were put in place of ours
     dtypes: tuple[Difference, ...]  # of groups of taps that the run has in another dtype than the native model
@@ -71,14 +72,19 @@ class Identification:
     padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
     @property
-    def differences(self) -> tuple[BehaviourDecision, ...]:
+    def switches(self) -> tuple[BehaviourDecision, ...]:
         """The switches told to be otherwise than in the release."""
         wanted = setting_of(self.release)
         return tuple(
             one
             for name, one in self.decisions.items()
-            if one.verdict in ("certain", "likely") and one.on != (name in wanted)
+            if one.switch.defect is None and one.verdict in ("certain", "likely") and one.on != (name in wanted)
         )
+
+    @property
+    def defects(self) -> tuple[BehaviourDecision, ...]:
+        """The defects of ports that explain what no switch does."""
+        return tuple(one for one in self.decisions.values() if one.switch.defect is not None)
 
     @property
     def untold(self) -> tuple[BehaviourDecision, ...]:
@@ -174,6 +180,7 @@ def identify(
         decisions=decisions,
         unexplained=_unexplained(errors, flow, stood_in),
         compared=len(errors),
+        outputs=sum(name in OUTPUT_LATENTS for name in errors),
         equal=sum(error == 0 for error in errors.values()),
         traced=trace is not None,
         whole=len(whole),

@@ -41,6 +41,7 @@ FACTOR: Final = 2.0
 MISSING: Final = 2.0  # error of a tap that one side lacks, or that has another shape or no finite value
 EXHAUSTIVE: Final = 3  # switches of one site of which every combination is tried; of more, flips of one and of two
 MOST_TRIED: Final = 64  # settings of one site, where not even that finds equal bits
+BASES_OF_PAIRS: Final = 2  # combinations of switches, the nearest with one defect, to which two are added
 ROUNDS: Final = 4
 
 
@@ -183,37 +184,47 @@ class Search:
         concerned = [name for name in defects if _moved(plain, self._replay.taps(site, start | {name})) & {*places}]
         switched = [name for name in pending if _moved(plain, self._replay.taps(site, start ^ {name})) & {*places}]
         flips = [
-            frozenset(some) for n in range(min(len(switched), EXHAUSTIVE) + 1) for some in combinations(switched, n)
+            frozenset(some)
+            for count in range(min(len(switched), EXHAUSTIVE) + 1)
+            for some in combinations(switched, count)
         ]
-        scores = {start ^ some: self._score(site, start ^ some) for some in flips}
-        for count in (1, 2):
-            for some in combinations(concerned, count):
-                for flipped in flips:
-                    setting = start ^ flipped | frozenset(some)
-                    scores[setting] = self._score(site, setting)
-            best = min(scores, key=lambda one: (scores[one], len(one ^ start)))
-            if scores[best] == 0:
-                break
+        bases = [start ^ flipped for flipped in flips]
+        scores: dict[Setting, float] = {}
+
+        def best_with(settings: Iterable[Setting]) -> Setting:
+            scores.update({setting: self._score(site, setting) for setting in settings})
+            return min(scores, key=lambda one: (scores[one], len(one ^ start)))
+
+        best = best_with([*bases, *(base | {name} for name in concerned for base in bases)])
+        if scores[best] > 0:
+            bases.sort(key=lambda base: min(scores[base | {name}] for name in concerned) if concerned else 0.0)
+            pairs = [(base, pair) for base in bases[:BASES_OF_PAIRS] for pair in combinations(concerned, 2)]
+            pairs.sort(key=lambda one: sum(scores[one[0] | {name}] for name in one[1]))
+            best = best_with(base | {*pair} for base, pair in pairs[:MOST_TRIED])
         decisions = {}
         for name in [name for name in defects if name in best]:
             found = self._tell(site, best, name)
             if found is not None and found.verdict != "undecided":
-                decisions[name] = self._against_others(found, scores, best)
+                decisions[name] = self._against_others(found, site, scores, best)
         kept = {name: one for name, one in decisions.items() if one.verdict != "undecided"}
         return (best if kept else start) - (frozenset(defects) - kept.keys()), kept
 
     def _against_others(
-        self, found: BehaviourDecision, scores: Mapping[Setting, float], best: Setting
+        self, found: BehaviourDecision, site: str, tried: Iterable[Setting], best: Setting
     ) -> BehaviourDecision:
-        """A decision on a defect, undecided if something else comes nearly as near; with those that come as near."""
+        """A decision on a defect, undecided if something else comes nearly as near; with what does the same."""
         name = found.switch.name
-        others = {setting: score for setting, score in scores.items() if name not in setting}
-        equals = [setting for setting, score in others.items() if score == scores[best] and len(setting) == len(best)]
-        near = tuple(PORT_DEFECTS[one] for setting in equals for one in sorted(setting - best) if one in PORT_DEFECTS)
-        ruled_out = [score for setting, score in others.items() if setting not in equals]
-        if scores[best] and min(ruled_out, default=math.inf) < scores[best] * FACTOR:
-            return replace(found, verdict="undecided", reason="something else explains the run nearly as well")
-        return replace(found, as_near=near)
+        moved = _moved(self._replay.taps(site, best), self._replay.taps(site, best - {name}))
+        as_near: list[Behaviour] = []
+        for setting in tried:
+            if name in setting:
+                continue
+            errors = self.errors(site, setting)
+            if errors == self.errors(site, best) and len(setting) == len(best):
+                as_near += [PORT_DEFECTS[other] for other in sorted(setting - best) if other in PORT_DEFECTS]
+            elif _rms(errors.get(tap, 0.0) for tap in moved) < found.error * FACTOR:
+                return replace(found, verdict="undecided", reason="something else explains the run nearly as well")
+        return replace(found, as_near=tuple(dict.fromkeys(as_near)))
 
     def _best(self, site: str, start: Setting, pending: list[str]) -> Setting:
         """The setting nearest to the run there, from a start by flips of pending switches."""

@@ -57,7 +57,7 @@ def test_a_mixture_of_releases_is_named_with_certainty(
     found = identify(left(case, *switches), case, micro_weights, CPU)
     assert on(found) == switches and found.confidence == "certain" and found.unexplained == ()
     assert found.release == "1.2.0"
-    assert {one.switch.name for one in found.differences} == {"cross_timestep_per_token", "vocoder_fp32"}
+    assert {one.switch.name for one in found.switches} == {"cross_timestep_per_token", "vocoder_fp32"}
     assert identification_lines(found)[0] == (
         "as 1.2.0, but without cross-modal scale and shift by the stream's own timesteps (since 1.2.0) "
         "and without vocoder in fp32 (since 1.1.2)"
