@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -171,6 +173,14 @@ def picture_cropped_before_scaling(_: Original, picture: Tensor, height: int, wi
     return rearrange(scaled, "f c h w -> 1 c f h w")
 
 
+@replaces(image, "fill_and_crop", "image/0/latent", isolated_at=PICTURE_READ)
+def picture_stretched_by_lanczos(_: Original, picture: Tensor, height: int, width: int) -> Tensor:
+    """The picture is stretched to the clip, as bytes and by Pillow's Lanczos filter."""
+    pixels = Image.fromarray(picture.to(torch.uint8).cpu().numpy())
+    resized = np.array(pixels.resize((width, height), Image.Resampling.LANCZOS))
+    return rearrange(torch.tensor(resized, dtype=picture.dtype, device=picture.device), "h w c -> 1 c 1 h w")
+
+
 def _with_eps(model: Transformer, eps: float) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
@@ -199,3 +209,11 @@ def v2a_off_in_every_pass(original: Original, *call: Any, disable_v2a_cross_attn
 def v2a_on_in_every_pass(original: Original, *call: Any, disable_v2a_cross_attn: bool) -> Any:
     """Audio looks at video although the case switches it off."""
     return original(*call, disable_v2a_cross_attn=False)
+
+
+@replaces(DenoisingStage, "step_at", SELF_ATTENTION)
+def first_sigma_rounded(
+    original: Original, stage: Any, index: int, batch: Any, video: Any, audio: Any, sigma: Tensor, *rest: Any
+) -> Any:
+    """The first noise level is 1 instead of an ULP or two below."""
+    return original(stage, index, batch, video, audio, torch.ones_like(sigma) if index == 0 else sigma, *rest)

@@ -38,6 +38,7 @@ class Behaviour:
     sites: tuple[str, ...]  # where it may first show, of SITES
     idle: Callable[[Case, str], str | None]
     defect: Defect | None = None  # of a port; None for what a release or a way to batch may do
+    about: str = ""  # of a defect: what it gets wrong, where there are several ways, of which a port has at most one
     at_loading: bool = False  # whether the defect changes a component while it is loaded, so that it is loaded anew
 
     @property

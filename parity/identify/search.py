@@ -28,7 +28,7 @@ from typing import Final, Literal
 
 from parity.diff.sketches import relative_l2
 from parity.identify.behaviours import BEHAVIOURS, SITES, Behaviour, Setting, setting_of
-from parity.identify.port_defects import PORT_DEFECTS
+from parity.identify.port_defects import PORT_DEFECTS, may_go_together
 from parity.identify.replay import Replay, Taps
 from parity.taps.name import group_of
 from parity.taps.pattern import chosen
@@ -198,7 +198,8 @@ class Search:
         best = best_with([*bases, *(base | {name} for name in concerned for base in bases)])
         if scores[best] > 0:
             bases.sort(key=lambda base: min(scores[base | {name}] for name in concerned) if concerned else 0.0)
-            pairs = [(base, pair) for base in bases[:BASES_OF_PAIRS] for pair in combinations(concerned, 2)]
+            together = [pair for pair in combinations(concerned, 2) if may_go_together(*pair)]
+            pairs = [(base, pair) for base in bases[:BASES_OF_PAIRS] for pair in together]
             pairs.sort(key=lambda one: sum(scores[one[0] | {name}] for name in one[1]))
             best = best_with(base | {*pair} for base, pair in pairs[:MOST_TRIED])
         decisions = {}
