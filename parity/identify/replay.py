@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.errors import OutOfMemoryError
 from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.latents import audio_grid, video_grid, video_shape
 from runners.ltx23.pipeline import ModelComponents
@@ -50,6 +51,7 @@ from runners.ltx23.stages.video_decoding import VideoDecodingStage
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.vocoder import Vocoder
 from runners.native.request import sampling_params
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens, with_real_tokens
@@ -104,6 +106,18 @@ class RunTensors:
     video_latent: Tensor | None  # (1, C, F, H, W)
     audio_latent: Tensor | None  # (1, C, T, M)
     taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class _FedVocoder:
+    """A vocoder that is given the run's own spectrogram, where there is one, in place of ours."""
+
+    def __init__(self, vocoder: Vocoder | ExtendedVocoder, feed: Callable[[Tensor], Tensor]) -> None:
+        self._vocoder, self._feed = vocoder, feed
+        self.output_sampling_rate_hz = vocoder.output_sampling_rate_hz
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        waveform: Tensor = self._vocoder(self._feed(mel))
+        return waveform
 
 
 class Replay:
@@ -282,14 +296,11 @@ class Replay:
             components = self._components(read)
             with self._defects("sound", read):
                 vocoder = components.vocoder()
-                stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), vocoder)
-                taps = self._heard(lambda: stage.forward(batch))
-                mel = self.own.taps.get("decode/mel")
-                if mel is not None and mel.shape == taps["decode/mel"].shape:
-                    with batch.config.autocast(batch.device):
-                        waveform: Tensor = vocoder(mel.to(batch.device, batch.config.dtype))  # (1, C, N)
-                    taps["decode/waveform"] = self._sketch(waveform.squeeze(0).float())
-            return taps
+                fed_vocoder = _FedVocoder(vocoder, lambda ours: self._fed("decode/mel", ours))
+                stage = AudioDecodingStage(
+                    components.build("audio_decoder", AudioDecoder), cast(ExtendedVocoder, fed_vocoder)
+                )
+                return self._heard(lambda: stage.forward(batch))
 
         return self._once("sound", setting & (_SOUND | self._before_decoding), make)
 
