@@ -177,12 +177,13 @@ class Search:
         """The setting that explains a site best with defects, where none without does; and the decisions on these."""
         start = start - frozenset(defects)
         errors = self.errors(site, start)
-        places = [tap for tap in self._own_departures({**before, **errors}) if tap in errors]
-        if not places:
+        if not any(tap in errors for tap in self._own_departures({**before, **errors})):
             return start, {}
+        # Not only these: a switch that was set to make up for a defect hides where the defect first shows.
+        departed = set(_departed(errors))
         plain = self._replay.taps(site, start)
-        concerned = [name for name in defects if _moved(plain, self._replay.taps(site, start | {name})) & {*places}]
-        switched = [name for name in pending if _moved(plain, self._replay.taps(site, start ^ {name})) & {*places}]
+        concerned = [name for name in defects if _moved(plain, self._replay.taps(site, start | {name})) & departed]
+        switched = [name for name in pending if _moved(plain, self._replay.taps(site, start ^ {name})) & departed]
         flips = [
             frozenset(some)
             for count in range(min(len(switched), EXHAUSTIVE) + 1)

@@ -148,17 +148,21 @@ def test_beside_noise_a_defect_is_likely(left: Left, micro_weights: WeightsFolde
     assert without > 1e-3 and identification_lines(found)[0].endswith(said)
 
 
-def test_without_whole_taps_the_first_place_is_explained_and_none_behind_it_guessed(
-    left: Left, micro_weights: WeightsFolder, micro_case: MakeCase
+@pytest.mark.parametrize(
+    ("first", "names"),
+    [
+        (latents.noise_of_next_seed, set()),
+        (ports.noise_by_channel_of_grid, {"init/noise_by_channel_of_grid", "first_block/query_key_norm_eps_1e5"}),
+    ],
+    ids=["unexplained", "explained"],
+)
+def test_without_whole_taps_none_is_guessed_behind_what_stays_unexplained(
+    first: Defect, names: set[str], left: Left, micro_weights: WeightsFolder, micro_case: MakeCase
 ) -> None:
     case = micro_case(PICTURE)
-    both = all_present(latents.noise_of_next_seed, ports.query_key_norm_eps_1e5)
-    found = identify(left(case, wrong=both), case, micro_weights, CPU)
-    assert named(found) == {} and found.unexplained[0].tap == "init/video"
-    explained = all_present(ports.noise_by_channel_of_grid, ports.query_key_norm_eps_1e5)
-    found = identify(left(case, wrong=explained), case, micro_weights, CPU)
-    assert set(named(found)) == {"init/noise_by_channel_of_grid", "first_block/query_key_norm_eps_1e5"}
-    assert found.confidence == "certain"
+    found = identify(left(case, wrong=all_present(first, ports.query_key_norm_eps_1e5)), case, micro_weights, CPU)
+    assert set(named(found)) == names
+    assert found.confidence == "certain" if names else found.unexplained[0].tap == "init/video"
 
 
 def test_every_pair_of_one_site_can_be_computed(
