@@ -116,7 +116,7 @@ def edited(kind: type[ModuleT], edit: Callable[[ModuleT], object]) -> Apply:
         original = vars(pipeline)["load"]  # perhaps with another edit around it
 
         def changed(module: nn.Module, *args: Any) -> nn.Module:
-            loaded = original(module, *args)
+            loaded: nn.Module = original(module, *args)
             if isinstance(loaded, kind):
                 edit(loaded)
                 reach.hit()
