@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from parity.calibrate.defects.catalogue import CATALOGUE
 from parity.cli.app import app
+from parity.defects.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

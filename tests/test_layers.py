@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (  # lowest first; an import points to the same or a lower one
     "runners",
-    *("parity.taps", "parity.trace", "parity.runs", "parity.diff"),
+    *("parity.taps", "parity.trace", "parity.runs", "parity.diff", "parity.defects"),
     *("parity.explain", "parity.identify", "parity.isolate", "parity.judge"),
     *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.__main__", "parity.pytest_plugin"),
     "bench",
@@ -260,6 +260,7 @@ def test_every_module_has_a_layer() -> None:
         ("parity.report.tables", "from parity.cli import app", "parity.report.tables imports parity.cli.app"),
         ("parity.taps.group", "import parity.trace.file", "parity.taps.group imports parity.trace.file"),
         ("parity.diff.runs", "import parity.explain.x", "parity.diff.runs imports parity.explain.x"),
+        ("parity.defects.text", "import parity.identify.x", "parity.defects.text imports parity.identify.x"),
         ("parity.judge.limit", "import parity.calibrate.x", "parity.judge.limit imports parity.calibrate.x"),
         ("parity.cli.run", "from parity import pytest_plugin", "parity.cli.run imports parity.pytest_plugin"),
         ("parity.report.page", "import bench.gpu", "parity.report.page imports bench.gpu"),

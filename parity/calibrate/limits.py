@@ -1,7 +1,7 @@
 """Calibration: from harmless variations of the official run and defects of the native one to limits of a case.
 
 Both populations are measured now, on this machine, against the same plain official run. An output metric answers for
-the defects that are bound to show in what it measures (`parity.calibrate.defects.defect.Facet`), decided before
+the defects that are bound to show in what it measures (`parity.defects.defect.Facet`), decided before
 measuring: no limit is fitted to catch what it happens to catch. Weak defects are the business of single modules, not of
 outputs.
 
@@ -25,13 +25,13 @@ import msgspec
 import torch
 
 from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
-from parity.calibrate.defects.catalogue import CATALOGUE, defects_of
-from parity.calibrate.defects.defect import Defect, Facet, present
 from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, record, same_bits
 from parity.calibrate.harmless import Variation, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.isolated_floors import place_of_group
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.defects.catalogue import CATALOGUE, defects_of
+from parity.defects.defect import Defect, Facet, present
 from parity.diff.isolated import isolated_numbers
 from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric

@@ -19,11 +19,11 @@ from typing import Any, Final
 import torch
 
 from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_station
-from parity.calibrate.defects.defect import Defect, present, together
-from parity.calibrate.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
 from parity.calibrate.mutation_evidence import Evidence
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.defects.defect import Defect, present, together
+from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.diff.levels import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
 from parity.isolate.error import IsolatedError, error_of

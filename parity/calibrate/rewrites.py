@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import Apply, Reach, together, wrapped
+from parity.defects.defect import Apply, Reach, together, wrapped
 from runners.errors import RunnerError
 from runners.ltx23 import attention, block, connectors, gemma, loading, pipeline, transformer
 from runners.ltx23.antialiased_activation import SnakeBeta

@@ -25,8 +25,8 @@ def mutate(
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
     import torch
 
-    from parity.calibrate.defects.catalogue import CATALOGUE
     from parity.calibrate.mutation import mutate as run
+    from parity.defects.catalogue import CATALOGUE
     from parity.judge.registry import load_registry
     from parity.runs.golden import find_case
     from parity.runs.places import limits_path

@@ -1,5 +1,7 @@
 """Switches that `parity identify` can tell: the behaviours by which official releases differ, and known batching.
 
+Defects of ports, which it tries where these leave a run unexplained, are in `parity.identify.port_defects`.
+
 A switch is a name that is on or off. Each says in which part of a run it first shows (its sites, in the order of the
 data flow), and when a case cannot show it at all, because what it acts on is not there. That it cannot show by
 rounding away is not foreseen here but found by trying.
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
+from parity.defects.defect import Defect
 from parity.identify.releases import WORDS
 from runners.case import Case
 from runners.ltx23.passes import pass_names
@@ -23,6 +26,7 @@ CONNECTORS_SHARE_MASK: Final = "connectors_share_mask"
 PROMPT_PASSES_BATCHED: Final = "prompt_passes_batched"
 ALL_PASSES_BATCHED: Final = "guidance_passes_batched"
 BATCHING: Final = (CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK, PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED)
+OF_RELEASES: Final = frozenset(field.name for field in fields(ReleaseBehaviours))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +34,12 @@ class Behaviour:
     """One switch. `idle` says why a case in a dtype ("bf16", "fp32") cannot show it, or None if it may."""
 
     name: str
-    words: str  # a noun phrase for what the model does with it on
+    words: str  # a noun phrase for what the model does with it on; of a defect, a clause
     sites: tuple[str, ...]  # where it may first show, of SITES
     idle: Callable[[Case, str], str | None]
+    defect: Defect | None = None  # of a port; None for what a release or a way to batch may do
+    about: str = ""  # of a defect: what it gets wrong, where there are several ways, of which a port has at most one
+    at_loading: bool = False  # whether the defect changes a component while it is loaded, so that it is loaded anew
 
     @property
     def since(self) -> str | None:
@@ -61,8 +68,8 @@ def setting_of(release: str) -> Setting:
 
 
 def reference_at(setting: Setting) -> ReleaseBehaviours:
-    """The native configuration at a setting; batching is no part of it."""
-    return ReleaseBehaviours(**{name: True for name in setting if name not in BATCHING})
+    """The native configuration at a setting; batching and defects are no part of it."""
+    return ReleaseBehaviours(**dict.fromkeys(setting & OF_RELEASES, True))
 
 
 def nearest_release(setting: Setting, decisions: Iterable[str], preferred: str) -> str:
@@ -84,8 +91,9 @@ def _guidance(case: Case) -> tuple[Guider, Guider]:
     return case.guidance.video, case.guidance.audio
 
 
-def _never_idle(_case: Case, _dtype: str) -> None:
-    return None
+def never_idle(_case: Case, _dtype: str) -> None:
+    """No reason: any case may show it."""
+    return
 
 
 def _no_negative(case: Case, _dtype: str) -> str | None:
@@ -102,29 +110,31 @@ def _no_default_negative(case: Case, dtype: str) -> str | None:
     return _no_negative(case, dtype)
 
 
-def _no_picture(case: Case, _dtype: str) -> str | None:
+def no_picture(case: Case, _dtype: str) -> str | None:
+    """The reason of what acts on pictures, in a case without."""
     return None if case.request.images else "there is no picture"
 
 
 def _no_partial_strength(case: Case, dtype: str) -> str | None:
     if any(image.strength not in (0.0, 1.0) for image in case.request.images):
         return None
-    return _no_picture(case, dtype) or "every picture has strength 1 or 0"
+    return no_picture(case, dtype) or "every picture has strength 1 or 0"
 
 
 def _no_keyframe(case: Case, dtype: str) -> str | None:
     if any(image.frame_idx for image in case.request.images):
         return None
-    return _no_picture(case, dtype) or "every picture is at frame 0"
+    return no_picture(case, dtype) or "every picture is at frame 0"
 
 
-def _in_fp32(_case: Case, dtype: str) -> str | None:
+def in_fp32(_case: Case, dtype: str) -> str | None:
+    """The reason of what computes something in fp32, in a run that is in fp32."""
     return "the run is in fp32 throughout" if dtype == "fp32" else None
 
 
 def _not_guided(case: Case, dtype: str) -> str | None:
     guided = _one_pass(case, dtype) is None or any(one.rescale_scale for one in _guidance(case))
-    return _in_fp32(case, dtype) or (None if guided else "nothing is guided")
+    return in_fp32(case, dtype) or (None if guided else "nothing is guided")
 
 
 def _no_skipping(case: Case, dtype: str) -> str | None:
@@ -150,22 +160,22 @@ _WORDS: Final = {
 }
 # By name: where it may first show, and when it cannot.
 _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]]]] = {
-    "prompts_encoded_together": (("text", "connector"), _never_idle),
+    "prompts_encoded_together": (("text", "connector"), never_idle),
     "more_negative_phrases": (("text",), _no_default_negative),
     CONNECTORS_BATCHED: (("connector",), _no_negative),
     CONNECTORS_SHARE_MASK: (("connector",), _no_negative),
-    "pictures_as_displayed": (("image",), _no_picture),
+    "pictures_as_displayed": (("image",), no_picture),
     "noise_lerp_fp32": (("init",), _no_partial_strength),
-    "positions_fp32": (("first_block", "passes", "denoising"), _in_fp32),
+    "positions_fp32": (("first_block", "passes", "denoising"), in_fp32),
     "keyframe_spans_one_frame": (("first_block", "passes", "denoising"), _no_keyframe),
-    "cross_timestep_per_token": (("first_block", "passes", "denoising"), _never_idle),
+    "cross_timestep_per_token": (("first_block", "passes", "denoising"), never_idle),
     PROMPT_PASSES_BATCHED: (("passes", "denoising"), _no_negative),
     ALL_PASSES_BATCHED: (("passes", "denoising"), _one_pass),
     "guidance_fp32": (("guided", "denoising"), _not_guided),
     "negative_disables_skipped_modality": (("skipping", "denoising"), _no_skipping),
-    "decoder_chunked": (("frames",), _never_idle),
+    "decoder_chunked": (("frames",), never_idle),
     "decode_auto_tiled": (("frames",), _one_tile),
-    "vocoder_fp32": (("sound",), _in_fp32),
+    "vocoder_fp32": (("sound",), in_fp32),
 }
 BEHAVIOURS: Final = {
     name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from parity.identify.behaviours import BATCHING, SITES, nearest_release, setting_of
+from parity.identify.behaviours import OF_RELEASES, SITES, nearest_release, setting_of
 from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay, RunTensors
 from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
@@ -57,10 +57,11 @@ class Identification:
     declared: str  # what the run says of itself
     release: str
     alike: tuple[str, ...]  # releases that differ from this one in nothing that was told
-    decisions: Mapping[str, BehaviourDecision]  # every switch
+    decisions: Mapping[str, BehaviourDecision]  # every switch, and the defects of ports that were found
     unexplained: tuple[UnexplainedTap, ...]  # data-flow order
     compared: int  # taps and outputs held against the native model at the setting found
     equal: int  # of those, how many in every bit
+    outputs: int  # of those, how many are outputs that have no tap
     traced: bool
     whole: int  # taps that the run kept whole, which were put in place of ours
     dtypes: tuple[Difference, ...]  # of groups of taps that the run has in another dtype than the native model
@@ -70,14 +71,19 @@ class Identification:
     padded_text: bool = False  # whether its text taps were not read, since they hold padding, as older traces do
 
     @property
-    def differences(self) -> tuple[BehaviourDecision, ...]:
+    def switches(self) -> tuple[BehaviourDecision, ...]:
         """The switches told to be otherwise than in the release."""
         wanted = setting_of(self.release)
         return tuple(
             one
             for name, one in self.decisions.items()
-            if one.verdict in ("certain", "likely") and one.on != (name in wanted)
+            if one.switch.defect is None and one.verdict in ("certain", "likely") and one.on != (name in wanted)
         )
+
+    @property
+    def defects(self) -> tuple[BehaviourDecision, ...]:
+        """The defects of ports that explain what no switch does."""
+        return tuple(one for one in self.decisions.values() if one.switch.defect is not None)
 
     @property
     def untold(self) -> tuple[BehaviourDecision, ...]:
@@ -137,7 +143,17 @@ def identify(
     )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
     observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
-    search = Search(replay, observed, case, record.dtype, say)
+    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
+    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | {f"{last}/video", f"{last}/audio"}
+    flow = _flow(case, weights)
+    search = Search(
+        replay,
+        observed,
+        case,
+        record.dtype,
+        say,
+        lambda errors: [one.tap for one in _unexplained(errors, flow, stood_in)],
+    )
     errors: dict[str, float] = {}
     ours: dict[str, TapSketch] = {}
     with closed_input(), repeatable_kernels(device, case.reference):  # as the run was made
@@ -147,9 +163,7 @@ def identify(
             if site not in _PARTS_OF_DENOISING:
                 errors |= search.errors(site, setting)
                 ours |= replay.taps(site, setting)
-    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    fed = frozenset(whole)
-    counted = [name for name, one in decisions.items() if one.verdict in ("certain", "likely") and name not in BATCHING]
+    counted = [name for name, one in decisions.items() if one.verdict in ("certain", "likely") and name in OF_RELEASES]
     release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
@@ -163,13 +177,12 @@ def identify(
             if other != release and not (setting_of(other) ^ setting_of(release)) & frozenset(counted)
         ),
         decisions=decisions,
-        unexplained=_unexplained(
-            errors, _flow(case, weights), fed if outputs is None else fed | {f"{last}/video", f"{last}/audio"}
-        ),
+        unexplained=_unexplained(errors, flow, stood_in),
         compared=len(errors),
+        outputs=sum(name in OUTPUT_LATENTS for name in errors),
         equal=sum(error == 0 for error in errors.values()),
         traced=trace is not None,
-        whole=len(fed),
+        whole=len(whole),
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
         environment=tuple(differences(record.environment, environment)),

@@ -8,24 +8,27 @@ M mel bin.
 """
 
 import gc
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from parity.identify.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
+from parity.defects.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
+from parity.defects.defect import present
 from parity.identify.behaviours import (
     ALL_PASSES_BATCHED,
     CONNECTORS_BATCHED,
     CONNECTORS_SHARE_MASK,
+    OF_RELEASES,
     PROMPT_PASSES_BATCHED,
     Setting,
     first_skipping_step,
     reference_at,
 )
+from parity.identify.port_defects import PORT_DEFECTS, defects_at
 from parity.identify.replay_denoising import denoise, fed
 from parity.taps.name import place_of
 from parity.trace.sketch import TapSketch, sketch
@@ -33,6 +36,7 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.errors import OutOfMemoryError
 from runners.ltx23.audio_decoder import AudioDecoder
+from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.latents import audio_grid, video_grid, video_shape
 from runners.ltx23.pipeline import ModelComponents
@@ -47,6 +51,7 @@ from runners.ltx23.stages.video_decoding import VideoDecodingStage
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.vocoder import Vocoder
 from runners.native.request import sampling_params
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens, with_real_tokens
@@ -60,20 +65,34 @@ VIDEO_LATENT: Final = "outputs/video_latent"
 AUDIO_LATENT: Final = "outputs/audio_latent"
 # Parts of the data flow at whose taps the run's own tensors stand in for ours.
 FED_PARTS: Final = ("hidden", "connector", "image", "init", "x0", "guided", "latent", "mel")
+# Sites at which a defect is put into each stage.
+_STAGES: Final[dict[str, tuple[str, ...]]] = {
+    "text": ("text",),
+    "connector": ("connector",),
+    "image": ("image",),
+    "init": ("init",),
+    "denoising": ("first_block", "passes", "guided", "skipping", "denoising"),
+    "frames": ("frames",),
+    "sound": ("sound",),
+}
+_ACTING: Final = {stage: defects_at(*sites) for stage, sites in _STAGES.items()}
 # Switches that each stage reads, those of the stages that feed it included.
-_TEXT: Final = frozenset({"prompts_encoded_together", "more_negative_phrases"})
-_CONNECTOR: Final = _TEXT | {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK}
-_IMAGE: Final = frozenset({"pictures_as_displayed"})
-_INIT: Final = _IMAGE | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
-_TRANSFORMER: Final = frozenset({"cross_timestep_per_token"})
+_TEXT: Final = _ACTING["text"] | {"prompts_encoded_together", "more_negative_phrases"}
+_CONNECTOR: Final = _TEXT | _ACTING["connector"] | {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK}
+_IMAGE: Final = _ACTING["image"] | {"pictures_as_displayed"}
+_INIT: Final = _IMAGE | _ACTING["init"] | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
+_TRANSFORMER: Final = frozenset(name for name, one in PORT_DEFECTS.items() if one.at_loading) & _ACTING["denoising"] | {
+    "cross_timestep_per_token"
+}
 _DENOISING: Final = (
     _CONNECTOR
     | _INIT
     | _TRANSFORMER
+    | _ACTING["denoising"]
     | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
 )
-_FRAMES: Final = frozenset({"decoder_chunked", "decode_auto_tiled"})
-_SOUND: Final = frozenset({"vocoder_fp32"})
+_FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
+_SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
 
 
 class _EnoughError(Exception):
@@ -87,6 +106,18 @@ class RunTensors:
     video_latent: Tensor | None  # (1, C, F, H, W)
     audio_latent: Tensor | None  # (1, C, T, M)
     taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class _FedVocoder:
+    """A vocoder that is given the run's own spectrogram, where there is one, in place of ours."""
+
+    def __init__(self, vocoder: Vocoder | ExtendedVocoder, feed: Callable[[Tensor], Tensor]) -> None:
+        self._vocoder, self._feed = vocoder, feed
+        self.output_sampling_rate_hz = vocoder.output_sampling_rate_hz
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        waveform: Tensor = self._vocoder(self._feed(mel))
+        return waveform
 
 
 class Replay:
@@ -148,7 +179,8 @@ class Replay:
     def _encoded(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = self._batch(read)
-            taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
+            with self._defects("text", read):
+                taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
             gc.collect()  # transformers' modules refer to each other in cycles
             batch.prompt_embeds = self._fed_text("pos", batch.prompt_embeds, batch.prompt_attention_mask)
             if batch.negative_prompt_embeds is not None:
@@ -162,11 +194,12 @@ class Replay:
     def _connected(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = replace(self._encoded(read)[0])
-            connectors = self._components(read).build("connectors", TextConnectors)
-            stage: LTX2TextConnectorStage | BatchedConnectorStage = LTX2TextConnectorStage(connectors)
-            if read & {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK} and batch.do_classifier_free_guidance:
-                stage = BatchedConnectorStage(connectors, one_mask=CONNECTORS_SHARE_MASK in read)
-            taps = self._heard(lambda: stage.forward(batch))
+            with self._defects("connector", read):
+                connectors = self._components(read).build("connectors", TextConnectors)
+                stage: LTX2TextConnectorStage | BatchedConnectorStage = LTX2TextConnectorStage(connectors)
+                if read & {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK} and batch.do_classifier_free_guidance:
+                    stage = BatchedConnectorStage(connectors, one_mask=CONNECTORS_SHARE_MASK in read)
+                taps = self._heard(lambda: stage.forward(batch))
             for stream in ("video", "audio"):
                 for sign, name in (("pos", f"{stream}_context"), ("neg", f"negative_{stream}_context")):
                     ours = getattr(batch, name)
@@ -181,8 +214,9 @@ class Replay:
             batch = self._batch(read)
             if not batch.sampling.images:
                 return [], {}
-            stage = ImageConditioningStage(self._components(read).build("video_encoder", VideoEncoder))
-            taps = self._heard(lambda: stage.forward(batch))
+            with self._defects("image", read):
+                stage = ImageConditioningStage(self._components(read).build("video_encoder", VideoEncoder))
+                taps = self._heard(lambda: stage.forward(batch))
             latents = [self._fed(f"image/{i}/latent", ours) for i, ours in enumerate(batch.image_latents)]
             return latents, taps
 
@@ -191,7 +225,8 @@ class Replay:
     def _prepared(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = replace(self._batch(read), image_latents=list(self._pictured(read)[0]))
-            taps = self._heard(lambda: LatentPreparationStage().forward(batch))
+            with self._defects("init", read):
+                taps = self._heard(lambda: LatentPreparationStage().forward(batch))
             video, audio = batch.video_state, batch.audio_state
             assert video is not None and audio is not None
             batch.video_state = replace(video, latent=self._fed("init/video", video.latent))
@@ -213,7 +248,8 @@ class Replay:
                 video_state=start.video_state,
                 audio_state=start.audio_state,
             )
-            stage = DenoisingStage(self._loaded_transformer(read))
+            with self._defects("denoising", read):
+                stage = DenoisingStage(self._loaded_transformer(read))
             if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
                 together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
                 stage = BatchedDenoisingStage(stage.transformer, together)
@@ -230,7 +266,8 @@ class Replay:
                 latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
                 self._latents[read] = grid, audio_grid(audio.latent)
 
-            taps = self._heard(forward, lambda name: self.at(site, name))
+            with self._defects("denoising", read):
+                taps = self._heard(forward, lambda name: self.at(site, name))
             return taps | latents if site == "denoising" else taps
 
         return self._once(site, setting & _DENOISING, make)
@@ -244,8 +281,9 @@ class Replay:
             drawn = self._prepared(read)[0].generator  # a decoder that draws noise goes on where the latents ended
             assert drawn is not None
             batch.generator = torch.Generator(batch.device).set_state(drawn.get_state())
-            stage = VideoDecodingStage(self._components(read).build("video_decoder", VideoDecoder))
-            return self._heard(lambda: stage.forward(batch))
+            with self._defects("frames", read):
+                stage = VideoDecodingStage(self._components(read).build("video_decoder", VideoDecoder))
+                return self._heard(lambda: stage.forward(batch))
 
         return self._once("frames", setting & (_FRAMES | self._before_decoding), make)
 
@@ -256,15 +294,13 @@ class Replay:
             latent = self._final(read)[1] if latent is None else latent
             batch.audio_latent = latent.to(batch.device, batch.config.dtype)
             components = self._components(read)
-            vocoder = components.vocoder()
-            stage = AudioDecodingStage(components.build("audio_decoder", AudioDecoder), vocoder)
-            taps = self._heard(lambda: stage.forward(batch))
-            mel = self.own.taps.get("decode/mel")
-            if mel is not None and mel.shape == taps["decode/mel"].shape:
-                with batch.config.autocast(batch.device):
-                    waveform: Tensor = vocoder(mel.to(batch.device, batch.config.dtype))  # (1, C, N)
-                taps["decode/waveform"] = self._sketch(waveform.squeeze(0).float())
-            return taps
+            with self._defects("sound", read):
+                vocoder = components.vocoder()
+                fed_vocoder = _FedVocoder(vocoder, lambda ours: self._fed("decode/mel", ours))
+                stage = AudioDecodingStage(
+                    components.build("audio_decoder", AudioDecoder), cast(ExtendedVocoder, fed_vocoder)
+                )
+                return self._heard(lambda: stage.forward(batch))
 
         return self._once("sound", setting & (_SOUND | self._before_decoding), make)
 
@@ -295,8 +331,21 @@ class Replay:
 
     def _components(self, setting: Setting) -> ModelComponents:
         return self._once(
-            "components", setting, lambda read: ModelComponents(self._weights, self._config(read), self._device)
+            "components",
+            setting & OF_RELEASES,
+            lambda read: ModelComponents(self._weights, self._config(read), self._device),
         )
+
+    @staticmethod
+    @contextmanager
+    def _defects(stage: str, setting: Setting) -> Iterator[None]:
+        """Run with the defects of a setting that act in a stage in the native model, all together."""
+        with ExitStack() as stack:
+            for name in sorted(setting & _ACTING[stage]):
+                defect = PORT_DEFECTS[name].defect
+                assert defect is not None
+                stack.enter_context(present(defect, must_reach=False))
+            yield
 
     def _batch(self, setting: Setting) -> Batch:
         config = self._config(setting)

@@ -10,18 +10,25 @@ switch is flipped alone: taps that do not move cannot tell it; else the run's di
 * **undecided**: the run's other differences drown it. It is counted as the case's release has it.
 * **idle**: the case cannot show it, because nothing in it is concerned or because it moves no bit here.
 
+Where no setting of a site has the run's bits and a tap departs that nothing before it explains, the defects of ports
+that act there (`parity.identify.port_defects`) are tried too: each alone, then two together, with every combination of
+the site's switches. One is kept if it is certain or likely as a switch is, and if nothing else that was tried without
+it comes as near; of several that do the same, the first is named and the others with it. None is tried elsewhere, so a
+run that switches explain is never asked for a defect.
+
 A setting that changes is carried back through the earlier sites until nothing changes any more, so a batch that blurs
 what stands before it does not spoil the answer.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final, Literal
 
 from parity.diff.sketches import relative_l2
 from parity.identify.behaviours import BEHAVIOURS, SITES, Behaviour, Setting, setting_of
+from parity.identify.port_defects import PORT_DEFECTS, may_go_together
 from parity.identify.replay import Replay, Taps
 from parity.taps.name import group_of
 from parity.taps.pattern import chosen
@@ -34,7 +41,16 @@ FACTOR: Final = 2.0
 MISSING: Final = 2.0  # error of a tap that one side lacks, or that has another shape or no finite value
 EXHAUSTIVE: Final = 3  # switches of one site of which every combination is tried; of more, flips of one and of two
 MOST_TRIED: Final = 64  # settings of one site, where not even that finds equal bits
+BASES_OF_PAIRS: Final = 2  # combinations of switches, the nearest with one defect, to which two are added
 ROUNDS: Final = 4
+
+
+SWITCHES: Final = BEHAVIOURS | PORT_DEFECTS
+_NO_BIT: Final = "it moves no bit in this case"
+
+
+def _departed(errors: Mapping[str, float]) -> list[str]:
+    return [tap for tap, error in errors.items() if error > 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +65,7 @@ class BehaviourDecision:
     tap: str | None = None  # the first one that it moves
     error: float = math.nan
     flipped_error: float = math.nan
+    as_near: tuple[Behaviour, ...] = ()  # of a defect: those that would do the same to the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +93,23 @@ class Search:
         case: Case,
         dtype: str,
         say: Callable[[str], None] = lambda _: None,
+        own_departures: Callable[[Mapping[str, float]], Iterable[str]] = _departed,
     ) -> None:
-        """Prepare. `say` is told each site that is begun."""
+        """Prepare.
+
+        Args:
+            replay: the native model.
+            observed: the run.
+            case: the run's.
+            dtype: the run's.
+            say: told each site that is begun.
+            own_departures: of the errors of taps those that nothing before them explains; by default all that depart.
+        """
         self._replay, self._observed, self._say = replay, observed, say
+        self._own_departures = own_departures
         self._groups = frozenset(group_of(tap) for tap in observed.taps)
         self._declared = setting_of(case.reference if case.reference in RELEASES else next(iter(RELEASES)))
-        self._idle = {name: why for name, one in BEHAVIOURS.items() if (why := one.idle(case, dtype)) is not None}
+        self._idle = {name: why for name, one in SWITCHES.items() if (why := one.idle(case, dtype)) is not None}
 
     def search(self) -> tuple[Setting, dict[str, BehaviourDecision]]:
         """Go through the sites until the setting stands."""
@@ -108,6 +136,7 @@ class Search:
     def _round(self, setting: Setting) -> tuple[Setting, dict[str, BehaviourDecision]]:
         decisions: dict[str, BehaviourDecision] = {}
         hidden: set[str] = set()  # what moves only taps that were not recorded, so far
+        errors: dict[str, float] = {}
         for site in SITES:
             pending = [
                 name
@@ -116,10 +145,15 @@ class Search:
                 and name not in decisions
                 and (site in switch.sites or (site == "denoising" and name in hidden))
             ]
-            if not pending:
+            defects = [name for name, one in PORT_DEFECTS.items() if site in one.sites and name not in self._idle]
+            if not pending and not defects:
                 continue
             self._say(site)
             setting = self._best(site, setting, pending)
+            if defects:
+                setting, found_defects = self._with_defects(site, setting, pending, defects, errors)
+                decisions |= found_defects
+                errors |= self.errors(site, setting)
             for name in pending:
                 found = self._tell(site, setting, name)
                 if found is None:
@@ -135,7 +169,64 @@ class Search:
                 verdict: Verdict = "idle" if name in self._idle or reason == _NO_BIT else "undecided"
                 decisions[name] = BehaviourDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
                 setting = setting - {name} | (self._declared & {name})
-        return setting, {name: decisions[name] for name in BEHAVIOURS}
+        return setting, {name: decisions[name] for name in SWITCHES if name in decisions}
+
+    def _with_defects(
+        self, site: str, start: Setting, pending: list[str], defects: list[str], before: Mapping[str, float]
+    ) -> tuple[Setting, dict[str, BehaviourDecision]]:
+        """The setting that explains a site best with defects, where none without does; and the decisions on these."""
+        start = start - frozenset(defects)
+        errors = self.errors(site, start)
+        if not any(tap in errors for tap in self._own_departures({**before, **errors})):
+            return start, {}
+        # Not only these: a switch that was set to make up for a defect hides where the defect first shows.
+        departed = set(_departed(errors))
+        plain = self._replay.taps(site, start)
+        concerned = [name for name in defects if _moved(plain, self._replay.taps(site, start | {name})) & departed]
+        switched = [name for name in pending if _moved(plain, self._replay.taps(site, start ^ {name})) & departed]
+        flips = [
+            frozenset(some)
+            for count in range(min(len(switched), EXHAUSTIVE) + 1)
+            for some in combinations(switched, count)
+        ]
+        bases = [start ^ flipped for flipped in flips]
+        scores: dict[Setting, float] = {}
+
+        def best_with(settings: Iterable[Setting]) -> Setting:
+            scores.update({setting: self._score(site, setting) for setting in settings})
+            return min(scores, key=lambda one: (scores[one], len(one ^ start)))
+
+        best = best_with([*bases, *(base | {name} for name in concerned for base in bases)])
+        if scores[best] > 0:
+            bases.sort(key=lambda base: min(scores[base | {name}] for name in concerned) if concerned else 0.0)
+            together = [pair for pair in combinations(concerned, 2) if may_go_together(*pair)]
+            pairs = [(base, pair) for base in bases[:BASES_OF_PAIRS] for pair in together]
+            pairs.sort(key=lambda one: sum(scores[one[0] | {name}] for name in one[1]))
+            best = best_with(base | {*pair} for base, pair in pairs[:MOST_TRIED])
+        decisions = {}
+        for name in [name for name in defects if name in best]:
+            found = self._tell(site, best, name)
+            if found is not None and found.verdict != "undecided":
+                decisions[name] = self._against_others(found, site, scores, best)
+        kept = {name: one for name, one in decisions.items() if one.verdict != "undecided"}
+        return (best if kept else start) - (frozenset(defects) - kept.keys()), kept
+
+    def _against_others(
+        self, found: BehaviourDecision, site: str, tried: Iterable[Setting], best: Setting
+    ) -> BehaviourDecision:
+        """A decision on a defect, undecided if something else comes nearly as near; with what does the same."""
+        name = found.switch.name
+        moved = _moved(self._replay.taps(site, best), self._replay.taps(site, best - {name}))
+        as_near: list[Behaviour] = []
+        for setting in tried:
+            if name in setting:
+                continue
+            errors = self.errors(site, setting)
+            if errors == self.errors(site, best) and len(setting) == len(best):
+                as_near += [PORT_DEFECTS[other] for other in sorted(setting - best) if other in PORT_DEFECTS]
+            elif _rms(errors.get(tap, 0.0) for tap in moved) < found.error * FACTOR:
+                return replace(found, verdict="undecided", reason="something else explains the run nearly as well")
+        return replace(found, as_near=tuple(dict.fromkeys(as_near)))
 
     def _best(self, site: str, start: Setting, pending: list[str]) -> Setting:
         """The setting nearest to the run there, from a start by flips of pending switches."""
@@ -189,7 +280,7 @@ class Search:
         other = _rms(others.get(tap, 0.0) for tap in seen)
         verdict: Verdict = "certain" if error == 0 else "likely" if error * FACTOR <= other else "undecided"
         return BehaviourDecision(
-            switch=BEHAVIOURS[name],
+            switch=SWITCHES[name],
             on=name in setting,
             verdict=verdict,
             reason="the run's other differences there are larger" if verdict == "undecided" else "",
@@ -205,9 +296,6 @@ class Search:
             if self._moves(site, setting, switch.name):
                 return "what it moves was not recorded"
         return _NO_BIT
-
-
-_NO_BIT: Final = "it moves no bit in this case"
 
 
 def _error(ours: TapSketch, theirs: TapSketch) -> float:

@@ -33,10 +33,27 @@ def identification_document(found: Identification) -> dict[str, Any]:
         "confidence": found.confidence,
         "differences": [
             {"name": one.switch.name, "on": one.on, "since": one.switch.since, "words": one.switch.words}
-            for one in found.differences
+            for one in found.switches
         ],
-        "on": [name for name, one in found.decisions.items() if one.on and one.verdict in ("certain", "likely")],
+        "on": [
+            name
+            for name, one in found.decisions.items()
+            if one.switch.defect is None and one.on and one.verdict in ("certain", "likely")
+        ],
         "lines": list(identification_lines(found)),
+        "defects": [
+            {
+                "name": one.switch.name,
+                "words": one.switch.words,
+                "verdict": one.verdict,
+                "site": one.site,
+                "tap": one.tap,
+                "error": one.error,
+                "error_without": one.flipped_error,
+                "does_the_same": [other.name for other in one.as_near],
+            }
+            for one in found.defects
+        ],
         "switches": {
             name: {
                 "on": one.on if one.verdict in ("certain", "likely") else None,
@@ -48,6 +65,7 @@ def identification_document(found: Identification) -> dict[str, Any]:
                 "error_if_flipped": one.flipped_error,
             }
             for name, one in found.decisions.items()
+            if one.switch.defect is None
         },
         "unexplained": [asdict(one) for one in found.unexplained],
         "compared": found.compared,
@@ -63,13 +81,14 @@ def identification_document(found: Identification) -> dict[str, Any]:
 
 
 def _answer(found: Identification) -> str:
-    switches = [_switch(one) for one in found.differences]
+    differences = [*map(_switch, found.switches), *(_defect(one, found) for one in found.defects)]
     also = f" ({' and '.join(found.alike)} would do the same here)" if found.alike else ""
     hedge = "as far as can be told, " if found.confidence == "partial" else ""
-    if not switches:
+    if not differences:
         return f"{hedge}as {found.release}{also}"
-    *most, last = switches
-    return f"{hedge}as {found.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}"
+    *most, last = differences
+    with_all = f" ({_all_equal(found)})" if found.defects and found.confidence == "certain" else ""
+    return f"{hedge}as {found.release}{also}, but {', '.join(most)}{' and ' if most else ''}{last}{with_all}"
 
 
 def _switch(one: BehaviourDecision) -> str:
@@ -77,12 +96,31 @@ def _switch(one: BehaviourDecision) -> str:
     return f"{'' if one.on else 'without '}{one.switch.words}{since}"
 
 
+def _defect(one: BehaviourDecision, found: Identification) -> str:
+    """The clause of a defect with how sure it is, unless one word does for all."""
+    same = (
+        f" (or {', or '.join(other.words for other in one.as_near)}, which does the same here)" if one.as_near else ""
+    )
+    if found.confidence == "certain":
+        return f"{one.switch.words}{same}"
+    if one.verdict == "certain":
+        return f"{one.switch.words}{same} (certain: with it {one.tap} and all that it moves there is equal)"
+    return f"{one.switch.words}{same} (likely: error {one.error:.1e} with it, {one.flipped_error:.1e} without)"
+
+
+def _all_equal(found: Identification) -> str:
+    what = f"all {found.compared - found.outputs} taps" if found.traced else f"all {found.compared} outputs"
+    return f"certain: with {'it' if len(found.defects) == 1 else 'them'} {what} are equal"
+
+
 def _grounds(found: Identification) -> str:
     if found.confidence == "certain":
         inner = "taps and outputs" if found.traced else "outputs (it has no trace)"
         return f"all {found.compared} {inner} are equal in every bit"
     undecided = sum(one.verdict == "undecided" for one in found.decisions.values())
-    decided = sum(one.verdict in ("certain", "likely") for one in found.decisions.values())
+    decided = sum(
+        one.verdict in ("certain", "likely") and one.switch.defect is None for one in found.decisions.values()
+    )
     mostly = "" if not undecided else f", {undecided} drown in other differences or were not recorded"
     return f"{decided} switches told{mostly}; {found.equal} of {found.compared} taps and outputs are equal in every bit"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from parity.calibrate.defects.catalogue import CATALOGUE
+from parity.defects.catalogue import CATALOGUE
 from runners.case import Case, parse_case
 from runners.weights import WeightsFolder
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.defects.defect import present
 from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
+from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import present
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.report.explanation import explanation_lines

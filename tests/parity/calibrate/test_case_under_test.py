@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from parity.calibrate.case_under_test import grounds_of, here, open_station
-from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.defects.defect import present
-from parity.calibrate.defects.variant import VIDEO_SKIPS, case_variant
 from parity.calibrate.mutation import mutate
+from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import present
+from parity.defects.variant import VIDEO_SKIPS, case_variant
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit
 from parity.judge.limit_table import TableKey

@@ -2,11 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
-from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.defects.defect import present
 from parity.calibrate.drift import drift, record
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.rewrites import ALL_AT_ONCE, rewritten
+from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import present
 from runners.case import Case
 from runners.weights import WeightsFolder
 

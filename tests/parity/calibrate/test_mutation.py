@@ -9,9 +9,9 @@ import msgspec
 import pytest
 import torch
 
-from parity.calibrate.defects.catalogue import CATALOGUE
 from parity.calibrate.mutation import Alarm, MutationTrial, Score, mutate
 from parity.calibrate.mutation_evidence import Evidence
+from parity.defects.catalogue import CATALOGUE
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey

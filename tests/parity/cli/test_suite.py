@@ -11,9 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.defects.defect import Reach, edited, present
 from parity.cli.app import app
+from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import Reach, edited, present
 from parity.runs import golden
 from parity.runs.folder import RUN_FILE, read_run
 from parity.suite.place import MARKER

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,25 +12,18 @@ import msgspec
 import pytest
 import torch
 
-from parity.identify.batched import ALL_PASSES, BatchedDenoisingStage, each_pass
-from parity.identify.behaviours import reference_at
+from parity.defects.batched import ALL_PASSES, BatchedDenoisingStage
 from parity.identify.identification import Identification, identify
 from parity.report.identification import identification_document, identification_lines
-from parity.runs.execute import record_run
-from parity.runs.folder import Run, read_run
+from parity.runs.folder import Run
 from parity.trace.atomic import plain
 from parity.trace.file import TRACE_FILE, decode, write_trace
-from parity.trace.recorder import Recorder
 from runners.case import Case
-from runners.clock import Quiet
 from runners.errors import RunError
 from runners.ltx23 import pipeline
 from runners.ltx23.euler import euler_step
 from runners.ltx23.gemma import GemmaEncoder
 from runners.ltx23.stages import denoising
-from runners.native.runner import NativeRunner
-from runners.protocol import DTYPES, RunOptions
-from runners.tap import listening
 from runners.weights import WeightsFolder
 
 pytestmark = pytest.mark.slow
@@ -44,55 +36,7 @@ KEYFRAME: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spinning threads cost more than they save on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 Left = Callable[..., Run]
-
-
-@pytest.fixture
-def left(micro_weights: WeightsFolder, tmp_path: Path) -> Left:
-    """Leave a native run with some switches on, whole taps kept if asked for, or no trace at all."""
-
-    def leave(
-        case: Case,
-        *switches: str,
-        keep: Any = "sketch",
-        wrong: AbstractContextManager[Any] | None = None,
-        dtype: str = "bf16",
-    ) -> Run:
-        behaviours = vars(reference_at(frozenset(switches)))
-        options = RunOptions(device=CPU, dtype=DTYPES[dtype], behaviours=behaviours)
-
-        def recorded(folder: Path) -> AbstractContextManager[Any]:
-            return _recording(folder, keep)
-
-        with wrong or nullcontext():
-            runner = NativeRunner(micro_weights, options)
-            record_run(runner, case, micro_weights, options, tmp_path / "run", Quiet(), recorded if keep else None)
-        return read_run(tmp_path / "run")
-
-    return leave
-
-
-class _recording:  # noqa: N801
-    def __init__(self, folder: Path, keep: Any) -> None:
-        self._recorder = Recorder(folder, pattern="*", keep=keep)
-        self._listening = listening(each_pass(self._recorder))
-
-    def __enter__(self) -> None:
-        self._recorder.__enter__()
-        self._listening.__enter__()
-
-    def __exit__(self, *what: Any) -> None:
-        self._listening.__exit__(*what)
-        self._recorder.__exit__(*what)
 
 
 def on(found: Identification) -> set[str]:
@@ -113,7 +57,7 @@ def test_a_mixture_of_releases_is_named_with_certainty(
     found = identify(left(case, *switches), case, micro_weights, CPU)
     assert on(found) == switches and found.confidence == "certain" and found.unexplained == ()
     assert found.release == "1.2.0"
-    assert {one.switch.name for one in found.differences} == {"cross_timestep_per_token", "vocoder_fp32"}
+    assert {one.switch.name for one in found.switches} == {"cross_timestep_per_token", "vocoder_fp32"}
     assert identification_lines(found)[0] == (
         "as 1.2.0, but without cross-modal scale and shift by the stream's own timesteps (since 1.2.0) "
         "and without vocoder in fp32 (since 1.1.2)"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from parity.defects.batched import each_pass
 from parity.diff.sketches import relative_l2
-from parity.identify.batched import each_pass
 from parity.identify.behaviours import (
     ALL_PASSES_BATCHED,
     CONNECTORS_BATCHED,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from parity.identify.behaviours import BEHAVIOURS, SITES, Setting, setting_of
+from parity.identify.port_defects import PORT_DEFECTS, defects_at
 from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
-from parity.identify.search import FACTOR, BehaviourDecision, RunUnderTest, Search
+from parity.identify.search import EXHAUSTIVE, FACTOR, MOST_TRIED, SWITCHES, BehaviourDecision, RunUnderTest, Search
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 
@@ -30,14 +31,14 @@ TAPS = {
     "frames": "decode/frames",
     "sound": "decode/waveform",
 }
-MOVES = {name: switch.sites[0] for name, switch in BEHAVIOURS.items()}
+MOVES = {name: switch.sites[0] for name, switch in SWITCHES.items()}
 
 
 class Model:
     """Stands for `Replay`: every switch adds numbers of its own to the taps from its first site on."""
 
     def __init__(self, sizes: dict[str, float] | None = None, noise: float = 0.0) -> None:
-        self.sizes = dict.fromkeys(BEHAVIOURS, 0.1) | (sizes or {})
+        self.sizes = dict.fromkeys(SWITCHES, 0.1) | (sizes or {})
         self.noise = noise
         self.asked: list[tuple[str, Setting]] = []
 
@@ -58,7 +59,7 @@ class Model:
     def _sketch(self, site: str, tap: str, setting: Setting) -> TapSketch:
         values = self._numbers(tap)
         decoded = site in ("frames", "sound")  # from the run's own latents, whatever led to them
-        for name in filter(setting.__contains__, BEHAVIOURS):  # one order, so sums have equal bits
+        for name in filter(setting.__contains__, SWITCHES):  # one order, so sums have equal bits
             first = MOVES[name]
             reaches = first == site if decoded else SITES.index(first) <= SITES.index(site)
             if reaches:
@@ -141,5 +142,50 @@ def test_a_tap_that_only_the_run_has_counts_as_a_departure(micro_case: MakeCase)
 
 def test_most_combinations_are_never_tried(micro_case: MakeCase) -> None:
     model = Model()
-    searched(micro_case(EVERYTHING), setting_of("1.2.0"), model)
+    searched(micro_case(EVERYTHING), setting_of("1.2.0") - {"more_negative_phrases"}, model)
     assert len(set(model.asked)) < 80 < 2 ** len(BEHAVIOURS)
+    assert not any(setting & PORT_DEFECTS.keys() for _, setting in model.asked), "switches explain it all"
+
+
+FILTER, ALIASED = "sound/resampling_filter_bf16", "sound/vocoder_aliased"
+
+
+def test_a_defect_is_found_beside_a_switch_of_its_tap_and_two_defects_are(micro_case: MakeCase) -> None:
+    for truth in ({FILTER}, {FILTER, "vocoder_fp32"}, {FILTER, ALIASED, "vocoder_fp32"}):
+        setting, decisions = searched(micro_case(EVERYTHING), frozenset(truth))
+        assert setting == truth
+        assert {name for name in truth if decisions[name].verdict != "certain"} == set()
+        assert decisions.keys() - BEHAVIOURS.keys() == truth - {"vocoder_fp32"}
+
+
+def test_under_noise_a_defect_is_likely_or_left_out(micro_case: MakeCase) -> None:
+    truth = frozenset({FILTER, "vocoder_fp32"})
+    setting, decisions = searched(micro_case(EVERYTHING), truth, noise=0.01)
+    assert setting == truth and decisions[FILTER].verdict == "likely"
+    model = Model({FILTER: 0.004})
+    setting, decisions = searched(micro_case(EVERYTHING), truth, model, noise=0.01)
+    assert setting == truth - {FILTER} and decisions.keys() == BEHAVIOURS.keys()
+
+
+def test_three_defects_at_one_place_are_not_guessed_by_two(micro_case: MakeCase) -> None:
+    three = frozenset({FILTER, ALIASED, "sound/antialias_filters_bf16"})
+    setting, decisions = searched(micro_case(EVERYTHING), three)
+    assert decisions.keys() == BEHAVIOURS.keys() and not setting & PORT_DEFECTS.keys()
+
+
+def test_where_nothing_explains_a_site_the_trials_are_bounded(micro_case: MakeCase) -> None:
+    model = Model()
+    truth = frozenset(sorted(defects_at("first_block"))[:3])
+    _, decisions = searched(micro_case(EVERYTHING), truth, model)
+    assert decisions.keys() == BEHAVIOURS.keys()
+    asked = {setting for site, setting in model.asked if site == "first_block" and setting & PORT_DEFECTS.keys()}
+    assert len(asked) <= len(PORT_DEFECTS) * 2**EXHAUSTIVE + MOST_TRIED
+
+
+def test_defects_that_do_the_same_are_named_together(micro_case: MakeCase) -> None:
+    class Alike(Model):
+        def taps(self, site: str, setting: Setting) -> Taps:
+            return super().taps(site, setting if ALIASED not in setting else setting - {ALIASED} | {FILTER})
+
+    _, decisions = searched(micro_case(EVERYTHING), frozenset({FILTER}), Alike())
+    assert decisions[FILTER].verdict == "certain" and [one.name for one in decisions[FILTER].as_near] == [ALIASED]

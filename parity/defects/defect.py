@@ -14,9 +14,9 @@ from unittest.mock import patch
 
 from torch import nn
 
-from parity.calibrate.defects.variant import AS_IS, Variant
+from parity.defects.variant import AS_IS, Variant
 from runners.errors import RunnerError
-from runners.ltx23 import loading, pipeline
+from runners.ltx23 import pipeline
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -113,10 +113,10 @@ def edited(kind: type[ModuleT], edit: Callable[[ModuleT], object]) -> Apply:
     """Change a component once its weights are loaded: the weights, or how one of its modules computes."""
 
     def apply(reach: Reach) -> AbstractContextManager[Any]:
-        original = loading.load
+        original = vars(pipeline)["load"]  # perhaps with another edit around it
 
         def changed(module: nn.Module, *args: Any) -> nn.Module:
-            loaded = original(module, *args)
+            loaded: nn.Module = original(module, *args)
             if isinstance(loaded, kind):
                 edit(loaded)
                 reach.hit()

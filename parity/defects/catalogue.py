@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from parity.calibrate.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer
-from parity.calibrate.defects.defect import Defect, defects_in
+from parity.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer
+from parity.defects.defect import Defect, defects_in
 from runners.case import Case
 
 CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, decoding)

@@ -10,8 +10,8 @@ from typing import Any, Final
 from msgspec import structs
 from torch import Tensor
 
-from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, replaces
-from parity.calibrate.defects.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
+from parity.defects.defect import AUDIO, BOTH, VIDEO, replaces
+from parity.defects.variant import PICTURE, UNGUIDED_30_STEPS, V2A_OFF, V2A_ON, VIDEO_SKIPS
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages import denoising

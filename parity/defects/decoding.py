@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import Defect, Facet, edits, replaces, wrapped
-from parity.calibrate.defects.variant import TILES, WIDE_TILES
+from parity.defects.defect import Defect, Facet, edits, replaces, wrapped
+from parity.defects.variant import TILES, WIDE_TILES
 from runners.ltx23 import audio_decoder, video_decoder, video_tiling
 from runners.ltx23.antialiased_activation import AntiAliasedSnake
 from runners.ltx23.audio_vae_layers import Upsample

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.calibrate.defects.variant import (
+from parity.defects.variant import (
     AS_IS,
     KEYFRAME_PICTURE,
     PICTURE,

@@ -9,10 +9,10 @@ from typing import Any, Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, replaces
+from parity.defects.defect import BOTH, replaces
 from runners.ltx23.attention import Attention
 from runners.ltx23.passes import GuidancePass
-from runners.ltx23.rotary import SplitRotary
+from runners.ltx23.rotary import Rotary, SplitRotary
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 
@@ -27,10 +27,12 @@ def _is_streams_own(
     *,
     mask: Tensor | None = None,
     values_only: bool = False,
+    query_rotary: Rotary | None = None,
     **_: Any,
 ) -> bool:
     """True if this is self-attention of a stream of the transformer; a connector's has a mask."""
-    return x is context and mask is None and not values_only and x.shape[1] % PADDED_TO != 0
+    is_stream = x is context and mask is None and isinstance(query_rotary, SplitRotary)
+    return is_stream and not values_only and x.shape[1] % PADDED_TO != 0
 
 
 @replaces(

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from parity.calibrate.defects.catalogue import CATALOGUE
-from parity.calibrate.defects.defect import Defect, present
 from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
+from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import Defect, present
 from runners.case import Case
 from runners.weights import WeightsFolder
 

@@ -11,9 +11,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from parity.calibrate.defects.defect import BOTH, edits, replaces
-from parity.calibrate.defects.variant import TEXT_ONLY
-from parity.identify.batched import BatchedConnectorStage
+from parity.defects.batched import BatchedConnectorStage
+from parity.defects.defect import BOTH, edits, replaces
+from parity.defects.variant import TEXT_ONLY
 from runners.ltx23 import connectors, text_features
 from runners.ltx23.connectors import Connector, TextConnectors
 from runners.ltx23.gemma import GemmaEncoder, PromptTokenizer

@@ -18,8 +18,8 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import VIDEO, Defect, Reach, edits, replaces, wrapped
-from parity.calibrate.defects.variant import (
+from parity.defects.defect import VIDEO, Defect, Reach, edits, replaces, wrapped
+from parity.defects.variant import (
     KEYFRAME_PICTURE,
     PICTURE,
     SOFT_PICTURE,

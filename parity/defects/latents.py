@@ -13,10 +13,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from parity.calibrate.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
-from parity.calibrate.defects.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
+from parity.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
+from parity.defects.variant import PICTURE, TWO_PICTURES, UNGUIDED_30_STEPS
 from runners.ltx23 import conditioning
-from runners.ltx23.latents import VideoShape, cell_bounds_px, with_noise
+from runners.ltx23.latents import VideoShape, cell_bounds_px
 from runners.ltx23.scheduler import sigma_schedule
 from runners.ltx23.stages import denoising, latent_preparation
 from runners.ltx23.stages.batch import Batch
@@ -34,6 +34,7 @@ def noise_audio_first(_: Original, stage: LatentPreparationStage, batch: Batch) 
     sampling = batch.sampling
     batch.sigmas = sigma_schedule(sampling.num_inference_steps)
     batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
+    with_noise = vars(latent_preparation)["with_noise"]  # perhaps with another defect in it
     batch.audio_state = with_noise(stage.empty_audio(batch), batch.generator, False)
     batch.video_state = with_noise(stage.conditioned_video(batch), batch.generator, False)
     tap("init/video", batch.video_state.latent)

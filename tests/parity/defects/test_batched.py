@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.identify.batched import ALL_PASSES, PROMPT_PASSES, BatchedDenoisingStage, each_pass
+from parity.defects.batched import ALL_PASSES, PROMPT_PASSES, BatchedDenoisingStage, each_pass
 from runners.case import Case
 from runners.clock import Quiet
 from runners.ltx23 import pipeline

@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import BOTH, VIDEO, Defect, Reach, edits, replaces, together, wrapped
-from parity.calibrate.defects.variant import PICTURE, V2A_ON
+from parity.defects.defect import BOTH, VIDEO, Defect, Reach, edits, replaces, together, wrapped
+from parity.defects.variant import PICTURE, V2A_ON
 from runners.ltx23 import transformer
 from runners.ltx23.attention import Attention
 from runners.ltx23.block import (

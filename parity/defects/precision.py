@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from parity.calibrate.defects.defect import Apply, Defect, Reach, edits, replaces
+from parity.defects.defect import Apply, Defect, Reach, edits, replaces
 from runners.ltx23 import attention, timestep
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Transformer

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from parity.calibrate.defects.defect import Apply, Defect, present, together, wrapped
+from parity.defects.defect import Apply, Defect, present, together, wrapped
 from runners.errors import RunnerError
 
 

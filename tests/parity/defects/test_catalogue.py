@@ -3,10 +3,10 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from parity.calibrate.defects.catalogue import CATALOGUE, WITNESSES, defects_of
-from parity.calibrate.defects.defect import Defect, Reach
 from parity.calibrate.limits import facet_of
 from parity.calibrate.rewrites import REWRITES, Rewrite
+from parity.defects.catalogue import CATALOGUE, WITNESSES, defects_of
+from parity.defects.defect import Defect, Reach
 from parity.diff.metric import METRICS
 from parity.runs.golden import find_case
 from parity.taps.dataflow import Dataflow

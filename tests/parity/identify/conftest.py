@@ -1,0 +1,71 @@
+"""Native runs of the micro model that a test asks `parity identify` about."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.defects.batched import each_pass
+from parity.identify.behaviours import reference_at
+from parity.runs.execute import record_run
+from parity.runs.folder import Run, read_run
+from parity.trace.recorder import Recorder
+from runners.case import Case
+from runners.clock import Quiet
+from runners.native.runner import NativeRunner
+from runners.protocol import DTYPES, RunOptions
+from runners.tap import listening
+from runners.weights import WeightsFolder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Spinning threads cost more than they save on models this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Callable[..., Run]:
+    """Leave a native run with some switches on, whole taps kept if asked for, or no trace at all."""
+
+    def leave(
+        case: Case,
+        *switches: str,
+        keep: Any = "sketch",
+        wrong: AbstractContextManager[Any] | None = None,
+        dtype: str = "bf16",
+    ) -> Run:
+        behaviours = vars(reference_at(frozenset(switches)))
+        options = RunOptions(device=CPU, dtype=DTYPES[dtype], behaviours=behaviours)
+
+        def recorded(folder: Path) -> AbstractContextManager[Any]:
+            return _recording(folder, keep)
+
+        with wrong or nullcontext():
+            runner = NativeRunner(micro_weights, options)
+            record_run(runner, case, micro_weights, options, tmp_path / "run", Quiet(), recorded if keep else None)
+        return read_run(tmp_path / "run")
+
+    return leave
+
+
+class _recording:  # noqa: N801
+    def __init__(self, folder: Path, keep: Any) -> None:
+        self._recorder = Recorder(folder, pattern="*", keep=keep)
+        self._listening = listening(each_pass(self._recorder))
+
+    def __enter__(self) -> None:
+        self._recorder.__enter__()
+        self._listening.__enter__()
+
+    def __exit__(self, *what: Any) -> None:
+        self._listening.__exit__(*what)
+        self._recorder.__exit__(*what)
