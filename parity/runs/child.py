@@ -46,6 +46,7 @@ from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
 
+REFUSING_HERE: Final = OWN_ENVIRONMENT | {"official"}  # runners that say what they refuse before importing anything
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
 MAX_LINE_BYTES: Final = 1 << 16  # of a message
@@ -112,8 +113,8 @@ class ChildRunner:
         """Nothing is left to free."""
 
     def require(self, case: Case) -> None:
-        """Refuse here what an engine in an environment of its own would refuse there. Raises: as that runner does."""
-        if self.name not in OWN_ENVIRONMENT:
+        """Refuse here what the runner would refuse there with its libraries loaded. Raises: as that runner does."""
+        if self.name not in REFUSING_HERE:
             return
         roots = self.official_root, self.engine_root
         runner = open_runner(self.name, self.weights, self.options, self.overrides, self.command_line, *roots)

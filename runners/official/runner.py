@@ -86,6 +86,10 @@ class OfficialRunner:
             taps=("*",),
         )
 
+    def require(self, case: Case) -> None:
+        """Refuse a switch or a reference that this code is not, before it is imported. Raises: RunnerError."""
+        require_understood(self.name, self.capabilities, case, self.options)
+
     def __enter__(self) -> Self:
         """Import the official code.
 
@@ -105,7 +109,7 @@ class OfficialRunner:
     @torch.inference_mode()
     def run(self, case: Case, progress: Progress) -> Outcome:
         """Execute a case. Raises: RunnerError for a switch or a reference that this code is not."""
-        require_understood(self.name, self.capabilities, case, self.options)
+        self.require(case)
         device = self.options.device
         clock = Clock(device, progress)
         request = OfficialRequest(
