@@ -15,6 +15,8 @@ import torch
 
 from runners.comfyui.files import NODES
 from runners.comfyui.sizes import text_encoder_fitted
+from runners.errors import CheckpointError
+from runners.files import read_bytes
 from runners.loaded import Loaded, look_for
 from runners.protocol import RunOptions
 from runners.renaming import UNREAD_STATISTICS
@@ -67,7 +69,7 @@ def load_text_encoder(weights: WeightsFolder) -> Any:
     cpu = torch.device("cpu")
     names = [name for name in weights.gemma.shapes if name.startswith(GEMMA_PREFIX)]
     gemma = {name.removeprefix(GEMMA_PREFIX): value for name, value in weights.gemma.read(names, cpu).items()}
-    tokenizer = (weights.gemma_folder / "tokenizer.model").read_bytes()
+    tokenizer = read_bytes(weights.gemma_folder / "tokenizer.model", CheckpointError, "download Gemma whole")
     gemma["spiece_model"] = torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)  # its files carry the tokenizer
     projection = weights.model.read([name for name in weights.model.shapes if name.startswith(PROJECTION)], cpu)
     loaders = importlib.import_module("comfy.sd")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from runners.engine_files import EngineFiles, files_hash
 from runners.errors import RunnerError
+from runners.load import read_text
 
 NODES: Final = Path("custom_nodes/ComfyUI-LTXVideo")  # below the checkout, where ComfyUI looks for it
 PACKAGES: Final = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "utils")  # and the modules beside them
@@ -58,7 +59,7 @@ def require_checkout(root: Path) -> None:
 def checkout_in(root: Path) -> Checkout:
     """Recognise a checkout by its files. Raises: RunnerError for a folder that is none."""
     require_checkout(root)
-    text = (root / "comfyui_version.py").read_text(encoding="utf-8")
+    text = read_text(root / "comfyui_version.py", RunnerError, "take a whole checkout of ComfyUI")
     found = re.search(r"""^__version__ = ["']([^"'\n]{1,40})["']""", text, re.MULTILINE)
     nodes = root / NODES
     return Checkout(
