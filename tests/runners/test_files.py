@@ -24,7 +24,7 @@ OWN = {
     "runners/forge/presets.py": "tables of the package",
     "runners/ltx23/image.py": "pictures through the opener, clips in memory",
     "runners/official/files.py": "lists of hashes of the package",
-    "parity/calibrate/defects/pictures.py": "defects put into the reading of pictures that were read before",
+    "parity/defects/pictures.py": "defects put into the reading of pictures that were read before",
     "parity/cli/main.py": "what has no reader",
     "parity/report/ending.py": "writes",
     "runners/closed_input.py": "standard input, which is closed",
