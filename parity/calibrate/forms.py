@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from parity.calibrate.defects.catalogue import defects_of
-from parity.calibrate.defects.defect import present, together
 from parity.calibrate.drift import compare_in_dtype
 from parity.calibrate.harmless import variations
 from parity.calibrate.limits import CALIBRATION_DRAWS, Populations
 from parity.calibrate.mutation import ALARM_DRAWS, MACHINE
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.defects.catalogue import defects_of
+from parity.defects.defect import present, together
 from parity.diff.compared import Comparison
 from parity.diff.imported import WITHOUT_LATENTS, import_findings
 from parity.diff.levels import OUTPUTS, OUTPUTS_ONLY
