@@ -102,7 +102,7 @@ def test_exchanged_channels_another_rate_and_one_channel_are_found(
         ("mono", golden.audio_waveform[:1], golden.sample_rate, "missing_channel"),
     ):
         exit_code, _, found = codes(bring(frames, save_wav(f"{name}.wav", waveform, rate)))
-        assert exit_code != 0 and wanted in found, name
+        assert exit_code == 1 and wanted in found, name
 
 
 def test_loudspeakers_that_are_not_the_models_are_a_wrong_tag(
@@ -110,7 +110,7 @@ def test_loudspeakers_that_are_not_the_models_are_a_wrong_tag(
 ) -> None:
     frames = save_frames("frames", golden.video_frames)
     exit_code, _, found = codes(bring(frames, save_wav("a.wav", golden.audio_waveform, golden.sample_rate, mask=0x600)))
-    assert exit_code != 0 and found == ["wrong_tag"]
+    assert exit_code == 1 and found == ["wrong_tag"]
 
 
 def test_a_clip_of_the_runs_own_writer_is_judged_through_the_same_encoder(
@@ -177,7 +177,7 @@ def test_a_wrong_colour_tag_is_found(golden: RunOutputs, bring: Bring, save_wav:
     path.write_bytes(target.getvalue())
     exit_code, document, _ = codes(bring(path, save_wav("a.wav", golden.audio_waveform, golden.sample_rate)))
     tag = next(one for one in document["failures"] if one["code"] == "wrong_tag")
-    assert exit_code != 0 and "its planes fit full range, BT.601" in tag["message"]
+    assert exit_code == 1 and "its planes fit full range, BT.601" in tag["message"]
 
 
 def test_another_frame_rate_is_found_and_too_many_frames_are_refused(
@@ -186,7 +186,7 @@ def test_another_frame_rate_is_found_and_too_many_frames_are_refused(
     path = tmp_path / "clip.mp4"
     write_mp4(path, golden.video_frames, 25.0, golden.audio_waveform, golden.sample_rate)
     exit_code, _, found = codes(bring(path))
-    assert exit_code != 0 and "rate_mismatch" in found
+    assert exit_code == 1 and "rate_mismatch" in found
     more = torch.cat((golden.video_frames, golden.video_frames[:1]))
     write_mp4(path, more, golden.frame_rate, golden.audio_waveform, golden.sample_rate)
     said = parity("import", "--case", CASE, "--frames", path, "--runner-name", "e", "--out", tmp_path / "run")
