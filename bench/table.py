@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from parity.diff.imported import WITHOUT_LATENTS
+from parity.judge.strength import beyond_without
 from parity.trace.atomic import write_bytes_atomic
 
 GIB = 1 << 30
@@ -249,9 +251,32 @@ def level_rows(document: dict[str, Any]) -> Rows:
         (LEVELS.get(levels, levels), killed, f"{document['false_alarms_by_levels'][levels]} of {harmless}")
         for levels, killed in document["killed_by_levels"].items()
     ]
-    return [
-        (name, f"{killed} of {defects}", f"{100 * killed / defects:.0f} %", alarms) for name, killed, alarms in rows
-    ]
+    return [_caught_row(*row, defects) for row in rows]
+
+
+def without_latents_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """The same of frames and sound alone, which is all that an import of pictures and a WAV file has."""
+
+    def caught(rows: Sequence[dict[str, Any]]) -> int:
+        return sum(
+            beyond_without(row["metrics"], WITHOUT_LATENTS.without) for row in rows if not row.get("equivalent", False)
+        )
+
+    alarms = f"{caught(document['benign_rows'])} of {document['benign_runs']}"
+    return _caught_row(
+        "frames and sound alone (imported PNG, WAV)", caught(document["rows"]), alarms, document["defects"]
+    )
+
+
+def form_row(document: dict[str, Any]) -> tuple[str, ...]:
+    """The same of frames and sound that went through an encoder, on the defects that the case at hand shows."""
+    alarms = f"{len(document['false_alarms'])} of {document['benign_runs']}"
+    name = f"the same through `{document['form']}`, `{document['limits_of']}` alone"
+    return _caught_row(name, document["killed"], alarms, document["defects"])
+
+
+def _caught_row(name: str, killed: int, alarms: str, defects: int) -> tuple[str, ...]:
+    return name, f"{killed} of {defects}", f"{100 * killed / defects:.0f} %", alarms
 
 
 def metric_rows(document: dict[str, Any]) -> Rows:
@@ -328,8 +353,11 @@ def caught_table(kinds: Documents) -> str:
     """Number of known defects that each set of levels catches, and where."""
     columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
     title = "Known defects caught, by what a candidate is judged by"
-    documents = kinds.get("mutation", [])
-    return "\n".join(part for one in documents for part in (table(title, columns, level_rows(one)), mutation_note(one)))
+    parts = []
+    for one in kinds.get("mutation", []):
+        forms = [form_row(form) for form in kinds.get("form", []) if form["limits_of"] == one["limits_of"]]
+        parts += [table(title, columns, [*level_rows(one), without_latents_row(one), *forms]), mutation_note(one)]
+    return "\n".join(parts)
 
 
 def engines_table(kinds: Documents) -> str:
@@ -442,7 +470,7 @@ def every_table(kinds: Documents) -> str:
         ),
     ]
     for document in kinds.get("mutation", []):
-        parts.append(caught_table({"mutation": [document]}))
+        parts.append(caught_table({"mutation": [document], "form": kinds.get("form", [])}))
         parts.append(table("The same, by single kinds of metric", ("metrics", "caught", "rate"), metric_rows(document)))
     return "\n".join(part for part in parts if part)
 

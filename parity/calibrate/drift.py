@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from parity.diff.drift_level import drift_metrics
 from parity.diff.outputs import OutputsDiff, compare_outputs
@@ -107,12 +108,16 @@ def compare_in_dtype(
     """Compare outputs, the candidate's latents rounded to the reference's dtype first."""
     candidate = replace(
         candidate,
-        video_latent=candidate.video_latent.to(reference.video_latent.dtype),
-        audio_latent=candidate.audio_latent.to(reference.audio_latent.dtype),
+        video_latent=_in_dtype(candidate.video_latent, reference.video_latent),
+        audio_latent=_in_dtype(candidate.audio_latent, reference.audio_latent),
     )
     if subset is not None:
         return compare_reduced(reduce_outputs(reference, subset.box_px), reduce_outputs(candidate, subset.box_px))
     return compare_outputs(reference, candidate)
+
+
+def _in_dtype(latent: Tensor | None, of: Tensor | None) -> Tensor | None:
+    return latent if latent is None or of is None else latent.to(of.dtype)
 
 
 def compare_with_golden(recorded: Run, candidate: SketchedRun) -> OutputsDiff:

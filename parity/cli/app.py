@@ -26,6 +26,7 @@ from parity.cli import (
     forge,
     gate,
     identify,
+    imported,
     isolate,
     mutate,
     new_runner,
@@ -77,6 +78,7 @@ for verb in (
     *(new_runner.new_runner, check_runner.check_runner),
 ):
     app.command(verb.__name__.replace("_", "-"))(verb)
+app.command("import")(imported.import_outputs)  # which Python keeps for itself as a name
 
 
 def call() -> int:

@@ -42,6 +42,12 @@ def calibrate(
     compiled: Annotated[
         bool, typer.Option(help="Count compiled code as harmless; takes a C++ compiler and minutes a case.")
     ] = True,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure limits of imported outputs in this lossy form instead, e.g. h264-yuv420p-crf23_wav."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
@@ -68,6 +74,10 @@ def calibrate(
     where = device_named(device)
     compute_on(threads, where)
     cases = [find_case(name) for name in case or _default_cases()]
+    if form:
+        if where.type != "cpu" or samples is not None or only or perf_only or len(cases) != 1:
+            raise CaseError("--form measures whole populations of one case on a CPU; name it with --case.")
+        return _forms(Path(weights), cases[0], form, reason, compiled)
     if samples is not None and len(cases) > 1:
         raise CaseError(f"--samples keeps measurements of one case; {len(cases)} are calibrated. Name one with --case.")
     if not limits_only and (where.type != "cpu" or weights.startswith(SCHEME)):
@@ -99,6 +109,48 @@ def calibrate(
         document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints)
     if json:
         out.document(document)
+    return 0
+
+
+def _forms(folder: Path, case: "Case", labels: list[str], reason: str, compiled: bool) -> int:
+    """Measure limits through encoders, each form in a registry of its own, and count what they catch."""
+    import torch
+
+    from parity.calibrate.case_under_test import here
+    from parity.calibrate.forms import measure_forms, populations_of, score_of
+    from parity.calibrate.limits import propose_limits
+    from parity.judge.registry import Registry, load_registry, save_registry
+    from parity.judge.strength import load_strength
+    from parity.report.tables import draw_changes
+    from parity.runs.encoding import Encoding
+    from parity.runs.places import form_limits_path, form_mutation_path, mutation_path
+    from parity.trace.atomic import changing, write_json_atomic
+    from runners.errors import CaseError
+    from runners.weights import WeightsFolder
+
+    encodings = [Encoding.of_label(label) for label in dict.fromkeys(labels)]
+    if any(encoding.lossless for encoding in encodings):
+        raise CaseError("A form that loses nothing has the limits of outputs; leave --form out to measure those.")
+    strength, files = load_strength(mutation_path()), WeightsFolder(folder)
+    command = f"parity calibrate --case {case.id} --threads {torch.get_num_threads()}"
+    command += "" if compiled else " --no-compiled"
+    for found in measure_forms(files, case, encodings, compiled, _say):
+        label = found.encoding.label
+        path = form_limits_path(label)
+        with changing(path):
+            old = load_registry(path) if path.exists() else Registry()
+            populations = {case.id: populations_of(case, found)}
+            proposal = propose_limits(old, files, populations, f"{command} --form {label}")
+            draw_changes(out, proposal.changes)
+            registry = proposal.accept(reason)
+            save_registry(path, registry)
+        score = score_of(case, found, registry, here(files), () if strength is None else strength.equivalents)
+        write_json_atomic(form_mutation_path(label), score.document())
+        out.print(
+            f"{label}: {score.killed} of {len(score.rows)} known defects caught, "
+            f"{len(score.false_alarms)} false alarms in {len(score.harmless)} harmless runs",
+            markup=False,
+        )
     return 0
 
 

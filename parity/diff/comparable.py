@@ -43,7 +43,8 @@ def require_comparable(reference: Run, candidate: Run) -> None:
         )
     if old.inputs != new.inputs:
         raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
-    if old.weights_hash != new.weights_hash:
+    unsaid = candidate.imported is not None and not new.weights_hash  # a verdict of it says so
+    if old.weights_hash != new.weights_hash and not unsaid:
         raise RunError(
             f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
             "pass the same --weights to both."
@@ -65,6 +66,8 @@ def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
 def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     """True if both runs followed one noise schedule, but for how float32 rounds it; taps show what that does."""
     old, new = reference.record.sigmas, candidate.record.sigmas
+    if candidate.imported is not None and not new:  # outputs tell no noise levels
+        return ()
     if len(old) == len(new) and all(abs(a - b) <= SIGMA_ROUNDING for a, b in zip(old, new, strict=True)):
         return ()
     if len(old) != len(new):

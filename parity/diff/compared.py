@@ -21,6 +21,7 @@ class Comparison:
     )  # which evidence was measured
     environment_of_candidate: Mapping[str, Any] = field(default_factory=dict)  # where limits must hold
     compared_on: str = ""  # what the numbers are of, if not of everything; limits hold for what they were measured on
+    form: str = ""  # of imported outputs, a label of `parity.runs.encoding`; "" for those of a run that was executed
     padded_text: bool = False  # whether metrics of text are of padded prompts, as in numbers saved long ago
 
     @property

@@ -36,6 +36,8 @@ CODES: Final[dict[str, str]] = {
     "identity_mismatch": "the two runs say that they are of different models",
     "not_isolated": "a part of the candidate could not be compared although it was fed the reference's own inputs",
     "incomplete_trace": "the run ended before its trace was whole",
+    "wrong_tag": "an imported file says of its frames or sound what is not so",
+    "swapped_channels": "the candidate's two channels are exchanged",
     "lag_undetermined": "the content is too uniform, or too damaged, for a lag in time to be told",
 }
 

@@ -14,6 +14,7 @@ from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
 from parity.diff.identity import identity_findings, side_of
+from parity.diff.imported import import_findings, losses_of, outputs_level
 from parity.diff.isolated import isolated_numbers, places_of, read_isolated
 from parity.diff.left_out import LeftOut
 from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel
@@ -88,16 +89,25 @@ def compare_runs(
     Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
+    imported = candidate.imported
     compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
     reduced = bool(compared_on)
-    if reduced:
-        outputs = compare_reduced(*reduced_alike(reference, candidate, subset))
+    told: tuple[Finding, ...] = ()
+    if imported is not None and (not reduced or not imported.encoding.lossless):
+        old, new, reduced = losses_of(reference, imported), candidate.outputs(), False
+        outputs, told = compare_outputs(old, new), import_findings(old, new, imported)
+        compared_on = "" if imported.encoding.lossless else imported.form
+    elif reduced:
+        old_reduced, new_reduced = reduced_alike(reference, candidate, subset)
+        if imported is not None and not imported.latents:
+            old_reduced = replace(old_reduced, video_latent=None, audio_latent=None)
+        outputs = compare_reduced(old_reduced, new_reduced)
     else:
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
-    findings = [*identity_findings(reference, candidate), *outputs.findings]
-    levels = {OUTPUTS: MEASURED, "isolated": isolated_level(NOT_ISOLATED, candidate)}
+    findings = [*identity_findings(reference, candidate), *told, *outputs.findings]
+    levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
         traces, flow = _compare_taps(reference, candidate)
@@ -150,6 +160,7 @@ def compare_runs(
         },
         levels=levels,
         compared_on=compared_on,
+        form="" if imported is None else imported.form,
         left_out=omitted,
     )
 

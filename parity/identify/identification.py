@@ -113,7 +113,8 @@ def identify(
         as the native runner does.
     """
     record = run.record
-    if weights.hash != record.weights_hash:
+    unsaid = run.imported is not None and not record.weights_hash
+    if weights.hash != record.weights_hash and not unsaid:
         raise RunError(
             f"{run.folder} was run with weights {record.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
             "run's own with --weights."
@@ -135,7 +136,8 @@ def identify(
             VIDEO_LATENT: outputs.video_latent,
             AUDIO_LATENT: outputs.audio_latent,
         }.items():
-            seen.setdefault(name, sketch(tensor, buckets=buckets))
+            if tensor is not None and name not in seen:
+                seen[name] = sketch(tensor, buckets=buckets)
     own = RunTensors(
         video_latent=None if outputs is None else outputs.video_latent,
         audio_latent=None if outputs is None else outputs.audio_latent,

@@ -18,12 +18,13 @@ from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subs
 from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
 from parity.judge.registry import device_of, load_registry
-from parity.judge.strength import load_strength
+from parity.judge.strength import KIND_OF_FORM, load_strength
 from parity.judge.verdict import Profile, Verdict, judge
+from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
-from parity.runs.places import limits_path, mutation_path
+from parity.runs.places import form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
 from runners.errors import CaseError, RegistryError, RunError
 
@@ -91,6 +92,8 @@ def compare_as_judged(
         by_bits = compare_runs(reference, candidate, isolated)
         if profile_of(by_bits) == "exact":
             return by_bits
+    if candidate.imported is not None and not candidate.imported.encoding.lossless:
+        return compare_runs(reference, candidate, isolated)  # its limits are of all frames
     subset = subset_of_case(reference.case_id)
     if by_bits is not None and subset is None:
         return by_bits
@@ -123,8 +126,13 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     """
     profile = profile or profile_of(found)
     refused = _limits_of_another_release(found) if profile == "limits" and isinstance(found, RunsDiff) else ""
-    registry = load_registry(limits_path()) if profile == "limits" else None
-    return judge(found, profile, registry, load_strength(mutation_path()), refused=refused)
+    lossy = bool(found.form) and not Encoding.of_label(found.form).lossless
+    path = form_limits_path(found.form) if lossy else limits_path()
+    if lossy and not path.is_file():
+        path, refused = limits_path(), refused or _no_limits_of_form(found)
+    registry = load_registry(path) if profile == "limits" else None
+    strength = load_strength(form_mutation_path(found.form), KIND_OF_FORM) if lossy else load_strength(mutation_path())
+    return judge(found, profile, registry, strength, refused=refused)
 
 
 def judged_or_refused(found: RunsDiff) -> Verdict | str:
@@ -152,6 +160,14 @@ def other_release(reference: Run, candidate: Run) -> Follows | None:
 
 def _of_exact_tier(candidate: Side | RunRecord) -> bool:
     return candidate.runner in ("native", "official") and candidate.tier == "exact"
+
+
+def _no_limits_of_form(found: Comparison) -> str:
+    return (
+        f"No limits were measured through {found.form}, the form of the candidate's outputs, so nothing can be judged. "
+        f"Measure them: `parity calibrate --case {found.case} --weights W --form {found.form}`; or give frames as PNGs "
+        "and sound as a WAV file, which lose nothing."
+    )
 
 
 def _limits_of_another_release(found: RunsDiff) -> str:

@@ -44,7 +44,7 @@ EXIT_CODES: Final[dict[Outcome, int]] = {"parity": 0, "not_at_parity": 1, "undec
 DIFFERENCES: Final = frozenset(
     (
         *("missing_frame", "extra_frame", "missing_channel", "extra_channel", "length_mismatch", "rate_mismatch"),
-        *("shape_mismatch", "swapped_pass"),
+        *("shape_mismatch", "swapped_pass", "swapped_channels", "wrong_tag"),
     )
 )
 NOT_FIXED_BY_CASE: Final = ("text/", "connector/")  # taps whose size follows from how an engine cuts a prompt up
@@ -101,6 +101,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, EvidenceLevel] = {}  # the levels as they were measured
     caught: Caught | None = None  # how many known defects the levels that judged catch, where that was counted
     sides: Sides = Sides()  # the two runs
+    form: str = ""  # of imported outputs, a label of `parity.runs.encoding`
 
     @property
     def exit_code(self) -> int:
@@ -180,14 +181,16 @@ def judge(
         evidence=dict(levels),
         caught=None if strength is None else _caught(rules.reached, levels, strength),
         sides=found.sides,
+        form=found.form,
     )
 
 
 def _caught(reached: Mapping[str, str], levels: Mapping[str, EvidenceLevel], strength: Strength) -> Caught | None:
     """The strength of the levels that judged; nothing is claimed of levels that were measured in part."""
     judged_by = [level for level, state in reached.items() if state == JUDGED]
-    whole = not any(levels[level].unmeasured for level in judged_by if level in levels)
-    return strength.caught_by(judged_by) if whole and reached else None
+    parts = {level: levels[level].unmeasured for level in judged_by if level in levels}
+    latents = parts.pop(OUTPUTS, frozenset())
+    return strength.caught_by(judged_by, latents) if reached and not any(parts.values()) else None
 
 
 def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, ...], waiver: str) -> Row:

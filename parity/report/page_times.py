@@ -8,7 +8,7 @@ from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.timed import timed_run
 from parity.report.page_html import Html, Node, cell, join, table, tag
 from parity.report.words import interval, short
-from parity.runs.folder import RunRecord
+from parity.runs.folder import IMPORTED, RunRecord
 
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
 TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}
@@ -24,7 +24,7 @@ def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict 
         candidate: of the run under test.
         perf: judged against the baseline, or why it was not.
     """
-    now, before = timed_run(candidate).times.quantities(), timed_run(reference).times.quantities()
+    now, before = _quantities(candidate), _quantities(reference)
     judged = {row.quantity: row for row in perf.rows} if isinstance(perf, PerfVerdict) else {}
     names = list(dict.fromkeys((*now, *judged, *before)))
     rows = [_row(name, now.get(name), before.get(name), judged.get(name)) for name in names]
@@ -40,6 +40,11 @@ def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict 
             _steps(reference.step_s, candidate.step_s),
         ]
     )
+
+
+def _quantities(record: RunRecord) -> dict[str, float]:
+    """The times of a run by name; an imported one has none, since nobody's clock was there."""
+    return {} if IMPORTED in record.details else timed_run(record).times.quantities()
 
 
 def _row(name: str, now: float | None, before: float | None, judged: PerfRow | None) -> Html:

@@ -259,9 +259,12 @@ def _evidence(verdict: Verdict) -> Iterable[str]:
         return
     there = [level for level, state in verdict.levels.items() if state == JUDGED]
     measured = {level: verdict.evidence[level] for level in there if level in verdict.evidence}
-    parts = [f"judged by {levels_named(there)}"]
+    form = f", imported in the form {verdict.form}" if verdict.form else ""
+    parts = [f"judged by {levels_named(there)}{form}"]
     parts += [
-        f"of {LEVEL_WORDS[level]} without {len(one.without)} groups that its runner does not offer"
+        "of outputs without latents, which were not given"
+        if level == OUTPUTS
+        else f"of {LEVEL_WORDS[level]} without {len(one.without)} groups that its runner does not offer"
         for level, one in measured.items()
         if one.without
     ]
@@ -278,8 +281,9 @@ def _evidence(verdict: Verdict) -> Iterable[str]:
 
 def _worth(caught: Caught) -> str:
     alone = " alone" if len(caught.levels) == 1 else ""
+    seen = f" {caught.seen}" if caught.seen else ""
     return (
-        f"{levels_named(caught.levels)}{alone} catch {caught.count} of {caught.defects} known defects "
+        f"{levels_named(caught.levels)}{seen}{alone} catch {caught.count} of {caught.defects} known defects "
         f"({caught.limits_of}, {caught.date})"
     )
 

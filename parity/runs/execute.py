@@ -170,7 +170,7 @@ def record_run(
     bad = [
         name
         for name in ("audio_waveform", "video_latent", "audio_latent")
-        if not bool(getattr(outcome, name).isfinite().all())
+        if (made := getattr(outcome, name)) is not None and not bool(made.isfinite().all())
     ]
     if bad:
         raise RunError(

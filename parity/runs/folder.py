@@ -21,9 +21,10 @@ import msgspec
 import torch
 from torch import Tensor
 
+from parity.runs.encoding import Encoding
 from parity.runs.environment import MOST_THREADS
+from parity.runs.outputs import LATENTS, read_outputs, write_outputs
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
-from parity.runs.outputs import read_outputs, write_outputs
 from parity.runs.sizes import MAX_RATE_HZ, MOST_BLOCKS, most_bytes, most_taps
 from parity.runs.video_file import write_mp4
 from parity.taps.pattern import MAX_LENGTH
@@ -31,8 +32,8 @@ from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from parity.trace.file import Trace, read_trace
 from runners.case import CASE_ID, Case, case_document
-from runners.catalogue import TAPS_OWED
-from runners.errors import CaseError, RunError
+from runners.catalogue import NAMES, TAPS_OWED
+from runners.errors import CaseError, MediaError, RunError
 from runners.files import sha256_of
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
@@ -49,6 +50,7 @@ REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MAX_RUN_BYTES = 4 << 20  # of run.json; one has 6 kB
+IMPORTED = "imported"  # key of a run's details: `Imported`
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,14 +80,28 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     run_id: str = ""  # random, which tells a run from its copy; older runs lack it
 
 
+class Imported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the record of an imported run says of its import, in `details` under `IMPORTED`."""
+
+    form: str  # label of a `parity.runs.encoding.Encoding`
+    latents: bool  # whether the final latents were given
+    sources: dict[str, str]  # "frames", "sound", "latents", "taps": SHA-256 of what was read
+    doubts: tuple[tuple[str, str], ...] = ()  # where and in which words a file contradicts the case or itself
+
+    @property
+    def encoding(self) -> Encoding:
+        """The form. Raises: MediaError for a label that is none."""
+        return Encoding.of_label(self.form)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOutputs:
     """The outputs of a run; satisfies `parity.diff.outputs.Outputs`."""
 
     video_frames: Tensor  # uint8 (F, H, W, 3)
     audio_waveform: Tensor  # fp32 (C, N)
-    video_latent: Tensor  # (1, 128, F', H', W')
-    audio_latent: Tensor  # (1, 8, T, M)
+    video_latent: Tensor | None  # (1, 128, F', H', W'); None of imported outputs without latents
+    audio_latent: Tensor | None  # (1, 8, T, M)
     frame_rate: float
     sample_rate: int
 
@@ -110,6 +126,11 @@ class Run:
         return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
     @cached_property
+    def imported(self) -> Imported | None:
+        """What its import left; None of a run that was executed here. Raises: RunError if that has not its form."""
+        return imported_of(self.folder / RUN_FILE, self.record)
+
+    @cached_property
     def case(self) -> Case:
         """The case that was run, without the folder of its pictures. Raises: RunError if it is no case."""
         return recorded_case(self.record.case, str(self.folder))
@@ -131,6 +152,11 @@ class Run:
     @cached_property
     def trace(self) -> Trace:
         """The sketches of its taps, read once. Raises: RunError if there are none, or they are damaged."""
+        if self.imported is not None and not self.has(TRACE_FILE):
+            raise RunError(
+                f"{self.folder} was imported without taps, so only its outputs can be judged (`parity gate`); import "
+                "it again with --taps-from and --map, and it shows where it departs."
+            )
         return read_trace(self.folder, most_taps(self.case, self.record.num_blocks))
 
     def outputs(self) -> RunOutputs:
@@ -149,7 +175,9 @@ class Run:
             raise RunError(
                 f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
             )
-        tensors = read_outputs(self.folder / OUTPUTS_FILE, self.most_bytes(OUTPUTS_FILE))
+        given = self.imported is None or self.imported.latents
+        read = read_outputs(self.folder / OUTPUTS_FILE, self.most_bytes(OUTPUTS_FILE), latents=given)
+        tensors: dict[str, Any] = {**dict.fromkeys(LATENTS), **read}
         return RunOutputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
 
     def has(self, name: str) -> bool:
@@ -307,6 +335,21 @@ def _check_values(path: Path, record: RunRecord) -> None:
         )
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
+    imported_of(path, record)
+
+
+def imported_of(path: Path, record: RunRecord) -> Imported | None:
+    """What the import of a run left in its record. Raises: RunError."""
+    if IMPORTED not in record.details:
+        return None
+    if record.runner in NAMES:
+        raise RunError(f"{path} says that it was imported from {record.runner!r}, which is run here; run it.")
+    try:
+        found = msgspec.convert(record.details[IMPORTED], Imported, strict=True)
+        _ = found.encoding
+    except (msgspec.ValidationError, MediaError) as error:
+        raise RunError(f"{path} says of its import what has not its form ({error}); import the run again.") from error
+    return found
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -26,13 +26,14 @@ OUTPUTS = {
     "video_latent": (5, LATENT_DTYPES),  # (1, C, F, H, W)
     "audio_latent": (4, LATENT_DTYPES),  # (1, C, T, M)
 }  # number of axes and dtypes
+LATENTS = ("video_latent", "audio_latent")  # which imported outputs may lack
 
 
 def write_outputs(folder: Path, outcome: Outcome) -> None:
     """Write the outputs of a run into a folder. Raises: RunError if they cannot be written."""
     write_tensors(
         folder / OUTPUTS_FILE,
-        {name: getattr(outcome, name) for name in OUTPUTS},
+        {name: made for name in OUTPUTS if (made := getattr(outcome, name)) is not None},
         {"frame_rate": repr(outcome.frame_rate), "sample_rate": str(outcome.sample_rate_hz)},
     )
 
@@ -47,9 +48,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise RunError(f"{path} cannot be written ({error}); make room or take another place.") from error
 
 
-def read_outputs(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """The four outputs. Raises: RunError; shapes and dtypes are checked in the header before anything is read."""
-    tensors = read_tensors(path, OUTPUTS, max_bytes)
+def read_outputs(path: Path, max_bytes: int = MAX_BYTES, *, latents: bool = True) -> dict[str, Tensor]:
+    """The four outputs, or the two beside the latents.
+
+    Raises: RunError; shapes and dtypes are checked in the header before anything is read.
+    """
+    forms = {name: form for name, form in OUTPUTS.items() if latents or name not in LATENTS}
+    tensors = read_tensors(path, forms, max_bytes)
     if tensors["video_frames"].shape[-1] != 3:
         raise RunError(f"video_frames in {path} has shape {tuple(tensors['video_frames'].shape)}; wanted (F, H, W, 3).")
     return tensors

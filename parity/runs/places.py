@@ -26,6 +26,11 @@ def limits_path() -> Path:
     return project_root() / "thresholds" / "consistency_threshold.json"
 
 
+def form_limits_path(form: str) -> Path:
+    """The threshold registry of outputs in a lossy form; `form` is a label that `parity.runs.encoding` has read."""
+    return project_root() / "thresholds" / "forms" / form / "consistency_threshold.json"
+
+
 def baselines_path() -> Path:
     """The performance baselines."""
     return project_root() / "thresholds" / "perf_baselines.json"
@@ -34,3 +39,8 @@ def baselines_path() -> Path:
 def mutation_path() -> Path:
     """The last saved mutation score: how many known defects each level of evidence catches."""
     return project_root() / "docs" / "measurements" / "mutation_tiny.json"
+
+
+def form_mutation_path(form: str) -> Path:
+    """The last count of known defects that outputs in a lossy form give away; `form` as `form_limits_path` has it."""
+    return project_root() / "docs" / "measurements" / f"form_{form}.json"

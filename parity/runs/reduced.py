@@ -60,8 +60,8 @@ class ReducedOutputs:
     key_frames: Tensor  # uint8 (K, H, W, 3)
     small_frames: Tensor  # uint8 (F, h, w, 3)
     audio_waveform: Tensor  # fp32 (C, N)
-    video_latent: Tensor
-    audio_latent: Tensor
+    video_latent: Tensor | None
+    audio_latent: Tensor | None
     frame_rate: float
     sample_rate: int
 
@@ -133,7 +133,7 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
         "video_latent": reduced.video_latent,
         "audio_latent": reduced.audio_latent,
     }
-    write_tensors(folder / REDUCED_FILE, tensors)
+    write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None})
     for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
         with file_atomic(folder / name) as new:
             Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)

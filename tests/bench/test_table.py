@@ -317,6 +317,7 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
         "kills_by_level": {"bits": 4},
         "killed_by_levels": {"outputs": 1, "outputs+drift": 3},
         "false_alarms_by_levels": {"outputs": 0, "outputs+drift": 1},
+        "benign_rows": [{"metrics": ["drift.block.video.ff.first_step"]}, {"metrics": ["frames.mad.max"]}],
         "rows": [
             {**row, "id": "a", "metrics": ["frames.mad.max", "frames.ssim.min", "drift.block.video.ff.first_step"]},
             {**row, "id": "b", "metrics": ["drift.block.audio.ff.first_step"], "findings": ["missing_tensor"]},
@@ -329,6 +330,7 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
     text = capsys.readouterr().out
     assert "| equal bits (the exact tier) | 4 of 4 | 100 % | - |" in text
     assert "| outputs and drift of taps | 3 of 4 | 75 % | 1 of 7 |" in text
+    assert "| frames and sound alone (imported PNG, WAV) | 1 of 4 | 25 % | 1 of 7 |" in text
     assert "| drift.* | 2 of 4 | 50 % |" in text and "| frames.* | 1 of 4 | 25 % |" in text
     assert "| findings: something missing, extra, NaN or of another shape | 1 of 4 | 25 % |" in text
     assert "3 of 4 defects caught are located in the right module; equivalent by the oracle: x." in text

@@ -1,5 +1,6 @@
 """Runs written by hand: small outputs and a whole trace, without a model."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from zlib import crc32
 
 import pytest
 import torch
+from PIL import Image
 
 from parity.runs.folder import write_run
 from parity.runs.store import ENVIRONMENT_VARIABLE
@@ -17,6 +19,7 @@ from runners.case import parse_case
 from runners.protocol import Outcome
 
 LeaveRun = Callable[..., Path]
+SaveWav = Callable[..., Path]
 BUCKETS = 16
 ENVIRONMENT = {"torch": "2.13.0", "device": "cpu", "cpu": "Xeon", "threads": 2, "python": "3.11.7"}
 
@@ -79,6 +82,47 @@ def part_of(table: SketchTable, pattern: str | None, padded_text: bool = False) 
         floats=table.floats[rows],
         integers=table.integers[rows],
     )
+
+
+@pytest.fixture
+def save_wav(tmp_path: Path) -> SaveWav:
+    """Write (C, N) samples as a WAV file, byte by byte."""
+
+    def save(
+        name: str, waveform: torch.Tensor, rate_hz: int, *, bits: int = 32, code: int = 3, mask: int | None = None
+    ) -> Path:
+        flat = waveform.T.double()  # (N, C)
+        if code == 3:
+            data = flat.numpy().astype(f"<f{bits // 8}").tobytes()
+        else:
+            whole = (flat * 2 ** (bits - 1)).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1).long().flatten()
+            data = b"".join(int(one).to_bytes(bits // 8, "little", signed=True) for one in whole)
+        channels = waveform.shape[0]
+        block = channels * bits // 8
+        form = struct.pack("<HHIIHH", code if mask is None else 0xFFFE, channels, rate_hz, rate_hz * block, block, bits)
+        if mask is not None:
+            form += struct.pack("<HHIH", 22, bits, mask, code) + bytes.fromhex("000000001000800000aa00389b71")
+        chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"LIST" + struct.pack("<I", 3) + b"abc\0"
+        chunks += b"data" + struct.pack("<I", len(data)) + data
+        path = tmp_path / name
+        path.write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def save_frames(tmp_path: Path) -> Callable[..., Path]:
+    """Write (F, H, W, 3) frames as PNGs whose names have no leading zeros."""
+
+    def save(name: str, frames: torch.Tensor) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame.numpy()).save(folder / f"out{index}.png")
+        return folder
+
+    return save
 
 
 @pytest.fixture
