@@ -40,6 +40,7 @@ class CandidateDrift:
     outputs: OutputsDiff
     taps: TraceDiff
     flow: Dataflow
+    kept: str | None = None  # pattern of the taps that a golden keeps, the only ones that drift is measured of
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -47,7 +48,7 @@ class CandidateDrift:
         return {
             **self.outputs.metrics,
             "taps.bit_different": float(self.taps.bit_different),
-            **drift_metrics(self.taps, self.flow),
+            **drift_metrics(self.taps, self.flow, self.kept),
         }
 
     @property
@@ -93,12 +94,12 @@ def drift(
 
 def compare(reference: SketchedRun, candidate: SketchedRun, *, subset: GoldenSubset | None = None) -> CandidateDrift:
     """Compare two runs, by what a golden keeps if so asked; the candidate's latents get the reference's dtype."""
+    kept = None if subset is None else subset.pattern
     return CandidateDrift(
         outputs=compare_in_dtype(reference.outputs, candidate.outputs, subset=subset),
-        taps=compare_traces(
-            reference.trace, candidate.trace, reference.flow, offered=None if subset is None else subset.pattern
-        ),
+        taps=compare_traces(reference.trace, candidate.trace, reference.flow, offered=kept),
         flow=reference.flow,
+        kept=kept,
     )
 
 
