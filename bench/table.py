@@ -381,7 +381,7 @@ def engine_row(row: dict[str, Any]) -> tuple[str, ...]:
         places.append(f"beyond noise at {', '.join(f'`{tap}`' for tap in row['departs'])}")
     return (
         row["candidate"][0],
-        row["identified"],
+        re.sub(r"\((certain|likely): [^)]*\)", r"(\1)", row["identified"]),
         f"{row['taps_equal']} of {row['taps']}",
         "; ".join(places),
         "; ".join(row["causes"]) or "-",

@@ -194,7 +194,7 @@ def test_the_readme_shows_three_of_the_tables(bench: ModuleType, kinds: Any) -> 
 def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs(bench: ModuleType) -> None:
     row = {
         "candidate": ["Engine 1.2", "quality fast"],
-        "identified": "as 1.1.2",
+        "identified": "as 1.1.2, but its filter was computed in bf16 (certain: with it all 668 taps are equal)",
         "taps": 668,
         "taps_equal": 667,
         "first_bits_tap": "decode/waveform",
@@ -206,6 +206,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
     whole = {
         **row,
         "candidate": ["native"],
+        "identified": "as 1.1.2",
         "taps_equal": 668,
         "first_bits_tap": None,
         "departs": [],
@@ -215,7 +216,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
     assert bench.engine_row(row) == (
         *(
             "Engine 1.2",
-            "as 1.1.2",
+            "as 1.1.2, but its filter was computed in bf16 (certain)",
             "667 of 668",
             "`decode/waveform`, 0.013; beyond noise at `image/0/latent`, `init/audio`",
             "the vocoder; the noise",
