@@ -333,7 +333,14 @@ TARGETS = (
     Target(
         path="files/alone.json",
         broken=json_of(
-            ("schema_version",), ("case",), ("whole",), ("steps",), ("stages",), ("weights_hash",), ("rows", 0)
+            ("schema_version",),
+            ("case",),
+            ("whole",),
+            ("steps",),
+            ("stages",),
+            ("weights_hash",),
+            ("rows", "*", "where"),
+            ("rows", "*", "added"),
         ),
         calls=(
             GATE_ISOLATED,
