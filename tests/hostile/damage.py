@@ -113,8 +113,10 @@ def places(value: Any, here: PathOf = ()) -> list[PathOf]:
 
 
 def at(value: Any, place: Sequence[str | int]) -> Any:
-    """What lies at a path; a `MARK` if nothing does."""
-    for key in place:
+    """What lies at a path, in which "*" is every item of a list; a `MARK` if nothing does."""
+    for index, key in enumerate(place):
+        if key == "*" and isinstance(value, list):
+            return [at(item, place[index + 1 :]) for item in value]
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
@@ -206,7 +208,12 @@ def _differs(document: Any, data: bytes, read: Callable[[str], Any], binding: Se
     except (ValueError, RecursionError):
         return True
     same = at(found, ()) == document and repr(found) == repr(document)
-    return not same and any(at(found, place) != at(document, place) for place in binding)
+    return not same and any(_unordered(at(found, place)) != _unordered(at(document, place)) for place in binding)
+
+
+def _unordered(value: Any) -> Any:
+    """A value in which the order of a list counts for nothing: places and stages are named."""
+    return sorted(map(repr, value)) if isinstance(value, list) else value
 
 
 # ------------------------------------------------------------------ safetensors, journals, pictures

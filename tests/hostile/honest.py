@@ -7,11 +7,13 @@ writes it wrote, except the limits, whose samples are made up.
 import json
 import os
 import shutil
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from parity.calibrate.limits import UNJUDGED
@@ -112,6 +114,7 @@ def build(base: Path, weights: Path, case_text: str) -> None:
     for name in ("case.toml", "a.png"):
         shutil.copyfile(root / "golden" / WHOLE / name, base / "case" / name)
     (files / "engine.py").write_text(ENGINE)
+    _exported(runs / "mine", files)
 
 
 def _limits(root: Path) -> None:
@@ -155,6 +158,22 @@ def _limits(root: Path) -> None:
         "killed_by_levels": {"outputs": 4, "outputs+drift": 7, "outputs+drift+isolated": 9},
     }
     (root / "docs" / "measurements" / "mutation_tiny.json").write_text(json.dumps(score, indent=2))
+
+
+def _exported(run: Path, files: Path) -> None:
+    """What an engine that cannot be called would leave: frames, sound, whole taps and which is which."""
+    (files / "frames").mkdir()
+    outputs = read_run(run).outputs()
+    for index, frame in enumerate(outputs.video_frames):
+        Image.fromarray(frame.numpy()).save(files / "frames" / f"{index}.png")
+    with wave.open(str(files / "sound.wav"), "wb") as clip:
+        clip.setnchannels(outputs.audio_waveform.shape[0])
+        clip.setsampwidth(2)
+        clip.setframerate(outputs.sample_rate)
+        clip.writeframes((outputs.audio_waveform.T.clamp(-1, 1) * 32767).short().numpy().tobytes())
+    shutil.copyfile(run / "video.mp4", files / "clip.mp4")
+    latents = {"video_latent": outputs.video_latent, "audio_latent": outputs.audio_latent}
+    save_file({name: tensor.contiguous() for name, tensor in latents.items()}, files / "latents.safetensors")
 
 
 def _samples(run: Path, path: Path) -> None:

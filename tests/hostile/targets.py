@@ -163,6 +163,15 @@ MUTATE = call(
 EXPLAIN_ELSEWHERE = call("explain", "{}/runs/elsewhere", *AGAINST)
 EXPLAIN_FLOORS = call("explain", "{}/runs/mine", *AGAINST, "--floors", "{}/files/floors.json")
 REPORT_IDENTIFIED = call("report", "{}/runs/mine", *AGAINST, "--identified", "{}/files/identity.json", *PAGE)
+IMPORT = call(
+    *("import", "--case", "{}/case/case.toml", "--runner-name", "x", "--quiet", "--out", "{}/out/run"),
+    *("--frames", "{}/files/frames", "--audio", "{}/files/sound.wav", "--latents", "{}/files/latents.safetensors"),
+)
+IMPORT_CLIP = call(
+    *("import", "--case", "{}/case/case.toml", "--runner-name", "x", "--quiet", "--out", "{}/out/run"),
+    *("--frames", "{}/files/clip.mp4"),
+)
+CHECK = call("check-runner", "{}/files/engine.py:Engine", "--case", "{}/case/case.toml", *W[:2], honest=1)
 WEIGHTS_CALLS = (
     call("run", "--runner", "native", "--case", "{}/case/case.toml", *W, "--out", "{}/out/run"),
     call("run", "--runner", "official", "--case", "{}/case/case.toml", *W, "--out", "{}/out/run"),
@@ -333,7 +342,14 @@ TARGETS = (
     Target(
         path="files/alone.json",
         broken=json_of(
-            ("schema_version",), ("case",), ("whole",), ("steps",), ("stages",), ("weights_hash",), ("rows", 0)
+            ("schema_version",),
+            ("case",),
+            ("whole",),
+            ("steps",),
+            ("stages",),
+            ("weights_hash",),
+            ("rows", "*", "where"),
+            ("rows", "*", "added"),
         ),
         calls=(
             GATE_ISOLATED,
@@ -341,6 +357,10 @@ TARGETS = (
         ),
         weight=3,
     ),
+    Target(path="files/frames/*.png", broken=broken_picture, calls=(IMPORT,), weight=2),
+    Target(path="files/sound.wav", broken=text, calls=(IMPORT,), weight=2),
+    Target(path="files/latents.safetensors", broken=tensors_of(), calls=(IMPORT,)),
+    Target(path="files/clip.mp4", broken=text, calls=(IMPORT_CLIP,), weight=2),
     Target(
         path="files/floors.json",
         broken=json_of(("schema_version",)),
@@ -368,7 +388,7 @@ TARGETS = (
         weight=4,
     ),
     Target(path="case/a.png", broken=broken_picture, calls=(CASE_RUN, *WEIGHTS_CALLS[:2]), weight=2),
-    Target(path="files/engine.py", broken=source, calls=(CASE_RUN,), kinds_matter=True),
+    Target(path="files/engine.py", broken=source, calls=(CASE_RUN, CHECK), kinds_matter=True),
     Target(
         path="weights/ltx-2.3.safetensors",
         broken=_weights,
