@@ -12,7 +12,7 @@ from runners.weights import WeightsFolder
 from tests.hostile import honest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # what it sets, no other test may see
 def world(
     tmp_path_factory: pytest.TempPathFactory, micro_weights: WeightsFolder, micro_case_text: str
 ) -> Iterator[Path]:

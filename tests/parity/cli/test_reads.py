@@ -40,9 +40,9 @@ def test_a_run_is_hashed_once_and_read_once(
     read: Counter[str] = Counter()
     read_outputs = run_folder.read_outputs
 
-    def counted(path: Path, max_bytes: int) -> Any:
+    def counted(path: Path, *arguments: Any, **named: Any) -> Any:
         read[str(path)] += 1
-        return read_outputs(path, max_bytes)
+        return read_outputs(path, *arguments, **named)
 
     monkeypatch.setattr(run_folder, "read_outputs", counted)
     verb, *more = arguments
