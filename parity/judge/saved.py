@@ -36,7 +36,7 @@ _NUMBERS_NAME: Final = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,59}}_(exact|fast)_({'|'.j
 class SavedVerdict(Strict, frozen=True, kw_only=True):
     """One comparison's numbers and what they came to."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1]
     profile: Profile
     outcome: Outcome
     numbers: dict[str, Any]  # as `parity diff --out` writes them
@@ -68,7 +68,9 @@ def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
     if not re.fullmatch(_NUMBERS_NAME, name):
         raise RunError(f"The numbers of {found.case!r} are of {name!r}, which names no runner, tier and dtype.")
     path = own_folder(project_root() / "golden" / found.case, NUMBERS_FOLDER, name)
-    saved = SavedVerdict(profile=verdict.profile, outcome=verdict.outcome, numbers=found.document())
+    saved = SavedVerdict(
+        schema_version=SCHEMA_VERSION, profile=verdict.profile, outcome=verdict.outcome, numbers=found.document()
+    )
     write_json_atomic(path, msgspec.to_builtins(saved))
     return path
 

@@ -17,22 +17,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from runners.block_branches import BRANCHES
 from runners.case import Case
 from runners.clock import Clock
 from runners.real_tokens import real_tokens
 from runners.releases import reference_of
 from runners.tap import tap, tapping
 
-BRANCHES: Final = {
-    "attn1": "video/self_attn",
-    "attn2": "video/text_attn",
-    "audio_to_video_attn": "video/av_attn",
-    "ff": "video/ff",
-    "audio_attn1": "audio/self_attn",
-    "audio_attn2": "audio/text_attn",
-    "video_to_audio_attn": "audio/av_attn",
-    "audio_ff": "audio/ff",
-}  # module of a block to tap below block/{b:02d}/
 STAGES: Final = {
     "TextEncodingStage": "text_encoding",
     "LTX2TextConnectorStage": "text_connector",

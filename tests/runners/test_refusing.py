@@ -38,6 +38,7 @@ ENGINES_CODE = {"sglang", "comfy", "nodes"}
         ("sglang", {"request.frame_rate": 29.97}, {}, "SGLang takes whole numbers"),
         ("sglang", {"reference": "1.2.0"}, {}, "does not run reference release '1.2.0'"),
         ("sglang", {}, {"engine": {"quality": "high"}}, "quality=high is none of SGLang's; take exact or lossless"),
+        ("official", {"reference": "1.2.0"}, {}, "does not run reference release '1.2.0'"),
         ("sglang", {}, {"engine": {"speed": "2"}}, "has no --engine-option speed; it has autocast, quality"),
     ],
 )

@@ -1,7 +1,7 @@
 """Native runs of the micro model that a test asks `parity identify` about."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Call
         options = RunOptions(device=CPU, dtype=DTYPES[dtype], behaviours=behaviours)
 
         def recorded(folder: Path) -> AbstractContextManager[Any]:
-            return _recording(folder, keep)
+            return recorded_passes(folder, keep)
 
         with wrong or nullcontext():
             runner = NativeRunner(micro_weights, options)
@@ -57,15 +57,8 @@ def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Call
     return leave
 
 
-class _recording:  # noqa: N801
-    def __init__(self, folder: Path, keep: Any) -> None:
-        self._recorder = Recorder(folder, pattern="*", keep=keep)
-        self._listening = listening(each_pass(self._recorder))
-
-    def __enter__(self) -> None:
-        self._recorder.__enter__()
-        self._listening.__enter__()
-
-    def __exit__(self, *what: Any) -> None:
-        self._listening.__exit__(*what)
-        self._recorder.__exit__(*what)
+@contextmanager
+def recorded_passes(folder: Path, keep: Any) -> Iterator[None]:
+    """Leave a trace in which passes that ran as one batch stand one by one."""
+    with Recorder(folder, pattern="*", keep=keep) as recorder, listening(each_pass(recorder)):
+        yield

@@ -81,6 +81,13 @@ def test_without_a_registry_nothing_was_verified(root: Path) -> None:
     assert code == 2 and "consistency_threshold.json" in text.replace("\n", "")
 
 
+def test_numbers_that_do_not_say_their_version_are_not_read(root: Path) -> None:
+    invoke("rejudge", "--record", root / "exact.json")
+    edited(saved_verdicts()[0], lambda document: document.pop("schema_version"))
+    code, text = invoke("rejudge")
+    assert code == 2 and "schema_version" in text
+
+
 def test_a_number_that_was_edited_comes_to_another_outcome(root: Path) -> None:
     invoke("rejudge", "--record", root / "exact.json")
 
