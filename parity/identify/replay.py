@@ -95,6 +95,9 @@ _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
 _SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
 
 
+KEPT_BYTES: Final = 1 << 30  # of weights of transformers, beside the one in use
+
+
 class _EnoughError(Exception):
     """Every tap that was asked for has been heard."""
 
@@ -130,7 +133,7 @@ class Replay:
         self._skipping_step = first_skipping_step(case)
         self._made: dict[tuple[str, Setting], Any] = {}
         self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the end, by what denoising reads
-        self._transformer: tuple[Setting, Transformer] | None = None
+        self._transformers: dict[Setting, Transformer] = {}
         self.computed = 0  # stages, or parts of denoising, that were run
 
     def taps(self, site: str, setting: Setting) -> Taps:
@@ -322,12 +325,13 @@ class Replay:
         return made
 
     def _loaded_transformer(self, setting: Setting) -> Transformer:
-        """One transformer is held at a time: it is by far the largest part."""
+        """Small ones are kept, since a search goes to and fro between them; of large ones one at a time."""
         read = setting & _TRANSFORMER
-        if self._transformer is None or self._transformer[0] != read:
-            self._transformer = None
-            self._transformer = (read, self._components(read).build("transformer", Transformer))
-        return self._transformer[1]
+        if read not in self._transformers:
+            if sum(map(_weights_bytes, self._transformers.values())) > KEPT_BYTES:
+                self._transformers.clear()
+            self._transformers[read] = self._components(read).build("transformer", Transformer)
+        return self._transformers[read]
 
     def _components(self, setting: Setting) -> ModelComponents:
         return self._once(
@@ -396,3 +400,7 @@ class Replay:
 
     def _sketch(self, tensor: Tensor) -> TapSketch:
         return sketch(tensor, buckets=self.buckets)
+
+
+def _weights_bytes(module: Transformer) -> int:
+    return sum(weight.nbytes for weight in module.parameters())
