@@ -95,12 +95,26 @@ def execute(runner: Any, case: Case) -> Executed:
 
 def shrink_to_micro(preset: Preset) -> None:
     """Two blocks, three Gemma layers, thin decoders: a run takes about a second."""
-    preset.config["transformer"].update(num_layers=2)
+    preset.config["transformer"].update(
+        num_layers=2,
+        num_attention_heads=3,
+        cross_attention_dim=96,
+        connector_attention_head_dim=32,
+        audio_num_attention_heads=2,
+        audio_cross_attention_dim=48,
+        audio_connector_attention_head_dim=24,
+    )
     preset.config["vae"].update(decoder_base_channels=4)
     preset.config["audio_vae"]["model"]["params"]["ddconfig"].update(ch_mult=[1, 1, 1], num_res_blocks=0)
     preset.config["vocoder"]["vocoder"].update(upsample_initial_channel=64)
     preset.config["vocoder"]["bwe"].update(upsample_initial_channel=48)
-    preset.gemma["text_config"].update(num_hidden_layers=3, sliding_window_pattern=2)
+    preset.gemma["text_config"].update(
+        num_hidden_layers=3,
+        sliding_window_pattern=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=88,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -181,9 +181,15 @@ class Search:
             return start, {}
         # Not only these: a switch that was set to make up for a defect hides where the defect first shows.
         departed = set(_departed(errors))
-        plain = self._replay.taps(site, start)
-        concerned = [name for name in defects if _moved(plain, self._replay.taps(site, start | {name})) & departed]
-        switched = [name for name in pending if _moved(plain, self._replay.taps(site, start ^ {name})) & departed]
+        # From two settings: what a defect changes need not run at all where a switch was set in its place.
+        declared = start - frozenset(pending) | (self._declared & frozenset(pending))
+        origins = [start] if declared == start else [start, declared]
+
+        def moves_departed(origin: Setting, name: str) -> bool:
+            return bool(_moved(self._replay.taps(site, origin), self._replay.taps(site, origin ^ {name})) & departed)
+
+        concerned = [name for name in defects if any(moves_departed(origin, name) for origin in origins)]
+        switched = [name for name in pending if moves_departed(start, name)]
         flips = [
             frozenset(some)
             for count in range(min(len(switched), EXHAUSTIVE) + 1)
@@ -196,7 +202,12 @@ class Search:
             scores.update({setting: self._score(site, setting) for setting in settings})
             return min(scores, key=lambda one: (scores[one], len(one ^ start)))
 
-        best = best_with([*bases, *(base | {name} for name in concerned for base in bases)])
+        # One change first, as all of these are computed already; more only where none of them explains every bit.
+        single = [origin | {name} for origin in origins for name in concerned]
+        best = best_with([*origins, *(start ^ {name} for name in switched), *single])
+        if scores[best] > 0:
+            bases = list(dict.fromkeys([*bases, *origins]))
+            best = best_with([*bases, *(base | {name} for name in concerned for base in bases)])
         if scores[best] > 0:
             bases.sort(key=lambda base: min(scores[base | {name}] for name in concerned) if concerned else 0.0)
             together = [pair for pair in combinations(concerned, 2) if may_go_together(*pair)]
