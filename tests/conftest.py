@@ -94,7 +94,7 @@ def execute(runner: Any, case: Case) -> Executed:
 
 
 def shrink_to_micro(preset: Preset) -> None:
-    """Two blocks, three Gemma layers, thin decoders: a run takes about a second."""
+    """Two blocks, three Gemma layers, half the width, thin decoders: a run takes about half a second."""
     preset.config["transformer"].update(
         num_layers=2,
         num_attention_heads=3,

@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from parity.cli.app import app
 
 ROOT = Path(__file__).parents[3]
 WAYS = {
@@ -42,6 +45,13 @@ def module(folder: Path, name: str, text: str) -> Path:
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(text)
     return folder
+
+
+def told_to_nobody(arguments: str, streams: str) -> int:
+    """The exit code of the command line with its streams led elsewhere."""
+    command = f"set -o pipefail; {sys.executable} -m parity {arguments} {streams}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARITY_ROOT": str(ROOT)}
+    return subprocess.run(["bash", "-c", command], capture_output=True, check=False, env=environment).returncode
 
 
 def sentence(done: "subprocess.CompletedProcess[str]") -> str:
@@ -133,11 +143,15 @@ def test_a_typing_error_is_one_printable_sentence_and_names_the_way_out() -> Non
 
 
 @pytest.mark.parametrize("streams", [">/dev/full", "| true", ">/dev/full 2>/dev/full"])
-@pytest.mark.parametrize("arguments", ["--help", "--version", "case --to-request tiny_ti2v"])
+@pytest.mark.parametrize("arguments", ["--help", "--version"])
 def test_output_that_does_not_arrive_is_exit_2(arguments: str, streams: str) -> None:
-    command = f"set -o pipefail; {sys.executable} -m parity {arguments} {streams}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PARITY_ROOT": str(ROOT)}
-    assert subprocess.run(["bash", "-c", command], capture_output=True, check=False, env=environment).returncode == 2
+    assert told_to_nobody(arguments, streams) == 2
+
+
+@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
+def test_what_a_verb_cannot_say_is_exit_2(streams: str, tmp_path: Path) -> None:
+    verb = f"gate {tmp_path}" if "2>" in streams else "case --to-request tiny_ti2v"  # which says it on that stream
+    assert told_to_nobody(verb, streams) == 2
 
 
 def test_what_an_engine_leaves_behind_does_not_change_the_exit_code(tmp_path: Path) -> None:
@@ -155,11 +169,16 @@ def test_what_an_engine_leaves_behind_does_not_change_the_exit_code(tmp_path: Pa
         assert done.returncode == wanted, done
 
 
-def test_debug_prints_the_traceback(tmp_path: Path) -> None:
-    assert "Traceback" not in parity("gate", tmp_path).stderr
-    assert "Traceback" in parity("--debug", "gate", tmp_path).stderr
-    assert "Traceback" in parity("gate", tmp_path, PARITY_DEBUG="1").stderr
-    assert "Traceback" not in parity("gate", tmp_path, PARITY_DEBUG="0").stderr
+@pytest.mark.parametrize(
+    ("arguments", "variable", "shown"),
+    [(["gate"], "", False), (["--debug", "gate"], "", True), (["gate"], "1", True), (["gate"], "0", False)],
+)
+def test_debug_prints_the_traceback(
+    arguments: list[str], variable: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARITY_DEBUG", variable)  # and --debug sets it for this process
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path)])
+    assert done.exit_code == 2 and ("Traceback" in done.stderr) is shown and "is not a run" in done.stderr
 
 
 def test_an_encoding_with_few_signs_is_no_error(tmp_path: Path) -> None:

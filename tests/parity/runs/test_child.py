@@ -17,7 +17,6 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.runs.attention_kernels import ATTENTION_KERNELS
 from parity.runs.child import ChildRunner, environment_in
 from parity.runs.execute import Listening, record_run, recording
 from parity.runs.folder import read_run
@@ -26,7 +25,6 @@ from runners.case import Case, case_document, case_of
 from runners.clock import Progress, Quiet
 from runners.errors import CaseError, MediaError, ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
-from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
@@ -118,29 +116,6 @@ def pids_in(path: Path) -> list[int]:
             return [int(pid) for pid in pids]
         time.sleep(0.1)
     raise AssertionError("the child never started")
-
-
-def test_the_official_release_in_a_child_leaves_the_same_bits_as_in_this_process(
-    micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
-) -> None:
-    case = micro_case({"request.images": [{"path": "astronaut.png"}], "request.num_inference_steps": 1})
-    heard = Heard()
-    record_in_child("official", micro_weights, case, tmp_path / "child", heard, recording("*", "sketch"))
-    official = OfficialRunner(micro_weights, BF16)
-    record_run(official, case, micro_weights, BF16, tmp_path / "here", Quiet(), recording("*", "sketch"))
-    there, here = read_run(tmp_path / "child"), read_run(tmp_path / "here")
-    for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
-        assert torch.equal(getattr(there.outputs(), name), getattr(here.outputs(), name)), name
-    theirs, ours = read_trace(there.folder), read_trace(here.folder)
-    assert list(theirs) == list(ours) and theirs.complete and theirs.pattern == ours.pattern and len(ours) > 90
-    assert all(ours[name].same_bits(theirs[name]) for name in ours)
-    for name in ("case", "inputs", "weights_hash", "runner", "dtype", "sigmas", "environment"):
-        assert getattr(there.record, name) == getattr(here.record, name), name
-    assert there.record.stage_s.keys() == here.record.stage_s.keys() and len(there.record.step_s) == 1
-    assert there.record.details == here.record.details | {"in_child_process": True}
-    assert len(here.record.details[ATTENTION_KERNELS]) > 3
-    assert "denoising" in heard.stages and heard.steps == [(1, 1)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["child", "here"]
 
 
 def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_alone(

@@ -10,9 +10,11 @@ from typing import Any, cast
 import pytest
 import torch
 
+from parity.runs.attention_kernels import ATTENTION_KERNELS
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run
-from parity.runs.folder import read_run
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import Run, read_run
+from parity.trace.file import read_trace
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
@@ -20,7 +22,7 @@ from runners.errors import RunnerError
 from runners.official.files import KNOWN_RELEASES, known_commit, known_hashes, official_code, package_root, total_sha256
 from runners.official.lockstep import Watcher
 from runners.official.runner import ADAPTERS, OfficialRunner, adapter_name, require_transformers
-from runners.protocol import RunOptions
+from runners.protocol import Runner, RunOptions
 from runners.weights import WeightsFolder
 
 pytestmark = pytest.mark.slow
@@ -124,33 +126,66 @@ def test_what_is_no_checkout_is_refused_with_what_is_missing(tmp_path: Path) -> 
         official_code(tmp_path)
 
 
-def test_an_unknown_one_runs_only_as_custom_and_says_which_it_was(
+class Heard(Quiet):
+    """Progress as it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def step(self, index: int, count: int) -> None:
+        self.steps.append((index, count))
+
+
+def test_an_unknown_one_runs_only_as_custom_in_a_child_says_which_it_was_and_has_the_bits_of_this_process(
     checkout: Path, micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
 ) -> None:
     utils = checkout / "packages/ltx-core/src/ltx_core/utils.py"
     utils.write_text(utils.read_text() + "\n# mine\n")
     write(checkout / ".git/HEAD", COMMIT)
-
-    def run(reference: str) -> None:
-        case = micro_case({"reference": reference, "request.num_inference_steps": 1})
-        record_run(child, case, micro_weights, BF16, tmp_path / "run", Quiet())
-
+    heard = Heard()
     child = ChildRunner(
         python=Path(sys.executable),
         name="official",
         weights=micro_weights,
         options=BF16,
-        beside=tmp_path / "run",
+        beside=tmp_path / "child",
         official_root=checkout,
+        threads=torch.get_num_threads(),  # as many as here, for the same bits
     )
+
+    def run(reference: str, runner: Runner, name: str) -> Run:
+        change = {"request.images": [{"path": "astronaut.png"}], "request.num_inference_steps": 1}
+        case = micro_case({**change, "reference": reference})
+        record_run(runner, case, micro_weights, BF16, tmp_path / name, heard, recording("*", "sketch"))
+        return read_run(tmp_path / name)
+
     for reference in ("1.0.0", "1.1.2"):
         with pytest.raises(RunnerError, match=f"does not run reference release '{reference}'; it runs custom"):
-            run(reference)
-    run("custom")
-    record = read_run(tmp_path / "run").record
-    assert record.reference == "custom" and record.details["official_release"] == "custom"
-    assert record.details["official_commit"] == COMMIT
-    assert record.details["official_sha256"] == official_code(checkout).sha256
+            run(reference, child, "child")
+    there = run("custom", child, "child")
+    assert "denoising" in heard.stages and heard.steps == [(1, 1)]
+    here = run("1.0.0", OfficialRunner(micro_weights, BF16), "here")
+    for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
+        assert torch.equal(getattr(there.outputs(), name), getattr(here.outputs(), name)), name
+    theirs, ours = read_trace(there.folder), read_trace(here.folder)
+    assert list(theirs) == list(ours) and theirs.complete and theirs.pattern == ours.pattern and len(ours) > 90
+    assert all(ours[name].same_bits(theirs[name]) for name in ours)
+    for name in ("inputs", "weights_hash", "runner", "dtype", "sigmas", "environment"):
+        assert getattr(there.record, name) == getattr(here.record, name), name
+    assert there.record.stage_s.keys() == here.record.stage_s.keys() and len(there.record.step_s) == 1
+    assert there.record.reference == "custom"
+    assert there.record.details == here.record.details | {
+        "in_child_process": True,
+        "official_release": "custom",
+        "official_sha256": official_code(checkout).sha256,
+        "official_commit": COMMIT,
+    }
+    assert len(here.record.details[ATTENTION_KERNELS]) > 3
+    assert {path.name for path in tmp_path.iterdir()} == {"LTX-2", "child", "here"}
 
 
 def test_the_installed_release_is_never_custom(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> None:
