@@ -48,7 +48,7 @@ GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
-  test test-engines comfyui-root test-gpu test-browser check gate thresholds coverage mutate hostile bench clean
+  test sweep test-engines comfyui-root test-gpu test-browser check gate thresholds coverage mutate hostile bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -92,8 +92,13 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
 	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
 
-test: $(STAMP) ## All tests that need neither a GPU nor a browser
-	$(RUN) -m pytest -m 'not gpu and not browser' $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable)
+IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
+
+test: $(STAMP) ## All tests that need neither a GPU nor a browser, but for whole catalogues
+	$(RUN) -m pytest -m 'not gpu and not browser and not sweep' $(IN_PROCESSES)
+
+sweep: $(STAMP) ## Tests of whole catalogues: each known defect located and named, 400 damaged inputs, branches of native
+	$(RUN) -m pytest -m 'sweep and not gpu' $(IN_PROCESSES)
 
 # Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
 $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt

@@ -69,6 +69,7 @@ def test_values_are_counted_through_lists_and_a_field_with_one_choice_is_none(be
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_every_branch_of_the_native_model_runs_in_some_case_or_has_a_reason(bench: ModuleType, measured: Json) -> None:
     missed = {place for file in measured.values() for place in file["missed"]}
     places = [place for entry in bench.known()["branch"] for place in entry["places"]]

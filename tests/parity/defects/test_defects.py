@@ -55,6 +55,7 @@ def first_departure(drifted: CandidateDrift) -> str:
     return next(iter((*known, *sorted(wrong))), "")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("defect", TRIED, ids=lambda defect: defect.id)
 def test_a_defect_departs_first_where_it_says(
     defect: Defect,

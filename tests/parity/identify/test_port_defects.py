@@ -66,6 +66,7 @@ def rows() -> list[list[Defect]]:
     ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("defects", rows(), ids=lambda row: "-".join(defect.id for defect in row))
 def test_every_defect_is_named_with_certainty_though_others_stand_at_other_places(
     defects: list[Defect], left: Left, micro_weights: WeightsFolder, micro_case: MakeCase
@@ -165,6 +166,7 @@ def test_without_whole_taps_none_is_guessed_behind_what_stays_unexplained(
     assert found.confidence == "certain" if names else found.unexplained[0].tap == "init/video"
 
 
+@pytest.mark.sweep
 def test_every_pair_of_one_site_can_be_computed(
     micro_weights: WeightsFolder, micro_case: MakeCase, one_thread: None
 ) -> None:
