@@ -6,10 +6,21 @@ supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is hea
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, cast
 
 from torch import Tensor
 
 Listener = Callable[[str, Tensor], None]
+
+
+class RepeatingListener(Protocol):
+    """A listener that can be told of a tensor that it heard already, under one more name."""
+
+    repeats: bool  # False makes it one that cannot
+
+    def repeat(self, earlier: str, again: str) -> None:
+        """Take all that was heard under the prefix `earlier` as heard under `again`, too."""
+
 
 _listener: Listener | None = None
 _scope: tuple[str, ...] = ()
@@ -29,6 +40,17 @@ def tap(name: str, tensor: Tensor) -> None:
     """Offer `tensor` to the listener under the current scope; the listener must neither keep nor change it unasked."""
     if _listener is not None:
         _listener("/".join((*_scope, name)), tensor)
+
+
+def can_repeat() -> bool:
+    """True if what was tapped can be tapped again by name alone: nobody listens, or who listens has kept it."""
+    return _listener is None or bool(getattr(_listener, "repeats", False))
+
+
+def tap_again(earlier: str, name: str) -> None:
+    """Offer everything that was tapped under the prefix `earlier` again, under `name` in the current scope."""
+    if _listener is not None:
+        cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope, name)))
 
 
 def current_scope() -> str:

@@ -42,14 +42,16 @@ def _is_streams_own(
     shows_in=BOTH,
     when=lambda stage, one, *_, **__: one.name == "perturbed",
 )
-def pass_reused(original: Original, stage: Any, one: GuidancePass, batch: Batch, step: Step, **options: bool) -> Pair:
+def pass_reused(
+    original: Original, stage: Any, one: GuidancePass, batch: Batch, step: Step, *rest: Any, **options: bool
+) -> Pair:
     """The perturbed pass of the first step serves in all later ones."""
     sigma = float(step.sigma)
     first_sigma, x0 = vars(stage).get("first_perturbed", (sigma, None))
     if sigma != first_sigma:
         kept: Pair = x0
         return kept
-    computed: Pair = original(stage, one, batch, step, **options)
+    computed: Pair = original(stage, one, batch, step, *rest, **options)
     stage.first_perturbed = sigma, computed
     return computed
 

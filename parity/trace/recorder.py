@@ -48,16 +48,26 @@ class _Batch:
         self._rows: list[tuple[str, tuple[int, ...], str]] = []  # one list: an interrupt cannot fall between columns
         self._floats = torch.empty(CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
         self._integers = torch.empty(CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
+        self._here = self._floats, self._integers  # where they were computed, for copies
         self._arrived: torch.Event | None = None
 
     @property
     def full(self) -> bool:
         return len(self._rows) == CAPACITY
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, name: str, tensor: Tensor) -> None:
         row = len(self._rows)
         sketch_into(tensor, self._floats[row], self._integers[row])
         self._rows.append((name, tuple(tensor.shape), dtype_name(tensor.dtype)))
+
+    def copy(self, name: str, other: "_Batch", row: int) -> None:
+        """Add what row `row` of a batch of the same device holds, under another name."""
+        for mine, theirs in zip(self._here, other._here, strict=True):
+            mine[len(self._rows)].copy_(theirs[row])
+        self._rows.append((name, *other._rows[row][1:]))
 
     def send(self) -> None:
         """Let the rows begin their way to the host; does not wait."""
@@ -125,6 +135,7 @@ class Recorder:
         self._journal.append(encode(SketchTable(buckets=buckets, pattern=pattern)))  # a trace before the first tap too
         self._tensors = JournalWriter(folder / TENSORS_JOURNAL) if keep == "full" else None
         self._heard: set[str] = set()
+        self._of_step: dict[str, tuple[_Batch, int]] = {}  # where the sketches of this step's taps are
         self._step = ""
         self._batch: _Batch | None = None
         self._on_the_way: deque[_Batch] = deque()
@@ -133,21 +144,40 @@ class Recorder:
         """Record one tap, unless the pattern leaves it out."""
         if not chosen(name, self._pattern):
             return
+        tensor = without_left_padding(name, tensor, self._prompt_tokens)
+        self._batch_for(name, tensor.device).add(name, tensor)
+        if self._tensors is not None:
+            append_tensor(self._tensors, name, tensor)
+
+    @property
+    def repeats(self) -> bool:
+        """True if every tap of a step is sketched, and no more than that: whole tensors are not here any more."""
+        return self._tensors is None and self._pattern in (None, "*")
+
+    def repeat(self, earlier: str, again: str) -> None:
+        """Record the taps of this step under the prefix `earlier` once more, under `again`, without their tensors."""
+        for name, (batch, row) in list(self._of_step.items()):
+            if name.startswith(f"{earlier}/"):
+                copied = f"{again}{name.removeprefix(earlier)}"
+                self._batch_for(copied, batch.device).copy(copied, batch, row)
+
+    def _batch_for(self, name: str, device: torch.device) -> _Batch:
+        """The batch whose next row a tap gets. Raises: RunError if the tap was heard before."""
         if name in self._heard or not name or "\n" in name:
             raise RunError(
                 f"Tap {name!r} was heard twice, or its name is empty or of two lines. Give each tap one name."
             )
         self._heard.add(name)
-        tensor = without_left_padding(name, tensor, self._prompt_tokens)
         step = "/".join(name.split("/", 2)[:2])
         batch = self._batch
-        if batch is None or batch.full or batch.device != tensor.device or step != self._step:
+        if step != self._step:
+            self._of_step.clear()
+        if batch is None or batch.full or batch.device != device or step != self._step:
             self._send()
-            batch = self._batch = _Batch(self._buckets, tensor.device)
+            batch = self._batch = _Batch(self._buckets, device)
             self._step = step
-        batch.add(name, tensor)
-        if self._tensors is not None:
-            append_tensor(self._tensors, name, tensor)
+        self._of_step[name] = batch, len(batch)
+        return batch
 
     def adopt(self, folder: Path) -> None:
         """Take over what a recorder of another process, asked for `request`, has left in `folder`, finished or not.

@@ -15,6 +15,7 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
+from runners.ltx23.shared_blocks import SharedBlocks, departure
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
 from runners.tap import scope, tap
@@ -95,17 +96,30 @@ class DenoisingStage:
 
     def predict(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> dict[str, Pair]:
         """x0 of both modalities by the name of the pass, one pass after the other."""
+        blocks = len(self.transformer.transformer_blocks)
+        # Passes that differ from the first in what they skip alone; of the others no block is the same.
+        alike = [one for one in step.passes if _but_for_skips(one) == _but_for_skips(step.passes[0])]
+        shared = SharedBlocks((departure(one.skips, alike[0].skips, blocks) for one in alike[1:]), blocks)
         return {
-            one.name: self._pass(one, batch, step, disable_v2a_cross_attn=disable_v2a_cross_attn) for one in step.passes
+            one.name: self._pass(one, batch, step, shared, disable_v2a_cross_attn=disable_v2a_cross_attn)
+            for one in step.passes
         }
 
-    def _pass(self, one: GuidancePass, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> Pair:
+    def _pass(
+        self, one: GuidancePass, batch: Batch, step: Step, shared: SharedBlocks, *, disable_v2a_cross_attn: bool
+    ) -> Pair:
         context = self.context(batch, negative=one.negative_prompt)
         with scope(one.name):
             video = _modality(step.video, step.sigma, context[0], one.video_enabled)
             audio = _modality(step.audio, step.sigma, context[1], one.audio_enabled)
             x0: Pair = self.transformer(
-                video, audio, step.rotary, one.skips, step.modulation, disable_v2a_cross_attn=disable_v2a_cross_attn
+                video,
+                audio,
+                step.rotary,
+                one.skips,
+                step.modulation,
+                disable_v2a_cross_attn=disable_v2a_cross_attn,
+                shared=shared,
             )
             tap("x0/video", x0[0])
             tap("x0/audio", x0[1])
@@ -148,6 +162,10 @@ def _modality(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool)
         context=context,
         enabled=enabled,
     )
+
+
+def _but_for_skips(one: GuidancePass) -> tuple[bool, bool, bool]:
+    return one.negative_prompt, one.video_enabled, one.audio_enabled
 
 
 def advance(state: LatentState, x0: Tensor, sigma: float, change: float) -> LatentState:
