@@ -18,7 +18,7 @@ from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_te
 from parity.trace.recorder import Recorder
 from parity.trace.sketch import sketch
 from runners.errors import ConfigError, RunError
-from runners.tap import listening, scope, tap
+from runners.tap import listening, scope, tap, tap_again
 
 Interrupting = Callable[[int, ModuleType, ModuleType], AbstractContextManager[list[int]]]
 
@@ -45,6 +45,33 @@ def test_a_run_leaves_the_sketch_of_every_tap_in_order(tmp_path: Path) -> None:
         expected = sketch(tensor)
         assert trace[name].same_bits(expected) and torch.equal(trace[name].buckets, expected.buckets)
     assert [path.name for path in tmp_path.iterdir()] == [TRACE_FILE]
+
+
+def test_what_was_heard_is_recorded_again_by_name_in_whatever_batch_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "CAPACITY", 2)  # so that the step's taps lie in three batches
+    first, second = torch.arange(6.0).reshape(1, 2, 3), torch.full((1, 5), 7.0).bfloat16()
+    with Recorder(tmp_path) as recorder, listening(recorder), scope("denoise/003"):
+        tap("cond/block/00/video/out", first)
+        tap("cond/block/00/audio/out", second)
+        tap("cond/block/01/video/out", first + 1)
+        with scope("perturbed"):
+            tap_again("denoise/003/cond/block/00", "block/00")
+    trace = read_trace(tmp_path)
+    assert list(trace)[3:] == ["denoise/003/perturbed/block/00/video/out", "denoise/003/perturbed/block/00/audio/out"]
+    for stream, tensor in (("video", first), ("audio", second)):
+        again = trace[f"denoise/003/perturbed/block/00/{stream}/out"]
+        assert again.same_bits(sketch(tensor)) and (again.shape, again.dtype) == (
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+        )
+
+
+def test_a_name_that_was_heard_cannot_be_heard_again_by_repeating(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="heard twice"), Recorder(tmp_path) as recorder:
+        recorder("denoise/003/a/b", torch.ones(2))
+        recorder.repeat("denoise/003/a", "denoise/003/a")
 
 
 def test_what_is_tapped_may_change_afterwards(tmp_path: Path) -> None:
