@@ -10,7 +10,7 @@ The reference computes them again (ltx_pipelines.utils.helpers.multi_modal_guide
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from torch import Tensor
 
@@ -89,6 +89,9 @@ class SharedBlocks:
         """Take note of the streams before a block; after the last one, before the block that there is not."""
         if block in self._departures and block not in self._kept and self._first is not None:
             self._kept[block] = video, audio
+
+
+NOTHING_SHARED: Final = SharedBlocks((), 0)
 
 
 def _same(one: StreamConditions, other: StreamConditions) -> bool:

@@ -35,7 +35,7 @@ from runners.ltx23.block import (
     StreamRotary,
 )
 from runners.ltx23.rotary import middle_of_cells, rotary_table
-from runners.ltx23.shared_blocks import PassInputs, SharedBlocks
+from runners.ltx23.shared_blocks import NOTHING_SHARED, PassInputs, SharedBlocks
 from runners.ltx23.timestep import AdaLayerNormSingle, modulate
 from runners.ltx23.transformer_config import StreamConfig, TransformerConfig
 from runners.releases import ReleaseBehaviours
@@ -224,7 +224,7 @@ class Transformer(nn.Module):
         skips: Skips = NO_SKIPS,
         modulation: Modulation | None = None,
         disable_v2a_cross_attn: bool = False,
-        shared: SharedBlocks | None = None,
+        shared: SharedBlocks = NOTHING_SHARED,
     ) -> tuple[Tensor, Tensor]:
         """Denoise one step.
 
@@ -252,18 +252,16 @@ class Transformer(nn.Module):
             context=audio.context, modulation=modulation.audio, rotary=rotary.audio, enabled=audio.enabled
         )
         inputs = PassInputs(latents=(video.latent, audio.latent), video=at_video, audio=at_audio, skips=skips)
-        begun = None if shared is None else shared.begin(inputs)
+        begun = shared.begin(inputs)
         if begun is None:
             # (B, T, P) -> (B, T, C)
             begun = 0, (self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent))
         start, (video_stream, audio_stream) = begun
         for index, block in enumerate(self.transformer_blocks[start:], start):
-            if shared is not None:
-                shared.keep(index, video_stream, audio_stream)
+            shared.keep(index, video_stream, audio_stream)
             with scope(f"block/{index:02d}") if tapping() else nullcontext():
                 video_stream, audio_stream = block(video_stream, audio_stream, at_video, at_audio, skips.at(index))
-        if shared is not None:
-            shared.keep(len(self.transformer_blocks), video_stream, audio_stream)
+        shared.keep(len(self.transformer_blocks), video_stream, audio_stream)
         video_velocity = self._velocity(video_stream, modulation.video.embedding, self.scale_shift_table, self.proj_out)
         audio_velocity = self._velocity(
             audio_stream, modulation.audio.embedding, self.audio_scale_shift_table, self.audio_proj_out
