@@ -27,8 +27,8 @@ def ready(batch: Batch) -> Batch:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(batch.config.dtype)
 
-    batch.video_context, batch.negative_video_context = random(1, TEXT_TOKENS, 192), random(1, TEXT_TOKENS, 192)
-    batch.audio_context, batch.negative_audio_context = random(1, TEXT_TOKENS, 96), random(1, TEXT_TOKENS, 96)
+    batch.video_context, batch.negative_video_context = random(1, TEXT_TOKENS, 96), random(1, TEXT_TOKENS, 96)
+    batch.audio_context, batch.negative_audio_context = random(1, TEXT_TOKENS, 48), random(1, TEXT_TOKENS, 48)
     batch.image_latents = [random(1, 128, 1, 2, 3) for _ in batch.sampling.images]
     return LatentPreparationStage().forward(batch)
 

@@ -109,4 +109,4 @@ def test_both_contexts_have_the_official_bits(models: SimpleNamespace, make_batc
         wanted = official.process_hidden_states(states.unbind(-1), mask)
         assert video is not None and audio is not None
         assert torch.equal(video, wanted.video_encoding) and torch.equal(audio, wanted.audio_encoding)
-        assert video.dtype == models.dtype and (video.shape[-1], audio.shape[-1]) == (192, 96)
+        assert video.dtype == models.dtype and (video.shape[-1], audio.shape[-1]) == (96, 48)
