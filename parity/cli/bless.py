@@ -38,6 +38,7 @@ def bless(
     are derived anew, and the golden until then stays readable as golden@RELEASE unless --drop-previous is given.
     """
     from parity.cli.diff import release_change
+    from parity.diff.comparable import require_same_weights
     from parity.diff.runs import compare_runs
     from parity.judge.registry import save_registry
     from parity.report.numbers import draw_diff
@@ -62,6 +63,7 @@ def bless(
     if old is not None and new.record.reference != old.record.reference:
         draw_release_change(out, release_change(old, new, weights, None))
     elif old is not None:
+        require_same_weights(old, new)
         draw_diff(out, compare_runs(old, new), f"{run} against the golden it replaces")
     populations = None if files is None else _populations(new, files, reduced)
     with nullcontext() if populations is None else changing(limits_path()):  # another process may calibrate a case

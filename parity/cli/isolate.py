@@ -101,11 +101,13 @@ def _runs(reference: str, case: "Case", against: Path | None) -> "tuple[Run, Run
 
 def _inherited(runs: "tuple[Run, Run] | None") -> dict[str, float]:
     """The error of each tap in the free run, where both runs have a trace."""
+    from parity.diff.comparable import require_same_weights
     from parity.explain.diagnosis import diagnose
     from parity.runs.folder import TRACE_FILE
 
     if runs is None or not all(run.has(TRACE_FILE) for run in runs):
         return {}
+    require_same_weights(*runs)
     return diagnose(*runs).traces.errors
 
 

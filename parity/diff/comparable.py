@@ -1,4 +1,7 @@
-"""The conditions under which two runs may be compared: of one release, one request, one set of pictures and weights."""
+"""The conditions under which two runs may be compared: of one release, one request and one set of pictures.
+
+Other weights can be compared, and are what differs (`parity.diff.identity`); weights that nobody named cannot.
+"""
 
 from typing import Final
 
@@ -25,7 +28,7 @@ def environment_differences(reference: Run, candidate: Run) -> list[Difference]:
 
 
 def require_comparable(reference: Run, candidate: Run) -> None:
-    """Refuse two runs that are not of the same request, weights and release.
+    """Refuse two runs that are not of the same request and release, or of which one does not say its weights.
 
     Raises: RunError naming the first thing that differs; the release comes first, since it explains the rest.
     """
@@ -43,24 +46,36 @@ def require_comparable(reference: Run, candidate: Run) -> None:
         )
     if old.inputs != new.inputs:
         raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
-    unsaid = candidate.imported is not None and not new.weights_hash  # a verdict of it says so
-    if old.weights_hash != new.weights_hash and not unsaid:
-        raise RunError(
-            f"{both} were run with different weights ({old.weights_hash[:12]} and {new.weights_hash[:12]}); "
-            "pass the same --weights to both."
-        )
+    for run in (reference, candidate):
+        if not run.record.weights_hash and run.imported is None:  # a verdict of an imported run says so
+            raise RunError(f"{run.folder} does not say which weights it was run with; run it again.")
+
+
+def require_same_weights(reference: Run, candidate: Run) -> None:
+    """Refuse two runs of different weights, where nothing else can come of them. Raises: RunError."""
+    for one in weights_findings(reference, candidate):
+        raise RunError(f"{one.message}; pass the same --weights to both.")
 
 
 def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
-    """Differences that no tap shows: other noise levels, or other rates of frames and samples."""
+    """Differences that no tap shows: other weights, other noise levels, or other rates of frames and samples."""
     old, new = reference.record, candidate.record
-    found = list(sigma_findings(reference, candidate))
+    found = [*weights_findings(reference, candidate), *sigma_findings(reference, candidate)]
     for where, unit in (("frame_rate", "frames"), ("sample_rate_hz", "samples")):
         rates = (getattr(old, where), getattr(new, where))
         if rates[0] != rates[1]:
             message = f"reference has {rates[0]:g}, candidate has {rates[1]:g} {unit} a second"
             found.append(Finding(code="rate_mismatch", where=where, message=message))
     return tuple(found)
+
+
+def weights_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """A finding if two runs name different weights; an imported run need not name any."""
+    old, new = reference.record.weights_hash, candidate.record.weights_hash
+    if not (old and new) or old == new:
+        return ()
+    message = f"{reference.folder} was run with weights {old}, {candidate.folder} with {new}"
+    return (Finding(code="identity_mismatch", where="weights", message=message),)
 
 
 def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, require_comparable, sigma_findings
+from parity.diff.comparable import environment_differences, require_comparable, sigma_findings, weights_findings
 from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
 from parity.diff.finding import Finding
@@ -106,7 +106,8 @@ def compare_runs(
         outputs = compare_outputs(reference.outputs(), candidate.outputs())
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
-    findings = [*identity_findings(reference, candidate), *told, *outputs.findings]
+    findings = [*identity_findings(reference, candidate), *weights_findings(reference, candidate)]
+    findings += [*told, *outputs.findings]
     levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):

@@ -7,7 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, record_findings, require_comparable
+from parity.diff.comparable import (
+    environment_differences,
+    record_findings,
+    require_comparable,
+    require_same_weights,
+)
 from parity.diff.left_out import left_out
 from parity.diff.traces import compare_traces
 from parity.explain.explanation import Explanation, explain
@@ -54,6 +59,7 @@ def diagnose(
     arbitrations = None
     if oracle is not None:
         require_comparable(reference, oracle)
+        require_same_weights(reference, oracle)
         if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
             raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
         truth = oracle.trace

@@ -7,7 +7,7 @@ three outcomes.
 
 "not_at_parity": evidence that is there fails. A metric is beyond a limit that holds here; or an output is so far beyond
 one measured elsewhere that no machine explains it (`parity.judge.limit.ELSEWHERE_FACTOR`); or something has another
-count, shape or rate than the case fixes. That decides before anything that is missing does.
+count, shape or rate than the case fixes; or the run says that its weights are others. That decides before anything that is missing does.
 
 "undecided": something is missing, unmatched, NaN or otherwise found, so the numbers cannot be believed; or only limits
 that were measured in another environment failed; or nothing failed, but every limit that held is uncalibrated or was
@@ -47,6 +47,7 @@ DIFFERENCES: Final = frozenset(
         *("shape_mismatch", "swapped_pass", "swapped_channels", "wrong_tag"),
     )
 )
+OTHER_WEIGHTS: Final = ("identity_mismatch", "weights")  # another model by its own word, whatever the bits are
 NOT_FIXED_BY_CASE: Final = ("text/", "connector/")  # taps whose size follows from how an engine cuts a prompt up
 
 
@@ -254,6 +255,8 @@ def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
 
 
 def _is_difference(failure: Failure) -> bool:
+    if (failure.code, failure.where) == OTHER_WEIGHTS:
+        return True
     return failure.code in DIFFERENCES and not failure.where.startswith(NOT_FIXED_BY_CASE)
 
 

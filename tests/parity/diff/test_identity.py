@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from parity.diff.comparable import require_same_weights
 from parity.diff.identity import identity_findings, side_of
 from parity.diff.runs import compare_runs
+from parity.explain.diagnosis import diagnose
+from parity.judge.gate import gate
 from parity.runs import golden
 from parity.runs.folder import read_run
+from runners.errors import RunError
 from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
@@ -99,6 +103,36 @@ def test_labels_that_contradict_the_reference_are_findings_where_bits_are_equal(
     assert codes(official, native) == [("identity_mismatch", key)]
     found = compare_runs(read_run(official), read_run(native))
     assert ("identity_mismatch", key) in [(one.code, one.where) for one in found.findings]
+
+
+def test_other_weights_are_not_parity_where_bits_are_equal(leave_run: LeaveRun) -> None:
+    official, native = leave_run("official"), relabelled(leave_run("native", runner="native"), weights_hash="cd" * 32)
+    for profile in (None, "limits"):  # without a registry, limits would refuse what nothing else decided
+        verdict = gate(read_run(official), read_run(native), profile=profile)
+        (found,) = [one for one in verdict.failures if one.code == "identity_mismatch"]
+        assert (verdict.exit_code, found.where) == (1, "weights")
+        assert f"{official} was run with weights {'ab' * 32}, {native} with {'cd' * 32}" in found.message
+    explained = diagnose(read_run(official), read_run(native)).divergence
+    assert [(one.code, one.where) for one in explained.findings] == [("identity_mismatch", "weights")]
+
+
+@pytest.mark.parametrize("nameless", ["official", "native"])
+def test_weights_that_a_run_does_not_name_are_refused(leave_run: LeaveRun, nameless: str) -> None:
+    runs = {name: leave_run(name, runner=name) for name in ("official", "native")}
+    relabelled(runs[nameless], weights_hash="")
+    with pytest.raises(RunError, match=f"{nameless} does not say which weights it was run with; run it again"):
+        compare_runs(read_run(runs["official"]), read_run(runs["native"]))
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_golden_is_not_replaced_by_a_run_of_other_weights(checkout: Path, leave_run: LeaveRun, reduced: bool) -> None:
+    official = leave_run("official", frames=(5, 64, 96))
+    golden.bless(read_run(official), "first", reduced=reduced)
+    kept = golden.golden_of("micro")
+    other = read_run(relabelled(leave_run("other", frames=(5, 64, 96)), weights_hash="cd" * 32))
+    assert ("identity_mismatch", "weights") in [(one.code, one.where) for one in compare_runs(kept, other).findings]
+    with pytest.raises(RunError, match="pass the same --weights to both"):
+        require_same_weights(kept, other)
 
 
 def test_what_an_older_run_does_not_say_contradicts_nothing(leave_run: LeaveRun) -> None:

@@ -124,6 +124,7 @@ def test_a_metric_with_a_limit_that_is_absent_fails() -> None:
         ("contradictory_trace", "init/video", "undecided"),
         ("same_run", "run", "undecided"),
         ("identity_mismatch", "dtype", "undecided"),
+        ("identity_mismatch", "weights", "not_at_parity"),  # another model by its own word
         ("missing_frame", "video_frames", "not_at_parity"),  # the case fixes how many there are, and how large
         ("shape_mismatch", "video_frames", "not_at_parity"),
         ("shape_mismatch", "denoise/000/latent/video", "not_at_parity"),
