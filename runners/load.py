@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from runners.errors import ParityError
-from runners.files import read_bytes
+from runners.files import HeldFile, read_bytes
 
 Form = TypeVar("Form")
 MAX_BYTES: Final = 16 << 20  # unless the caller knows less to be enough; three times the largest there ever was
@@ -34,7 +34,7 @@ _NO_JSON_NUMBERS: Final = ("inf", "-inf", "nan")
 
 
 def load(
-    path: Path,
+    path: Path | HeldFile,
     form: type[Form],
     error: type[ParityError],
     remedy: str,
@@ -72,7 +72,7 @@ def load(
         raise error(f"{path} does not have its form ({problem}); {remedy}.") from problem
 
 
-def read_text(path: Path, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
+def read_text(path: Path | HeldFile, error: type[ParityError], remedy: str, *, max_bytes: int = MAX_BYTES) -> str:
     """The UTF-8 text of a regular file of at most `max_bytes`. Raises: `error`."""
     try:
         return read_bytes(path, error, remedy, max_bytes=max_bytes).decode("utf-8")

@@ -14,8 +14,7 @@ from typing import Any
 
 from parity.diff.finding import Finding
 from parity.diff.side import Side
-from parity.runs.folder import DATA_FILES, RUN_FILE, Run, RunRecord
-from runners.files import sha256_of
+from parity.runs.folder import DATA_FILES, Run, RunRecord
 from runners.protocol import CANDIDATE
 
 
@@ -28,7 +27,7 @@ def side_of(run: Run) -> Side:
         tier=record.tier,
         dtype=record.dtype,
         reference=record.reference,
-        run_sha256=sha256_of(run.folder / RUN_FILE),
+        run_sha256=run.sha256,
         described=tuple(map(str, record.details.get(CANDIDATE, ()))),
         run_id=record.run_id,
         code=_text(where, "source_hash"),
@@ -73,10 +72,9 @@ def _times(record: RunRecord) -> tuple[object, ...]:
 def _linked(reference: Run, candidate: Run) -> str | None:
     """A data file that both folders hold as one file, through a link or because they are one folder."""
     for name in DATA_FILES:
-        if reference.has(name) and candidate.has(name):
-            old, new = reference.folder / name, candidate.folder / name
-            if old.samefile(new):
-                return name
+        both = reference.has(name) and candidate.has(name)
+        if both and reference.file(name).is_same_file(candidate.file(name)):
+            return name
     return None
 
 

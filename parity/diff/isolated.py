@@ -19,12 +19,11 @@ from parity.diff.finding import Finding
 from parity.diff.metric import ISOLATED
 from parity.runs.case import flow_of
 from parity.runs.environment import differences
-from parity.runs.folder import RUN_FILE, TRACE_FILE, Run
+from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.group import isolated_group, worst_by_group
 from parity.taps.isolated_places import isolated_places
 from runners.clock import STAGES
 from runners.errors import RunError
-from runners.files import sha256_of
 from runners.load import load
 
 SCHEMA_VERSION: Final = 2
@@ -49,8 +48,8 @@ class BoundRuns(msgspec.Struct, frozen=True, kw_only=True):
 
 def bound_runs(references: Iterable[Run], candidate: Run) -> BoundRuns:
     """The hashes of runs on disk."""
-    hashes = tuple(sha256_of(run.folder / RUN_FILE) for run in references)
-    return BoundRuns(reference=hashes, candidate=sha256_of(candidate.folder / RUN_FILE))
+    hashes = tuple(run.sha256 for run in references)
+    return BoundRuns(reference=hashes, candidate=candidate.sha256)
 
 
 class SavedIsolation(msgspec.Struct, frozen=True, kw_only=True):

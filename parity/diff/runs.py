@@ -187,7 +187,7 @@ def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
 def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     """The outputs of a run, reduced over boxes of that size if they are not yet."""
     if run.reduced:
-        return run.once("reduced", lambda: read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz))
+        return run.once("reduced", lambda: read_reduced(run.file, run.record.frame_rate, run.record.sample_rate_hz))
     return run.once(("reduced", box_px), lambda: reduce_outputs(run.outputs(), box_px))
 
 

@@ -17,7 +17,7 @@ from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay
 from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint
-from parity.runs.folder import RUN_FILE, TENSORS_FILE, TRACE_FILE, Run
+from parity.runs.folder import TENSORS_FILE, TRACE_FILE, Run
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import is_tap, place_of
 from parity.trace.file import Trace
@@ -25,7 +25,7 @@ from parity.trace.sketch import DEFAULT_BUCKETS, TapSketch, sketch
 from runners.case import Case
 from runners.closed_input import closed_input
 from runners.errors import RunError
-from runners.files import opened_tensors, sha256_of
+from runners.files import opened_tensors
 from runners.protocol import DTYPES, RunOptions
 from runners.releases import RELEASES
 from runners.repeatable import repeatable_kernels
@@ -169,7 +169,7 @@ def identify(
     release = nearest_release(setting, counted, case.reference)
     return Identification(
         run=str(run.folder),
-        run_sha256=sha256_of(run.folder / RUN_FILE),
+        run_sha256=run.sha256,
         case=run.case_id,
         declared=record.reference,
         release=release,
@@ -200,8 +200,8 @@ def _readable(name: str, padded_text: bool) -> bool:
 
 def _whole(run: Run, *, padded_text: bool) -> dict[str, Tensor]:
     """The whole taps that can stand in for ours. Raises: RunError if the file cannot be read."""
-    path = run.folder / TENSORS_FILE
-    with opened_tensors(path, RunError, "the run is damaged", max_bytes=run.most_bytes(TENSORS_FILE)) as file:
+    held = run.file(TENSORS_FILE)
+    with opened_tensors(held, RunError, "the run is damaged", max_bytes=run.most_bytes(TENSORS_FILE)) as file:
         names = [
             name
             for name in file.keys()  # noqa: SIM118

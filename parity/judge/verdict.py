@@ -7,7 +7,8 @@ three outcomes.
 
 "not_at_parity": evidence that is there fails. A metric is beyond a limit that holds here; or an output is so far beyond
 one measured elsewhere that no machine explains it (`parity.judge.limit.ELSEWHERE_FACTOR`); or something has another
-count, shape or rate than the case fixes; or the run says that its weights are others. That decides before anything that is missing does.
+count, shape or rate than the case fixes; or the run says that its weights are others. That decides before anything that
+is missing does.
 
 "undecided": something is missing, unmatched, NaN or otherwise found, so the numbers cannot be believed; or only limits
 that were measured in another environment failed; or nothing failed, but every limit that held is uncalibrated or was

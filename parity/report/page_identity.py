@@ -7,9 +7,8 @@ import msgspec
 
 from parity.report.page_html import Node, cell, table, tag, with_code
 from parity.report.words import capitalised, number
-from parity.runs.folder import RUN_FILE, Run
+from parity.runs.folder import Run
 from runners.errors import RunError
-from runners.files import sha256_of
 from runners.load import load
 
 SCHEMA_VERSION: Final = 1
@@ -41,7 +40,7 @@ def read_identified(path: Path, run: Run) -> IdentityAnswer:
     """An answer saved by `parity identify --out`. Raises: RunError if it is none, or another run's."""
     remedy = f"answers come from `parity identify {run.folder} --out FILE`"
     found = load(path, IdentityAnswer, RunError, remedy, version=SCHEMA_VERSION)
-    if found.run_sha256 != sha256_of(run.folder / RUN_FILE):
+    if found.run_sha256 != run.sha256:
         raise RunError(f"{path} is about another run than {run.folder}; identify this one.")
     return found
 

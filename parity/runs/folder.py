@@ -30,11 +30,11 @@ from parity.runs.video_file import write_mp4
 from parity.taps.pattern import MAX_LENGTH
 from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
-from parity.trace.file import Trace, read_trace
+from parity.trace.file import Trace, trace_in
 from runners.case import CASE_ID, Case, case_document
 from runners.catalogue import NAMES, TAPS_OWED
 from runners.errors import CaseError, MediaError, RunError
-from runners.files import sha256_of
+from runners.files import HeldFile, sha256_of
 from runners.load import load
 from runners.protocol import TAPS_OFFERED, Outcome
 from runners.releases import REFERENCES, RELEASES
@@ -157,7 +157,10 @@ class Run:
                 f"{self.folder} was imported without taps, so only its outputs can be judged (`parity gate`); import "
                 "it again with --taps-from and --map, and it shows where it departs."
             )
-        return read_trace(self.folder, most_taps(self.case, self.record.num_blocks))
+        if not self.has(TRACE_FILE):
+            raise RunError(f"{self.folder} holds no {TRACE_FILE}; record it again with taps on.")
+        checksums = self.file(CHECKSUMS_FILE) if self.has(CHECKSUMS_FILE) else None
+        return trace_in(self.file(TRACE_FILE), most_taps(self.case, self.record.num_blocks), checksums)
 
     def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
@@ -176,13 +179,42 @@ class Run:
                 f"{self.folder} holds reduced outputs; fetch the whole run from the store with `parity fetch`."
             )
         given = self.imported is None or self.imported.latents
-        read = read_outputs(self.folder / OUTPUTS_FILE, self.most_bytes(OUTPUTS_FILE), latents=given)
+        read = read_outputs(self.file(OUTPUTS_FILE), self.most_bytes(OUTPUTS_FILE), latents=given)
         tensors: dict[str, Any] = {**dict.fromkeys(LATENTS), **read}
         return RunOutputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
 
     def has(self, name: str) -> bool:
         """True if the run holds a file of DATA_FILES."""
         return name in self.record.files
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes of run.json that were read."""
+        return self.file(RUN_FILE).sha256
+
+    def file(self, name: str) -> HeldFile:
+        """A file of the run, run.json or one of DATA_FILES it holds, open since it was held to its hash.
+
+        Raises: RunError if it is missing or does not have the hash that run.json gives.
+        """
+        return self.once(("file", name), lambda: self._held(name))
+
+    def _held(self, name: str) -> HeldFile:
+        path = self.folder / name
+        if name == RUN_FILE:
+            return _record_file(path)
+        if path.is_symlink() or not path.is_file():
+            raise RunError(f"{path} is missing, though {RUN_FILE} lists it; the run is incomplete.")
+        file = HeldFile(path, RunError, "it is no file of a run of its case", max_bytes=self.most_bytes(name))
+        if file.sha256 != self.record.files[name]:
+            raise RunError(f"{path} does not have the hash that {RUN_FILE} gives; it was changed after the run.")
+        return file
+
+    def moved_to(self, folder: Path) -> "Run":
+        """The same run, its files held, after its folder was given another name."""
+        moved = Run(folder=folder, record=self.record)
+        moved._kept.update({key: kept for key, kept in self._kept.items() if isinstance(kept, HeldFile)})
+        return moved
 
 
 def write_run(
@@ -271,8 +303,9 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"There is no folder {folder}. Name one that `parity run --out` made.")
     if not path.is_file() or path.is_symlink():
         raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
+    file = _record_file(path)
     record = load(
-        path,
+        file,
         RunRecord,
         RunError,
         "make the run again",
@@ -289,13 +322,14 @@ def read_run(folder: Path) -> Run:
     if unsure.exists() and not (reduced and CHECKSUMS_FILE in record.files):
         raise RunError(f"{unsure} is no part of this run: only a reduced golden has one, and lists it. Remove it.")
     run = Run(folder=folder, record=record)
-    for name, wanted in record.files.items():
-        file = folder / name
-        if file.is_symlink() or not file.is_file():
-            raise RunError(f"{file} is missing, though {RUN_FILE} lists it; the run is incomplete.")
-        if sha256_of(file, RunError, "it is no file of a run of its case", max_bytes=run.most_bytes(name)) != wanted:
-            raise RunError(f"{file} does not have the hash that {RUN_FILE} gives; it was changed after the run.")
+    run.once(("file", RUN_FILE), lambda: file)
+    for name in record.files:
+        run.file(name)
     return run
+
+
+def _record_file(path: Path) -> HeldFile:
+    return HeldFile(path, RunError, "make the run again", max_bytes=MAX_RUN_BYTES)
 
 
 def recorded_case(document: dict[str, Any], origin: str, folder: str = "") -> Case:

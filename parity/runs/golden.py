@@ -9,7 +9,6 @@ A case that moved to another release keeps what held before in `previous/<releas
 and saved numbers, as they were; the pictures are the case's. `golden@<release>` names it.
 """
 
-import dataclasses
 import hashlib
 import re
 import shutil
@@ -138,10 +137,12 @@ def _checked(folder: Path, case_id: str) -> Run:
     pictures, record = _folder_of(case_id), read_record(folder / GOLDEN_FILE)
     if sha256_of(folder / CASE_FILE) != record.case_sha256:
         raise RunError(f"{folder / CASE_FILE} is not the case its golden was recorded for; bless a new run of it.")
-    run_file = folder / RUN_FOLDER / RUN_FILE
-    if not run_file.is_file() or sha256_of(run_file) != record.history[-1].run_sha256:
-        raise RunError(f"The golden of {case_id!r} was changed without `parity bless`; restore it or bless a run.")
+    unchanged = f"The golden of {case_id!r} was changed without `parity bless`; restore it or bless a run."
+    if not (folder / RUN_FOLDER / RUN_FILE).is_file():
+        raise RunError(unchanged)
     run = read_run(folder / RUN_FOLDER)
+    if run.sha256 != record.history[-1].run_sha256:
+        raise RunError(unchanged)
     if run.case_id != case_id:
         raise RunError(f"The golden in {folder} is of case {run.case_id!r}; bless a run of {case_id!r}.")
     for name, wanted in run.record.inputs.items():
@@ -169,7 +170,9 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, r
     if not {RUN_FILE, OUTPUTS_FILE} <= whole.keys() <= {RUN_FILE, *DATA_FILES}:
         raise RunError(f"The golden of {case_id!r} names the files {sorted(whole)}; that is no run. Bless a run again.")
     if (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == whole[RUN_FILE].sha256:
-        return read_run(folder)  # brought before; its files are held to their hashes again
+        run = read_run(folder)  # brought before; its files are held to their hashes again
+        if run.sha256 == whole[RUN_FILE].sha256:
+            return run
     store = store or open_store()
     with folder_atomic(folder, holds_run, replace=replace) as partial:
         for name, stored in whole.items():
@@ -177,7 +180,7 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, r
         run = read_run(partial)
         if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
             raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
-    return dataclasses.replace(run, folder=folder)
+    return run.moved_to(folder)
 
 
 def reference_run(name: str, case_id: str) -> Run:
@@ -245,13 +248,13 @@ def _replace_golden(
             reason=reason.strip(),
             blessed_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             run_sha256=sha256_of(new / RUN_FILE),
-            source_sha256=older[-1].source_sha256 if run.reduced else sha256_of(run.folder / RUN_FILE),
+            source_sha256=older[-1].source_sha256 if run.reduced else run.sha256,
             whole=whole,
             moved_from=before.reference if moved and older else "",
         )
         record = GoldenRecord(
             schema_version=SCHEMA_VERSION,
-            case_sha256=hashlib.sha256(text.encode()).hexdigest() if moved else sha256_of(folder / CASE_FILE),
+            case_sha256=hashlib.sha256(text.encode()).hexdigest(),
             history=(*older, blessing),
         )
         if moved and older and not drop_previous:
@@ -332,24 +335,24 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
     """Put into `folder` what the repository keeps of a run, and into the store the rest; says what lies there."""
     if stays_whole(run, reduced):
         for name in _kept_files(run):
-            shutil.copyfile(run.folder / name, folder / name)
+            shutil.copyfile(run.file(name).address(), folder / name)
         return {}
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
+        write_reduced_trace(run.trace, folder, len(run.record.step_s), run.record.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
-    return {name: store.put(run.folder / name) for name in (RUN_FILE, *run.record.files)}
+    return {name: store.put(run.file(name)) for name in (RUN_FILE, *run.record.files)}
 
 
 def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str, StoreEntry]:
     """Put into `folder` what would be kept of a golden today; says what lies in the store, which is as it was."""
-    if not history or sha256_of(run.folder / RUN_FILE) != history[-1].run_sha256:
+    if not history or run.sha256 != history[-1].run_sha256:
         raise RunError(
             f"{run.folder} holds reduced outputs and is not the golden of {run.case_id!r}; bless the whole run, or the "
             "golden itself to keep less of it."
         )
     for name in (REDUCED_FILE, *KEY_FRAME_FILES):
-        shutil.copyfile(run.folder / name, folder / name)
+        shutil.copyfile(run.file(name).address(), folder / name)
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.folder, folder, len(run.record.step_s), run.record.num_blocks)
+        write_reduced_trace(run.trace, folder, len(run.record.step_s), run.record.num_blocks, thin=True)
     return history[-1].whole

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from parity.trace.atomic import file_atomic
 from runners.errors import RunError
-from runners.files import opened_tensors
+from runners.files import HeldFile, opened_tensors
 from runners.protocol import Outcome
 
 OUTPUTS_FILE = "outputs.safetensors"
@@ -48,7 +48,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise RunError(f"{path} cannot be written ({error}); make room or take another place.") from error
 
 
-def read_outputs(path: Path, max_bytes: int = MAX_BYTES, *, latents: bool = True) -> dict[str, Tensor]:
+def read_outputs(path: Path | HeldFile, max_bytes: int = MAX_BYTES, *, latents: bool = True) -> dict[str, Tensor]:
     """The four outputs, or the two beside the latents.
 
     Raises: RunError; shapes and dtypes are checked in the header before anything is read.
@@ -61,7 +61,7 @@ def read_outputs(path: Path, max_bytes: int = MAX_BYTES, *, latents: bool = True
 
 
 def read_tensors(
-    path: Path, forms: Mapping[str, tuple[int, tuple[str, ...]]], max_bytes: int = MAX_BYTES
+    path: Path | HeldFile, forms: Mapping[str, tuple[int, tuple[str, ...]]], max_bytes: int = MAX_BYTES
 ) -> dict[str, Tensor]:
     """The tensors of a file that holds these and no others, by number of axes and dtypes.
 

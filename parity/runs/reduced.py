@@ -12,7 +12,7 @@ and the last. A candidate is reduced as the golden was before it is compared, so
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,14 +24,14 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, TRACE_FILE, RunOutputs
+from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
 from parity.runs.outputs import LATENT_DTYPES, read_tensors, write_tensors
 from parity.taps.pattern import includes
 from parity.trace.atomic import file_atomic
 from parity.trace.checksums import TapChecksums, write_checksums
-from parity.trace.file import Trace, read_trace, write_trace
+from parity.trace.file import Trace, write_trace
 from runners.errors import RunError
-from runners.files import opened
+from runners.files import HeldFile, opened
 
 BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
 SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
@@ -139,19 +139,29 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
             Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)
 
 
-def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOutputs:
-    """Read reduced outputs. Raises: RunError; forms and sizes are checked in the headers before anything is read."""
-    tensors = _read_tensors(folder / REDUCED_FILE)
+def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, sample_rate: int) -> ReducedOutputs:
+    """Read reduced outputs.
+
+    Args:
+        file: gives each file of them by its name.
+        frame_rate: frames a second.
+        sample_rate: samples a second.
+    Raises: RunError; forms and sizes are checked in the headers before anything is read.
+    """
+    tensors = _read_tensors(file(REDUCED_FILE))
     frames, *small = tensors["small_frames"].shape
-    pictures = [_read_key_frame(folder / name, tuple(small)) for name in KEY_FRAME_FILES]
+    files = [file(name) for name in KEY_FRAME_FILES]
+    pictures = [_read_key_frame(one, tuple(small)) for one in files]
     if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
-        raise RunError(f"The key frames in {folder} have different sizes: {sorted(sizes)}. Restore the golden.")
+        raise RunError(
+            f"The key frames beside {file(REDUCED_FILE)} have different sizes: {sorted(sizes)}. Restore the golden."
+        )
     key_frames = torch.stack(pictures)
     box_px = _box_of(key_frames.shape[1:3], tuple(small))
     assert box_px is not None  # or no key frame would have been read
-    for place, frame, name in zip(key_frame_places(frames), key_frames, KEY_FRAME_FILES, strict=True):
+    for place, frame, one in zip(key_frame_places(frames), key_frames, files, strict=True):
         if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
-            raise RunError(f"{folder / name} is not frame {place} of its run: the hash is another. Restore the golden.")
+            raise RunError(f"{one} is not frame {place} of its run: the hash is another. Restore the golden.")
     return ReducedOutputs(
         frame_shape=(frames, *key_frames.shape[1:]),
         box_px=box_px,
@@ -166,7 +176,7 @@ def read_reduced(folder: Path, frame_rate: float, sample_rate: int) -> ReducedOu
     )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path | HeldFile) -> dict[str, Tensor]:
     tensors = read_tensors(path, _TENSORS)
     small, digests = tensors["small_frames"], tensors["frame_sha256"]
     if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
@@ -174,7 +184,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_key_frame(path: Path, small: tuple[int, ...]) -> Tensor:
+def _read_key_frame(path: Path | HeldFile, small: tuple[int, ...]) -> Tensor:
     """One PNG; its size is checked against the small frames before a pixel is decoded."""
     try:
         with opened(path, RunError, "restore the golden") as file, warnings.catch_warnings():
@@ -219,15 +229,20 @@ def kept_taps_of(trace: Trace, steps: int, num_blocks: int | None) -> str:
     return kept_taps(steps, num_blocks - 1)
 
 
-def write_reduced_trace(source: Path, folder: Path, steps: int, num_blocks: int | None) -> None:
-    """Write into `folder` what a golden keeps of the trace of the run in `source`, which may be a golden already.
+def write_reduced_trace(trace: Trace, folder: Path, steps: int, num_blocks: int | None, *, thin: bool = False) -> None:
+    """Write into `folder` what a golden keeps of a trace.
 
-    Raises: RunError if that trace is not whole: of all taps, or, of a golden, of those that one keeps today.
+    Args:
+        trace: of a run; or of a golden already, with `thin`, which then need have no more than one keeps today.
+        folder: of the golden.
+        steps: of the run.
+        num_blocks: of the transformer, where it is known.
+        thin: take the trace of a golden.
+    Raises: RunError if that trace is not whole.
     """
-    trace, path = read_trace(source), source / TRACE_FILE
     kept = kept_taps_of(trace, steps, num_blocks)
-    wanted = kept if (source / REDUCED_FILE).is_file() else "*"
+    wanted = kept if thin else "*"
     if not (includes(trace.pattern, wanted) and trace.complete):
-        raise RunError(f"{path} is not a whole trace of all taps; record the run again with --taps '*'.")
+        raise RunError("What a golden is made of is not a whole trace of all taps; record the run again, --taps '*'.")
     write_checksums(folder, TapChecksums(digests=trace.bits, pattern=trace.pattern_of_bits))
     write_trace(folder, trace.part(kept))

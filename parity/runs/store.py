@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from parity.trace.atomic import file_atomic, own_folder
 from runners.errors import OutputError, RunError
-from runners.files import sha256_of
+from runners.files import HeldFile
 
 ENVIRONMENT_VARIABLE: Final = "PARITY_STORE"
 MAX_FILE_BYTES: Final = 1 << 38
@@ -52,12 +52,12 @@ class Store:
                 f"No store at {url!r} ({error}); set {ENVIRONMENT_VARIABLE} to a folder, or install what it needs."
             ) from error
 
-    def put(self, path: Path) -> StoreEntry:
+    def put(self, file: HeldFile) -> StoreEntry:
         """Add a file, unless its content is there already; what lies under its name is read before it is believed.
 
         Raises: RunError if the store does not take it; OutputError if a device or a link lies there.
         """
-        stored = StoreEntry(sha256=sha256_of(path, max_bytes=MAX_FILE_BYTES), bytes=path.stat().st_size)
+        stored = StoreEntry(sha256=file.sha256, bytes=file.size)
         if self._holds(stored):
             return stored
         target = self._path(stored)
@@ -65,14 +65,14 @@ class Store:
             if isinstance(self._files, LocalFileSystem):
                 # In a folder, a reader must never find half a file under a whole file's name.
                 with file_atomic(own_folder(Path(self._root), stored.sha256[:2], stored.sha256)) as new:
-                    shutil.copyfile(path, new)
+                    shutil.copyfile(file.address(), new)
             else:  # the others put a file at once
                 self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-                self._files.put_file(str(path), target)
+                self._files.put_file(file.address(), target)
         except OutputError:
             raise
         except Exception as error:  # every kind of store has errors of its own
-            raise RunError(f"Storing {path} in {self.url} failed ({error!r}); is it writable for you?") from error
+            raise RunError(f"Storing {file} in {self.url} failed ({error!r}); is it writable for you?") from error
         if not self._holds(stored):
             raise RunError(f"{self.url} does not give {stored.sha256} back as it was stored; that store is damaged.")
         return stored

@@ -21,7 +21,7 @@ import torch
 from parity.taps.pattern import MAX_LENGTH
 from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RunError
-from runners.files import opened_tensors
+from runners.files import HeldFile, opened_tensors
 
 CHECKSUMS_FILE: Final = "checksums.safetensors"
 BYTES_PER_TAP: Final = 256  # of the file, ten times what one takes
@@ -56,7 +56,7 @@ def write_checksums(folder: Path, checksums: TapChecksums) -> None:
     write_bytes_atomic(folder / CHECKSUMS_FILE, data)
 
 
-def read_checksums(path: Path, most_taps: int) -> TapChecksums:
+def read_checksums(path: Path | HeldFile, most_taps: int) -> TapChecksums:
     """The checksums that `write_checksums` wrote, of at most so many taps.
 
     Raises: RunError for a file that has not this form.

@@ -39,7 +39,7 @@ from parity.trace.sketch import (
     require_buckets,
 )
 from runners.errors import ConfigError, RunError
-from runners.files import opened, read_bytes
+from runners.files import HeldFile, opened, read_bytes
 from runners.load import parse
 
 TRACE_FILE: Final = "trace.safetensors"
@@ -163,18 +163,17 @@ class Trace(Mapping[str, TapSketch]):
 
 
 def read_trace(folder: Path, most_taps: int = MOST_TAPS) -> Trace:
-    """Read the trace of a run, or of a crashed run what it had finished; of a golden the checksums beside it, too.
+    """Read what was recorded into a folder: a whole trace, checksums beside it, or of a crashed run what it had.
 
     Args:
         folder: of the run.
         most_taps: that its case leaves; files larger than those of so many are not read.
-    Raises: RunError if there is no trace, or it is damaged, of another version, or names a tap twice.
+    Raises: RunError if there is no trace, or as `trace_in`.
     """
     file, journal = folder / TRACE_FILE, folder / TRACE_JOURNAL
     if file.is_file():
-        data = read_bytes(file, RunError, "record the run again", max_bytes=most_taps * BYTES_PER_TAP)
-        table, checksums = decode(data, origin=str(file)), folder / CHECKSUMS_FILE
-        return _with_checksums(table, checksums, most_taps) if checksums.is_file() else Trace(table)
+        checksums = folder / CHECKSUMS_FILE
+        return trace_in(file, most_taps, checksums if checksums.is_file() else None)
     if journal.is_file():
         table = journal_table(journal, most_taps)
         table.complete = False
@@ -182,7 +181,21 @@ def read_trace(folder: Path, most_taps: int = MOST_TAPS) -> Trace:
     raise RunError(f"{folder} holds neither {TRACE_FILE} nor {TRACE_JOURNAL}; record it again with taps on.")
 
 
-def _with_checksums(table: SketchTable, path: Path, most_taps: int) -> Trace:
+def trace_in(file: Path | HeldFile, most_taps: int = MOST_TAPS, checksums: Path | HeldFile | None = None) -> Trace:
+    """Read a whole trace.
+
+    Args:
+        file: `trace.safetensors`.
+        most_taps: that its case leaves; files larger than those of so many are not read.
+        checksums: of a golden, those of all its taps.
+    Raises: RunError if it is damaged, of another version, names a tap twice, or has other checksums than those.
+    """
+    data = read_bytes(file, RunError, "record the run again", max_bytes=most_taps * BYTES_PER_TAP)
+    table = decode(data, origin=str(file))
+    return Trace(table) if checksums is None else _with_checksums(table, checksums, most_taps)
+
+
+def _with_checksums(table: SketchTable, path: Path | HeldFile, most_taps: int) -> Trace:
     checksums = read_checksums(path, most_taps)
     if wrong := [name for name, digest in Trace(table).bits.items() if checksums.digests.get(name) != digest]:
         raise RunError(f"{path} has another checksum of {wrong[0]} than the sketch beside it; restore the golden.")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from runners.errors import CheckpointError, RunError
-from runners.files import MAX_HEADER_BYTES, opened, opened_tensors, read_bytes, sha256_of
+from runners.files import MAX_HEADER_BYTES, HeldFile, opened, opened_tensors, read_bytes, sha256_of
 
 ROOT = Path(__file__).parent.parent.parent
 # Where a file is opened otherwise, and why it may be: it is our own, or no file at all.
@@ -160,3 +160,44 @@ def test_tensors_are_those_of_the_file_that_was_checked(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RunError, match="not a whole safetensors file"), opened_tensors(path):
         pass
+
+
+def test_what_is_read_of_a_held_file_is_what_was_hashed(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file({"a": torch.zeros(3)}, path)
+    save_file({"a": torch.ones(3)}, other)
+    good, wanted = path.read_bytes(), sha256_of(path)
+    held = HeldFile(path)
+    assert (held.sha256, held.size, str(held)) == (wanted, len(good), str(path))
+    assert held.is_same_file(HeldFile(path)) and not held.is_same_file(HeldFile(other))
+    other.replace(path)  # put in its place after it was hashed
+    for _ in range(2):  # from its beginning each time
+        assert read_bytes(held) == good and sha256_of(path) != wanted
+        with opened_tensors(held) as tensors:
+            assert torch.equal(tensors.get_tensor("a"), torch.zeros(3))
+        assert Path(held.address()).read_bytes() == good
+    with pytest.raises(RunError, match=r"has more than 9 bytes; restore it"):
+        read_bytes(held, max_bytes=9)
+
+
+def test_a_held_file_that_is_written_into_is_hashed_again(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    held = HeldFile(path)
+    os.utime(path, ns=(1, 1))  # touched, and nothing else
+    assert read_bytes(held) == b"12345"
+    path.write_bytes(b"12346")
+    os.utime(path, ns=(1, 1))  # as it was
+    for read in (read_bytes, HeldFile.address):
+        with pytest.raises(RunError, match="a was changed while it was read; restore it"):
+            read(held)
+
+
+def test_a_held_file_is_closed_with_its_last_reference(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    before = len(list(Path("/dev/fd").iterdir()))
+    held = [HeldFile(path) for _ in range(7)]
+    assert len(list(Path("/dev/fd").iterdir())) == before + 7
+    del held
+    assert len(list(Path("/dev/fd").iterdir())) == before

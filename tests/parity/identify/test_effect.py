@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from parity.identify.effect import effect
-from parity.runs.folder import read_run
+from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.reduced import write_reduced_trace
-from parity.trace.file import read_trace
+from parity.trace.checksums import CHECKSUMS_FILE
 from runners.errors import RunError
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 
@@ -57,9 +59,11 @@ def test_a_tap_that_a_golden_keeps_no_sketch_of_is_held_to_its_bits(leave_run: L
     old, same = read_run(leave_run("old")), read_run(leave_run("same"))
     moved = read_run(leave_run("moved", first=hidden, error=0.25))
     whole = effect(old, moved)
-    write_reduced_trace(old.folder, old.folder, steps=40, num_blocks=None)  # of which it has the first alone
-    assert hidden not in read_trace(old.folder) and effect(old, same).bit_equal
-    found = effect(old, moved)
+    write_reduced_trace(old.trace, old.folder, steps=40, num_blocks=None)  # of which it has the first alone
+    files = old.record.files | {name: sha256_of(old.folder / name) for name in (TRACE_FILE, CHECKSUMS_FILE)}
+    golden = Run(folder=old.folder, record=msgspec.structs.replace(old.record, files=files))
+    assert hidden not in golden.trace and effect(golden, same).bit_equal
+    found = effect(golden, moved)
     assert found.first_tap == hidden and not found.bit_equal
     assert (found.taps, found.taps_moved, found.taps_unmatched) == (whole.taps, whole.taps_moved, 0)
 

@@ -21,6 +21,7 @@ from parity.runs.folder import (
     OUTPUTS_FILE,
     RUN_FILE,
     SCHEMA_VERSION,
+    TRACE_FILE,
     VIDEO_FILE,
     case_recorded_in,
     dtype_name,
@@ -34,6 +35,7 @@ from runners.case import Case
 from runners.errors import RunError
 from runners.files import sha256_of
 from runners.protocol import Outcome
+from tests.parity.conftest import outcome_of
 
 LeaveRun = Callable[..., Path]
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
@@ -326,3 +328,33 @@ def test_a_run_has_an_id_of_its_own_and_one_without_is_still_read(leave_run: Lea
     del document["run_id"]
     (one / RUN_FILE).write_text(json.dumps(document))
     assert read_run(one).record.run_id == ""
+
+
+def test_a_file_that_is_exchanged_after_it_was_hashed_is_not_read(leave_run: LeaveRun) -> None:
+    def darker(made: dict[str, Any]) -> None:
+        made["video_frames"] = made["video_frames"] // 2
+
+    run = read_run(leave_run("mine"))
+    wanted = outcome_of(5, 24, 40, 2).video_frames
+    other = leave_run("other", first="denoise/000/latent/video", error=0.5, change=darker)
+    for name in (*run.record.files, RUN_FILE):
+        (other / name).replace(run.folder / name)
+    assert torch.equal(run.outputs().video_frames, wanted)
+    assert dict(run.trace.bits) == dict(read_run(leave_run("again")).trace.bits)
+    assert run.sha256 != sha256_of(run.folder / RUN_FILE)
+
+
+def test_a_file_that_is_written_into_after_it_was_hashed_is_refused(leave_run: LeaveRun) -> None:
+    run = read_run(leave_run("mine"))
+    with (run.folder / OUTPUTS_FILE).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(RunError, match=r"outputs\.safetensors was changed while it was read; the run is damaged"):
+        run.outputs()
+
+
+def test_a_run_that_never_listed_a_trace_has_none(leave_run: LeaveRun) -> None:
+    run = read_run(leave_run("mine", blocks=None))
+    (leave_run("other") / TRACE_FILE).replace(run.folder / TRACE_FILE)  # which run.json does not vouch for
+    with pytest.raises(RunError, match=r"holds no trace\.safetensors; record it again with taps on"):
+        _ = run.trace

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parity.diff.runs import compare_runs
+from parity.diff.runs import compare_runs, reduced_of
 from parity.runs import golden, reduced
 from parity.runs.folder import (
     KEY_FRAME_FILES,
@@ -20,7 +20,7 @@ from parity.runs.folder import (
     read_run,
     write_run,
 )
-from parity.runs.reduced import read_reduced
+from parity.runs.reduced import read_reduced, reduce_outputs
 from parity.runs.store import ENVIRONMENT_VARIABLE
 from parity.trace.file import read_trace
 from runners.case import load_case
@@ -115,6 +115,39 @@ def test_a_large_golden_is_reduced_and_a_candidate_is_judged_by_it(write: Write)
     assert other.metrics["outputs.bit_equal.frames"] == 0.0 and other.metrics["small_frames.max_abs"] == 1.0
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_a_golden_is_made_and_read_of_the_bytes_that_were_hashed(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    run, other = write("official"), write("other", bump=1)
+    frames, stored = run.outputs().video_frames.clone(), {**run.record.files, RUN_FILE: run.sha256}
+    for name in stored:
+        (other.folder / name).replace(run.folder / name)  # after they were held to their hashes
+    monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1000 if large else 1 << 30)
+    golden.bless(run, "it ships")
+    blessing, kept = golden.blessing_of("large"), golden.golden_of("large")
+    assert blessing.source_sha256 == run.sha256 and kept.reduced == large
+    for name in kept.record.files:
+        (tmp_path / name).write_bytes(b"something else")
+        (tmp_path / name).replace(kept.folder / name)
+    if not large:
+        assert torch.equal(kept.outputs().video_frames, frames)
+        return
+    wanted, small = reduce_outputs(run.outputs()), reduced_of(kept)
+    assert torch.equal(small.small_frames, wanted.small_frames) and torch.equal(small.key_frames, wanted.key_frames)
+    assert {name: one.sha256 for name, one in blessing.whole.items()} == stored
+
+
+def test_a_golden_from_the_store_is_read_of_the_bytes_that_were_hashed(write: Write, tmp_path: Path) -> None:
+    run = write("official")
+    golden.bless(run, "it ships")
+    whole = golden.whole_golden_of("large", tmp_path / "whole")
+    assert whole.folder == tmp_path / "whole" and whole.sha256 == run.sha256
+    (tmp_path / "other").write_bytes(b"something else")
+    (tmp_path / "other").replace(whole.folder / OUTPUTS_FILE)
+    assert torch.equal(whole.outputs().video_frames, run.outputs().video_frames)
+
+
 def test_a_candidate_is_reduced_over_the_boxes_of_its_golden(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as then:
         then.setattr(reduced, "default_box_px", lambda height_px, width_px: 16)  # new goldens of this size have 8
@@ -185,7 +218,7 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     run = golden.golden_of(release + case)
     trace = read_trace(run.folder)
     assert trace.complete and len(trace.bits) == taps and 1000 < len(trace) < 1300
-    kept = read_reduced(run.folder, run.record.frame_rate, run.record.sample_rate_hz)
+    kept = read_reduced(run.file, run.record.frame_rate, run.record.sample_rate_hz)
     frames = run.record.case["request"]["num_frames"]
     assert kept.box_px == 16 and kept.frame_shape == (frames, 512, 768, 3)
     assert "H100" in run.record.environment["device_name"]

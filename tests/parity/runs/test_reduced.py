@@ -82,7 +82,7 @@ def test_boxes_are_doubled_until_no_side_of_a_small_frame_is_longer_than_48_whil
 def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outputs: RunOutputs) -> None:
     reduced = reduce_outputs(outputs)
     write_reduced(tmp_path, reduced)
-    found = read_reduced(tmp_path, 24.0, 48000)
+    found = read_reduced(tmp_path.joinpath, 24.0, 48000)
     assert found.frame_shape == (FRAMES, HEIGHT, WIDTH, 3)
     assert torch.equal(found.key_frames, outputs.video_frames[[0, 2, 4]])
     for name in ("frame_sha256", "small_frames", "audio_waveform", "video_latent", "audio_latent"):
@@ -95,7 +95,7 @@ def test_reduced_outputs_are_read_back_as_they_were_written(tmp_path: Path, outp
 def test_a_waveform_that_bf16_cannot_hold_stays_in_fp32(tmp_path: Path, outputs: RunOutputs) -> None:
     wave = outputs.audio_waveform + 1e-5
     write_reduced(tmp_path, reduce_outputs(replace(outputs, audio_waveform=wave)))
-    assert torch.equal(read_reduced(tmp_path, 24.0, 48000).audio_waveform, wave)
+    assert torch.equal(read_reduced(tmp_path.joinpath, 24.0, 48000).audio_waveform, wave)
 
 
 def test_every_metric_is_there_for_equal_runs_but_the_flicker_of_key_frames(outputs: RunOutputs) -> None:
@@ -152,13 +152,13 @@ def test_a_key_frame_that_was_replaced_resized_or_is_no_picture_is_refused(tmp_p
     ):
         picture.save(path)
         with pytest.raises(RunError, match=complaint):
-            read_reduced(tmp_path, 24.0, 48000)
+            read_reduced(tmp_path.joinpath, 24.0, 48000)
     Image.fromarray(other[:59]).save(path)  # as many boxes, the last of them cut
     with pytest.raises(RunError, match="have different sizes"):
-        read_reduced(tmp_path, 24.0, 48000)
+        read_reduced(tmp_path.joinpath, 24.0, 48000)
     path.write_bytes(b"GIF89a")
     with pytest.raises(RunError, match="cannot be read"):
-        read_reduced(tmp_path, 24.0, 48000)
+        read_reduced(tmp_path.joinpath, 24.0, 48000)
 
 
 def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: RunOutputs) -> None:
@@ -171,7 +171,7 @@ def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: RunO
     ):
         save_file(bad, tmp_path / REDUCED_FILE)
         with pytest.raises(RunError, match=r"reduced\.safetensors"):
-            read_reduced(tmp_path, 24.0, 48000)
+            read_reduced(tmp_path.joinpath, 24.0, 48000)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
     for folder in (source, target):
         folder.mkdir()
     write_trace(source, table())
-    write_reduced_trace(source, target, steps=4, num_blocks=None)
+    write_reduced_trace(read_trace(source), target, steps=4, num_blocks=None)
     whole, reduced = read_trace(source), read_trace(target)
     assert list(reduced) == [f"denoise/{step:03d}/cond/block/08/video/ff" for step in (0, 2, 3)]
     assert dict(reduced.bits) == dict(whole.bits) and len(reduced.bits) == 8
@@ -232,7 +232,7 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
 def test_a_trace_that_is_not_whole_is_not_reduced(tmp_path: Path, bad: SketchTable) -> None:
     write_trace(tmp_path, bad)
     with pytest.raises(RunError, match="not a whole trace"):
-        write_reduced_trace(tmp_path, tmp_path, steps=4, num_blocks=None)
+        write_reduced_trace(read_trace(tmp_path), tmp_path, steps=4, num_blocks=None)
 
 
 def test_blocks_that_the_model_has_and_a_pattern_left_out_are_missed(tmp_path: Path) -> None:
@@ -240,9 +240,8 @@ def test_blocks_that_the_model_has_and_a_pattern_left_out_are_missed(tmp_path: P
     source.mkdir()
     write_trace(source, table(pattern=kept_taps(4, 8)))
     with pytest.raises(RunError, match="not a whole trace"):  # of a run, the bits of every tap are wanted
-        write_reduced_trace(source, tmp_path, steps=4, num_blocks=9)
-    (source / REDUCED_FILE).touch()
+        write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=9)
     with pytest.raises(RunError, match="not a whole trace"):
-        write_reduced_trace(source, tmp_path, steps=4, num_blocks=17)
-    write_reduced_trace(source, tmp_path, steps=4, num_blocks=9)
+        write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=17, thin=True)
+    write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=9, thin=True)
     assert read_trace(tmp_path).pattern == kept_taps(4, 8)
