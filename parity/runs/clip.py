@@ -32,7 +32,7 @@ from parity.runs.encoding import (
     VideoEncoding,
 )
 from runners.errors import MediaError
-from runners.files import read_bytes
+from runners.files import HeldFile, read_bytes
 
 MAX_RATE_HZ: Final = 192_000  # of samples
 MAX_CHANNELS: Final = 2  # what the model has, and what a clip for people can hold
@@ -79,7 +79,7 @@ class Clip:
     doubts: tuple[tuple[str, str], ...]  # where and in which words the file contradicts the case or itself
 
 
-def read_clip(path: Path, form: ClipForm) -> Clip:
+def read_clip(path: Path | HeldFile, form: ClipForm) -> Clip:
     """Read a file. Raises: MediaError for what is no such clip."""
     data = read_bytes(path, MediaError, "wanted a video file of the case's length", max_bytes=form.most_bytes)
     return decode_clip(data, str(path), form)

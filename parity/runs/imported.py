@@ -27,7 +27,7 @@ from parity.trace.prompt_tokens import prompt_tokens
 from runners.case import Case
 from runners.catalogue import require_own_name
 from runners.errors import MediaError, RunError, RunnerError
-from runners.files import opened_tensors, sha256_of
+from runners.files import HeldFile, opened_tensors
 from runners.protocol import CANDIDATE, TAPS_OFFERED, Outcome
 from runners.tap import tap
 from runners.weights import Weights, num_blocks
@@ -88,11 +88,13 @@ def import_run(
     latents: dict[str, Any] = dict.fromkeys(LATENTS)  # a runner owes its latents; a clip from elsewhere may have none
     if files.latents is not None:
         forms = {name: OUTPUTS[name] for name in LATENTS}
-        latents |= read_tensors(files.latents, forms, form.most_bytes)
-        sources["latents"] = sha256_of(files.latents, max_bytes=form.most_bytes)
+        held = HeldFile(files.latents, max_bytes=form.most_bytes)
+        latents |= read_tensors(held, forms, form.most_bytes)
+        sources["latents"] = held.sha256
     video = clip.encoding.video
-    if files.taps is not None:
-        sources["taps"] = sha256_of(files.taps, max_bytes=MOST_DUMP_BYTES)
+    dump = None if files.taps is None else HeldFile(files.taps, max_bytes=MOST_DUMP_BYTES)
+    if dump is not None:
+        sources["taps"] = dump.sha256
     imported = Imported(
         form=Encoding(video=video, sound=clip.encoding.sound if files.sound is None else None).label,
         latents=files.latents is not None,
@@ -101,8 +103,8 @@ def import_run(
     )
     taps: list[str] = []
     with folder_atomic(out, holds_run, replace=replace) as folder:
-        if files.taps is not None and files.names is not None and weights is not None:
-            taps = _replay(files.taps, read_name_map(files.names), case, weights, folder)
+        if dump is not None and files.names is not None and weights is not None:
+            taps = _replay(dump, read_name_map(files.names), case, weights, folder)
         outcome = Outcome(
             video_frames=clip.frames,
             audio_waveform=sound.waveform,
@@ -141,15 +143,16 @@ def _clip(path: Path, form: ClipForm, sources: dict[str, str]) -> Clip:
         return Clip(
             frames=frames, frame_rate=form.frame_rate, waveform=None, sample_rate_hz=0, encoding=Encoding(), doubts=()
         )
-    clip = read_clip(path, form)
-    sources["frames"] = sha256_of(path, max_bytes=form.most_bytes)
-    return clip
+    file = HeldFile(path, MediaError, "wanted a video file of the case's length", max_bytes=form.most_bytes)
+    sources["frames"] = file.sha256
+    return read_clip(file, form)
 
 
 def _sound(files: ImportedFiles, clip: Clip, form: ClipForm, sources: dict[str, str]) -> Sound:
     if files.sound is not None:
-        sound = read_wav(files.sound, form.most_samples)
-        sources["sound"] = sha256_of(files.sound, max_bytes=form.most_bytes)
+        file = HeldFile(files.sound, MediaError, "wanted a WAV file of the case's length", max_bytes=form.most_bytes)
+        sources["sound"] = file.sha256
+        sound = read_wav(file, form.most_samples)
     elif clip.waveform is not None:
         sound = Sound(waveform=clip.waveform, sample_rate_hz=clip.sample_rate_hz, doubts=())
     else:
@@ -168,7 +171,7 @@ def _described(imported: Imported, pictures: bool, files: ImportedFiles, weights
     return (f"imported: {frames}, {sound}{missing} (form {imported.form}); {machine} not known",)
 
 
-def _replay(dump: Path, names: NameMap, case: Case, weights: Weights, folder: Path) -> list[str]:
+def _replay(dump: HeldFile, names: NameMap, case: Case, weights: Weights, folder: Path) -> list[str]:
     """Let a recorder hear the tensors of a dump as taps, in data-flow order; returns the patterns of these.
 
     Raises: RunError for a dump that lacks what the map promises.

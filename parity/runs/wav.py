@@ -17,7 +17,7 @@ from torch import Tensor
 
 from parity.runs.clip import MAX_CHANNELS, MAX_RATE_HZ
 from runners.errors import MediaError
-from runners.files import read_bytes
+from runners.files import HeldFile, read_bytes
 
 PCM: Final = 1
 FLOAT: Final = 3
@@ -47,7 +47,7 @@ class _Form:
     mask: int
 
 
-def read_wav(path: Path, most_samples: int) -> Sound:
+def read_wav(path: Path | HeldFile, most_samples: int) -> Sound:
     """Read a file of at most `most_samples` samples a channel. Raises: MediaError for what is none."""
     most_bytes = most_samples * MAX_CHANNELS * 8 + SLACK_BYTES
     data = read_bytes(path, MediaError, "wanted a WAV file of the case's length", max_bytes=most_bytes)
@@ -71,7 +71,7 @@ def read_wav(path: Path, most_samples: int) -> Sound:
     return Sound(waveform=_samples(samples, form), sample_rate_hz=form.rate_hz, doubts=doubts)
 
 
-def _chunks(data: bytes, path: Path) -> dict[bytes, bytes]:
+def _chunks(data: bytes, path: Path | HeldFile) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     place = 12
     for _ in range(MOST_CHUNKS):
@@ -87,7 +87,7 @@ def _chunks(data: bytes, path: Path) -> dict[bytes, bytes]:
     raise MediaError(f"{path} has more than {MOST_CHUNKS} chunks; save the sound again.")
 
 
-def _form(chunk: bytes, path: Path) -> _Form:
+def _form(chunk: bytes, path: Path | HeldFile) -> _Form:
     if len(chunk) < 16:
         raise MediaError(f"{path} does not say its format; save the sound again.")
     code, channels, rate_hz, _, block, bits = struct.unpack_from("<HHIIHH", chunk)
