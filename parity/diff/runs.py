@@ -22,6 +22,7 @@ from parity.diff.metric import METRICS
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.side import Side, Sides
+from parity.diff.tapped_outputs import output_findings
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.runs.case import flow_of
 from parity.runs.difference import Difference, read_beside
@@ -114,6 +115,9 @@ def compare_runs(
         traces, flow = _compare_taps(reference, candidate)
         omitted = traces.left_out
         findings += traces.findings
+        for side, run, other in (("reference", reference, candidate), ("candidate", candidate, reference)):
+            made = reduced_of(run) if run.reduced else run.outputs()
+            findings += output_findings(side, run, made, flow.steps, other.trace)
         metrics["taps.bit_different"] = float(traces.bit_different)
         pattern = None if subset is None else subset.pattern
         metrics |= drift_metrics(traces, flow, pattern)

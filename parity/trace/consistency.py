@@ -14,6 +14,8 @@ Whoever leaves a trace could write any number into it, and NaN compares as neith
   so many that it lies near the square of the norm: `NEAR` are the bounds, beyond what any honest tap has shown.
 
 And equal bits have equal statistics: exactly in counts and largest magnitude, to float32 rounding in the sums.
+
+A tap that is also an output is there twice, as numbers and as a sketch: `unlike_output` holds the two together.
 """
 
 import math
@@ -23,7 +25,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from parity.trace.sketch import VECTOR
+from parity.trace.sketch import VECTOR, TapSketch, checksum_of, dtype_name, sketch
 
 ROUNDING: Final = 1e-4  # relative; float32 statistics of equal tensors on two devices differ by about 1e-7
 SPREAD: Final = 64.0
@@ -90,3 +92,25 @@ def unequal_statistics(reference: tuple[Tensor, Tensor], candidate: tuple[Tensor
     differ = ~(same | close).all(dim=1) | (old_counts[:, 1:] != new_counts[:, 1:]).any(dim=1)
     rows: list[int] = differ.nonzero().flatten().tolist()
     return rows
+
+
+def unlike_output(recorded: TapSketch, output: Tensor, *, statistics: bool) -> str:
+    """The contradiction between a tap's sketch and the output that it is a sketch of; "" where there is none.
+
+    Args:
+        recorded: of a tap. One of another shape or dtype is of something else, which other findings say.
+        output: the tensor itself.
+        statistics: hold everything of the sketch to the output, not its checksum alone, which takes ten times as long.
+    """
+    if (recorded.shape, recorded.dtype) != (tuple(output.shape), dtype_name(output.dtype)):
+        return ""
+    if recorded.checksum != checksum_of(output):
+        return "its checksum is not that of the output that it is"
+    if statistics and unequal_statistics(_row(recorded), _row(sketch(output, buckets=len(recorded.buckets)))):
+        return "its checksum is that of the output that it is, its statistics are not"
+    return ""
+
+
+def _row(one: TapSketch) -> tuple[Tensor, Tensor]:
+    sums = torch.tensor([one.l2, one.max_abs, one.mean], dtype=torch.float32)
+    return torch.cat((one.buckets, sums))[None], torch.tensor([[one.checksum, one.nan_count, one.inf_count]])

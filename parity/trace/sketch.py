@@ -129,6 +129,15 @@ def sketch(tensor: Tensor, *, buckets: int = DEFAULT_BUCKETS) -> TapSketch:
     return from_row(tuple(tensor.shape), dtype_name(tensor.dtype), floats.cpu(), integers.cpu())
 
 
+def checksum_of(tensor: Tensor) -> int:
+    """The checksum of a sketch by itself, at a tenth of the time. Arguments and errors as `sketch` has them."""
+    flat = _words_aligned(tensor)
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start in range(0, flat.numel(), BLOCK_ELEMENTS):
+        total += _checksum(flat[start : start + BLOCK_ELEMENTS], start * flat.element_size() // 16)
+    return int(total)
+
+
 def from_row(shape: tuple[int, ...], dtype: str, floats: Tensor, integers: Tensor) -> TapSketch:
     """Name the numbers of one row of `sketch_into`: float32 (K + 3,) and int64 (3,), on the CPU."""
     l2, max_abs, mean = floats[-FLOAT_STATISTICS:].tolist()
@@ -179,9 +188,7 @@ def triton_kernel() -> Callable[[Tensor, Tensor, Tensor], None] | None:
 def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
     """`sketch_into` in plain torch operations, on any device: the specification that the kernel is tested against."""
     buckets = floats.numel() - FLOAT_STATISTICS
-    flat, device = tensor.contiguous().view(-1), tensor.device
-    if flat.storage_offset() * flat.element_size() % 4:
-        flat = flat.clone()  # the checksum reads 32-bit words
+    flat, device = _words_aligned(tensor), tensor.device
     count = flat.numel()
     lanes = torch.zeros(buckets, VECTOR, dtype=torch.float64, device=device)
     total, square = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
@@ -236,6 +243,12 @@ def _hash32(index: Tensor) -> Tensor:
     x = ((x ^ x >> 16) * MIX_FIRST) & _MASK
     x = ((x ^ x >> 15) * MIX_SECOND) & _MASK
     return x ^ x >> 15
+
+
+def _words_aligned(tensor: Tensor) -> Tensor:
+    """The elements in a row, where the checksum can read 32-bit words."""
+    flat = tensor.detach().contiguous().view(-1)
+    return flat.clone() if flat.storage_offset() * flat.element_size() % 4 else flat
 
 
 def _checksum(part: Tensor, first_quad: int) -> Tensor:

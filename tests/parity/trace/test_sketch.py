@@ -15,6 +15,7 @@ from parity.trace.sketch import (
     MULTIPLIERS,
     SEED,
     TapSketch,
+    checksum_of,
     sketch,
     sketch_into,
 )
@@ -327,3 +328,10 @@ def test_a_kernel_of_ours_that_is_missing_is_no_reason_to_go_without(monkeypatch
     monkeypatch.setitem(sys.modules, "parity.trace.sketch_triton", None)
     with pytest.raises(ModuleNotFoundError, match="sketch_triton"):
         sketch_module.triton_kernel()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 1000, (1 << 18) + 3])
+def test_the_checksum_alone_is_that_of_the_sketch(dtype: torch.dtype, count: int) -> None:
+    tensor = (torch.rand(count + 1) * 200).to(dtype)[1:]  # begins where no 32-bit word does
+    assert checksum_of(tensor) == sketch(tensor).checksum
