@@ -12,6 +12,7 @@ from parity.cli.interrupt import interrupt_if_heard
 from parity.cli.main import COULD_NOT_JUDGE
 from parity.report.ending import debugging, sentence_of, traceback_of
 from parity.report.terminal import Terminal
+from runners.library_messages import printable_messages
 
 P = ParamSpec("P")
 WIDE: Final = 150  # columns: logs must not cut numbers off
@@ -30,7 +31,8 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = function(*args, **kwargs) or 0
+            with printable_messages():
+                code = function(*args, **kwargs) or 0
             interrupt_if_heard()  # one that a library swallowed
         except BaseException as error:
             code = could_not_judge(error)

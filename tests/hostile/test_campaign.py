@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,12 @@ SEED = os.environ.get("PARITY_HOSTILE_SEED")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def watching() -> None:
+def watching() -> Iterator[None]:
+    before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True  # beside an engine's file
-    watch.install()
+    with watch.installed():
+        yield
+    sys.dont_write_bytecode = before
 
 
 def test_every_call_comes_to_its_honest_end_and_writes_where_it_may(world: Path, tmp_path: Path) -> None:

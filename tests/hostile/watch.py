@@ -88,18 +88,25 @@ def _hung(number: int, frame: FrameType | None) -> None:
         raise HungError
 
 
-def _wake_up() -> None:
-    while True:
-        time.sleep(1)
+def _wake_up(over: threading.Event) -> None:
+    while not over.wait(1):
         if _deadline is not None and time.monotonic() > _deadline:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
-def install() -> None:
-    """Put in the hook and the alarm, once in a process."""
+@contextmanager
+def installed() -> Iterator[None]:
+    """Put in the hook, which stays, and the alarm, which goes again."""
     sys.addaudithook(_hook)
-    signal.signal(signal.SIGUSR1, _hung)
-    threading.Thread(target=_wake_up, daemon=True).start()
+    before, over = signal.signal(signal.SIGUSR1, _hung), threading.Event()
+    alarm = threading.Thread(target=_wake_up, args=(over,), daemon=True)
+    alarm.start()
+    try:
+        yield
+    finally:
+        over.set()
+        alarm.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager
