@@ -2,7 +2,8 @@
 
 A variant fails for a traceback, a hang, an exit code other than 0, 1 and 2, exit code 0 where the damage matters,
 anything written, deleted or asked of the network outside of where the verb may write, and a refusal that took too long
-or too much.
+or too much. What only a model's own numbers show is refused after it has run: that may take what the honest call takes,
+and two seconds more.
 """
 
 import gc
@@ -13,7 +14,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,22 @@ from tests.hostile.targets import TARGETS, Call, Target
 REFUSAL_S = 2.0  # of CPU time, in which whatever is refused is refused
 REFUSAL_BYTES = 500 << 20
 TEMPORARY = "temporary"  # the folder for what goes again
-# These compute before they can know: what they refuse late is not held to the two seconds.
-COMPUTING = ("run", "amplify", "isolate", "identify", "suite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The most that a refusal may take."""
+
+    cpu_s: float = REFUSAL_S
+    peak_bytes: int = REFUSAL_BYTES
+
+    def keeps(self, seen: watch.Seen) -> bool:
+        """True if no more was taken."""
+        return seen.cpu_s <= self.cpu_s and seen.peak_bytes <= self.peak_bytes
+
+    def beyond(self, honest: watch.Seen) -> "Bound":
+        """So much more than the honest call took."""
+        return Bound(cpu_s=self.cpu_s + honest.cpu_s, peak_bytes=self.peak_bytes + honest.peak_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,12 @@ class Variant:
     traceback: bool
     seen: watch.Seen
     said: str
+    bound: "Bound"  # of a refusal
+
+    @property
+    def refused(self) -> bool:
+        """True if the verb came to no judgement."""
+        return self.code == 2
 
     @property
     def wrong(self) -> list[str]:
@@ -60,11 +81,10 @@ class Variant:
             found.append("passed")
         if self.seen.outside:
             found.append(f"outside: {self.seen.outside[0]}")
-        if self.code == 2 and self.call.arguments[0] not in COMPUTING:
-            if self.seen.cpu_s > REFUSAL_S:
-                found.append(f"refused after {self.seen.cpu_s:.1f} s")
-            if self.seen.peak_bytes > REFUSAL_BYTES:
-                found.append(f"refused with {self.seen.peak_bytes >> 20} MB")
+        if self.refused and self.seen.cpu_s > self.bound.cpu_s:
+            found.append(f"refused after {self.seen.cpu_s:.1f} s, {self.bound.cpu_s:.1f} s are allowed")
+        if self.refused and self.seen.peak_bytes > self.bound.peak_bytes:
+            found.append(f"refused with {self.seen.peak_bytes >> 20} MB, {self.bound.peak_bytes >> 20} are allowed")
         return found
 
     def line(self) -> str:
@@ -91,15 +111,23 @@ class Campaign:
         verbs = sorted({variant.call.arguments[0] for variant in self.variants})
         rows = [(verb, [one for one in self.variants if one.call.arguments[0] == verb]) for verb in verbs]
         lines = [
-            "| verb | tried | 0 | 1 | 2 | tracebacks | slowest | largest | outside writes | damage passed |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| verb | tried | 0 | 1 | 2 | tracebacks | slowest | slowest refusal | largest | outside writes "
+            "| damage passed |",
+            "| --- " * 11 + "|",
         ]
         for verb, tried in (*rows, ("all", self.variants)):
             codes = Counter(one.code for one in tried)
             slowest, largest = max(one.seen.cpu_s for one in tried), max(one.seen.peak_bytes for one in tried)
             passed = sum("passed" in one.wrong for one in tried)
             numbers = (len(tried), codes[0], codes[1], codes[2], sum(one.traceback for one in tried))
-            ends = (f"{slowest:.1f} s", f"{largest >> 20} MB", sum(bool(one.seen.outside) for one in tried), passed)
+            refusal = max((one.seen.cpu_s for one in tried if one.refused), default=0.0)
+            ends = (
+                f"{slowest:.1f} s",
+                f"{refusal:.1f} s",
+                f"{largest >> 20} MB",
+                sum(bool(one.seen.outside) for one in tried),
+                passed,
+            )
             lines.append("| " + " | ".join(map(str, (verb, *numbers, *ends))) + " |")
         return "\n".join(lines)
 
@@ -113,17 +141,31 @@ def run(base: Path, work: Path, count: int, from_seed: int | None) -> Campaign:
         count: how many.
         from_seed: of the draws; None takes them from the name of the test, as hypothesis does.
     """
-    campaign, numbers = Campaign(), itertools.count()
+    campaign, numbers, took = Campaign(), itertools.count(), dict[Call, watch.Seen]()
     for target, share in shares(count):
-        campaign.variants += _variants(target, share, from_seed, base, work, numbers)
+        campaign.variants += _variants(target, share, from_seed, base, work, numbers, took)
     return campaign
 
 
 def _variants(
-    target: Target, share: int, from_seed: int | None, base: Path, work: Path, numbers: Iterator[int]
+    target: Target,
+    share: int,
+    from_seed: int | None,
+    base: Path,
+    work: Path,
+    numbers: Iterator[int],
+    took: dict[Call, watch.Seen],
 ) -> list[Variant]:
-    """So many variants of one document, its verbs by turns."""
+    """So many variants of one document, its verbs by turns; `took` keeps what honest calls take, once it is asked."""
     calls, found = itertools.cycle(target.calls), list[Variant]()
+
+    def honest(which: Call) -> watch.Seen:
+        if which not in took:
+            folder = work / f"honest{len(took)}"
+            linked(base, folder)
+            took[which] = called(folder, "", Damage(what="nothing", must_not_pass=False), which).seen
+            shutil.rmtree(folder)
+        return took[which]
 
     @settings(
         max_examples=share,
@@ -143,6 +185,9 @@ def _variants(
             found.append(called(folder, str(path.relative_to(folder)), damage, next(calls)))
         finally:
             shutil.rmtree(folder)
+        last = found[-1]
+        if last.refused and last.seen.computed and not last.bound.keeps(last.seen):
+            found[-1] = replace(last, bound=last.bound.beyond(honest(last.call)))
 
     (try_one if from_seed is None else seed(from_seed)(try_one))()
     return found
@@ -193,7 +238,9 @@ def called(folder: Path, path: str, damage: Damage, which: Call) -> Variant:
         except watch.HungError:
             said = "never ended"
     traceback = traceback or "Traceback (most recent call last)" in said
-    return Variant(path=path, damage=damage, call=which, code=code, traceback=traceback, seen=seen, said=said)
+    return Variant(
+        path=path, damage=damage, call=which, code=code, traceback=traceback, seen=seen, said=said, bound=Bound()
+    )
 
 
 def honest_calls() -> Iterator[Call]:

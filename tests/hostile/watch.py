@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.nn.modules.module import register_module_forward_pre_hook
+
 PATIENCE_S = 30.0  # until a call counts as hung and is broken off
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # audit event -> places of the paths among its arguments
@@ -48,6 +50,7 @@ class Seen:
     elapsed_s: float = 0.0
     cpu_s: float = 0.0
     peak_bytes: int = 0  # beyond what the process held before
+    computed: bool = False  # whether any module of a model was called
 
     def note(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Judge one audit event."""
@@ -114,6 +117,7 @@ def watched(*allowed: Path) -> Iterator[Seen]:
     """Watch a call that may write in some folders alone. Raises: HungError if it takes longer than PATIENCE_S."""
     global _watching, _deadline
     seen = Seen(allowed=tuple(one.resolve() for one in allowed))
+    computing = register_module_forward_pre_hook(lambda *_: setattr(seen, "computed", True))
     before_bytes = _reset_peak()
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     _deadline, _watching = began_s + PATIENCE_S, seen
@@ -121,6 +125,7 @@ def watched(*allowed: Path) -> Iterator[Seen]:
         yield seen
     finally:
         _watching = _deadline = None
+        computing.remove()
         seen.elapsed_s, seen.cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
         seen.peak_bytes = max(0, _peak() - before_bytes)
 
