@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from parity.diff.finding import Finding
 from parity.diff.levels import EvidenceLevel
 from parity.diff.metric import DRIFT
 from parity.diff.traces import TraceDiff
@@ -9,6 +10,7 @@ from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import DRIFT_GROUPS, drift_group, worst_by_group
 from parity.taps.pattern import chosen
+from runners.errors import RunError
 
 
 def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -> dict[str, float]:
@@ -57,6 +59,22 @@ def without_trace(reference: Run, candidate: Run) -> EvidenceLevel:
         why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
         return EvidenceLevel(measured=False, why=why, owed=True, lacking=lacking)
     return EvidenceLevel(measured=False, why=f"runner {runner!r} offers no internals", lacking=lacking)
+
+
+def trace_damage(reference: Run, candidate: Run) -> Finding | None:
+    """The reason that a candidate's trace is no evidence, though it has one; None if it can be compared.
+
+    What its outputs show is there all the same, and decides if it fails. Raises: RunError for the reference's trace.
+    """
+    old = reference.trace
+    try:
+        buckets = candidate.trace.buckets
+    except RunError as error:
+        return Finding(code="unreadable_trace", where="drift", message=str(error))
+    if buckets == old.buckets:
+        return None
+    message = f"its sketches have {buckets} buckets, the reference's {old.buckets}; record it with the same number"
+    return Finding(code="unreadable_trace", where="drift", message=message)
 
 
 def isolated_level(level: EvidenceLevel, candidate: Run) -> EvidenceLevel:

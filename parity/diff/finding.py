@@ -31,6 +31,7 @@ CODES: Final[dict[str, str]] = {
     "swapped_pass": "a guidance pass of the candidate holds what another pass of the reference holds",
     "environment_mismatch": "the two runs were made in environments that give other bits",
     "missing_trace": "the candidate owes internals that are judged, and did not leave them",
+    "unreadable_trace": "the candidate's trace cannot be read, or held against the reference's",
     "contradictory_trace": "what a trace says of a tap cannot all be true of one tensor",
     "same_run": "the candidate is the reference's own run, or a copy of it, so nothing was compared",
     "identity_mismatch": "the two runs say that they are of different models",

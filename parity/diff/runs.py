@@ -11,7 +11,7 @@ import msgspec
 
 from parity.diff.comparable import environment_differences, require_comparable, sigma_findings, weights_findings
 from parity.diff.compared import Comparison
-from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, without_trace
+from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, trace_damage, without_trace
 from parity.diff.finding import Finding
 from parity.diff.identity import identity_findings, side_of
 from parity.diff.imported import import_findings, losses_of, outputs_level
@@ -111,7 +111,13 @@ def compare_runs(
     findings += [*told, *outputs.findings]
     levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
-    if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
+    traced = reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)
+    if traced and (damage := trace_damage(reference, candidate)) is not None:
+        findings.append(damage)
+        levels["drift"] = EvidenceLevel(
+            measured=False, why="the candidate's trace cannot be compared", lacking=len(reference.trace.bits)
+        )
+    elif traced:
         traces, flow = _compare_taps(reference, candidate)
         omitted = traces.left_out
         findings += traces.findings

@@ -26,7 +26,7 @@ from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
-from runners.errors import CaseError, RegistryError, RunError
+from runners.errors import CaseError, ParityError, RegistryError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def other_release(reference: Run, candidate: Run) -> Follows | None:
     """The golden of another release that a candidate is at parity with, or far nearer to; None if none is known."""
     try:
         return follows_another(candidate, reference, goldens_of_request(candidate))
-    except RunError:  # what cannot be told here must not hide the verdict
+    except ParityError:  # what cannot be told here must not hide the verdict
         return None
 
 

@@ -192,6 +192,32 @@ def test_what_is_plainly_not_the_model_is_not_at_parity_wherever_limits_were_mea
     assert gate(leave_run("more", **wrong, extra="denoise/000/isolated/block/09/video/ff"), official)[0] == 1
 
 
+def junk(run: Path) -> None:
+    (run / "trace.safetensors").write_bytes(bytes(100))
+
+
+def more_buckets(run: Path) -> None:
+    table = read_trace(run).part(None)
+    empty = torch.zeros(len(table.names), table.buckets)
+    write_trace(run, replace(table, buckets=2 * table.buckets, floats=torch.cat((empty, table.floats), dim=1)))
+
+
+@pytest.mark.parametrize("spoil", [junk, more_buckets])
+@pytest.mark.parametrize("environment", [{}, ELSEWHERE], ids=["here", "elsewhere"])
+def test_a_trace_that_cannot_be_read_keeps_nothing_that_fails_from_deciding(
+    gate: Gate, leave_run: LeaveRun, spoil: Callable[[Path], None], environment: dict[str, str]
+) -> None:
+    official = leave_run("official", environment=environment)
+    for change, wanted in ((grey, 1), (None, 2)):
+        run = leave_run(f"spoiled{wanted}", runner="engine", tier="fast", change=change, environment=environment)
+        spoil(run)
+        document = json.loads((run / "run.json").read_text())
+        document["files"]["trace.safetensors"] = sha256_of(run / "trace.safetensors")
+        (run / "run.json").write_text(json.dumps(document))
+        code, said = gate(run, official)
+        assert code == wanted and "unreadable_trace" in said
+
+
 def test_a_cache_that_skips_passes_is_not_at_parity(gate: Gate, leave_run: LeaveRun) -> None:
     official = leave_run("official")
     others = "text/* connector/* image/* init/* decode/* denoise/000/* "
