@@ -224,3 +224,13 @@ def test_kept_goldens_and_numbers_go_one_by_one(folder: Path, leave_run: LeaveRu
         keep_previous(folder, "1.0.0")
     require_own(folder)
     assert tree(kept) == {"notes": b"x"}
+
+
+def test_a_run_of_other_weights_does_not_replace_a_golden(checkout: Path, leave_run: LeaveRun) -> None:
+    golden.bless(read_run(leave_run("old")), "first")
+    run = leave_run("other")
+    rewritten(run, weights_hash="cd" * 32)
+    before = tree(checkout / "golden")
+    done = CliRunner().invoke(app, ["bless", str(run), "--reason", "it ships"])
+    assert done.exit_code == 2 and "pass the same --weights to both" in done.output
+    assert tree(checkout / "golden") == before
