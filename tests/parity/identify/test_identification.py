@@ -20,6 +20,7 @@ from parity.trace.atomic import plain
 from parity.trace.file import TRACE_FILE, decode, write_trace
 from runners.case import Case
 from runners.errors import RunError
+from runners.files import sha256_of
 from runners.ltx23 import pipeline
 from runners.ltx23.euler import euler_step
 from runners.ltx23.gemma import GemmaEncoder
@@ -150,7 +151,8 @@ def test_text_that_an_older_run_holds_with_padding_is_not_read_and_that_is_said(
     plain = identify(run, case, micro_weights, CPU)
     table = decode((run.folder / TRACE_FILE).read_bytes(), origin="x")
     write_trace(run.folder, replace(table, padded_text=True))
-    again = Run(folder=run.folder, record=run.record)  # a run reads its trace once
+    files = run.record.files | {TRACE_FILE: sha256_of(run.folder / TRACE_FILE)}
+    again = Run(folder=run.folder, record=msgspec.structs.replace(run.record, files=files))  # it reads its trace once
     found = identify(again, case, micro_weights, CPU)
     assert found.padded_text and not plain.padded_text and identification_document(found)["padded_text"] is True
     assert (found.compared, found.whole) == (plain.compared - 2, plain.whole - 2)
