@@ -113,7 +113,7 @@ class Campaign:
         lines = [
             "| verb | tried | 0 | 1 | 2 | tracebacks | slowest | slowest refusal | largest | outside writes "
             "| damage passed |",
-            "| --- " * 11 + "|",
+            "| " + " | ".join(["---"] * 11) + " |",
         ]
         for verb, tried in (*rows, ("all", self.variants)):
             codes = Counter(one.code for one in tried)
