@@ -143,6 +143,14 @@ def judged_or_refused(found: RunsDiff) -> Verdict | str:
         return str(error)
 
 
+def judged_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
+    """The same of two runs: also why they cannot be compared as they are judged."""
+    try:
+        return judged_or_refused(compare_as_judged(reference, candidate, isolated))
+    except RunError as error:
+        return str(error)
+
+
 def calibrated_floors(run: Run) -> dict[str, tuple[float, float]]:
     """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
     if not limits_path().is_file():
