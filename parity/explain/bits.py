@@ -1,4 +1,4 @@
-"""Equality of bits over a trace: how many taps have the reference's, and the first that has not, though its inputs have.
+"""Equality of bits over a trace: how many taps are equal, and which differ first, although their inputs are equal.
 
 It needs no noise floor and no limit. Where the two environments differ, other bits are only to be expected: then a tap
 is pointed at if most taps are equal all the same, so that this environment changes no bits by itself.
@@ -44,7 +44,8 @@ def bit_equality(diff: TraceDiff, flow: Dataflow) -> BitEquality:
     found = first_divergence(errors, lambda _: 0.0, flow, recorded=lambda _: False)
     firsts = tuple(root.tap for root in found.roots)
     inputs = flow.inputs_of(firsts[0]) if firsts else ()
-    lacking = {finding.where for finding in diff.findings if finding.code in _OF_ONE_SIDE}
+    lacking = {tap for tap in flow.taps if tap not in same and diff.recorded(tap)}
+    lacking |= {finding.where for finding in diff.findings if finding.code in _OF_ONE_SIDE}
     return BitEquality(
         compared=len(same),
         different=found.above,

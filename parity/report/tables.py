@@ -37,8 +37,8 @@ STYLES = {
 def draw_gate(console: Terminal, said: GateWords) -> None:
     """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided.
 
-    The first line says what the verdict rests on, the next one, of a verdict that is no parity, where to look, and those
-    after it what was compared.
+    The first line says what the verdict rests on, the next one, if it is no parity, where to look, those after it what
+    was compared.
     """
     console.print(said.first_line, soft_wrap=True)
     if said.why:
