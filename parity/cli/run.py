@@ -50,7 +50,7 @@ def run(
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
     from parity.runs.child import ChildRunner
-    from parity.runs.execute import device_named, record_run, recording
+    from parity.runs.execute import crash_kept, device_named, record_run, recording
     from parity.runs.folder import holds_run
     from parity.runs.golden import find_case
     from parity.taps.dataflow import Dataflow
@@ -103,7 +103,8 @@ def run(
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         engine: Runner
         if runner_python is None:
-            engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
+            with crash_kept(folder):
+                engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
         else:
             engine = ChildRunner(
                 python=runner_python,
