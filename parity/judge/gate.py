@@ -178,14 +178,18 @@ def _no_limits_of_form(found: Comparison) -> str:
     )
 
 
+def release_of_limits(case_id: str) -> str | None:
+    """The release at which limits of a case hold, which its file names; None for a case that lies elsewhere."""
+    try:
+        return find_case(case_id).reference
+    except CaseError:
+        return None
+
+
 def _limits_of_another_release(found: RunsDiff) -> str:
     """Why limits of a case do not hold, if its file names another release. A case moves with its limits."""
-    follows = found.reference.reference
-    try:
-        named = find_case(found.case).reference
-    except CaseError:  # a case that lies elsewhere is its own
-        return ""
-    if named == follows:
+    follows, named = found.reference.reference, release_of_limits(found.case)
+    if named in (None, follows):
         return ""
     return (
         f"Limits of case {found.case!r} hold at release {named}, which its file names; the runs follow {follows}. "
