@@ -26,7 +26,7 @@ from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
-from runners.errors import CaseError, RegistryError, RunError
+from runners.errors import CaseError, ParityError, RegistryError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def judged_of_runs(reference: Run, candidate: Run, isolated: Path | None = None)
     """The same of two runs: also why they cannot be compared as they are judged."""
     try:
         return judged_or_refused(compare_as_judged(reference, candidate, isolated))
-    except RunError as error:
+    except ParityError as error:
         return str(error)
 
 
