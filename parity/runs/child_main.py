@@ -53,7 +53,7 @@ def main(request_path: Path) -> int:
         ours = type(error).__module__ in ("runners.errors", "runners.ltx23.stages.batch")
         what = str(error) if ours else f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError):
-            what += f". It is missing for {sys.executable}; docs/runners.md says what an interpreter needs."
+            what = f"{sys.executable} cannot import a module ({error}); docs/runners.md says what it needs."
         say.error(type(error).__name__ if ours else "RunnerError", what)
         return 1
     return 0
