@@ -75,8 +75,9 @@ def test_a_registry_that_is_missing_or_damaged_is_said_and_keeps_nobody_from_run
 
 
 def test_run_says_it_before_it_starts_and_nothing_with_quiet(
-    checkout: Path, micro_case_text: str, tmp_path: Path
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where the engine's traceback is kept
     engine = tmp_path / "engine.py"
     engine.write_text("class Engine:\n    def __init__(self, weights, options):\n        raise RuntimeError('begun')\n")
     arguments = ["run", "--runner", f"{engine}:Engine", "--case", "micro", "--weights", "forge:tiny:0", "--out", "out"]
