@@ -108,25 +108,29 @@ def row(engine: Engine, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
         release, out = found.release, folder / f"{engine.name}-{found.release}"
         run = made(engine, release, weights, out)
         found = identify(run, case_with_pictures(run), weights, CPU)
-    true = reference(release, weights, folder)
+    lines = identification_lines(found)
+    return measured(engine.name, run, reference(release, weights, folder), release, lines[0])
+
+
+def measured(name: str, run: Run, true: Run, release: str, identified: str) -> dict[str, Any]:
+    """A run of an engine beside the one taken as true, by bits, by what is beyond noise, and by its verdict."""
     why = diagnose(true, run, calibrated=calibrated_floors(run))
-    taps = [tap for tap in why.flow.taps if tap in why.traces.errors]
-    other = [tap for tap in taps if not why.traces.same_bits(tap)]
-    roots = [root.tap for root in why.divergence.roots] or other[:1]
+    first = next(iter(why.bits.firsts), None)
+    roots = [root.tap for root in why.divergence.roots] or [*why.bits.firsts[:1]]
     causes = [cause_words(likely_cause([place_of(tap)]), why.flow) for tap in roots]
     return {
-        "engine": engine.name,
-        "candidate": run.record.details.get(CANDIDATE) or [named(engine, run)],
+        "engine": name,
+        "candidate": run.record.details.get(CANDIDATE) or [named(name, run)],
         "case": run.case_id,
         "release": release,
         "reference": true.record.runner,
-        "identified": identification_lines(found)[0],
-        "taps": len(taps),
-        "taps_equal": len(taps) - len(other),
+        "identified": identified,
+        "taps": why.bits.compared,
+        "taps_equal": why.bits.equal,
         "findings": [finding.code for finding in why.divergence.findings if finding.code != "environment_mismatch"],
-        "first_bits": place_of(other[0]).words() if other else None,
-        "first_bits_tap": other[0] if other else None,
-        "first_bits_relative_l2": why.traces.errors[other[0]] if other else None,
+        "first_bits": None if first is None else place_of(first).words(),
+        "first_bits_tap": first,
+        "first_bits_relative_l2": None if first is None else why.traces.errors.get(first),
         "departs": [root.tap for root in why.divergence.roots],
         "causes": list(dict.fromkeys(causes))[:MOST_CAUSES],
         "outcome": gate(true, run).outcome,
@@ -134,9 +138,9 @@ def row(engine: Engine, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
     }
 
 
-def named(engine: Engine, run: Run) -> str:
+def named(name: str, run: Run) -> str:
     """An engine of this environment, with its version where it has one of its own."""
-    return " ".join([engine.name, *filter(None, [run.record.details.get(f"{engine.name}_version")])])
+    return " ".join([name, *filter(None, [run.record.details.get(f"{name}_version")])])
 
 
 def made(engine: Engine, release: str, weights: WeightsFolder, out: Path) -> Run:

@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from parity.judge.verdict import Profile, Verdict
-    from parity.runs.folder import RunOutputs
+    from parity.runs.folder import Run, RunOutputs
     from runners.case import Case
 
 OPTION = "--parity-case"
@@ -87,15 +87,15 @@ def parity_gate(pytestconfig: pytest.Config) -> Gate:
         __tracebackhide__ = True
         try:
             given = None if isolated is None else Path(isolated)
-            verdict = _judged(pytestconfig, run, str(against), profile, given)
+            verdict, why = _judged(pytestconfig, run, str(against), profile, given)
         except pytest.UsageError:
             raise
         except Exception as error:
             _could_not_judge(error)
         if verdict.outcome == "undecided":
-            pytest.fail(f"could not judge\n{_drawn(verdict)}", pytrace=False)
+            pytest.fail(f"could not judge\n{_drawn(verdict, why)}", pytrace=False)
         if verdict.outcome != "parity":
-            raise AssertionError(f"not at parity\n{_drawn(verdict)}")
+            raise AssertionError(f"not at parity\n{_drawn(verdict, why)}")
         return verdict
 
     return gate
@@ -107,7 +107,8 @@ def _judged(
     against: str,
     profile: "Profile | None",
     isolated: Path | None,
-) -> "Verdict":
+) -> tuple["Verdict", str]:
+    """The verdict, and where it is none of parity the first line of the explanation."""
     from parity.isolate.saved import isolate_run
     from parity.judge.gate import compare_as_judged, gate, judge_numbers, profile_of
     from parity.runs.folder import RunOutputs, read_run
@@ -115,7 +116,7 @@ def _judged(
     from runners.errors import RunError
 
     if isinstance(run, RunOutputs):
-        return gate(reference_run(against, _case(config).id), run, profile=profile)
+        return gate(reference_run(against, _case(config).id), run, profile=profile), ""
     if not isinstance(run, str | Path):
         raise RunError(f"parity_gate wants a run's folder or parity.runs.folder.RunOutputs; got {type(run).__name__}.")
     candidate = read_run(Path(run))
@@ -127,12 +128,18 @@ def _judged(
     if weights and isolated is None and candidate.record.runner == "native":
         found = compare_as_judged(reference, candidate, profile=profile)
         if (profile or profile_of(found)) == "exact":
-            return judge_numbers(found, "exact")
+            return _with_story(judge_numbers(found, "exact"), reference, candidate, None)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "isolated.json"
             isolate_run(reference, candidate, Path(weights), path)
-            return gate(reference, candidate, isolated=path, profile=profile)
-    return gate(reference, candidate, isolated=isolated, profile=profile)
+            return _with_story(gate(reference, candidate, isolated=path, profile=profile), reference, candidate, path)
+    return _with_story(gate(reference, candidate, isolated=isolated, profile=profile), reference, candidate, isolated)
+
+
+def _with_story(verdict: "Verdict", reference: "Run", candidate: "Run", isolated: Path | None) -> tuple["Verdict", str]:
+    from parity.report.explanation import story_of_runs
+
+    return verdict, "" if verdict.outcome == "parity" else story_of_runs(reference, candidate, verdict, isolated)
 
 
 def _could_not_judge(error: Exception) -> NoReturn:
@@ -151,12 +158,12 @@ def _case(config: pytest.Config) -> "Case":
     return find_case(str(name))
 
 
-def _drawn(verdict: "Verdict") -> str:
+def _drawn(verdict: "Verdict", why: str) -> str:
     """The verdict as `parity gate` prints it."""
     from parity.report.tables import draw_gate
     from parity.report.terminal import Terminal
     from parity.report.words import in_words
 
     paper = io.StringIO()
-    draw_gate(Terminal(file=paper, width=REPORT_WIDTH), in_words(verdict))
+    draw_gate(Terminal(file=paper, width=REPORT_WIDTH), in_words(verdict, why=why))
     return paper.getvalue()

@@ -43,8 +43,23 @@ def open_runner(
         command_line: pipeline options given on the command line, laid over both; native only.
         official_root: root of a checkout of the official code, in place of what is installed; official only.
         engine_root: root of a checkout of the engine; comfyui only.
-    Raises: RunnerError for another name, or options that the runner does not have.
+    Raises: RunnerError for another name, options that the runner does not have, or a module that it lacks.
     """
+    try:
+        return _open_runner(name, weights, options, overrides, command_line, official_root, engine_root)
+    except ImportError as error:
+        raise failed(name, error) from error
+
+
+def _open_runner(
+    name: str,
+    weights: Weights,
+    options: RunOptions,
+    overrides: dict[str, Any] | None,
+    command_line: dict[str, Any] | None,
+    official_root: Path | None,
+    engine_root: Path | None,
+) -> Runner:
     if official_root is not None and name != "official":
         raise RunnerError(f"Runner {name!r} takes no --official-root; only the official runner does.")
     if engine_root is not None and name != "comfyui":
@@ -114,6 +129,7 @@ def failed(runner: str, error: Exception) -> RunnerError:
         said = " ".join(str(error).split())[:300]
         text = f"Runner {runner!r} failed at {Path(last.filename).name}:{last.lineno}: {type(error).__name__}: {said}"
     made = RunnerError(text)
+    made.engine_traceback = "".join(traceback.format_exception(error))
     for note in getattr(error, "__notes__", ()):
         made.add_note(note)
     return made

@@ -16,7 +16,12 @@ ParityError
 
 
 class ParityError(Exception):
-    """Root of everything this project raises on purpose; the command line turns it into one sentence and exit 2."""
+    """Root of everything this project raises on purpose; the command line turns it into one sentence and exit 2.
+
+    `engine_traceback` is that of an engine's code, where that is what failed, in whichever process; else empty.
+    """
+
+    engine_traceback: str = ""
 
 
 class CaseError(ParityError):

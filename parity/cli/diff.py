@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parity.cli.two_runs import GOLDEN, Against, Runs, two_runs
 from parity.cli.verb import err, out, saved_or_said, verb
 
 if TYPE_CHECKING:
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
 
 @verb
 def diff(
-    reference: Annotated[
-        str, typer.Argument(help="Run taken as true, or 'golden', 'golden@RELEASE', 'whole-golden' from the store.")
-    ],
-    candidate: Annotated[Path, typer.Argument(help="Run under test.")],
+    runs: Runs,
+    against: Against = None,
     weights: Annotated[
         str | None,
         typer.Option(help="Of official runs of two releases: measure each change with these, a folder or forge:..."),
@@ -45,6 +44,8 @@ def diff(
     from parity.trace.atomic import require_named_target
     from runners.errors import RunError
 
+    against, candidate = two_runs(runs, against)
+    reference = against or GOLDEN
     require_named_target(save)
     run = read_run(candidate)
     old = reference_run(reference, run.case_id)

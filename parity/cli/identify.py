@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from parity.cli.threads import compute_on
+from parity.cli.two_runs import Runs, two_runs
 from parity.cli.verb import err, out, saved_or_said, verb
 
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 
 @verb
 def identify(
-    run: Annotated[Path, typer.Argument(help="Run of any engine; with --taps '*' --keep full most can be told.")],
+    runs: Runs,
     weights: Annotated[str, typer.Option(help="The weights it was run with: a folder, or forge:PRESET:SEED.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="REF", help="Say first which bits of this run, or golden, it has.")
+    ] = None,
     case: Annotated[
         Path | None, typer.Option(help="Its case file, whose folder holds its pictures; default golden/ID/case.toml.")
     ] = None,
@@ -26,17 +30,24 @@ def identify(
     save: Annotated[Path | None, typer.Option("--out", help="Save the answer as JSON, for `parity report`.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
-    """Say which release a run follows, which switches differ, and what stays unexplained; exits 0 whatever it finds."""
+    """Say which release a run follows, which switches differ, and what stays unexplained; exits 0 whatever it finds.
+
+    With --taps '*' --keep full of the run most can be told. A reference is not needed: the native model is computed.
+    """
     from parity.identify.identification import identify as find
+    from parity.report.explanation import story_of_runs
     from parity.report.identification import identification_document, identification_lines
     from parity.runs.case import case_with_pictures
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
+    from parity.runs.golden import reference_run
     from parity.trace.atomic import require_named_target
     from runners.forge.weights import weights_named
 
+    against, run = two_runs(runs, against)
     require_named_target(save)
     candidate = read_run(run)
+    said = None if against is None else story_of_runs(reference_run(against, candidate.case_id), candidate)
     made_with = candidate.record.environment.get("threads")
     wanted = threads if threads is not None else made_with
     where = device_named(device)
@@ -49,8 +60,11 @@ def identify(
         where,
         lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}"),
     )
-    if saved_or_said(lambda: identification_document(found), save, json):
+    beside = {} if said is None else {"beside_reference": said}
+    if saved_or_said(lambda: {**identification_document(found), **beside}, save, json):
         return 0
+    if said is not None:
+        out.print(f"beside {against}: {said}", soft_wrap=True)
     _draw(found)
     for line in identification_lines(found):
         out.print(line)

@@ -122,6 +122,8 @@ def step_numbers(text: str) -> list[int]:
 
 
 def _draw(found: "Isolation", every: bool) -> None:
+    from parity.explain.hints import shared_by_blocks
+    from parity.report.causes import cause_words
     from parity.report.words import number
 
     culprits, origins = found.culprits, found.origins
@@ -146,3 +148,6 @@ def _draw(found: "Isolation", every: bool) -> None:
         f"{len(found.rows)} places measured: {differ} differ, {len(culprits)} by more than harmless noise; "
         f"{len(origins)} of these no earlier branch of the same block explains{more}",
     )
+    shared = shared_by_blocks([row.where for row in origins], {row.where: row.error for row in found.rows})
+    if shared is not None:
+        out.print(f"look at {cause_words(shared, found.flow)}", soft_wrap=True)

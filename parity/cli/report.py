@@ -5,20 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parity.cli.two_runs import GOLDEN, Against, Runs, two_runs
 from parity.cli.verb import out, verb
 
 if TYPE_CHECKING:
-    from parity.explain.explanation import Explanation
     from parity.judge.perf import PerfVerdict
 
 
 @verb
 def report(
-    run: Annotated[Path, typer.Argument(help="Run under test.")],
+    runs: Runs,
     page: Annotated[Path, typer.Option("--out", help="HTML file to write.")],
-    against: Annotated[
-        str, typer.Option(help="A reference run, 'golden', or 'whole-golden' from the store.")
-    ] = "golden",
+    against: Against = None,
     isolated: Annotated[
         Path | None, typer.Option(help="What `parity isolate REF --out FILE` left, to be judged as well.")
     ] = None,
@@ -29,22 +27,23 @@ def report(
 ) -> int:
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
     from parity.diff.runs import compare_runs
-    from parity.explain.diagnosis import diagnose
+    from parity.explain.diagnosis import diagnosed_or_refused
     from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
     from parity.judge.perf import load_perf_registry
     from parity.judge.registry import device_of, load_registry
     from parity.judge.timed import judge_timed, timed_run
     from parity.report.page import Content, head_word, write_page
     from parity.report.page_identity import read_identified
-    from parity.runs.folder import TRACE_FILE, read_run
+    from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
     from parity.runs.places import baselines_path, limits_path
     from parity.trace.atomic import require_named_target
     from runners.errors import RegistryError, RunError
 
+    against, run = two_runs(runs, against)
     require_named_target(page)
     candidate = read_run(run)
-    reference = reference_run(against, candidate.case_id)
+    reference = reference_run(against or GOLDEN, candidate.case_id)
     try:
         found = compare_as_judged(reference, candidate, isolated)
         verdict = judged_or_refused(found)
@@ -59,13 +58,8 @@ def report(
         perf = judge_timed(load_perf_registry(baselines_path()), [timed_run(candidate.record)])
     except RegistryError as error:
         perf = str(error)
-    diagnosis: Explanation | str = "a trace of both runs is needed to tell; record them with --taps '*'"
-    if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
-        try:
-            diagnosis = diagnose(reference, candidate, floors=floors, calibrated=calibrated_floors(candidate))
-        except RunError as error:
-            diagnosis = str(error)
-
+    calibrated = calibrated_floors(candidate)
+    diagnosis = diagnosed_or_refused(reference, candidate, floors=floors, calibrated=calibrated, isolated=isolated)
     content = Content(
         reference=reference,
         candidate=candidate,

@@ -8,7 +8,7 @@ import typer
 
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
-from parity.cli.verb import out, verb
+from parity.cli.verb import err, out, verb
 from runners.errors import CaseError, RunnerError
 from runners.load import parse_toml
 
@@ -49,8 +49,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
+    from parity.report.before_run import lacking_limits
     from parity.runs.child import ChildRunner
-    from parity.runs.execute import device_named, record_run, recording
+    from parity.runs.environment import fingerprint
+    from parity.runs.execute import crash_kept, device_named, record_run, recording
     from parity.runs.folder import holds_run
     from parity.runs.golden import find_case
     from parity.taps.dataflow import Dataflow
@@ -96,6 +98,9 @@ def run(
         behaviours=behaviours,
         engine=_engine_options(engine_option or []),
     )
+    if not quiet:
+        for line in lacking_limits(found, fingerprint(where), in_child=runner_python is not None):
+            err.print(f"note: {line}")
     command_line = {"disable_autocast": disable_autocast}
     kept: Keep = "full" if keep == "full" else "sketch"
     foreign = taps is not None and runner not in NAMES
@@ -103,7 +108,8 @@ def run(
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         engine: Runner
         if runner_python is None:
-            engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
+            with crash_kept(folder):
+                engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
         else:
             engine = ChildRunner(
                 python=runner_python,

@@ -13,19 +13,39 @@ from parity.diff.comparable import (
     require_comparable,
     require_same_weights,
 )
+from parity.diff.isolated import read_isolated
 from parity.diff.left_out import left_out
 from parity.diff.traces import compare_traces
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
+from parity.explain.hints import Cause, shared_by_blocks
 from parity.explain.matching_tap import matching_tap
 from parity.explain.oracle import arbitrate
 from parity.runs.attention_kernels import kernel_differences
 from parity.runs.case import flow_of
-from parity.runs.folder import Run
-from runners.errors import RunError
+from parity.runs.folder import TRACE_FILE, Run
+from runners.errors import ParityError, RunError
 from runners.load import load
 
 FLOORS_SCHEMA_VERSION: Final = 1
+NO_TRACES: Final = "a trace of both runs is needed to tell where it departs; record them with --taps '*'"
+
+
+def diagnosed_or_refused(
+    reference: Run,
+    candidate: Run,
+    *,
+    floors: Path | None = None,
+    calibrated: Mapping[str, tuple[float, float]] | None = None,
+    isolated: Path | None = None,
+) -> Explanation | str:
+    """The diagnosis, or why there can be none, for who goes on all the same; arguments as `diagnose`."""
+    if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
+        return NO_TRACES
+    try:
+        return diagnose(reference, candidate, floors=floors, calibrated=calibrated, isolated=isolated)
+    except ParityError as error:
+        return str(error)
 
 
 def diagnose(
@@ -35,6 +55,7 @@ def diagnose(
     floors: Path | None = None,
     calibrated: Mapping[str, tuple[float, float]] | None = None,
     oracle: Run | None = None,
+    isolated: Path | None = None,
 ) -> Explanation:
     """Diagnose a run by its trace.
 
@@ -45,6 +66,7 @@ def diagnose(
         calibrated: the registry's floor and limit of each group of taps, for taps that `floors` says nothing of;
             without either, floors are by rule.
         oracle: the official run in fp32, with a trace, to say who is nearer to it.
+        isolated: what `parity isolate --out` left of the candidate, to tell what all blocks share.
     Raises: RunError if the runs are not of one request, a trace is missing or damaged, or floors are another case's.
     """
     require_comparable(reference, candidate)
@@ -74,7 +96,13 @@ def diagnose(
         matching=lambda tap: matching_tap(tap, old, new),
         runner=candidate.record.runner,
         kernels=kernel_differences(reference.record.details, candidate.record.details),
+        shared=None if isolated is None else _shared(isolated, reference, candidate),
     )
+
+
+def _shared(isolated: Path, reference: Run, candidate: Run) -> Cause | None:
+    found = read_isolated(isolated, [reference], candidate)
+    return shared_by_blocks(found.origins, {where: error for where, error, _ in found.errors()})
 
 
 class MeasuredFloors(msgspec.Struct, frozen=True, kw_only=True):

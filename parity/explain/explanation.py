@@ -11,6 +11,7 @@ from typing import Final
 
 from parity.diff.finding import Finding
 from parity.diff.traces import DriftGrid, TraceDiff, drift_grids
+from parity.explain.bits import BitEquality, bit_equality
 from parity.explain.divergence import Divergence, first_divergence
 from parity.explain.floors import Floors
 from parity.explain.hints import Cause, likely_cause
@@ -37,8 +38,10 @@ class Explanation:
     flow: Dataflow
     floors: Floors
     divergence: Divergence  # with the findings of the comparison, too
+    bits: BitEquality
     runner: str = "native"  # of the candidate
     matching: MatchingTap | None = None  # what the first root holds instead of its own
+    shared: Cause | None = None  # the cause that all blocks share, where isolated errors show one
     kernels: tuple[Difference, ...] = ()  # forms of attention that torch gave to another kernel than in the reference
     arbitrations: Mapping[str, Arbitration] | None = None  # the taps before an oracle, where there is one
 
@@ -76,7 +79,23 @@ class Explanation:
     @property
     def cause(self) -> Cause:
         """The cause to look at, from all roots, of which there must be one."""
-        return likely_cause([place_of(root.tap) for root in self.divergence.roots])
+        return self._cause_of([root.tap for root in self.divergence.roots])
+
+    @property
+    def cause_by_bits(self) -> Cause:
+        """The same from the taps that differ first in their bits, of which there must be one."""
+        return self._cause_of(self.bits.firsts)
+
+    @property
+    def bits_point(self) -> bool:
+        """True if a place can be pointed at by bits: they are conclusive, or the first difference is beyond noise."""
+        first = next(iter(self.bits.firsts), None)
+        return self.bits.conclusive or (first is not None and first in {root.tap for root in self.divergence.roots})
+
+    def _cause_of(self, taps: Sequence[str]) -> Cause:
+        places = [place_of(tap) for tap in taps]
+        in_block = places[0].block is not None
+        return self.shared if self.shared is not None and in_block else likely_cause(places)
 
     def times_harmless(self, tap: str) -> float:
         """Error of a compared tap over its floor; an error of zero or nan as it is."""
@@ -105,6 +124,7 @@ def explain(
     matching: Callable[[str], MatchingTap | None] | None = None,
     runner: str = "native",
     kernels: Sequence[Difference] = (),
+    shared: Cause | None = None,
 ) -> Explanation:
     """Find where a run departs.
 
@@ -118,6 +138,7 @@ def explain(
         matching: which other tap of the reference the candidate holds at a tap, if any.
         runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
         kernels: forms of attention that torch gave to another kernel than in the reference.
+        shared: the cause that all blocks share, where isolated errors show one.
     """
 
     def bits(tap: str) -> float:
@@ -133,6 +154,8 @@ def explain(
         flow=flow,
         floors=floors,
         divergence=replace(found, findings=_merged(diff.findings, found.findings)),
+        bits=bit_equality(diff, flow),
+        shared=shared,
         runner=runner,
         matching=None if matching is None or not found.roots else matching(found.roots[0].tap),
         kernels=tuple(kernels),

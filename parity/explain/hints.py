@@ -1,13 +1,17 @@
 """Hints from the pattern of first departures: from where a divergence starts to what to look at.
 
 A tap is taken before the gate that adds it to its stream, so a wrong gate, or the residual sum, shows one tap later.
+What all blocks share no free run shows, since every block but the first inherits it; isolated errors do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from parity.taps.name import Place
+from parity.taps.name import Place, is_tap, place_of
+
+ALIKE: Final = 3.0  # how many times the least of the blocks' own errors the largest may be to be about the same
+SDPA: Final = "/sdpa"  # ends the place of an isolation where attention is measured alone
 
 Kind = Literal[
     "part",  # what computes that part, in the stream or outside the blocks
@@ -17,6 +21,8 @@ Kind = Literal[
     "brought",  # what `stream` brings to both cross-modal attentions
     "cross_modal",  # what both cross-modal attentions share
     "both_streams",  # what both streams share in that part
+    "every_block",  # what all blocks share, since each adds about the same by itself
+    "every_kernel",  # the same of attention alone
 ]
 
 
@@ -51,3 +57,26 @@ def likely_cause(places: Sequence[Place]) -> Cause:
     if len(streams) == 2:
         return Cause(kind="both_streams", part=first.part)
     return Cause(kind="part", part=first.part, since_step=first.step or None)
+
+
+def shared_by_blocks(origins: Iterable[str], added: Mapping[str, float]) -> Cause | None:
+    """The cause that all blocks share, from an isolation; None where they do not depart alike, each by itself.
+
+    Args:
+        origins: its places where an error begins, in data-flow order.
+        added: relative L2 that each of its places adds, fed the reference's own inputs.
+    """
+    began: dict[int, float] = {}  # block -> the largest error that begins in it
+    parts: list[str] = []
+    alone = False  # whether attention alone is wrong already
+    for where in origins:
+        tap = where.removesuffix(SDPA)
+        at = place_of(tap) if is_tap(tap) else None
+        if at is not None and at.block is not None and added.get(where, 0.0) > 0:  # nor nan
+            began[at.block] = max(began.get(at.block, 0.0), added[where])
+            parts.append(at.part)
+            alone = alone or tap != where
+    there = {place_of(where).block for where in added if is_tap(where)} - {None}
+    if len(there) < 2 or there != began.keys() or not max(began.values()) <= ALIKE * min(began.values()):
+        return None
+    return Cause(kind="every_kernel" if alone else "every_block", part=parts[0])

@@ -143,6 +143,14 @@ def judged_or_refused(found: RunsDiff) -> Verdict | str:
         return str(error)
 
 
+def judged_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
+    """The same of two runs: also why they cannot be compared as they are judged."""
+    try:
+        return judged_or_refused(compare_as_judged(reference, candidate, isolated))
+    except ParityError as error:
+        return str(error)
+
+
 def calibrated_floors(run: Run) -> dict[str, tuple[float, float]]:
     """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
     if not limits_path().is_file():
@@ -170,14 +178,18 @@ def _no_limits_of_form(found: Comparison) -> str:
     )
 
 
+def release_of_limits(case_id: str) -> str | None:
+    """The release at which limits of a case hold, which its file names; None for a case that lies elsewhere."""
+    try:
+        return find_case(case_id).reference
+    except CaseError:
+        return None
+
+
 def _limits_of_another_release(found: RunsDiff) -> str:
     """Why limits of a case do not hold, if its file names another release. A case moves with its limits."""
-    follows = found.reference.reference
-    try:
-        named = find_case(found.case).reference
-    except CaseError:  # a case that lies elsewhere is its own
-        return ""
-    if named == follows:
+    follows, named = found.reference.reference, release_of_limits(found.case)
+    if named in (None, follows):
         return ""
     return (
         f"Limits of case {found.case!r} hold at release {named}, which its file names; the runs follow {follows}. "

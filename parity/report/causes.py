@@ -7,8 +7,10 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.name import STREAMS
 
 _OUTSIDE: Final = {
-    "hidden": "tokens (padding side, length, template) or Gemma's layers and weights",
-    "connector": "the text connector: projection, registers, mask, or the prompts batched instead of one by one",
+    "hidden": "tokens (padding side, length, template), Gemma's attention mask, its rotary embedding (RoPE, local and "
+    "global), or its layers and weights",
+    "connector": "the text connector: its rotary tables, attention kernel and mask, registers in place of padding, the "
+    "projection before it, or the prompts batched instead of one by one",
     "image": "the picture's way in: H.264 round trip, resize and crop, or the video VAE's encoder",
     "init": "the noise: seed, its dtype, video drawn before audio; or how pictures enter the first latent",
     "x0": "the output head, or x0 = x - sigma v with each token's own sigma",
@@ -16,15 +18,23 @@ _OUTSIDE: Final = {
     "latent": "the Euler step: sigmas, their dtype, or the pull of given tokens to their clean values",
     "frames": "the video VAE's decoder, its tiling, or the way to bytes",
     "mel": "the audio VAE's decoder or its latent statistics",
-    "waveform": "the vocoder or its bandwidth extension, and the dtype they run in",
+    "waveform": "the vocoder and its resampling filters, the order of its channels, its bandwidth extension, or the "
+    "dtype that these run in",
 }
 _IN_BLOCK: Final = {
-    "self_attn": "{whose} stream's own rotary positions, its modulation, or queries' and keys' norm",
-    "text_attn": "the text context's modulation, that attention's norms, or the gate of self-attention before it",
+    "self_attn": "{whose} stream's own rotary positions, its modulation, queries' and keys' norm, or the attention "
+    "kernel",
+    "text_attn": "that attention's kernel and mask, rotary positions (it has none), its norms, the text context's "
+    "modulation, or the gate of self-attention before it",
     "av_attn": "that direction's modulation rows, weights or rotary tables, or the gate of text attention before it",
     "ff": "the feed-forward branch (activation, modulation), or the gate of cross-modal attention before it",
     "out": "the gate of the feed-forward branch, or the residual sum",
 }
+
+_FIRST_BRANCH: Final = "self_attn"  # where a departure that all blocks share shows first
+_PERHAPS_EVERY_BLOCK: Final = (
+    "or the precision of weights, if every block departs (`parity isolate` tells: each adds about the same)"
+)
 
 
 def cause_words(cause: Cause, flow: Dataflow) -> str:
@@ -48,7 +58,15 @@ def cause_words(cause: Cause, flow: Dataflow) -> str:
                 "modulation"
             )
         case "both_streams":
-            return f"what both streams share there: {_IN_BLOCK[cause.part].format(whose='each')}"
+            shared = f"what both streams share there: {_IN_BLOCK[cause.part].format(whose='each')}"
+            return f"{shared}; {_PERHAPS_EVERY_BLOCK}" if cause.part == _FIRST_BRANCH else shared
+        case "every_block":
+            return (
+                "what all blocks share, since each adds about the same by itself: the precision that their weights are "
+                f"kept in (quantized, cast), or {_IN_BLOCK[cause.part].format(whose='each')}"
+            )
+        case "every_kernel":
+            return "the attention kernel, since attention alone adds about the same in every block"
         case "part":
             if cause.part in _OUTSIDE:
                 return _OUTSIDE[cause.part]

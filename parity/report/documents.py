@@ -41,6 +41,7 @@ def gate_document(said: GateWords, found: RunsDiff) -> dict[str, Any]:
     """The verdict with what differs in the environment, what was left out, and the release that is followed instead."""
     return {
         **verdict_document(said),
+        "explanation": said.why,
         "candidate": list(found.candidate.described),
         "environment_differences": [one.beside for one in found.environment],
         "other_release": said.other_release,

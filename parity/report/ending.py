@@ -29,8 +29,9 @@ def debugging() -> bool:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an error, made printable."""
-    return printable_lines("".join(traceback.format_exception(error)))
+    """The traceback of an error, made printable; before it that of an engine, where this process has none of that."""
+    engine = getattr(error, "engine_traceback", "") if error.__cause__ is None else ""
+    return printable_lines(f"{engine.rstrip()}\n\n" * bool(engine) + "".join(traceback.format_exception(error)))
 
 
 def _sentence(error: BaseException) -> str:

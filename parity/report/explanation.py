@@ -1,25 +1,33 @@
 """An explanation as at most ten lines that a person can act on, and as JSON data.
 
-What is broken, where a run first departs, by how much more than harmless noise, in which code, what it does to the
-result, and what to do next.
+How many taps have the reference's bits, what is broken, where a run first departs, by how much more than harmless
+noise, in which code, what it does to the result, and what to do next. The first line is `story`, which everything that
+tells of a verdict that fails carries, word for word: the gate, suites, JUnit, annotations, the page.
 """
 
 import math
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from parity.diff.finding import Finding
+from parity.explain.diagnosis import diagnosed_or_refused
 from parity.explain.divergence import FirstDivergence
 from parity.explain.explanation import Explanation, over
 from parity.explain.matching_tap import MatchingTap
 from parity.explain.oracle import tally
+from parity.judge.gate import calibrated_floors
+from parity.judge.verdict import Verdict
 from parity.report.causes import cause_words
+from parity.report.words import bound, number
+from parity.runs.folder import Run
 from parity.taps.module_path import diffusers_path
 from parity.taps.name import Place, place_of
 
 MOST_LINES: Final = 10
 _NAMED_FINDINGS: Final = 3
+_NAMED_INPUTS: Final = 2
 _STAGE: Final = {
     "hidden": "text_encoding",
     "connector": "text_connector",
@@ -31,11 +39,45 @@ _STAGE: Final = {
 }
 
 
-def explanation_lines(found: Explanation) -> tuple[str, ...]:
-    """The lines, each whole; the last says what to do next where there is anything to do."""
-    lines = [*_findings(found.divergence.findings)]
+def story(found: Explanation | str, verdict: Verdict | str | None = None) -> str:
+    """The first line: how many taps have the reference's bits, and where to look.
+
+    Args:
+        found: the diagnosis, or the reason why there is none.
+        verdict: what a gate came to, where it was asked. If it fails and no tap departs, the line says what does.
+    """
+    if isinstance(found, str):
+        return found
+    said, bits = _bits(found), found.bits
+    if bits.different and not found.bits_point:
+        said += ", as may be where environments differ"
+        if found.divergence.roots:
+            said += f"; the first beyond harmless noise is `{found.divergence.roots[0].tap}`: look at {_look(found)}"
+    elif bits.different:
+        first = f"`{bits.firsts[0]}`"
+        which = f"{first} alone differs" if bits.different == 1 else f"the first to differ is {first}"
+        said += f"; {which}{_although(bits.equal_inputs)}: look at {_look_by_bits(found)}"
+    beyond = _beyond(verdict) if isinstance(verdict, Verdict) and not found.divergence.roots else ""
+    if not beyond:
+        return said
+    return f"{said}; no tap departs beyond harmless noise, yet {beyond}" if bits.different else f"{said}, yet {beyond}"
+
+
+def story_of_runs(
+    reference: Run, candidate: Run, verdict: Verdict | str | None = None, isolated: Path | None = None
+) -> str:
+    """The same of two runs, with the floors that a verdict of them is judged beside."""
+    floors = calibrated_floors(candidate)
+    return story(diagnosed_or_refused(reference, candidate, calibrated=floors, isolated=isolated), verdict)
+
+
+def explanation_lines(found: Explanation, verdict: Verdict | str | None = None) -> tuple[str, ...]:
+    """The lines, each whole; the last says what to do next where there is anything to do. Arguments as `story`."""
+    lines = [story(found, verdict), *_findings(found.divergence.findings)]
     if found.divergence.roots:
-        lines += [departure_line(found), *_other_places(found), *_raised_input(found), *_code(found), *_kernels(found)]
+        told = lines[0].endswith(f"look at {_look(found)}")
+        code = [line for line in _code(found) if not (told and line.startswith("look at "))]
+        lines += [departure_line(found), *_other_places(found), *_raised_input(found), *code, *_kernels(found)]
     lines += _rest(found)
     lines += [found.traces.left_out.words] if found.traces.left_out.taps else []
     lines += [*_ends(found), *_oracle(found), *_floors(found)]
@@ -43,13 +85,14 @@ def explanation_lines(found: Explanation) -> tuple[str, ...]:
     return (*lines[: MOST_LINES - len(step)], *step)
 
 
-def explanation_document(found: Explanation) -> dict[str, Any]:
-    """As JSON data, before numbers that JSON cannot hold are written as strings."""
+def explanation_document(found: Explanation, verdict: Verdict | str | None = None) -> dict[str, Any]:
+    """As JSON data, before numbers that JSON cannot hold are written as strings. Arguments as `story`."""
     divergence = found.divergence
     return {
         "bit_equal": found.bit_equal,
         "departs": divergence.departs,
-        "lines": list(explanation_lines(found)),
+        "lines": list(explanation_lines(found, verdict)),
+        "bits": {key: value for key, value in asdict(found.bits).items() if key != "elsewhere"},
         "findings": [asdict(finding) for finding in divergence.findings],
         "roots": [
             {
@@ -71,11 +114,11 @@ def explanation_document(found: Explanation) -> dict[str, Any]:
     }
 
 
-def every_tap_document(found: Explanation) -> dict[str, Any]:
+def every_tap_document(found: Explanation, verdict: Verdict | str | None = None) -> dict[str, Any]:
     """The same with every tap's error."""
     traces = found.traces
     return {
-        **explanation_document(found),
+        **explanation_document(found, verdict),
         "taps": {
             tap: {"relative_l2": diff.estimate, "low": diff.low, "high": diff.high, "bit_equal": diff.bit_equal}
             for tap, diff in traces.taps.items()
@@ -97,6 +140,49 @@ def departure_line(found: Explanation) -> str:
     if len(passes) == count > 1:
         return f"{head}; in all {count} passes"
     return f"{head}; in {len(passes)} of {count} passes ({', '.join(passes)})"
+
+
+def _bits(found: Explanation) -> str:
+    bits = found.bits
+    missing = f", {bits.missing} missing" if bits.missing else ""
+    if not bits.compared:
+        return f"no tap was compared, so nothing is known{missing}"
+    if bits.different or bits.missing:
+        return f"{bits.equal} of {bits.compared + bits.missing} taps equal in every bit{missing}"
+    if found.bit_equal:
+        return f"all {bits.compared} taps are equal in every bit"
+    return f"the {bits.compared} taps that could be compared are equal in every bit"
+
+
+def _although(inputs: tuple[str, ...]) -> str:
+    if not inputs:
+        return ""
+    if len(inputs) <= _NAMED_INPUTS:
+        named = " and ".join(f"`{tap}`" for tap in inputs)
+        return f" although its input{'s' if len(inputs) > 1 else ''} {named} {'are' if len(inputs) > 1 else 'is'} equal"
+    return f" although its {len(inputs)} inputs are equal"
+
+
+def _beyond(verdict: Verdict) -> str:
+    """What fails a verdict: the metric farthest beyond its limit, else the first failure; empty if nothing does."""
+    failed = verdict.failed_rows()
+    if failed:
+        worst = max(failed, key=lambda row: row.used)
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        return f"{worst.metric} is {number(worst.value, worst.unit)}, wanted {bound(worst)}: beyond its limit{more}"
+    if verdict.outcome != "parity" and verdict.failures:
+        first = verdict.failures[0]
+        more = f" (and {len(verdict.failures) - 1} more)" if len(verdict.failures) > 1 else ""
+        return f"{first.code} in {first.where}{more}"
+    return ""
+
+
+def _look_by_bits(found: Explanation) -> str:
+    """The same as `_look` of the tap that differs first in its bits."""
+    roots = found.divergence.roots
+    if roots and roots[0].tap == found.bits.firsts[0]:
+        return _look(found)
+    return cause_words(found.cause_by_bits, found.flow)
 
 
 def _places(found: Explanation) -> list[Place]:
@@ -136,16 +222,21 @@ def _raised_input(found: Explanation) -> list[str]:
     return [f"it may begin before that, at {place_of(tap).words()}: {size} harmless noise, too little to be sure"]
 
 
+def _look(found: Explanation) -> str:
+    """What to look at, of the first root."""
+    look = cause_words(found.cause, found.flow)
+    if found.matching is None:
+        return look
+    # Another pass's value is a question of what this pass was given; any other is exchanged.
+    here, there = place_of(found.divergence.roots[0].tap), place_of(found.matching.tap)
+    same = (there.block, there.step) == (here.block, here.step)
+    held = _held(found.matching)
+    return f"{look}; it holds {held}" if same else f"how it comes to hold {held}"
+
+
 def _code(found: Explanation) -> list[str]:
     """The cause, and its place in both implementations."""
-    first, look = found.divergence.roots[0], cause_words(found.cause, found.flow)
-    if (
-        found.matching is not None
-    ):  # another pass's value is a question of what this pass was given; any other is exchanged
-        here, there = place_of(first.tap), place_of(found.matching.tap)
-        same = (there.block, there.step) == (here.block, here.step)
-        held = _held(found.matching)
-        look = f"{look}; it holds {held}" if same else f"how it comes to hold {held}"
+    first, look = found.divergence.roots[0], _look(found)
     modules = first.modules
     weights = f", weights {modules.weights}" if modules.weights else ""
     theirs = f"diffusers: {diffusers_path(first.tap)}" if found.runner == "diffusers" else f"native: {modules.native}"
@@ -189,12 +280,8 @@ def _rest(found: Explanation) -> list[str]:
             return ["nothing after it departs"]
         share = f"{divergence.inherited} of {divergence.compared}"
         return [f"{share} taps after it exceed what is allowed and may all inherit it"]
-    if traces.bit_equal:
-        return [f"all {traces.compared} taps are equal in every bit"]
-    if not divergence.compared:
-        return ["no tap was compared, so nothing is known"]
-    if not traces.bit_different:
-        return [f"the {divergence.compared} taps that could be compared are equal in every bit"]
+    if not traces.bit_different or not traces.errors:
+        return []
     worst = max(traces.errors, key=lambda tap: over(traces.errors[tap], found.floors.bound(tap)))
     return [
         f"nothing departs beyond harmless noise in {divergence.compared} taps; the worst is "

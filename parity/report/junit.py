@@ -1,7 +1,7 @@
 """Verdicts as JUnit XML, which CI systems show: one test case for each group of metrics (`frames`, `audio`, ...).
 
 A group fails if a metric of it does, each finding is a failed test case of its own, and what could not be judged is an
-error, never a skip.
+error, never a skip. Each of these begins with the first line of the explanation: CI systems show them one by one.
 """
 
 import re
@@ -19,7 +19,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]") 
 
 def verdict_suite(said: GateWords) -> ET.Element:
     """The test suite of a parity verdict."""
-    verdict = said.verdict
+    verdict, why = said.verdict, [said.why] if said.why else []
     suite = ET.Element("testsuite", name=_xml(f"parity {verdict.case} ({verdict.profile})"))
     properties = ET.SubElement(suite, "properties")
     for name, value in (("judged by", said.judged_by), *(line.split(": ", 1) for line in said.sides)):
@@ -30,13 +30,13 @@ def verdict_suite(said: GateWords) -> ET.Element:
     for group, rows in groups.items():
         case = _case(suite, verdict.case, group)
         if failed := [one.sentence for one in rows if one.row.failed]:
-            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", failed)
+            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", [*why, *failed])
         ET.SubElement(case, "system-out").text = _xml("\n".join(one.sentence for one in rows))
     for failure in verdict.failures:
         case = _case(suite, verdict.case, f"{failure.code}: {failure.where}")
-        _problem(case, "failure", failure.code, [failure.message])
+        _problem(case, "failure", failure.code, [*why, failure.message])
     if verdict.outcome == "undecided":
-        _problem(_case(suite, verdict.case, "verdict"), "error", said.parity, said.notes)
+        _problem(_case(suite, verdict.case, "verdict"), "error", said.parity, [*why, *said.notes])
     return _counted(suite)
 
 
@@ -53,10 +53,10 @@ def perf_suite(perf: PerfVerdict) -> ET.Element:
     return _counted(suite)
 
 
-def error_suite(case: str, message: str) -> ET.Element:
-    """The test suite of a gate that could not judge."""
+def error_suite(case: str, message: str, why: str = "") -> ET.Element:
+    """The test suite of a gate that could not judge; `why` is the first line of the explanation, where there is one."""
     suite = ET.Element("testsuite", name=_xml(f"parity {case}"))
-    _problem(_case(suite, case, "gate"), "error", "could not judge", [message])
+    _problem(_case(suite, case, "gate"), "error", "could not judge", [*([why] if why else []), message])
     return _counted(suite)
 
 

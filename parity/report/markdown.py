@@ -22,6 +22,7 @@ def verdict_markdown(said: GateWords) -> str:
     perf = said.perf
     parts = [
         f"### {escaped(said.first_line)}",
+        *([escaped(said.why)] if said.why else []),
         f"Case {escaped(said.verdict.case)}.",
     ]
     parts += [f"- {escaped(line)}" for line in said.sides]
@@ -41,9 +42,10 @@ def verdict_markdown(said: GateWords) -> str:
     return _joined(parts)
 
 
-def error_markdown(case: str, message: str) -> str:
-    """The summary of a gate that could not judge."""
-    return f"### VERDICT: COULD NOT JUDGE\n\nCase {escaped(case)}: {escaped(message)}\n"
+def error_markdown(case: str, message: str, why: str = "") -> str:
+    """The summary of a gate that could not judge; `why` is the first line of the explanation, where there is one."""
+    explained = f"{escaped(why)}\n\n" if why else ""
+    return f"### VERDICT: COULD NOT JUDGE\n\n{explained}Case {escaped(case)}: {escaped(message)}\n"
 
 
 def say_in_workflow(summary: str, commands: Iterable[str], terminal: Terminal) -> None:
@@ -55,9 +57,10 @@ def say_in_workflow(summary: str, commands: Iterable[str], terminal: Terminal) -
 
 
 def annotations(said: GateWords) -> list[str]:
-    """One workflow command for each thing that is wrong; each fits one line."""
+    """The first line of the explanation, then one workflow command for each thing that is wrong; each fits one line."""
     title, perf = f"parity {said.verdict.case}", said.perf
-    lines = [annotation(title, f"{failure.code} in {failure.where}: {message}") for failure, message in said.failures]
+    lines = [annotation(title, f"{said.parity}: {said.why}")] if said.why else []
+    lines += [annotation(title, f"{failure.code} in {failure.where}: {message}") for failure, message in said.failures]
     lines += [annotation(title, one.sentence) for one in said.rows if one.row.failed]
     if said.verdict.outcome == "undecided":
         lines.append(annotation(title, f"undecided: {'; '.join(said.notes) or said.parity}"))

@@ -87,7 +87,7 @@ def render(content: Content) -> str:
     pictures = album(old.frames, new.frames, room)
     frames_block = data_block("frames-data", pictures.data(old.frame_rate_hz, found.per_frame))
     bodies: dict[str, Node] = {
-        "divergence": divergence_section(diagnosis),
+        "divergence": divergence_section(diagnosis, content.verdict),
         "identity": identity_section(content.identified),
         "drift": _drift(diagnosis),
         "frames": [*map(_note, (*notes, *pictures.notes())), _slot()],

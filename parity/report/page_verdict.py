@@ -8,10 +8,9 @@ from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
-from parity.report.explanation import departure_line, explanation_lines
+from parity.report.explanation import explanation_lines, story
 from parity.report.page_html import Html, Node, join, tag, with_code
 from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number
-from parity.taps.name import place_of
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
 TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
@@ -43,17 +42,16 @@ def verdict_section(
     )
 
 
-def divergence_section(diagnosis: Explanation | str) -> Html:
+def divergence_section(diagnosis: Explanation | str, verdict: Verdict | str) -> Html:
     """The place where the run first departs, in words."""
     if isinstance(diagnosis, str):
         return tag("p", {"class": "note"}, diagnosis)
-    found, lines = diagnosis.divergence, explanation_lines(diagnosis)
-    first = departure_line(diagnosis) if found.roots else lines[0]
-    rest = [line for line in lines if line != first]
+    found = diagnosis.divergence
+    first, *rest = explanation_lines(diagnosis, verdict)
     tone = "good" if not found.departs else "bad" if found.roots else "warn"
     return join(
         [
-            tag("p", {"class": f"first {tone}"}, capitalised(first)),
+            tag("p", {"class": f"first {tone}"}, with_code(capitalised(first))),
             tag("ul", {"class": "explanation"}, (tag("li", {}, _labelled(line)) for line in rest)),
         ]
     )
@@ -99,8 +97,8 @@ def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
 
 def _reasons(verdict: Verdict | str, diagnosis: Explanation | str) -> Node:
     said: list[str] = []
-    if isinstance(diagnosis, Explanation) and diagnosis.divergence.roots:
-        said.append(f"first departs at {place_of(diagnosis.divergence.roots[0].tap).words()}")
+    if isinstance(verdict, str) or verdict.outcome != "parity":
+        said.append(story(diagnosis, verdict))
     if isinstance(verdict, Verdict):
         said += [f"{failure.code} in {failure.where}: {failure.message}" for failure in verdict.failures]
     if isinstance(verdict, Verdict) and verdict.outcome == "undecided":

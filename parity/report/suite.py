@@ -11,11 +11,12 @@ from rich.text import Text
 
 from parity.diff.isolated import SavedIsolation
 from parity.diff.runs import RunsDiff
+from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation
 from parity.judge.rules import JUDGED
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.report.documents import verdict_document
-from parity.report.explanation import explanation_document, explanation_lines
+from parity.report.explanation import explanation_document, explanation_lines, story
 from parity.report.markdown import escaped
 from parity.report.terminal import Terminal
 from parity.report.words import GIB, in_words, number, sentence, sides_in_words
@@ -68,6 +69,11 @@ class SuiteLine:
             return self.verdict.exit_code
         return gate_exit_code(self.verdict.exit_code, 2 if self.taps.traces.findings else 1)
 
+    @property
+    def why(self) -> str:
+        """The first line of the explanation of a line that is no parity; else empty."""
+        return story(self.taps or NO_TRACES, self.verdict) if self.code else ""
+
     def cells(self) -> tuple[str, ...]:
         """The line as texts, one for each of COLUMNS."""
         old, new = self.records
@@ -102,7 +108,9 @@ class SuiteLine:
             said = [f"{one.code} at {one.where}: {one.message}" for one in self.verdict.failures]
             said += [sentence(row) for row in self.verdict.failed_rows()]
         if self.taps is not None and not self.taps.bit_equal:
-            said += explanation_lines(self.taps)
+            said += explanation_lines(self.taps, self.verdict)
+        elif self.why:
+            said.append(self.why)
         return said + self._alone_said()
 
     def _alone_said(self) -> list[str]:
@@ -132,10 +140,11 @@ class SuiteLine:
             "what": self.what,
             "exit_code": self.code,
             "outcome": WORDS[self.code],
+            "explanation": self.why,
             "refusal": self.verdict if isinstance(self.verdict, str) else "",
             "sides": msgspec.to_builtins(self.found.sides),
             "verdict": None if isinstance(self.verdict, str) else verdict_document(in_words(self.verdict)),
-            "taps": None if self.taps is None else explanation_document(self.taps),
+            "taps": None if self.taps is None else explanation_document(self.taps, self.verdict),
             "isolated": None
             if self.alone is None
             else {

@@ -37,9 +37,12 @@ STYLES = {
 def draw_gate(console: Terminal, said: GateWords) -> None:
     """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided.
 
-    The first line says what the verdict rests on, the next ones what was compared.
+    The first line says what the verdict rests on, the next one, if it is no parity, where to look, those after it what
+    was compared.
     """
     console.print(said.first_line, soft_wrap=True)
+    if said.why:
+        console.print(said.why, soft_wrap=True)
     for line in said.sides:
         console.print(line, soft_wrap=True)
     draw_verdict(console, said)

@@ -44,6 +44,7 @@ class GateWords:
     parity: str  # headline of the verdict alone
     headline: str  # with the speed; the last line of every report
     first_line: str  # the verdict with what it rests on; the first line of every report
+    why: str  # the first line of the explanation, of a verdict that is no parity; else empty
     sides: tuple[str, ...]  # a line for each run: what it is, when and where it ran; then what their engines say
     judged_by: str
     rows: tuple[RowWords, ...]
@@ -53,14 +54,24 @@ class GateWords:
     exit_code: int
 
 
-def in_words(verdict: Verdict, perf: PerfVerdict | None = None, followed: Follows | None = None) -> GateWords:
-    """The words of a gate's verdict, with the speed and the other release that a candidate follows, where known."""
+def in_words(
+    verdict: Verdict, perf: PerfVerdict | None = None, followed: Follows | None = None, why: str = ""
+) -> GateWords:
+    """The words of a gate's verdict.
+
+    Args:
+        verdict: what the gate came to.
+        perf: the speed, where it was asked for.
+        followed: the other release that a candidate follows, where known.
+        why: the first line of the explanation (`parity.report.explanation.story`); at parity it is not said.
+    """
     return GateWords(
         verdict=verdict,
         perf=perf,
         parity=headline(verdict),
         headline=headline(verdict, perf),
         first_line=f"{headline(verdict, perf)} (judged by {judged_by(verdict)})",
+        why="" if verdict.outcome == "parity" else why,
         sides=sides_in_words(verdict.sides),
         judged_by=judged_by(verdict),
         rows=tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows),

@@ -25,7 +25,7 @@ import msgspec
 import torch
 
 import runners.errors
-from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, kill_marked
+from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, TRACEBACK_FILE, kill_marked
 from parity.runs.execute import MeasuredOutcome
 from parity.runs.folder import MAX_RUN_BYTES, dtype_name
 from parity.runs.outputs import OUTPUTS_FILE, read_outputs
@@ -38,7 +38,7 @@ from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner, require_own_n
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
-from runners.load import load
+from runners.load import load, read_text
 from runners.partial_folder import partial_folder
 from runners.printable import printable
 from runners.protocol import DTYPES, Capabilities, Refusing, RunOptions
@@ -50,7 +50,9 @@ REFUSING_HERE: Final = OWN_ENVIRONMENT | {"official"}  # runners that say what t
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
 MAX_LINE_BYTES: Final = 1 << 16  # of a message
-SAID_LINES: Final = 12  # of what a child printed, kept for an error
+SAID_LINES: Final = 12  # of what a child printed, said in an error
+KEPT_LINES: Final = 400  # of the same, kept where it left no traceback
+MAX_TRACEBACK_BYTES: Final = 1 << 20
 ANSWER_S: Final = 300.0  # that an interpreter may take to import torch and say what it is
 SILENCE_S: Final = 60.0  # that a child may take to end once it has closed its output
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
@@ -138,9 +140,11 @@ class ChildRunner:
                 with _started(self.python, request, self.variables) as process:
                     _follow(process, self.name, progress)
                 outcome = _outcome(self.name, case, place)
-            except BaseException:
+            except BaseException as error:
                 with contextlib.suppress(ParityError, OSError):
                     _hand_over(place, recorder, finished=False)
+                if isinstance(error, ParityError):
+                    error.engine_traceback = _traceback_in(place) or error.engine_traceback
                 raise
             _hand_over(place, recorder, finished=True)
             return outcome
@@ -155,6 +159,14 @@ def _hand_over(place: Path, recorder: Recorder | None, *, finished: bool) -> Non
         if (place / name).is_symlink() or (finished and name in owed):
             _regular(place / name)
     recorder.adopt(place)
+
+
+def _traceback_in(place: Path) -> str:
+    """The traceback that a child left; empty if it left none that can be read."""
+    try:
+        return read_text(_regular(place / TRACEBACK_FILE), RunError, "none", max_bytes=MAX_TRACEBACK_BYTES)
+    except RunError:
+        return ""
 
 
 def environment_in(python: Path, device: torch.device, release: str) -> dict[str, Any]:
@@ -176,6 +188,9 @@ def environment_in(python: Path, device: torch.device, release: str) -> dict[str
             env=_environment(),
             timeout=ANSWER_S,
         )
+        if asked.returncode:
+            lines = asked.stderr.decode("utf-8", "replace").splitlines() or ["it gives no reason"]
+            raise ValueError(_printable(lines[-1], 400))
         found: dict[str, Any] = json.loads(asked.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise RunnerError(f"{python} does not say what it is ({error}); docs/runners.md says what it needs.") from error
@@ -286,7 +301,7 @@ def _has_ended(process: "subprocess.Popen[bytes]", within_s: float) -> bool:
 def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress) -> None:
     """Pass on what the child says until it ends. Raises: what it raised, or RunnerError."""
     assert process.stdout is not None and process.stderr is not None
-    said: deque[str] = deque(maxlen=SAID_LINES)
+    said: deque[str] = deque(maxlen=KEPT_LINES)
     listener = threading.Thread(target=_collect, args=(process.stderr, said), daemon=True)
     listener.start()
     error: ParityError | None = None
@@ -300,8 +315,10 @@ def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress)
     status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     if status is not None and status.si_status != 0:
         how = f"by signal {status.si_status}" if status.si_code != os.CLD_EXITED else f"with status {status.si_status}"
-        last = "".join(f"\n  {text}" for text in said)
-        raise RunnerError(f"The process of runner {runner!r} ended {how}; it last said:{last or ' nothing'}")
+        last = "".join(f"\n  {text}" for text in [*said][-SAID_LINES:])
+        died = RunnerError(f"The process of runner {runner!r} ended {how}; it last said:{last or ' nothing'}")
+        died.engine_traceback = "\n".join(said)
+        raise died
 
 
 def _collect(pipe: BinaryIO, said: deque[str]) -> None:

@@ -7,8 +7,9 @@ that this project depends on. docs/runners.md describes both sides.
 
 The request names the case, the weights and the runner. What comes back lies beside it: `outputs.safetensors`, the trace
 if taps were asked for, and last of all `result.json`. On standard output go JSON lines: `{"stage": NAME}`,
-`{"step": [I, N]}` and, if it fails, `{"error": {"kind": CLASS, "message": TEXT}}`. Anything that the runner prints goes
-to standard error. Standard input stays open as long as the parent lives; when it ends, so does this process.
+`{"step": [I, N]}` and, if it fails, `{"error": {"kind": CLASS, "message": TEXT}}`, with the engine's own traceback in
+`traceback.txt`. Anything that the runner prints goes to standard error. Standard input stays open as long as the parent
+lives; when it ends, so does this process.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 RESULT_FILE = "result.json"
+TRACEBACK_FILE = "traceback.txt"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
 TERMINATED = 143  # exit status after SIGTERM, as shells write it
 
@@ -47,13 +49,29 @@ def main(request_path: Path) -> int:
         import traceback
 
         traceback.print_exc()
+        _keep_traceback(request_path.parent, error)
         ours = type(error).__module__ in ("runners.errors", "runners.ltx23.stages.batch")
         what = str(error) if ours else f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError):
-            what += f". It is missing for {sys.executable}; docs/runners.md says what an interpreter needs."
+            what = f"{sys.executable} cannot import a module ({error}); docs/runners.md says what it needs."
         say.error(type(error).__name__ if ours else "RunnerError", what)
         return 1
     return 0
+
+
+def _keep_traceback(folder: Path, error: BaseException) -> None:
+    """Leave the traceback of an engine that failed, or of what is none of our refusals, beside the request."""
+    import traceback
+
+    from parity.trace.atomic import write_bytes_atomic
+    from runners.errors import ParityError
+
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, ParityError):
+        text = error.engine_traceback
+    if text:
+        with contextlib.suppress(OSError, ParityError):
+            write_bytes_atomic(folder / TRACEBACK_FILE, text.encode("utf-8", "backslashreplace"))
 
 
 def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:

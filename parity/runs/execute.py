@@ -5,8 +5,9 @@ have what writing a run folder needs (msgspec, av), so only `record_run` imports
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_kernels
 from parity.runs.environment import fingerprint
-from parity.trace.atomic import folder_atomic, require_folder
+from parity.trace.atomic import folder_atomic, require_folder, write_bytes_atomic
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
 from runners.case import Case
@@ -23,6 +24,8 @@ from runners.catalogue import OWN_ENVIRONMENT, failed, is_known, require_own_nam
 from runners.clock import Progress
 from runners.closed_input import closed_input
 from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
+from runners.partial_folder import remove_folder
+from runners.printable import printable_lines
 from runners.protocol import TAPS_OFFERED, Outcome, Refusing, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
@@ -30,6 +33,7 @@ from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
 CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
+TRACEBACK_FILE = "traceback.txt"  # in it: that of an engine that failed
 ENGINES = ("diffusers", *OWN_ENVIRONMENT)  # known runners whose code is somebody else's, and not wrapped by them
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
@@ -100,7 +104,9 @@ def engine_errors(runner: Runner) -> Iterator[None]:
     except (ParityError, MemoryError):
         raise
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"The device ran out of memory in the run of {name!r} ({error}).") from error
+        short = OutOfMemoryError(f"The device ran out of memory in the run of {name!r} ({error}).")
+        short.engine_traceback = "".join(traceback.format_exception(error))
+        raise short from error
     except ImportError as error:
         raise failed(name, error) from error
     except Exception as error:
@@ -132,7 +138,8 @@ def record_run(
 ) -> Outcome:
     """Run a case and leave the run folder `out`; a finished run that is there is replaced if that is asked for.
 
-    Raises: ParityError of the kind that fits; nothing is left at `out` then, and a trace begun is in `OUT.crashed`.
+    Raises: ParityError of the kind that fits; nothing is left at `out` then. What its taps had recorded, and the
+    traceback of an engine that failed, are in `OUT.crashed`, which the next run to `out` clears.
     OutputError before anything is run if `out` is not free.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
@@ -146,14 +153,9 @@ def record_run(
         runner.require(case)
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
-        try:
+        _clear_crash(out)
+        with crash_kept(out, folder):
             outcome = execute(runner, case, options, progress, None if recorded is None else recorded(folder))
-        except BaseException as error:
-            try:
-                _keep_trace(folder, out)
-            except (OutputError, OSError) as failed:  # what ended the run is what its caller must hear
-                error.add_note(f"What was recorded of its taps is lost: {failed}")
-            raise
         write_run(
             folder,
             case,
@@ -180,23 +182,58 @@ def record_run(
     return outcome
 
 
-def _keep_trace(folder: Path, out: Path) -> None:
-    """Leave what a crashed run had recorded in `OUT.crashed`, where `read_trace` finds it marked incomplete.
+@contextmanager
+def crash_kept(out: Path, folder: Path | None = None) -> Iterator[None]:
+    """Leave in `OUT.crashed` what a run that fails while inside has left, and say so in a note of the error.
 
-    That is its journal where even the trace could not be closed. An earlier crash's is replaced. Raises: OutputError
-    for a folder that holds anything else.
+    That is what its taps had recorded in `folder`, where `read_trace` finds it marked incomplete (the journal where
+    even the trace could not be closed), and the traceback of an engine that failed. An earlier crash's is replaced, and
+    a folder that holds anything else stays.
     """
-    names = (TRACE_FILE, TRACE_JOURNAL)
-    if left := [name for name in names if (folder / name).is_file()]:
-        with folder_atomic(out.with_name(f"{out.name}.crashed"), _of_a_crash, replace=True) as crashed:
-            (crashed / CRASHED_FILE).touch()
-            (folder / left[0]).replace(crashed / left[0])
+    try:
+        yield
+    except BaseException as error:
+        names = () if folder is None else (TRACE_FILE, TRACE_JOURNAL)
+        left = [folder / name for name in names if folder is not None and (folder / name).is_file()][:1]
+        engine = error.engine_traceback if isinstance(error, ParityError) else ""
+        try:
+            if left or engine:
+                _keep_crash(crash_place(out), left, engine)
+        except (OutputError, OSError) as failed:  # what ended the run is what its caller must hear
+            error.add_note(f"What was recorded of its taps is lost: {failed}" if left else f"Its traceback: {failed}")
+        else:
+            if engine:
+                kept = crash_place(out) / TRACEBACK_FILE
+                error.add_note(f"The engine's traceback is in {kept}; `parity --debug run ...` prints it.")
+        raise
+
+
+def crash_place(out: Path) -> Path:
+    """The folder of what a crashed run has left."""
+    return out.with_name(f"{out.name}.crashed")
+
+
+def _keep_crash(place: Path, left: Sequence[Path], engine: str) -> None:
+    with folder_atomic(place, _of_a_crash, replace=True) as crashed:
+        (crashed / CRASHED_FILE).touch()
+        for path in left:
+            path.replace(crashed / path.name)
+        if engine:
+            text = printable_lines(engine).encode("utf-8", "backslashreplace")
+            write_bytes_atomic(crashed / TRACEBACK_FILE, text)
+
+
+def _clear_crash(out: Path) -> None:
+    """Remove what an earlier crash has left, lest it be taken for this run's."""
+    place = crash_place(out)
+    with suppress(OSError):
+        if place.is_dir() and not place.is_symlink() and _of_a_crash(place):
+            remove_folder(place)
 
 
 def _of_a_crash(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} <= {CRASHED_FILE, TRACE_FILE, TRACE_JOURNAL} and (
-        folder / CRASHED_FILE
-    ).is_file()
+    ours = {CRASHED_FILE, TRACE_FILE, TRACE_JOURNAL, TRACEBACK_FILE}
+    return {path.name for path in folder.iterdir()} <= ours and (folder / CRASHED_FILE).is_file()
 
 
 def device_named(name: str) -> torch.device:

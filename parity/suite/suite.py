@@ -113,7 +113,7 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
     found = compare_as_judged(reference, candidate, isolated)
     taps = None
     if reference.has(TRACE_FILE) and candidate.has(TRACE_FILE):
-        taps = diagnose(reference, candidate, calibrated=calibrated_floors(candidate))
+        taps = diagnose(reference, candidate, calibrated=calibrated_floors(candidate), isolated=isolated)
     return SuiteLine(
         case=reference.case_id,
         what=what,

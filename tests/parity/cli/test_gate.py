@@ -243,3 +243,29 @@ def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_al
     fast = leave_run("fast", runner="native", tier="fast", frames=(5, 64, 96), environment=ELSEWHERE)
     document = json.loads(CliRunner().invoke(app, ["gate", str(fast), "--json"]).stdout)
     assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
+
+
+def story_of(gate: Gate, run: Path, official: Path) -> str:
+    """The line that the gate says of where to look, which `parity explain` begins with, word for word."""
+    code, said = gate(run, official)
+    assert code == 1
+    line = said.splitlines()[1]
+    assert json.loads(gate(run, official, "--json")[1])["explanation"] == line
+    explained = CliRunner().invoke(app, ["explain", str(run), "--against", str(official)])
+    assert explained.stdout.splitlines()[0] == line
+    return line
+
+
+def test_an_output_beyond_its_limit_while_no_tap_departs_is_one_story(gate: Gate, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    within = {"runner": "engine", "tier": "fast", "first": "decode/waveform", "error": 1e-3, "change": grey}
+    assert story_of(gate, leave_run("within", **within), official) == (
+        "262 of 263 taps equal in every bit; `decode/waveform` alone differs although its input `decode/mel` is equal: "
+        "look at the vocoder and its resampling filters, the order of its channels, its bandwidth extension, or the "
+        "dtype that these run in; no tap departs beyond harmless noise, yet "
+        "frames.max_abs is 128 levels, wanted <= 0.141421 levels: beyond its limit (and 8 more)"
+    )
+    equal = leave_run("equal", runner="engine", tier="fast", change=grey)
+    assert story_of(gate, equal, official).startswith("all 263 taps are equal in every bit, yet frames.")
+    far = leave_run("far", runner="engine", tier="fast", first=FIRST, error=0.5)
+    assert "the feed-forward branch" in story_of(gate, far, official).split(": look at ")[1]

@@ -1,6 +1,7 @@
 """`parity identify` from the command line, on a run that it did not make."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,14 @@ def test_the_answer_is_said_saved_and_given_to_machines(
 ) -> None:
     saved = tmp_path / "answer.json"
     with_pictures = ("--weights", micro_weights.folder, "--case", pictures / "case.toml")
-    result = called(run, *with_pictures, "--out", saved, "--quiet")
+    result = called(run, "--against", run, *with_pictures, "--out", saved, "--quiet")
     assert result.exit_code == 0, result.output
+    assert re.match(r"beside .*/run: all \d+ taps are equal in every bit\n", result.output)
     assert "as 1.0.0, but guided combination in fp32 (since 1.2.0)" in result.output
     assert "confidence: certain" in result.output and "cannot be told: keyframe_spans_one_frame" in result.output
     document = json.loads(saved.read_text())
     assert document["confidence"] == "certain" and document["release"] == "1.0.0"
+    assert document["beside_reference"].endswith("taps are equal in every bit")
     assert [one["name"] for one in document["differences"]] == ["guidance_fp32"]
 
 

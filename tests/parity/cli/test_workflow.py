@@ -69,7 +69,11 @@ def test_a_miss_is_one_failure_and_one_annotation_a_metric(gate: Callable[..., S
 
     said = gate(leave_run("native", runner="native", change=one_level), leave_run("official"))
     assert said.code == 1 and counts(said.junit) == (1, 0)
-    [line] = said.annotations()
+    story, line = said.annotations()
+    assert story == (
+        "::error title=parity micro::VERDICT: NOT AT PARITY: all 263 taps are equal in every bit, yet "
+        "outputs.bit_equal.frames is 0, wanted = 1: beyond its limit"
+    )
     assert line.startswith("::error title=parity micro::outputs.bit_equal.frames is 0, wanted = 1")
     assert said.summary.startswith("### VERDICT\\: NOT AT PARITY \\(judged by equality of ")
     assert "outputs.bit\\_equal.frames" in said.summary.split("<details>")[0]

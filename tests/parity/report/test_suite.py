@@ -17,6 +17,7 @@ from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, Side, read_numbers
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
+from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.judge.verdict import judge
@@ -108,11 +109,17 @@ def test_equal_outputs_and_taps_are_parity(diagnosis: Diagnose) -> None:
     assert (cells["taps"], cells["time"], cells["peak"]) == ("2 bit-identical", "12.3 s / 12.3 s", "3.0 / 3.0 GiB")
 
 
+def good_has_none(diagnosis: Diagnose) -> bool:
+    return line(diagnosis(True)).document()["explanation"] == ""
+
+
 def test_a_tap_that_differs_is_no_parity_even_if_all_outputs_are_equal(diagnosis: Diagnose) -> None:
     bad = line(diagnosis(False))
     assert bad.code == 1 and bad.cells()[6] == "2 of 2 differ"
     assert bad.complaints() == list(explanation_lines(diagnosis(False)))
-    assert bad.complaints()[0].startswith("first departs at decoded frames: relative L2 0.5")
+    assert bad.complaints()[0].startswith("0 of 2 taps equal in every bit; the first to differ is `decode/frames`")
+    assert bad.complaints()[1].startswith("first departs at decoded frames: relative L2 0.5")
+    assert bad.document()["explanation"] == bad.complaints()[0] and good_has_none(diagnosis)
 
 
 def test_a_tap_that_is_missing_cannot_be_judged(diagnosis: Diagnose) -> None:
@@ -126,7 +133,8 @@ def test_an_output_that_differs_is_no_parity_and_shows_by_how_much() -> None:
 
 def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
     refused = line(refusal="Registry entry missing")
-    assert (refused.code, refused.cells()[2], refused.complaints()) == (2, "-", ["Registry entry missing"])
+    assert (refused.code, refused.cells()[2], refused.complaints()[0]) == (2, "-", "Registry entry missing")
+    assert refused.complaints()[1:] == [refused.why] == [NO_TRACES]
 
 
 def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(diagnosis: Diagnose, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.runs.child import ChildRunner, environment_in
-from parity.runs.execute import Listening, record_run, recording
+from parity.runs.execute import TRACEBACK_FILE, Listening, record_run, recording
 from parity.runs.folder import read_run
 from parity.trace.file import read_trace
 from runners.case import Case, case_document, case_of
@@ -171,7 +171,11 @@ def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_
             MediaError,
             r"^no\\x1b\[31m film$",
         ),
-        ("raise ValueError('a bug')", RunnerError, r"^Runner 'grey' failed at \w+\.py:\d+: ValueError: a bug$"),
+        (
+            "raise ValueError('a bug')",
+            RunnerError,
+            r"^Runner 'grey' failed at \w+\.py:\d+: ValueError: a bug\nThe engine's trace",
+        ),
         ("print('to nobody'); print('last words', file=sys.stderr); os._exit(7)", RunnerError, "status 7.*last words"),
         ("os.kill(os.getpid(), 9)", RunnerError, "by signal 9"),
         ("raise SystemExit(3)", RunnerError, "status 3"),
@@ -194,7 +198,11 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
     runner = changed(grey, f"def run(self, case, progress):\n    {body}")
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
         record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
-    assert not list(tmp_path.glob("*run*"))
+    left = {path.name for path in tmp_path.glob("*run*")}
+    last = {"a bug": "ValueError: a bug", "library": "ModuleNotFoundError: No module named", "words": "last words"}
+    said = [text for part, text in last.items() if part in body]
+    assert left == ({"run.crashed"} if said else set())  # one of our own refusals, or nothing said: nothing kept
+    assert all(text in (tmp_path / "run.crashed" / TRACEBACK_FILE).read_text().splitlines()[-1] for text in said)
 
 
 @pytest.mark.parametrize(
@@ -384,11 +392,12 @@ def test_a_case_survives_its_document(micro_case: MakeCase) -> None:
     assert case_of(json.loads(json.dumps(case_document(case))), case.folder) == case
 
 
-@pytest.mark.parametrize("said", ["exit 0", "echo not a fingerprint", None])
+@pytest.mark.parametrize("said", ["exit 0", "echo not a fingerprint", "echo No module named x >&2; exit 1", None])
 def test_an_interpreter_that_does_not_say_what_it_is_is_refused_by_name(said: str | None, tmp_path: Path) -> None:
     python = tmp_path / "python"
     if said is not None:
         python.write_text(f"#!/bin/sh\n{said}\n")
         python.chmod(0o755)
-    with pytest.raises(RunnerError, match="python does not say what it is"):
+    why = "No module named x" if said and "module" in said else ""
+    with pytest.raises(RunnerError, match=rf"python does not say what it is \(.*{why}"):
         environment_in(python, torch.device("cpu"), "1.0.0")

@@ -1,6 +1,7 @@
 """Recording a run: a crash leaves no run, but what its taps had recorded, marked incomplete."""
 
 import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -9,16 +10,28 @@ from typing import Self
 import pytest
 import torch
 
-from parity.runs.execute import CRASHED_FILE, device_named, execute, record_run, recording
+from parity.report.ending import sentence_of, traceback_of
+from parity.runs.execute import (
+    CRASHED_FILE,
+    TRACEBACK_FILE,
+    crash_kept,
+    device_named,
+    execute,
+    record_run,
+    recording,
+)
 from parity.runs.folder import RUN_FILE
 from parity.trace import recorder
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.case import Case
+from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
-from runners.errors import OutputError, RunnerError
+from runners.errors import OutputError, ParityError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions
 from runners.tap import tap
 from runners.weights import WeightsFolder
+
+KEPT = {CRASHED_FILE, TRACEBACK_FILE}
 
 
 class Crashing:
@@ -92,6 +105,61 @@ def test_a_crash_leaves_no_run_but_its_trace_marked_incomplete(tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.crashed"]
 
 
+def record_again(runner: Crashing, case: Case, out: Path) -> str:
+    """The message of a run without taps that must fail, with its notes."""
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    with pytest.raises(ParityError) as died:
+        record_run(runner, case, weights, RunOptions(device=torch.device("cpu")), out, Quiet())
+    return sentence_of(died.value)
+
+
+def test_an_engines_own_traceback_is_kept_named_and_printed(tmp_path: Path, micro_case: Callable[..., Case]) -> None:
+    died = crash(micro_case(), tmp_path / "run")
+    text = (tmp_path / "run.crashed" / TRACEBACK_FILE).read_text()
+    assert text.startswith("Traceback (most recent call last):") and "in run" in text
+    assert text.splitlines()[-1] == "RuntimeError: the engine died"
+    assert f"The engine's traceback is in {tmp_path}/run.crashed/traceback.txt" in sentence_of(died)
+    assert traceback_of(died).count("RuntimeError: the engine died") == 2  # once its own, once in the sentence of ours
+
+    elsewhere = RunnerError("it failed in a child")
+    elsewhere.engine_traceback = "Traceback (most recent call last):\nValueError: over there\n"
+    assert "Traceback (most recent call last):\nValueError: over there\n" in traceback_of(elsewhere)
+
+
+def test_the_next_run_to_the_same_place_clears_what_a_crash_left(
+    tmp_path: Path, micro_case: Callable[..., Case]
+) -> None:
+    crash(micro_case(), tmp_path / "run")
+    assert "not reached" in record_again(Asking("nowhere", None), micro_case(), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []  # our own refusal leaves nothing, and nothing that could be taken for its own
+    said = record_again(Asking("enter", ModuleNotFoundError("No module named 'gone'")), micro_case(), tmp_path / "run")
+    assert "needs a module that" in said and "traceback.txt" in said
+    assert {path.name for path in (tmp_path / "run.crashed").iterdir()} == KEPT
+    (tmp_path / "run.crashed" / "mine.txt").touch()
+    assert "not reached" in record_again(Asking("nowhere", None), micro_case(), tmp_path / "run")
+    assert (tmp_path / "run.crashed" / "mine.txt").exists()  # somebody's own file: the folder stays
+
+
+def test_an_engine_that_cannot_be_opened_leaves_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), crash_kept(tmp_path / "run"):  # a bug of ours: the command line keeps its traceback
+        raise KeyError("bug")
+    assert list(tmp_path.iterdir()) == []
+    file = tmp_path / "engine.py"
+    file.write_text("import no_such_library\n")
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    with pytest.raises(RunnerError, match=r"needs a module that .* cannot import"), crash_kept(tmp_path / "run"):
+        open_runner(f"{file}:Engine", weights, RunOptions(device=torch.device("cpu")))
+    text = (tmp_path / "run.crashed" / TRACEBACK_FILE).read_text()
+    assert "engine.py" in text and "No module named 'no_such_library'" in text
+
+
+def test_a_module_that_a_known_runner_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "runners.diffusers.runner", None)
+    weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
+    with pytest.raises(RunnerError, match=r"Runner 'diffusers' needs a module that .* cannot import"):
+        open_runner("diffusers", weights, RunOptions(device=torch.device("cpu")))
+
+
 def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
     tmp_path: Path, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,11 +170,11 @@ def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
     with monkeypatch.context() as full:
         full.setattr(recorder, "write_trace", full_disk)
         crash(micro_case(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run.crashed").iterdir() if path.name != CRASHED_FILE] == [TRACE_JOURNAL]
+    assert {path.name for path in (tmp_path / "run.crashed").iterdir()} == {*KEPT, TRACE_JOURNAL}
     trace = read_trace(tmp_path / "run.crashed")
     assert len(trace) == 3 and not trace.complete
     crash(micro_case(), tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run.crashed").iterdir() if path.name != CRASHED_FILE] == [TRACE_FILE]
+    assert {path.name for path in (tmp_path / "run.crashed").iterdir()} == {*KEPT, TRACE_FILE}
 
 
 @pytest.mark.parametrize("kind", ["somebody's folder", "link"])
