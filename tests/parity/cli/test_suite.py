@@ -1,6 +1,7 @@
 """`parity suite`: goldens of releases that are not installed, isolation, and what becomes of it in resumed calls."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -142,7 +143,8 @@ def test_a_defect_in_one_block_is_named_by_one_command(live: Path, micro_weights
         code, said = suite(live, micro_weights, "--isolate", "micro")
     [line] = lines(live)
     assert code == 1 and line["isolated"]["origins"][0] == "denoise/000/cond/block/01/video/ff"
-    assert "an error begins at denoise/000/cond/block/01/video/ff (0.0099" in said
+    begins = re.search(r"an error begins at denoise/000/cond/block/01/video/ff \((\d\.\d+)", said)
+    assert begins is not None and abs(float(begins[1]) - 0.01) < 2e-4  # 1 %, as far as bf16 holds it
     shutil.rmtree(live / "runs" / "micro")
     with present(next(one for one in CATALOGUE if one.id == "one_linear_scaled")):  # weights are one copy for both
         code, said = suite(live, micro_weights, "--isolate", "micro")
