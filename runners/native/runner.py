@@ -96,7 +96,8 @@ class NativeRunner:
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
-            details=details_of(config, sampling),
+            details=details_of(config, sampling)
+            | ({"step_graphs": batch.step_graphs} if self.options.device.type == "cuda" else {}),
         )
 
 

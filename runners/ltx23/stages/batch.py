@@ -45,6 +45,7 @@ class Batch:
     sigmas: Tensor | None = None  # fp32 (steps + 1,) on the CPU
     video_state: LatentState | None = None
     audio_state: LatentState | None = None
+    step_graphs: str = ""  # how many steps were replayed as CUDA graphs, or why none
     video_latent: Tensor | None = None  # (B, C, F, H, W), denoised
     audio_latent: Tensor | None = None  # (B, C, T, M), denoised
     video_frames: Tensor | None = None  # uint8 (F, H, W, 3)

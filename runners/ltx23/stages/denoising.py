@@ -7,6 +7,7 @@ Axes: B sample, T token, C channel.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_sha
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
 from runners.ltx23.shared_blocks import SharedBlocks, departure
 from runners.ltx23.stages.batch import Batch, needed
+from runners.ltx23.step_graph import StepGraphs
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
 from runners.tap import scope, tap
 
@@ -61,11 +63,15 @@ class DenoisingStage:
         on_device = schedule.to(batch.device)
         rotary = self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
         guided: Pair | None = None
+        graphs = StepGraphs(batch.device)
         batch.clock.mark_step(0, len(changes))
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
-                step = self.step_at(index, batch, video, audio, on_device[index], rotary)
-                guided = self.evaluate_stage1_guided_x0(batch, step, guided)
+                # Of what a step reads, the latents, the noise level and the last prediction change, nothing else.
+                compute = partial(self._guided, index, batch, video, audio, rotary)
+                passes = self.passes_at(index, batch)
+                form = (passes, guided is None) if passes else None
+                guided = graphs.run(form, compute, (video.latent, audio.latent, on_device[index], *(guided or ())))
                 tap("guided/video", guided[0])
                 tap("guided/audio", guided[1])
                 video = advance(video, guided[0], sigmas[index], change)
@@ -73,7 +79,24 @@ class DenoisingStage:
                 tap("latent/video", video.latent)
                 tap("latent/audio", audio.latent)
             batch.clock.mark_step(index + 1, len(changes))
+        batch.step_graphs = graphs.note
         return video, audio
+
+    def _guided(
+        self,
+        index: int,
+        batch: Batch,
+        video: LatentState,
+        audio: LatentState,
+        rotary: RotaryTables,
+        video_latent: Tensor,
+        audio_latent: Tensor,
+        sigma: Tensor,
+        *last: Tensor,
+    ) -> Pair:
+        video, audio = replace(video, latent=video_latent), replace(audio, latent=audio_latent)
+        step = self.step_at(index, batch, video, audio, sigma, rotary)
+        return self.evaluate_stage1_guided_x0(batch, step, (last[0], last[1]) if last else None)
 
     def evaluate_stage1_guided_x0(self, batch: Batch, step: Step, last: Pair | None) -> Pair:
         """The guided x0 of both modalities, from the passes of a step; one that skips this step keeps its last."""
@@ -130,10 +153,8 @@ class DenoisingStage:
     ) -> Step:
         """The passes of a step and what they share, at the noise level `sigma`."""
         context = self.context(batch, negative=False)  # modulation does not look at the text, so any serves
-        guiders = batch.sampling.video_guidance, batch.sampling.audio_guidance
-        negative_disables = batch.config.reference.negative_disables_skipped_modality
         return Step(
-            passes=passes_of_step(index, *guiders, negative_disables_skipped_modality=negative_disables),
+            passes=self.passes_at(index, batch),
             modulation=self.transformer.modulation(
                 _modality(video, sigma, context[0], True), _modality(audio, sigma, context[1], True)
             ),
@@ -142,6 +163,12 @@ class DenoisingStage:
             sigma=sigma,
             rotary=rotary,
         )
+
+    def passes_at(self, index: int, batch: Batch) -> tuple[GuidancePass, ...]:
+        """The passes of a step of a request."""
+        guiders = batch.sampling.video_guidance, batch.sampling.audio_guidance
+        negative_disables = batch.config.reference.negative_disables_skipped_modality
+        return passes_of_step(index, *guiders, negative_disables_skipped_modality=negative_disables)
 
     def context(self, batch: Batch, *, negative: bool) -> Pair:
         """The text that video and audio attend to. Raises: StageInputError if it is missing."""
