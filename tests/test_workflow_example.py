@@ -37,7 +37,7 @@ def wrong_with(words: list[str]) -> str:
     options = [word for word in words[2:] if word.startswith("--")]
     if unknown := [option for option in options if option not in known]:
         return f"{words[1]} has no {', '.join(unknown)}"
-    missing = [one.name for one in known.values() if one.required and not set(one.opts) & {*options, "run"}]
+    missing = [one.name for one in known.values() if one.required and not set(one.opts) & {*options, "run", "runs"}]
     return f"{words[1]} lacks {', '.join(map(str, missing))}" if missing else ""
 
 

@@ -302,7 +302,7 @@ def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress)
     """Pass on what the child says until it ends. Raises: what it raised, or RunnerError."""
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=KEPT_LINES)
-    listener = threading.Thread(target=_collect, args=(process.stderr, said), daemon=True)
+    listener = threading.Thread(target=collect_said, args=(process.stderr, said), daemon=True)
     listener.start()
     error: ParityError | None = None
     while line := process.stdout.readline(MAX_LINE_BYTES):
@@ -321,7 +321,8 @@ def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress)
         raise died
 
 
-def _collect(pipe: BinaryIO, said: deque[str]) -> None:
+def collect_said(pipe: BinaryIO, said: deque[str]) -> None:
+    """Keep the last lines that come through a pipe, printable; ends with the pipe."""
     with pipe:
         while line := pipe.readline(MAX_LINE_BYTES):
             said.append(_printable(line.decode("utf-8", "replace").rstrip(), 400))

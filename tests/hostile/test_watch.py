@@ -21,7 +21,7 @@ def test_what_is_put_in_for_the_campaign_goes_with_it() -> None:
 
     before, fixture = state(), watching.__wrapped__()  # type: ignore[attr-defined]
     next(fixture)
-    assert state() != before and signal.getsignal(signal.SIGUSR1) is watch._hung
+    assert state() != before and signal.getsignal(signal.SIGUSR1) is watch.hung
     assert next(fixture, None) is None and state() == before
 
 

@@ -86,7 +86,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         _watching.note(event, arguments)
 
 
-def _hung(number: int, frame: FrameType | None) -> None:
+def hung(number: int, frame: FrameType | None) -> None:
     if _deadline is not None:
         raise HungError
 
@@ -101,7 +101,7 @@ def _wake_up(over: threading.Event) -> None:
 def installed() -> Iterator[None]:
     """Put in the hook, which stays, and the alarm, which goes again."""
     sys.addaudithook(_hook)
-    before, over = signal.signal(signal.SIGUSR1, _hung), threading.Event()
+    before, over = signal.signal(signal.SIGUSR1, hung), threading.Event()
     alarm = threading.Thread(target=_wake_up, args=(over,), daemon=True)
     alarm.start()
     try:

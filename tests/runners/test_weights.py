@@ -158,7 +158,7 @@ def test_shapes_and_tensors_are_those_of_the_file(micro_weights: WeightsFolder) 
     with safe_open(micro_weights.checkpoint_path, framework="pt") as file:
         wanted = file.get_tensor(name)
         assert micro_weights.model.shapes.keys() == set(file.keys())
-    assert micro_weights.model.shapes[name] == tuple(wanted.shape) == (192, 128)
+    assert micro_weights.model.shapes[name] == tuple(wanted.shape) == (96, 128)
     assert torch.equal(micro_weights.model.read([name], CPU)[name], wanted)
     assert micro_weights.config["transformer"]["num_layers"] == 2
     assert micro_weights.model.metadata["model_version"].startswith("2.3")

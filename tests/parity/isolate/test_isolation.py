@@ -198,9 +198,11 @@ def keys_of_block_0_not_normed() -> AbstractContextManager[Any]:
     return patch.object(Transformer, "__init__", made)
 
 
-def no_rescale() -> AbstractContextManager[Any]:
+def cfg_scale_one_too_large() -> AbstractContextManager[Any]:
     def combined(guider: Any, *passes: Any, in_fp32: bool) -> Tensor:
-        guided: Tensor = cast(Any, combine)(structs.replace(guider, rescale_scale=0.0), *passes, in_fp32=in_fp32)
+        guided: Tensor = cast(Any, combine)(
+            structs.replace(guider, cfg_scale=guider.cfg_scale + 1), *passes, in_fp32=in_fp32
+        )
         return guided
 
     return patch.object(denoising, "combine", combined)
@@ -222,7 +224,7 @@ PASSES = ("cond", "uncond", "perturbed", "isolated")
             {f"denoise/001/perturbed/block/{tail}/self_attn" for tail in ("00/audio", "01/audio", "01/video")},
         ),
         (keys_of_block_0_not_normed, {f"denoise/001/{name}/block/00/video/self_attn" for name in PASSES}),
-        (no_rescale, {f"denoise/001/guided/{stream}" for stream in ("video", "audio")}),
+        (cfg_scale_one_too_large, {f"denoise/001/guided/{stream}" for stream in ("video", "audio")}),
         (euler_steps_short, {f"denoise/001/latent/{stream}" for stream in ("video", "audio")}),
     ],
 )
