@@ -6,7 +6,7 @@ supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is hea
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 from torch import Tensor
 
@@ -20,6 +20,21 @@ class RepeatingListener(Protocol):
 
     def repeat(self, earlier: str, again: str) -> None:
         """Take all that was heard under the prefix `earlier` as heard under `again`, too."""
+
+
+class CapturingListener(Protocol):
+    """A listener whose work on a tap can be captured by a CUDA graph and replayed with it."""
+
+    captures: bool  # False makes it one that cannot
+
+    def begin_capture(self) -> None:
+        """From here on, taps are captured and not heard yet."""
+
+    def end_capture(self) -> object:
+        """What was captured, for `replayed`."""
+
+    def replayed(self, captured: object, earlier: str, again: str) -> None:
+        """Take what was captured under the prefix `earlier`, and now computed, as heard under `again`."""
 
 
 _listener: Listener | None = None
@@ -51,6 +66,33 @@ def tap_again(earlier: str, name: str) -> None:
     """Offer everything that was tapped under the prefix `earlier` again, under `name` in the current scope."""
     if _listener is not None:
         cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope, name)))
+
+
+def can_capture() -> bool:
+    """True if taps may be captured by a CUDA graph: nobody listens, or who listens can be replayed."""
+    return _listener is None or bool(getattr(_listener, "captures", False))
+
+
+class CapturedTaps:
+    """The taps of one capture, under the scope in which it was made."""
+
+    def __init__(self) -> None:
+        self._listener = cast("CapturingListener | None", _listener)
+        self._scope, self._captured = current_scope(), object()
+
+    def __enter__(self) -> Self:
+        if self._listener is not None:
+            self._listener.begin_capture()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._listener is not None:
+            self._captured = self._listener.end_capture()
+
+    def replayed(self) -> None:
+        """Offer what a replay has computed, under the current scope."""
+        if self._listener is not None:
+            self._listener.replayed(self._captured, self._scope, current_scope())
 
 
 def current_scope() -> str:

@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -43,11 +43,11 @@ CAPACITY: Final = 2048  # taps; 0.6 MB at 64 buckets
 class _Batch:
     """Sketches of taps of one step on one device, on their way to the host."""
 
-    def __init__(self, buckets: int, device: torch.device) -> None:
+    def __init__(self, buckets: int, device: torch.device, rows: int = CAPACITY) -> None:
         self.device = device
         self._rows: list[tuple[str, tuple[int, ...], str]] = []  # one list: an interrupt cannot fall between columns
-        self._floats = torch.empty(CAPACITY, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
-        self._integers = torch.empty(CAPACITY, INTEGER_STATISTICS, dtype=torch.int64, device=device)
+        self._floats = torch.empty(rows, buckets + FLOAT_STATISTICS, dtype=torch.float32, device=device)
+        self._integers = torch.empty(rows, INTEGER_STATISTICS, dtype=torch.int64, device=device)
         self._here = self._floats, self._integers  # where they were computed, for copies
         self._arrived: torch.Event | None = None
 
@@ -68,6 +68,17 @@ class _Batch:
         for mine, theirs in zip(self._here, other._here, strict=True):
             mine[len(self._rows)].copy_(theirs[row])
         self._rows.append((name, *other._rows[row][1:]))
+
+    def as_of(self, earlier: str, again: str) -> "_Batch":
+        """The rows as they are now, under another prefix, in a batch of its own."""
+        batch = _Batch(self._floats.shape[1] - FLOAT_STATISTICS, self.device, rows=0)
+        batch._floats, batch._integers = (rows[: len(self)].clone() for rows in self._here)
+        batch._rows = [(f"{again}{name.removeprefix(earlier)}", shape, dtype) for name, shape, dtype in self._rows]
+        return batch
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _, _ in self._rows]
 
     def send(self) -> None:
         """Let the rows begin their way to the host; does not wait."""
@@ -136,6 +147,7 @@ class Recorder:
         self._tensors = JournalWriter(folder / TENSORS_JOURNAL) if keep == "full" else None
         self._heard: set[str] = set()
         self._of_step: dict[str, tuple[_Batch, int]] = {}  # where the sketches of this step's taps are
+        self._capture: list[_Batch] | None = None  # while a graph is captured: batches that its replays fill
         self._step = ""
         self._batch: _Batch | None = None
         self._on_the_way: deque[_Batch] = deque()
@@ -161,13 +173,42 @@ class Recorder:
                 copied = f"{again}{name.removeprefix(earlier)}"
                 self._batch_for(copied, batch.device).copy(copied, batch, row)
 
+    @property
+    def captures(self) -> bool:
+        """True for sketches; a whole tensor is written to a file, which no graph does."""
+        return self._tensors is None
+
+    def begin_capture(self) -> None:
+        """From here on, taps go into batches that replays of a graph will fill."""
+        self._send()
+        self._of_step.clear()
+        self._capture = []
+
+    def end_capture(self) -> object:
+        """The batches of the capture."""
+        captured, self._capture = self._capture, None
+        self._of_step.clear()
+        self._step = ""
+        return captured
+
+    def replayed(self, captured: object, earlier: str, again: str) -> None:
+        """Record what a replay has left in the batches of its capture, under another prefix."""
+        self._send()
+        for batch in cast(list[_Batch], captured):
+            filled = batch.as_of(earlier, again)
+            for name in filled.names:
+                self._require_new(name)
+            filled.send()
+            self._on_the_way.append(filled)
+
     def _batch_for(self, name: str, device: torch.device) -> _Batch:
         """The batch whose next row a tap gets. Raises: RunError if the tap was heard before."""
-        if name in self._heard or not name or "\n" in name:
-            raise RunError(
-                f"Tap {name!r} was heard twice, or its name is empty or of two lines. Give each tap one name."
-            )
-        self._heard.add(name)
+        if self._capture is not None:
+            if not self._capture or self._capture[-1].full:
+                self._capture.append(_Batch(self._buckets, device))
+            self._of_step[name] = self._capture[-1], len(self._capture[-1])
+            return self._capture[-1]
+        self._require_new(name)
         step = "/".join(name.split("/", 2)[:2])
         batch = self._batch
         if step != self._step:
@@ -178,6 +219,13 @@ class Recorder:
             self._step = step
         self._of_step[name] = batch, len(batch)
         return batch
+
+    def _require_new(self, name: str) -> None:
+        if name in self._heard or not name or "\n" in name:
+            raise RunError(
+                f"Tap {name!r} was heard twice, or its name is empty or of two lines. Give each tap one name."
+            )
+        self._heard.add(name)
 
     def adopt(self, folder: Path) -> None:
         """Take over what a recorder of another process, asked for `request`, has left in `folder`, finished or not.

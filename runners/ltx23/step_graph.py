@@ -2,9 +2,9 @@
 
 Where a clip is short, a step's thousands of kernels end sooner than the host can start them. A graph starts them all at
 once: the same kernels in the same order on the same values, so the bits are the same. It needs memory of its own, and
-no Python runs inside, so steps are computed one by one as before where the host keeps up, where taps are heard, where a
-capture fails, and everywhere but on CUDA. A form of step (its passes) is computed once before it is captured: libraries
-load their kernels at the first use, which a capture forbids.
+no Python runs inside, so steps are computed one by one where the host keeps up, where somebody hears taps whose work
+cannot be captured with them, where a capture fails, and everywhere but on CUDA. A form of step (its passes) is computed
+once before it is captured: libraries load their kernels at the first use, which a capture forbids.
 """
 
 import time
@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from runners.tap import tapping
+from runners.tap import CapturedTaps, can_capture
 
 Pair = tuple[Tensor, Tensor]  # video, audio
 Compute = Callable[..., Pair]  # of the inputs of a step
@@ -28,6 +28,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
     outputs: Pair
+    taps: CapturedTaps
 
 
 class StepGraphs:
@@ -54,8 +55,8 @@ class StepGraphs:
             compute: reads nothing that changes between steps of one form but its inputs.
             inputs: tensors of the step, whose shapes belong to the form.
         """
-        if tapping():
-            self._against = "taps were heard"
+        if not can_capture():
+            self._against = "who hears the taps cannot be captured"
         if self._against or form is None:
             return compute(*inputs)
         if form not in self._computed:
@@ -73,6 +74,7 @@ class StepGraphs:
         for ours, given in zip(captured.inputs, inputs, strict=True):
             ours.copy_(given)
         captured.graph.replay()
+        captured.taps.replayed()
         self._replayed += 1
         return captured.outputs[0].clone(), captured.outputs[1].clone()
 
@@ -93,6 +95,6 @@ class StepGraphs:
     def _capture(compute: Compute, inputs: tuple[Tensor, ...]) -> _Captured:
         own = tuple(given.clone() for given in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with CapturedTaps() as taps, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = compute(*own)
-        return _Captured(graph=graph, inputs=own, outputs=outputs)
+        return _Captured(graph=graph, inputs=own, outputs=outputs, taps=taps)

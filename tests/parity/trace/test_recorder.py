@@ -18,7 +18,7 @@ from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_te
 from parity.trace.recorder import Recorder
 from parity.trace.sketch import sketch
 from runners.errors import ConfigError, RunError
-from runners.tap import listening, scope, tap, tap_again
+from runners.tap import CapturedTaps, can_capture, listening, scope, tap, tap_again
 
 Interrupting = Callable[[int, ModuleType, ModuleType], AbstractContextManager[list[int]]]
 
@@ -72,6 +72,38 @@ def test_a_name_that_was_heard_cannot_be_heard_again_by_repeating(tmp_path: Path
     with pytest.raises(RunError, match="heard twice"), Recorder(tmp_path) as recorder:
         recorder("denoise/003/a/b", torch.ones(2))
         recorder.repeat("denoise/003/a", "denoise/003/a")
+
+
+def test_what_a_capture_holds_is_recorded_at_each_replay_under_the_scope_of_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "CAPACITY", 2)  # so that a step's taps lie in two batches
+    with Recorder(tmp_path) as recorder, listening(recorder):
+        for step in (0, 1, 2):
+            with scope(f"denoise/{step:03d}"):
+                if step == 1:
+                    with CapturedTaps() as taps:  # a graph computes nothing while it is captured
+                        for name in ("video/out", "audio/out", "x0"):
+                            tap(f"cond/{name}", torch.full((1, 3), 5.0))
+                        tap_again("denoise/001/cond/video", "perturbed/video")
+                if step:
+                    taps.replayed()
+                tap("guided/video", torch.full((1, 4), float(step)))
+    trace = read_trace(tmp_path)
+    tails = ["cond/video/out", "cond/audio/out", "cond/x0", "perturbed/video/out", "guided/video"]
+    assert list(trace) == [
+        "denoise/000/guided/video",
+        *(f"denoise/{step}/{tail}" for step in ("001", "002") for tail in tails),
+    ]
+    for name in (*tails[:4],):
+        assert trace[f"denoise/002/{name}"].same_bits(sketch(torch.full((1, 3), 5.0))), name
+    assert trace["denoise/002/guided/video"].mean == 2.0
+
+
+def test_whole_tensors_are_not_captured(tmp_path: Path) -> None:
+    with Recorder(tmp_path, keep="full") as recorder, listening(recorder):
+        assert not can_capture()
+    assert can_capture()
 
 
 def test_what_is_tapped_may_change_afterwards(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_beside_a_cpu_every_step_is_computed() -> None:
     assert len(asked) == 4 and graphs.note == "steps run on cpu"
 
 
-def test_where_taps_are_heard_every_step_is_computed() -> None:
+def test_where_taps_cannot_be_captured_every_step_is_computed() -> None:
     graphs = StepGraphs(torch.device("cuda"))  # no device is touched before a capture
     with listening(lambda _name, _tensor: None):
         for _ in range(4):
             graphs.run("form", lambda video, audio, _sigma: (video, audio), LATENTS)
-    assert graphs.note == "taps were heard"
+    assert graphs.note == "who hears the taps cannot be captured"

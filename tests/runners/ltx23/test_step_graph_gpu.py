@@ -1,11 +1,15 @@
 """Steps replayed as CUDA graphs have the bits of steps computed one by one, whatever the passes of a step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from parity.runs.execute import record_run, recording
+from parity.runs.folder import read_run
+from parity.trace.file import read_trace
 from runners.case import Case
 from runners.clock import Quiet
 from runners.forge.weights import ForgedWeights
@@ -54,6 +58,21 @@ def test_replayed_steps_have_the_bits_of_computed_ones(
     for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
         assert torch.equal(getattr(computed, name), getattr(replayed, name)), name
     assert len(replayed.step_s) == 8
+
+
+def test_a_trace_of_replayed_steps_is_that_of_computed_ones(
+    small: ForgedWeights, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case = micro_case(SIZE | FORMS["perturbed late"][0])
+    options = RunOptions(device=torch.device("cuda"))
+    for name, share in (("computed", 2.0), ("replayed", 0.0)):
+        monkeypatch.setattr(step_graph, "HOST_SHARE", share)
+        taps = recording("*", "sketch")
+        record_run(NativeRunner(small, options), case, small, options, tmp_path / name, Quiet(), taps)
+    assert read_run(tmp_path / "replayed").record.details["step_graphs"].startswith("5 steps replayed, 1 forms")
+    computed, replayed = read_trace(tmp_path / "computed"), read_trace(tmp_path / "replayed")
+    assert list(computed) == list(replayed) and len(computed) > 8 * 60
+    assert [name for name in computed if not computed[name].same_bits(replayed[name])] == []
 
 
 def test_without_memory_for_a_graph_steps_are_computed(
