@@ -148,7 +148,7 @@ def test_output_that_does_not_arrive_is_exit_2(arguments: str, streams: str) -> 
     assert told_to_nobody(arguments, streams) == 2
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
+@pytest.mark.parametrize("streams", ["2>&-", ">&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
 def test_what_a_verb_cannot_say_is_exit_2(streams: str, tmp_path: Path) -> None:
     verb = f"gate {tmp_path}" if "2>" in streams else "case --to-request tiny_ti2v"  # which says it on that stream
     assert told_to_nobody(verb, streams) == 2
