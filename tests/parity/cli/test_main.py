@@ -184,3 +184,16 @@ def test_debug_prints_the_traceback(
 def test_an_encoding_with_few_signs_is_no_error(tmp_path: Path) -> None:
     done = parity("gate", tmp_path / "é漢", PYTHONIOENCODING="ascii")
     assert r"\xe9\u6f22" in sentence(done)
+
+
+def test_a_run_is_refused_before_what_only_a_run_needs_is_imported(tmp_path: Path) -> None:
+    loud = module(tmp_path / "loud", "transformers", "raise RuntimeError('transformers was imported')")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "run.json").write_text("{}")
+    for case, weights, out, said in (
+        ("nope", "none", "free", "nope"),
+        ("tiny_ti2v", "none", "free", "No weights folder"),
+        ("tiny_ti2v", "none", "taken", "taken"),
+    ):
+        options = ("--runner", "native", "--case", case, "--weights", tmp_path / weights, "--out", tmp_path / out)
+        assert said in sentence(parity("run", *options, first=loud))
