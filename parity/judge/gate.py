@@ -19,7 +19,8 @@ from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
 from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
-from parity.judge.registry import device_of, load_registry
+from parity.judge.document import naming
+from parity.judge.registry import WANTED, device_of, load_registry
 from parity.judge.strength import KIND_OF_FORM, load_strength
 from parity.judge.verdict import Profile, Verdict, judge
 from parity.runs.encoding import Encoding
@@ -135,7 +136,8 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     registry = None
     if profile == "limits":
         registry = load_registry(path)
-        registry.verify_case(found.case)
+        with naming(path, WANTED):
+            registry.verify_case(found.case)
     strength = load_strength(form_mutation_path(found.form), KIND_OF_FORM) if lossy else load_strength(mutation_path())
     root = foreign_root()
     verdict = judge(found, profile, registry, strength, refused=refused)

@@ -153,7 +153,7 @@ def test_a_limit_that_its_samples_do_not_give_judges_nothing_wherever_it_stands(
     document["tables"][0]["limits"][WANTED[0]]["value"] = 1e9
     path.write_text(json.dumps(document))
     code, said = gate(run)
-    assert code == 2 and "says value 1000000000.0; its samples give 0.14" in said
+    assert code == 2 and "says value 1000000000.0; its samples give 0.14" in said and str(path) in said
     checks = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["checks"]
     assert "PROBLEM: The registry contradicts itself: micro on NVIDIA H100" in checks["limits"]
 
