@@ -11,7 +11,7 @@ ParityError
   RegistryError        limits, speed baselines
   MediaError           pictures, videos
   OutputError          a file or folder to write
-  OutOfMemoryError     the device
+  OutOfMemoryError     the device, or this process
 """
 
 
@@ -65,4 +65,4 @@ class OutputError(ParityError):
 
 
 class OutOfMemoryError(ParityError):
-    """The device had too little memory for the request."""
+    """The device had too little memory for the request, or this process may take too little."""

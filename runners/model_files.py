@@ -4,6 +4,7 @@ A language model's folder may name code of its own: its configurations say so un
 asks on standard input and imports it. No such folder is a model here, whichever runner would load it.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,6 +16,7 @@ from runners.errors import CheckpointError
 from runners.load import keys_in
 
 CODE: Final = "auto_map"  # the key under which a configuration names code to load it with
+_CODE_FILE: Final = re.compile(r"\.(py[a-z]?|so|so\.[\d.]+|dll|dylib)$")  # that Python may import, or a process load
 # Read by the tokenizers library and as lists of shards, which know no such key; a token may be spelt like it.
 _NO_CONFIGURATION: Final = ("tokenizer.json", "vocab.json", "added_tokens.json")
 _INDEX: Final = ".index.json"
@@ -47,17 +49,17 @@ class ModelFiles:
 
 
 def require_no_code(folder: Path) -> None:
-    """Refuse a Gemma folder that holds Python files, or a configuration, of whatever part, that names code.
+    """Refuse a Gemma folder that holds Python files, libraries, or a configuration, of whatever part, that names code.
 
     Raises: CheckpointError naming the file.
     """
     for path in sorted(folder.rglob("*")):
         name = path.name.lower()
-        if name.endswith(".py"):
+        if _CODE_FILE.search(name):
             raise CheckpointError(f"{path} is code, and a Gemma folder is data: nothing in it is run. Remove the file.")
         if not name.endswith(".json") or name in _NO_CONFIGURATION or name.endswith(_INDEX):
             continue
-        if CODE in keys_in(path, CheckpointError, "download Gemma whole"):
+        if CODE in map(str.lower, keys_in(path, CheckpointError, "download Gemma whole")):
             raise CheckpointError(
                 f"{path} names code to load the model with ({CODE!r}), and a Gemma folder is data: nothing in it is "
                 "run. Take the official Gemma 3."

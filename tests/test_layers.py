@@ -78,8 +78,8 @@ UNSAFE_CALLS = {
     "os.system",
     "yaml.load",
 }
-# The terminal; what is said before there is one; and a child, whose every word is read as a stranger's.
-MAY_PRINT = ("parity.report.terminal", "parity.cli.main", "parity.runs.child_main")
+# The terminal; what is said before there is one, or after; and a child, whose every word is read as a stranger's.
+MAY_PRINT = ("parity.report.terminal", "parity.cli.main", "parity.cli.watcher", "parity.runs.child_main")
 PRINTING_CALLS = {"print", "typer.echo", "typer.secho", "os.write", "traceback.print_exc", "traceback.print_exception"}
 
 Source = tuple[str, str]  # dotted module name, text

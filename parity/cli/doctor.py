@@ -11,12 +11,13 @@ from parity.cli.verb import out, verb
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
-    """Show the environment fingerprint and whether the official code and the goldens are whole."""
+    """Show the environment fingerprint and whether the official code, the goldens and the limits are whole."""
     import torch
 
+    from parity.judge.registry import load_registry
     from parity.runs.environment import fingerprint
     from parity.runs.golden import GOLDEN_FILE, golden_of, releases_kept
-    from parity.runs.places import project_root
+    from parity.runs.places import limits_path, project_root
     from runners.errors import ParityError
     from runners.official.files import KNOWN_RELEASES, require_release
 
@@ -36,6 +37,15 @@ def doctor(
                 checks[name] = f"whole, official {record.reference}, {record.created_utc}"
             except ParityError as error:
                 checks[name] = f"PROBLEM: {error}"
+    for path in (limits_path(), *sorted(limits_path().parent.glob(f"forms/*/{limits_path().name}"))):
+        name = "limits" if path == limits_path() else f"limits {path.parent.name}"
+        try:
+            registry = load_registry(path)
+            registry.verify()
+            count = sum(map(len, registry.tables().values()))
+            checks[name] = f"{count} in {path.parent}, each as its samples have it"
+        except ParityError as error:
+            checks[name] = f"PROBLEM: {error}"
     environment = fingerprint(device)
     if json:
         out.document({"environment": environment, "checks": checks})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from parity.cli.threads import compute_on
+from parity.cli.threads import MOST_THREADS, compute_on, within_cores
 from parity.cli.two_runs import Runs, two_runs
 from parity.cli.verb import err, out, saved_or_said, verb
 
@@ -25,7 +25,9 @@ def identify(
         Path | None, typer.Option(help="Its case file, whose folder holds its pictures; default golden/ID/case.toml.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute the native model: cpu, cuda or cuda:N.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default those of the run.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(callback=within_cores, help="CPU threads; default those of the run.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="For machines; every switch with its evidence.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save the answer as JSON, for `parity report`.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -49,6 +51,9 @@ def identify(
     candidate = read_run(run)
     said = None if against is None else story_of_runs(reference_run(against, candidate.case_id), candidate)
     made_with = candidate.record.environment.get("threads")
+    if made_with is not None and made_with > MOST_THREADS:
+        err.print(f"note: the run computed on {made_with} CPU threads; here are {MOST_THREADS}, so bits may differ")
+        made_with = MOST_THREADS
     wanted = threads if threads is not None else made_with
     where = device_named(device)
     if wanted is not None:

@@ -7,6 +7,7 @@ raised there, or happens to the streams, ends in exit code 2.
 
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 COULD_NOT_JUDGE = 2
@@ -14,27 +15,37 @@ COULD_NOT_JUDGE = 2
 
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 good, 1 not at parity or too slow, 2 could not judge."""
+    tell: Callable[[int], None] | None = None
     try:
         _open_streams()
+        from parity.cli.watcher import watched
+
+        tell = watched(sys.argv[1:])  # from here on there may be a process more
         from parity.cli.interrupt import interrupt_if_heard, listen_for_interrupts
 
         listen_for_interrupts()
         from parity.cli.app import call
 
         interrupt_if_heard()  # what is imported may have swallowed one
-        _leave(call())
+        code = call()
     except BaseException as error:
         _say_why_not(error)
-        _leave(COULD_NOT_JUDGE)
+        code = COULD_NOT_JUDGE
+    _leave(code, tell)
 
 
 def _open_streams() -> None:
-    """Give a closed standard stream its number back, lest the next file that is opened be read or written as one."""
+    """Give a closed standard stream its number back, lest the next file that is opened be read or written as one.
+
+    Nothing can be written to standard output then, as to a full disk: a verdict that nobody hears is none.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # the lowest number that is free
+            if number == 1:
+                sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # of an encoding with few signs
 
@@ -58,8 +69,8 @@ def _say_why_not(error: BaseException) -> None:
         return
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process with the code, or with 2 if what was said did not arrive.
+def _leave(code: int, tell: Callable[[int], None] | None) -> NoReturn:
+    """End the process with the code, or with 2 if what was said did not arrive; whoever watches is told before.
 
     An interrupt that fell into `exec`, as in an import, makes Python end by that signal whatever is returned; a thread
     may hang, and a stream fail, later than anybody can tell. So it ends past Python's own end.
@@ -74,4 +85,6 @@ def _leave(code: int) -> NoReturn:
     except BaseException:
         code = COULD_NOT_JUDGE
     finally:
+        if tell is not None:
+            tell(code)
         os._exit(code)

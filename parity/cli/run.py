@@ -49,16 +49,12 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
-    from parity.report.before_run import lacking_limits
-    from parity.runs.child import ChildRunner
-    from parity.runs.environment import fingerprint
+    # What refuses a command line is imported first; what is needed to run, and takes as long again, once nothing does.
     from parity.runs.execute import crash_kept, device_named, record_run, recording
     from parity.runs.folder import holds_run
     from parity.runs.golden import find_case
-    from parity.taps.dataflow import Dataflow
     from parity.taps.pattern import require_choice
     from parity.trace.atomic import require_folder
-    from parity.trace.prompt_tokens import prompt_tokens
     from parity.trace.recorder import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner
     from runners.forge.weights import weights_named
@@ -90,6 +86,8 @@ def run(
     threads = compute_on(threads, where)
     files = weights_named(weights, where)
     if taps is not None and found.reference in RELEASES:  # of other code nobody knows which taps it has
+        from parity.taps.dataflow import Dataflow
+
         require_choice(Dataflow(found, num_blocks(files)).taps, taps)
     options = RunOptions(
         device=where,
@@ -99,18 +97,26 @@ def run(
         engine=_engine_options(engine_option or []),
     )
     if not quiet:
+        from parity.report.before_run import lacking_limits
+        from parity.runs.environment import fingerprint
+
         for line in lacking_limits(found, fingerprint(where), in_child=runner_python is not None):
             err.print(f"note: {line}")
     command_line = {"disable_autocast": disable_autocast}
     kept: Keep = "full" if keep == "full" else "sketch"
-    foreign = taps is not None and runner not in NAMES
-    windows = prompt_tokens(found, files) if foreign else NO_WINDOWS
+    windows = NO_WINDOWS
+    if taps is not None and runner not in NAMES:
+        from parity.trace.prompt_tokens import prompt_tokens
+
+        windows = prompt_tokens(found, files)
     with progress_of(f"{runner} {found.id}", quiet) as progress:
         engine: Runner
         if runner_python is None:
             with crash_kept(folder):
                 engine = open_runner(runner, files, options, overrides, command_line, official_root, engine_root)
         else:
+            from parity.runs.child import ChildRunner
+
             engine = ChildRunner(
                 python=runner_python,
                 name=runner,

@@ -7,6 +7,7 @@ share: two threads wait for each other at every sum, 60 s against 13 s for a tin
 thread the fp32 sums of later releases' vocoder come in a fixed order, too.
 """
 
+import os
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -15,26 +16,31 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_THREADS: Final = 1
+MOST_THREADS: Final = os.cpu_count() or 1  # more wait for each other without end
+
+
+def within_cores(count: int | None) -> int | None:
+    """The number of threads that an option was given, if there are cores for them. Raises: BadParameter."""
+    if count is not None and not 1 <= count <= MOST_THREADS:
+        raise typer.BadParameter(f"{count} is not 1 to {MOST_THREADS}, as many as there are cores at most.")
+    return count
+
+
 Threads = Annotated[  # the option, on every verb that computes
     int | None,
-    typer.Option(help=f"CPU threads; part of the environment. Default: {DEFAULT_THREADS}, on a GPU what torch takes."),
+    typer.Option(
+        callback=within_cores,
+        help=f"CPU threads; part of the environment. Default: {DEFAULT_THREADS}, on a GPU what torch takes.",
+    ),
 ]
 
 
 def compute_on(threads: int | None, device: "torch.device") -> int | None:
-    """Compute on so many CPU threads from now on. Returns: the number, None where it is left to torch.
-
-    Raises: ConfigError for more than any machine has.
-    """
+    """Compute on so many CPU threads from now on. Returns: the number, None where it is left to torch."""
     import torch
-
-    from parity.runs.environment import MOST_THREADS
-    from runners.errors import ConfigError
 
     if threads is None and device.type != "cpu":
         return None
-    count = max(1, threads or DEFAULT_THREADS)
-    if count > MOST_THREADS:
-        raise ConfigError(f"--threads is {count}; take 1 to {MOST_THREADS}, as many as there are cores at most.")
+    count = threads or DEFAULT_THREADS
     torch.set_num_threads(count)
     return count

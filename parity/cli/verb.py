@@ -10,6 +10,7 @@ from rich.text import Text
 
 from parity.cli.interrupt import interrupt_if_heard
 from parity.cli.main import COULD_NOT_JUDGE
+from parity.cli.memory import require_memory
 from parity.report.ending import debugging, sentence_of, traceback_of
 from parity.report.terminal import Terminal
 from runners.library_messages import printable_messages
@@ -31,6 +32,7 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            require_memory()
             with printable_messages():
                 code = function(*args, **kwargs) or 0
             interrupt_if_heard()  # one that a library swallowed

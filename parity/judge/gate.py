@@ -9,6 +9,8 @@ numbers are judged by the second alone.
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from parity.diff.compared import Comparison
 from parity.diff.identity import side_of
 from parity.diff.metric import BIT_EQUALITIES
@@ -17,14 +19,15 @@ from parity.diff.reduced_outputs import compare_reduced
 from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
 from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
-from parity.judge.registry import device_of, load_registry
+from parity.judge.document import naming
+from parity.judge.registry import WANTED, device_of, load_registry
 from parity.judge.strength import KIND_OF_FORM, load_strength
 from parity.judge.verdict import Profile, Verdict, judge
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
-from parity.runs.places import form_limits_path, form_mutation_path, limits_path, mutation_path
+from parity.runs.places import foreign_root, form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
 from runners.errors import CaseError, ParityError, RegistryError
 
@@ -122,7 +125,7 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     """Judge numbers by bit equality or by the registry's limits; None takes the rule that `profile_of` says.
 
     Raises: RegistryError if a limit is missing, or the limits were measured at another release than the runs follow,
-        unless the numbers fail without a limit.
+        unless the numbers fail without a limit; and if one of the case does not follow from its samples.
     """
     profile = profile or profile_of(found)
     refused = _limits_of_another_release(found) if profile == "limits" and isinstance(found, RunsDiff) else ""
@@ -130,9 +133,15 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     path = form_limits_path(found.form) if lossy else limits_path()
     if lossy and not path.is_file():
         path, refused = limits_path(), refused or _no_limits_of_form(found)
-    registry = load_registry(path) if profile == "limits" else None
+    registry = None
+    if profile == "limits":
+        registry = load_registry(path)
+        with naming(path, WANTED):
+            registry.verify_case(found.case)
     strength = load_strength(form_mutation_path(found.form), KIND_OF_FORM) if lossy else load_strength(mutation_path())
-    return judge(found, profile, registry, strength, refused=refused)
+    root = foreign_root()
+    verdict = judge(found, profile, registry, strength, refused=refused)
+    return msgspec.structs.replace(verdict, root=str(root)) if root else verdict
 
 
 def judged_or_refused(found: RunsDiff) -> Verdict | str:

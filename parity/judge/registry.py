@@ -7,7 +7,7 @@ entries: each metric of direction "exact" has one wanted value. Limits are deriv
 them lies in files is said in `parity.judge.limit_table`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,6 +32,7 @@ from runners.errors import RegistryError
 SCHEMA_VERSION: Final = 2
 WANTED: Final = "threshold registry"
 LIMITS_LINES_AT: Final = 4  # how deep in the file a value takes one line: tables, one of them, its limits, one of them
+MOST_COMPLAINTS: Final = 5  # that are said one by one
 DEFAULTS: Final = TableKey("defaults")  # stands for the defaults wherever a case is named
 
 
@@ -116,22 +117,37 @@ class Registry(Strict, frozen=True, kw_only=True):
     def verify(self) -> None:
         """Work every limit out again from its own samples; CI runs this.
 
-        Raises: RegistryError listing each limit that its samples contradict, and calibrations that nothing uses.
+        Raises: RegistryError listing limits that their samples contradict, and calibrations that nothing uses.
         """
-        complaints = [
-            f"{where}: {metric} {wrong}"
-            for where, limits in self.tables().items()
-            for metric, limit in limits.items()
-            if (wrong := contradiction(METRICS[metric], limit))
-        ]
+        complaints = self._contradictions(self.tables())
         if self.method != METHOD:
             complaints.append(f"method says {self.method!r}; this version derives limits so: {METHOD!r}")
         used = {limit.calibration for limits in self.tables().values() for limit in limits.values()}
         complaints += [f"calibration {name!r} is used by no limit" for name in self.calibrations if name not in used]
+        self._refuse(complaints)
+
+    def verify_case(self, case: str) -> None:
+        """Work the limits of one case out again, on every device, and the defaults: all that a verdict on it may use.
+
+        Raises: RegistryError listing limits that their samples contradict.
+        """
+        self._refuse(self._contradictions(key for key in self.tables() if key == DEFAULTS or key.case == case))
+
+    def _contradictions(self, keys: Iterable[TableKey]) -> list[str]:
+        tables = self.tables()
+        return [
+            f"{key}: {metric} {wrong}"
+            for key in keys
+            for metric, limit in tables[key].items()
+            if (wrong := contradiction(METRICS[metric], limit))
+        ]
+
+    def _refuse(self, complaints: list[str]) -> None:
         if complaints:
+            more = f"; and {len(complaints) - MOST_COMPLAINTS} more" if len(complaints) > MOST_COMPLAINTS else ""
             raise RegistryError(
-                "The registry contradicts itself: " + "; ".join(complaints) + ". Regenerate it with `make thresholds`; "
-                "limits are not edited by hand."
+                f"The registry contradicts itself: {'; '.join(complaints[:MOST_COMPLAINTS])}{more}. Restore it as it "
+                "was committed, or regenerate it with `make thresholds`; limits are not edited by hand."
             )
 
 

@@ -104,6 +104,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     caught: Caught | None = None  # how many known defects the levels that judged catch, where that was counted
     sides: Sides = Sides()  # the two runs
     form: str = ""  # of imported outputs, a label of `parity.runs.encoding`
+    root: str = ""  # folder of the goldens and limits, where it is not the checkout's own
 
     @property
     def exit_code(self) -> int:

@@ -17,6 +17,7 @@ FIELDS: Final = (  # in this order
         "outcome",
         "judged_by",
         "sides",
+        "root",
         "rows",
         "failures",
         "notes",

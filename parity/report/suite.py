@@ -19,7 +19,7 @@ from parity.report.documents import verdict_document
 from parity.report.explanation import explanation_document, explanation_lines, story
 from parity.report.markdown import escaped
 from parity.report.terminal import Terminal
-from parity.report.words import GIB, in_words, number, sentence, sides_in_words
+from parity.report.words import GIB, in_words, number, root_in_words, sentence, sides_in_words
 from parity.runs.folder import RunRecord
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 from runners.printable import printable
@@ -97,8 +97,9 @@ class SuiteLine:
         return [*(f"environment differs: {one.beside}" for one in self.found.environment), *omitted]
 
     def sides(self) -> list[str]:
-        """The two runs: what each is, when and where it ran."""
-        return [line for line in sides_in_words(self.found.sides) if line.startswith(("reference: ", "candidate: "))]
+        """The two runs: what each is, when and where it ran; and whose limits and goldens hold, if not our own."""
+        runs = [line for line in sides_in_words(self.found.sides) if line.startswith(("reference: ", "candidate: "))]
+        return runs if isinstance(self.verdict, str) else [*runs, *root_in_words(self.verdict)]
 
     def complaints(self) -> list[str]:
         """Everything that keeps the line from parity, a sentence each."""

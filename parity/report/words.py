@@ -45,7 +45,7 @@ class GateWords:
     headline: str  # with the speed; the last line of every report
     first_line: str  # the verdict with what it rests on; the first line of every report
     why: str  # the first line of the explanation, of a verdict that is no parity; else empty
-    sides: tuple[str, ...]  # a line for each run: what it is, when and where it ran; then what their engines say
+    sides: tuple[str, ...]  # a line a run: what it is, when and where it ran; what its engine says; whose limits hold
     judged_by: str
     rows: tuple[RowWords, ...]
     failures: tuple[tuple[Failure, str], ...]  # the first few of each code with their message
@@ -72,7 +72,7 @@ def in_words(
         headline=headline(verdict, perf),
         first_line=f"{headline(verdict, perf)} (judged by {judged_by(verdict)})",
         why="" if verdict.outcome == "parity" else why,
-        sides=sides_in_words(verdict.sides),
+        sides=(*sides_in_words(verdict.sides), *root_in_words(verdict)),
         judged_by=judged_by(verdict),
         rows=tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows),
         failures=tuple(folded(verdict.failures)),
@@ -96,6 +96,12 @@ def sides_in_words(sides: Sides) -> tuple[str, ...]:
         *(f"candidate says: {phrase}" for phrase in candidate),
         *(f"environment differs: {one.beside}" for one in sides.environment),
     )
+
+
+def root_in_words(verdict: Verdict) -> Iterable[str]:
+    """The folder whose word a verdict takes, unless it is the checkout's own: an unpacked archive may be one."""
+    if verdict.root:
+        yield f"limits and goldens: those of {verdict.root}, not of the checkout that judges"
 
 
 def _side(side: Side | None) -> str:

@@ -10,6 +10,7 @@ and saved numbers, as they were; the pictures are the case's. `golden@<release>`
 """
 
 import hashlib
+import os
 import re
 import shutil
 import stat
@@ -101,7 +102,7 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
 
 def has_golden(case_id: str) -> bool:
     """True if a case has a golden, be it good or not. Raises: RunError for what is no case id."""
-    return (_folder_of(case_id) / GOLDEN_FILE).is_file()
+    return os.path.lexists(_folder_of(case_id) / GOLDEN_FILE)
 
 
 def releases_kept(case_id: str) -> tuple[str, ...]:
@@ -234,7 +235,7 @@ def _replace_golden(
     before = load_case(folder / CASE_FILE)
     moved = run.record.reference != before.reference
     older: tuple[Blessing, ...] = ()
-    if (folder / GOLDEN_FILE).is_file():
+    if has_golden(run.case_id):
         older = read_record(folder / GOLDEN_FILE).history
         if moved and not drop_previous:
             _checked(folder, run.case_id)  # what is kept must be whole

@@ -13,12 +13,25 @@ def project_root() -> Path:
     Raises: RunError if there is none.
     """
     given = os.environ.get("PARITY_ROOT")
+    if given:
+        if (Path(given) / "golden").is_dir():  # one that is being set up has no limits yet
+            return Path(given)
+        raise RunError(f"PARITY_ROOT is {given}, which has no folder golden/; set it to a checkout, or not at all.")
     here = Path.cwd()
-    candidates = [Path(given)] if given else [here, *here.parents, Path(parity.__file__).parent.parent]
-    for folder in candidates:
-        if (folder / "golden").is_dir():
+    for folder in (here, *here.parents, _own_root()):
+        if (folder / "golden").is_dir() and (folder / "thresholds").is_dir():
             return folder
     raise RunError("No golden/ and thresholds/ found here or above; work in a checkout, or set PARITY_ROOT to one.")
+
+
+def foreign_root() -> Path | None:
+    """The project's root where its goldens and limits are not those of the checkout that this code is of; else None."""
+    root = project_root().absolute()
+    return None if root.resolve() == _own_root() else root
+
+
+def _own_root() -> Path:
+    return Path(parity.__file__).resolve().parent.parent
 
 
 def limits_path() -> Path:

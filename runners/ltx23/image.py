@@ -121,6 +121,11 @@ def compression_round_trip(pixels: NDArray[np.uint8], crf: int) -> NDArray[np.ui
     """
     if crf == 0:
         return pixels
+    if min(pixels.shape[:2]) < 2:
+        raise MediaError(
+            f"A picture of {pixels.shape[1]}x{pixels.shape[0]} pixels does not go through H.264, which takes sides of "
+            "2 to 16384 pixels; take a larger one, or set crf to 0."
+        )
     try:
         return _encode_and_decode(pixels, crf)
     except (av.FFmpegError, IndexError, ValueError) as error:

@@ -49,6 +49,7 @@ def with_file(name: str, text: str) -> Callable[[Path], None]:
     return spoil
 
 
+LIKE_THE_KEY = ("AUTO_MAP", "Auto_Map")
 SPOILT = [
     *(
         with_key(name, lambda document: document.update(auto_map=EVIL))
@@ -61,6 +62,14 @@ SPOILT = [
     with_file("generation_config.json", '{"auto_map": {}, "auto_map": null}'),
     with_file("evil.py", "raise SystemExit"),
     with_file("sub/evil.PY", "raise SystemExit"),
+    *(
+        with_file(name, "")
+        for name in ("evil.so", "libevil.so.1.2", "evil.pyc", "sub/evil.PYD", "evil.dll", "evil.dylib")
+    ),
+    *(
+        with_key("tokenizer_config.json", lambda document, key=key: document.update({key: EVIL}))
+        for key in LIKE_THE_KEY
+    ),
 ]
 
 
@@ -91,6 +100,7 @@ def test_what_honest_folders_hold_is_taken(copied: Path) -> None:
     with_file("vocab.json", '{"auto_map": 17}')(gemma)
     with_file("model.safetensors.index.json", '{"weight_map": {"auto_map": "x"}}')(gemma)
     with_file("README.md", "auto_map")(gemma)
+    with_file("notes.python", "so")(gemma)
     require_no_code(gemma)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -12,9 +13,10 @@ from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
-from parity.judge.registry import Registry, save_registry
+from parity.judge.registry import Registry, load_registry, save_registry
 from parity.runs import golden
 from parity.runs.folder import read_run
+from runners.errors import RegistryError
 
 LeaveRun = Callable[..., Path]
 WANTED = ("video_latent.relative_l2", "frames.count.difference")
@@ -137,3 +139,33 @@ def test_limits_of_another_release_judge_nothing_but_equal_bits_are_parity(root:
     for share in (0.03, 0.3):  # within and beyond the limits of 1.0.0
         code, said = against(leave_run(f"later{share}", **later, change=moved(share)))
         assert code == 2 and "Limits of case 'micro' hold at release 1.0.0" in said and "bless RUN" in said
+
+
+def test_a_limit_that_its_samples_do_not_give_judges_nothing_wherever_it_stands(
+    root: Path, leave_run: LeaveRun
+) -> None:
+    write_limits(root, {H100["device_name"]: H100})
+    run = leave_run("fast", runner="native", tier="fast", environment=H100, change=moved(0.3))
+    code, said = gate(run)
+    assert code == 1 and f"limits and goldens: those of {root}, not of the checkout that judges" in said
+    path = root / "thresholds" / "consistency_threshold.json"
+    document = json.loads(path.read_text())
+    document["tables"][0]["limits"][WANTED[0]]["value"] = 1e9
+    path.write_text(json.dumps(document))
+    code, said = gate(run)
+    assert code == 2 and "says value 1000000000.0; its samples give 0.14" in said and str(path) in said
+    checks = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["checks"]
+    assert "PROBLEM: The registry contradicts itself: micro on NVIDIA H100" in checks["limits"]
+
+
+def test_a_case_is_judged_by_its_own_limits_whatever_another_one_says(root: Path, leave_run: LeaveRun) -> None:
+    write_limits(root, {H100["device_name"]: H100})
+    path = root / "thresholds" / "consistency_threshold.json"
+    registry = load_registry(path)
+    of_micro = registry.cases[TableKey("micro", H100["device_name"])]
+    edited = {WANTED[0]: msgspec.structs.replace(of_micro[WANTED[0]], value=1e9)}
+    registry = msgspec.structs.replace(registry, cases={**registry.cases, TableKey("other"): edited})
+    registry.verify_case("micro")
+    for case, message in (("other", "other: video_latent.relative_l2 says value"), (None, "contradicts itself")):
+        with pytest.raises(RegistryError, match=message):
+            registry.verify() if case is None else registry.verify_case(case)

@@ -148,7 +148,7 @@ def test_output_that_does_not_arrive_is_exit_2(arguments: str, streams: str) -> 
     assert told_to_nobody(arguments, streams) == 2
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
+@pytest.mark.parametrize("streams", ["2>&-", ">&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
 def test_what_a_verb_cannot_say_is_exit_2(streams: str, tmp_path: Path) -> None:
     verb = f"gate {tmp_path}" if "2>" in streams else "case --to-request tiny_ti2v"  # which says it on that stream
     assert told_to_nobody(verb, streams) == 2
@@ -184,3 +184,16 @@ def test_debug_prints_the_traceback(
 def test_an_encoding_with_few_signs_is_no_error(tmp_path: Path) -> None:
     done = parity("gate", tmp_path / "é漢", PYTHONIOENCODING="ascii")
     assert r"\xe9\u6f22" in sentence(done)
+
+
+def test_a_run_is_refused_before_what_only_a_run_needs_is_imported(tmp_path: Path) -> None:
+    loud = module(tmp_path / "loud", "transformers", "raise RuntimeError('transformers was imported')")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "run.json").write_text("{}")
+    for case, weights, out, said in (
+        ("nope", "none", "free", "nope"),
+        ("tiny_ti2v", "none", "free", "No weights folder"),
+        ("tiny_ti2v", "none", "taken", "taken"),
+    ):
+        options = ("--runner", "native", "--case", case, "--weights", tmp_path / weights, "--out", tmp_path / out)
+        assert said in sentence(parity("run", *options, first=loud))

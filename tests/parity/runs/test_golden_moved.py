@@ -16,7 +16,7 @@ from parity.runs.store import ENVIRONMENT_VARIABLE
 from parity.trace.atomic import write_json_atomic
 from parity.trace.file import read_trace
 from runners.case import load_case
-from runners.errors import CaseError, RunError
+from runners.errors import CaseError, OutputError, RunError
 from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
@@ -91,6 +91,25 @@ def test_a_kept_golden_is_held_to_its_hashes(case: Path, leave_run: LeaveRun) ->
     run.write_text(run.read_text().replace('"seed": 10', '"seed": 11'))
     with pytest.raises(RunError, match="was changed without `parity bless`"):
         golden.golden_of("micro", "1.0.0")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "nowhere", "folder"])
+def test_what_is_no_file_is_no_missing_golden(kind: str, case: Path, leave_run: LeaveRun) -> None:
+    assert not golden.has_golden("micro")
+    path = case.parent / "golden.json"
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "nowhere": lambda: path.symlink_to(path.parent / "none"),
+        "folder": path.mkdir,
+    }
+    make[kind]()
+    said = "no file that can be read" if kind == "nowhere" else "is not a regular file"
+    with pytest.raises(RunError, match=rf"golden.json {said}|golden.json is {said}"):
+        golden.golden_of("micro")
+    with pytest.raises((RunError, OutputError)):
+        bless(leave_run("first"))
+    assert os.path.lexists(path)
 
 
 def test_a_damaged_golden_is_not_set_aside(case: Path, leave_run: LeaveRun) -> None:

@@ -97,9 +97,14 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(
         read_picture(tmp_path / "a.png")
 
 
-def test_a_picture_one_pixel_high_cannot_be_compressed() -> None:
-    with pytest.raises(MediaError, match=r"7x1 pixels does not go through H.264"):
-        compression_round_trip(np.zeros((1, 7, 3), np.uint8), 33)
+@pytest.mark.parametrize("size", [(1, 7), (7, 1), (1, 1)])
+def test_a_picture_of_one_pixel_a_side_cannot_be_compressed_and_is_taken_as_it_is(size: tuple[int, int]) -> None:
+    pixels = np.zeros((*size, 3), np.uint8)
+    with pytest.raises(
+        MediaError, match=rf"{size[1]}x{size[0]} pixels does not go through H.264, which takes sides of"
+    ):
+        compression_round_trip(pixels, 33)
+    assert compression_round_trip(pixels, 0) is pixels
 
 
 @pytest.mark.parametrize(
