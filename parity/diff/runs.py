@@ -3,6 +3,7 @@
 The result holds numbers only and can be saved, so that a run is judged again later without its tensors.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def compare_runs(
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
     findings = [*identity_findings(reference, candidate), *weights_findings(reference, candidate)]
-    findings += [*told, *outputs.findings]
+    findings += [*_not_whole(candidate), *told, *outputs.findings]
     levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
     traced = reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)
@@ -174,6 +175,13 @@ def compare_runs(
         form="" if imported is None else imported.form,
         left_out=omitted,
     )
+
+
+def _not_whole(candidate: Run) -> Iterable[Finding]:
+    """A finding of a candidate that is reduced: only a blessing vouches for hashes of what is no longer there."""
+    if candidate.reduced:
+        message = f"{candidate.folder} is reduced as goldens are, which are references; run the case again"
+        yield Finding(code="reduced_candidate", where="outputs", message=message)
 
 
 def _lacking(reference: Trace, traces: TraceDiff, flow: Dataflow) -> int:

@@ -1,6 +1,7 @@
 """What a candidate says of itself does not decide by what it is judged, and the first line says by what it was."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from parity.cli.app import app
@@ -243,6 +245,31 @@ def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_al
     fast = leave_run("fast", runner="native", tier="fast", frames=(5, 64, 96), environment=ELSEWHERE)
     document = json.loads(CliRunner().invoke(app, ["gate", str(fast), "--json"]).stdout)
     assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
+
+
+@pytest.mark.parametrize("altered", [False, True])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_a_reduced_run_is_a_reference_and_no_candidate(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path, altered: bool, tier: str
+) -> None:
+    official = leave_run("official", frames=(5, 64, 96))
+    golden.bless(read_run(official), "first", reduced=True)
+    copied = Path(shutil.copytree(golden.golden_of("micro").folder, tmp_path / "copied"))
+    document = json.loads((copied / "run.json").read_text())
+    document |= {"runner": "native", "tier": tier, "run_id": "ab" * 16, "end_to_end_s": 5.0123456789}
+    if altered:  # what no hash that it claims of its frames shows
+        held = load_file(copied / "reduced.safetensors")
+        held["small_frames"][3].fill_(128)
+        save_file(held, copied / "reduced.safetensors", metadata={"frame_shape": "5 64 96", "box_px": "8"})
+        document["files"]["reduced.safetensors"] = sha256_of(copied / "reduced.safetensors")
+    (copied / "run.json").write_text(json.dumps(document))
+    numbers = tmp_path / "numbers.json"
+    for against in (golden.golden_of("micro").folder, official):
+        code, said = gate(copied, against)
+        assert code != 0 and "FAIL reduced_candidate in outputs: " in said and "run the case again" in said
+        assert CliRunner().invoke(app, ["diff", str(against), str(copied), "--out", str(numbers)]).exit_code == 0
+        assert CliRunner().invoke(app, ["gate", str(numbers), "--numbers"]).exit_code == code
+        assert code == 2 or (altered and tier == "fast")
 
 
 def story_of(gate: Gate, run: Path, official: Path) -> str:
