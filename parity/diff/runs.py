@@ -121,7 +121,7 @@ def compare_runs(
     elif traced:
         traces, flow = _compare_taps(reference, candidate)
         omitted = traces.left_out
-        findings += traces.findings
+        findings += [*traces.findings, *omitted.owed]
         for side, run, other in (("reference", reference, candidate), ("candidate", candidate, reference)):
             made = reduced_of(run) if run.reduced else run.outputs()
             findings += output_findings(side, run, made, flow.steps, other.trace)

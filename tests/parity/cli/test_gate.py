@@ -247,6 +247,26 @@ def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_al
     assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
 
 
+@pytest.mark.parametrize("done", ["altered", "removed"])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_a_candidate_that_calls_its_trace_old_owes_its_text_taps_all_the_same(
+    gate: Gate, leave_run: LeaveRun, done: str, tier: str
+) -> None:
+    official, run = leave_run("official"), leave_run("run", runner="native", tier=tier)
+    table = read_trace(run).part(None if done == "altered" else "connector/* image/* init/* decode/* denoise/*")
+    floats, integers = table.floats.clone(), table.integers.clone()
+    if done == "altered":
+        row = table.names.index("text/pos/hidden")
+        floats[row], integers[row, 0] = floats[row] * 1.5, 7
+    write_trace(run, replace(table, pattern=None, padded_text=True, floats=floats, integers=integers))
+    document = json.loads((run / "run.json").read_text())
+    document["files"]["trace.safetensors"] = sha256_of(run / "trace.safetensors")
+    (run / "run.json").write_text(json.dumps(document))
+    code, said = gate(run, official)
+    assert code == 2 and "FAIL missing_trace in text/pos/hidden: " in said
+    assert gate(run, leave_run("old", padded_text=True))[0] == 0, "an old reference excuses it"
+
+
 @pytest.mark.parametrize("altered", [False, True])
 @pytest.mark.parametrize("tier", ["exact", "fast"])
 def test_a_reduced_run_is_a_reference_and_no_candidate(
