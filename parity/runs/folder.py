@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from parity.runs.encoding import Encoding
 from parity.runs.environment import MOST_THREADS
-from parity.runs.outputs import LATENTS, read_outputs, write_outputs
+from parity.runs.outputs import LATENTS, misshapen_outputs, read_outputs, write_outputs
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
 from parity.runs.sizes import MAX_RATE_HZ, MOST_BLOCKS, most_bytes, most_taps
 from parity.runs.video_file import write_mp4
@@ -165,6 +165,13 @@ class Run:
     def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
         return self.once("outputs", self._read_outputs)
+
+    def misshapen_outputs(self) -> list[tuple[str, str]]:
+        """Whole outputs of a shape that none have, by name, with the shape in words; a run with any cannot be read."""
+        if self.reduced:
+            return []
+        read = partial(misshapen_outputs, self.file(OUTPUTS_FILE), self.most_bytes(OUTPUTS_FILE))
+        return self.once("misshapen outputs", lambda: list(read()))
 
     def once(self, what: Hashable, read: Callable[[], T]) -> T:
         """The value that `read` gives, read when it is first asked for under that name, and kept with the run."""

@@ -194,6 +194,62 @@ def test_what_is_plainly_not_the_model_is_not_at_parity_wherever_limits_were_mea
     assert gate(leave_run("more", **wrong, extra="denoise/000/isolated/block/09/video/ff"), official)[0] == 1
 
 
+def with_alpha(made: dict[str, Any]) -> None:
+    made["video_frames"] = torch.cat((made["video_frames"], made["video_frames"][..., :1]), dim=-1)
+
+
+def without_batch(made: dict[str, Any]) -> None:
+    made["video_latent"] = made["video_latent"][0]
+
+
+def one_channel(made: dict[str, Any]) -> None:
+    made["audio_waveform"] = made["audio_waveform"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (with_alpha, "video_frames: of the candidate has shape (5, 24, 40, 4); wanted (F, H, W, 3)"),
+        (without_batch, "video_latent: of the candidate has shape (128, 2, 3, 4); wanted 5 axes"),
+        (one_channel, "audio_waveform: of the candidate has shape (2400,); wanted 2 axes"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["native", "engine"])
+@pytest.mark.parametrize("environment", [{}, ELSEWHERE], ids=["here", "elsewhere"])
+def test_outputs_of_a_shape_that_no_run_has_are_not_at_parity(
+    gate: Gate,
+    leave_run: LeaveRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Any]], None],
+    named: str,
+    runner: str,
+    environment: dict[str, str],
+) -> None:
+    monkeypatch.setattr("parity.runs.folder.write_mp4", lambda *_: None)  # no clip can be made of them
+    official = leave_run("official")
+    for name, blocks in (("whole", 3), ("bare", None)):
+        wrong = leave_run(name, runner=runner, change=change, environment=environment, blocks=blocks)
+        code, said = gate(wrong, official)
+        assert code == 1 and f"FAIL shape_mismatch in {named}" in said
+        assert gate(wrong, official, "--isolated", "/dev/zero")[0] == 1
+    numbers = tmp_path / "numbers.json"
+    assert CliRunner().invoke(app, ["diff", str(official), str(wrong), "--out", str(numbers)]).exit_code == 0
+    assert CliRunner().invoke(app, ["diff", str(official), str(wrong)]).exit_code == 0
+    assert CliRunner().invoke(app, ["gate", str(numbers), "--numbers"]).exit_code == 1
+
+
+@pytest.mark.parametrize("isolated", ["/dev/zero", "/nonexistent/isolated.json", "."])
+def test_isolated_errors_that_cannot_be_read_turn_no_failure_into_no_judgement(
+    gate: Gate, leave_run: LeaveRun, isolated: str
+) -> None:
+    official = leave_run("official")
+    wrong = leave_run("wrong", runner="native", tier="fast", change=grey)
+    code, said = gate(wrong, official, "--isolated", isolated)
+    assert code == 1 and "FAIL not_isolated in isolated: " in said
+    assert gate(leave_run("good", runner="native", tier="fast"), official, "--isolated", isolated)[0] == 2
+
+
 def junk(run: Path) -> None:
     (run / "trace.safetensors").write_bytes(bytes(100))
 
