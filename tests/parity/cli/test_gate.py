@@ -250,6 +250,61 @@ def test_isolated_errors_that_cannot_be_read_turn_no_failure_into_no_judgement(
     assert gate(leave_run("good", runner="native", tier="fast"), official, "--isolated", isolated)[0] == 2
 
 
+def no_drift(numbers: dict[str, Any]) -> None:
+    numbers["metrics"] = {name: value for name, value in numbers["metrics"].items() if not name.startswith("drift.")}
+    del numbers["levels"]["drift"]
+
+
+def no_levels(numbers: dict[str, Any]) -> None:
+    no_drift(numbers)
+    del numbers["levels"]
+
+
+def empty_levels(numbers: dict[str, Any]) -> None:
+    no_drift(numbers)
+    numbers["levels"] = {}
+    numbers["metrics"] = {name: one for name, one in numbers["metrics"].items() if "bit_equal" in name}
+
+
+def nothing_offered(numbers: dict[str, Any]) -> None:
+    names = [name for name in numbers["metrics"] if name.startswith("drift.")]
+    no_drift(numbers)
+    numbers["levels"]["drift"] = {"measured": True, "without": names}
+
+
+def no_count(numbers: dict[str, Any]) -> None:
+    del numbers["metrics"]["taps.bit_different"]
+
+
+@pytest.mark.parametrize("change", [no_drift, no_levels, empty_levels, nothing_offered, no_count])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_saved_numbers_of_a_known_runner_do_not_say_themselves_what_is_owed(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path, change: Callable[[dict[str, Any]], None], tier: str
+) -> None:
+    official, numbers = leave_run("official"), tmp_path / "numbers.json"
+
+    def judged(run: Path, change: Callable[[dict[str, Any]], None] | None) -> tuple[int, str]:
+        assert CliRunner().invoke(app, ["diff", str(official), str(run), "--out", str(numbers)]).exit_code == 0
+        if change is not None:
+            document = json.loads(numbers.read_text())
+            change(document)
+            numbers.write_text(json.dumps(document))
+        found = CliRunner().invoke(app, ["gate", str(numbers), "--numbers"], env={"COLUMNS": "300"})
+        return found.exit_code, found.output
+
+    for name, error in (("wrong", 0.5), ("right", 0.0)):
+        run = leave_run(name, runner="native", tier=tier, first=FIRST if error else None, error=error)
+        assert judged(run, None)[0] == (1 if error else 0)
+        code, said = judged(run, change)
+        left = {("exact", no_drift), ("exact", no_levels), ("exact", nothing_offered), ("fast", no_count)}  # what fails
+        assert code == (1 if error and (tier, change) in left else 2)
+        if (tier, change) != ("fast", empty_levels):  # where nothing is left that a limit could be held to
+            assert "FAIL missing_trace in drift: runner 'native' owes its taps, and " in said
+    foreign = leave_run("foreign", runner="engine", tier=tier, blocks=None)
+    code, said = judged(foreign, change if change is not no_count else None)
+    assert "owes its taps" not in said
+
+
 def junk(run: Path) -> None:
     (run / "trace.safetensors").write_bytes(bytes(100))
 
