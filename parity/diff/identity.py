@@ -19,6 +19,7 @@ import torch
 from parity.diff.finding import Finding
 from parity.diff.side import Side
 from parity.runs.folder import DATA_FILES, Run, RunRecord
+from runners.catalogue import NAMES
 from runners.protocol import CANDIDATE
 
 SHORTEST_TOLD_S: Final = 0.01  # a time that scatters by 1 %, so over 100,000 billionths of a second
@@ -103,13 +104,19 @@ def _linked(reference: Run, candidate: Run) -> str | None:
 
 
 def _contradictions(old: RunRecord, new: RunRecord) -> Iterable[Finding]:
-    """What two runs on the same weights cannot both be. An older run that does not say it contradicts nothing."""
+    """What two runs on the same weights cannot both be.
+
+    A reference that does not say it is older, and contradicts nothing. A known runner always says it, so a candidate
+    that lost it is not taken for one that agrees.
+    """
     pairs: dict[str, tuple[object, object]] = {
         "dtype": (old.dtype, new.dtype),
         "model_version": (old.model_version, new.model_version),
         "num_blocks": (old.num_blocks, new.num_blocks),
     }
     for where, (theirs, ours) in pairs.items():
-        if theirs not in (None, "") and ours not in (None, "") and theirs != ours:
-            message = f"reference says {theirs}, candidate says {ours}"
+        if theirs in (None, "") or theirs == ours:
+            continue
+        if ours not in (None, "") or new.runner in NAMES:
+            message = f"reference says {theirs}, candidate says {'nothing' if ours in (None, '') else ours}"
             yield Finding(code="identity_mismatch", where=where, message=message)

@@ -142,6 +142,15 @@ def test_labels_that_contradict_the_reference_are_findings_where_bits_are_equal(
     assert ("identity_mismatch", key) in [(one.code, one.where) for one in found.findings]
 
 
+@pytest.mark.parametrize(("key", "value"), [("dtype", ""), ("model_version", ""), ("num_blocks", None)], ids=str)
+def test_a_known_runner_says_what_the_reference_says(leave_run: LeaveRun, key: str, value: Any) -> None:
+    official = leave_run("official", num_blocks=3)
+    for runner, wanted in (("native", [("identity_mismatch", key)]), ("engine", [])):
+        other = relabelled(leave_run(runner, runner=runner, num_blocks=3), **{key: value})
+        assert codes(official, other) == wanted
+        assert codes(other, official) == [], "an older reference contradicts nothing"
+
+
 def test_other_weights_are_not_parity_where_bits_are_equal(leave_run: LeaveRun) -> None:
     official, native = leave_run("official"), relabelled(leave_run("native", runner="native"), weights_hash="cd" * 32)
     for profile in (None, "limits"):  # without a registry, limits would refuse what nothing else decided
