@@ -71,7 +71,7 @@ def profile_of(found: Comparison) -> Profile:
     """
     if not isinstance(found, RunsDiff):
         return "limits"
-    exact = _of_exact_tier(found.candidate)
+    exact = of_exact_tier(found.candidate)
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
 
 
@@ -92,7 +92,7 @@ def compare_as_judged(
     if reference.reduced or candidate.reduced or profile == "exact":
         return compare_runs(reference, candidate, isolated)
     by_bits = None
-    if profile is None and _of_exact_tier(candidate.record):
+    if profile is None and of_exact_tier(candidate.record):
         by_bits = compare_runs(reference, candidate, isolated)
         if profile_of(by_bits) == "exact":
             return by_bits
@@ -193,7 +193,8 @@ def other_release(reference: Run, candidate: Run) -> Follows | None:
         return None
 
 
-def _of_exact_tier(candidate: Side | RunRecord) -> bool:
+def of_exact_tier(candidate: Side | RunRecord) -> bool:
+    """True for a run that is to have an official run's bits, where both were made in one environment."""
     return candidate.runner in ("native", "official") and candidate.tier == "exact"
 
 

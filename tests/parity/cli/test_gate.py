@@ -305,6 +305,23 @@ def test_saved_numbers_of_a_known_runner_do_not_say_themselves_what_is_owed(
     assert "owes its taps" not in said
 
 
+def test_a_candidate_that_says_its_threads_were_others_is_judged_by_limits_and_the_first_line_says_why(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    moved = {"runner": "native", "first": FIRST, "error": 1e-3}
+    official = leave_run("official")
+    assert gate(leave_run("same", **moved), official)[0] == 1
+    code, said = gate(leave_run("other", **moved, environment={"threads": 3}), official)
+    assert code == 0 and said.splitlines()[0] == (
+        "VERDICT: PARITY (judged by limits and not by bits, since environments differ (threads: 2 against 3), on "
+        "outputs and drift of 263 taps, without isolated errors)"
+    )
+    away = {"threads": 3, "python": "3.12.1", "cpu": "Epyc", "torch": "2.14.0"}
+    assert "; 1 more), on outputs" in gate(leave_run("away", **moved, environment=away), official)[1].splitlines()[0]
+    fast = leave_run("fast", **{**moved, "tier": "fast"}, environment={"threads": 3})
+    assert "judged by limits on outputs" in gate(fast, official)[1].splitlines()[0], "bits were never asked of it"
+
+
 def junk(run: Path) -> None:
     (run / "trace.safetensors").write_bytes(bytes(100))
 
