@@ -33,6 +33,7 @@ CODES: Final[dict[str, str]] = {
     "missing_trace": "the candidate owes internals that are judged, and did not leave them",
     "unreadable_trace": "the candidate's trace cannot be read, or held against the reference's",
     "contradictory_trace": "what a trace says of a tap cannot all be true of one tensor",
+    "reduced_candidate": "the candidate holds small copies and hashes in place of outputs, which nothing vouches for",
     "same_run": "the candidate is the reference's own run, or a copy of it, so nothing was compared",
     "identity_mismatch": "the two runs say that they are of different models",
     "not_isolated": "a part of the candidate could not be compared although it was fed the reference's own inputs",

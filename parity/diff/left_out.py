@@ -2,12 +2,14 @@
 
 `text/{pos,neg}/hidden` are the prompt's real tokens. Older traces, those of the goldens at full size among them, hold
 them with the padding around them, which nothing reads and no two engines agree on. Where one of two traces is such a
-one, these taps are left out on both sides; what is computed from them is compared as ever.
+one, these taps are left out on both sides; what is computed from them is compared as ever. An old reference excuses
+that. A candidate that says it is old where the reference is not was not compared in what it owes, which is a finding.
 """
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from parity.diff.finding import Finding
 from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import chosen
 from parity.trace.file import Trace
@@ -33,6 +35,13 @@ class LeftOut:
             f"{' and '.join(self.taps)} left out: {sides} "
             f"{'were' if len(self.padded) > 1 else 'was'} recorded when they still held padding"
         )
+
+    @property
+    def owed(self) -> tuple[Finding, ...]:
+        """A finding for each of them where the reference has the tokens alone and could have been compared."""
+        message = "the candidate was recorded when it still held padding, the reference was not; run the case again"
+        taps = self.taps if self.padded == ("candidate",) else ()
+        return tuple(Finding(code="missing_trace", where=tap, message=message) for tap in taps)
 
 
 def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> LeftOut:

@@ -3,6 +3,7 @@
 The result holds numbers only and can be saved, so that a run is judged again later without its tensors.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ def compare_runs(
     Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
+    if misshapen := candidate.misshapen_outputs():
+        return _without_numbers(reference, candidate, misshapen)
     imported = candidate.imported
     compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
     reduced = bool(compared_on)
@@ -108,7 +111,7 @@ def compare_runs(
     small = "small_" if reduced else ""
     metrics = dict(outputs.metrics)
     findings = [*identity_findings(reference, candidate), *weights_findings(reference, candidate)]
-    findings += [*told, *outputs.findings]
+    findings += [*_not_whole(candidate), *told, *outputs.findings]
     levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
     omitted = LeftOut()
     traced = reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)
@@ -120,7 +123,7 @@ def compare_runs(
     elif traced:
         traces, flow = _compare_taps(reference, candidate)
         omitted = traces.left_out
-        findings += traces.findings
+        findings += [*traces.findings, *omitted.owed]
         for side, run, other in (("reference", reference, candidate), ("candidate", candidate, reference)):
             made = reduced_of(run) if run.reduced else run.outputs()
             findings += output_findings(side, run, made, flow.steps, other.trace)
@@ -145,9 +148,8 @@ def compare_runs(
             saved = read_isolated(isolated, [reference], candidate)
             alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
         except RunError as error:
-            if not isolated.is_file():
-                raise
-            # Evidence of another run is none, and must not keep what the runs themselves show from deciding.
+            # What cannot be read, or is of another run, is no evidence, and must not keep what the runs show from
+            # deciding.
             findings.append(Finding(code="not_isolated", where="isolated", message=str(error)))
             levels["isolated"] = EvidenceLevel(measured=False, why="what was given is not of these runs, or not whole")
         else:
@@ -174,6 +176,32 @@ def compare_runs(
         form="" if imported is None else imported.form,
         left_out=omitted,
     )
+
+
+def _without_numbers(reference: Run, candidate: Run, misshapen: Iterable[tuple[str, str]]) -> RunsDiff:
+    """A comparison with outputs that have another shape than any, which is the difference; no number is of them."""
+    wrong = [
+        Finding(code="shape_mismatch", where=name, message=f"of the candidate {words}") for name, words in misshapen
+    ]
+    why = "the candidate's outputs have other shapes than any, so nothing else was compared"
+    return RunsDiff(
+        case=reference.case_id,
+        reference=side_of(reference),
+        candidate=side_of(candidate),
+        environment=tuple(environment_differences(reference, candidate)),
+        environment_of_candidate=candidate.record.environment,
+        metrics={},
+        findings=(*identity_findings(reference, candidate), *weights_findings(reference, candidate), *wrong),
+        per_frame={},
+        levels={OUTPUTS: MEASURED} | dict.fromkeys(("drift", "isolated"), EvidenceLevel(measured=False, why=why)),
+    )
+
+
+def _not_whole(candidate: Run) -> Iterable[Finding]:
+    """A finding of a candidate that is reduced: only a blessing vouches for hashes of what is no longer there."""
+    if candidate.reduced:
+        message = f"{candidate.folder} is reduced as goldens are, which are references; run the case again"
+        yield Finding(code="reduced_candidate", where="outputs", message=message)
 
 
 def _lacking(reference: Trace, traces: TraceDiff, flow: Dataflow) -> int:

@@ -6,13 +6,16 @@ It is `compare_as_judged`, then `judge_numbers`; who shows numbers where no verd
 numbers are judged by the second alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from parity.diff.compared import Comparison
+from parity.diff.finding import Finding
 from parity.diff.identity import side_of
+from parity.diff.levels import NO_TRACE
 from parity.diff.metric import BIT_EQUALITIES
 from parity.diff.outputs import compare_outputs
 from parity.diff.reduced_outputs import compare_reduced
@@ -29,6 +32,7 @@ from parity.runs.folder import Run, RunOutputs, RunRecord
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import foreign_root, form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
+from runners.catalogue import TAPS_OWED
 from runners.errors import CaseError, ParityError, RegistryError
 
 
@@ -70,7 +74,7 @@ def profile_of(found: Comparison) -> Profile:
     """
     if not isinstance(found, RunsDiff):
         return "limits"
-    exact = _of_exact_tier(found.candidate)
+    exact = of_exact_tier(found.candidate)
     return "exact" if exact and (not found.environment or has_every_bit(found)) else "limits"
 
 
@@ -91,7 +95,7 @@ def compare_as_judged(
     if reference.reduced or candidate.reduced or profile == "exact":
         return compare_runs(reference, candidate, isolated)
     by_bits = None
-    if profile is None and _of_exact_tier(candidate.record):
+    if profile is None and of_exact_tier(candidate.record):
         by_bits = compare_runs(reference, candidate, isolated)
         if profile_of(by_bits) == "exact":
             return by_bits
@@ -139,9 +143,32 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
         with naming(path, WANTED):
             registry.verify_case(found.case)
     strength = load_strength(form_mutation_path(found.form), KIND_OF_FORM) if lossy else load_strength(mutation_path())
+    if isinstance(found, RunsDiff):
+        found = replace(found, findings=(*found.findings, *_unsaid(found)))
     root = foreign_root()
     verdict = judge(found, profile, registry, strength, refused=refused)
     return msgspec.structs.replace(verdict, root=str(root)) if root else verdict
+
+
+def _unsaid(found: RunsDiff) -> Iterable[Finding]:
+    """A finding where numbers of a known runner, which owes every tap, do not say what became of them.
+
+    A comparison of two runs says it. Numbers that were saved, and changed since, may not, and what is owed is decided
+    by the table of runners, not by them.
+    """
+    runner, drift = found.candidate.runner, found.levels.get("drift", NO_TRACE)
+    if not TAPS_OWED.get(runner):
+        return
+    if drift == NO_TRACE:
+        why = "nothing says whether they were compared"
+    elif drift.measured and "taps.bit_different" not in found.metrics:
+        why = "it is not said how many have other bits"
+    elif drift.measured and drift.without:
+        why = f"{drift.without[0]} is said to be of none of them"
+    else:
+        return
+    message = f"runner {runner!r} owes its taps, and {why}; compare the runs again"
+    yield Finding(code="missing_trace", where="drift", message=message)
 
 
 def judged_or_refused(found: RunsDiff) -> Verdict | str:
@@ -175,7 +202,8 @@ def other_release(reference: Run, candidate: Run) -> Follows | None:
         return None
 
 
-def _of_exact_tier(candidate: Side | RunRecord) -> bool:
+def of_exact_tier(candidate: Side | RunRecord) -> bool:
+    """True for a run that is to have an official run's bits, where both were made in one environment."""
     return candidate.runner in ("native", "official") and candidate.tier == "exact"
 
 

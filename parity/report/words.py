@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from parity.diff.levels import LEVEL_WORDS, OUTPUTS
 from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows
+from parity.judge.gate import of_exact_tier
 from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
@@ -23,6 +24,7 @@ from runners.printable import printable
 GIB = 1 << 30
 HASH_SHOWN = 12  # characters of a hash
 MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
+MOST_DIFFERENCES = 2  # between environments that a first line names
 MOST_OF_A_CODE = 3  # failures of one code that are said one by one
 COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this limit")
 
@@ -237,6 +239,11 @@ def judged_by(verdict: Verdict) -> str:
     there = [level for level, state in verdict.levels.items() if state == JUDGED]
     left_out = [level for level in verdict.levels if level not in there]
     words = f"limits on {_listed([_level_in_words(verdict, level) for level in there])}"
+    candidate, differs = verdict.sides.candidate, verdict.sides.environment
+    if candidate is not None and of_exact_tier(candidate) and differs:  # which is the candidate's own word
+        named = [one.beside for one in differs[:MOST_DIFFERENCES]]
+        named += [f"{len(differs) - len(named)} more"] if len(differs) > len(named) else []
+        words = words.replace("limits", f"limits and not by bits, since environments differ ({'; '.join(named)}),", 1)
     if there == [OUTPUTS] and "drift" in left_out:
         return f"{words} alone: {verdict.levels['drift']}"
     return words + (f", without {levels_named(left_out)}" if left_out else "")

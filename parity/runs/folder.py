@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from parity.runs.encoding import Encoding
 from parity.runs.environment import MOST_THREADS
-from parity.runs.outputs import LATENTS, read_outputs, write_outputs
+from parity.runs.outputs import LATENTS, misshapen_outputs, read_outputs, write_outputs
 from parity.runs.outputs import OUTPUTS_FILE as OUTPUTS_FILE
 from parity.runs.sizes import MAX_RATE_HZ, MOST_BLOCKS, most_bytes, most_taps
 from parity.runs.video_file import write_mp4
@@ -32,7 +32,7 @@ from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from parity.trace.file import Trace, trace_in
 from runners.case import CASE_ID, Case, case_document
-from runners.catalogue import NAMES, TAPS_OWED
+from runners.catalogue import NAME, NAMES, TAPS_OWED
 from runners.errors import CaseError, MediaError, RunError
 from runners.files import HeldFile, sha256_of
 from runners.load import load
@@ -49,6 +49,7 @@ VIDEO_FILE = "video.mp4"
 REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
+MOST_OF_A_LABEL = 100  # characters; a hash has 64
 MAX_RUN_BYTES = 4 << 20  # of run.json; one has 6 kB
 IMPORTED = "imported"  # key of a run's details: `Imported`
 
@@ -165,6 +166,13 @@ class Run:
     def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
         return self.once("outputs", self._read_outputs)
+
+    def misshapen_outputs(self) -> list[tuple[str, str]]:
+        """Whole outputs of a shape that none have, by name, with the shape in words; a run with any cannot be read."""
+        if self.reduced:
+            return []
+        read = partial(misshapen_outputs, self.file(OUTPUTS_FILE), self.most_bytes(OUTPUTS_FILE))
+        return self.once("misshapen outputs", lambda: list(read()))
 
     def once(self, what: Hashable, read: Callable[[], T]) -> T:
         """The value that `read` gives, read when it is first asked for under that name, and kept with the run."""
@@ -340,6 +348,21 @@ def recorded_case(document: dict[str, Any], origin: str, folder: str = "") -> Ca
         raise RunError(f"The case in {origin} is not one that this program reads: {error}.") from error
 
 
+def _check_labels(path: Path, record: RunRecord) -> None:
+    """Refuse names, dates and times that no run has, and that a verdict would print. Raises: RunError."""
+    if not re.fullmatch(NAME, record.runner):
+        raise RunError(
+            f"{path} says its runner is {record.runner[:60]!r}; a runner's name is of small letters, digits, '_', '.' "
+            "and '-', 40 at most."
+        )
+    for key in ("tier", "dtype", "weights_hash", "model_version", "created_utc", "run_id"):
+        label = getattr(record, key)
+        if len(label) > MOST_OF_A_LABEL:
+            raise RunError(f"{path} has a {key} of {len(label)} characters; wanted {MOST_OF_A_LABEL} at most.")
+    if record.peak_bytes < 0:
+        raise RunError(f"{path} says that {record.peak_bytes} bytes were used at most; wanted 0 or more.")
+
+
 def _check_values(path: Path, record: RunRecord) -> None:
     """Refuse values that a program may trip over. Raises: RunError."""
     case_id = record.case.get("id")
@@ -370,6 +393,10 @@ def _check_values(path: Path, record: RunRecord) -> None:
     if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
         raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
     imported_of(path, record)
+    _check_labels(path, record)
+    steps = recorded_case(record.case, str(path)).request.num_inference_steps
+    if len(record.step_s) > steps:
+        raise RunError(f"{path} has times of {len(record.step_s)} steps; its case has {steps}.")
 
 
 def imported_of(path: Path, record: RunRecord) -> Imported | None:

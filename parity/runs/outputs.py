@@ -5,7 +5,7 @@ Torch, numpy and safetensors are enough to write it, so an engine in an interpre
 Axes: F frame, H height, W width, C channel, N sample, T token, M mel bin.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -46,6 +46,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(data, new, metadata=None if metadata is None else dict(metadata))
     except SafetensorError as error:  # how the library says that a disk is full
         raise RunError(f"{path} cannot be written ({error}); make room or take another place.") from error
+
+
+def misshapen_outputs(path: Path | HeldFile, max_bytes: int = MAX_BYTES) -> Iterable[tuple[str, str]]:
+    """Outputs of a shape that no run of any case has, which says that they are wrong, not that they are unknown.
+
+    Gives names, and in words the shape and what was wanted, from the header alone. Raises: RunError for a file that is
+    none of tensors.
+    """
+    with opened_tensors(path, RunError, "the run is damaged", max_bytes=max_bytes) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys() if name in OUTPUTS}  # noqa: SIM118
+    for name, shape in shapes.items():
+        axes, _ = OUTPUTS[name]
+        if len(shape) != axes:
+            yield name, f"has shape {shape}; wanted {axes} axes"
+        elif name == "video_frames" and shape[-1] != 3:
+            yield name, f"has shape {shape}; wanted (F, H, W, 3)"
 
 
 def read_outputs(path: Path | HeldFile, max_bytes: int = MAX_BYTES, *, latents: bool = True) -> dict[str, Tensor]:

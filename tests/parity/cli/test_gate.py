@@ -1,6 +1,7 @@
 """What a candidate says of itself does not decide by what it is judged, and the first line says by what it was."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from parity.cli.app import app
@@ -192,6 +194,134 @@ def test_what_is_plainly_not_the_model_is_not_at_parity_wherever_limits_were_mea
     assert gate(leave_run("more", **wrong, extra="denoise/000/isolated/block/09/video/ff"), official)[0] == 1
 
 
+def with_alpha(made: dict[str, Any]) -> None:
+    made["video_frames"] = torch.cat((made["video_frames"], made["video_frames"][..., :1]), dim=-1)
+
+
+def without_batch(made: dict[str, Any]) -> None:
+    made["video_latent"] = made["video_latent"][0]
+
+
+def one_channel(made: dict[str, Any]) -> None:
+    made["audio_waveform"] = made["audio_waveform"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (with_alpha, "video_frames: of the candidate has shape (5, 24, 40, 4); wanted (F, H, W, 3)"),
+        (without_batch, "video_latent: of the candidate has shape (128, 2, 3, 4); wanted 5 axes"),
+        (one_channel, "audio_waveform: of the candidate has shape (2400,); wanted 2 axes"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["native", "engine"])
+@pytest.mark.parametrize("environment", [{}, ELSEWHERE], ids=["here", "elsewhere"])
+def test_outputs_of_a_shape_that_no_run_has_are_not_at_parity(
+    gate: Gate,
+    leave_run: LeaveRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Any]], None],
+    named: str,
+    runner: str,
+    environment: dict[str, str],
+) -> None:
+    monkeypatch.setattr("parity.runs.folder.write_mp4", lambda *_: None)  # no clip can be made of them
+    official = leave_run("official")
+    for name, blocks in (("whole", 3), ("bare", None)):
+        wrong = leave_run(name, runner=runner, change=change, environment=environment, blocks=blocks)
+        code, said = gate(wrong, official)
+        assert code == 1 and f"FAIL shape_mismatch in {named}" in said
+        assert gate(wrong, official, "--isolated", "/dev/zero")[0] == 1
+    numbers = tmp_path / "numbers.json"
+    assert CliRunner().invoke(app, ["diff", str(official), str(wrong), "--out", str(numbers)]).exit_code == 0
+    assert CliRunner().invoke(app, ["diff", str(official), str(wrong)]).exit_code == 0
+    assert CliRunner().invoke(app, ["gate", str(numbers), "--numbers"]).exit_code == 1
+
+
+@pytest.mark.parametrize("isolated", ["/dev/zero", "/nonexistent/isolated.json", "."])
+def test_isolated_errors_that_cannot_be_read_turn_no_failure_into_no_judgement(
+    gate: Gate, leave_run: LeaveRun, isolated: str
+) -> None:
+    official = leave_run("official")
+    wrong = leave_run("wrong", runner="native", tier="fast", change=grey)
+    code, said = gate(wrong, official, "--isolated", isolated)
+    assert code == 1 and "FAIL not_isolated in isolated: " in said
+    assert gate(leave_run("good", runner="native", tier="fast"), official, "--isolated", isolated)[0] == 2
+
+
+def no_drift(numbers: dict[str, Any]) -> None:
+    numbers["metrics"] = {name: value for name, value in numbers["metrics"].items() if not name.startswith("drift.")}
+    del numbers["levels"]["drift"]
+
+
+def no_levels(numbers: dict[str, Any]) -> None:
+    no_drift(numbers)
+    del numbers["levels"]
+
+
+def empty_levels(numbers: dict[str, Any]) -> None:
+    no_drift(numbers)
+    numbers["levels"] = {}
+    numbers["metrics"] = {name: one for name, one in numbers["metrics"].items() if "bit_equal" in name}
+
+
+def nothing_offered(numbers: dict[str, Any]) -> None:
+    names = [name for name in numbers["metrics"] if name.startswith("drift.")]
+    no_drift(numbers)
+    numbers["levels"]["drift"] = {"measured": True, "without": names}
+
+
+def no_count(numbers: dict[str, Any]) -> None:
+    del numbers["metrics"]["taps.bit_different"]
+
+
+@pytest.mark.parametrize("change", [no_drift, no_levels, empty_levels, nothing_offered, no_count])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_saved_numbers_of_a_known_runner_do_not_say_themselves_what_is_owed(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path, change: Callable[[dict[str, Any]], None], tier: str
+) -> None:
+    official, numbers = leave_run("official"), tmp_path / "numbers.json"
+
+    def judged(run: Path, change: Callable[[dict[str, Any]], None] | None) -> tuple[int, str]:
+        assert CliRunner().invoke(app, ["diff", str(official), str(run), "--out", str(numbers)]).exit_code == 0
+        if change is not None:
+            document = json.loads(numbers.read_text())
+            change(document)
+            numbers.write_text(json.dumps(document))
+        found = CliRunner().invoke(app, ["gate", str(numbers), "--numbers"], env={"COLUMNS": "300"})
+        return found.exit_code, found.output
+
+    for name, error in (("wrong", 0.5), ("right", 0.0)):
+        run = leave_run(name, runner="native", tier=tier, first=FIRST if error else None, error=error)
+        assert judged(run, None)[0] == (1 if error else 0)
+        code, said = judged(run, change)
+        left = {("exact", no_drift), ("exact", no_levels), ("exact", nothing_offered), ("fast", no_count)}  # what fails
+        assert code == (1 if error and (tier, change) in left else 2)
+        if (tier, change) != ("fast", empty_levels):  # where nothing is left that a limit could be held to
+            assert "FAIL missing_trace in drift: runner 'native' owes its taps, and " in said
+    foreign = leave_run("foreign", runner="engine", tier=tier, blocks=None)
+    code, said = judged(foreign, change if change is not no_count else None)
+    assert "owes its taps" not in said
+
+
+def test_a_candidate_that_says_its_threads_were_others_is_judged_by_limits_and_the_first_line_says_why(
+    gate: Gate, leave_run: LeaveRun
+) -> None:
+    moved = {"runner": "native", "first": FIRST, "error": 1e-3}
+    official = leave_run("official")
+    assert gate(leave_run("same", **moved), official)[0] == 1
+    code, said = gate(leave_run("other", **moved, environment={"threads": 3}), official)
+    assert code == 0 and said.splitlines()[0] == (
+        "VERDICT: PARITY (judged by limits and not by bits, since environments differ (threads: 2 against 3), on "
+        "outputs and drift of 263 taps, without isolated errors)"
+    )
+    away = {"threads": 3, "python": "3.12.1", "cpu": "Epyc", "torch": "2.14.0"}
+    assert "; 1 more), on outputs" in gate(leave_run("away", **moved, environment=away), official)[1].splitlines()[0]
+    fast = leave_run("fast", **{**moved, "tier": "fast"}, environment={"threads": 3})
+    assert "judged by limits on outputs" in gate(fast, official)[1].splitlines()[0], "bits were never asked of it"
+
+
 def junk(run: Path) -> None:
     (run / "trace.safetensors").write_bytes(bytes(100))
 
@@ -243,6 +373,51 @@ def test_drift_is_of_the_taps_that_a_golden_keeps_sketches_of_and_bits_are_of_al
     fast = leave_run("fast", runner="native", tier="fast", frames=(5, 64, 96), environment=ELSEWHERE)
     document = json.loads(CliRunner().invoke(app, ["gate", str(fast), "--json"]).stdout)
     assert f"limits on outputs and drift of {kept} of 263 taps" in document["judged_by"]
+
+
+@pytest.mark.parametrize("done", ["altered", "removed"])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_a_candidate_that_calls_its_trace_old_owes_its_text_taps_all_the_same(
+    gate: Gate, leave_run: LeaveRun, done: str, tier: str
+) -> None:
+    official, run = leave_run("official"), leave_run("run", runner="native", tier=tier)
+    table = read_trace(run).part(None if done == "altered" else "connector/* image/* init/* decode/* denoise/*")
+    floats, integers = table.floats.clone(), table.integers.clone()
+    if done == "altered":
+        row = table.names.index("text/pos/hidden")
+        floats[row], integers[row, 0] = floats[row] * 1.5, 7
+    write_trace(run, replace(table, pattern=None, padded_text=True, floats=floats, integers=integers))
+    document = json.loads((run / "run.json").read_text())
+    document["files"]["trace.safetensors"] = sha256_of(run / "trace.safetensors")
+    (run / "run.json").write_text(json.dumps(document))
+    code, said = gate(run, official)
+    assert code == 2 and "FAIL missing_trace in text/pos/hidden: " in said
+    assert gate(run, leave_run("old", padded_text=True))[0] == 0, "an old reference excuses it"
+
+
+@pytest.mark.parametrize("altered", [False, True])
+@pytest.mark.parametrize("tier", ["exact", "fast"])
+def test_a_reduced_run_is_a_reference_and_no_candidate(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path, altered: bool, tier: str
+) -> None:
+    official = leave_run("official", frames=(5, 64, 96))
+    golden.bless(read_run(official), "first", reduced=True)
+    copied = Path(shutil.copytree(golden.golden_of("micro").folder, tmp_path / "copied"))
+    document = json.loads((copied / "run.json").read_text())
+    document |= {"runner": "native", "tier": tier, "run_id": "ab" * 16, "end_to_end_s": 5.0123456789}
+    if altered:  # what no hash that it claims of its frames shows
+        held = load_file(copied / "reduced.safetensors")
+        held["small_frames"][3].fill_(128)
+        save_file(held, copied / "reduced.safetensors", metadata={"frame_shape": "5 64 96", "box_px": "8"})
+        document["files"]["reduced.safetensors"] = sha256_of(copied / "reduced.safetensors")
+    (copied / "run.json").write_text(json.dumps(document))
+    numbers = tmp_path / "numbers.json"
+    for against in (golden.golden_of("micro").folder, official):
+        code, said = gate(copied, against)
+        assert code != 0 and "FAIL reduced_candidate in outputs: " in said and "run the case again" in said
+        assert CliRunner().invoke(app, ["diff", str(against), str(copied), "--out", str(numbers)]).exit_code == 0
+        assert CliRunner().invoke(app, ["gate", str(numbers), "--numbers"]).exit_code == code
+        assert code == 2 or (altered and tier == "fast")
 
 
 def story_of(gate: Gate, run: Path, official: Path) -> str:

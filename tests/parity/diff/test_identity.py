@@ -66,6 +66,43 @@ def test_round_times_that_somebody_wrote_tell_nothing(leave_run: LeaveRun) -> No
     assert codes(*runs) == []
 
 
+# As a clock gave them to a golden, and as events of a GPU did
+TIMES = {"end_to_end_s": 6.519568670000808, "stage_s": {"load": 1.0084857089996149, "short": 1.2345678e-05}}
+STEPS = [0.42237365800065163, 0.39714288300092745]
+EVENTS = [2.32313134765625, 2.142684814453125]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"end_to_end_s": 6.52}, True),
+        ({"end_to_end_s": 7.1234567891, "stage_s": {}}, True),
+        ({"end_to_end_s": 7.1234567891, "step_s": []}, True),
+        ({"end_to_end_s": 7.1234567891, "stage_s": {}, "step_s": [0.5, STEPS[1]]}, True),
+        ({"stage_s": {"load": 2.0084857089996149}, "step_s": [0.5, 0.6]}, True),
+        (
+            {"end_to_end_s": 7.1234567891, "stage_s": {"load": 1.1, "short": 1.2345678e-05}, "step_s": STEPS[::-1]},
+            False,
+        ),
+        ({"end_to_end_s": 7.1234567891, "stage_s": {"other": 1.0084857089996149}, "step_s": [0.5]}, False),
+    ],
+    ids=str,
+)
+def test_one_time_that_two_runs_share_to_the_last_digit_tells_a_copy(
+    leave_run: LeaveRun, changed: dict[str, Any], told: bool
+) -> None:
+    official = relabelled(leave_run("official"), **TIMES, step_s=STEPS)
+    copied = copy(official, "copied", run_id="ab" * 16, runner="native", **changed)
+    assert codes(official, copied) == ([("same_run", "run")] if told else [])
+
+
+@pytest.mark.parametrize(("steps", "told"), [([EVENTS[0], 2.1], False), (EVENTS, True)], ids=str)
+def test_of_coarse_times_of_a_gpu_two_must_be_equal(leave_run: LeaveRun, steps: list[float], told: bool) -> None:
+    official = relabelled(leave_run("official"), step_s=EVENTS)
+    other = relabelled(leave_run("other", runner="native"), step_s=steps)
+    assert codes(official, other) == ([("same_run", "run")] if told else [])
+
+
 def test_hard_links_and_links_of_folders_are_the_same_run(leave_run: LeaveRun, tmp_path: Path) -> None:
     official = leave_run("official")
     linked = tmp_path / "linked"
@@ -103,6 +140,15 @@ def test_labels_that_contradict_the_reference_are_findings_where_bits_are_equal(
     assert codes(official, native) == [("identity_mismatch", key)]
     found = compare_runs(read_run(official), read_run(native))
     assert ("identity_mismatch", key) in [(one.code, one.where) for one in found.findings]
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", ""), ("model_version", ""), ("num_blocks", None)], ids=str)
+def test_a_known_runner_says_what_the_reference_says(leave_run: LeaveRun, key: str, value: Any) -> None:
+    official = leave_run("official", num_blocks=3)
+    for runner, wanted in (("native", [("identity_mismatch", key)]), ("engine", [])):
+        other = relabelled(leave_run(runner, runner=runner, num_blocks=3), **{key: value})
+        assert codes(official, other) == wanted
+        assert codes(other, official) == [], "an older reference contradicts nothing"
 
 
 def test_other_weights_are_not_parity_where_bits_are_equal(leave_run: LeaveRun) -> None:

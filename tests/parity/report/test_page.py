@@ -141,7 +141,7 @@ def test_nothing_in_a_run_becomes_a_tag_or_a_script(leave_run: LeaveRun, tmp_pat
         "model_version": HOSTILE,
     }
     official = leave_run("official", **hostile)
-    native = leave_run("native", runner=HOSTILE, tier=HOSTILE, change=shift_levels, first=FIRST, **hostile)
+    native = leave_run("native", runner="engine", tier=HOSTILE, change=shift_levels, first=FIRST, **hostile)
     text, reader = drawn(native, official, tmp_path / "page.html")
     scripts = [attributes.get("type", "own") for name, attributes in reader.tags if name == "script"]
     assert scripts == ["application/json"] * 3 + ["own"]

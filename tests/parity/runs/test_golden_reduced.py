@@ -155,7 +155,8 @@ def test_a_candidate_is_reduced_over_the_boxes_of_its_golden(write: Write, monke
     recorded, native = golden.golden_of("large"), write("native", "native")
     for one, other in ((recorded, native), (native, recorded)):
         found = compare_runs(one, other)
-        assert {finding.code for finding in found.findings} == {"frame_too_small"}  # 4 x 6 pixels
+        codes = {finding.code for finding in found.findings}
+        assert codes == {"frame_too_small"} | ({"reduced_candidate"} if other is recorded else set())  # 4 x 6 pixels
         assert found.metrics["small_frames.max_abs"] == 0.0
 
 
