@@ -29,7 +29,7 @@ from parity.report.identification import identification_lines
 from parity.runs.case import case_with_pictures
 from parity.runs.child import ChildRunner
 from parity.runs.environment import fingerprint
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case
 from parity.taps.name import place_of
@@ -94,8 +94,8 @@ def reference(release: str, weights: WeightsFolder, folder: Path) -> Run:
     out = folder / f"reference-{release}"
     if not out.exists():
         name = "official" if release == INSTALLED else "native"
-        taps = recording("*", "sketch")
-        record_run(open_runner(name, weights, BF16), case_of_release(release), weights, BF16, out, Quiet(), taps)
+        taps = writing_trace("*", "sketch")
+        run_to_folder(open_runner(name, weights, BF16), case_of_release(release), weights, BF16, out, Quiet(), taps)
     return read_run(out)
 
 
@@ -120,10 +120,10 @@ def measured(name: str, run: Run, true: Run, release: str, identified: str) -> d
     causes = [cause_words(likely_cause([place_of(tap)]), why.flow) for tap in roots]
     return {
         "engine": name,
-        "candidate": run.record.details.get(CANDIDATE) or [named(name, run)],
+        "candidate": run.manifest.details.get(CANDIDATE) or [named(name, run)],
         "case": run.case_id,
         "release": release,
-        "reference": true.record.runner,
+        "reference": true.manifest.runner,
         "identified": identified,
         "taps": why.bits.compared,
         "taps_equal": why.bits.equal,
@@ -134,19 +134,19 @@ def measured(name: str, run: Run, true: Run, release: str, identified: str) -> d
         "departs": [root.tap for root in why.divergence.roots],
         "causes": list(dict.fromkeys(causes))[:MOST_CAUSES],
         "outcome": gate(true, run).outcome,
-        "end_to_end_s": run.record.end_to_end_s,
+        "end_to_end_s": run.manifest.end_to_end_s,
     }
 
 
 def named(name: str, run: Run) -> str:
     """An engine of this environment, with its version where it has one of its own."""
-    return " ".join([name, *filter(None, [run.record.details.get(f"{name}_version")])])
+    return " ".join([name, *filter(None, [run.manifest.details.get(f"{name}_version")])])
 
 
 def made(engine: Engine, release: str, weights: WeightsFolder, out: Path) -> Run:
     """A run of an engine with every tap kept whole, which identification goes furthest with."""
-    record_run(
-        engine.opened(weights, out), case_of_release(release), weights, BF16, out, Quiet(), recording("*", "full")
+    run_to_folder(
+        engine.opened(weights, out), case_of_release(release), weights, BF16, out, Quiet(), writing_trace("*", "full")
     )
     return read_run(out)
 

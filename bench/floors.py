@@ -31,7 +31,7 @@ from parity.explain.diagnosis import FLOORS_SCHEMA_VERSION, diagnose
 from parity.explain.oracle import Arbitration, arbitrate, tally
 from parity.isolate.isolation import Isolation, isolate
 from parity.report.explanation import explanation_document
-from parity.runs.execute import device_named, record_run, recording
+from parity.runs.execute import device_named, run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case
 from parity.taps.name import group_of, place_of
@@ -119,8 +119,8 @@ def run(arguments: argparse.Namespace, device: torch.device, weights: Weights) -
     return {
         "case": case_document(case),
         "dtype": "bf16",
-        "times_s": {one.folder.name: one.record.end_to_end_s for one in (oracle, official, native)},
-        "peak_bytes": {one.folder.name: one.record.peak_bytes for one in (oracle, official, native)},
+        "times_s": {one.folder.name: one.manifest.end_to_end_s for one in (oracle, official, native)},
+        "peak_bytes": {one.folder.name: one.manifest.peak_bytes for one in (oracle, official, native)},
         "nearer": vars(votes),
         "official_to_oracle": worst_of_passes((tap, one.official) for tap, one in found.items()),
         "native_to_oracle": worst_of_passes((tap, one.candidate) for tap, one in found.items()),
@@ -144,10 +144,10 @@ def port(arguments: argparse.Namespace, device: torch.device, weights: Weights) 
     return {
         "case": case_document(case),
         "runner": "diffusers",
-        "details": ported.record.details,
-        "times_s": {one.record.runner: one.record.end_to_end_s for one in (official, ported)},
-        "step_s": {one.record.runner: one.record.step_s for one in (official, ported)},
-        "peak_bytes": {one.record.runner: one.record.peak_bytes for one in (official, ported)},
+        "details": ported.manifest.details,
+        "times_s": {one.manifest.runner: one.manifest.end_to_end_s for one in (official, ported)},
+        "step_s": {one.manifest.runner: one.manifest.step_s for one in (official, ported)},
+        "peak_bytes": {one.manifest.runner: one.manifest.peak_bytes for one in (official, ported)},
         "lines": said["lines"],
         "roots": said["roots"],
         "ends": said["ends"],
@@ -160,11 +160,11 @@ def traced(runner: str, dtype: torch.dtype, case: Case, weights: Weights, device
     if not out.exists():
         options = RunOptions(device=device, dtype=dtype)
         opened = open_runner(runner, weights, options)
-        record_run(opened, case, weights, options, out, Quiet(), recording("*", "sketch"))
+        run_to_folder(opened, case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
         if device.type == "cuda":
             torch.cuda.empty_cache()
     done = read_run(out)
-    print(f"{out.name:<9} {done.record.end_to_end_s:7.2f} s, {done.record.peak_bytes / 2**30:.1f} GiB", flush=True)
+    print(f"{out.name:<9} {done.manifest.end_to_end_s:7.2f} s, {done.manifest.peak_bytes / 2**30:.1f} GiB", flush=True)
     return done
 
 

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from parity.judge.timed import TimedRun, TimedSamples, read_samples, timed_run
 from parity.runs.environment import fingerprint, source_hash
-from parity.runs.execute import device_named, record_run, recording
-from parity.runs.folder import TRACE_FILE, RunRecord, read_run
+from parity.runs.execute import device_named, run_to_folder, writing_trace
+from parity.runs.folder import TRACE_FILE, RunManifest, read_run
 from parity.runs.golden import find_case
 from parity.trace.atomic import write_json_atomic
 from parity.trace.sketch import FLOAT_STATISTICS, INTEGER_STATISTICS, sketch_into, sketch_torch_into
@@ -72,14 +72,14 @@ def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> di
     }
 
 
-def measured(runner: str, case: Case, weights: Weights, device: torch.device, taps: str | None = None) -> RunRecord:
+def measured(runner: str, case: Case, weights: Weights, device: torch.device, taps: str | None = None) -> RunManifest:
     """Run once and keep the record alone."""
     options = RunOptions(device=device)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        recorded = None if taps is None else recording(taps, "sketch")
-        record_run(open_runner(runner, weights, options), case, weights, options, out, Quiet(), recorded)
-        record = read_run(out).record
+        recorded = None if taps is None else writing_trace(taps, "sketch")
+        run_to_folder(open_runner(runner, weights, options), case, weights, options, out, Quiet(), recorded)
+        record = read_run(out).manifest
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return record

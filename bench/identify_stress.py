@@ -24,7 +24,7 @@ from PIL import Image
 from parity.identify.behaviours import BATCHING, BEHAVIOURS, reference_at
 from parity.identify.identification import identify
 from parity.report.identification import identification_lines
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import RunOutputs, read_run
 from parity.trace.atomic import write_bytes_atomic
 from runners.case import Case, load_case
@@ -140,8 +140,8 @@ def tried(weights: WeightsFolder, case: Case, variant: str, truth: list[str], ou
 def run(weights: WeightsFolder, case: Case, switches: list[str], out: Path, traced: bool) -> None:
     """A native run with these switches on."""
     options = RunOptions(device=CPU, behaviours=vars(reference_at(frozenset(switches))))
-    recorded = recording("*", "sketch") if traced else None
-    record_run(NativeRunner(weights, options), case, weights, options, out, Quiet(), recorded)
+    recorded = writing_trace("*", "sketch") if traced else None
+    run_to_folder(NativeRunner(weights, options), case, weights, options, out, Quiet(), recorded)
 
 
 def equal(one: RunOutputs, other: RunOutputs) -> bool:

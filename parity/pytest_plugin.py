@@ -125,7 +125,7 @@ def _judged(
         raise RunError(f"{run} is a run of {candidate.case_id!r}, and {OPTION} is {wanted!r}; run that case.")
     reference = reference_run(against, candidate.case_id)
     weights = config.getoption(WEIGHTS_OPTION)
-    if weights and isolated is None and candidate.record.runner == "native":
+    if weights and isolated is None and candidate.manifest.runner == "native":
         found = compare_as_judged(reference, candidate, profile=profile)
         if (profile or profile_of(found)) == "exact":
             return _with_story(judge_numbers(found, "exact"), reference, candidate, None)

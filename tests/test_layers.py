@@ -27,7 +27,7 @@ MAY_CHANGE_FILES = {
     "runners.partial_folder": "new folders, and their way into their place",
     "parity.trace.atomic": "the writer",
     "parity.trace.journal": "a new run's journal",
-    "parity.trace.recorder": "a new run's trace",
+    "parity.trace.trace_writer": "a new run's trace",
     "parity.trace.full_tensors": "a new run's tensors, through the writer",
     "parity.runs.outputs": "a new run's outputs, through the writer",
     "parity.runs.child": "the request to a child, in a new folder",

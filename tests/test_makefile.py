@@ -26,7 +26,7 @@ def test_every_case_of_the_makefile_has_a_whole_golden(variable: str) -> None:
     assert len(names) == VARIABLES[variable]
     for name in names:
         golden = golden_of(name)
-        assert golden.record.case["id"] == name and golden.record.runner == "official"
+        assert golden.manifest.case["id"] == name and golden.manifest.runner == "official"
 
 
 def test_every_tiny_case_is_judged_by_the_gate() -> None:

@@ -22,7 +22,7 @@ from parity.diff.traces import compare_traces
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import STREAMS
 from parity.trace.file import Trace, read_trace
-from parity.trace.recorder import Recorder
+from parity.trace.trace_writer import TraceWriter
 from runners.case import Case, case_document
 from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
@@ -159,12 +159,12 @@ def _traced(
 ) -> Trace:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Recorder(folder) as recorder:
+        with TraceWriter(folder) as writer:
 
             def heard(tap: str, tensor: Tensor) -> None:
                 if inject is not None:
                     inject(tap, tensor)
-                recorder(tap, tensor)
+                writer(tap, tensor)
 
             engine = open_runner(runner, weights, options)
             repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)

@@ -15,7 +15,7 @@ import torch
 from parity.judge.perf import Baseline, PerfChange, PerfRegistry, update_baseline
 from parity.judge.timed import TimedRun, baseline_of, timed_run
 from parity.runs.environment import source_hash
-from parity.runs.execute import record_run
+from parity.runs.execute import run_to_folder
 from parity.runs.folder import read_run
 from runners.case import Case
 from runners.catalogue import open_runner
@@ -54,8 +54,8 @@ def timed_once(runner: str, weights: WeightsFolder, case: Case) -> TimedRun:
     options = RunOptions(device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        record_run(open_runner(runner, weights, options), case, weights, options, out, Quiet())
-        return timed_run(read_run(out).record)
+        run_to_folder(open_runner(runner, weights, options), case, weights, options, out, Quiet())
+        return timed_run(read_run(out).manifest)
 
 
 def update_all(

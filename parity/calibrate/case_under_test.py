@@ -16,7 +16,7 @@ from typing import Final
 
 import torch
 
-from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, record, same_bits
+from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, same_bits, sketched_run
 from parity.calibrate.harmless import threads, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.limits import measure_floor
@@ -52,7 +52,7 @@ class CaseEvidence:
     limits_of: str  # the id of whose limits they are
     registry: Registry
     environment: dict[str, str]
-    recorded: Run | None  # the golden, where official code of the case's release cannot run here
+    golden: Run | None  # the golden, where official code of the case's release cannot run here
     subset: GoldenSubset | None  # what is compared, if not everything
 
     def running(self) -> AbstractContextManager[None]:
@@ -71,10 +71,10 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
         environment: this process and machine.
     Raises: RegistryError for own limits that decide nothing here, RunError where a golden is needed and missing.
     """
-    recorded = None if case.reference == INSTALLED_RELEASE else golden_of(case.id)
+    golden = None if case.reference == INSTALLED_RELEASE else golden_of(case.id)
     here = dict(environment)
-    if recorded is not None:
-        here["threads"] = str(recorded.record.environment["threads"])
+    if golden is not None:
+        here["threads"] = str(golden.manifest.environment["threads"])
     changed = case.id == at_hand.id and case != at_hand
     own = case == at_hand or (not changed and TableKey(case.id) in registry.cases)
     evidence = CaseEvidence(
@@ -84,7 +84,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
         limits_of=case.id if own else at_hand.id,
         registry=registry,
         environment=here,
-        recorded=recorded,
+        golden=golden,
         subset=subset_of_case(case.id) if own else None,
     )
     if own:
@@ -146,7 +146,7 @@ class CaseUnderTest:
 
     def parts_alone(self, *, oracle: bool = False) -> tuple[IsolatedError, ...] | None:
         """The error that every part of it adds; None where nothing official can run beside them."""
-        if self.evidence.recorded is not None:
+        if self.evidence.golden is not None:
             return None
         with self.evidence.running():
             return added_alone(self.weights, self.case, oracle=oracle)
@@ -157,13 +157,13 @@ def open_station(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> Ca
 
     Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
     """
-    case, recorded = evidence.case, evidence.recorded
-    official = recorded is None
+    case, golden = evidence.case, evidence.golden
+    official = golden is None
     registry = evidence.registry
     with evidence.running():
-        reference = record(weights, case, "official" if official else "native")
-        if recorded is not None and not evidence.changed:
-            _require_that_native_stands_for(recorded, reference, evidence)
+        reference = sketched_run(weights, case, "official" if official else "native")
+        if golden is not None and not evidence.changed:
+            _require_that_native_stands_for(golden, reference, evidence)
         if not evidence.own:
             harmless = variations(FLOOR_DRAWS, case.reference)
             floor = measure_floor(weights, case, reference, harmless, say, official=official)
@@ -182,11 +182,11 @@ def here(weights: WeightsFolder) -> dict[str, str]:
     return {**{key: str(value) for key, value in fingerprint(CPU).items()}, "weights_sha256": weights.hash}
 
 
-def _require_that_native_stands_for(recorded: Run, reference: SketchedRun, evidence: CaseEvidence) -> None:
-    plain = compare_with_golden(recorded, reference)
+def _require_that_native_stands_for(golden: Run, reference: SketchedRun, evidence: CaseEvidence) -> None:
+    plain = compare_with_golden(golden, reference)
     if same_bits(plain):
         return
-    then = recorded.record.environment
+    then = golden.manifest.environment
     elsewhere = any(str(then.get(key)) != evidence.environment.get(key) for key in MACHINE_OF_BITS)
     if elsewhere and evidence.own:
         found = Comparison(

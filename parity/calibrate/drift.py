@@ -18,7 +18,7 @@ from parity.runs.in_memory import CPU, run_in_memory
 from parity.runs.reduced import reduce_outputs
 from parity.taps.dataflow import Dataflow
 from parity.trace.file import Trace, read_trace
-from parity.trace.recorder import Recorder
+from parity.trace.trace_writer import TraceWriter
 from runners.case import Case
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
@@ -57,7 +57,7 @@ class CandidateDrift:
         return same_bits(self.outputs) and self.taps.bit_equal
 
 
-def record(
+def sketched_run(
     weights: Weights,
     case: Case,
     runner: str = "official",
@@ -71,7 +71,7 @@ def record(
     Raises: ParityError as the runner does; RunnerError if the variables change nothing of how the child computes.
     """
     with tempfile.TemporaryDirectory() as name:
-        with Recorder(Path(name)) as recorder, listening(recorder):
+        with TraceWriter(Path(name)) as writer, listening(writer):
             outputs = run_in_memory(runner, weights, case, dtype, device, variables=variables)
         trace = read_trace(Path(name))
     return SketchedRun(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
@@ -89,7 +89,7 @@ def drift(
     variables: Mapping[str, str] | None = None,
 ) -> CandidateDrift:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, record(weights, case, runner, dtype, device, variables), subset=subset)
+    return compare(reference, sketched_run(weights, case, runner, dtype, device, variables), subset=subset)
 
 
 def compare(reference: SketchedRun, candidate: SketchedRun, *, subset: GoldenSubset | None = None) -> CandidateDrift:
@@ -121,12 +121,12 @@ def _in_dtype(latent: Tensor | None, of: Tensor | None) -> Tensor | None:
     return latent if latent is None or of is None else latent.to(of.dtype)
 
 
-def compare_with_golden(recorded: Run, candidate: SketchedRun) -> OutputsDiff:
+def compare_with_golden(golden: Run, candidate: SketchedRun) -> OutputsDiff:
     """Compare a run's outputs with what a golden keeps of its own."""
-    if recorded.reduced:
-        old = reduced_of(recorded)
+    if golden.reduced:
+        old = reduced_of(golden)
         return compare_reduced(old, reduce_outputs(candidate.outputs, old.box_px))
-    return compare_outputs(recorded.outputs(), candidate.outputs)
+    return compare_outputs(golden.outputs(), candidate.outputs)
 
 
 def same_bits(outputs: OutputsDiff) -> bool:

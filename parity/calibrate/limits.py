@@ -25,7 +25,7 @@ import msgspec
 import torch
 
 from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
-from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, record, same_bits
+from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, same_bits, sketched_run
 from parity.calibrate.harmless import Variation, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.isolated_floors import place_of_group
@@ -133,7 +133,7 @@ def measure(
     weights: Weights,
     case: Case,
     say: Say,
-    recorded: Run | None = None,
+    golden: Run | None = None,
     compiled: bool = False,
     *,
     device: torch.device = CPU,
@@ -146,7 +146,7 @@ def measure(
         weights: the model's files.
         case: the request.
         say: told what is run.
-        recorded: an official run of the case, where official code of its release cannot run here; native, held to its
+        golden: an official run of the case, where official code of its release cannot run here; native, held to its
             every bit, then stands for it, also in the harmless variations. If it is reduced, outputs are before they
             are compared, since that is how candidates will be judged.
         compiled: add a run with compiled branches to the harmless ones.
@@ -158,20 +158,20 @@ def measure(
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
         sitting's time is over.
     """
-    runner = "official" if recorded is None else "native"
-    subset = subset or (None if recorded is None else subset_of(recorded))
+    runner = "official" if golden is None else "native"
+    subset = subset or (None if golden is None else subset_of(golden))
     checkpoint = checkpoint or CalibrationCheckpoint()
     harmless = variations(CALIBRATION_DRAWS, case.reference, compiled, device)
     known = defects_of(case)
     ids = [variation.id for variation in harmless] + [rewrite.id for rewrite in (*REWRITES, ALL_AT_ONCE)]
     checkpoint.require_known([*ids, *(defect.id for defect in known)])
-    reference = record(weights, case, runner, device=device)
+    reference = sketched_run(weights, case, runner, device=device)
 
     def native_as_it_is() -> Member:
-        if recorded is None:
+        if golden is None:
             same = drift(weights, case, reference, device=device).bit_equal
         else:
-            same = same_bits(compare_with_golden(recorded, reference))
+            same = same_bits(compare_with_golden(golden, reference))
         if not same:
             raise RegistryError(
                 f"The native run of {case.id!r} is not the official one bit for bit, so defects in it would be "
@@ -186,7 +186,7 @@ def measure(
         reference,
         harmless,
         say,
-        official=recorded is None,
+        official=golden is None,
         subset=subset,
         device=device,
         checkpoint=checkpoint,
@@ -197,7 +197,7 @@ def measure(
         with present(defect):
             drifted = drift(weights, case, reference, subset=subset, device=device)
         rows: tuple[IsolatedError, ...] = ()
-        if defect.alone and recorded is None and device.type == "cpu":
+        if defect.alone and golden is None and device.type == "cpu":
             with present(defect, must_reach=False):
                 rows = added_alone(weights, case)
         alone = isolated_numbers([(row.where, row.error, row.note) for row in rows])

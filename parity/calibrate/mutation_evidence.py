@@ -132,7 +132,7 @@ class Judge:
     def _departures(self, drifted: CandidateDrift) -> tuple[str, ...]:
         flow = drifted.flow
         floors = Floors(flow, "bf16", calibrated=self.registry.floors_of(self.limits_of))
-        found = first_divergence(drifted.taps.errors, floors.bound, flow, recorded=drifted.taps.recorded)
+        found = first_divergence(drifted.taps.errors, floors.bound, flow, is_wanted=drifted.taps.is_wanted)
         known = {finding.where for finding in found.findings if finding.where in flow} | {
             root.tap for root in found.roots
         }

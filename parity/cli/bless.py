@@ -60,7 +60,7 @@ def bless(
     files = None
     if old is not None and reference is not None:  # also for a move that was stopped before its limits were saved
         files = _weights_for_limits(new, weights)
-    if old is not None and new.record.reference != old.record.reference:
+    if old is not None and new.manifest.reference != old.manifest.reference:
         draw_release_change(out, release_change(old, new, weights, None))
     elif old is not None:
         require_same_weights(old, new)
@@ -112,7 +112,7 @@ def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populati
     case = case_of(new, project_root() / "golden" / new.case_id)
     compute_as(new)
     subset = subset_of_new(new, reduced)
-    return measure(files, case, err.print, recorded=new, subset=subset)
+    return measure(files, case, err.print, golden=new, subset=subset)
 
 
 def _limits(new: "Run", files: "WeightsFolder", populations: "Populations", reason: str) -> "Registry":
@@ -122,7 +122,7 @@ def _limits(new: "Run", files: "WeightsFolder", populations: "Populations", reas
     from parity.report.tables import draw_changes
     from parity.runs.places import limits_path
 
-    command = f"parity bless --reference {new.record.reference}, a run of {new.case_id}"
+    command = f"parity bless --reference {new.manifest.reference}, a run of {new.case_id}"
     proposal = propose_limits(load_registry(limits_path()), files, {new.case_id: populations}, command)
     draw_changes(out, proposal.changes)
     accepted = proposal.accept(reason)

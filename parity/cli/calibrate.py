@@ -228,13 +228,13 @@ def _limits(
     from runners.official.files import INSTALLED_RELEASE
 
     path = limits_path()
-    recorded = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
+    golden = {case.id: golden_of(case.id) for case in cases if case.reference != INSTALLED_RELEASE}
     populations = {
         case.id: measure(
             files,
             case,
             _say,
-            recorded.get(case.id),
+            golden.get(case.id),
             compiled,
             device=device,
             subset=subset_of_case(case.id),

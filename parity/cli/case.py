@@ -22,7 +22,7 @@ def case(
     """Turn a case into a request as engines record them, or such a request into a case; prints it."""
     from parity.runs.golden import find_case
     from runners.case import case_text
-    from runners.recorded_request import case_of_request, request_of
+    from runners.engine_request import case_of_request, request_of
 
     if to_request is not None and from_request is None:
         text = json.dumps(request_of(find_case(to_request)), indent=2) + "\n"

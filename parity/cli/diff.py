@@ -49,14 +49,14 @@ def diff(
     require_named_target(save)
     run = read_run(candidate)
     old = reference_run(reference, run.case_id)
-    if old.record.reference != run.record.reference:
+    if old.manifest.reference != run.manifest.reference:
         changed = release_change(old, run, weights, pictures)
         if not saved_or_said(changed.document, save, json):
             draw_release_change(out, changed)
         return 0
     if weights is not None:
         raise RunError(
-            f"Both runs follow release {run.record.reference}, so there is nothing to measure with --weights."
+            f"Both runs follow release {run.manifest.reference}, so there is nothing to measure with --weights."
         )
     found = (compare_as_judged if as_judged else compare_runs)(old, run, isolated)
     if not saved_or_said(found.document, save, json):
@@ -74,6 +74,6 @@ def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path |
 
     if weights is None:
         return named(old, new)
-    files = weights_named(weights, device_named(str(old.record.environment.get("device", "cpu"))))
+    files = weights_named(weights, device_named(str(old.manifest.environment.get("device", "cpu"))))
     folder = pictures or project_root() / "golden" / old.case_id
     return measured(old, new, files, folder, err.print)

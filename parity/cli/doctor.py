@@ -33,8 +33,8 @@ def doctor(
         for release in (None, *releases_kept(case)):
             name = f"golden {case}" + ("" if release is None else f"@{release}")
             try:
-                record = golden_of(case, release).record
-                checks[name] = f"whole, official {record.reference}, {record.created_utc}"
+                manifest = golden_of(case, release).manifest
+                checks[name] = f"whole, official {manifest.reference}, {manifest.created_utc}"
             except ParityError as error:
                 checks[name] = f"PROBLEM: {error}"
     for path in (limits_path(), *sorted(limits_path().parent.glob(f"forms/*/{limits_path().name}"))):

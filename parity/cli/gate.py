@@ -118,7 +118,7 @@ def _judged(
     followed = None if runs is None or verdict.outcome == "parity" else other_release(*runs)
     timed = None
     if perf and runs is not None:
-        timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].record)])
+        timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].manifest)])
     why = "" if verdict.outcome == "parity" else _explained(runs, verdict, isolated)
     said = in_words(verdict, timed, followed, why)
     if junit is not None:

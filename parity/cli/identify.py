@@ -50,7 +50,7 @@ def identify(
     require_named_target(save)
     candidate = read_run(run)
     said = None if against is None else story_of_runs(reference_run(against, candidate.case_id), candidate)
-    made_with = candidate.record.environment.get("threads")
+    made_with = candidate.manifest.environment.get("threads")
     if made_with is not None and made_with > MOST_THREADS:
         err.print(f"note: the run computed on {made_with} CPU threads; here are {MOST_THREADS}, so bits may differ")
         made_with = MOST_THREADS

@@ -62,16 +62,16 @@ def _of_runs(folders: list[Path]) -> "TimedSamples":
     from parity.runs.folder import read_run
     from runners.errors import RunError
 
-    records = [read_run(folder).record for folder in folders]
-    timed = tuple(timed_run(record) for record in records)
+    manifests = [read_run(folder).manifest for folder in folders]
+    timed = tuple(timed_run(manifest) for manifest in manifests)
     if any(item.key() != timed[0].key() for item in timed):
         raise RunError("These runs are not of one case, runner, machine and weights; give runs that are.")
     return TimedSamples(
         date=datetime.now(UTC).date().isoformat(),
         command=f"parity perf --update with {len(folders)} runs",
         box="",
-        code_version=str(records[0].environment.get("source_hash")),
+        code_version=str(manifests[0].environment.get("source_hash")),
         warmup_runs=0,
-        environment=records[0].environment,
+        environment=manifests[0].environment,
         runs=timed,
     )

@@ -55,7 +55,7 @@ def report(
         limits = load_registry(limits_path()).limits_of(found.case, device_of(found.environment_of_candidate))
     perf: PerfVerdict | str
     try:
-        perf = judge_timed(load_perf_registry(baselines_path()), [timed_run(candidate.record)])
+        perf = judge_timed(load_perf_registry(baselines_path()), [timed_run(candidate.manifest)])
     except RegistryError as error:
         perf = str(error)
     calibrated = calibrated_floors(candidate)

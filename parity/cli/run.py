@@ -50,12 +50,12 @@ def run(
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
     # What refuses a command line is imported first; what is needed to run, and takes as long again, once nothing does.
-    from parity.runs.execute import crash_kept, device_named, record_run, recording
+    from parity.runs.execute import crash_kept, device_named, run_to_folder, writing_trace
     from parity.runs.folder import holds_run
     from parity.runs.golden import find_case
     from parity.taps.pattern import require_choice
     from parity.trace.atomic import require_folder
-    from parity.trace.recorder import NO_WINDOWS, Keep
+    from parity.trace.trace_writer import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, Runner, RunOptions
@@ -129,8 +129,8 @@ def run(
                 engine_root=engine_root,
                 threads=threads,
             )
-        recorded = None if taps is None else recording(taps, kept, windows)
-        outcome = record_run(engine, found, files, options, folder, progress, recorded, replace=replace)
+        tracing = None if taps is None else writing_trace(taps, kept, windows)
+        outcome = run_to_folder(engine, found, files, options, folder, progress, tracing, replace=replace)
     if not quiet:
         out.print(
             f"{runner} ran {found.id}: {outcome.video_frames.shape[0]} frames, "

@@ -20,7 +20,7 @@ MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 def environment_differences(reference: Run, candidate: Run) -> list[Difference]:
     """The differences between the environments of two runs that can change bits."""
-    old, new = reference.record, candidate.record
+    old, new = reference.manifest, candidate.manifest
     on_cpu = old.environment.get("device") == new.environment.get("device") == "cpu"
     beside = old.runner == "official" and new.runner != "official" and on_cpu
     own = OWN_PACKAGES.get(old.reference, ()) if beside else ()
@@ -32,7 +32,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
 
     Raises: RunError naming the first thing that differs; the release comes first, since it explains the rest.
     """
-    old, new = reference.record, candidate.record
+    old, new = reference.manifest, candidate.manifest
     both = f"{reference.folder} and {candidate.folder}"
     if old.reference != new.reference:
         raise RunError(
@@ -47,7 +47,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
     if old.inputs != new.inputs:
         raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
     for run in (reference, candidate):
-        if not run.record.weights_hash and run.imported is None:  # a verdict of an imported run says so
+        if not run.manifest.weights_hash and run.imported is None:  # a verdict of an imported run says so
             raise RunError(f"{run.folder} does not say which weights it was run with; run it again.")
 
 
@@ -57,9 +57,9 @@ def require_same_weights(reference: Run, candidate: Run) -> None:
         raise RunError(f"{one.message}; pass the same --weights to both.")
 
 
-def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+def manifest_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     """Differences that no tap shows: other weights, other noise levels, or other rates of frames and samples."""
-    old, new = reference.record, candidate.record
+    old, new = reference.manifest, candidate.manifest
     found = [*weights_findings(reference, candidate), *sigma_findings(reference, candidate)]
     for where, unit in (("frame_rate", "frames"), ("sample_rate_hz", "samples")):
         rates = (getattr(old, where), getattr(new, where))
@@ -71,7 +71,7 @@ def record_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
 
 def weights_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     """A finding if two runs name different weights; an imported run need not name any."""
-    old, new = reference.record.weights_hash, candidate.record.weights_hash
+    old, new = reference.manifest.weights_hash, candidate.manifest.weights_hash
     if not (old and new) or old == new:
         return ()
     message = f"{reference.folder} was run with weights {old}, {candidate.folder} with {new}"
@@ -80,7 +80,7 @@ def weights_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
 
 def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     """True if both runs followed one noise schedule, but for how float32 rounds it; taps show what that does."""
-    old, new = reference.record.sigmas, candidate.record.sigmas
+    old, new = reference.manifest.sigmas, candidate.manifest.sigmas
     if candidate.imported is not None and not new:  # outputs tell no noise levels
         return ()
     if len(old) == len(new) and all(abs(a - b) <= SIGMA_ROUNDING for a, b in zip(old, new, strict=True)):

@@ -29,7 +29,7 @@ def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: st
     """
     wanted = {drift_group(tap, flow.steps) for tap in flow.taps}
     offers = {drift_group(tap, flow.steps) for tap in flow.taps if chosen(tap, offered)}
-    there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.recorded(tap) and chosen(tap, pattern)}
+    there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.is_wanted(tap) and chosen(tap, pattern)}
     omitted = {drift_group(tap, flow.steps) for tap in diff.left_out.taps} - there
     if missing := [group for group in DRIFT_GROUPS if group in offers - there - omitted]:
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more groups" if len(missing) > 3 else "")
@@ -53,7 +53,7 @@ def without_trace(reference: Run, candidate: Run) -> EvidenceLevel:
         return EvidenceLevel(
             measured=False, why=f"{which}; record {'it' if candidate.has(TRACE_FILE) else 'both'} with --taps '*'"
         )
-    runner = candidate.record.runner
+    runner = candidate.manifest.runner
     lacking = len(reference.trace.bits)
     if candidate.offers:
         why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
@@ -79,6 +79,6 @@ def trace_damage(reference: Run, candidate: Run) -> Finding | None:
 
 def isolated_level(level: EvidenceLevel, candidate: Run) -> EvidenceLevel:
     """`level`, put better for a candidate that no isolation is for."""
-    if not level.measured and candidate.record.runner == "official":
+    if not level.measured and candidate.manifest.runner == "official":
         return replace(level, why="the official code is what isolation compares with")
     return level

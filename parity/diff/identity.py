@@ -18,7 +18,7 @@ import torch
 
 from parity.diff.finding import Finding
 from parity.diff.side import Side
-from parity.runs.folder import DATA_FILES, Run, RunRecord
+from parity.runs.folder import DATA_FILES, Run, RunManifest
 from runners.catalogue import NAMES
 from runners.protocol import CANDIDATE
 
@@ -27,7 +27,7 @@ SHORTEST_TOLD_S: Final = 0.01  # a time that scatters by 1 %, so over 100,000 bi
 
 def side_of(run: Run) -> Side:
     """The side that a run is."""
-    record = run.record
+    record = run.manifest
     where = record.environment
     return Side(
         runner=record.runner,
@@ -51,11 +51,11 @@ def _text(environment: Mapping[str, Any], key: str) -> str:
 
 def identity_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
     """The candidate as the reference's own run, and labels of the two that contradict each other."""
-    return (*_same_run(reference, candidate), *_contradictions(reference.record, candidate.record))
+    return (*_same_run(reference, candidate), *_contradictions(reference.manifest, candidate.manifest))
 
 
 def _same_run(reference: Run, candidate: Run) -> Iterable[Finding]:
-    old, new = reference.record, candidate.record
+    old, new = reference.manifest, candidate.manifest
     if old.run_id and old.run_id == new.run_id:
         how = f"both are run {old.run_id}"
     elif linked := _linked(reference, candidate):
@@ -67,7 +67,7 @@ def _same_run(reference: Run, candidate: Run) -> Iterable[Finding]:
     yield Finding(code="same_run", where="run", message=f"{how}; run the candidate by itself, or compare another run")
 
 
-def _shared_times(old: RunRecord, new: RunRecord) -> list[str]:
+def _shared_times(old: RunManifest, new: RunManifest) -> list[str]:
     """The places in which two runs took a time that no two runs share; empty if they may be two."""
     theirs, ours = _times(old), _times(new)
     shared = {where: time for where, time in theirs.items() if ours.get(where) == time and _by_a_clock(time)}
@@ -75,7 +75,7 @@ def _shared_times(old: RunRecord, new: RunRecord) -> list[str]:
     return list(shared) if enough else []
 
 
-def _times(record: RunRecord) -> dict[str, float]:
+def _times(record: RunManifest) -> dict[str, float]:
     steps = {f"step {index}": time for index, time in enumerate(record.step_s)}
     return {
         "end to end": record.end_to_end_s,
@@ -103,7 +103,7 @@ def _linked(reference: Run, candidate: Run) -> str | None:
     return None
 
 
-def _contradictions(old: RunRecord, new: RunRecord) -> Iterable[Finding]:
+def _contradictions(old: RunManifest, new: RunManifest) -> Iterable[Finding]:
     """What two runs on the same weights cannot both be.
 
     A reference that does not say it is older, and contradicts nothing. A known runner always says it, so a candidate

@@ -149,7 +149,7 @@ def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> Save
     remedy = "isolated errors for a gate come from `parity isolate REF --against RUN --weights W --out FILE`"
     found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, references, candidate)
-    count = len(candidate.record.step_s)
+    count = len(candidate.manifest.step_s)
     missing = [stage for stage in STAGES if stage not in found.stages]
     if missing or not found.whole or not set(range(min(FIRST_STEPS, count))) <= set(found.steps) or not found.rows:
         raise RunError(
@@ -160,7 +160,7 @@ def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> Save
 
 
 def _require_of(path: Path, found: SavedIsolation, references: Sequence[Run], candidate: Run) -> None:
-    record = candidate.record
+    record = candidate.manifest
     pairs: dict[str, tuple[Any, Any]] = {
         "case": (found.case, record.case),
         "pictures": (found.inputs, record.inputs),

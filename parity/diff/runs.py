@@ -162,7 +162,7 @@ def compare_runs(
         reference=side_of(reference),
         candidate=side_of(candidate),
         environment=tuple(environment_differences(reference, candidate)),
-        environment_of_candidate=candidate.record.environment,
+        environment_of_candidate=candidate.manifest.environment,
         metrics=metrics,
         findings=tuple(findings),
         per_frame={
@@ -189,7 +189,7 @@ def _without_numbers(reference: Run, candidate: Run, misshapen: Iterable[tuple[s
         reference=side_of(reference),
         candidate=side_of(candidate),
         environment=tuple(environment_differences(reference, candidate)),
-        environment_of_candidate=candidate.record.environment,
+        environment_of_candidate=candidate.manifest.environment,
         metrics={},
         findings=(*identity_findings(reference, candidate), *weights_findings(reference, candidate), *wrong),
         per_frame={},
@@ -225,7 +225,7 @@ def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
 def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:
     """The outputs of a run, reduced over boxes of that size if they are not yet."""
     if run.reduced:
-        return run.once("reduced", lambda: read_reduced(run.file, run.record.frame_rate, run.record.sample_rate_hz))
+        return run.once("reduced", lambda: read_reduced(run.file, run.manifest.frame_rate, run.manifest.sample_rate_hz))
     return run.once(("reduced", box_px), lambda: reduce_outputs(run.outputs(), box_px))
 
 
@@ -249,7 +249,7 @@ def subset_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
     box_px = reduced_of(run).box_px if run.reduced else default_box_px(*run.outputs().video_frames.shape[1:3])
     pattern = None
     if run.has(TRACE_FILE):
-        pattern = kept_taps_of(run.trace, len(run.record.step_s), run.record.num_blocks)
+        pattern = kept_taps_of(run.trace, len(run.manifest.step_s), run.manifest.num_blocks)
     return GoldenSubset(box_px=box_px, pattern=pattern)
 
 

@@ -39,7 +39,7 @@ class TraceDiff:
 
     taps: dict[str, SketchDiff]
     findings: tuple[Finding, ...]
-    recorded: Callable[[str], bool]  # which taps were wanted from both
+    is_wanted: Callable[[str], bool]  # which taps were wanted from both
     by_bits: Mapping[str, bool] = field(default_factory=dict)  # of taps without sketches: whether bits are equal
     left_out: LeftOut = field(default_factory=LeftOut)  # what could not be compared, and is not wanted
 
@@ -103,14 +103,14 @@ def compare_traces(
     omitted = left_out(reference, candidate, flow, offered)
 
     @cache  # asked three times of each tap, 55,092 of them at full size
-    def recorded(tap: str) -> bool:
+    def is_wanted(tap: str) -> bool:
         if tap in omitted.taps:
             return False
         patterns = (reference.pattern, candidate.pattern, offered)
         return (tap in reference and tap in candidate) or all(chosen(tap, pattern) for pattern in patterns)
 
     wanted = [tap for tap in flow.taps if tap not in omitted.taps]
-    by_bits, missed = _by_bits(reference, candidate, wanted, offered, recorded)
+    by_bits, missed = _by_bits(reference, candidate, wanted, offered, is_wanted)
     findings = [
         Finding(code="incomplete_trace", where=side, message=f"the {side} ended after {len(trace)} taps")
         for side, trace in (("reference", reference), ("candidate", candidate))
@@ -124,16 +124,16 @@ def compare_traces(
         )
         for one in environment
     ]
-    findings += _coverage(reference, candidate, flow, recorded)
+    findings += _coverage(reference, candidate, flow, is_wanted)
     findings += missed
     findings += _contradictions(reference, candidate, omitted)
-    taps = _sketched(reference, candidate, [tap for tap in flow.taps if recorded(tap)])
+    taps = _sketched(reference, candidate, [tap for tap in flow.taps if is_wanted(tap)])
     if not taps:
         findings.append(Finding(code="empty", where="trace", message="the traces have no wanted tap in common"))
     damaged = taps | _not_finite(by_bits, reference, candidate)
     findings += _damage({tap: damaged[tap] for tap in flow.taps if tap in damaged}, flow)
     findings += swapped_passes(reference, candidate, flow)
-    return TraceDiff(taps=taps, findings=tuple(findings), recorded=recorded, by_bits=by_bits, left_out=omitted)
+    return TraceDiff(taps=taps, findings=tuple(findings), is_wanted=is_wanted, by_bits=by_bits, left_out=omitted)
 
 
 def _contradictions(reference: Trace, candidate: Trace, omitted: LeftOut) -> Iterable[Finding]:
@@ -206,10 +206,10 @@ def _coverage(
     reference: Mapping[str, TapSketch],
     candidate: Mapping[str, TapSketch],
     flow: Dataflow,
-    recorded: Callable[[str], bool],
+    is_wanted: Callable[[str], bool],
 ) -> Iterable[Finding]:
     for tap in flow.taps:
-        if not recorded(tap):
+        if not is_wanted(tap):
             continue
         if tap not in candidate:
             which = "the candidate lacks" if tap in reference else "both runs lack"

@@ -41,10 +41,10 @@ def bit_equality(diff: TraceDiff, flow: Dataflow) -> BitEquality:
     """Count equal taps, and find those that differ first."""
     same = {tap: diff.same_bits(tap) for tap in flow.taps if tap in diff.taps or tap in diff.by_bits}
     errors = {tap: 0.0 if equal else math.nan for tap, equal in same.items()}
-    found = first_divergence(errors, lambda _: 0.0, flow, recorded=lambda _: False)
+    found = first_divergence(errors, lambda _: 0.0, flow, is_wanted=lambda _: False)
     firsts = tuple(root.tap for root in found.roots)
     inputs = flow.inputs_of(firsts[0]) if firsts else ()
-    lacking = {tap for tap in flow.taps if tap not in same and diff.recorded(tap)}
+    lacking = {tap for tap in flow.taps if tap not in same and diff.is_wanted(tap)}
     lacking |= {finding.where for finding in diff.findings if finding.code in _OF_ONE_SIDE}
     return BitEquality(
         compared=len(same),

@@ -9,7 +9,7 @@ import msgspec
 
 from parity.diff.comparable import (
     environment_differences,
-    record_findings,
+    manifest_findings,
     require_comparable,
     require_same_weights,
 )
@@ -74,15 +74,15 @@ def diagnose(
     flow = flow_of(reference, candidate, old)
     environment = environment_differences(reference, candidate)
     diff = compare_traces(old, new, flow, offered=candidate.offers, environment=environment)
-    diff = replace(diff, findings=(*record_findings(reference, candidate), *diff.findings))
+    diff = replace(diff, findings=(*manifest_findings(reference, candidate), *diff.findings))
     measured = None if floors is None else read_floors(floors, candidate)
-    exact_runners = candidate.record.runner in ("native", "official") and reference.record.runner == "official"
-    same_kind = candidate.record.tier == "exact" and candidate.record.dtype == reference.record.dtype
+    exact_runners = candidate.manifest.runner in ("native", "official") and reference.manifest.runner == "official"
+    same_kind = candidate.manifest.tier == "exact" and candidate.manifest.dtype == reference.manifest.dtype
     arbitrations = None
     if oracle is not None:
         require_comparable(reference, oracle)
         require_same_weights(reference, oracle)
-        if (oracle.record.runner, oracle.record.dtype) != ("official", "fp32"):
+        if (oracle.manifest.runner, oracle.manifest.dtype) != ("official", "fp32"):
             raise RunError(f"{oracle.folder} is no oracle: wanted an official run with --dtype fp32.")
         truth = oracle.trace
         omitted = {tap for one in (old, new) for tap in left_out(truth, one, flow).taps}
@@ -90,12 +90,12 @@ def diagnose(
     return explain(
         diff,
         flow,
-        Floors(flow, candidate.record.dtype, measured, calibrated),
+        Floors(flow, candidate.manifest.dtype, measured, calibrated),
         bits_expected=exact_runners and same_kind and not environment,
         arbitrations=arbitrations,
         matching=lambda tap: matching_tap(tap, old, new),
-        runner=candidate.record.runner,
-        kernels=kernel_differences(reference.record.details, candidate.record.details),
+        runner=candidate.manifest.runner,
+        kernels=kernel_differences(reference.manifest.details, candidate.manifest.details),
         shared=None if isolated is None else _shared(isolated, reference, candidate),
     )
 
@@ -118,9 +118,9 @@ def read_floors(path: Path, run: Run) -> dict[str, float]:
     """Measured floors for a run. Raises: RunError if the file is none, or was measured on another case or dtype."""
     remedy = "floors come from `parity amplify --out FILE`"
     found = load(path, MeasuredFloors, RunError, remedy, version=FLOORS_SCHEMA_VERSION, floats=("floors",))
-    if found.case != run.record.case or found.dtype != run.record.dtype:
+    if found.case != run.manifest.case or found.dtype != run.manifest.dtype:
         raise RunError(
             f"{path} was measured on case {found.case.get('id')!r} in {found.dtype}; "
-            f"{run.folder} is a run of {run.case_id!r} in {run.record.dtype}. Measure floors for that."
+            f"{run.folder} is a run of {run.case_id!r} in {run.manifest.dtype}. Measure floors for that."
         )
     return found.floors

@@ -60,7 +60,7 @@ def first_divergence(
     floor: Callable[[str], float],
     flow: Dataflow,
     *,
-    recorded: Callable[[str], bool] = lambda tap: True,
+    is_wanted: Callable[[str], bool] = lambda tap: True,
 ) -> Divergence:
     """Find the roots of a divergence.
 
@@ -68,11 +68,11 @@ def first_divergence(
         errors: relative L2 of each compared tap; nan where it could not be computed.
         floor: the floor of a tap, in the same unit; an error equal to it is not above.
         flow: the case's taps and what each is computed from.
-        recorded: which taps were to be recorded at all; by default every one.
+        is_wanted: which taps were to be recorded at all; by default every one.
     Returns: a Divergence. A tap of the case without an error is the finding "missing_tensor", an error for a tap that
         the case does not leave "extra_tensor", and an empty comparison "empty".
     """
-    findings = _coverage(errors, flow, recorded)
+    findings = _coverage(errors, flow, is_wanted)
     dirty: set[str] = set()  # above, or downstream of something that is
     roots: list[FirstDivergence] = []
     compared = above = inherited = 0
@@ -94,10 +94,10 @@ def first_divergence(
     return Divergence(findings=findings, roots=tuple(roots), compared=compared, above=above, inherited=inherited)
 
 
-def _coverage(errors: Mapping[str, float], flow: Dataflow, recorded: Callable[[str], bool]) -> tuple[Finding, ...]:
+def _coverage(errors: Mapping[str, float], flow: Dataflow, is_wanted: Callable[[str], bool]) -> tuple[Finding, ...]:
     if not errors:
         return (Finding(code="empty", where="trace", message="no tap was compared"),)
-    missing = [tap for tap in flow.taps if tap not in errors and recorded(tap)]
+    missing = [tap for tap in flow.taps if tap not in errors and is_wanted(tap)]
     extra = [tap for tap in errors if tap not in flow]
     return (
         *(Finding(code="missing_tensor", where=tap, message="the case leaves this tap") for tap in missing),

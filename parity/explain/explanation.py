@@ -148,7 +148,7 @@ def explain(
     errors: Mapping[str, float] = diff.errors
     if bits_expected:
         errors = {**errors, **{tap: 0.0 if same else math.nan for tap, same in diff.by_bits.items()}}
-    found = first_divergence(errors, bits if bits_expected else floors.bound, flow, recorded=diff.recorded)
+    found = first_divergence(errors, bits if bits_expected else floors.bound, flow, is_wanted=diff.is_wanted)
     return Explanation(
         traces=diff,
         flow=flow,

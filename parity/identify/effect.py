@@ -62,13 +62,13 @@ class _Outputs:
 
 def require_same_request(reference: Run, candidate: Run) -> None:
     """Refuse two runs that are not of one request, apart from its name and the release it follows. Raises: RunError."""
-    old, new = ({**run.record.case, "id": None, "reference": None} for run in (reference, candidate))
+    old, new = ({**run.manifest.case, "id": None, "reference": None} for run in (reference, candidate))
     both = f"{reference.folder} and {candidate.folder}"
     if old != new:
         keys = ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
         raise RunError(f"{both} are runs of different requests: they differ in {keys}. Run both with the same case.")
     for name in ("inputs", "weights_hash", "dtype"):
-        if getattr(reference.record, name) != getattr(candidate.record, name):
+        if getattr(reference.manifest, name) != getattr(candidate.manifest, name):
             raise RunError(f"{both} differ in {name} too, so what their releases change cannot be told.")
 
 

@@ -1,6 +1,6 @@
 """`parity identify`: which official release a run follows, which switches differ, and what neither explains.
 
-The run may come from any engine; only its record, outputs and trace are read. What the engine says of its own release
+The run may come from any engine; only its manifest, outputs and trace are read. What the engine says of its own release
 is the place to start from, no more.
 """
 
@@ -112,15 +112,15 @@ def identify(
     Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
         as the native runner does.
     """
-    record = run.record
-    unsaid = run.imported is not None and not record.weights_hash
-    if weights.hash != record.weights_hash and not unsaid:
+    manifest = run.manifest
+    unsaid = run.imported is not None and not manifest.weights_hash
+    if weights.hash != manifest.weights_hash and not unsaid:
         raise RunError(
-            f"{run.folder} was run with weights {record.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
+            f"{run.folder} was run with weights {manifest.weights_hash[:12]}, given are {weights.hash[:12]}; pass the "
             "run's own with --weights."
         )
-    if record.dtype not in DTYPES:
-        raise RunError(f"{run.folder} was run in {record.dtype}; the native model runs in {' or '.join(DTYPES)}.")
+    if manifest.dtype not in DTYPES:
+        raise RunError(f"{run.folder} was run in {manifest.dtype}; the native model runs in {' or '.join(DTYPES)}.")
     outputs = None if run.reduced else run.outputs()
     trace: Trace | None = run.trace if run.has(TRACE_FILE) else None
     if outputs is None and trace is None:
@@ -143,7 +143,7 @@ def identify(
         audio_latent=None if outputs is None else outputs.audio_latent,
         taps=whole,
     )
-    replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[record.dtype]), own, buckets)
+    replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[manifest.dtype]), own, buckets)
     observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
     last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
     stood_in = frozenset(whole) if outputs is None else frozenset(whole) | {f"{last}/video", f"{last}/audio"}
@@ -152,7 +152,7 @@ def identify(
         replay,
         observed,
         case,
-        record.dtype,
+        manifest.dtype,
         say,
         lambda errors: [one.tap for one in _unexplained(errors, flow, stood_in)],
     )
@@ -171,7 +171,7 @@ def identify(
         run=str(run.folder),
         run_sha256=run.sha256,
         case=run.case_id,
-        declared=record.reference,
+        declared=manifest.reference,
         release=release,
         alike=tuple(
             other
@@ -187,7 +187,7 @@ def identify(
         whole=len(whole),
         dtypes=_dtypes(ours, seen),
         strangers=() if trace is None else tuple(name for name in trace if not is_tap(name)),
-        environment=tuple(differences(record.environment, environment)),
+        environment=tuple(differences(manifest.environment, environment)),
         padded_text=padded,
         computed=replay.computed,
     )

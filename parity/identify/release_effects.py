@@ -16,7 +16,7 @@ import torch
 from parity.identify.effect import effect
 from parity.identify.releases import ReleaseChange, named
 from parity.runs.case import case_of
-from parity.runs.execute import device_named, record_run, recording
+from parity.runs.execute import device_named, run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from runners.case import Case
 from runners.clock import Quiet
@@ -41,10 +41,10 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
     Raises: RunError if the runs, the weights or the pictures do not belong together.
     """
     found = named(old, new)
-    if weights.hash != old.record.weights_hash:
+    if weights.hash != old.manifest.weights_hash:
         raise RunError(f"{old.folder} was run with other weights than the {weights.hash[:12]} given; pass its own.")
     case = _case_with_pictures(old, pictures)
-    options = RunOptions(device=compute_as(old), dtype=DTYPES[old.record.dtype])
+    options = RunOptions(device=compute_as(old), dtype=DTYPES[old.manifest.dtype])
     with tempfile.TemporaryDirectory(prefix="parity-changes-") as folder:
 
         def native(release: str, behaviours: dict[str, bool]) -> Run:
@@ -52,7 +52,8 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
             out = Path(folder) / "-".join((release, *behaviours))
             at = msgspec.structs.replace(case, reference=release)
             turned = replace(options, behaviours=behaviours)
-            record_run(NativeRunner(weights, turned), at, weights, turned, out, Quiet(), recording("*", "sketch"))
+            tracing = writing_trace("*", "sketch")
+            run_to_folder(NativeRunner(weights, turned), at, weights, turned, out, Quiet(), tracing)
             return read_run(out)
 
         before = native(found.old, {})
@@ -69,7 +70,7 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
 
 def compute_as(run: Run) -> torch.device:
     """Compute on as many threads as a run did from now on, and return its device. Raises: RunnerError without one."""
-    environment = run.record.environment
+    environment = run.manifest.environment
     device = device_named(str(environment.get("device", "cpu")))
     threads = environment.get("threads")
     if device.type == "cpu" and isinstance(threads, int) and threads > 0:
@@ -79,7 +80,7 @@ def compute_as(run: Run) -> torch.device:
 
 def _case_with_pictures(run: Run, folder: Path) -> Case:
     """The case of a run with its pictures found in a folder. Raises: RunError if they are not there, or others."""
-    for name, wanted in run.record.inputs.items():
+    for name, wanted in run.manifest.inputs.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != wanted:
             raise RunError(

@@ -110,16 +110,16 @@ def since(name: str) -> str:
 def named(old: Run, new: Run) -> ReleaseChange:
     """The changes that two official runs of different releases show without weights. Raises: RunError for others."""
     for run in (old, new):
-        if run.record.runner != "official":
+        if run.manifest.runner != "official":
             raise RunError(
-                f"Reference mismatch: {old.folder} follows release {old.record.reference}, {new.folder} follows "
-                f"{new.record.reference}, and {run.folder} is no official run, so what the releases changed cannot be "
-                f"told from what the engine does. Run it with --reference {old.record.reference}."
+                f"Reference mismatch: {old.folder} follows release {old.manifest.reference}, {new.folder} follows "
+                f"{new.manifest.reference}, and {run.folder} is no official run, so what the releases changed cannot "
+                f"be told from what the engine does. Run it with --reference {old.manifest.reference}."
             )
     return ReleaseChange(
-        old=old.record.reference,
-        new=new.record.reference,
-        changes=changes_between(old.record.reference, new.record.reference),
+        old=old.manifest.reference,
+        new=new.manifest.reference,
+        changes=changes_between(old.manifest.reference, new.manifest.reference),
         total=effect(old, new),
         alone={},
         together=None,
@@ -138,7 +138,7 @@ def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> Fo
     own = effect(reference, candidate)
     nearest, times = reference, 1.0
     for other in others:
-        if other.record.reference != reference.record.reference:
+        if other.manifest.reference != reference.manifest.reference:
             found = effect(other, candidate)
             both = (_ratio(own.frames, found.frames), _ratio(own.audio, found.audio))
             nearer = math.inf if found.bit_equal else min(both)
@@ -146,9 +146,9 @@ def follows_another(candidate: Run, reference: Run, others: Iterable[Run]) -> Fo
     if times < NEARER:
         return None
     return Follows(
-        release=nearest.record.reference,
+        release=nearest.manifest.reference,
         folder=nearest.folder,
-        instead_of=reference.record.reference,
+        instead_of=reference.manifest.reference,
         times=times,
     )
 

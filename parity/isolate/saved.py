@@ -32,7 +32,7 @@ def save_isolated(
 
 def isolate_run(reference: Run, run: Run, weights: Path, path: Path) -> None:
     """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
-    options = RunOptions(device=device_named(str(run.record.environment["device"])), dtype=DTYPES[run.record.dtype])
+    options = RunOptions(device=device_named(str(run.manifest.environment["device"])), dtype=DTYPES[run.manifest.dtype])
     case = case_with_pictures(run)
     steps = steps_to_isolate(case, ())
     save_isolated(path, WeightsFolder(weights), case, options, steps, bound_runs([reference], run))

@@ -28,7 +28,7 @@ from parity.judge.strength import KIND_OF_FORM, load_strength
 from parity.judge.verdict import Profile, Verdict, judge
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
-from parity.runs.folder import Run, RunOutputs, RunRecord
+from parity.runs.folder import Run, RunManifest, RunOutputs
 from parity.runs.golden import find_case, goldens_of_request
 from parity.runs.places import foreign_root, form_limits_path, form_mutation_path, limits_path, mutation_path
 from parity.runs.reduced import reduce_outputs
@@ -95,7 +95,7 @@ def compare_as_judged(
     if reference.reduced or candidate.reduced or profile == "exact":
         return compare_runs(reference, candidate, isolated)
     by_bits = None
-    if profile is None and of_exact_tier(candidate.record):
+    if profile is None and of_exact_tier(candidate.manifest):
         by_bits = compare_runs(reference, candidate, isolated)
         if profile_of(by_bits) == "exact":
             return by_bits
@@ -191,7 +191,7 @@ def calibrated_floors(run: Run) -> dict[str, tuple[float, float]]:
     """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
     if not limits_path().is_file():
         return {}
-    return load_registry(limits_path()).floors_of(run.case_id, device_of(run.record.environment))
+    return load_registry(limits_path()).floors_of(run.case_id, device_of(run.manifest.environment))
 
 
 def other_release(reference: Run, candidate: Run) -> Follows | None:
@@ -202,7 +202,7 @@ def other_release(reference: Run, candidate: Run) -> Follows | None:
         return None
 
 
-def of_exact_tier(candidate: Side | RunRecord) -> bool:
+def of_exact_tier(candidate: Side | RunManifest) -> bool:
     """True for a run that is to have an official run's bits, where both were made in one environment."""
     return candidate.runner in ("native", "official") and candidate.tier == "exact"
 

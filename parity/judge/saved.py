@@ -123,7 +123,7 @@ def require_whole(paths: Sequence[Path]) -> None:
     """Refuse a golden of another device than a CPU that has no numbers to be judged by here. Raises: RunError."""
     held = {path.parent.parent for path in paths}
     for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
-        if path.parent not in held and golden_of(path.parent.name).record.environment.get("device") != "cpu":
+        if path.parent not in held and golden_of(path.parent.name).manifest.environment.get("device") != "cpu":
             raise RunError(
                 f"The golden in {path.parent} is of a GPU and has no numbers of a candidate; measure on a GPU with "
                 "`make parity-gpu`, then use --record."

@@ -1,4 +1,4 @@
-"""The times in a run's record, in the form that baselines are kept in, alone or gathered as samples of one machine."""
+"""The times that a run took, in the form that baselines are kept in, alone or gathered as samples of one machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import msgspec
 
 from parity.judge.document import Strict, load_document
 from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
-from parity.runs.folder import RunRecord
+from parity.runs.folder import RunManifest
 
 SAMPLES_SCHEMA_VERSION: Final = 1
 
@@ -50,14 +50,14 @@ def read_samples(path: Path) -> TimedSamples:
     return load_document(path, TimedSamples, "file of timing samples")
 
 
-def timed_run(record: RunRecord) -> TimedRun:
+def timed_run(manifest: RunManifest) -> TimedRun:
     """Read the times of a run. Raises: RegistryError for times that no clock gives."""
-    environment = record.environment
+    environment = manifest.environment
     on_cpu = environment.get("device") == "cpu"
     return TimedRun(
-        case=str(record.case["id"]),
-        runner=record.runner,
-        tier=record.tier,
+        case=str(manifest.case["id"]),
+        runner=manifest.runner,
+        tier=manifest.tier,
         machine=Machine(
             device="cpu" if on_cpu else str(environment.get("device_name")),
             driver="" if on_cpu else str(environment.get("driver")),
@@ -66,16 +66,16 @@ def timed_run(record: RunRecord) -> TimedRun:
             torch=str(environment.get("torch")),
         ),
         work={
-            "weights": record.weights_hash,
-            "dtype": record.dtype,
-            "reference": record.reference,
-            "trace": "taps recorded" if "trace.safetensors" in record.files else "no taps",
+            "weights": manifest.weights_hash,
+            "dtype": manifest.dtype,
+            "reference": manifest.reference,
+            "trace": "taps recorded" if "trace.safetensors" in manifest.files else "no taps",
         },
         times=Times(
-            end_to_end_s=record.end_to_end_s,
-            stage_s=record.stage_s,
-            step_s=tuple(record.step_s),
-            peak_bytes=record.peak_bytes,
+            end_to_end_s=manifest.end_to_end_s,
+            stage_s=manifest.stage_s,
+            step_s=tuple(manifest.step_s),
+            peak_bytes=manifest.peak_bytes,
         ),
     )
 

@@ -95,8 +95,8 @@ def render(content: Content) -> str:
         "metrics": metric_table(content.verdict, found.metrics, content.limits)
         if isinstance(content.verdict, Verdict)
         else plain_metrics(found.metrics, content.limits),
-        "times": times_section(content.reference.record, content.candidate.record, content.perf),
-        "environment": environment_section(content.reference.record, content.candidate.record),
+        "times": times_section(content.reference.manifest, content.candidate.manifest, content.perf),
+        "environment": environment_section(content.reference.manifest, content.candidate.manifest),
     }
     head = verdict_section(found, content.verdict, diagnosis, content.perf)
     sections = [

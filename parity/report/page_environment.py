@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from parity.report.page_html import Html, cell, join, table, tag
 from parity.runs.environment import NUMERIC_KEYS
-from parity.runs.folder import RunRecord
+from parity.runs.folder import RunManifest
 
 HEADER: Final = ("", "reference run", "this run", "")
 RUN_KEYS: Final = ("runner", "tier", "dtype", "reference", "model_version", "weights_hash", "created_utc", "run_id")
 
 
-def environment_section(reference: RunRecord, candidate: RunRecord) -> Html:
+def environment_section(reference: RunManifest, candidate: RunManifest) -> Html:
     """Both runs and both environments, then the case."""
     runs = [(key, getattr(reference, key), getattr(candidate, key), False) for key in RUN_KEYS]
     keys = dict.fromkeys((*reference.environment, *candidate.environment))

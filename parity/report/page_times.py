@@ -8,7 +8,7 @@ from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.timed import timed_run
 from parity.report.page_html import Html, Node, cell, join, table, tag
 from parity.report.words import interval, short
-from parity.runs.folder import IMPORTED, RunRecord
+from parity.runs.folder import IMPORTED, RunManifest
 
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
 TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}
@@ -16,7 +16,7 @@ BAR: Final = (200, 18)  # width and height, CSS pixels
 STEPS: Final = (640, 120)
 
 
-def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict | str) -> Html:
+def times_section(reference: RunManifest, candidate: RunManifest, perf: PerfVerdict | str) -> Html:
     """A table of quantities, a bar each, and the time of every step.
 
     Args:
@@ -42,9 +42,9 @@ def times_section(reference: RunRecord, candidate: RunRecord, perf: PerfVerdict 
     )
 
 
-def _quantities(record: RunRecord) -> dict[str, float]:
+def _quantities(manifest: RunManifest) -> dict[str, float]:
     """The times of a run by name; an imported one has none, since nobody's clock was there."""
-    return {} if IMPORTED in record.details else timed_run(record).times.quantities()
+    return {} if IMPORTED in manifest.details else timed_run(manifest).times.quantities()
 
 
 def _row(name: str, now: float | None, before: float | None, judged: PerfRow | None) -> Html:

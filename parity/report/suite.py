@@ -20,7 +20,7 @@ from parity.report.explanation import explanation_document, explanation_lines, s
 from parity.report.markdown import escaped
 from parity.report.terminal import Terminal
 from parity.report.words import GIB, in_words, number, root_in_words, sentence, sides_in_words
-from parity.runs.folder import RunRecord
+from parity.runs.folder import RunManifest
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 from runners.printable import printable
 
@@ -52,7 +52,7 @@ class SuiteLine:
     found: RunsDiff
     verdict: Verdict | str
     taps: Explanation | None  # None where a run has no trace
-    records: tuple[RunRecord, RunRecord]  # reference and candidate
+    manifests: tuple[RunManifest, RunManifest]  # reference and candidate
     alone: SavedIsolation | None = None  # what the candidate's parts add by themselves, where that was measured
 
     @property
@@ -76,7 +76,7 @@ class SuiteLine:
 
     def cells(self) -> tuple[str, ...]:
         """The line as texts, one for each of COLUMNS."""
-        old, new = self.records
+        old, new = self.manifests
         return (
             self.case,
             self.what,
@@ -226,7 +226,7 @@ def save_suite(folder: Path, lines: Sequence[SuiteLine], missing: Sequence[str],
     `took_s` is of this call so far, without what runs that were kept had taken.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    runs = {f"{line.case}/{record.runner}": record for line in lines for record in line.records}
+    runs = {f"{line.case}/{manifest.runner}": manifest for line in lines for manifest in line.manifests}
     code = suite_code(lines, missing)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -237,15 +237,15 @@ def save_suite(folder: Path, lines: Sequence[SuiteLine], missing: Sequence[str],
         "lines": [line.document() for line in lines],
         "runs": {
             name: {
-                "end_to_end_s": record.end_to_end_s,
-                "stage_s": record.stage_s,
-                "step_s": record.step_s,
-                "peak_bytes": record.peak_bytes,
-                "files": record.files,
+                "end_to_end_s": manifest.end_to_end_s,
+                "stage_s": manifest.stage_s,
+                "step_s": manifest.step_s,
+                "peak_bytes": manifest.peak_bytes,
+                "files": manifest.files,
             }
-            for name, record in runs.items()
+            for name, manifest in runs.items()
         },
-        "environment": lines[0].records[1].environment if lines else {},
+        "environment": lines[0].manifests[1].environment if lines else {},
     }
     write_json_atomic(folder / "suite.json", document)
     write_bytes_atomic(folder / "suite.md", _markdown(lines, missing, took_s).encode())
@@ -255,7 +255,7 @@ def save_suite(folder: Path, lines: Sequence[SuiteLine], missing: Sequence[str],
 
 
 def _markdown(lines: Sequence[SuiteLine], missing: Sequence[str], took_s: float) -> str:
-    device = lines[0].records[1].environment.get("device_name", "CPU") if lines else "nothing"
+    device = lines[0].manifests[1].environment.get("device_name", "CPU") if lines else "nothing"
     parts = [
         f"### {WORDS[suite_code(lines, missing)]}: {TITLE}",
         f"Measured on {escaped(str(device))}. This call took {took_s:.0f} s.",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from parity.runs.folder import Run, recorded_case
+from parity.runs.folder import Run, case_of_manifest
 from parity.runs.places import project_root
 from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
@@ -21,7 +21,7 @@ def flow_of(reference: Run, candidate: Run, trace: Trace | None) -> Dataflow:
         no trace to ask.
     """
     run = reference
-    known = reference.record.num_blocks or candidate.record.num_blocks
+    known = reference.manifest.num_blocks or candidate.manifest.num_blocks
     if known is not None:
         return Dataflow(case_of(run), known)
     if trace is None:
@@ -47,7 +47,7 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
     """
     case = case_of(run, folder or project_root() / "golden" / Path(run.case_id).name)
     for image in case.request.images:
-        if sha256_of(case.image_path(image)) != run.record.inputs.get(image.path):
+        if sha256_of(case.image_path(image)) != run.manifest.inputs.get(image.path):
             raise RunError(
                 f"{case.image_path(image)} is not the picture that {run.folder} was run with; name its case file."
             )
@@ -56,4 +56,4 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
 
 def case_of(run: Run, folder: Path | None = None) -> Case:
     """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
-    return recorded_case(run.record.case, str(run.folder), str(folder or ""))
+    return case_of_manifest(run.manifest.case, str(run.folder), str(folder or ""))

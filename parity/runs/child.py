@@ -32,7 +32,7 @@ from parity.runs.outputs import OUTPUTS_FILE, read_outputs
 from parity.runs.sizes import most_bytes
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.full_tensors import TENSORS_FILE
-from parity.trace.recorder import Recorder
+from parity.trace.trace_writer import TraceWriter
 from runners.case import Case, Switches, case_document
 from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner, require_own_name
 from runners.clock import Progress
@@ -77,7 +77,7 @@ class ChildResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class ChildRunner:
     """A runner whose engine runs in another interpreter, one process a case.
 
-    A `Recorder` that listens here gets the taps that were recorded there, also of a run that failed. Time, environment
+    A `TraceWriter` that listens here gets the taps that were heard there, also of a run that failed. Time, environment
     and kernels are those of the child.
     """
 
@@ -130,35 +130,35 @@ class ChildRunner:
         keep to the protocol, or if somebody listens here who cannot take over a trace; RunError if what it leaves is
         not a run.
         """
-        recorder = listener()
-        if not (recorder is None or isinstance(recorder, Recorder)):
-            raise RunnerError("The taps of a child process are recorded there; only a `Recorder` can listen to them.")
+        writer = listener()
+        if not (writer is None or isinstance(writer, TraceWriter)):
+            raise RunnerError("The taps of a child process are written there; only a `TraceWriter` can listen to them.")
         with partial_folder(self.beside) as place:
             request = place / "request.json"
-            request.write_text(json.dumps(_request(self, case, recorder)), encoding="utf-8")
+            request.write_text(json.dumps(_request(self, case, writer)), encoding="utf-8")
             try:
                 with _started(self.python, request, self.variables) as process:
                     _follow(process, self.name, progress)
                 outcome = _outcome(self.name, case, place)
             except BaseException as error:
                 with contextlib.suppress(ParityError, OSError):
-                    _hand_over(place, recorder, finished=False)
+                    _hand_over(place, writer, finished=False)
                 if isinstance(error, ParityError):
                     error.engine_traceback = _traceback_in(place) or error.engine_traceback
                 raise
-            _hand_over(place, recorder, finished=True)
+            _hand_over(place, writer, finished=True)
             return outcome
 
 
-def _hand_over(place: Path, recorder: Recorder | None, *, finished: bool) -> None:
-    """Give the recorder here what the child recorded. Raises: RunError if that is missing, damaged or a link."""
-    if recorder is None:
+def _hand_over(place: Path, writer: TraceWriter | None, *, finished: bool) -> None:
+    """Give the writer here what the child recorded. Raises: RunError if that is missing, damaged or a link."""
+    if writer is None:
         return
-    owed = {TRACE_FILE, TENSORS_FILE} if recorder.request["keep"] == "full" else {TRACE_FILE}
+    owed = {TRACE_FILE, TENSORS_FILE} if writer.request["keep"] == "full" else {TRACE_FILE}
     for name in (TRACE_FILE, TRACE_JOURNAL, TENSORS_FILE):
         if (place / name).is_symlink() or (finished and name in owed):
             _regular(place / name)
-    recorder.adopt(place)
+    writer.adopt(place)
 
 
 def _traceback_in(place: Path) -> str:
@@ -201,7 +201,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
 
 
-def _request(child: ChildRunner, case: Case, recorder: Recorder | None) -> dict[str, Any]:
+def _request(child: ChildRunner, case: Case, writer: TraceWriter | None) -> dict[str, Any]:
     runner, colon, name = child.name.rpartition(":")
     options = child.options
     return {
@@ -219,7 +219,7 @@ def _request(child: ChildRunner, case: Case, recorder: Recorder | None) -> dict[
         "command_line": child.command_line,
         "official_root": None if child.official_root is None else str(child.official_root.resolve()),
         "engine_root": None if child.engine_root is None else str(child.engine_root.resolve()),
-        "recording": None if recorder is None else recorder.request,
+        "recording": None if writer is None else writer.request,
         "threads": child.threads,
     }
 

@@ -78,7 +78,7 @@ def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
     """Run the case of a request and leave its files in `folder`, `result.json` last."""
     import torch
 
-    from parity.runs.execute import execute, recording
+    from parity.runs.execute import execute, writing_trace
     from parity.runs.outputs import OUTPUTS, write_outputs
     from parity.trace.atomic import write_json_atomic
     from runners.case import case_of
@@ -107,7 +107,7 @@ def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
         *(None if request[root] is None else Path(request[root]) for root in ("official_root", "engine_root")),
     )
     case = case_of(request["case"], request["case_folder"])
-    outcome = execute(runner, case, options, say, None if taps is None else recording(**taps)(folder))
+    outcome = execute(runner, case, options, say, None if taps is None else writing_trace(**taps)(folder))
     write_outputs(folder, outcome)
     numbers = {name: value for name, value in vars(outcome).items() if name not in OUTPUTS}
     write_json_atomic(folder / RESULT_FILE, {**numbers, "sigmas": outcome.sigmas.tolist()})

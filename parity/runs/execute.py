@@ -1,7 +1,7 @@
 """Executing a case, here or in a child process, and leaving a run folder: whole, or not at all.
 
 `execute` is the one way to run a case and runs in every process that computes. An engine's own interpreter need not
-have what writing a run folder needs (msgspec, av), so only `record_run` imports that.
+have what writing a run folder needs (msgspec, av), so only `run_to_folder` imports that.
 """
 
 import time
@@ -18,7 +18,7 @@ from parity.runs.attention_kernels import ATTENTION_KERNELS, noting_attention_ke
 from parity.runs.environment import fingerprint
 from parity.trace.atomic import folder_atomic, require_folder, write_bytes_atomic
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
-from parity.trace.recorder import NO_WINDOWS, Keep, Recorder
+from parity.trace.trace_writer import NO_WINDOWS, Keep, TraceWriter
 from runners.case import Case
 from runners.catalogue import OWN_ENVIRONMENT, failed, is_known, require_own_name
 from runners.clock import Progress
@@ -47,12 +47,12 @@ class MeasuredOutcome(Outcome):
     end_to_end_s: float
 
 
-def recording(pattern: str | None, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS) -> Listening:
-    """Record the taps whose names match `pattern` while a case runs; arguments as `Recorder` has them."""
+def writing_trace(pattern: str | None, keep: Keep, prompt_tokens: PromptTokens = NO_WINDOWS) -> Listening:
+    """Record the taps whose names match `pattern` while a case runs; arguments as `TraceWriter` has them."""
 
     @contextmanager
     def into(folder: Path) -> Iterator[None]:
-        with Recorder(folder, pattern=pattern, keep=keep, prompt_tokens=prompt_tokens) as recorder, listening(recorder):
+        with TraceWriter(folder, pattern=pattern, keep=keep, prompt_tokens=prompt_tokens) as writer, listening(writer):
             yield
 
     return into
@@ -63,7 +63,7 @@ def execute(
     case: Case,
     options: RunOptions,
     progress: Progress,
-    recorded: AbstractContextManager[None] | None = None,
+    tracing: AbstractContextManager[None] | None = None,
 ) -> MeasuredOutcome:
     """Run a case and measure around it; what a runner measured in another process stands.
 
@@ -72,11 +72,11 @@ def execute(
         case: the request.
         options: those that the runner was made with.
         progress: told what the run is doing.
-        recorded: entered while the case runs, to record taps.
+        tracing: entered while the case runs, to record taps.
     Raises: ParityError of the kind that fits what is wrong; RunnerError for whatever else comes out of an engine.
     """
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with engine_errors(runner), closed_input(), repeatable, runner, _observed(recorded) as observed:
+    with engine_errors(runner), closed_input(), repeatable, runner, _observed(tracing) as observed:
         start_s = time.perf_counter()
         outcome = runner.run(case, progress)
         if isinstance(outcome, MeasuredOutcome):
@@ -116,23 +116,23 @@ def engine_errors(runner: Runner) -> Iterator[None]:
 
 
 @contextmanager
-def _observed(recorded: AbstractContextManager[None] | None) -> Iterator[dict[str, Any]]:
+def _observed(tracing: AbstractContextManager[None] | None) -> Iterator[dict[str, Any]]:
     """Record taps, and beside them attention kernels, which it yields; a run without taps is left to itself."""
-    if recorded is None:
+    if tracing is None:
         yield {}
         return
-    with noting_attention_kernels() as kernels, recorded:
+    with noting_attention_kernels() as kernels, tracing:
         yield {ATTENTION_KERNELS: kernels}
 
 
-def record_run(
+def run_to_folder(
     runner: Runner,
     case: Case,
     weights: Weights,
     options: RunOptions,
     out: Path,
     progress: Progress,
-    recorded: Listening | None = None,
+    tracing: Listening | None = None,
     *,
     replace: bool = False,
 ) -> Outcome:
@@ -155,7 +155,7 @@ def record_run(
     with folder_atomic(out, holds_run, replace=replace) as folder:
         _clear_crash(out)
         with crash_kept(out, folder):
-            outcome = execute(runner, case, options, progress, None if recorded is None else recorded(folder))
+            outcome = execute(runner, case, options, progress, None if tracing is None else tracing(folder))
         write_run(
             folder,
             case,

@@ -54,7 +54,7 @@ MAX_RUN_BYTES = 4 << 20  # of run.json; one has 6 kB
 IMPORTED = "imported"  # key of a run's details: `Imported`
 
 
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of `run.json`."""
 
     schema_version: int
@@ -82,7 +82,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the record of an imported run says of its import, in `details` under `IMPORTED`."""
+    """What the manifest of an imported run says of its import, in `details` under `IMPORTED`."""
 
     form: str  # label of a `parity.runs.encoding.Encoding`
     latents: bool  # whether the final latents were given
@@ -112,7 +112,7 @@ class Run:
     """A run folder that has been checked."""
 
     folder: Path
-    record: RunRecord
+    manifest: RunManifest
     _kept: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -121,34 +121,34 @@ class Run:
 
         Of a known runner that is what we know of it; only one of somebody's own is taken at its word.
         """
-        if self.record.runner in TAPS_OWED:
-            return TAPS_OWED[self.record.runner]
+        if self.manifest.runner in TAPS_OWED:
+            return TAPS_OWED[self.manifest.runner]
         before_it_was_recorded = ["*"] if self.has(TRACE_FILE) else []
-        return " ".join(map(str, self.record.details.get(TAPS_OFFERED, before_it_was_recorded)))
+        return " ".join(map(str, self.manifest.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
     @cached_property
     def imported(self) -> Imported | None:
         """What its import left; None of a run that was executed here. Raises: RunError if that has not its form."""
-        return imported_of(self.folder / RUN_FILE, self.record)
+        return imported_of(self.folder / RUN_FILE, self.manifest)
 
     @cached_property
     def case(self) -> Case:
         """The case that was run, without the folder of its pictures. Raises: RunError if it is no case."""
-        return recorded_case(self.record.case, str(self.folder))
+        return case_of_manifest(self.manifest.case, str(self.folder))
 
     def most_bytes(self, name: str) -> int:
         """The largest size that a file of DATA_FILES of this run may have."""
-        return most_bytes(name, self.case, self.record.num_blocks)
+        return most_bytes(name, self.case, self.manifest.num_blocks)
 
     @property
     def case_id(self) -> str:
         """Id of the case that was run."""
-        return str(self.record.case.get("id"))
+        return str(self.manifest.case.get("id"))
 
     @property
     def reduced(self) -> bool:
         """True if the run holds reduced outputs, not whole ones."""
-        return OUTPUTS_FILE not in self.record.files
+        return OUTPUTS_FILE not in self.manifest.files
 
     @cached_property
     def trace(self) -> Trace:
@@ -161,7 +161,7 @@ class Run:
         if not self.has(TRACE_FILE):
             raise RunError(f"{self.folder} holds no {TRACE_FILE}; record it again with taps on.")
         checksums = self.file(CHECKSUMS_FILE) if self.has(CHECKSUMS_FILE) else None
-        return trace_in(self.file(TRACE_FILE), most_taps(self.case, self.record.num_blocks), checksums)
+        return trace_in(self.file(TRACE_FILE), most_taps(self.case, self.manifest.num_blocks), checksums)
 
     def outputs(self) -> RunOutputs:
         """The outputs, read once. Raises: RunError if one is missing or has another form, or they are reduced."""
@@ -189,11 +189,11 @@ class Run:
         given = self.imported is None or self.imported.latents
         read = read_outputs(self.file(OUTPUTS_FILE), self.most_bytes(OUTPUTS_FILE), latents=given)
         tensors: dict[str, Any] = {**dict.fromkeys(LATENTS), **read}
-        return RunOutputs(frame_rate=self.record.frame_rate, sample_rate=self.record.sample_rate_hz, **tensors)
+        return RunOutputs(frame_rate=self.manifest.frame_rate, sample_rate=self.manifest.sample_rate_hz, **tensors)
 
     def has(self, name: str) -> bool:
         """True if the run holds a file of DATA_FILES."""
-        return name in self.record.files
+        return name in self.manifest.files
 
     @property
     def sha256(self) -> str:
@@ -214,13 +214,13 @@ class Run:
         if path.is_symlink() or not path.is_file():
             raise RunError(f"{path} is missing, though {RUN_FILE} lists it; the run is incomplete.")
         file = HeldFile(path, RunError, "it is no file of a run of its case", max_bytes=self.most_bytes(name))
-        if file.sha256 != self.record.files[name]:
+        if file.sha256 != self.manifest.files[name]:
             raise RunError(f"{path} does not have the hash that {RUN_FILE} gives; it was changed after the run.")
         return file
 
     def moved_to(self, folder: Path) -> "Run":
         """The same run, its files held, after its folder was given another name."""
-        moved = Run(folder=folder, record=self.record)
+        moved = Run(folder=folder, manifest=self.manifest)
         moved._kept.update({key: kept for key, kept in self._kept.items() if isinstance(kept, HeldFile)})
         return moved
 
@@ -251,7 +251,7 @@ def write_run(
         outcome.audio_waveform,
         outcome.sample_rate_hz,
     )
-    record = RunRecord(
+    manifest = RunManifest(
         schema_version=SCHEMA_VERSION,
         case=case_document(case),
         inputs={image.path: sha256_of(case.image_path(image)) for image in case.request.images},
@@ -279,10 +279,10 @@ def write_run(
         num_blocks=num_blocks,
         run_id=secrets.token_hex(16),
     )
-    write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(record))
+    write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(manifest))
 
 
-def case_recorded_in(folder: Path) -> str | None:
+def case_id_in(folder: Path) -> str | None:
     """The id of the case whose run a folder holds, be the run good or damaged; None if it holds none."""
     path = folder / RUN_FILE
     if folder.is_symlink() or path.is_symlink() or not path.is_file():
@@ -298,7 +298,7 @@ def case_recorded_in(folder: Path) -> str | None:
 
 def holds_run(folder: Path) -> bool:
     """True if a folder holds a run, good or damaged, and so may be replaced where that is asked for."""
-    return case_recorded_in(folder) is not None
+    return case_id_in(folder) is not None
 
 
 def read_run(folder: Path) -> Run:
@@ -312,26 +312,28 @@ def read_run(folder: Path) -> Run:
     if not path.is_file() or path.is_symlink():
         raise RunError(f"{folder} is not a run: it has no {RUN_FILE}. Make one with `parity run --out {folder}`.")
     file = _record_file(path)
-    record = load(
+    manifest = load(
         file,
-        RunRecord,
+        RunManifest,
         RunError,
         "make the run again",
         max_bytes=MAX_RUN_BYTES,
         version=SCHEMA_VERSION,
         floats=("sigmas",),
     )
-    _check_values(path, record)
-    unknown = sorted(record.files.keys() - set(DATA_FILES))
-    reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= record.files.keys()
-    if unknown or not (OUTPUTS_FILE in record.files or reduced):
-        raise RunError(f"{path} lists files {sorted(record.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}.")
+    _check_values(path, manifest)
+    unknown = sorted(manifest.files.keys() - set(DATA_FILES))
+    reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= manifest.files.keys()
+    if unknown or not (OUTPUTS_FILE in manifest.files or reduced):
+        raise RunError(
+            f"{path} lists files {sorted(manifest.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}."
+        )
     unsure = folder / CHECKSUMS_FILE  # read wherever it lies beside a trace, in the place of sketches
-    if unsure.exists() and not (reduced and CHECKSUMS_FILE in record.files):
+    if unsure.exists() and not (reduced and CHECKSUMS_FILE in manifest.files):
         raise RunError(f"{unsure} is no part of this run: only a reduced golden has one, and lists it. Remove it.")
-    run = Run(folder=folder, record=record)
+    run = Run(folder=folder, manifest=manifest)
     run.once(("file", RUN_FILE), lambda: file)
-    for name in record.files:
+    for name in manifest.files:
         run.file(name)
     return run
 
@@ -340,7 +342,7 @@ def _record_file(path: Path) -> HeldFile:
     return HeldFile(path, RunError, "make the run again", max_bytes=MAX_RUN_BYTES)
 
 
-def recorded_case(document: dict[str, Any], origin: str, folder: str = "") -> Case:
+def case_of_manifest(document: dict[str, Any], origin: str, folder: str = "") -> Case:
     """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
     try:
         return msgspec.convert({**document, "folder": folder}, Case, strict=True)
@@ -348,65 +350,65 @@ def recorded_case(document: dict[str, Any], origin: str, folder: str = "") -> Ca
         raise RunError(f"The case in {origin} is not one that this program reads: {error}.") from error
 
 
-def _check_labels(path: Path, record: RunRecord) -> None:
+def _check_labels(path: Path, manifest: RunManifest) -> None:
     """Refuse names, dates and times that no run has, and that a verdict would print. Raises: RunError."""
-    if not re.fullmatch(NAME, record.runner):
+    if not re.fullmatch(NAME, manifest.runner):
         raise RunError(
-            f"{path} says its runner is {record.runner[:60]!r}; a runner's name is of small letters, digits, '_', '.' "
-            "and '-', 40 at most."
+            f"{path} says its runner is {manifest.runner[:60]!r}; a runner's name is of small letters, digits, '_', "
+            "'.' and '-', 40 at most."
         )
     for key in ("tier", "dtype", "weights_hash", "model_version", "created_utc", "run_id"):
-        label = getattr(record, key)
+        label = getattr(manifest, key)
         if len(label) > MOST_OF_A_LABEL:
             raise RunError(f"{path} has a {key} of {len(label)} characters; wanted {MOST_OF_A_LABEL} at most.")
-    if record.peak_bytes < 0:
-        raise RunError(f"{path} says that {record.peak_bytes} bytes were used at most; wanted 0 or more.")
+    if manifest.peak_bytes < 0:
+        raise RunError(f"{path} says that {manifest.peak_bytes} bytes were used at most; wanted 0 or more.")
 
 
-def _check_values(path: Path, record: RunRecord) -> None:
+def _check_values(path: Path, manifest: RunManifest) -> None:
     """Refuse values that a program may trip over. Raises: RunError."""
-    case_id = record.case.get("id")
+    case_id = manifest.case.get("id")
     if not (isinstance(case_id, str) and re.fullmatch(CASE_ID, case_id)):
         raise RunError(f"{path} has the case id {case_id!r}, which is none; the run is damaged.")
-    follows = record.case.get("reference", next(iter(RELEASES)))
-    if record.reference not in REFERENCES or record.reference != follows:  # becomes the name of a folder
+    follows = manifest.case.get("reference", next(iter(RELEASES)))
+    if manifest.reference not in REFERENCES or manifest.reference != follows:  # becomes the name of a folder
         raise RunError(
-            f"{path} says that the run follows {record.reference[:40]!r}, and its case {str(follows)[:40]!r}; wanted "
+            f"{path} says that the run follows {manifest.reference[:40]!r}, and its case {str(follows)[:40]!r}; wanted "
             f"the same, and one of {', '.join(REFERENCES)}. The run is damaged, or of a later program."
         )
-    if not (0 < record.frame_rate <= MAX_FRAME_RATE and 0 < record.sample_rate_hz <= MAX_RATE_HZ):  # nor NaN
+    if not (0 < manifest.frame_rate <= MAX_FRAME_RATE and 0 < manifest.sample_rate_hz <= MAX_RATE_HZ):  # nor NaN
         raise RunError(
-            f"{path} says {record.frame_rate} frames and {record.sample_rate_hz} samples a second; wanted more than 0 "
-            f"and at most {MAX_FRAME_RATE} and {MAX_RATE_HZ}."
+            f"{path} says {manifest.frame_rate} frames and {manifest.sample_rate_hz} samples a second; wanted more "
+            f"than 0 and at most {MAX_FRAME_RATE} and {MAX_RATE_HZ}."
         )
     for key in ("threads", "cores"):
-        count = record.environment.get(key)
+        count = manifest.environment.get(key)
         if count is not None and not (type(count) is int and 1 <= count <= MOST_THREADS):
             raise RunError(f"{path} says its environment has {str(count)[:40]!r} {key}; wanted 1 to {MOST_THREADS}.")
-    taps = record.details.get(TAPS_OFFERED, [])
+    taps = manifest.details.get(TAPS_OFFERED, [])
     listed = isinstance(taps, list) and all(isinstance(pattern, str) for pattern in taps)
     if not listed or len(" ".join(taps)) > MAX_LENGTH:
         raise RunError(
             f"{path} says its runner offers the taps {str(taps)[:200]}; wanted a list of patterns, together at most "
             f"{MAX_LENGTH} characters."
         )
-    if record.num_blocks is not None and not 1 <= record.num_blocks <= MOST_BLOCKS:
-        raise RunError(f"{path} says the model has {record.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
-    imported_of(path, record)
-    _check_labels(path, record)
-    steps = recorded_case(record.case, str(path)).request.num_inference_steps
-    if len(record.step_s) > steps:
-        raise RunError(f"{path} has times of {len(record.step_s)} steps; its case has {steps}.")
+    if manifest.num_blocks is not None and not 1 <= manifest.num_blocks <= MOST_BLOCKS:
+        raise RunError(f"{path} says the model has {manifest.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
+    imported_of(path, manifest)
+    _check_labels(path, manifest)
+    steps = case_of_manifest(manifest.case, str(path)).request.num_inference_steps
+    if len(manifest.step_s) > steps:
+        raise RunError(f"{path} has times of {len(manifest.step_s)} steps; its case has {steps}.")
 
 
-def imported_of(path: Path, record: RunRecord) -> Imported | None:
-    """What the import of a run left in its record. Raises: RunError."""
-    if IMPORTED not in record.details:
+def imported_of(path: Path, manifest: RunManifest) -> Imported | None:
+    """What the import of a run left in its manifest. Raises: RunError."""
+    if IMPORTED not in manifest.details:
         return None
-    if record.runner in NAMES:
-        raise RunError(f"{path} says that it was imported from {record.runner!r}, which is run here; run it.")
+    if manifest.runner in NAMES:
+        raise RunError(f"{path} says that it was imported from {manifest.runner!r}, which is run here; run it.")
     try:
-        found = msgspec.convert(record.details[IMPORTED], Imported, strict=True)
+        found = msgspec.convert(manifest.details[IMPORTED], Imported, strict=True)
         _ = found.encoding
     except (msgspec.ValidationError, MediaError) as error:
         raise RunError(f"{path} says of its import what has not its form ({error}); import the run again.") from error

@@ -41,10 +41,10 @@ from parity.runs.golden_folder import (
     RUN_FOLDER,
     SCHEMA_VERSION,
     Blessing,
-    GoldenRecord,
+    GoldenManifest,
     alone_in,
     keep_previous,
-    read_record,
+    read_manifest,
     remove_numbers,
     remove_previous,
 )
@@ -87,16 +87,17 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
     if release is None:
         return _checked(folder, case_id)
     now = _checked(folder, case_id)
-    if now.record.reference == release:
+    if now.manifest.reference == release:
         return now
     kept = releases_kept(case_id)
     if release not in kept:
         raise RunError(
-            f"Case {case_id!r} has no golden of release {release!r}; it has {', '.join((now.record.reference, *kept))}."
+            f"Case {case_id!r} has no golden of release {release!r}; it has "
+            f"{', '.join((now.manifest.reference, *kept))}."
         )
     run = _checked(folder / PREVIOUS_FOLDER / release, case_id)
-    if run.record.reference != release:
-        raise RunError(f"{run.folder} follows release {run.record.reference}, not {release}; restore it.")
+    if run.manifest.reference != release:
+        raise RunError(f"{run.folder} follows release {run.manifest.reference}, not {release}; restore it.")
     return run
 
 
@@ -121,10 +122,10 @@ def goldens_of_request(run: Run) -> Iterator[Run]:
         return {**document, "id": None, "reference": None}
 
     for path in sorted((project_root() / "golden").glob(f"*/**/{GOLDEN_FILE}")):
-        recorded = read_run(path.parent / RUN_FOLDER).record
-        same = (recorded.inputs, recorded.weights_hash) == (run.record.inputs, run.record.weights_hash)
-        if same and request(recorded.case) == request(run.record.case):
-            yield _checked(path.parent, str(recorded.case["id"]))
+        old = read_run(path.parent / RUN_FOLDER).manifest
+        same = (old.inputs, old.weights_hash) == (run.manifest.inputs, run.manifest.weights_hash)
+        if same and request(old.case) == request(run.manifest.case):
+            yield _checked(path.parent, str(old.case["id"]))
 
 
 def _folder_of(case_id: str) -> Path:
@@ -135,18 +136,18 @@ def _folder_of(case_id: str) -> Path:
 
 def _checked(folder: Path, case_id: str) -> Run:
     """The golden in a folder, held to what `golden.json` there says."""
-    pictures, record = _folder_of(case_id), read_record(folder / GOLDEN_FILE)
-    if sha256_of(folder / CASE_FILE) != record.case_sha256:
+    pictures, manifest = _folder_of(case_id), read_manifest(folder / GOLDEN_FILE)
+    if sha256_of(folder / CASE_FILE) != manifest.case_sha256:
         raise RunError(f"{folder / CASE_FILE} is not the case its golden was recorded for; bless a new run of it.")
     unchanged = f"The golden of {case_id!r} was changed without `parity bless`; restore it or bless a run."
     if not (folder / RUN_FOLDER / RUN_FILE).is_file():
         raise RunError(unchanged)
     run = read_run(folder / RUN_FOLDER)
-    if run.sha256 != record.history[-1].run_sha256:
+    if run.sha256 != manifest.history[-1].run_sha256:
         raise RunError(unchanged)
     if run.case_id != case_id:
         raise RunError(f"The golden in {folder} is of case {run.case_id!r}; bless a run of {case_id!r}.")
-    for name, wanted in run.record.inputs.items():
+    for name, wanted in run.manifest.inputs.items():
         picture = pictures / name
         if not picture.is_file() or sha256_of(picture) != wanted:
             raise RunError(f"{picture} is not the picture that the golden in {folder} was recorded with; restore it.")
@@ -154,9 +155,9 @@ def _checked(folder: Path, case_id: str) -> Run:
 
 
 def blessing_of(case_id: str) -> Blessing:
-    """The record of how the golden of a case became what it is. Raises: RunError as `golden_of`."""
+    """The manifest of how the golden of a case became what it is. Raises: RunError as `golden_of`."""
     golden_of(case_id)
-    return read_record(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
+    return read_manifest(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
 
 
 def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, replace: bool = False) -> Run:
@@ -179,7 +180,7 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, r
         for name, stored in whole.items():
             store.get(stored, partial / name)
         run = read_run(partial)
-        if run.case_id != case_id or run.record.weights_hash != golden.record.weights_hash:
+        if run.case_id != case_id or run.manifest.weights_hash != golden.manifest.weights_hash:
             raise RunError(f"{store.url} has a run of {run.case_id!r} in place of {case_id!r}; bless a run again.")
     return run.moved_to(folder)
 
@@ -233,15 +234,15 @@ def _replace_golden(
 ) -> None:
     """Put a run into the place of the golden in a folder, whose case file has that text from then on."""
     before = load_case(folder / CASE_FILE)
-    moved = run.record.reference != before.reference
+    moved = run.manifest.reference != before.reference
     older: tuple[Blessing, ...] = ()
     if has_golden(run.case_id):
-        older = read_record(folder / GOLDEN_FILE).history
+        older = read_manifest(folder / GOLDEN_FILE).history
         if moved and not drop_previous:
             _checked(folder, run.case_id)  # what is kept must be whole
     with partial_folder(folder / RUN_FOLDER) as new:
         whole = _thinned(run, new, older) if run.reduced else _kept(run, new, store, reduced)
-        document = msgspec.to_builtins(run.record)
+        document = msgspec.to_builtins(run.manifest)
         document["files"] = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
         write_json_atomic(new / RUN_FILE, document)
         read_run(new)
@@ -253,7 +254,7 @@ def _replace_golden(
             whole=whole,
             moved_from=before.reference if moved and older else "",
         )
-        record = GoldenRecord(
+        manifest = GoldenManifest(
             schema_version=SCHEMA_VERSION,
             case_sha256=hashlib.sha256(text.encode()).hexdigest(),
             history=(*older, blessing),
@@ -270,7 +271,7 @@ def _replace_golden(
         new.rename(folder / RUN_FOLDER)
         if moved:
             write_bytes_atomic(folder / CASE_FILE, text.encode())
-        write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(record))
+        write_json_atomic(folder / GOLDEN_FILE, msgspec.to_builtins(manifest))
         if moved:
             remove_numbers(folder)
         for release in REFERENCES if drop_previous else ():
@@ -290,20 +291,20 @@ def require_blessable(run: Run, reason: str, reference: str | None = None) -> st
     """
     if not reason.strip():
         raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
-    if run.record.runner != "official":
-        raise RunError(f"{run.folder} is a run of {run.record.runner!r}; only an official run becomes ground truth.")
+    if run.manifest.runner != "official":
+        raise RunError(f"{run.folder} is a run of {run.manifest.runner!r}; only an official run becomes ground truth.")
     folder = _folder_of(run.case_id)
     golden_folder.require_own(folder)
     path = golden_folder.case_file_of(folder)
     now = load_case(path).reference
     text = case_text_at(path, reference or now)
-    if case_document(parse_case(text, path.parent)) != run.record.case:
+    if case_document(parse_case(text, path.parent)) != run.manifest.case:
         raise RunError(
             f"{run.folder} is not a run of {folder / CASE_FILE} at release {reference or now} "
-            f"(it follows {run.record.reference}); run that file, unchanged, or say with --reference to which release "
-            "the case moves."
+            f"(it follows {run.manifest.reference}); run that file, unchanged, or say with --reference which release "
+            "the case moves to."
         )
-    for name, wanted in run.record.inputs.items():
+    for name, wanted in run.manifest.inputs.items():
         if sha256_of(path.parent / name) != wanted:
             raise RunError(f"{path.parent / name} is not the picture that {run.folder} was run with; run it again.")
     return text
@@ -339,10 +340,10 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
             shutil.copyfile(run.file(name).address(), folder / name)
         return {}
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.record.step_s), run.record.num_blocks)
+        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
-    return {name: store.put(run.file(name)) for name in (RUN_FILE, *run.record.files)}
+    return {name: store.put(run.file(name)) for name in (RUN_FILE, *run.manifest.files)}
 
 
 def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str, StoreEntry]:
@@ -355,5 +356,5 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
     for name in (REDUCED_FILE, *KEY_FRAME_FILES):
         shutil.copyfile(run.file(name).address(), folder / name)
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.record.step_s), run.record.num_blocks, thin=True)
+        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks, thin=True)
     return history[-1].whole

@@ -1,4 +1,4 @@
-"""The folder of a case under `golden/`: its record, and what of it a blessing may replace and remove.
+"""The folder of a case under `golden/`: its manifest, and what of it a blessing may replace and remove.
 
 Its parts have fixed names, and earlier goldens those of releases (`runners.releases.REFERENCES`). None may be a link,
 so nothing that is written or removed here can lie elsewhere. What is removed says itself what it is: a run of this case
@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from parity.runs.folder import RUN_FILE, case_recorded_in, read_run
+from parity.runs.folder import RUN_FILE, case_id_in, read_run
 from parity.runs.store import StoreEntry
 from parity.trace.atomic import folder_atomic, own_folder
 from runners.case import load_case
@@ -36,7 +36,7 @@ _PARTS: Final = (CASE_FILE, GOLDEN_FILE, RUN_FOLDER, NUMBERS_FOLDER, PREVIOUS_FO
 
 
 class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The record of a run that became ground truth: the reason and the date."""
+    """The manifest of a run that became ground truth: the reason and the date."""
 
     reason: str
     blessed_utc: str
@@ -46,7 +46,7 @@ class Blessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     moved_from: str = ""  # release that was the truth until then, if that changed
 
 
-class GoldenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GoldenManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of `golden.json`, the newest blessing last."""
 
     schema_version: int
@@ -73,12 +73,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(holder)
 
 
-def read_record(path: Path) -> GoldenRecord:
+def read_manifest(path: Path) -> GoldenManifest:
     """A `golden.json`. Raises: RunError."""
-    record = load(path, GoldenRecord, RunError, "restore the golden, or bless a run", version=SCHEMA_VERSION)
-    if not record.history:
+    manifest = load(path, GoldenManifest, RunError, "restore the golden, or bless a run", version=SCHEMA_VERSION)
+    if not manifest.history:
         raise RunError(f"{path} holds no blessing; restore the golden, or bless a run.")
-    return record
+    return manifest
 
 
 def require_own(folder: Path) -> None:
@@ -93,7 +93,7 @@ def require_own(folder: Path) -> None:
         own_folder(folder, PREVIOUS_FOLDER, release)
     for name in (RUN_FOLDER, OLD_RUN):
         run = folder / name
-        if run.exists() and case_recorded_in(run) != folder.name:
+        if run.exists() and case_id_in(run) != folder.name:
             raise RunError(f"{run} is no run of {folder.name!r} by its {RUN_FILE}; move it away, then bless again.")
 
 
@@ -101,7 +101,7 @@ def case_file_of(folder: Path) -> Path:
     """The case file that holds once what an interrupted blessing has left is undone. Raises: RunError."""
     old = folder / OLD_CASE
     blessed = old.is_file() and (folder / GOLDEN_FILE).is_file()
-    is_blessed = blessed and sha256_of(old) == read_record(folder / GOLDEN_FILE).case_sha256
+    is_blessed = blessed and sha256_of(old) == read_manifest(folder / GOLDEN_FILE).case_sha256
     return old if is_blessed else folder / CASE_FILE
 
 
@@ -114,14 +114,14 @@ def undo_interrupted(folder: Path) -> None:
     require_own(folder)
     old_run, old_case, run = folder / OLD_RUN, folder / OLD_CASE, folder / RUN_FOLDER
     if (folder / GOLDEN_FILE).is_file():
-        record = read_record(folder / GOLDEN_FILE)
-        if _is_run(old_run, record) and not _is_run(run, record):
+        manifest = read_manifest(folder / GOLDEN_FILE)
+        if _is_run(old_run, manifest) and not _is_run(run, manifest):
             remove_folder(run)
             old_run.rename(run)
         if case_file_of(folder) == old_case:
             old_case.replace(folder / CASE_FILE)
-        if _is_run(run, record):  # a release is kept only while it is not the golden itself
-            remove_previous(folder, read_run(run).record.reference)
+        if _is_run(run, manifest):  # a release is kept only while it is not the golden itself
+            remove_previous(folder, read_run(run).manifest.reference)
     remove_folder(old_run)
     if _is_case(old_case, folder.name):
         old_case.unlink()
@@ -132,8 +132,8 @@ def undo_interrupted(folder: Path) -> None:
             clear_partial(folder / PREVIOUS_FOLDER / release)
 
 
-def _is_run(folder: Path, record: GoldenRecord) -> bool:
-    return (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == record.history[-1].run_sha256
+def _is_run(folder: Path, manifest: GoldenManifest) -> bool:
+    return (folder / RUN_FILE).is_file() and sha256_of(folder / RUN_FILE) == manifest.history[-1].run_sha256
 
 
 def _is_case(path: Path, case_id: str) -> bool:
@@ -175,6 +175,6 @@ def remove_numbers(folder: Path) -> None:
 def _holds_golden(folder: Path) -> bool:
     path = folder / GOLDEN_FILE
     try:
-        return not path.is_symlink() and bool(read_record(path))
+        return not path.is_symlink() and bool(read_manifest(path))
     except RunError:
         return False

@@ -15,7 +15,7 @@ import torch
 from parity.runs.clip import Clip, ClipForm, read_clip
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
-from parity.runs.execute import recording
+from parity.runs.execute import writing_trace
 from parity.runs.folder import IMPORTED, Imported, dtype_name, holds_run, write_run
 from parity.runs.frame_folder import read_frame_folder
 from parity.runs.outputs import LATENTS, OUTPUTS, read_tensors
@@ -172,7 +172,7 @@ def _described(imported: Imported, pictures: bool, files: ImportedFiles, weights
 
 
 def _replay(dump: HeldFile, names: NameMap, case: Case, weights: Weights, folder: Path) -> list[str]:
-    """Let a recorder hear the tensors of a dump as taps, in data-flow order; returns the patterns of these.
+    """Let a writer hear the tensors of a dump as taps, in data-flow order; returns the patterns of these.
 
     Raises: RunError for a dump that lacks what the map promises.
     """
@@ -183,7 +183,7 @@ def _replay(dump: HeldFile, names: NameMap, case: Case, weights: Weights, folder
         if lacking := [f"{name} (tap {of})" for of, name in pairs if name not in held]:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise RunError(f"{dump} lacks {', '.join(lacking[:3])}{more}, which the map names; dump them too.")
-        with recording("*", "sketch", prompt_tokens(case, weights))(folder):
+        with writing_trace("*", "sketch", prompt_tokens(case, weights))(folder):
             for of, name in pairs:
                 tap(of, file.get_tensor(name))
     return list(names.patterns)

@@ -34,7 +34,7 @@ def run_in_memory(
 ) -> RunOutputs:
     """Outputs of a run of `official` or `native`; with environment variables, of a child process that has them.
 
-    A child computes on as many threads as this process. Taps go to whoever listens, those of a child to a `Recorder`.
+    A child computes on as many threads as this process. Taps go to who listens, those of a child to a `TraceWriter`.
 
     Raises: ParityError of the kind that fits what is wrong; RunnerError if a child computes as this process does.
     """

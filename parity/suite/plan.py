@@ -87,7 +87,7 @@ def checkout_at(root: Path | None, python: Path | None) -> Checkout | None:
 def require_weights_of_goldens(cases: Sequence[Case], weights: Files) -> None:
     """Refuse other weights than the goldens were recorded with. Raises: RunError."""
     for case in cases:
-        recorded = golden_of(case.id).record.weights_hash
+        recorded = golden_of(case.id).manifest.weights_hash
         if recorded != weights.hash:
             raise RunError(
                 f"The golden of {case.id!r} was recorded with weights {recorded[:12]}; these are {weights.hash[:12]}. "

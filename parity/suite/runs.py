@@ -9,7 +9,7 @@ from parity.diff.isolated import bound_runs, read_isolated
 from parity.isolate.saved import save_isolated
 from parity.runs.child import ChildRunner, environment_in
 from parity.runs.environment import fingerprint_of_runs
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.suite.plan import Checkout, SuitePlan
 from parity.taps.dataflow import Dataflow
@@ -46,8 +46,8 @@ def make_run(plan: SuitePlan, case: Case, runner: str, target: Path, *, replace:
                 official_root=root,
                 threads=torch.get_num_threads(),
             )
-        recorded = None if plan.taps is None else recording(plan.taps, "sketch")
-        record_run(engine, case, plan.weights, options, target, progress, recorded, replace=replace)
+        tracing = None if plan.taps is None else writing_trace(plan.taps, "sketch")
+        run_to_folder(engine, case, plan.weights, options, target, progress, tracing, replace=replace)
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own
 
@@ -64,11 +64,11 @@ def run_is_there(plan: SuitePlan, case: Case, runner: str, target: Path) -> bool
     else:
         expected = environment_in(code.python, plan.device, case.reference)
     return (
-        run.record.case == case_document(case)
-        and run.record.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
-        and run.record.weights_hash == plan.weights.hash
+        run.manifest.case == case_document(case)
+        and run.manifest.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
+        and run.manifest.weights_hash == plan.weights.hash
         and run.has(TRACE_FILE) == (plan.taps is not None)
-        and run.record.environment == expected
+        and run.manifest.environment == expected
     )
 
 

@@ -81,7 +81,7 @@ class Suite:
         if plan.resume and isolation_is_there(plan, path, references, native):
             plan.say(f"{path}: kept, it is whole and of this run")
             return path
-        if not plan.left.fits(2 * native.record.end_to_end_s):  # it runs the official model with native beside it
+        if not plan.left.fits(2 * native.manifest.end_to_end_s):  # it runs the official model with native beside it
             self.missing.append(f"{case.id}/{ISOLATION}")
             return None
         try:
@@ -120,7 +120,7 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
         found=found,
         verdict=judged_or_refused(found),
         taps=taps,
-        records=(reference.record, candidate.record),
+        manifests=(reference.manifest, candidate.manifest),
         alone=None if isolated is None else read_isolated(isolated, [reference], candidate),
     )
 
@@ -129,15 +129,15 @@ def has_isolated_limits(native: Run) -> bool:
     """True if a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
     if not native.has(TRACE_FILE) or not limits_path().exists():
         return False
-    limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.record.environment))
+    limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.manifest.environment))
     return any(name.startswith(ISOLATED) for name in limits)
 
 
 def _against_golden(official: Run, native: Run, isolated: Path | None) -> list[SuiteLine]:
     """The live reference against the golden, then native against it; environment first, numbers after."""
-    recorded = golden_of(official.case_id)
+    golden = golden_of(official.case_id)
     lines = [
-        compare_line(f"{run.record.runner} against golden", recorded, run, alone)
+        compare_line(f"{run.manifest.runner} against golden", golden, run, alone)
         for run, alone in ((official, None), (native, isolated))
     ]
     found = lines[0].found

@@ -115,7 +115,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def sketch(tensor: Tensor, *, buckets: int = DEFAULT_BUCKETS) -> TapSketch:
-    """Sketch one tensor and wait for the result; a recorder uses `sketch_into`, which does not wait.
+    """Sketch one tensor and wait for the result; a writer uses `sketch_into`, which does not wait.
 
     Args:
         tensor: any shape, strides and real dtype, fewer than 2^33 elements; not changed.

@@ -60,7 +60,7 @@ class ObservedBuilder:
         return changed
 
 
-class RecordedStage:
+class ObservedStage:
     """The official diffusion stage; keeps the schedule and the states that the pipeline does not give back."""
 
     def __init__(self, stage: Any) -> None:
@@ -93,7 +93,7 @@ class RecordedStage:
 
 def observe_pipeline(
     pipeline: Any, request: OfficialRequest, observe_encoder: Callable[[Any, TextObserver], None]
-) -> RecordedStage:
+) -> ObservedStage:
     """Put observers into a pipeline that has been made, and the run's dtype where it is not the class's bf16.
 
     Args:
@@ -120,7 +120,7 @@ def observe_pipeline(
         owner = getattr(pipeline, block)
         setattr(owner, attribute, ObservedBuilder(getattr(owner, attribute), stage, clock, observe, built_dtype))
         owner._dtype = options.dtype
-    pipeline.stage = RecordedStage(pipeline.stage)
+    pipeline.stage = ObservedStage(pipeline.stage)
     return pipeline.stage  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ import pytest
 from bench import engines
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import present
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case
 from runners.case import Case
@@ -31,7 +31,8 @@ def made(
         runner = NativeRunner(micro_weights, engines.BF16)
         (here,) = [one for one in CATALOGUE if one.id == defect] or [None]
         with nullcontext() if here is None else present(here):
-            record_run(runner, micro_case(), micro_weights, engines.BF16, folder, Quiet(), recording("*", "sketch"))
+            tracing = writing_trace("*", "sketch")
+            run_to_folder(runner, micro_case(), micro_weights, engines.BF16, folder, Quiet(), tracing)
         return read_run(folder)
 
     return record

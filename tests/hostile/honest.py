@@ -177,7 +177,7 @@ def _exported(run: Path, files: Path) -> None:
 
 
 def _samples(run: Path, path: Path) -> None:
-    record = read_run(run).record
+    record = read_run(run).manifest
     samples = TimedSamples(
         date="2026-01-02",
         command="x",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, sketched_run
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import present
 from parity.explain.explanation import Explanation, explain
@@ -62,7 +62,7 @@ def test_garbage_in_the_padding_changes_no_bit_of_any_tap_or_output(
 
 @pytest.fixture(scope="module")
 def reference(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> SketchedRun:
-    return record(micro_weights, micro_case(SHORT))
+    return sketched_run(micro_weights, micro_case(SHORT))
 
 
 def told(found: CandidateDrift, bits_expected: bool) -> Explanation:

@@ -53,11 +53,11 @@ def test_a_recorded_run_computes_with_them_and_says_so(
     asked: list[Asked], micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
 ) -> None:
     case, flags = micro_case(NATIVE_CASE), Flags()
-    execute.record_run(
+    execute.run_to_folder(
         open_runner("native", micro_weights, OPTIONS), case, micro_weights, OPTIONS, tmp_path / "r", flags
     )
     assert asked == [("1.2.0", BEHAVIOURS)] and flags.seen and all(flags.seen)
-    assert read_run(tmp_path / "r").record.environment["changed_flags"]["cudnn.deterministic"] is True
+    assert read_run(tmp_path / "r").manifest.environment["changed_flags"]["cudnn.deterministic"] is True
 
 
 def test_a_run_in_memory_computes_with_them(

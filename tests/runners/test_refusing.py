@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run
+from parity.runs.execute import run_to_folder
 from runners.case import Case
 from runners.catalogue import OWN_ENVIRONMENT, open_runner
 from runners.clock import Quiet
@@ -57,7 +57,7 @@ def test_an_engine_refuses_before_a_process_is_started_or_weights_are_read(
     nowhere = tmp_path / "there-is-no-python"
     child = ChildRunner(python=nowhere, name=name, weights=tiny_weights, options=asked, beside=tmp_path / "run")
     with pytest.raises(RunnerError, match=what):
-        record_run(child, micro_case(overrides), tiny_weights, asked, tmp_path / "run", Quiet())
+        run_to_folder(child, micro_case(overrides), tiny_weights, asked, tmp_path / "run", Quiet())
     assert not ENGINES_CODE & sys.modules.keys()
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parity.runs import golden
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import RUN_FILE, Run, read_run
 from parity.runs.store import ENVIRONMENT_VARIABLE
 from runners.clock import Quiet
@@ -34,8 +34,8 @@ def golden_of_micro(
         options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
         out = tmp_path / "official"
         runner = NativeRunner(micro_weights, options)
-        taps = None if pattern is None else recording(pattern, "sketch")
-        record_run(runner, golden.find_case("micro"), micro_weights, options, out, Quiet(), taps)
+        taps = None if pattern is None else writing_trace(pattern, "sketch")
+        run_to_folder(runner, golden.find_case("micro"), micro_weights, options, out, Quiet(), taps)
         document = json.loads((out / RUN_FILE).read_text())
         (out / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
         golden.bless(read_run(out), "for this test", reduced=reduced)

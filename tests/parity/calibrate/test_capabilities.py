@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, sketched_run
 from parity.calibrate.harmless import other_capability, threads
 from parity.diff.compared import Comparison
 from parity.diff.drift_level import drift_level
@@ -27,7 +27,7 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def reference(tiny_weights: WeightsFolder) -> SketchedRun:
-    return record(tiny_weights, find_case(CASE))
+    return sketched_run(tiny_weights, find_case(CASE))
 
 
 def judged(registry: Registry, drifted: CandidateDrift, **elsewhere: str) -> str:

@@ -105,7 +105,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     run = golden_of_micro(reduced=False)
     case, environment = golden.find_case("micro"), {**here(micro_weights), "threads": "7"}
     # The golden was recorded on one thread, and so are candidates run, whatever this process computes on.
-    registry = _registry({**environment, "threads": str(run.record.environment["threads"])}, "micro")
+    registry = _registry({**environment, "threads": str(run.manifest.environment["threads"])}, "micro")
     evidence = grounds_of(case, case, registry, environment)
     assert evidence.environment["threads"] == "1" and evidence.recorded is not None
     opened = open_station(micro_weights, evidence, lambda _: None)

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from parity.calibrate.drift import drift, record
+from parity.calibrate.drift import drift, sketched_run
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.rewrites import ALL_AT_ONCE, rewritten
 from parity.defects.catalogue import CATALOGUE
@@ -27,7 +27,7 @@ def test_a_defect_departs_freely_and_adds_alone_where_it_lies(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case]
 ) -> None:
     case, defect = micro_case(), DEFECTS["isolated_keeps_a2v"]
-    reference = record(micro_weights, case)
+    reference = sketched_run(micro_weights, case)
     plain = drift(micro_weights, case, reference)
     assert plain.bit_equal and plain.metrics["taps.bit_different"] == 0 and plain.metrics["drift.text"] == 0
     with present(defect):

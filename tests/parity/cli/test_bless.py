@@ -64,7 +64,7 @@ def root(
     save_registry(limits(tmp_path), proposal.accept("first"))
 
     def measure(_files: Any, case: Any, _say: Any, recorded: Run, subset: GoldenSubset | None) -> Populations:
-        assert case.reference == recorded.record.reference == "1.2.0"
+        assert case.reference == recorded.manifest.reference == "1.2.0"
         return replace(populations(0.02), compared_on=subset_phrase(subset))
 
     monkeypatch.setattr(calibrate, "measure", measure)
@@ -93,7 +93,7 @@ def test_a_case_moves_with_its_limits_and_keeps_the_old_golden(
     name = "video_latent.relative_l2"
     assert after[name].value == pytest.approx(2 * before[name].value)
     assert "1.2.0 is what ships" in after[name].reason
-    assert golden.golden_of("micro").record.reference == "1.2.0"
+    assert golden.golden_of("micro").manifest.reference == "1.2.0"
     old_run = leave_run("again", runner="native")
     assert invoke("gate", old_run, "--against", "golden@1.0.0")[0] == 0
     code, said = invoke("gate", old_run)
@@ -156,7 +156,7 @@ def test_without_weights_limits_would_be_of_another_release(root: Path, leave_ru
     assert code == 2 and "has limits, which do not hold at another release" in said
     code, said = invoke("bless", new, "--reason", "x")
     assert code == 2 and "say with --reference" in said
-    assert golden.golden_of("micro").record.reference == "1.0.0"
+    assert golden.golden_of("micro").manifest.reference == "1.0.0"
     limits(root).unlink()
     code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--drop-previous")
     assert code == 0 and "12 named changes" in said and "kept:" not in said
@@ -173,7 +173,7 @@ def test_nothing_moves_if_the_limits_cannot_be_measured(
     new = leave_run("new", reference="1.2.0")
     code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
     assert code == 2 and "not bit for bit" in said
-    assert golden.golden_of("micro").record.reference == "1.0.0" and golden.releases_kept("micro") == ()
+    assert golden.golden_of("micro").manifest.reference == "1.0.0" and golden.releases_kept("micro") == ()
 
 
 def test_limits_of_a_gpu_are_not_carried_to_another_release(root: Path, leave_run: LeaveRun) -> None:
@@ -182,4 +182,4 @@ def test_limits_of_a_gpu_are_not_carried_to_another_release(root: Path, leave_ru
     save_registry(limits(root), there)
     code, said = invoke("bless", leave_run("new", reference="1.2.0"), "--reference", "1.2.0", "--reason", "it ships")
     assert code == 2 and "limits on H100" in said
-    assert golden.golden_of("micro").record.reference == "1.0.0"
+    assert golden.golden_of("micro").manifest.reference == "1.0.0"

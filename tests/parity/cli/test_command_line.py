@@ -87,7 +87,7 @@ def seal(run: Path) -> None:
     (run / RUN_FILE).write_text(json.dumps(record))
 
 
-def rewrite_record(run: Path, **changes: Any) -> None:
+def rewrite_manifest(run: Path, **changes: Any) -> None:
     record = json.loads((run / RUN_FILE).read_text())
     (run / RUN_FILE).write_text(json.dumps({**record, **changes}))
 
@@ -155,7 +155,7 @@ def test_what_is_damaged_is_named_and_exits_2_unless_it_fails(runs: Runs, invoke
         ({"schema_version": 1, "reference": "9.9.9"}, "the run follows '9.9.9', and its case '1.0.0'"),
         ({"reference": "1.0.0", "weights_hash": ""}, "does not say which weights it was run with"),
     ):
-        rewrite_record(copy, **change)
+        rewrite_manifest(copy, **change)
         result = gate()
         assert result.exit_code == 2
         assert words in result.output.replace("\n", " ")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from parity.cli.amplify import amplify
 from parity.cli.explain import explain
 from parity.cli.isolate import isolate
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
@@ -55,7 +55,7 @@ def test_the_verbs_diagnose_a_run(case_file: Path, micro_weights: WeightsFolder,
     case, options = load_case(case_file), RunOptions(device=torch.device("cpu"))
     for runner in ("official", "native"):
         engine = open_runner(runner, micro_weights, options)
-        record_run(engine, case, micro_weights, options, tmp_path / runner, Quiet(), recording("*", "sketch"))
+        run_to_folder(engine, case, micro_weights, options, tmp_path / runner, Quiet(), writing_trace("*", "sketch"))
     weights = ("--weights", micro_weights.folder)
 
     decisions = called("explain", tmp_path / "native", "--against", tmp_path / "official", "--drift", "out")

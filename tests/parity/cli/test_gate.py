@@ -142,7 +142,7 @@ def test_a_run_is_not_judged_by_itself(gate: Gate, leave_run: LeaveRun) -> None:
 def test_text_and_json_name_both_sides(gate: Gate, leave_run: LeaveRun, tmp_path: Path) -> None:
     where = {"source_hash": "ab" * 32}
     official, native = leave_run("official", environment=where), leave_run("native", runner="native", environment=where)
-    records = {name: read_run(run).record for name, run in (("reference", official), ("candidate", native))}
+    records = {name: read_run(run).manifest for name, run in (("reference", official), ("candidate", native))}
     lines = gate(native, official)[1].splitlines()
     document = json.loads(gate(native, official, "--json", "--junit", str(tmp_path / "gate.xml"))[1])
     for name, record in records.items():

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from runners.case import Case
 from runners.clock import Quiet
 from runners.native.runner import NativeRunner
@@ -27,7 +27,7 @@ def run(
     options = RunOptions(device=torch.device("cpu"), behaviours={"guidance_fp32": True})
     folder = tmp_path_factory.mktemp("identify") / "run"
     runner = NativeRunner(micro_weights, options)
-    record_run(runner, case, micro_weights, options, folder, Quiet(), recording("*", "sketch"))
+    run_to_folder(runner, case, micro_weights, options, folder, Quiet(), writing_trace("*", "sketch"))
     return folder
 
 

@@ -88,7 +88,7 @@ def _at(direction: str, distance: float) -> float:
 def saved_isolation(path: Path, official: Path, mine: Path, errors: dict[str, float] | None = None) -> Path:
     """What `parity isolate` would leave of a run beside another, with no error but those given by place."""
     reference, candidate = read_run(official), read_run(mine)
-    record = candidate.record
+    record = candidate.manifest
     places = isolated_places(flow_of(reference, candidate, read_trace(official)), (0, 1))
     document = {
         **{key: getattr(record, key) for key in ("inputs", "runner", "tier", "dtype", "weights_hash", "environment")},

@@ -33,13 +33,13 @@ def invoke(*arguments: object) -> tuple[int, str]:
 def test_a_golden_says_which_release_made_it_of_the_request_that_1_0_0_ran(case: str) -> None:
     release, first = CASES[case]
     run, of_first = golden_of(case), golden_of(first)
-    details = run.record.details
-    assert run.record.reference == details["official_release"] == release
+    details = run.manifest.details
+    assert run.manifest.reference == details["official_release"] == release
     assert details["official_commit"] == known_commit(release)
     assert details["official_sha256"] == total_sha256(known_hashes(release))
-    assert find_case(case).request == find_case(first).request and run.record.inputs == of_first.record.inputs
-    assert run.record.weights_hash == of_first.record.weights_hash
-    assert run.record.environment["threads"] == 1  # sums in fp32 on several differ from run to run
+    assert find_case(case).request == find_case(first).request and run.manifest.inputs == of_first.manifest.inputs
+    assert run.manifest.weights_hash == of_first.manifest.weights_hash
+    assert run.manifest.environment["threads"] == 1  # sums in fp32 on several differ from run to run
     assert sum(path.stat().st_size for path in run.folder.iterdir()) < MAX_BYTES
 
 
@@ -51,7 +51,7 @@ def test_a_golden_knows_the_bits_of_every_tap_and_the_kernel_of_every_form_of_at
     outside = 60  # of blocks
     assert trace.complete and len(trace.bits) == outside + 4 * 4 * (3 * (10 if v2a else 9) + 8)
     # Gemma, two connectors, self and text of both streams, audio to video and video to audio.
-    assert list(run.record.details[ATTENTION_KERNELS].values()) == ["flash"] * (9 if v2a else 8)
+    assert list(run.manifest.details[ATTENTION_KERNELS].values()) == ["flash"] * (9 if v2a else 8)
 
 
 def test_a_run_at_parity_with_1_0_0_is_refused_by_the_golden_of_1_2_0_before_any_number() -> None:
@@ -66,7 +66,7 @@ def test_a_run_that_only_says_1_2_0_fails_and_is_told_that_it_has_the_bits_of_1_
     tmp_path: Path, elsewhere: bool
 ) -> None:
     run = Path(shutil.copytree(GOLDENS / "tiny_ti2v/run", tmp_path / "run"))
-    wanted = golden_of("release_1.2.0_tiny_ti2v").record
+    wanted = golden_of("release_1.2.0_tiny_ti2v").manifest
     document: dict[str, Any] = json.loads((run / RUN_FILE).read_text())
     environment = {**wanted.environment, **({"torch": "9.9"} if elsewhere else {})}
     document |= {"runner": "native", "reference": "1.2.0", "case": wanted.case, "environment": environment}

@@ -157,7 +157,7 @@ def test_a_checkout_runs_the_cases_of_its_release_in_its_own_interpreter_and_is_
     checkout = ("--official-root", package_root(), "--runner-python", sys.executable)
     code, said = suite(live, micro_weights, *checkout)
     assert code == 0, said
-    official, native = (read_run(live / "runs" / "micro" / name).record for name in ("official", "native"))
+    official, native = (read_run(live / "runs" / "micro" / name).manifest for name in ("official", "native"))
     assert official.details["in_child_process"] is True and "in_child_process" not in native.details
     assert lines(live)[0]["what"] == "native against official"
     code, said = suite(live, micro_weights, *checkout, "--minutes", "0")

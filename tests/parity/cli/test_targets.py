@@ -102,7 +102,7 @@ def test_a_whole_golden_is_fetched_over_another_run_only_where_that_is_asked_for
     code, said = invoke("fetch", "micro", "--out", theirs, "--replace")
     assert code == 2 and "not one of ours" in said and [path.name for path in theirs.iterdir()] == [RUN_FILE]
     assert invoke("fetch", "micro", "--out", mine, "--replace")[0] == 0
-    assert read_run(mine).record.runner == "official"
+    assert read_run(mine).manifest.runner == "official"
     assert invoke("fetch", "micro", "--out", mine)[0] == 0, "the same run again is no other"
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, record
+from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, sketched_run
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import Defect, present
 from runners.case import Case
@@ -45,7 +45,7 @@ TRIED = [defect for defect in CATALOGUE if defect.variant.committed] + [
 @pytest.fixture(scope="module")
 def plain_run(micro_weights: WeightsFolder) -> Callable[[Case], SketchedRun]:
     """The native run of a case as it is, made once."""
-    return cache(lambda case: record(micro_weights, case, "native"))
+    return cache(lambda case: sketched_run(micro_weights, case, "native"))
 
 
 def first_departure(drifted: CandidateDrift) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.diff.comparable import environment_differences, record_findings, require_comparable
+from parity.diff.comparable import environment_differences, manifest_findings, require_comparable
 from parity.runs.difference import Difference
 from parity.runs.folder import Run, read_run
 from runners.errors import RunError
@@ -29,7 +29,7 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
     def run(name: str, runner: str, version: str) -> Run:
         packages = {"transformers": version, "tokenizers": version, "torch": version, "device": device}
         found = read_run(leave_run(name, runner=runner, environment=packages))
-        return Run(folder=found.folder, record=msgspec.structs.replace(found.record, reference=release))
+        return Run(folder=found.folder, record=msgspec.structs.replace(found.manifest, reference=release))
 
     found = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
     assert found == [Difference(key=package, old="5", new="4") for package in named]
@@ -37,25 +37,25 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
 
 def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun) -> None:
     run = read_run(leave_run("reference"))
-    case = dict(run.record.case)
+    case = dict(run.manifest.case)
     case["request"] = {**case["request"], "seed": 11, "prompt": "x" * 99}
-    other = Run(folder=run.folder, record=msgspec.structs.replace(run.record, case=case))
+    other = Run(folder=run.folder, record=msgspec.structs.replace(run.manifest, case=case))
     with pytest.raises(RunError, match=r"request\.prompt \('.*\.\.\. and 'x{39}\.\.\.\); request\.seed \(\d+ and 11\)"):
         require_comparable(run, other)
 
 
 def test_what_no_tap_shows_is_found_in_the_records(leave_run: LeaveRun) -> None:
     run = read_run(leave_run("reference"))
-    assert record_findings(run, run) == ()
-    sigmas = [level * (0.5 if index == 1 else 1.0) for index, level in enumerate(run.record.sigmas)]
-    record = msgspec.structs.replace(run.record, sigmas=sigmas, sample_rate_hz=44100)
-    schedule, rate = record_findings(run, Run(folder=run.folder, record=record))
+    assert manifest_findings(run, run) == ()
+    sigmas = [level * (0.5 if index == 1 else 1.0) for index, level in enumerate(run.manifest.sigmas)]
+    record = msgspec.structs.replace(run.manifest, sigmas=sigmas, sample_rate_hz=44100)
+    schedule, rate = manifest_findings(run, Run(folder=run.folder, record=record))
     assert schedule.code == "sigma_mismatch" and schedule.message.startswith("farthest apart at level 1: reference has")
     assert (rate.code, rate.where) == ("rate_mismatch", "sample_rate_hz")
     assert rate.message.endswith("candidate has 44100 samples a second")
     for rounding, seen in ((2e-7, False), (2e-6, True), (float("nan"), True)):
-        moved = msgspec.structs.replace(run.record, sigmas=[level + rounding for level in run.record.sigmas])
-        assert bool(record_findings(run, Run(folder=run.folder, record=moved))) == seen
-    shorter = msgspec.structs.replace(run.record, sigmas=run.record.sigmas[:-1])
-    (found,) = record_findings(run, Run(folder=run.folder, record=shorter))
+        moved = msgspec.structs.replace(run.manifest, sigmas=[level + rounding for level in run.manifest.sigmas])
+        assert bool(manifest_findings(run, Run(folder=run.folder, record=moved))) == seen
+    shorter = msgspec.structs.replace(run.manifest, sigmas=run.manifest.sigmas[:-1])
+    (found,) = manifest_findings(run, Run(folder=run.folder, record=shorter))
     assert "noise levels, candidate has" in found.message

@@ -41,7 +41,7 @@ def test_honest_runs_with_equal_bits_are_two_runs(leave_run: LeaveRun) -> None:
     official, native, again = leave_run("official"), leave_run("native", runner="native"), leave_run("again")
     assert codes(official, native) == codes(official, again) == []
     assert compare_runs(read_run(official), read_run(native)).findings == ()
-    ids = {read_run(run).record.run_id for run in (official, native, again)}
+    ids = {read_run(run).manifest.run_id for run in (official, native, again)}
     assert len(ids) == 3 and all(len(one) == 32 for one in ids)
     for run in (official, native):  # as runs were before they had ids
         relabelled(run, run_id=None)
@@ -192,7 +192,7 @@ def test_a_side_says_what_it_is_and_where_and_when_it_ran(leave_run: LeaveRun) -
     side = side_of(run)
     assert (side.runner, side.tier, side.dtype, side.reference) == ("native", "fast", "bf16", "1.0.0")
     assert (side.device, side.processor, side.code) == ("cuda", "NVIDIA H100", "ab" * 32)
-    assert (side.run_id, side.created_utc) == (run.record.run_id, run.record.created_utc)
+    assert (side.run_id, side.created_utc) == (run.manifest.run_id, run.manifest.created_utc)
     assert side.run_sha256 == sha256_of(run.folder / "run.json")
     cpu = side_of(read_run(leave_run("cpu")))
     assert (cpu.device, cpu.processor, cpu.code) == ("cpu", "Xeon", "")  # no code hash in this environment

@@ -42,7 +42,7 @@ def write(tmp_path: Path, reference: Run, candidate: Run, places: tuple[str, ...
     """A saved isolation of the candidate, with changes."""
 
     def save(**changes: Any) -> Path:
-        record = candidate.record
+        record = candidate.manifest
         document = {
             "schema_version": 2,
             "case": record.case,

@@ -34,7 +34,7 @@ def retraced(run: Path, change: Callable[[SketchTable], None]) -> Path:
 
 
 def truthful(run: Path) -> Path:
-    """The run with the sketches that its outputs have, as every recorder leaves them."""
+    """The run with the sketches that its outputs have, as every writer leaves them."""
     outputs = read_run(run).outputs()
 
     def change(table: SketchTable) -> None:

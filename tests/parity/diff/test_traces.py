@@ -300,7 +300,7 @@ def test_text_with_padding_on_one_side_is_left_out_on_both(flow: Dataflow) -> No
     for reference, candidate, side in ((old, new, "reference"), (new, old, "candidate")):
         found = compare_traces(reference, candidate, flow)
         assert found.bit_equal and found.findings == () and found.compared == len(flow.taps) - len(TEXT)
-        assert found.left_out == LeftOut(taps=TEXT, padded=(side,)) and not found.recorded(TEXT[0])
+        assert found.left_out == LeftOut(taps=TEXT, padded=(side,)) and not found.is_wanted(TEXT[0])
         assert not any(tap in found.errors for tap in TEXT)
     moved = compare_traces(old, trace_of(noisy(tensors, 0.1, ["connector/neg/audio"])), flow)
     assert [tap for tap, error in moved.errors.items() if error] == ["connector/neg/audio"]

@@ -19,7 +19,7 @@ from parity.explain.explanation import Explanation
 from parity.report.drift import drift_lines, mark
 from parity.report.explanation import explanation_document, explanation_lines
 from parity.runs.attention_kernels import ATTENTION_KERNELS
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.trace.atomic import write_json_atomic
 from runners.case import Case
@@ -46,7 +46,7 @@ def record(
     def record_one(runner: str, pattern: str = "*", options: RunOptions = OPTIONS) -> Run:
         folder = tmp_path_factory.mktemp("runs") / runner
         engine = open_runner(runner, micro_weights, options)
-        record_run(engine, micro_case(), micro_weights, options, folder, Quiet(), recording(pattern, "sketch"))
+        run_to_folder(engine, micro_case(), micro_weights, options, folder, Quiet(), writing_trace(pattern, "sketch"))
         return read_run(folder)
 
     return record_one
@@ -101,9 +101,9 @@ def test_native_is_equal_to_official(record: Record, official: Run) -> None:
 
 
 def test_another_attention_kernel_is_named(record: Record, official: Run) -> None:
-    noted = official.record.details[ATTENTION_KERNELS]
+    noted = official.manifest.details[ATTENTION_KERNELS]
     assert len(noted) > 3 and set(noted.values()) <= {"flash", "math"}  # what torch has on a CPU
-    assert record("native").record.details[ATTENTION_KERNELS] == noted
+    assert record("native").manifest.details[ATTENTION_KERNELS] == noted
     with sdpa_kernel([SDPBackend.MATH]):
         other = record("native")
     lines = explanation_lines(diagnose(official, other))
@@ -118,8 +118,8 @@ def test_a_run_without_taps_is_left_to_itself(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
 ) -> None:
     engine = open_runner("native", micro_weights, OPTIONS)
-    record_run(engine, micro_case(), micro_weights, OPTIONS, tmp_path / "run", Quiet())
-    assert ATTENTION_KERNELS not in read_run(tmp_path / "run").record.details
+    run_to_folder(engine, micro_case(), micro_weights, OPTIONS, tmp_path / "run", Quiet())
+    assert ATTENTION_KERNELS not in read_run(tmp_path / "run").manifest.details
 
 
 @pytest.mark.parametrize(

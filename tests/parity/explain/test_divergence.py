@@ -121,7 +121,7 @@ def test_nothing_compared_is_no_agreement(flow: Dataflow) -> None:
 def test_taps_that_were_not_to_be_recorded_are_looked_through(flow: Dataflow) -> None:
     errors = errors_of(flow, ["denoise/000/uncond/block/01/video/text_attn"])
     some = {tap: error for tap, error in errors.items() if "/x0/" in tap or "/latent/" in tap}
-    found = first_divergence(some, lambda tap: FLOOR, flow, recorded=lambda tap: tap in some)
+    found = first_divergence(some, lambda tap: FLOOR, flow, is_wanted=lambda tap: tap in some)
     # In step 0 only that prediction departs first; both streams do, because audio attends to video after text_attn.
     assert [root.tap for root in found.roots] == ["denoise/000/uncond/x0/video", "denoise/000/uncond/x0/audio"]
     assert not found.findings

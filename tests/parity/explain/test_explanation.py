@@ -36,7 +36,7 @@ def spread(flow: Dataflow, sources: Iterable[str], size: float, clean: float = 0
     taps = {
         tap: SketchDiff(bit_equal=value == 0, estimate=value, low=value, high=value) for tap, value in values.items()
     }
-    return TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+    return TraceDiff(taps=taps, findings=(), is_wanted=lambda tap: True)
 
 
 def told(flow: Dataflow, diff: TraceDiff, bits_expected: bool = True) -> Explanation:
@@ -105,7 +105,7 @@ def test_a_defect_is_located_by_bits_where_a_golden_keeps_no_sketch(flow: Datafl
     whole = spread(flow, [source], 0.25)
     kept = {tap: diff for tap, diff in whole.taps.items() if "/block/" not in tap}
     by_bits = {tap: diff.bit_equal for tap, diff in whole.taps.items() if tap not in kept}
-    golden = replace(whole, taps=kept, recorded=lambda tap: "/block/" not in tap, by_bits=by_bits)
+    golden = replace(whole, taps=kept, is_wanted=lambda tap: "/block/" not in tap, by_bits=by_bits)
     found = told(flow, golden)
     assert [root.tap for root in found.divergence.roots] == [source]
     assert found.divergence.compared == len(flow.taps) and not found.bit_equal
@@ -143,7 +143,7 @@ def test_bits_come_first_then_named_failures_then_numbers(flow: Dataflow) -> Non
         *(Finding(code="missing_tensor", where=f"gone/{n}", message="the candidate lacks this tap") for n in range(7)),
         Finding(code="swapped_pass", where="denoise/000/cond", message="holds another"),
     ]
-    lines = explanation_lines(told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), recorded=diff.recorded)))
+    lines = explanation_lines(told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), is_wanted=diff.recorded)))
     assert lines[0].startswith("109 of 187 taps equal in every bit; the first to differ is `denoise/000/guided/audio`")
     assert lines[1] == "environment_mismatch at environment: torch: 1 against 2"
     assert lines[2] == "nan_candidate at decode/mel: 5 elements"
@@ -154,11 +154,11 @@ def test_bits_come_first_then_named_failures_then_numbers(flow: Dataflow) -> Non
 def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Dataflow) -> None:
     diff = spread(flow, [], 0.0)
     gone = {tap: one for tap, one in diff.taps.items() if tap != "init/video"}
-    found = told(flow, TraceDiff(taps=gone, findings=(), recorded=diff.recorded))
+    found = told(flow, TraceDiff(taps=gone, findings=(), is_wanted=diff.recorded))
     first, second = explanation_lines(found)
     assert first == f"{len(flow.taps) - 1} of {len(flow.taps)} taps equal in every bit, 1 missing"
     assert second.startswith("missing_tensor at init/video") and found.divergence.departs
-    nothing = told(flow, TraceDiff(taps={}, findings=(), recorded=diff.recorded))
+    nothing = told(flow, TraceDiff(taps={}, findings=(), is_wanted=diff.recorded))
     assert "so nothing is known" in explanation_lines(nothing)[0] and nothing.divergence.departs
 
 
@@ -168,7 +168,7 @@ def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
     codes = ("environment_mismatch", "nan_candidate", "missing_tensor", "swapped_pass", "incomplete_trace")
     named = tuple(Finding(code=code, where="somewhere", message="something") for code in codes)
     found = explain(
-        TraceDiff(taps=diff.taps, findings=named, recorded=diff.recorded),
+        TraceDiff(taps=diff.taps, findings=named, is_wanted=diff.recorded),
         flow,
         Floors(flow, "bf16"),
         bits_expected=False,
@@ -196,7 +196,7 @@ def test_an_oracle_is_heard(flow: Dataflow) -> None:
 def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) -> None:
     clean, tap = spread(flow, [], 0.0), f"{HEAD}/cond/block/01/video/ff"
     sign_of_zero = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0)
-    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), recorded=clean.recorded)
+    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), is_wanted=clean.recorded)
     found = told(flow, diff)
     assert found.divergence.departs and not found.bit_equal
     assert explanation_lines(found)[0].startswith(f"186 of 187 taps equal in every bit; `{tap}` alone differs although")
@@ -207,19 +207,19 @@ def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) 
     assert not told(flow, diff, bits_expected=False).divergence.departs  # limits do not ask for bits
 
     cast = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0, dtypes=("bfloat16", "float32"))
-    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), recorded=clean.recorded))
+    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), is_wanted=clean.recorded))
     assert "bfloat16 in the reference, float32 here" in explanation_lines(found)[1]
 
 
 def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dataflow) -> None:
     clean = spread(flow, [], 0.0)
     elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
-    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), recorded=clean.recorded)
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), is_wanted=clean.recorded)
     found = told(flow, diff, bits_expected=False)
     assert explanation_lines(found)[0] == f"all {len(flow.taps)} taps are equal in every bit" and found.bit_equal
     assert explanation_lines(found)[1].startswith("environment_mismatch") and len(explanation_lines(found)) == 2
     incomplete = Finding(code="incomplete_trace", where="candidate", message="the candidate ended after 7 taps")
-    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), recorded=clean.recorded)
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), is_wanted=clean.recorded)
     found = told(flow, diff, bits_expected=False)
     assert not found.bit_equal
     assert explanation_lines(found)[0] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"
@@ -247,7 +247,7 @@ def test_a_small_defect_may_begin_at_an_input_that_is_raised_but_within_its_boun
     def lines(hidden: float) -> tuple[str, ...]:
         errors = {**quiet, "text/pos/hidden": hidden, "connector/pos/video": 0.0077}
         taps = {tap: SketchDiff(bit_equal=False, estimate=e, low=e, high=e) for tap, e in errors.items()}
-        diff = TraceDiff(taps=taps, findings=(), recorded=lambda tap: True)
+        diff = TraceDiff(taps=taps, findings=(), is_wanted=lambda tap: True)
         floors = Floors(flow, "bf16", calibrated=calibrated)
         return explanation_lines(explain(diff, flow, floors, bits_expected=False))
 
@@ -344,7 +344,7 @@ def test_where_few_bits_are_equal_in_another_environment_the_first_line_points_n
 def test_inputs_that_were_not_compared_are_not_said_to_be_equal(flow: Dataflow) -> None:
     diff = spread(flow, ["decode/waveform"], 0.3)
     taps = {tap: one for tap, one in diff.taps.items() if tap != "decode/mel"}
-    found = told(flow, replace(diff, taps=taps, recorded=lambda tap: tap != "decode/mel"))
+    found = told(flow, replace(diff, taps=taps, is_wanted=lambda tap: tap != "decode/mel"))
     assert story(found).startswith("185 of 186 taps equal in every bit; `decode/waveform` alone differs: look at")
     found = told(flow, replace(diff, taps=taps))
     assert story(found).startswith("185 of 187 taps equal in every bit, 1 missing; `decode/waveform` alone differs: ")

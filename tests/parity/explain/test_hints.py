@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.calibrate.drift import SketchedRun, drift, record
+from parity.calibrate.drift import SketchedRun, drift, sketched_run
 from parity.defects import catalogue, ports
 from parity.defects.defect import defects_in, present
 from parity.explain.explanation import explain
@@ -26,7 +26,7 @@ DEFECTS = {defect.id: defect for defect in (*catalogue.CATALOGUE, *defects_in(po
 @pytest.fixture(scope="module")
 def plain_run(micro_weights: WeightsFolder) -> Callable[[Case], SketchedRun]:
     """The native run of a case as it is, made once."""
-    return cache(lambda case: record(micro_weights, case, "native"))
+    return cache(lambda case: sketched_run(micro_weights, case, "native"))
 
 
 @pytest.mark.slow

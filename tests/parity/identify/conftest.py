@@ -10,9 +10,9 @@ import torch
 
 from parity.defects.batched import each_pass
 from parity.identify.behaviours import reference_at
-from parity.runs.execute import record_run
+from parity.runs.execute import run_to_folder
 from parity.runs.folder import Run, read_run
-from parity.trace.recorder import Recorder
+from parity.trace.trace_writer import TraceWriter
 from runners.case import Case
 from runners.clock import Quiet
 from runners.native.runner import NativeRunner
@@ -51,7 +51,7 @@ def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Call
 
         with wrong or nullcontext():
             runner = NativeRunner(micro_weights, options)
-            record_run(runner, case, micro_weights, options, tmp_path / "run", Quiet(), recorded if keep else None)
+            run_to_folder(runner, case, micro_weights, options, tmp_path / "run", Quiet(), recorded if keep else None)
         return read_run(tmp_path / "run")
 
     return leave
@@ -60,5 +60,5 @@ def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Call
 @contextmanager
 def recorded_passes(folder: Path, keep: Any) -> Iterator[None]:
     """Leave a trace in which passes that ran as one batch stand one by one."""
-    with Recorder(folder, pattern="*", keep=keep) as recorder, listening(each_pass(recorder)):
+    with TraceWriter(folder, pattern="*", keep=keep) as writer, listening(each_pass(writer)):
         yield

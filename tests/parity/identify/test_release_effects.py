@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from parity.identify.release_effects import measured
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import RUN_FILE, Run, read_run
 from runners.case import Case
 from runners.clock import Quiet
@@ -36,9 +36,8 @@ def official(
         out = tmp_path / release
         case = micro_case({**SKIPPING, "reference": release})
         options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
-        record_run(
-            NativeRunner(micro_weights, options), case, micro_weights, options, out, Quiet(), recording("*", "sketch")
-        )
+        tracing = writing_trace("*", "sketch")
+        run_to_folder(NativeRunner(micro_weights, options), case, micro_weights, options, out, Quiet(), tracing)
         document: dict[str, Any] = json.loads((out / RUN_FILE).read_text())
         (out / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
         return read_run(out)

@@ -24,7 +24,7 @@ from parity.judge.verdict import judge
 from parity.report.explanation import explanation_lines
 from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, SuiteLine, draw_suite, save_suite, suite_code
-from parity.runs.folder import RunRecord
+from parity.runs.folder import RunManifest
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
 
@@ -49,7 +49,7 @@ def numbers(**changes: float) -> RunsDiff:
     )
 
 
-def record(runner: str) -> RunRecord:
+def record(runner: str) -> RunManifest:
     values: dict[str, Any] = {
         "schema_version": 1,
         "case": {"id": "micro"},
@@ -72,7 +72,7 @@ def record(runner: str) -> RunRecord:
         "details": {},
         "files": {},
     }
-    return msgspec.convert(values, RunRecord)
+    return msgspec.convert(values, RunManifest)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def diagnosis(micro_case: Callable[..., Case]) -> Diagnose:
     def made(equal: bool, *findings: Finding) -> Explanation:
         diff = SketchDiff(estimate=0.0 if equal else 0.5, low=0.0, high=0.5, bit_equal=equal)
         taps = {"decode/frames": diff, "decode/mel": diff}
-        traces = TraceDiff(taps=taps, findings=findings, recorded=lambda tap: tap in taps)
+        traces = TraceDiff(taps=taps, findings=findings, is_wanted=lambda tap: tap in taps)
         return explain(traces, flow, Floors(flow, "bf16"), bits_expected=True)
 
     return made

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.runs.child import ChildRunner, environment_in
-from parity.runs.execute import TRACEBACK_FILE, Listening, record_run, recording
+from parity.runs.execute import TRACEBACK_FILE, Listening, run_to_folder, writing_trace
 from parity.runs.folder import read_run
 from parity.trace.file import read_trace
 from runners.case import Case, case_document, case_of
@@ -70,19 +70,19 @@ def changed(grey: Path, change: str, name: str = "Other") -> str:
     return f"{path}:{name}"
 
 
-def record_in_child(
+def run_in_child(
     runner: str,
     weights: WeightsFolder | ForgedWeights,
     case: Case,
     out: Path,
     progress: Progress | None = None,
-    recorded: Listening | None = None,
+    tracing: Listening | None = None,
     **others: Any,
 ) -> None:
     """Run a case in a child and leave the run folder `out`."""
     threads = torch.get_num_threads()  # as many as here, for the same bits
     fields = {"python": HERE, "name": runner, "weights": weights, "threads": threads, "options": BF16, "beside": out}
-    record_run(ChildRunner(**{**fields, **others}), case, weights, BF16, out, progress or Quiet(), recorded)
+    run_to_folder(ChildRunner(**{**fields, **others}), case, weights, BF16, out, progress or Quiet(), tracing)
 
 
 def python_without(folder: Path, first: str = "") -> Path:
@@ -121,11 +121,12 @@ def pids_in(path: Path) -> list[int]:
 def test_the_engine_of_the_documentation_runs_with_torch_numpy_and_safetensors_alone(
     grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
-    recorded = recording("denoise/*", "full")
+    tracing = writing_trace("denoise/*", "full")
     python = python_without(tmp_path)
-    record_in_child(f"{grey}:Grey", micro_weights, micro_case(), tmp_path / "run", recorded=recorded, python=python)
+    run_in_child(f"{grey}:Grey", micro_weights, micro_case(), tmp_path / "run", tracing=tracing, python=python)
     run = read_run(tmp_path / "run")
-    assert run.record.runner == "grey" and run.record.details["shade"] == int(run.outputs().video_frames[0, 0, 0, 0])
+    assert run.manifest.runner == "grey"
+    assert run.manifest.details["shade"] == int(run.outputs().video_frames[0, 0, 0, 0])
     assert list(read_trace(run.folder)) == ["denoise/000/latent/video", "denoise/001/latent/video"]
     assert run.has("tensors.safetensors")
 
@@ -146,8 +147,8 @@ def test_weights_made_on_the_spot_are_the_same_bits_in_a_child_with_torch_numpy_
     grey: Path, tiny_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
     made = ForgedWeights("tiny", 0, torch.device("cpu"))
-    record_in_child(changed(grey, SUMS), made, micro_case(), tmp_path / "run", python=python_without(tmp_path))
-    record = read_run(tmp_path / "run").record
+    run_in_child(changed(grey, SUMS), made, micro_case(), tmp_path / "run", python=python_without(tmp_path))
+    record = read_run(tmp_path / "run").manifest
     written = {name: f"{value:016x}" for name, _, _, value in tiny_weights.model.checksums()}
     written |= {name: f"{value:016x}" for name, _, _, value in tiny_weights.gemma.checksums()}
     assert record.details["sums"] == written
@@ -160,7 +161,7 @@ def test_a_child_that_makes_other_bits_of_a_recipe_is_refused(grey: Path, micro_
     made = ForgedWeights("tiny", 0, torch.device("cpu"))
     python = python_without(tmp_path, other)
     with pytest.raises(RunnerError, match=r"makes other weights of forge:tiny:0 .*parity forge --out"):
-        record_in_child(f"{grey}:Grey", made, micro_case(), tmp_path / "run", python=python)
+        run_in_child(f"{grey}:Grey", made, micro_case(), tmp_path / "run", python=python)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
 ) -> None:
     runner = changed(grey, f"def run(self, case, progress):\n    {body}")
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
+        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     left = {path.name for path in tmp_path.glob("*run*")}
     last = {"a bug": "ValueError: a bug", "library": "ModuleNotFoundError: No module named", "words": "last words"}
     said = [text for part, text in last.items() if part in body]
@@ -252,7 +253,7 @@ def test_what_a_child_leaves_is_not_believed(
 ) -> None:
     runner = changed(grey, body)
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
+        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     assert not list(tmp_path.glob("*run*"))
 
 
@@ -279,9 +280,9 @@ def test_an_interrupt_ends_the_child_and_what_it_started_and_keeps_its_taps(
         def step(self, index: int, count: int) -> None:
             raise KeyboardInterrupt
 
-    stuck, recorded = changed(grey, STUCK), recording("*", "sketch")
+    stuck, tracing = changed(grey, STUCK), writing_trace("*", "sketch")
     with pytest.raises(KeyboardInterrupt):
-        record_in_child(stuck, micro_weights, micro_case(), tmp_path / "run", Impatient(), recorded)
+        run_in_child(stuck, micro_weights, micro_case(), tmp_path / "run", Impatient(), tracing)
     assert all(gone(pid) for pid in pids_in(pids))
     assert sorted(path.name for path in tmp_path.glob("*run*")) == ["run.crashed"]
     trace = read_trace(tmp_path / "run.crashed")
@@ -297,8 +298,8 @@ def test_what_the_engine_leaves_running_is_ended_with_it(
         "    return dataclasses.replace(super().run(*a), details={'left': left.pid})"
     )
     runner = changed(grey, body)
-    record_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
-    assert gone(read_run(tmp_path / "run").record.details["left"])
+    run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
+    assert gone(read_run(tmp_path / "run").manifest.details["left"])
 
 
 def test_the_child_does_not_outlive_a_parent_that_was_killed(
@@ -353,7 +354,7 @@ def test_what_cannot_be_started_is_named(
     change: dict[str, Any], sentence: str, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
 ) -> None:
     with pytest.raises(ParityError, match=sentence):
-        record_in_child("official", micro_weights, micro_case(), tmp_path / "run", **change)
+        run_in_child("official", micro_weights, micro_case(), tmp_path / "run", **change)
 
 
 def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
@@ -361,7 +362,7 @@ def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
 ) -> None:
     case = micro_case({"request.images": [{"path": "none.png"}]})
     with pytest.raises(CaseError, match=r"'none.png' of case 'micro' is not a file"):
-        record_in_child("official", micro_weights, case, tmp_path / "run")
+        run_in_child("official", micro_weights, case, tmp_path / "run")
 
 
 def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
@@ -373,7 +374,7 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     done = CliRunner().invoke(app, [*arguments, "--runner-python", sys.executable])
     assert done.exit_code == 0, done.output
     assert "denoising" in done.stderr and "step 2/2" in done.stderr
-    assert read_run(tmp_path / "run").record.details["in_child_process"] is True
+    assert read_run(tmp_path / "run").manifest.details["in_child_process"] is True
     again = [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0", "--replace"]
     refused = CliRunner().invoke(app, again)
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
@@ -383,7 +384,7 @@ def test_only_a_recorder_can_listen_to_a_child(grey: Path, micro_weights: Weight
     child = ChildRunner(
         python=HERE, name=f"{grey}:Grey", weights=micro_weights, options=BF16, beside=grey.with_name("run")
     )
-    with listening(lambda name, tensor: None), pytest.raises(RunnerError, match="only a `Recorder` can listen"):
+    with listening(lambda name, tensor: None), pytest.raises(RunnerError, match="only a `TraceWriter` can listen"):
         child.run(micro_case(), Quiet())
 
 

@@ -17,11 +17,11 @@ from parity.runs.execute import (
     crash_kept,
     device_named,
     execute,
-    record_run,
-    recording,
+    run_to_folder,
+    writing_trace,
 )
 from parity.runs.folder import RUN_FILE
-from parity.trace import recorder
+from parity.trace import trace_writer
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from runners.case import Case
 from runners.catalogue import open_runner
@@ -92,7 +92,7 @@ def crash(case: Case, out: Path) -> BaseException:
     with pytest.raises(
         RunnerError, match=r"^Runner 'crashing' failed at test_execute.py:\d+: RuntimeError: the engine died"
     ) as died:
-        record_run(Crashing(), case, weights, options, out, Quiet(), recording("*", "sketch"))
+        run_to_folder(Crashing(), case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return died.value
 
 
@@ -109,7 +109,7 @@ def record_again(runner: Crashing, case: Case, out: Path) -> str:
     """The message of a run without taps that must fail, with its notes."""
     weights: WeightsFolder = NamedWeights()  # type: ignore[assignment]
     with pytest.raises(ParityError) as died:
-        record_run(runner, case, weights, RunOptions(device=torch.device("cpu")), out, Quiet())
+        run_to_folder(runner, case, weights, RunOptions(device=torch.device("cpu")), out, Quiet())
     return sentence_of(died.value)
 
 
@@ -168,7 +168,7 @@ def test_a_crash_of_which_the_trace_cannot_be_closed_leaves_its_journal(
 
     crash(micro_case(), tmp_path / "run")
     with monkeypatch.context() as full:
-        full.setattr(recorder, "write_trace", full_disk)
+        full.setattr(trace_writer, "write_trace", full_disk)
         crash(micro_case(), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run.crashed").iterdir()} == {*KEPT, TRACE_JOURNAL}
     trace = read_trace(tmp_path / "run.crashed")
@@ -207,7 +207,7 @@ def test_a_place_that_is_not_free_is_refused_before_anything_is_run(
     options = RunOptions(device=torch.device("cpu"))
     replaced = kind != "finished run"  # nothing but a run is replaced, even if that is asked for
     with pytest.raises(OutputError, match="--replace" if kind == "finished run" else "another --out"):
-        record_run(Crashing(), micro_case(), weights, options, out, Quiet(), replace=replaced)
+        run_to_folder(Crashing(), micro_case(), weights, options, out, Quiet(), replace=replaced)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "link"}
 

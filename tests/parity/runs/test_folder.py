@@ -23,7 +23,7 @@ from parity.runs.folder import (
     SCHEMA_VERSION,
     TRACE_FILE,
     VIDEO_FILE,
-    case_recorded_in,
+    case_id_in,
     dtype_name,
     holds_run,
     read_run,
@@ -85,7 +85,7 @@ def write(tmp_path: Path, micro_case: Callable[..., Case]) -> Callable[..., Path
 def test_a_run_is_read_back_as_it_was_written(write: Callable[..., Path], pictures: Path) -> None:
     folder = write({"request.images": [{"path": "coffee.jpg"}], "request.prompt": "inf"})
     run = read_run(folder)
-    record, outputs, wanted = run.record, run.outputs(), outcome()
+    record, outputs, wanted = run.manifest, run.outputs(), outcome()
     for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
         value = getattr(outputs, name)
         assert value.dtype == getattr(wanted, name).dtype and torch.equal(value, getattr(wanted, name))
@@ -135,7 +135,7 @@ def test_a_run_follows_a_known_release_and_the_one_that_its_case_says(
     case = {**record["case"], "reference": reference}
     (folder / RUN_FILE).write_text(json.dumps({**record, "reference": reference, "case": case}))
     if reference in ("1.1.2", "custom"):
-        assert read_run(folder).record.reference == reference
+        assert read_run(folder).manifest.reference == reference
         return
     with pytest.raises(RunError, match="says that the run follows"):
         read_run(folder)
@@ -143,7 +143,7 @@ def test_a_run_follows_a_known_release_and_the_one_that_its_case_says(
 
 def test_a_folder_holds_a_run_only_if_its_record_says_so(write: Callable[..., Path], tmp_path: Path) -> None:
     folder = write()
-    assert holds_run(folder) and case_recorded_in(folder) == "micro"
+    assert holds_run(folder) and case_id_in(folder) == "micro"
     (folder / OUTPUTS_FILE).unlink()
     assert holds_run(folder), "a damaged one can be replaced, too"
     (tmp_path / "link").symlink_to(folder)
@@ -159,7 +159,7 @@ def test_a_run_with_nan_in_it_is_written_and_read(write: Callable[..., Path]) ->
     nan = float("nan")
     folder = write(audio_waveform=torch.full((2, 4800), nan), sigmas=torch.tensor([nan, float("inf"), 0.0]))
     run = read_run(folder)
-    assert [str(sigma) for sigma in run.record.sigmas] == ["nan", "inf", "0.0"]
+    assert [str(sigma) for sigma in run.manifest.sigmas] == ["nan", "inf", "0.0"]
     assert run.outputs().audio_waveform.isnan().all()
 
 
@@ -331,11 +331,11 @@ def test_a_known_runner_owes_what_we_know_of_it_and_only_another_is_taken_at_its
 
 def test_a_run_has_an_id_of_its_own_and_one_without_is_still_read(leave_run: LeaveRun) -> None:
     one, other = leave_run("one"), leave_run("other")
-    assert len({read_run(one).record.run_id, read_run(other).record.run_id, ""}) == 3
+    assert len({read_run(one).manifest.run_id, read_run(other).manifest.run_id, ""}) == 3
     document = json.loads((one / RUN_FILE).read_text())
     del document["run_id"]
     (one / RUN_FILE).write_text(json.dumps(document))
-    assert read_run(one).record.run_id == ""
+    assert read_run(one).manifest.run_id == ""
 
 
 def test_a_file_that_is_exchanged_after_it_was_hashed_is_not_read(leave_run: LeaveRun) -> None:
@@ -345,7 +345,7 @@ def test_a_file_that_is_exchanged_after_it_was_hashed_is_not_read(leave_run: Lea
     run = read_run(leave_run("mine"))
     wanted = outcome_of(5, 24, 40, 2).video_frames
     other = leave_run("other", first="denoise/000/latent/video", error=0.5, change=darker)
-    for name in (*run.record.files, RUN_FILE):
+    for name in (*run.manifest.files, RUN_FILE):
         (other / name).replace(run.folder / name)
     assert torch.equal(run.outputs().video_frames, wanted)
     assert dict(run.trace.bits) == dict(read_run(leave_run("again")).trace.bits)

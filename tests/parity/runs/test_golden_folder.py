@@ -129,7 +129,7 @@ def test_a_killed_move_is_undone_by_the_next_blessing_of_a_run_of_the_release_be
     (folder / CASE_FILE).write_text('reference = "1.2.0"\n' + text)
     golden.bless(read_run(leave_run("again")), "second")
     assert (folder / CASE_FILE).read_text() == text and not (folder / OLD_CASE).exists()
-    assert golden.golden_of("micro").record.reference == "1.0.0"
+    assert golden.golden_of("micro").manifest.reference == "1.0.0"
 
 
 @pytest.mark.parametrize("name", [RUN_FOLDER, NUMBERS_FOLDER, PREVIOUS_FOLDER, OLD_RUN, f"{PREVIOUS_FOLDER}/1.0.0"])

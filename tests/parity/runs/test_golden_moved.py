@@ -50,10 +50,10 @@ def test_a_moved_case_follows_the_new_release_and_keeps_the_old_golden(case: Pat
     bless(new, "1.2.0")
     assert load_case(case).reference == "1.2.0" and case.read_text().startswith(COMMENT)
     assert set(case.read_text().splitlines()) - set(text.splitlines()) == {'reference = "1.2.0"'}
-    assert golden.golden_of("micro").record.reference == "1.2.0"
+    assert golden.golden_of("micro").manifest.reference == "1.2.0"
     assert golden.golden_of("micro", "1.2.0").folder == case.parent / "run"
     kept = golden.golden_of("micro", "1.0.0")
-    assert kept.record.reference == "1.0.0" and kept.folder == case.parent / "previous/1.0.0/run"
+    assert kept.manifest.reference == "1.0.0" and kept.folder == case.parent / "previous/1.0.0/run"
     assert golden.reference_run("golden@1.0.0", "micro").folder == kept.folder
     assert golden.releases_kept("micro") == ("1.0.0",)
     assert (case.parent / "previous/1.0.0/case.toml").read_text() == text
@@ -133,7 +133,7 @@ def test_run_and_release_must_fit(case: Path, leave_run: LeaveRun, of: str, to: 
     before = sha256_of(case)
     with pytest.raises(RunError, match=words):
         bless(leave_run("new", reference=of), to)
-    assert sha256_of(case) == before and golden.golden_of("micro").record.reference == "1.0.0"
+    assert sha256_of(case) == before and golden.golden_of("micro").manifest.reference == "1.0.0"
 
 
 @pytest.mark.parametrize("line", ['reference = "1.1.2"', "reference='1.1.2'   # for now", '"reference" = "1.1.2"'])
@@ -152,7 +152,7 @@ def test_goldens_of_one_request_are_found_whatever_their_name(case: Path, leave_
     bless(leave_run("old"))
     bless(leave_run("new", reference="1.2.0"), "1.2.0")
     found = golden.goldens_of_request(read_run(leave_run("candidate", runner="native", reference="1.1.2")))
-    assert [run.record.reference for run in found] == ["1.2.0", "1.0.0"]
+    assert [run.manifest.reference for run in found] == ["1.2.0", "1.0.0"]
     assert list(golden.goldens_of_request(read_run(leave_run("other", prompt="a dog")))) == []
 
 
@@ -239,17 +239,17 @@ def test_a_blessing_that_is_killed_at_any_change_leaves_one_golden_or_none_and_t
             break
         try:
             found = golden.golden_of("micro")
-            assert load_case(case).reference == found.record.reference == read_run(found.folder).record.reference
-            seen.append(found.record.reference)
+            assert load_case(case).reference == found.manifest.reference == read_run(found.folder).manifest.reference
+            seen.append(found.manifest.reference)
         except RunError:
             seen.append("refused")
         else:
             assert golden.golden_of("micro", "1.0.0").outputs()
         golden.undo_interrupted("micro")
-        assert golden.golden_of("micro").record.reference == ("1.2.0" if seen[-1] == "1.2.0" else "1.0.0")
+        assert golden.golden_of("micro").manifest.reference == ("1.2.0" if seen[-1] == "1.2.0" else "1.0.0")
         assert not list(case.parent.rglob(".*"))
         bless(new, "1.2.0")
-        assert (golden.golden_of("micro").record.reference, golden.releases_kept("micro")) == ("1.2.0", ("1.0.0",))
+        assert (golden.golden_of("micro").manifest.reference, golden.releases_kept("micro")) == ("1.2.0", ("1.0.0",))
         shutil.rmtree(case.parent)
         shutil.copytree(before, case.parent)
     assert sorted(set(seen), key=seen.index) == ["1.0.0", "refused", "1.2.0"]
@@ -266,7 +266,7 @@ def test_a_blessing_that_fails_half_way_puts_back_what_stood_there(
     monkeypatch.setattr(golden, "write_json_atomic", full_at(golden.GOLDEN_FILE, full))
     with pytest.raises(OSError, match="No space"):
         bless(leave_run("new", reference="1.2.0"), "1.2.0")
-    assert golden.golden_of("micro").record.reference == load_case(case).reference == "1.0.0"
+    assert golden.golden_of("micro").manifest.reference == load_case(case).reference == "1.0.0"
     assert not list(case.parent.rglob(".*"))
 
 

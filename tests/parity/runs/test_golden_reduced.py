@@ -120,14 +120,14 @@ def test_a_golden_is_made_and_read_of_the_bytes_that_were_hashed(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
     run, other = write("official"), write("other", bump=1)
-    frames, stored = run.outputs().video_frames.clone(), {**run.record.files, RUN_FILE: run.sha256}
+    frames, stored = run.outputs().video_frames.clone(), {**run.manifest.files, RUN_FILE: run.sha256}
     for name in stored:
         (other.folder / name).replace(run.folder / name)  # after they were held to their hashes
     monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1000 if large else 1 << 30)
     golden.bless(run, "it ships")
     blessing, kept = golden.blessing_of("large"), golden.golden_of("large")
     assert blessing.source_sha256 == run.sha256 and kept.reduced == large
-    for name in kept.record.files:
+    for name in kept.manifest.files:
         (tmp_path / name).write_bytes(b"something else")
         (tmp_path / name).replace(kept.folder / name)
     if not large:
@@ -165,11 +165,11 @@ def test_the_whole_run_comes_back_from_the_store_as_it_was(write: Write, tmp_pat
     golden.bless(official, "first")
     shutil.rmtree(official.folder)
     whole = golden.whole_golden_of("large", tmp_path / "fetched")
-    assert not whole.reduced and whole.record == official.record and whole.has(VIDEO_FILE)
+    assert not whole.reduced and whole.manifest == official.manifest and whole.has(VIDEO_FILE)
     assert compare_runs(whole, write("native", "native", bump=2)).metrics["frames.max_abs"] == 2.0
-    assert golden.reference_run("whole-golden", "large").record == official.record
+    assert golden.reference_run("whole-golden", "large").manifest == official.manifest
     shutil.rmtree(tmp_path / "store")
-    assert golden.whole_golden_of("large", tmp_path / "fetched").record == official.record  # needs no store again
+    assert golden.whole_golden_of("large", tmp_path / "fetched").manifest == official.manifest  # needs no store again
     with pytest.raises(RunError, match="has no file"):
         golden.whole_golden_of("large", tmp_path / "anew")
     assert not (tmp_path / "anew").exists()
@@ -219,10 +219,10 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     run = golden.golden_of(release + case)
     trace = read_trace(run.folder)
     assert trace.complete and len(trace.bits) == taps and 1000 < len(trace) < 1300
-    kept = read_reduced(run.file, run.record.frame_rate, run.record.sample_rate_hz)
-    frames = run.record.case["request"]["num_frames"]
+    kept = read_reduced(run.file, run.manifest.frame_rate, run.manifest.sample_rate_hz)
+    frames = run.manifest.case["request"]["num_frames"]
     assert kept.box_px == 16 and kept.frame_shape == (frames, 512, 768, 3)
-    assert "H100" in run.record.environment["device_name"]
+    assert "H100" in run.manifest.environment["device_name"]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     ],
 )
 def test_the_goldens_at_full_size_name_the_attention_kernels(case: str, video_tokens: int, audio_tokens: int) -> None:
-    kernels = golden.golden_of(case).record.details["attention_kernels"]
+    kernels = golden.golden_of(case).manifest.details["attention_kernels"]
     video, audio = f"(1, 32, {video_tokens}, 128)", f"(1, 32, {audio_tokens}, 64)"
     across = f"(1, 32, {video_tokens}, 64)"  # between the modalities, heads are as wide as the audio's
     for query, key in ((video, video), (audio, audio), (across, audio)):

@@ -55,7 +55,7 @@ def test_an_import_is_a_run_without_latents_that_says_so(bring: Callable[..., Pa
     assert (outputs.frame_rate, outputs.sample_rate) == (case.request.frame_rate, 24000)
     assert run.imported is not None and run.imported.form == "png_wav" and not run.imported.latents
     assert set(run.imported.sources) == {"frames", "sound"}
-    record = run.record
+    record = run.manifest
     assert (record.runner, record.weights_hash, record.sigmas, record.step_s) == ("an_engine-1.2", "", [], [])
     assert reduce_outputs(outputs).video_latent is None
 

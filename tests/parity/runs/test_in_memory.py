@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from parity.calibrate import harmless
-from parity.calibrate.drift import record
+from parity.calibrate.drift import sketched_run
 from parity.calibrate.harmless import other_capability
 from runners.case import Case
 from runners.errors import RunnerError
@@ -42,4 +42,4 @@ def test_a_child_that_computes_as_we_do_is_no_variation(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case]
 ) -> None:
     with pytest.raises(RunnerError, match="OF_NO_CONSEQUENCE=1 computes as this one does"):
-        record(micro_weights, micro_case(), "native", variables={"OF_NO_CONSEQUENCE": "1"})
+        sketched_run(micro_weights, micro_case(), "native", variables={"OF_NO_CONSEQUENCE": "1"})

@@ -19,12 +19,12 @@ GOLDEN = Path(__file__).parent.parent.parent.parent / "golden"
 @pytest.mark.parametrize("folder", sorted(path.parent for path in GOLDEN.glob("*/golden.json")), ids=lambda p: p.name)
 def test_every_golden_is_far_below_its_bounds(folder: Path) -> None:
     run = read_run(folder / "run")
-    for name in run.record.files:
+    for name in run.manifest.files:
         size = (run.folder / name).stat().st_size
         assert 2 * size < run.most_bytes(name)
     case = load_case(folder / "case.toml")
-    blocks = run.record.num_blocks or 48
-    assert len(Dataflow(case, blocks).taps) < most_taps(case, run.record.num_blocks)
+    blocks = run.manifest.num_blocks or 48
+    assert len(Dataflow(case, blocks).taps) < most_taps(case, run.manifest.num_blocks)
 
 
 def test_bounds_by_hand(micro_case: Callable[..., Case]) -> None:

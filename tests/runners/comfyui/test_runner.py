@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.taps.dataflow import Dataflow
 from parity.trace.file import read_trace
@@ -46,7 +46,7 @@ def in_child(
     child = ChildRunner(
         python=python, name="comfyui", weights=weights, options=options, beside=out, engine_root=root, threads=1
     )
-    record_run(child, case, weights, options, out, Quiet(), recording("*", "sketch"))
+    run_to_folder(child, case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 
 
@@ -61,7 +61,7 @@ def test_it_leaves_every_tap_of_a_case_and_no_other(
     asked = case(overrides)
     run = in_child(comfyui, asked, tiny_weights, tmp_path / "run")
     assert set(read_trace(run.folder)) == set(Dataflow(asked, num_blocks(tiny_weights)).taps)
-    details = run.record.details
+    details = run.manifest.details
     assert details["candidate"] == [
         "ComfyUI 0.25.0 at 0a92ed1",
         "ComfyUI-LTXVideo at aceeae9",
@@ -78,7 +78,7 @@ def test_from_the_official_noise_it_is_native_1_2_0_within_harmless_noise(
     asked = case({})
     torch.set_num_threads(1)
     native = NativeRunner(tiny_weights, RunOptions(device=CPU))
-    reference = record_run(native, asked, tiny_weights, RunOptions(device=CPU), tmp_path / "native", Quiet())
+    reference = run_to_folder(native, asked, tiny_weights, RunOptions(device=CPU), tmp_path / "native", Quiet())
     distance = {}
     for noise in ("official", "own"):
         options = RunOptions(device=CPU, engine={"noise": noise})
@@ -113,7 +113,7 @@ def test_another_version_runs_and_is_named_and_so_is_a_vocoder_filled_from_elsew
     other = "        sd = {k: v * 2 if k.startswith('vocoder.') else v for k, v in sd.items()}\n"
     copy = edited(root, tmp_path / "copy", "comfy_extras/nodes_lt_audio.py", loaded, other + loaded)
     run = in_child((python, copy), case({"request.num_inference_steps": 1}), tiny_weights, tmp_path / "run")
-    version, nodes, *_, vocoder = run.record.details["candidate"]
+    version, nodes, *_, vocoder = run.manifest.details["candidate"]
     assert version == "ComfyUI 0.25.0, whose files are those of no version known here (0.25.0 at 0a92ed1)"
     assert nodes == "ComfyUI-LTXVideo at aceeae9"
     assert vocoder.startswith("vocoder holds other values than the checkpoint for 1")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from parity.taps.name import place_of
 from parity.trace.file import read_trace
-from parity.trace.recorder import Recorder
 from parity.trace.sketch import sketch
+from parity.trace.trace_writer import TraceWriter
 from runners.case import Case
 from runners.clock import Quiet
 from runners.ltx23.block import AudioVideoBlock
@@ -96,8 +96,8 @@ def test_a_trace_of_shared_blocks_is_that_of_every_pass_computed(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case], blocks_run: Counter[str], tmp_path: Path
 ) -> None:
     case, heard = micro_case(LATE), dict[str, Tensor]()
-    with Recorder(tmp_path) as recorder:
-        outcome(micro_weights, case, recorder)
+    with TraceWriter(tmp_path) as writer:
+        outcome(micro_weights, case, writer)
     assert blocks_run["blocks"] == 4 * 2 - 1
     outcome(micro_weights, case, lambda name, tensor: heard.update({name: tensor.clone()}))
     trace = read_trace(tmp_path)
@@ -111,6 +111,6 @@ def test_a_trace_of_shared_blocks_is_that_of_every_pass_computed(
 
 @pytest.mark.parametrize("how", [{"pattern": "denoise/*"}, {"keep": "full"}])
 def test_who_keeps_some_taps_or_whole_tensors_hears_every_pass_computed(how: dict[str, str], tmp_path: Path) -> None:
-    with Recorder(tmp_path, **how) as recorder, listening(recorder):  # type: ignore[arg-type]
+    with TraceWriter(tmp_path, **how) as writer, listening(writer):  # type: ignore[arg-type]
         assert not can_repeat()
     assert can_repeat()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import read_run
 from parity.trace.file import read_trace
 from runners.case import Case
@@ -67,9 +67,9 @@ def test_a_trace_of_replayed_steps_is_that_of_computed_ones(
     options = RunOptions(device=torch.device("cuda"))
     for name, share in (("computed", 2.0), ("replayed", 0.0)):
         monkeypatch.setattr(step_graph, "HOST_SHARE", share)
-        taps = recording("*", "sketch")
-        record_run(NativeRunner(small, options), case, small, options, tmp_path / name, Quiet(), taps)
-    assert read_run(tmp_path / "replayed").record.details["step_graphs"].startswith("5 steps replayed, 1 forms")
+        taps = writing_trace("*", "sketch")
+        run_to_folder(NativeRunner(small, options), case, small, options, tmp_path / name, Quiet(), taps)
+    assert read_run(tmp_path / "replayed").manifest.details["step_graphs"].startswith("5 steps replayed, 1 forms")
     computed, replayed = read_trace(tmp_path / "computed"), read_trace(tmp_path / "replayed")
     assert list(computed) == list(replayed) and len(computed) > 8 * 60
     assert [name for name in computed if not computed[name].same_bits(replayed[name])] == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import read_run
 from parity.trace.file import read_trace
 from runners.case import Case
@@ -94,7 +94,7 @@ def test_a_full_card_is_named_leaves_no_run_and_holds_no_memory(
 ) -> None:
     before = torch.cuda.memory_allocated()
     with pytest.raises(OutOfMemoryError, match="ran out of memory"):
-        record_run(open_runner(runner, small, options), micro_case(SIZE), small, options, tmp_path / "run", Quiet())
+        run_to_folder(open_runner(runner, small, options), micro_case(SIZE), small, options, tmp_path / "run", Quiet())
     assert list(tmp_path.iterdir()) == []
     assert torch.cuda.memory_allocated() - before <= 64 << 20
 
@@ -109,13 +109,13 @@ def test_an_interrupt_leaves_what_was_recorded_and_the_next_run_is_whole(
     small: ForgedWeights, options: RunOptions, micro_case: MakeCase, tmp_path: Path, runner: str
 ) -> None:
     case, out = micro_case(SIZE), tmp_path / "run"
-    taps = recording("*", "sketch")
+    taps = writing_trace("*", "sketch")
     with pytest.raises(KeyboardInterrupt):
-        record_run(open_runner(runner, small, options), case, small, options, out, Interrupting(), taps)
+        run_to_folder(open_runner(runner, small, options), case, small, options, out, Interrupting(), taps)
     assert not out.exists()
     torn = read_trace(tmp_path / "run.crashed")
     assert not torn.complete
-    record_run(open_runner(runner, small, options), case, small, options, out, Quiet(), taps)
+    run_to_folder(open_runner(runner, small, options), case, small, options, out, Quiet(), taps)
     whole = read_trace(read_run(out).folder)
     assert whole.complete and 0 < len(torn) < len(whole)
     assert [name for name in torn if torn[name].checksum != whole[name].checksum] == []

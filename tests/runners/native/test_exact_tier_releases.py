@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
 from runners.case import Case
@@ -154,8 +154,8 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
     dtype, overrides = REQUESTS[name]
     case = micro_case({**overrides, "reference": release})
     official = official_run(released_checkout, micro_weights, case, dtype, tmp_path / "official")
-    assert official.record.details["official_release"] == release
-    assert official.record.details["official_commit"] == known_commit(release)
+    assert official.manifest.details["official_release"] == release
+    assert official.manifest.details["official_commit"] == known_commit(release)
     assert different(official, native_run(micro_weights, case, dtype, tmp_path / "native")) == []
 
 
@@ -170,7 +170,7 @@ def test_weights_made_on_the_spot_reach_the_release_without_a_file(
     case = micro_case({**ONE_STEP, **FIRST, "reference": release})
     made = ForgedWeights("tiny", 0, CPU)
     official = official_run(released_checkout, made, case, BF16, tmp_path / "official")
-    assert official.record.weights_hash == tiny_weights.hash
+    assert official.manifest.weights_hash == tiny_weights.hash
     assert different(official, native_run(tiny_weights, case, BF16, tmp_path / "native")) == []
 
 
@@ -211,7 +211,7 @@ def official_run(
         official_root=checkout.root,
         threads=1,
     )
-    record_run(child, case, weights, options, out, Quiet(), recording("*", "sketch"))
+    run_to_folder(child, case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 
 
@@ -220,7 +220,7 @@ def native_run(
 ) -> Run:
     """Ours."""
     options = RunOptions(device=CPU, dtype=dtype, behaviours=behaviours or {})
-    record_run(NativeRunner(weights, options), case, weights, options, out, Quiet(), recording("*", "sketch"))
+    run_to_folder(NativeRunner(weights, options), case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 
 
@@ -232,4 +232,4 @@ def different(official: Run, native: Run) -> list[str]:
     for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
         if not torch.equal(getattr(official.outputs(), name), getattr(native.outputs(), name)):
             names.append(name)
-    return names if official.record.sigmas == native.record.sigmas else [*names, "sigmas"]
+    return names if official.manifest.sigmas == native.manifest.sigmas else [*names, "sigmas"]

@@ -12,7 +12,7 @@ import torch
 
 from parity.runs.attention_kernels import ATTENTION_KERNELS
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
 from runners.case import Case
@@ -160,7 +160,7 @@ def test_an_unknown_one_runs_only_as_custom_in_a_child_says_which_it_was_and_has
     def run(reference: str, runner: Runner, name: str) -> Run:
         change = {"request.images": [{"path": "astronaut.png"}], "request.num_inference_steps": 1}
         case = micro_case({**change, "reference": reference})
-        record_run(runner, case, micro_weights, BF16, tmp_path / name, heard, recording("*", "sketch"))
+        run_to_folder(runner, case, micro_weights, BF16, tmp_path / name, heard, writing_trace("*", "sketch"))
         return read_run(tmp_path / name)
 
     for reference in ("1.0.0", "1.1.2"):
@@ -175,16 +175,16 @@ def test_an_unknown_one_runs_only_as_custom_in_a_child_says_which_it_was_and_has
     assert list(theirs) == list(ours) and theirs.complete and theirs.pattern == ours.pattern and len(ours) > 90
     assert all(ours[name].same_bits(theirs[name]) for name in ours)
     for name in ("inputs", "weights_hash", "runner", "dtype", "sigmas", "environment"):
-        assert getattr(there.record, name) == getattr(here.record, name), name
-    assert there.record.stage_s.keys() == here.record.stage_s.keys() and len(there.record.step_s) == 1
-    assert there.record.reference == "custom"
-    assert there.record.details == here.record.details | {
+        assert getattr(there.manifest, name) == getattr(here.manifest, name), name
+    assert there.manifest.stage_s.keys() == here.manifest.stage_s.keys() and len(there.manifest.step_s) == 1
+    assert there.manifest.reference == "custom"
+    assert there.manifest.details == here.manifest.details | {
         "in_child_process": True,
         "official_release": "custom",
         "official_sha256": official_code(checkout).sha256,
         "official_commit": COMMIT,
     }
-    assert len(here.record.details[ATTENTION_KERNELS]) > 3
+    assert len(here.manifest.details[ATTENTION_KERNELS]) > 3
     assert {path.name for path in tmp_path.iterdir()} == {"LTX-2", "child", "here"}
 
 

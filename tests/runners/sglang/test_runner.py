@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from parity.runs.child import ChildRunner
-from parity.runs.execute import record_run, recording
+from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
 from runners.case import Case, parse_case
@@ -93,7 +93,7 @@ def test_the_engines_request_object_holds_exactly_the_native_request(
 
 def in_child(python: Path, case: Case, weights: WeightsFolder, out: Path, options: RunOptions = BF16) -> Run:
     child = ChildRunner(python=python, name="sglang", weights=weights, options=options, beside=out, threads=1)
-    record_run(child, case, weights, options, out, Quiet(), recording("*", "sketch"))
+    run_to_folder(child, case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 
 
@@ -104,12 +104,12 @@ def test_every_tap_but_the_waveform_has_the_bits_of_official_1_0_0(
     asked = case(overrides)
     torch.set_num_threads(1)
     official = OfficialRunner(tiny_weights, BF16)
-    record_run(official, asked, tiny_weights, BF16, tmp_path / "official", Quiet(), recording("*", "sketch"))
+    run_to_folder(official, asked, tiny_weights, BF16, tmp_path / "official", Quiet(), writing_trace("*", "sketch"))
     run = in_child(sglang_python, asked, tiny_weights, tmp_path / "sglang")
     ours, theirs = (read_trace(folder).bits for folder in (run.folder, tmp_path / "official"))
     assert ours.keys() == theirs.keys()
     assert {name for name in theirs if ours[name] != theirs[name]} == DEPARTS
-    details = run.record.details
+    details = run.manifest.details
     assert details["candidate"] == ["SGLang 0.5.23", "quality exact", "autocast off"]
     assert not [component for component, found in details["loaded"].items() if found["missing"]]
     assert details["transformer_calls_a_step"] == [4, 4]
@@ -121,10 +121,10 @@ def test_its_served_quality_runs_all_passes_in_one_call_and_is_recorded_with_the
     options = RunOptions(device=CPU, engine={"quality": "lossless", "autocast": "on"})
     asked = case({"request.num_inference_steps": 1})
     run = in_child(sglang_python, asked, tiny_weights, tmp_path / "run", options)
-    details = run.record.details
+    details = run.manifest.details
     assert details["candidate"] == ["SGLang 0.5.23", "quality lossless", "autocast on"]
     assert details["transformer_calls_a_step"] == [1]
-    assert run.record.case["switches"]["disable_autocast"] is True  # still the same case
+    assert run.manifest.case["switches"]["disable_autocast"] is True  # still the same case
     names = set(read_trace(run.folder))
     assert "denoise/000/cond/block/03/audio/av_attn" in names
     assert "denoise/000/isolated/block/03/audio/ff" in names

@@ -16,7 +16,7 @@ EMBEDS, MASK = torch.randn(1, 128, 6, 3), torch.ones(1, 128, dtype=torch.int64)
 FIELDS = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_attention_mask")
 
 
-class Recorder:
+class TraceWriter:
     """Stands in for the connectors and writes down its calls."""
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Recorder:
         return hidden_states[0] + 1, hidden_states[0] + 2
 
 
-def stage_and_recorder() -> tuple[LTX2TextConnectorStage, Recorder]:
-    recorder: Any = Recorder()
-    return LTX2TextConnectorStage(recorder), recorder
+def stage_and_recorder() -> tuple[LTX2TextConnectorStage, TraceWriter]:
+    writer: Any = TraceWriter()
+    return LTX2TextConnectorStage(writer), writer
 
 
 def filled(batch: Batch) -> Batch:
@@ -39,10 +39,10 @@ def filled(batch: Batch) -> Batch:
 
 
 def test_positive_and_negative_prompts_go_through_in_two_separate_calls(make_batch: Callable[..., Batch]) -> None:
-    stage, recorder = stage_and_recorder()
+    stage, writer = stage_and_recorder()
     batch = stage.forward(filled(make_batch()))
-    assert [states[0].shape for states, _ in recorder.calls] == [(1, 128, 6), (1, 128, 6)]  # never a batch of two
-    for (states, mask), sign, wanted_mask in zip(recorder.calls, (1, -1), (MASK, MASK * 2), strict=True):
+    assert [states[0].shape for states, _ in writer.calls] == [(1, 128, 6), (1, 128, 6)]  # never a batch of two
+    for (states, mask), sign, wanted_mask in zip(writer.calls, (1, -1), (MASK, MASK * 2), strict=True):
         assert torch.equal(torch.stack(states, dim=-1), sign * EMBEDS) and mask is not None
         assert torch.equal(mask, wanted_mask)
     assert torch.equal(batch.video_context, EMBEDS[..., 0] + 1) and torch.equal(batch.audio_context, EMBEDS[..., 0] + 2)
@@ -51,12 +51,12 @@ def test_positive_and_negative_prompts_go_through_in_two_separate_calls(make_bat
 
 
 def test_without_guidance_only_the_positive_fields_are_set(make_batch: Callable[..., Batch]) -> None:
-    stage, recorder = stage_and_recorder()
+    stage, writer = stage_and_recorder()
     batch = filled(make_batch({"guidance.video.cfg_scale": 1.0, "guidance.audio.cfg_scale": 1.0}))
     assert not batch.do_classifier_free_guidance
     batch.negative_prompt_embeds = None
     stage.forward(batch)
-    assert len(recorder.calls) == 1
+    assert len(writer.calls) == 1
     assert batch.video_context is not None and batch.audio_context is not None
     assert batch.negative_video_context is None and batch.negative_audio_context is None
 
@@ -66,12 +66,12 @@ def test_without_guidance_only_the_positive_fields_are_set(make_batch: Callable[
 def test_what_is_missing_raises_value_error_naming_stage_and_field(
     field: str, absent: list[Tensor] | None, make_batch: Callable[..., Batch]
 ) -> None:
-    stage, recorder = stage_and_recorder()
+    stage, writer = stage_and_recorder()
     batch = filled(make_batch())
     setattr(batch, field, absent)
     with pytest.raises(ValueError, match=f"LTX2TextConnectorStage needs {field}, which is missing"):
         stage.forward(batch)
-    assert recorder.calls == []  # nothing half done
+    assert writer.calls == []  # nothing half done
     batch.do_classifier_free_guidance = False
     if field.startswith("negative"):
         stage.forward(batch)
@@ -81,13 +81,13 @@ def test_what_is_missing_raises_value_error_naming_stage_and_field(
 
 
 def test_of_lists_the_first_element_is_taken(make_batch: Callable[..., Batch]) -> None:
-    stage, recorder = stage_and_recorder()
+    stage, writer = stage_and_recorder()
     batch = filled(make_batch())
     for field in FIELDS:
         setattr(batch, field, [getattr(batch, field), torch.full((2, 2), 7.0)])
     stage.forward(batch)
-    assert torch.equal(torch.stack(recorder.calls[0][0], dim=-1), EMBEDS)
-    assert torch.equal(torch.stack(recorder.calls[1][0], dim=-1), -EMBEDS)
+    assert torch.equal(torch.stack(writer.calls[0][0], dim=-1), EMBEDS)
+    assert torch.equal(torch.stack(writer.calls[1][0], dim=-1), -EMBEDS)
 
 
 def test_both_contexts_have_the_official_bits(models: SimpleNamespace, make_batch: Callable[..., Batch]) -> None:

@@ -47,7 +47,7 @@ class Extra(Strict, frozen=True, kw_only=True):
     ltx2_skip_v2a_cross_attn_for_video_gt: bool = False
 
 
-class RecordedRequest(Request, frozen=True, kw_only=True):
+class EngineRequest(Request, frozen=True, kw_only=True):
     """A request as an engine records it."""
 
     id: str | None = None
@@ -82,7 +82,7 @@ def case_of_request(path: Path) -> Case:
     Raises: CaseError naming what is wrong or cannot be said in a case; ConfigError for a reference that is no release.
     """
     remedy = "wanted is a request such as `parity case --to-request` prints; docs/runners.md shows every key"
-    recorded = load(path, RecordedRequest, CaseError, remedy, max_bytes=MAX_CASE_BYTES)
+    recorded = load(path, EngineRequest, CaseError, remedy, max_bytes=MAX_CASE_BYTES)
     asked = fields_of(recorded)
     extra: Extra = asked.pop("extra")
     name, reference = asked.pop("id"), asked.pop("reference")

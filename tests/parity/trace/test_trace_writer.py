@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from parity.trace import journal as journal_module
-from parity.trace import recorder as recorder_module
+from parity.trace import trace_writer as writer_module
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL, read_trace
 from parity.trace.full_tensors import TENSORS_FILE, TENSORS_JOURNAL, assemble_tensors
-from parity.trace.recorder import Recorder
 from parity.trace.sketch import sketch
+from parity.trace.trace_writer import TraceWriter
 from runners.errors import ConfigError, RunError
 from runners.tap import CapturedTaps, can_capture, listening, scope, tap, tap_again
 
@@ -37,7 +37,7 @@ def offer(steps: int) -> dict[str, Tensor]:
 
 
 def test_a_run_leaves_the_sketch_of_every_tap_in_order(tmp_path: Path) -> None:
-    with Recorder(tmp_path) as recorder, listening(recorder):
+    with TraceWriter(tmp_path) as writer, listening(writer):
         tapped = offer(3)
     trace = read_trace(tmp_path)
     assert list(trace) == list(tapped) and trace.complete and trace.pattern is None
@@ -50,9 +50,9 @@ def test_a_run_leaves_the_sketch_of_every_tap_in_order(tmp_path: Path) -> None:
 def test_what_was_heard_is_recorded_again_by_name_in_whatever_batch_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "CAPACITY", 2)  # so that the step's taps lie in three batches
+    monkeypatch.setattr(writer_module, "CAPACITY", 2)  # so that the step's taps lie in three batches
     first, second = torch.arange(6.0).reshape(1, 2, 3), torch.full((1, 5), 7.0).bfloat16()
-    with Recorder(tmp_path) as recorder, listening(recorder), scope("denoise/003"):
+    with TraceWriter(tmp_path) as writer, listening(writer), scope("denoise/003"):
         tap("cond/block/00/video/out", first)
         tap("cond/block/00/audio/out", second)
         tap("cond/block/01/video/out", first + 1)
@@ -69,16 +69,16 @@ def test_what_was_heard_is_recorded_again_by_name_in_whatever_batch_it_lies(
 
 
 def test_a_name_that_was_heard_cannot_be_heard_again_by_repeating(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="heard twice"), Recorder(tmp_path) as recorder:
-        recorder("denoise/003/a/b", torch.ones(2))
-        recorder.repeat("denoise/003/a", "denoise/003/a")
+    with pytest.raises(RunError, match="heard twice"), TraceWriter(tmp_path) as writer:
+        writer("denoise/003/a/b", torch.ones(2))
+        writer.repeat("denoise/003/a", "denoise/003/a")
 
 
 def test_what_a_capture_holds_is_recorded_at_each_replay_under_the_scope_of_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "CAPACITY", 2)  # so that a step's taps lie in two batches
-    with Recorder(tmp_path) as recorder, listening(recorder):
+    monkeypatch.setattr(writer_module, "CAPACITY", 2)  # so that a step's taps lie in two batches
+    with TraceWriter(tmp_path) as writer, listening(writer):
         for step in (0, 1, 2):
             with scope(f"denoise/{step:03d}"):
                 if step == 1:
@@ -101,22 +101,22 @@ def test_what_a_capture_holds_is_recorded_at_each_replay_under_the_scope_of_then
 
 
 def test_whole_tensors_are_not_captured(tmp_path: Path) -> None:
-    with Recorder(tmp_path, keep="full") as recorder, listening(recorder):
+    with TraceWriter(tmp_path, keep="full") as writer, listening(writer):
         assert not can_capture()
     assert can_capture()
 
 
 def test_what_is_tapped_may_change_afterwards(tmp_path: Path) -> None:
     tensor = torch.ones(5)
-    with Recorder(tmp_path, keep="full") as recorder:
-        recorder("first", tensor)
+    with TraceWriter(tmp_path, keep="full") as writer:
+        writer("first", tensor)
         tensor.zero_()
     assert read_trace(tmp_path)["first"].mean == 1.0
     assert load_file(tmp_path / TENSORS_FILE)["first"].tolist() == [1.0] * 5
 
 
 def test_a_pattern_chooses_taps_and_is_kept_with_the_trace(tmp_path: Path) -> None:
-    with Recorder(tmp_path, pattern="*/video", buckets=128) as recorder, listening(recorder):
+    with TraceWriter(tmp_path, pattern="*/video", buckets=128) as writer, listening(writer):
         offer(2)
     trace = read_trace(tmp_path)
     assert list(trace) == ["denoise/000/guided/video", "denoise/001/guided/video"]
@@ -124,7 +124,7 @@ def test_a_pattern_chooses_taps_and_is_kept_with_the_trace(tmp_path: Path) -> No
 
 
 def test_whole_tensors_are_kept_for_the_chosen_taps(tmp_path: Path) -> None:
-    with Recorder(tmp_path, pattern="denoise/*", keep="full") as recorder, listening(recorder):
+    with TraceWriter(tmp_path, pattern="denoise/*", keep="full") as writer, listening(writer):
         tapped = offer(2)
         tap("decode/frames", torch.zeros(3))
         odd = torch.arange(5, dtype=torch.uint8)  # an odd number of bytes ahead of wider elements
@@ -143,30 +143,30 @@ def test_whole_tensors_are_kept_for_the_chosen_taps(tmp_path: Path) -> None:
 
 
 def test_a_step_is_on_disk_once_the_next_has_begun(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
+    writer = TraceWriter(tmp_path)
     assert len(read_trace(tmp_path)) == 0
     for step in range(3):
-        recorder(f"denoise/{step:03d}/guided/video", torch.ones(2))
-        recorder(f"denoise/{step:03d}/guided/audio", torch.ones(2))
+        writer(f"denoise/{step:03d}/guided/video", torch.ones(2))
+        writer(f"denoise/{step:03d}/guided/audio", torch.ones(2))
         trace = read_trace(tmp_path)
         assert len(trace) == 2 * step and not trace.complete
-    recorder.close()
+    writer.close()
     assert len(read_trace(tmp_path)) == 6
 
 
 def test_a_step_of_more_taps_than_a_batch_holds_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "CAPACITY", 3)
-    with Recorder(tmp_path) as recorder:
+    monkeypatch.setattr(writer_module, "CAPACITY", 3)
+    with TraceWriter(tmp_path) as writer:
         for index in range(8):
-            recorder(f"denoise/000/{index}", torch.full((2,), float(index)))
+            writer(f"denoise/000/{index}", torch.full((2,), float(index)))
     trace = read_trace(tmp_path)
     assert [trace[name].mean for name in trace] == [float(index) for index in range(8)]
 
 
 def test_a_run_that_raises_leaves_what_it_had_marked_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Recorder(tmp_path, keep="full") as recorder:
-        recorder("denoise/000/x", torch.ones(2))
-        recorder("denoise/001/x", torch.ones(2) / (1 // 0))
+    with pytest.raises(ZeroDivisionError), TraceWriter(tmp_path, keep="full") as writer:
+        writer("denoise/000/x", torch.ones(2))
+        writer("denoise/001/x", torch.ones(2) / (1 // 0))
     trace = read_trace(tmp_path)
     assert list(trace) == ["denoise/000/x"] and not trace.complete
     assert list(load_file(tmp_path / TENSORS_FILE)) == ["denoise/000/x"]
@@ -179,12 +179,12 @@ def test_an_interrupt_at_any_line_is_heard_and_leaves_a_trace_that_can_be_read(
     names = [f"denoise/{step:03d}/{part}" for step in range(3) for part in "ab"]
 
     def recorded(folder: Path, line: int) -> int:
-        """Record three steps, interrupted at that line of the recorder; return how many lines were run."""
+        """Record three steps, interrupted at that line of the writer; return how many lines were run."""
         folder.mkdir()
-        recorder = Recorder(folder, keep="full")
-        with interrupting(line, recorder_module, journal_module) as ran, recorder:
+        writer = TraceWriter(folder, keep="full")
+        with interrupting(line, writer_module, journal_module) as ran, writer:
             for name in names:
-                recorder(name, torch.ones(2) if name.endswith("a") else torch.ones(3).bfloat16())
+                writer(name, torch.ones(2) if name.endswith("a") else torch.ones(3).bfloat16())
         return len(ran)
 
     lines = recorded(tmp_path / "whole", 0)
@@ -199,8 +199,8 @@ def test_an_interrupt_at_any_line_is_heard_and_leaves_a_trace_that_can_be_read(
 
 
 def test_what_ends_a_run_is_not_hidden_by_a_trace_that_cannot_be_closed(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError) as caught, Recorder(tmp_path) as recorder:
-        recorder("denoise/000/x", torch.ones(2))
+    with pytest.raises(ZeroDivisionError) as caught, TraceWriter(tmp_path) as writer:
+        writer("denoise/000/x", torch.ones(2))
         (tmp_path / TRACE_JOURNAL).unlink()
         raise ZeroDivisionError
     assert "could not be closed" in caught.value.__notes__[0]
@@ -210,8 +210,8 @@ def test_an_interrupt_while_a_failed_run_is_closed_is_heard(tmp_path: Path, monk
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recorder_module, "write_trace", interrupted)
-    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path):
+    monkeypatch.setattr(writer_module, "write_trace", interrupted)
+    with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path):
         raise ZeroDivisionError
 
 
@@ -219,11 +219,11 @@ def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path) -> None:
     program = """
 import os, sys, torch
 from pathlib import Path
-from parity.trace.recorder import Recorder
-recorder = Recorder(Path(sys.argv[1]), keep="full")
+from parity.trace.trace_writer import TraceWriter
+writer = TraceWriter(Path(sys.argv[1]), keep="full")
 for step in range(3):
     for part in "ab":
-        recorder(f"denoise/{step:03d}/{part}", torch.full((4,), float(step)))
+        writer(f"denoise/{step:03d}/{part}", torch.full((4,), float(step)))
 os._exit(9)
 """
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
@@ -240,36 +240,36 @@ os._exit(9)
 
 
 def test_a_run_without_taps_leaves_an_empty_trace(tmp_path: Path) -> None:
-    Recorder(tmp_path, keep="full").close()
+    TraceWriter(tmp_path, keep="full").close()
     assert len(read_trace(tmp_path)) == 0
     assert load_file(tmp_path / TENSORS_FILE) == {}
 
 
 @pytest.mark.parametrize("name", ["denoise/000/x", "", "two\nlines"])
 def test_a_tap_heard_twice_or_without_a_proper_name_is_refused(name: str, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path)
-    recorder("denoise/000/x", torch.ones(2))
+    writer = TraceWriter(tmp_path)
+    writer("denoise/000/x", torch.ones(2))
     with pytest.raises(RunError, match="heard twice, or its name"):
-        recorder(name, torch.ones(2))
-    recorder.close()
+        writer(name, torch.ones(2))
+    writer.close()
 
 
 def test_a_folder_with_a_journal_and_a_bad_number_of_buckets_are_refused(tmp_path: Path) -> None:
     (tmp_path / TRACE_JOURNAL).touch()
     with pytest.raises(RunError, match="exists already"):
-        Recorder(tmp_path)
+        TraceWriter(tmp_path)
     with pytest.raises(ConfigError, match="got 65"):
-        Recorder(tmp_path, buckets=65)
+        TraceWriter(tmp_path, buckets=65)
 
 
 def test_the_trace_of_another_process_becomes_part_of_this_one_as_far_as_it_was_asked_for(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
-    with Recorder(there, keep="full") as other, listening(other):
+    with TraceWriter(there, keep="full") as other, listening(other):
         tapped = offer(2)
-    with Recorder(here, pattern="*/video first", keep="full") as recorder:
-        assert recorder.request == {"pattern": "*/video first", "keep": "full", "prompt_tokens": {}}
-        recorder.adopt(there)
+    with TraceWriter(here, pattern="*/video first", keep="full") as writer:
+        assert writer.request == {"pattern": "*/video first", "keep": "full", "prompt_tokens": {}}
+        writer.adopt(there)
     trace, wanted = read_trace(here), [name for name in tapped if name.endswith("video")]
     assert list(trace) == wanted and trace.complete and trace.pattern == "*/video first"
     assert all(trace[name].same_bits(sketch(tapped[name])) for name in wanted)
@@ -280,22 +280,22 @@ def test_the_trace_of_another_process_becomes_part_of_this_one_as_far_as_it_was_
 def test_what_another_process_did_not_finish_stays_unfinished_and_a_tap_of_both_is_refused(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
-    running = Recorder(there)
+    running = TraceWriter(there)
     running("a/b/c", torch.ones(3))  # not sent yet
-    other = Recorder(tmp_path)
+    other = TraceWriter(tmp_path)
     other("a/b/c", torch.ones(3))
     other.close(complete=False)
-    with pytest.raises(RunError, match="names a tap twice"), Recorder(here) as recorder:
-        recorder("a/b/c", torch.ones(3))
-        recorder.adopt(tmp_path)
+    with pytest.raises(RunError, match="names a tap twice"), TraceWriter(here) as writer:
+        writer("a/b/c", torch.ones(3))
+        writer.adopt(tmp_path)
     (here / TRACE_JOURNAL).unlink()
-    with Recorder(here) as recorder:
-        recorder.adopt(there)
-        recorder.adopt(tmp_path)
+    with TraceWriter(here) as writer:
+        writer.adopt(there)
+        writer.adopt(tmp_path)
     assert list(read_trace(here)) == ["a/b/c"] and not read_trace(here).complete
     running.close()
-    with pytest.raises(RunError, match="holds neither"), Recorder(here) as recorder:
-        recorder.adopt(here / "none")
+    with pytest.raises(RunError, match="holds neither"), TraceWriter(here) as writer:
+        writer.adopt(here / "none")
 
 
 @pytest.mark.gpu
@@ -305,21 +305,21 @@ def test_recording_on_the_gpu_never_waits_inside_a_step_and_equals_the_cpu(tmp_p
     on_device = [tensor.cuda() for tensor in tensors]
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cuda").mkdir()
-    with Recorder(tmp_path / "cpu") as recorder:
+    with TraceWriter(tmp_path / "cpu") as writer:
         for index, tensor in enumerate(tensors):
-            recorder(f"denoise/{index // 5:03d}/{index}", tensor)
-    recorder = Recorder(tmp_path / "cuda")
-    recorder("text/warm", on_device[0])  # compiles the kernel, which waits
+            writer(f"denoise/{index // 5:03d}/{index}", tensor)
+    writer = TraceWriter(tmp_path / "cuda")
+    writer("text/warm", on_device[0])  # compiles the kernel, which waits
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     try:
         torch.cuda.set_sync_debug_mode("error")
         for index, tensor in enumerate(on_device):
-            recorder(f"denoise/{index // 5:03d}/{index}", tensor)
+            writer(f"denoise/{index // 5:03d}/{index}", tensor)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.max_memory_allocated() - before <= 256 * 2**20
-    recorder.close()
+    writer.close()
     expected, found = read_trace(tmp_path / "cpu"), read_trace(tmp_path / "cuda")
     for name in expected:
         assert found[name].same_bits(expected[name])

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runners.case import MAX_CASE_BYTES, Case, case_text, load_case, parse_case
+from runners.engine_request import case_of_request, request_of
 from runners.errors import CaseError, ConfigError
 from runners.ltx23.sampling import DEFAULT_NEGATIVE_PROMPT, default_negative_prompt
-from runners.recorded_request import case_of_request, request_of
 from runners.releases import RELEASES
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden"

@@ -1,4 +1,4 @@
-"""The recorder: listens to taps, sketches them where they lie, and leaves a trace.
+"""The writer: listens to taps, sketches them where they lie, and leaves a trace.
 
 Axes: N tap of one batch, K bucket.
 
@@ -112,10 +112,10 @@ def _sent(rows: Tensor) -> Tensor:
     return host.copy_(rows, non_blocking=True)
 
 
-class Recorder:
+class TraceWriter:
     """A listener for `runners.tap.listening`; leaves `trace.safetensors` in `folder`.
 
-        with Recorder(folder) as recorder, listening(recorder):
+        with TraceWriter(folder) as writer, listening(writer):
             ...
 
     Args:
@@ -228,7 +228,7 @@ class Recorder:
         self._heard.add(name)
 
     def adopt(self, folder: Path) -> None:
-        """Take over what a recorder of another process, asked for `request`, has left in `folder`, finished or not.
+        """Take over what a writer of another process, asked for `request`, has left in `folder`, finished or not.
 
         Whole tensors are moved, and only those of a finished trace. Raises: RunError if there is no trace, or it is
         damaged or of taps that were heard here too; the second is said by `close`.
