@@ -237,7 +237,7 @@ def test_a_last_block_that_both_runs_lack_is_missed_where_a_run_says_how_many_th
     runs = {
         known: (
             read_run(leave_run(f"official_{known}", blocks=3, num_blocks=known)),
-            read_run(leave_run(f"native_{known}", blocks=3, runner="native")),
+            read_run(leave_run(f"mine_{known}", blocks=3, runner="mine")),
         )
         for known in (None, 3, 4)
     }

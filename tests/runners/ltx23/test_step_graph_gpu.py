@@ -82,6 +82,6 @@ def test_without_memory_for_a_graph_steps_are_computed(
         raise torch.OutOfMemoryError("nothing left")
 
     monkeypatch.setattr(step_graph, "HOST_SHARE", 0.0)
-    monkeypatch.setattr(step_graph.StepGraphs, "_capture", no_room)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", no_room)
     found = outcome(small, micro_case(SIZE))
     assert found.details["step_graphs"] == "a capture failed: nothing left"
