@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from runners.forge.weights import ForgedWeights
 from runners.protocol import RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
+from tests.parity.runs import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,13 @@ HERE = Path(sys.executable)
 ROOT = Path(__file__).parents[3]
 BF16 = RunOptions(device=torch.device("cpu"))
 MakeCase = Callable[..., Case]
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An interpreter that has torch already."""
+    with warm_python.interpreter(tmp_path_factory.mktemp("warm")) as path:
+        yield path
 
 
 class Heard:
@@ -195,10 +203,11 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
     micro_weights: WeightsFolder,
     micro_case: MakeCase,
     tmp_path: Path,
+    warm: Path,
 ) -> None:
     runner = changed(grey, f"def run(self, case, progress):\n    {body}")
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
+        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run", python=warm)
     left = {path.name for path in tmp_path.glob("*run*")}
     last = {"a bug": "ValueError: a bug", "library": "ModuleNotFoundError: No module named", "words": "last words"}
     said = [text for part, text in last.items() if part in body]
@@ -250,10 +259,11 @@ def test_what_a_child_leaves_is_not_believed(
     micro_weights: WeightsFolder,
     micro_case: MakeCase,
     tmp_path: Path,
+    warm: Path,
 ) -> None:
     runner = changed(grey, body)
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
-        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
+        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run", python=warm)
     assert not list(tmp_path.glob("*run*"))
 
 
