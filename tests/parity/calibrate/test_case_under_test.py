@@ -107,7 +107,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     # The golden was recorded on one thread, and so are candidates run, whatever this process computes on.
     registry = _registry({**environment, "threads": str(run.manifest.environment["threads"])}, "micro")
     evidence = grounds_of(case, case, registry, environment)
-    assert evidence.environment["threads"] == "1" and evidence.recorded is not None
+    assert evidence.environment["threads"] == "1" and evidence.golden is not None
     opened = open_station(micro_weights, evidence, lambda _: None)
     assert opened.parts_alone() is None, "nothing official runs beside its parts"
     assert opened.free_run().bit_equal

@@ -78,7 +78,7 @@ def _examined(
     case: Case,
     rows: tuple[IsolatedError, ...] | None = None,
     noise: float = 0.0,
-    recorded: Callable[[str], bool] = lambda _: True,
+    is_wanted: Callable[[str], bool] = lambda _: True,
     **errors: float,
 ) -> Any:
     flow = Dataflow(case, 2)
@@ -89,7 +89,7 @@ def _examined(
     }
     drifted = CandidateDrift(
         outputs=compare_outputs(_outputs(0.0), _outputs(noise)),
-        taps=TraceDiff(taps=taps, findings=(), recorded=recorded),
+        taps=TraceDiff(taps=taps, findings=(), is_wanted=is_wanted),
         flow=flow,
     )
     return _bench(flow).examine(drifted, rows)
@@ -128,7 +128,7 @@ def test_a_tap_that_is_missing_departs_and_its_group_is_missed(micro_case: Calla
 
 def test_a_tap_that_a_reduced_golden_does_not_keep_is_no_departure(micro_case: Callable[..., Case]) -> None:
     missing: dict[str, Any] = {"denoise__000__cond__block__01__video__self_attn": math.nan, "decode__frames": 0.3}
-    found = _examined(micro_case(), None, recorded=lambda tap: "/block/01/" not in tap, **missing)
+    found = _examined(micro_case(), None, is_wanted=lambda tap: "/block/01/" not in tap, **missing)
     assert found.departs_at == ("decode/frames",) and found.place == "decode/frames"
 
 

@@ -63,8 +63,8 @@ def root(
     proposal = calibrate.propose_limits(Registry(), micro_weights, {"micro": populations(0.01)}, "a test")
     save_registry(limits(tmp_path), proposal.accept("first"))
 
-    def measure(_files: Any, case: Any, _say: Any, recorded: Run, subset: GoldenSubset | None) -> Populations:
-        assert case.reference == recorded.manifest.reference == "1.2.0"
+    def measure(_files: Any, case: Any, _say: Any, golden: Run, subset: GoldenSubset | None) -> Populations:
+        assert case.reference == golden.manifest.reference == "1.2.0"
         return replace(populations(0.02), compared_on=subset_phrase(subset))
 
     monkeypatch.setattr(calibrate, "measure", measure)

@@ -29,7 +29,7 @@ def test_packages_that_a_release_brings_along_are_no_other_environment(
     def run(name: str, runner: str, version: str) -> Run:
         packages = {"transformers": version, "tokenizers": version, "torch": version, "device": device}
         found = read_run(leave_run(name, runner=runner, environment=packages))
-        return Run(folder=found.folder, record=msgspec.structs.replace(found.manifest, reference=release))
+        return Run(folder=found.folder, manifest=msgspec.structs.replace(found.manifest, reference=release))
 
     found = environment_differences(run("reference", "official", "5"), run("candidate", runner, "4"))
     assert found == [Difference(key=package, old="5", new="4") for package in named]
@@ -39,7 +39,7 @@ def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun
     run = read_run(leave_run("reference"))
     case = dict(run.manifest.case)
     case["request"] = {**case["request"], "seed": 11, "prompt": "x" * 99}
-    other = Run(folder=run.folder, record=msgspec.structs.replace(run.manifest, case=case))
+    other = Run(folder=run.folder, manifest=msgspec.structs.replace(run.manifest, case=case))
     with pytest.raises(RunError, match=r"request\.prompt \('.*\.\.\. and 'x{39}\.\.\.\); request\.seed \(\d+ and 11\)"):
         require_comparable(run, other)
 
@@ -49,13 +49,13 @@ def test_what_no_tap_shows_is_found_in_the_records(leave_run: LeaveRun) -> None:
     assert manifest_findings(run, run) == ()
     sigmas = [level * (0.5 if index == 1 else 1.0) for index, level in enumerate(run.manifest.sigmas)]
     record = msgspec.structs.replace(run.manifest, sigmas=sigmas, sample_rate_hz=44100)
-    schedule, rate = manifest_findings(run, Run(folder=run.folder, record=record))
+    schedule, rate = manifest_findings(run, Run(folder=run.folder, manifest=record))
     assert schedule.code == "sigma_mismatch" and schedule.message.startswith("farthest apart at level 1: reference has")
     assert (rate.code, rate.where) == ("rate_mismatch", "sample_rate_hz")
     assert rate.message.endswith("candidate has 44100 samples a second")
     for rounding, seen in ((2e-7, False), (2e-6, True), (float("nan"), True)):
         moved = msgspec.structs.replace(run.manifest, sigmas=[level + rounding for level in run.manifest.sigmas])
-        assert bool(manifest_findings(run, Run(folder=run.folder, record=moved))) == seen
+        assert bool(manifest_findings(run, Run(folder=run.folder, manifest=moved))) == seen
     shorter = msgspec.structs.replace(run.manifest, sigmas=run.manifest.sigmas[:-1])
-    (found,) = manifest_findings(run, Run(folder=run.folder, record=shorter))
+    (found,) = manifest_findings(run, Run(folder=run.folder, manifest=shorter))
     assert "noise levels, candidate has" in found.message

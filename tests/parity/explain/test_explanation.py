@@ -143,7 +143,7 @@ def test_bits_come_first_then_named_failures_then_numbers(flow: Dataflow) -> Non
         *(Finding(code="missing_tensor", where=f"gone/{n}", message="the candidate lacks this tap") for n in range(7)),
         Finding(code="swapped_pass", where="denoise/000/cond", message="holds another"),
     ]
-    lines = explanation_lines(told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), is_wanted=diff.recorded)))
+    lines = explanation_lines(told(flow, TraceDiff(taps=diff.taps, findings=tuple(named), is_wanted=diff.is_wanted)))
     assert lines[0].startswith("109 of 187 taps equal in every bit; the first to differ is `denoise/000/guided/audio`")
     assert lines[1] == "environment_mismatch at environment: torch: 1 against 2"
     assert lines[2] == "nan_candidate at decode/mel: 5 elements"
@@ -154,11 +154,11 @@ def test_bits_come_first_then_named_failures_then_numbers(flow: Dataflow) -> Non
 def test_a_missing_tap_is_named_once_and_an_empty_trace_is_no_agreement(flow: Dataflow) -> None:
     diff = spread(flow, [], 0.0)
     gone = {tap: one for tap, one in diff.taps.items() if tap != "init/video"}
-    found = told(flow, TraceDiff(taps=gone, findings=(), is_wanted=diff.recorded))
+    found = told(flow, TraceDiff(taps=gone, findings=(), is_wanted=diff.is_wanted))
     first, second = explanation_lines(found)
     assert first == f"{len(flow.taps) - 1} of {len(flow.taps)} taps equal in every bit, 1 missing"
     assert second.startswith("missing_tensor at init/video") and found.divergence.departs
-    nothing = told(flow, TraceDiff(taps={}, findings=(), is_wanted=diff.recorded))
+    nothing = told(flow, TraceDiff(taps={}, findings=(), is_wanted=diff.is_wanted))
     assert "so nothing is known" in explanation_lines(nothing)[0] and nothing.divergence.departs
 
 
@@ -168,7 +168,7 @@ def test_ten_lines_are_enough_whatever_is_wrong(flow: Dataflow) -> None:
     codes = ("environment_mismatch", "nan_candidate", "missing_tensor", "swapped_pass", "incomplete_trace")
     named = tuple(Finding(code=code, where="somewhere", message="something") for code in codes)
     found = explain(
-        TraceDiff(taps=diff.taps, findings=named, is_wanted=diff.recorded),
+        TraceDiff(taps=diff.taps, findings=named, is_wanted=diff.is_wanted),
         flow,
         Floors(flow, "bf16"),
         bits_expected=False,
@@ -196,7 +196,7 @@ def test_an_oracle_is_heard(flow: Dataflow) -> None:
 def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) -> None:
     clean, tap = spread(flow, [], 0.0), f"{HEAD}/cond/block/01/video/ff"
     sign_of_zero = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0)
-    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), is_wanted=clean.recorded)
+    diff = TraceDiff(taps={**clean.taps, tap: sign_of_zero}, findings=(), is_wanted=clean.is_wanted)
     found = told(flow, diff)
     assert found.divergence.departs and not found.bit_equal
     assert explanation_lines(found)[0].startswith(f"186 of 187 taps equal in every bit; `{tap}` alone differs although")
@@ -207,19 +207,19 @@ def test_other_bits_without_a_difference_are_never_called_equal(flow: Dataflow) 
     assert not told(flow, diff, bits_expected=False).divergence.departs  # limits do not ask for bits
 
     cast = SketchDiff(bit_equal=False, estimate=0.0, low=0.0, high=0.0, dtypes=("bfloat16", "float32"))
-    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), is_wanted=clean.recorded))
+    found = told(flow, TraceDiff(taps={**clean.taps, tap: cast}, findings=(), is_wanted=clean.is_wanted))
     assert "bfloat16 in the reference, float32 here" in explanation_lines(found)[1]
 
 
 def test_equal_taps_are_said_to_be_equal_even_from_another_environment(flow: Dataflow) -> None:
     clean = spread(flow, [], 0.0)
     elsewhere = Finding(code="environment_mismatch", where="environment", message="threads: 1 against 2")
-    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), is_wanted=clean.recorded)
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere,), is_wanted=clean.is_wanted)
     found = told(flow, diff, bits_expected=False)
     assert explanation_lines(found)[0] == f"all {len(flow.taps)} taps are equal in every bit" and found.bit_equal
     assert explanation_lines(found)[1].startswith("environment_mismatch") and len(explanation_lines(found)) == 2
     incomplete = Finding(code="incomplete_trace", where="candidate", message="the candidate ended after 7 taps")
-    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), is_wanted=clean.recorded)
+    diff = TraceDiff(taps=clean.taps, findings=(elsewhere, incomplete), is_wanted=clean.is_wanted)
     found = told(flow, diff, bits_expected=False)
     assert not found.bit_equal
     assert explanation_lines(found)[0] == f"the {len(flow.taps)} taps that could be compared are equal in every bit"

@@ -61,7 +61,7 @@ def test_a_tap_that_a_golden_keeps_no_sketch_of_is_held_to_its_bits(leave_run: L
     whole = effect(old, moved)
     write_reduced_trace(old.trace, old.folder, steps=40, num_blocks=None)  # of which it has the first alone
     files = old.manifest.files | {name: sha256_of(old.folder / name) for name in (TRACE_FILE, CHECKSUMS_FILE)}
-    golden = Run(folder=old.folder, record=msgspec.structs.replace(old.manifest, files=files))
+    golden = Run(folder=old.folder, manifest=msgspec.structs.replace(old.manifest, files=files))
     assert hidden not in golden.trace and effect(golden, same).bit_equal
     found = effect(golden, moved)
     assert found.first_tap == hidden and not found.bit_equal

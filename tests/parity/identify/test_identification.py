@@ -152,7 +152,9 @@ def test_text_that_an_older_run_holds_with_padding_is_not_read_and_that_is_said(
     table = decode((run.folder / TRACE_FILE).read_bytes(), origin="x")
     write_trace(run.folder, replace(table, padded_text=True))
     files = run.manifest.files | {TRACE_FILE: sha256_of(run.folder / TRACE_FILE)}
-    again = Run(folder=run.folder, record=msgspec.structs.replace(run.manifest, files=files))  # it reads its trace once
+    again = Run(
+        folder=run.folder, manifest=msgspec.structs.replace(run.manifest, files=files)
+    )  # it reads its trace once
     found = identify(again, case, micro_weights, CPU)
     assert found.padded_text and not plain.padded_text and identification_document(found)["padded_text"] is True
     assert (found.compared, found.whole) == (plain.compared - 2, plain.whole - 2)
@@ -172,7 +174,7 @@ def test_passes_in_one_batch_are_recognised(
 
 def without_outputs(run: Run, *more: str) -> Run:
     files = {name: value for name, value in run.manifest.files.items() if name not in ("outputs.safetensors", *more)}
-    return Run(folder=run.folder, record=msgspec.structs.replace(run.manifest, files=files))
+    return Run(folder=run.folder, manifest=msgspec.structs.replace(run.manifest, files=files))
 
 
 def test_a_reduced_run_is_told_by_its_trace(
@@ -189,6 +191,6 @@ def test_a_reduced_run_is_told_by_its_trace(
 def test_other_weights_are_refused(left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> None:
     case = micro_case({"request.num_inference_steps": 1})
     run = left(case, keep=None)
-    other = Run(folder=run.folder, record=msgspec.structs.replace(run.manifest, weights_hash="ab" * 32))
+    other = Run(folder=run.folder, manifest=msgspec.structs.replace(run.manifest, weights_hash="ab" * 32))
     with pytest.raises(RunError, match="with weights abababababab"):
         identify(other, case, micro_weights, CPU)

@@ -97,7 +97,7 @@ def line(taps: Explanation | None = None, refusal: str = "", **changes: float) -
         found=found,
         verdict=refusal or judge(found, "exact"),
         taps=taps,
-        records=(record("official"), record("native")),
+        manifests=(record("official"), record("native")),
     )
 
 
