@@ -45,20 +45,6 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-class Heard:
-    """Progress as it was told."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.steps: list[tuple[int, int]] = []
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def step(self, index: int, count: int) -> None:
-        self.steps.append((index, count))
-
-
 @pytest.fixture
 def grey(tmp_path: Path) -> Path:
     """The engine that docs/runners.md shows."""
@@ -286,7 +272,7 @@ def test_an_interrupt_ends_the_child_and_what_it_started_and_keeps_its_taps(
     pids = tmp_path / "pids"
     monkeypatch.setenv("PARITY_TEST_PIDS", str(pids))
 
-    class Impatient(Heard):
+    class Impatient(Quiet):
         def step(self, index: int, count: int) -> None:
             raise KeyboardInterrupt
 
