@@ -233,8 +233,6 @@ def test_an_error_in_the_child_is_raised_here_and_leaves_no_run(
             RunError,
             "times of 3 steps; the case asks for 2",
         ),
-        ("def run(self, case, progress):\n    progress._say({'wave': 1})", RunnerError, "no message of the protocol"),
-        ("def run(self, case, progress):\n    progress.step(3, 2)", RunnerError, r"said '\{\"step\": \[3, 2\]\}"),
     ],
 )
 def test_what_a_child_leaves_is_not_believed(
@@ -250,6 +248,19 @@ def test_what_a_child_leaves_is_not_believed(
     runner = changed(grey, body)
     with pytest.raises(error, match=re.compile(sentence, re.DOTALL)):
         run_in_child(runner, micro_weights, micro_case(), tmp_path / "run", python=warm)
+    assert not list(tmp_path.glob("*run*"))
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [("_say({'wave': 1})", "no message of the protocol"), ("step(3, 2)", r"said '\{\"step\": \[3, 2\]\}")],
+)
+def test_a_child_that_breaks_the_protocol_is_ended_at_once(
+    said: str, sentence: str, grey: Path, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+) -> None:
+    runner = changed(grey, f"def run(self, case, progress):\n    progress.{said}\n    time.sleep(600)")
+    with pytest.raises(RunnerError, match=sentence):
+        run_in_child(runner, micro_weights, micro_case(), tmp_path / "run")
     assert not list(tmp_path.glob("*run*"))
 
 
