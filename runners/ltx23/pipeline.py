@@ -27,6 +27,7 @@ from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages.audio_decoding import AudioDecodingStage
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
+from runners.ltx23.stages.fast_denoising import FastDenoisingStage
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
@@ -134,7 +135,8 @@ class LTX23Pipeline:
                 lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
             )
         self._stage(batch, "latent_preparation", LatentPreparationStage)
-        self._stage(batch, "denoising", lambda: DenoisingStage(components.build("transformer", Transformer)))
+        denoising = FastDenoisingStage if self.config.tier == "fast" else DenoisingStage
+        self._stage(batch, "denoising", lambda: denoising(components.build("transformer", Transformer)))
         self._stage(
             batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
         )

@@ -1,0 +1,166 @@
+"""Fused operations of the fast tier: what lies between the products, in one pass over memory each.
+
+Each is computed in fp32 and rounded once; `runners.ltx23.block` rounds after every operation. Here stands what they
+compute, in plain torch, for any device; on CUDA `fused_triton` computes the same. What an operation writes in place it
+returns as well.
+
+Axes: L lane, T token, C channel of the stream, D channel of all heads together, H head, U distinct noise level.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from runners.errors import ConfigError, ShapeError
+from runners.ltx23.rotary import Rotary, SplitRotary
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scale and shift for each distinct noise level."""
+
+    scale: Tensor  # (U, C) fp32
+    shift: Tensor  # (U, C) fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """The input of a branch to come: the normalised stream, scaled and shifted."""
+
+    rows: Rows
+    row: Tensor  # (T,) int32 level of each token
+    out: Tensor  # (L, T, C), contiguous; written
+
+
+@dataclass(frozen=True)
+class TokenRotary:
+    """Cosine and sine laid out token by token: channel pair f of head h at column h D/2H + f."""
+
+    cos: Tensor  # (T, D/2)
+    sin: Tensor  # (T, D/2)
+
+    @classmethod
+    def of(cls, table: Rotary) -> "TokenRotary":
+        """Lay out a request's table. Raises: ConfigError for interleaved pairs, which no released model has."""
+        if not isinstance(table, SplitRotary):
+            raise ConfigError("The fast tier has split rotary pairs only; take --tier exact for interleaved ones.")
+        cos, sin = (part[0].transpose(0, 1).flatten(1).contiguous() for part in (table.cos, table.sin))
+        return cls(cos, sin)
+
+
+def norm_modulate(x: Tensor, rows: Rows, row: Tensor, eps: float) -> Tensor:
+    """rms(x) (1 + scale) + shift.
+
+    Args:
+        x: (L, T, C), contiguous.
+        rows: the modulation of each level.
+        row: (T,) int32 level of each token.
+        eps: of the norm.
+    Returns: (L, T, C) in the dtype of `x`.
+    """
+    if kernels := _kernels(x):
+        return kernels.modulate(x, rows, row, eps, norm=True)  # type: ignore[no-any-return]
+    return _modulated(_normed(x, eps), rows, row).to(x.dtype)
+
+
+def modulate(x: Tensor, rows: Rows, row: Tensor) -> Tensor:
+    """x (1 + scale) + shift, as `norm_modulate` without its norm."""
+    if kernels := _kernels(x):
+        return kernels.modulate(x, rows, row, 0.0, norm=False)  # type: ignore[no-any-return]
+    return _modulated(x.float(), rows, row).to(x.dtype)
+
+
+def add_branch_(
+    x: Tensor, branch: Tensor, gate: Tensor, gate_row: Tensor, prepare: tuple[Prepare, ...], eps: float
+) -> Tensor:
+    """Add a branch to the stream through its gate, and prepare the inputs of the branches after it.
+
+    Args:
+        x: (L, T, C) the stream, contiguous; becomes x + branch gate.
+        branch: (L, T, C), contiguous.
+        gate: (U, C) fp32.
+        gate_row: (T,) int32 row of the gate for each token.
+        prepare: inputs of none, one or two branches after, as `norm_modulate` of the new stream makes them.
+        eps: of the norm.
+    """
+    if kernels := _kernels(x):
+        return kernels.add_branch_(x, branch, gate, gate_row, prepare, eps)  # type: ignore[no-any-return]
+    x.copy_(x.float() + branch.float() * gate[gate_row.long()])
+    normed = _normed(x, eps)
+    for one in prepare:
+        one.out.copy_(_modulated(normed, one.rows, one.row))
+    return x
+
+
+def norm_rotate_(x: Tensor, weight: Tensor, rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
+    """RMS-normalise queries or keys over all heads, and turn each head's pairs (i, i + half).
+
+    Args:
+        x: (L, T, D), contiguous in D alone; overwritten.
+        weight: (D,) of the norm.
+        rotary: turns them; None leaves them.
+        heads: H.
+        eps: of the norm.
+    """
+    if kernels := _kernels(x):
+        return kernels.norm_rotate_(x, weight, rotary, heads, eps)  # type: ignore[no-any-return]
+    normed = _normed(x, eps) * weight.float()
+    if rotary is not None:
+        first, second = rearrange(normed, "l t (h two f) -> two l t h f", h=heads, two=2)  # each (L, T, H, D/2H)
+        cos, sin = (rearrange(part.float(), "t (h f) -> t h f", h=heads) for part in (rotary.cos, rotary.sin))
+        turned = torch.stack((first * cos - second * sin, second * cos + first * sin))
+        normed = rearrange(turned, "two l t h f -> l t (h two f)")
+    return x.copy_(normed)
+
+
+def gate_heads_(attended: Tensor, logits: Tensor) -> Tensor:
+    """Scale each head by 2 sigmoid of its logit: `attended` (L, T, D) contiguous, overwritten; `logits` (L, T, H)."""
+    if kernels := _kernels(attended):
+        return kernels.gate_heads_(attended, logits)  # type: ignore[no-any-return]
+    gates = 2 * torch.sigmoid(logits.float())
+    per_head = rearrange(attended, "l t (h d) -> l t h d", h=logits.shape[-1])
+    per_head.copy_(per_head.float() * gates.unsqueeze(-1))
+    return attended
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU (tanh) of a linear layer: (L, T, C) -> (L, T, 4 C); on CUDA in the epilogue of the product."""
+    if x.is_cuda:
+        return torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True).view(*x.shape[:-1], -1)
+    return F.gelu(F.linear(x, weight, bias).float(), approximate="tanh").to(x.dtype)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    wide = x.float()
+    return wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+
+
+def _modulated(normed: Tensor, rows: Rows, row: Tensor) -> Tensor:
+    index = row.long()
+    return normed * (1 + rows.scale[index]) + rows.shift[index]
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    if x.shape[-1] > _WIDEST:
+        raise ShapeError(f"The fast tier has streams of at most {_WIDEST} channels; got {x.shape[-1]}.")
+    return triton_kernels() if x.is_cuda else None
+
+
+_WIDEST = 1 << 14  # a token is taken into registers as a whole
+
+
+@lru_cache(maxsize=1)
+def triton_kernels() -> ModuleType | None:
+    """The CUDA kernels, or None where Triton is not installed."""
+    try:
+        from runners.ltx23.fast import fused_triton
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return fused_triton
