@@ -40,7 +40,7 @@ def operations(a: argparse.Namespace, device: torch.device, given: list[Tensor])
     logits = torch.zeros(a.lanes, a.tokens, a.heads, device=device, dtype=torch.bfloat16)
     prepare = tuple(Prepare(rows=its, row=row, out=out) for its, out in zip((one, two), outs, strict=True))
     return {
-        "norm_modulate": (2, lambda x: fused.norm_modulate(x, one, row, EPS)),
+        "norm_modulate": (2, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
         "add_branch": (4, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
         "add_branch_two": (5, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
         "norm_rotate": (2, lambda x: fused.norm_rotate_(x, weight, rotary, a.heads, EPS)),
@@ -87,7 +87,7 @@ def main() -> None:
             work_of["gelu_after"] = lambda x, w=weight, b=bias: F.gelu(F.linear(x, w, b), approximate="tanh")
             work_of["gelu_in"] = lambda x, w=weight, b=bias: fused.linear_gelu(x, w, b)
         for way, work in work_of.items():
-            note(name, way, median_s(work, flat, a.repeats), 2.0 * count * a.width * wide, "PFLOP/s")
+            note(name, way, median_s(work, flat, a.repeats), 2.0 * count * a.width * wide, "TFLOP/s")
     heads = [x.view(a.lanes, a.tokens, a.heads, -1).transpose(1, 2) for x in given]
     for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, None):
 
@@ -99,7 +99,7 @@ def main() -> None:
 
         way = "default" if backend is None else backend.name.lower().removesuffix("_attention")
         if device.type == "cuda" or backend is None:
-            note("attention", way, median_s(attend, heads, a.repeats), 4.0 * a.lanes * a.tokens**2 * a.width, "PFLOP/s")
+            note("attention", way, median_s(attend, heads, a.repeats), 4.0 * a.lanes * a.tokens**2 * a.width, "TFLOP/s")
     write_json_atomic(Path(a.out), {**header("fused", a, device), "tensor_bytes": size, "operations": found})
 
 

@@ -27,6 +27,8 @@ from parity.trace.atomic import write_json_atomic
 from runners.clock import Quiet
 from runners.forge.weights import weights_named
 from runners.ltx23 import pipeline
+from runners.ltx23.fast.fp8_choice import Fp8Choice, choice_of_tier
+from runners.ltx23.fast.products import LARGE
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
@@ -35,7 +37,16 @@ from runners.ltx23.transformer import Transformer
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 
-STAGES: Mapping[str, type[DenoisingStage]] = {"exact": DenoisingStage, "fast": FastDenoisingStage}
+ALL_LARGE = "fp8_all"  # every large product: no tier, the end of the scale
+
+
+def stage_of(name: str, transformer: Transformer) -> DenoisingStage:
+    """A tier's way of denoising, which leaves the transformer as it is for the others."""
+    if name == "exact":
+        return DenoisingStage(transformer)
+    every = frozenset(range(len(transformer.transformer_blocks)))
+    choice = Fp8Choice(dict.fromkeys(LARGE, every)) if name == ALL_LARGE else choice_of_tier(name)
+    return FastDenoisingStage(transformer, choice, keep=True)
 
 
 class InFloat32(nn.Module):
@@ -81,7 +92,7 @@ class LadderStage(DenoisingStage):
     def _loop(self, batch: Batch, video: LatentState, audio: LatentState) -> tuple[LatentState, LatentState]:
         assert batch.sigmas is not None
         at = [int(step) for step in self.arguments.at.split(",")]
-        stages = {name: STAGES[name](self.transformer) for name in self.arguments.tiers.split(",")}
+        stages = {name: stage_of(name, self.transformer) for name in self.arguments.tiers.split(",")}
         oracle = DenoisingStage(in_float32(self.transformer))
         sigmas, changes = batch.sigmas.tolist(), batch.sigmas.diff().tolist()
         on_device = batch.sigmas.to(batch.device)
@@ -173,7 +184,7 @@ def main() -> None:
     """Measure and save."""
     parser = options(__doc__)
     parser.add_argument("--at", default="0,7,15")
-    parser.add_argument("--tiers", default=",".join(STAGES))
+    parser.add_argument("--tiers", default=f"exact,fast,fp8,fp8x2,{ALL_LARGE}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile")
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunnerError
 
-Tier = Literal["exact", "fast"]
+Tier = Literal["exact", "fast", "fp8", "fp8x2"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 TAPS_OFFERED = "taps_offered"  # key of a recorded run's details: `Capabilities.taps` of its runner
 CANDIDATE = "candidate"  # key of a run's details: phrases that a verdict says of what was run, such as a version

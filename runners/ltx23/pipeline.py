@@ -18,6 +18,7 @@ from runners.clock import Clock
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.gemma import gemma_skeleton, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
@@ -135,8 +136,7 @@ class LTX23Pipeline:
                 lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
             )
         self._stage(batch, "latent_preparation", LatentPreparationStage)
-        denoising = FastDenoisingStage if self.config.tier == "fast" else DenoisingStage
-        self._stage(batch, "denoising", lambda: denoising(components.build("transformer", Transformer)))
+        self._stage(batch, "denoising", lambda: self._denoising(components.build("transformer", Transformer)))
         self._stage(
             batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
         )
@@ -146,6 +146,11 @@ class LTX23Pipeline:
             lambda: AudioDecodingStage(components.build("audio_decoder", AudioDecoder), components.vocoder()),
         )
         return batch
+
+    def _denoising(self, transformer: Transformer) -> DenoisingStage:
+        if self.config.tier == "exact":
+            return DenoisingStage(transformer)
+        return FastDenoisingStage(transformer, choice_of_tier(self.config.tier))
 
     def _stage(self, batch: Batch, name: str, make: Callable[[], Any]) -> None:
         batch.clock.begin(name)

@@ -18,7 +18,7 @@ class PipelineConfig(Section):
     """The way the pipeline computes; what it computes stands in the sampling parameters."""
 
     dtype: torch.dtype = torch.bfloat16
-    tier: Literal["exact", "fast"] = "exact"  # fast: passes together, in fused operations, at other bits
+    tier: Literal["exact", "fast", "fp8", "fp8x2"] = "exact"  # all but exact: passes together, in fused operations
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
     reference: ReleaseBehaviours = RELEASES["1.0.0"]
 

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from runners.ltx23.attention import Attention
 from runners.ltx23.fast.fused import TokenRotary, gate_heads_, norm_rotate_
-from runners.ltx23.fast.products import Product, joined, linear_of
+from runners.ltx23.fast.products import Make, linear_of
 
 
 class SelfAttention:
     """Tokens of a stream look at each other: one product for queries, keys and values."""
 
-    def __init__(self, layer: Attention) -> None:
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
         self._heads, self._eps = layer.heads, eps_of(layer)
         self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
-        self.to_qkv: Product = joined([layer.to_q, layer.to_k, layer.to_v])
-        self.out = Output(layer)
+        self.to_qkv = make(f"{name}/qkv", [layer.to_q, layer.to_k, layer.to_v])
+        self.out = Output(layer, name, make)
 
     def __call__(self, x: Tensor, rotary: TokenRotary, values_only: Sequence[bool]) -> Tensor:
         """(L, T, C) -> (L, T, C); lanes with `values_only` take each token's own value in place of the attention."""
@@ -45,12 +45,12 @@ class SelfAttention:
 class CrossAttention:
     """Tokens of a stream look at a context: one product for queries, one for keys and values."""
 
-    def __init__(self, layer: Attention) -> None:
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
         self._heads, self._eps = layer.heads, eps_of(layer)
         self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
-        self.to_q: Product = joined([layer.to_q])
-        self.to_kv: Product = joined([layer.to_k, layer.to_v])
-        self.out = Output(layer)
+        self.to_q = make(f"{name}/q", [layer.to_q])
+        self.to_kv = make(f"{name}/kv", [layer.to_k, layer.to_v])
+        self.out = Output(layer, name, make)
 
     def keys_values(self, context: Tensor, rotary: TokenRotary | None) -> Tensor:
         """(..., S, context width) -> (..., S, 2 D): keys, normalised and rotated, then values."""
@@ -68,9 +68,9 @@ class CrossAttention:
 class Output:
     """The gates of heads, and the projection out."""
 
-    def __init__(self, layer: Attention) -> None:
-        self._gates = None if layer.to_gate_logits is None else joined([layer.to_gate_logits])
-        self.to_out: Product = joined([linear_of(layer, "to_out.0")])
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
+        self._gates = None if layer.to_gate_logits is None else make(f"{name}/gates", [layer.to_gate_logits])
+        self.to_out = make(f"{name}/out", [linear_of(layer, "to_out.0")])
 
     def __call__(self, x: Tensor, attended: Tensor) -> Tensor:
         """(L, T, C) queries' stream and (L, T, D) attended, which is overwritten, to (L, T, C)."""

@@ -24,9 +24,10 @@ from runners.ltx23.block import (
     AudioVideoBlock,
 )
 from runners.ltx23.fast.attention import CrossAttention, SelfAttention
+from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, add_branch_, modulate, norm_modulate
 from runners.ltx23.fast.lanes import Lane, lanes_of
-from runners.ltx23.fast.products import Product, joined, linear_of
+from runners.ltx23.fast.products import Make, linear_of
 from runners.ltx23.feed_forward import FeedForward
 from runners.tap import tap, tapping
 
@@ -94,8 +95,8 @@ class StreamStep:
 class LaneStream:
     """One stream of all lanes on its way through the blocks; its tensors are written again and again."""
 
-    x: Tensor  # (L, T, C) the stream
-    prepared: Tensor  # (L, T, C) the input of the branch that comes next
+    x: Tensor  # (L, T, C) the stream, in fp32: bf16 would lose more here than everywhere else together
+    prepared: Tensor  # (L, T, C) the input of the branch that comes next, in the model's dtype
     asking: Tensor | None = None  # (M, T, C) as it looks at the other stream
     asked: Tensor | None = None  # (M, T, C) as the other stream looks at it
 
@@ -111,21 +112,23 @@ class StreamBlock:
         look: Attention,
         mlp: FeedForward,
         eps: float,
+        make: Make,
     ) -> None:
         self.name, self.eps = name, eps
         self.asking_rows, self.asked_rows = (A2V_ROWS, V2A_ROWS) if name == "video" else (V2A_ROWS, A2V_ROWS)
-        self.self_attention = SelfAttention(self_attention)
-        self.text_attention = CrossAttention(text_attention)
-        self.cross_attention = CrossAttention(look)
-        self.widen: Product = joined([linear_of(mlp, "net.0.proj")])
-        self.narrow: Product = joined([linear_of(mlp, "net.2")])
+        self.self_attention = SelfAttention(self_attention, f"{name}/self", make)
+        self.text_attention = CrossAttention(text_attention, f"{name}/text", make)
+        self.cross_attention = CrossAttention(look, f"{name}/cross", make)
+        self.ff = FeedForwardProducts(mlp, f"{name}/ff", make)
 
     def attend(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """Self-attention and attention to text, where the stream is enabled; prepares what comes after."""
         block, x, seeing = lanes.block, stream.x, lanes.seeing
         asked = at.cross_rows(block, self.asked_rows)
         if not at.enabled:
-            stream.asked = norm_modulate(x[:seeing], asked, at.cross_row, self.eps) if seeing else None
+            if seeing:
+                stream.asked = torch.empty_like(stream.prepared[:seeing])
+                norm_modulate(x[:seeing], Prepare(rows=asked, row=at.cross_row, out=stream.asked), self.eps)
             return
         attended = self.self_attention(stream.prepared, at.rotary, lanes.values_only(self.name))
         lanes.offer(f"{self.name}/self_attn", attended)
@@ -133,12 +136,13 @@ class StreamBlock:
         add_branch_(x, attended, at.gate(block, SELF_ATTENTION_ROWS), at.row, (text,), self.eps)
 
         shift, scale = at.text_modulation[block].unbind()
-        keys_values = self.text_attention.keys_values(modulate(at.text, Rows(scale, shift), at.text_row), None)
+        text_context = Prepare(rows=Rows(scale, shift), row=at.text_row, out=torch.empty_like(at.text))
+        keys_values = self.text_attention.keys_values(modulate(at.text, text_context), None)
         attended = self.text_attention(stream.prepared, lanes_of(keys_values, lanes.prompts), None)
         lanes.offer(f"{self.name}/text_attn", attended)
         gate = at.gate(block, TEXT_ATTENTION_ROWS)
         if seeing:
-            stream.asking, stream.asked = torch.empty_like(x[:seeing]), torch.empty_like(x[:seeing])
+            stream.asking, stream.asked = (torch.empty_like(stream.prepared[:seeing]) for _ in range(2))
             asking = at.cross_rows(block, self.asking_rows)
             across = (
                 Prepare(rows=asking, row=at.cross_row, out=stream.asking),
@@ -164,12 +168,11 @@ class StreamBlock:
     def look_away(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """Prepare the leading lanes' feed-forward branch where nobody looks."""
         front = slice(0, lanes.seeing)
-        rows = at.rows(lanes.block, FEED_FORWARD_ROWS)
-        stream.prepared[front] = norm_modulate(stream.x[front], rows, at.row, self.eps)
+        norm_modulate(stream.x[front], self._ahead(at, lanes.block, stream.prepared[front]), self.eps)
 
     def feed_forward(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """The feed-forward branch; prepares the next block's self-attention."""
-        output = self.narrow(self.widen.gelu(stream.prepared))
+        output = self.ff(stream.prepared)
         lanes.offer(f"{self.name}/ff", output)
         block = lanes.block
         following: tuple[Prepare, ...] = ()
@@ -181,14 +184,28 @@ class StreamBlock:
         return Prepare(rows=at.rows(block, FEED_FORWARD_ROWS), row=at.row, out=out)
 
 
+class FeedForwardProducts:
+    """The feed-forward branch: widen, GELU, narrow."""
+
+    def __init__(self, mlp: FeedForward, name: str, make: Make) -> None:
+        self._widen = make(f"{name}/widen", [linear_of(mlp, "net.0.proj")])
+        self._narrow = make(f"{name}/narrow", [linear_of(mlp, "net.2")])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(L, T, C) -> (L, T, C)."""
+        if isinstance(self._widen, Fp8Product) and isinstance(self._narrow, Fp8Product):
+            return self._narrow.of_gelu(self._widen(x))  # GELU on the way to fp8: the wide tensor is read once
+        return self._narrow(self._widen.gelu(x))
+
+
 class FastBlock:
     """A block of the model as the fast tier computes it."""
 
-    def __init__(self, block: AudioVideoBlock) -> None:
+    def __init__(self, block: AudioVideoBlock, make: Make) -> None:
         eps = block.norm_eps
-        self.video = StreamBlock("video", block.attn1, block.attn2, block.audio_to_video_attn, block.ff, eps)
+        self.video = StreamBlock("video", block.attn1, block.attn2, block.audio_to_video_attn, block.ff, eps, make)
         self.audio = StreamBlock(
-            "audio", block.audio_attn1, block.audio_attn2, block.video_to_audio_attn, block.audio_ff, eps
+            "audio", block.audio_attn1, block.audio_attn2, block.video_to_audio_attn, block.audio_ff, eps, make
         )
 
     def forward(
@@ -208,5 +225,6 @@ class FastBlock:
             elif lanes.seeing:
                 own.look_away(stream, at, lanes)
             own.feed_forward(stream, at, lanes)
-        lanes.offer("video/out", video.x)
-        lanes.offer("audio/out", audio.x)
+        if tapping():
+            lanes.offer("video/out", video.x.to(video.prepared.dtype))
+            lanes.offer("audio/out", audio.x.to(audio.prepared.dtype))

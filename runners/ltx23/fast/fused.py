@@ -10,6 +10,7 @@ Axes: L lane, T token, C channel of the stream, D channel of all heads together,
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
+from typing import Final
 
 import torch
 from einops import rearrange
@@ -53,26 +54,18 @@ class TokenRotary:
         return cls(cos, sin)
 
 
-def norm_modulate(x: Tensor, rows: Rows, row: Tensor, eps: float) -> Tensor:
-    """rms(x) (1 + scale) + shift.
-
-    Args:
-        x: (L, T, C), contiguous.
-        rows: the modulation of each level.
-        row: (T,) int32 level of each token.
-        eps: of the norm.
-    Returns: (L, T, C) in the dtype of `x`.
-    """
+def norm_modulate(x: Tensor, prepare: Prepare, eps: float) -> Tensor:
+    """rms(x) (1 + scale) + shift, of a contiguous (L, T, C); written where `prepare` says, and returned."""
     if kernels := _kernels(x):
-        return kernels.modulate(x, rows, row, eps, norm=True)  # type: ignore[no-any-return]
-    return _modulated(_normed(x, eps), rows, row).to(x.dtype)
+        return kernels.modulate(x, prepare, eps, norm=True)  # type: ignore[no-any-return]
+    return prepare.out.copy_(_modulated(_normed(x, eps), prepare.rows, prepare.row))
 
 
-def modulate(x: Tensor, rows: Rows, row: Tensor) -> Tensor:
+def modulate(x: Tensor, prepare: Prepare) -> Tensor:
     """x (1 + scale) + shift, as `norm_modulate` without its norm."""
     if kernels := _kernels(x):
-        return kernels.modulate(x, rows, row, 0.0, norm=False)  # type: ignore[no-any-return]
-    return _modulated(x.float(), rows, row).to(x.dtype)
+        return kernels.modulate(x, prepare, 0.0, norm=False)  # type: ignore[no-any-return]
+    return prepare.out.copy_(_modulated(x.float(), prepare.rows, prepare.row))
 
 
 def add_branch_(
@@ -81,7 +74,7 @@ def add_branch_(
     """Add a branch to the stream through its gate, and prepare the inputs of the branches after it.
 
     Args:
-        x: (L, T, C) the stream, contiguous; becomes x + branch gate.
+        x: (L, T, C) the stream, contiguous, fp32; becomes x + branch gate.
         branch: (L, T, C), contiguous.
         gate: (U, C) fp32.
         gate_row: (T,) int32 row of the gate for each token.
@@ -135,6 +128,26 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight, bias).float(), approximate="tanh").to(x.dtype)
 
 
+def gelu_(x: Tensor) -> Tensor:
+    """GELU (tanh) of a contiguous tensor, in place."""
+    return x.copy_(F.gelu(x, approximate="tanh"))
+
+
+def quantize_rows(x: Tensor, *, gelu: bool) -> tuple[Tensor, Tensor]:
+    """Rows of a contiguous (N, I) in e4m3, each divided by its own scale.
+
+    Args:
+        x: (N, I).
+        gelu: take GELU (tanh) of `x` first.
+    Returns: (N, I) e4m3 and (N, 1) fp32 scales; a row of zeros has the smallest scale there is.
+    """
+    if kernels := _kernels(x):
+        return kernels.quantize_rows(x, gelu=gelu)  # type: ignore[no-any-return]
+    wide = F.gelu(x.float(), approximate="tanh") if gelu else x.float()
+    scale = wide.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST) / LARGEST_FP8
+    return (wide / scale).to(torch.float8_e4m3fn), scale
+
+
 def _normed(x: Tensor, eps: float) -> Tensor:
     wide = x.float()
     return wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
@@ -152,6 +165,8 @@ def _kernels(x: Tensor) -> ModuleType | None:
 
 
 _WIDEST = 1 << 14  # a token is taken into registers as a whole
+LARGEST_FP8: Final = 448.0  # of e4m3
+SMALLEST: Final = 1e-12  # of a row's largest magnitude
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runners.errors import ShapeError
-from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary
+from runners.ltx23.fast.fused import LARGEST_FP8, SMALLEST, Prepare, TokenRotary
 
 
 @triton.jit
@@ -60,10 +60,8 @@ def _add_branch(
     level = tl.load(gate_row + token).to(tl.int64) * width
     value = tl.load(x + at, inside, 0.0).to(tl.float32)
     value += tl.load(branch + at, inside, 0.0).to(tl.float32) * tl.load(gate + level + column, inside, 0.0)
-    rounded = value.to(x.dtype.element_ty)
-    tl.store(x + at, rounded, inside)
+    tl.store(x + at, value, inside)
     if OUTPUTS > 0:
-        value = rounded.to(tl.float32)  # the stream that everybody else sees
         normed = value * tl.rsqrt(tl.sum(value * value) / width + eps)
         level = tl.load(row1 + token).to(tl.int64) * width
         scaled = normed * (1.0 + tl.load(scale1 + level + column, inside, 0.0))
@@ -112,10 +110,26 @@ def _gate_heads(attended, logits, heads, width, HEAD_WIDTH: tl.constexpr, BLOCK:
     tl.store(attended + program * width + column, value.to(attended.dtype.element_ty), inside)
 
 
-def modulate(x: Tensor, rows: Rows, row: Tensor, eps: float, *, norm: bool) -> Tensor:
+@triton.jit
+def _quantize_rows(
+    x, values, scales, width, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, GELU: tl.constexpr, BLOCK: tl.constexpr
+):
+    program = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + program * width + column, inside, 0.0).to(tl.float32)
+    if GELU:
+        # 0.5 x (1 + tanh y) = x sigmoid(2 y), with y = sqrt(2/pi) (x + 0.044715 x^3)
+        value = value * tl.sigmoid(1.5957691216057308 * (value + 0.044715 * value * value * value))
+    scale = tl.maximum(tl.max(tl.abs(value)), SMALLEST) / LARGEST
+    tl.store(scales + program, scale)
+    tl.store(values + program * width + column, (value / scale).to(values.dtype.element_ty), inside)
+
+
+def modulate(x: Tensor, prepare: Prepare, eps: float, *, norm: bool) -> Tensor:
     """`fused.norm_modulate`, or `fused.modulate`. Raises: ShapeError for tensors that are not contiguous."""
-    _require_contiguous("modulate", x, rows.scale, rows.shift)
-    y = torch.empty_like(x)
+    rows, row, y = prepare.rows, prepare.row, prepare.out
+    _require_contiguous("modulate", x, rows.scale, rows.shift, y)
     tokens, width = x.shape[-2:]
     block = triton.next_power_of_2(width)
     _modulate[(x.numel() // width,)](
@@ -186,6 +200,26 @@ def gate_heads_(attended: Tensor, logits: Tensor) -> Tensor:
         attended, logits, heads, width, HEAD_WIDTH=width // heads, BLOCK=block, num_warps=_warps(block)
     )
     return attended
+
+
+def quantize_rows(x: Tensor, *, gelu: bool) -> tuple[Tensor, Tensor]:
+    """See `fused.quantize_rows`. Raises: ShapeError for a tensor that is not contiguous."""
+    _require_contiguous("quantize_rows", x)
+    rows, width = x.shape
+    values, scales = torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty((rows, 1), dtype=torch.float32)
+    block = triton.next_power_of_2(width)
+    _quantize_rows[(rows,)](
+        x,
+        values,
+        scales,
+        width,
+        LARGEST=LARGEST_FP8,
+        SMALLEST=SMALLEST,
+        GELU=gelu,
+        BLOCK=block,
+        num_warps=_warps(block),
+    )
+    return values, scales
 
 
 def _require_contiguous(operation: str, *tensors: Tensor) -> None:

@@ -1,12 +1,13 @@
-"""Linear layers of the fast tier: the products of a block, some of them joined.
+"""Linear layers of the fast tier: the products of a block, some of them joined, some of them in fp8.
 
 Layers that read the same input are one product: their weights stand one after the other, and the model's own layers
-become views of them, so that nothing is held twice.
+become views of them, so that nothing is held twice. A product has a name: `video/self/qkv` is the one of video's
+self-attention, `audio/cross/kv` that of the keys and values which audio asks video for.
 
 Axes: O output channel, I input channel, and any others before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fused import linear_gelu
+
+# The products with video's tokens on one side: the others take too little time to be worth an error.
+LARGE = (
+    *("video/self/qkv", "video/self/out", "video/text/q", "video/text/out"),
+    *("video/cross/q", "video/cross/out", "audio/cross/kv", "video/ff/widen", "video/ff/narrow"),
+)
 
 
 class Product(Protocol):
@@ -25,6 +33,9 @@ class Product(Protocol):
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU (tanh) of the layer's output."""
+
+
+Make = Callable[[str, Sequence[nn.Linear]], Product]  # a product of a block by its name, from its layers
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class PlainProduct:
 def joined(layers: Sequence[nn.Linear]) -> PlainProduct:
     """Layers of one input as one product, outputs one after the other; the layers become views of its weights."""
     if len(layers) == 1:
-        return PlainProduct(layers[0].weight, layers[0].bias)
+        return PlainProduct(layers[0].weight.detach(), layers[0].bias.detach())
     weight = torch.cat([layer.weight.detach() for layer in layers])
     bias = torch.cat([layer.bias.detach() for layer in layers])
     start = 0
@@ -56,6 +67,26 @@ def joined(layers: Sequence[nn.Linear]) -> PlainProduct:
         layer.bias = nn.Parameter(bias[start:end], requires_grad=False)
         start = end
     return PlainProduct(weight, bias)
+
+
+def maker(in_fp8: frozenset[str], *, keep: bool) -> Make:
+    """Makes the products of a block: those named in fp8, the others plain.
+
+    Args:
+        in_fp8: names of products.
+        keep: let the model's own layers keep their weights where fp8 ones take their place.
+    """
+
+    def make(name: str, layers: Sequence[nn.Linear]) -> Product:
+        plain = joined(layers)
+        if name not in in_fp8:
+            return plain
+        if not keep:
+            for layer in layers:
+                layer.weight = nn.Parameter(plain.weight.new_empty(0), requires_grad=False)
+        return Fp8Product.of(plain.weight, plain.bias)
+
+    return make
 
 
 def linear_of(module: nn.Module, name: str) -> nn.Linear:

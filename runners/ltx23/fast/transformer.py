@@ -19,9 +19,11 @@ from runners.ltx23.block import (
     StreamRotary,
 )
 from runners.ltx23.fast.block import BlockLanes, FastBlock, LaneStream, StreamStep
-from runners.ltx23.fast.fused import Rows, TokenRotary, modulate, norm_modulate
+from runners.ltx23.fast.fp8_choice import NOTHING_IN_FP8, Fp8Choice
+from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, modulate, norm_modulate
 from runners.ltx23.fast.lanes import first_lanes, lanes_of, seeing, split_lanes
 from runners.ltx23.fast.levels import TokenLevels
+from runners.ltx23.fast.products import maker
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.transformer import RotaryTables, Transformer, denoised_of_velocity
 
@@ -40,12 +42,20 @@ class StreamInput:
 
 
 class FastTransformer:
-    """A loaded transformer with its products joined; the transformer itself stays usable."""
+    """A loaded transformer with its products joined."""
 
-    def __init__(self, transformer: Transformer) -> None:
-        self._eps = transformer.config.norm_eps
-        self._blocks = [
-            FastBlock(block) for block in transformer.transformer_blocks if isinstance(block, AudioVideoBlock)
+    def __init__(self, transformer: Transformer, choice: Fp8Choice = NOTHING_IN_FP8, *, keep: bool = False) -> None:
+        """Join the layers' weights, in place.
+
+        Args:
+            transformer: loaded, on its device.
+            choice: the products to compute in fp8.
+            keep: let the transformer keep the weights of those, so that it stays usable.
+        """
+        self.blocks = [
+            FastBlock(block, maker(choice.of_block(index), keep=keep))
+            for index, block in enumerate(transformer.transformer_blocks)
+            if isinstance(block, AudioVideoBlock)
         ]
         self._video = _StreamLayers(transformer, "", "video")
         self._audio = _StreamLayers(transformer, "audio_", "audio")
@@ -78,7 +88,7 @@ class FastTransformer:
         at_audio = self._audio.step(audio, audio_rotary, enabled=first.audio_enabled, looks=not disable_v2a_cross_attn)
         lanes = first_lanes(passes)
         streams = self._video.begin(video, at_video, len(lanes)), self._audio.begin(audio, at_audio, len(lanes))
-        for index, block in enumerate(self._blocks):
+        for index, block in enumerate(self.blocks):
             lanes, rows = split_lanes(lanes, index)
             if rows is not None:
                 for stream in streams:
@@ -142,14 +152,17 @@ class _StreamLayers:
     def begin(self, given: StreamInput, at: StreamStep, lanes: int) -> LaneStream:
         """The stream before the first block, the same in every lane."""
         x = self._project_in(given.latent)
-        prepared = norm_modulate(x, at.rows(0, SELF_ATTENTION_ROWS), at.row, self._eps)
-        return LaneStream(x=x.repeat(lanes, 1, 1), prepared=prepared.repeat(lanes, 1, 1))
+        first = Prepare(rows=at.rows(0, SELF_ATTENTION_ROWS), row=at.row, out=torch.empty_like(x))
+        prepared = norm_modulate(x, first, self._eps)
+        return LaneStream(x=x.float().repeat(lanes, 1, 1), prepared=prepared.repeat(lanes, 1, 1))
 
     def finish(self, x: Tensor, given: StreamInput) -> Tensor:
         """(L, T, C) after the last block to x0, (L, T, P)."""
         shift, scale = (self._table[:, None] + given.modulation.embedding.float()).unbind()  # each (U, C)
         normed = F.layer_norm(x, x.shape[-1:], eps=self._eps)
-        velocity: Tensor = self._project_out(modulate(normed, Rows(scale, shift), given.levels.row))
+        out = torch.empty_like(x, dtype=given.latent.dtype)
+        last = Prepare(rows=Rows(scale, shift), row=given.levels.row, out=out)
+        velocity: Tensor = self._project_out(modulate(normed, last))
         return denoised_of_velocity(given.latent, velocity, given.timesteps)
 
 

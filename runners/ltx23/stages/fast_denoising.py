@@ -5,6 +5,7 @@ from itertools import groupby
 from torch import Tensor
 
 from runners.ltx23.block import StreamModulation
+from runners.ltx23.fast.fp8_choice import NOTHING_IN_FP8, Fp8Choice
 from runners.ltx23.fast.levels import TokenLevels
 from runners.ltx23.fast.transformer import FastTransformer, StreamInput
 from runners.ltx23.latents import LatentState
@@ -18,9 +19,10 @@ from runners.tap import scope, tap
 class FastDenoisingStage(DenoisingStage):
     """Fills in `video_latent` and `audio_latent`."""
 
-    def __init__(self, transformer: Transformer) -> None:
+    def __init__(self, transformer: Transformer, choice: Fp8Choice = NOTHING_IN_FP8, *, keep: bool = False) -> None:
+        """Take over a loaded transformer; see `FastTransformer`."""
         super().__init__(transformer)
-        self._fast = FastTransformer(transformer)
+        self.fast = FastTransformer(transformer, choice, keep=keep)
         self._levels: tuple[Tensor, Tensor, TokenLevels, TokenLevels] | None = None
 
     def step_at(
@@ -56,7 +58,7 @@ class FastDenoisingStage(DenoisingStage):
         )
         x0: dict[str, Pair] = {}
         for _, together in groupby(sorted(step.passes, key=_enabled), key=_enabled):
-            x0 |= self._fast.predict(
+            x0 |= self.fast.predict(
                 tuple(together), video, audio, step.rotary, disable_v2a_cross_attn=disable_v2a_cross_attn
             )
         for one in step.passes:
