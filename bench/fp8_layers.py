@@ -20,8 +20,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from gpu import header, options, shortened
+from gpu import header, median_s, options, shortened
 from ladder import computed, in_float32, relative_l2, wide_batch, wide_state
+from torch import nn
 
 from parity.runs.execute import device_named
 from parity.trace.atomic import write_bytes_atomic, write_json_atomic
@@ -30,8 +31,9 @@ from runners.forge.weights import weights_named
 from runners.ltx23 import pipeline
 from runners.ltx23.block import AudioVideoBlock
 from runners.ltx23.fast.block import BlockLanes, FastBlock, LaneStream, StreamStep
+from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fp8_choice import Fp8Choice
-from runners.ltx23.fast.products import LARGE, maker
+from runners.ltx23.fast.products import LARGE, PlainProduct, joined, maker
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
@@ -41,14 +43,15 @@ from runners.protocol import RunOptions
 
 TIERS = {"fp8": 1.0, "fp8x2": 2.0}  # the most error that each may have, in multiples of the exact tier's
 ATTEMPTS = 4
+LANES = 4  # at which products are timed
 Product = tuple[str, int]  # name, block
 
 
 class MeasuredBlock:
     """A block that measures itself on the way."""
 
-    def __init__(self, layers: AudioVideoBlock, index: int, rounds: int, found: dict[str, Any]) -> None:
-        self._layers, self._index, self._rounds, self._found = layers, index, rounds, found
+    def __init__(self, layers: AudioVideoBlock, index: int, found: dict[str, Any]) -> None:
+        self._layers, self._index, self._found = layers, index, found
         self._plain = FastBlock(layers, maker(frozenset(), keep=True))
 
     def forward(
@@ -66,27 +69,10 @@ class MeasuredBlock:
             ours = tuple(LaneStream(x=one.x.clone(), prepared=one.prepared.clone()) for one in given)
             block.forward(*ours, at_video, at_audio, lanes)
             squared[name] = sum(relative_l2(one.x, its.x) ** 2 for one, its in zip(ours, exact, strict=True))
-            if video.x.is_cuda:
-                seconds = self._found["block_s"].setdefault(name, {}).setdefault(str(len(lanes.lanes)), [])
-                if len(seconds) < self._rounds:
-                    seconds.append(self._seconds(block, ours, at_video, at_audio, lanes))
         for name in LARGE:
             added = self._found["added"].setdefault(name, {})
             added[str(self._index)] = added.get(str(self._index), 0.0) + max(0.0, squared[name] - squared[""])
         self._plain.forward(*given, at_video, at_audio, lanes)
-
-    @staticmethod
-    def _seconds(
-        block: FastBlock, streams: Sequence[LaneStream], at_video: StreamStep, at_audio: StreamStep, lanes: BlockLanes
-    ) -> float:
-        start, end = (torch.Event("cuda", enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(4_000_000)  # type: ignore[no-untyped-call]  # the host gets ahead meanwhile
-        start.record()
-        for _ in range(3):
-            block.forward(streams[0], streams[1], at_video, at_audio, lanes)
-        end.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) / 3e3
 
 
 class ChoosingStage(DenoisingStage):
@@ -121,7 +107,7 @@ class ChoosingStage(DenoisingStage):
         stage = FastDenoisingStage(self.transformer, keep=True)
         layers = [block for block in self.transformer.transformer_blocks if isinstance(block, AudioVideoBlock)]
         for given, _ in steps:
-            measured = [MeasuredBlock(one, at, self.arguments.rounds, self.found) for at, one in enumerate(layers)]
+            measured = [MeasuredBlock(one, at, self.found) for at, one in enumerate(layers)]
             stage.fast.blocks = measured  # type: ignore[assignment]  # computes the same
             computed(stage, *given)
 
@@ -143,7 +129,10 @@ class ChoosingStage(DenoisingStage):
             for name, by_block in self.found["added"].items()
             for block, error in by_block.items()
         }
-        saved = {name: self._saved_s(name) for name in LARGE}
+        first = self.transformer.transformer_blocks[0]
+        assert isinstance(first, AudioVideoBlock)
+        tokens = steps[0][0][2].latent.shape[1] * LANES
+        saved = saved_s(first, tokens, steps[0][0][1].device, self.arguments.rounds)
         # Squared errors of the guided video by the sum of all that is added.
         factor = sum(a[0] ** 2 - f[0] ** 2 for a, f in zip(all_of_them, fast, strict=True)) / sum(added.values())
         self.found |= {"exact": own, "fast": fast, "all": all_of_them, "saved_s": saved, "factor": factor}
@@ -171,14 +160,26 @@ class ChoosingStage(DenoisingStage):
                 "products": {name: sorted(blocks) for name, blocks in chosen.blocks.items()},
             }
 
-    def _saved_s(self, name: str) -> float:
-        """Seconds that a product in fp8 saves in a block, the mean over the numbers of lanes."""
-        times = self.found["block_s"]
-        if not times:
-            return 1.0  # a rehearsal without a GPU: all are worth the same
-        return statistics.mean(
-            statistics.median(times[""][lanes]) - statistics.median(times[name][lanes]) for lanes in times[""]
-        )
+
+def saved_s(layers: AudioVideoBlock, tokens: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds that each product saves in fp8, for so many tokens of all lanes: medians by turns."""
+    if device.type != "cuda":
+        return dict.fromkeys(LARGE, 1.0)  # a rehearsal without a GPU: all are worth the same
+    saved: dict[str, float] = {}
+
+    def timing(name: str, parts: Sequence[nn.Linear]) -> PlainProduct:
+        plain = joined(parts)
+        if name in LARGE:
+            fp8 = Fp8Product.of(plain.weight, plain.bias)
+            given = [torch.randn(tokens, parts[0].in_features, device=device).to(plain.weight.dtype) for _ in range(2)]
+            times: dict[bool, list[float]] = {True: [], False: []}
+            for turn in range(6):
+                times[turn % 2 == 0].append(median_s(plain if turn % 2 else fp8, given, repeats))
+            saved[name] = statistics.median(times[False]) - statistics.median(times[True])
+        return plain
+
+    FastBlock(layers, timing)
+    return saved
 
 
 def taken(
@@ -219,7 +220,7 @@ def main() -> None:
     device = device_named(arguments.device)
     case, weights = shortened(arguments.case, 30), weights_named(arguments.weights, device)
     ChoosingStage.arguments = arguments
-    ChoosingStage.found = {"added": {}, "block_s": {}, "tiers": {}}
+    ChoosingStage.found = {"added": {}, "tiers": {}}
     with patch.object(pipeline, "DenoisingStage", ChoosingStage):
         NativeRunner(weights, RunOptions(device=device)).run(case, Quiet())
     document = {**header("fp8_layers", arguments, device), "case": case.id, **ChoosingStage.found}

@@ -43,7 +43,7 @@ def operations(a: argparse.Namespace, device: torch.device, given: list[Tensor])
         "norm_modulate": (2, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
         "add_branch": (4, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
         "add_branch_two": (5, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
-        "norm_rotate": (2, lambda x: fused.norm_rotate_(x, weight, rotary, a.heads, EPS)),
+        "norm_rotate": (2, lambda x: fused.norm_rotate_(x, (weight,), rotary, a.heads, EPS)),
         "gate_heads": (2, lambda x: fused.gate_heads_(x, logits)),
     }
 

@@ -21,32 +21,73 @@ from unittest.mock import patch
 import torch
 from gpu import header, options, shortened
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.runs.execute import device_named
 from parity.trace.atomic import write_json_atomic
 from runners.clock import Quiet
 from runners.forge.weights import weights_named
 from runners.ltx23 import pipeline
-from runners.ltx23.fast.fp8_choice import Fp8Choice, choice_of_tier
-from runners.ltx23.fast.products import LARGE
+from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch
-from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
+from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step, advance
 from runners.ltx23.stages.fast_denoising import FastDenoisingStage
-from runners.ltx23.transformer import Transformer
+from runners.ltx23.transformer import RotaryTables, Transformer
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 
-ALL_LARGE = "fp8_all"  # every large product: no tier, the end of the scale
+OTHER_KERNEL = "other_kernel"  # the exact tier with another attention kernel: harmless
+FP8_CAST = "fp8_cast"  # the exact tier with the weights that the official `fp8_cast` keeps in e4m3
+CAST_LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")  # ltx_core.quantization.fp8_cast 1.0.0
+
+
+class OtherKernelStage(DenoisingStage):
+    """The exact tier with torch's flash attention in place of its own choice."""
+
+    def predict(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> dict[str, Pair]:
+        """See `DenoisingStage`."""
+        kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH] if batch.device.type == "cuda" else [SDPBackend.MATH]
+        with sdpa_kernel(kernels):
+            return super().predict(batch, step, disable_v2a_cross_attn=disable_v2a_cross_attn)
+
+
+class CastLinear(nn.Module):
+    """A linear layer kept in e4m3 without a scale, and cast up for each call."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.kept = [part.detach().to(torch.float8_e4m3fn) for part in (layer.weight, layer.bias)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output."""
+        return nn.functional.linear(x, *(part.to(x.dtype) for part in self.kept))
+
+
+def cast_to_fp8(transformer: Transformer) -> Transformer:
+    """A copy of the model with the blocks' linear layers in e4m3."""
+    blocks = transformer.transformer_blocks
+    transformer.transformer_blocks = nn.ModuleList()
+    model = copy.deepcopy(transformer)
+    transformer.transformer_blocks = blocks
+    for block in blocks:
+        cast = copy.deepcopy(block)
+        for name, layer in list(cast.named_modules()):
+            if isinstance(layer, nn.Linear) and name.endswith(CAST_LAYERS):
+                cast.set_submodule(name, CastLinear(layer))
+        model.transformer_blocks.append(cast)
+    return model
 
 
 def stage_of(name: str, transformer: Transformer) -> DenoisingStage:
     """A tier's way of denoising, which leaves the transformer as it is for the others."""
     if name == "exact":
         return DenoisingStage(transformer)
-    every = frozenset(range(len(transformer.transformer_blocks)))
-    choice = Fp8Choice(dict.fromkeys(LARGE, every)) if name == ALL_LARGE else choice_of_tier(name)
-    return FastDenoisingStage(transformer, choice, keep=True)
+    if name == OTHER_KERNEL:
+        return OtherKernelStage(transformer)
+    if name == FP8_CAST:
+        return DenoisingStage(cast_to_fp8(transformer))
+    return FastDenoisingStage(transformer, choice_of_tier(name), keep=True)
 
 
 class InFloat32(nn.Module):
@@ -116,7 +157,9 @@ class LadderStage(DenoisingStage):
         return video, audio
 
     def _times(self, stages: Mapping[str, DenoisingStage], given: tuple[Any, ...]) -> None:
-        device = given[1].device
+        _, batch, video, audio, *_ = given
+        device = batch.device
+        given = *given, self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
         for turn in range(self.arguments.rounds):
             for name in list(stages) if turn % 2 == 0 else reversed(stages):
                 seconds, peak = timed(stages[name], given, device)
@@ -139,9 +182,11 @@ def computed(
     audio: LatentState,
     sigma: Tensor,
     last: Pair | None,
+    rotary: RotaryTables | None = None,
 ) -> Pair:
     """The guided x0 of a step."""
-    rotary = stage.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
+    if rotary is None:  # a run computes them once, not in each step
+        rotary = stage.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
     return stage.evaluate_stage1_guided_x0(batch, stage.step_at(index, batch, video, audio, sigma, rotary), last)
 
 
@@ -184,7 +229,7 @@ def main() -> None:
     """Measure and save."""
     parser = options(__doc__)
     parser.add_argument("--at", default="0,7,15")
-    parser.add_argument("--tiers", default=f"exact,fast,fp8,fp8x2,{ALL_LARGE}")
+    parser.add_argument("--tiers", default=f"exact,{OTHER_KERNEL},fast,fp8,fp8x2,{FP8_CAST}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile")
     arguments = parser.parse_args()

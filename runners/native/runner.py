@@ -98,6 +98,7 @@ class NativeRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details=details_of(config, sampling)
+            | ({"kernels": batch.kernels} if batch.kernels else {})
             | ({"step_graphs": batch.step_graphs} if self.options.device.type == "cuda" else {}),
         )
 

@@ -93,12 +93,20 @@ class StreamStep:
 
 @dataclass(kw_only=True)
 class LaneStream:
-    """One stream of all lanes on its way through the blocks; its tensors are written again and again."""
+    """One stream of all lanes on its way through the blocks; its tensors are written again and again.
+
+    Until the first attention to text, where the passes begin to differ, one lane may stand for all.
+    """
 
     x: Tensor  # (L, T, C) the stream, in fp32: bf16 would lose more here than everywhere else together
     prepared: Tensor  # (L, T, C) the input of the branch that comes next, in the model's dtype
     asking: Tensor | None = None  # (M, T, C) as it looks at the other stream
     asked: Tensor | None = None  # (M, T, C) as the other stream looks at it
+
+    def spread(self, lanes: int) -> None:
+        """Put copies of the one lane that there is in place of all."""
+        if len(self.x) < lanes:
+            self.x, self.prepared = self.x.repeat(lanes, 1, 1), self.prepared.repeat(lanes, 1, 1)
 
 
 class StreamBlock:
@@ -123,14 +131,20 @@ class StreamBlock:
 
     def attend(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """Self-attention and attention to text, where the stream is enabled; prepares what comes after."""
-        block, x, seeing = lanes.block, stream.x, lanes.seeing
+        block, seeing = lanes.block, lanes.seeing
         asked = at.cross_rows(block, self.asked_rows)
         if not at.enabled:
+            stream.spread(len(lanes.lanes))
             if seeing:
                 stream.asked = torch.empty_like(stream.prepared[:seeing])
-                norm_modulate(x[:seeing], Prepare(rows=asked, row=at.cross_row, out=stream.asked), self.eps)
+                norm_modulate(stream.x[:seeing], Prepare(rows=asked, row=at.cross_row, out=stream.asked), self.eps)
             return
-        attended = self.self_attention(stream.prepared, at.rotary, lanes.values_only(self.name))
+        values_only = lanes.values_only(self.name)[: len(stream.x)]
+        attended = self.self_attention(stream.prepared, at.rotary, values_only)
+        if len(stream.x) < len(lanes.lanes):
+            attended = attended.repeat(len(lanes.lanes), 1, 1)
+            stream.spread(len(lanes.lanes))
+        x = stream.x
         lanes.offer(f"{self.name}/self_attn", attended)
         text = Prepare(rows=at.rows(block, TEXT_ATTENTION_ROWS), row=at.row, out=stream.prepared)
         add_branch_(x, attended, at.gate(block, SELF_ATTENTION_ROWS), at.row, (text,), self.eps)

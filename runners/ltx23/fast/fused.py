@@ -90,25 +90,27 @@ def add_branch_(
     return x
 
 
-def norm_rotate_(x: Tensor, weight: Tensor, rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
+def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
     """RMS-normalise queries or keys over all heads, and turn each head's pairs (i, i + half).
 
     Args:
-        x: (L, T, D), contiguous in D alone; overwritten.
-        weight: (D,) of the norm.
+        x: (L, T, N D), contiguous in its last axis alone; overwritten.
+        weights: N of (D,): the norm of each part, such as queries and keys, that stand side by side.
         rotary: turns them; None leaves them.
-        heads: H.
+        heads: H of each part.
         eps: of the norm.
     """
     if kernels := _kernels(x):
-        return kernels.norm_rotate_(x, weight, rotary, heads, eps)  # type: ignore[no-any-return]
-    normed = _normed(x, eps) * weight.float()
-    if rotary is not None:
-        first, second = rearrange(normed, "l t (h two f) -> two l t h f", h=heads, two=2)  # each (L, T, H, D/2H)
-        cos, sin = (rearrange(part.float(), "t (h f) -> t h f", h=heads) for part in (rotary.cos, rotary.sin))
-        turned = torch.stack((first * cos - second * sin, second * cos + first * sin))
-        normed = rearrange(turned, "two l t h f -> l t (h two f)")
-    return x.copy_(normed)
+        return kernels.norm_rotate_(x, weights, rotary, heads, eps)  # type: ignore[no-any-return]
+    for part, weight in zip(x.chunk(len(weights), dim=-1), weights, strict=True):
+        normed = _normed(part, eps) * weight.float()
+        if rotary is not None:
+            first, second = rearrange(normed, "l t (h two f) -> two l t h f", h=heads, two=2)
+            cos, sin = (rearrange(table.float(), "t (h f) -> t h f", h=heads) for table in (rotary.cos, rotary.sin))
+            turned = torch.stack((first * cos - second * sin, second * cos + first * sin))
+            normed = rearrange(turned, "two l t h f -> l t (h two f)")
+        part.copy_(normed)
+    return x
 
 
 def gate_heads_(attended: Tensor, logits: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ On a machine without a GPU, Triton's interpreter (TRITON_INTERPRET=1) runs the k
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Functions under `triton.jit` are compiled by Triton, which has its own types.
 
+from typing import Any, Self
+
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +18,32 @@ from torch import Tensor
 
 from runners.errors import ShapeError
 from runners.ltx23.fast.fused import LARGEST_FP8, SMALLEST, Prepare, TokenRotary
+
+
+class Compilations:
+    """The kernels that Triton makes ready while this is entered; what it compiled, it keeps between runs."""
+
+    def __init__(self) -> None:
+        self._compiled = self._kept = 0
+        self._seconds = 0.0
+
+    @property
+    def note(self) -> str:
+        """How many kernels there were, and how long compiling took."""
+        return f"{self._compiled} kernels compiled in {self._seconds:.1f} s, {self._kept} taken from Triton's cache"
+
+    def __enter__(self) -> Self:
+        self._outer = triton.knobs.compilation.listener
+        triton.knobs.compilation.listener = self._heard
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        triton.knobs.compilation.listener = self._outer
+
+    def _heard(self, *, times: Any, cache_hit: bool, **_: object) -> None:
+        self._kept += cache_hit
+        self._compiled += not cache_hit
+        self._seconds += 0.0 if cache_hit else times.total / 1e6
 
 
 @triton.jit
@@ -76,27 +104,43 @@ def _add_branch(
 
 @triton.jit
 def _norm_rotate(
-    x, weight, cos, sin, tokens, stride, width, eps, HALF: tl.constexpr, ROTATE: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    weight1,
+    weight2,
+    cos,
+    sin,
+    tokens,
+    stride,
+    width,
+    eps,
+    PARTS: tl.constexpr,
+    HALF: tl.constexpr,
+    ROTATE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, BLOCK)
     inside = pair < width // 2
     first_at = pair // HALF * (2 * HALF) + pair % HALF
     second_at = first_at + HALF
-    first = tl.load(x + program * stride + first_at, inside, 0.0).to(tl.float32)
-    second = tl.load(x + program * stride + second_at, inside, 0.0).to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(first * first + second * second) / width + eps)
-    first = first * inverse * tl.load(weight + first_at, inside, 0.0).to(tl.float32)
-    second = second * inverse * tl.load(weight + second_at, inside, 0.0).to(tl.float32)
     if ROTATE:
         table = program % tokens * (width // 2) + pair
         c = tl.load(cos + table, inside, 0.0).to(tl.float32)
         s = tl.load(sin + table, inside, 0.0).to(tl.float32)
-        turned = first * c - second * s
-        second = second * c + first * s
-        first = turned
-    tl.store(x + program * stride + first_at, first.to(x.dtype.element_ty), inside)
-    tl.store(x + program * stride + second_at, second.to(x.dtype.element_ty), inside)
+    for part in tl.static_range(PARTS):
+        weight = weight1 if part == 0 else weight2
+        start = x + program * stride + part * width
+        first = tl.load(start + first_at, inside, 0.0).to(tl.float32)
+        second = tl.load(start + second_at, inside, 0.0).to(tl.float32)
+        inverse = tl.rsqrt(tl.sum(first * first + second * second) / width + eps)
+        first = first * inverse * tl.load(weight + first_at, inside, 0.0).to(tl.float32)
+        second = second * inverse * tl.load(weight + second_at, inside, 0.0).to(tl.float32)
+        if ROTATE:
+            turned = first * c - second * s
+            second = second * c + first * s
+            first = turned
+        tl.store(start + first_at, first.to(x.dtype.element_ty), inside)
+        tl.store(start + second_at, second.to(x.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -166,23 +210,25 @@ def add_branch_(
     return x
 
 
-def norm_rotate_(x: Tensor, weight: Tensor, rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
+def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
     """See `fused.norm_rotate_`. Raises: ShapeError for lanes that do not follow each other token by token."""
-    lanes, tokens, width = x.shape
-    stride = x.stride(1)
+    lanes, tokens, all_parts = x.shape
+    width, stride = all_parts // len(weights), x.stride(1)
     if x.stride(2) != 1 or (lanes > 1 and x.stride(0) != tokens * stride):
         raise ShapeError(f"norm_rotate_ wants tokens at one stride; got strides {x.stride()} for {tuple(x.shape)}.")
     block = triton.next_power_of_2(width // 2)
-    cos, sin = (weight, weight) if rotary is None else (rotary.cos, rotary.sin)
+    cos, sin = (x, x) if rotary is None else (rotary.cos, rotary.sin)  # never read where there are none
     _norm_rotate[(lanes * tokens,)](
         x,
-        weight,
+        weights[0],
+        weights[-1],
         cos,
         sin,
         tokens,
         stride,
         width,
         eps,
+        PARTS=len(weights),
         HALF=width // heads // 2,
         ROTATE=rotary is not None,
         BLOCK=block,

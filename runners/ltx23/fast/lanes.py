@@ -53,6 +53,12 @@ def seeing(lanes: Sequence[Lane]) -> int:
     return sum(not lane.isolated for lane in lanes)
 
 
+def skip_alike(lanes: Sequence[Lane]) -> bool:
+    """True if all passes compute the same self-attention in the first block, on what is still the same input."""
+    skips = [one.skips.at(0) for lane in lanes for one in lane.passes]
+    return len({(one.video_self_attention, one.audio_self_attention) for one in skips}) == 1
+
+
 def split_lanes(lanes: Sequence[Lane], block: int) -> tuple[tuple[Lane, ...], tuple[int, ...] | None]:
     """The lanes of a block, and for each the row of the lane it comes from; None where they are the same as before."""
     after: list[Lane] = []

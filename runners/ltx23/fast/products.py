@@ -9,6 +9,7 @@ Axes: O output channel, I input channel, and any others before.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -58,8 +59,8 @@ def joined(layers: Sequence[nn.Linear]) -> PlainProduct:
     """Layers of one input as one product, outputs one after the other; the layers become views of its weights."""
     if len(layers) == 1:
         return PlainProduct(layers[0].weight.detach(), layers[0].bias.detach())
-    weight = torch.cat([layer.weight.detach() for layer in layers])
-    bias = torch.cat([layer.bias.detach() for layer in layers])
+    weight = _side_by_side([layer.weight.detach() for layer in layers])
+    bias = _side_by_side([layer.bias.detach() for layer in layers])
     start = 0
     for layer in layers:
         end = start + layer.out_features
@@ -67,6 +68,15 @@ def joined(layers: Sequence[nn.Linear]) -> PlainProduct:
         layer.bias = nn.Parameter(bias[start:end], requires_grad=False)
         start = end
     return PlainProduct(weight, bias)
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """The concatenation of tensors, which is a view where they were joined before."""
+    places = [(part.untyped_storage().data_ptr(), part.storage_offset(), part.numel()) for part in parts]
+    if all(one[0] == its[0] and one[1] + one[2] == its[1] for one, its in pairwise(places)):
+        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+        return parts[0].as_strided(shape, parts[0].stride())
+    return torch.cat(list(parts))
 
 
 def maker(in_fp8: frozenset[str], *, keep: bool) -> Make:

@@ -21,7 +21,7 @@ from runners.ltx23.block import (
 from runners.ltx23.fast.block import BlockLanes, FastBlock, LaneStream, StreamStep
 from runners.ltx23.fast.fp8_choice import NOTHING_IN_FP8, Fp8Choice
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, modulate, norm_modulate
-from runners.ltx23.fast.lanes import first_lanes, lanes_of, seeing, split_lanes
+from runners.ltx23.fast.lanes import first_lanes, lanes_of, seeing, skip_alike, split_lanes
 from runners.ltx23.fast.levels import TokenLevels
 from runners.ltx23.fast.products import maker
 from runners.ltx23.passes import GuidancePass
@@ -87,9 +87,13 @@ class FastTransformer:
         at_video = self._video.step(video, video_rotary, enabled=first.video_enabled, looks=True)
         at_audio = self._audio.step(audio, audio_rotary, enabled=first.audio_enabled, looks=not disable_v2a_cross_attn)
         lanes = first_lanes(passes)
-        streams = self._video.begin(video, at_video, len(lanes)), self._audio.begin(audio, at_audio, len(lanes))
+        streams = self._video.begin(video, at_video), self._audio.begin(audio, at_audio)
         for index, block in enumerate(self.blocks):
             lanes, rows = split_lanes(lanes, index)
+            if index == 0 and skip_alike(lanes):
+                rows = None  # one lane stands for all until they read different texts
+            elif index == 0:
+                rows = (0,) * len(lanes)
             if rows is not None:
                 for stream in streams:
                     stream.x, stream.prepared = lanes_of(stream.x, rows), lanes_of(stream.prepared, rows)
@@ -149,12 +153,12 @@ class _StreamLayers:
             looks=looks,
         )
 
-    def begin(self, given: StreamInput, at: StreamStep, lanes: int) -> LaneStream:
-        """The stream before the first block, the same in every lane."""
+    def begin(self, given: StreamInput, at: StreamStep) -> LaneStream:
+        """The stream before the first block, the same in every lane: one."""
         x = self._project_in(given.latent)
         first = Prepare(rows=at.rows(0, SELF_ATTENTION_ROWS), row=at.row, out=torch.empty_like(x))
         prepared = norm_modulate(x, first, self._eps)
-        return LaneStream(x=x.float().repeat(lanes, 1, 1), prepared=prepared.repeat(lanes, 1, 1))
+        return LaneStream(x=x.float(), prepared=prepared)
 
     def finish(self, x: Tensor, given: StreamInput) -> Tensor:
         """(L, T, C) after the last block to x0, (L, T, P)."""

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from runners.ltx23.block import StreamModulation
 from runners.ltx23.fast.fp8_choice import NOTHING_IN_FP8, Fp8Choice
+from runners.ltx23.fast.fused import triton_kernels
 from runners.ltx23.fast.levels import TokenLevels
 from runners.ltx23.fast.transformer import FastTransformer, StreamInput
 from runners.ltx23.latents import LatentState
@@ -24,6 +25,17 @@ class FastDenoisingStage(DenoisingStage):
         super().__init__(transformer)
         self.fast = FastTransformer(transformer, choice, keep=keep)
         self._levels: tuple[Tensor, Tensor, TokenLevels, TokenLevels] | None = None
+
+    def forward(self, batch: Batch) -> Batch:
+        """Run the whole schedule. Raises: StageInputError if a stage before was left out."""
+        kernels = triton_kernels() if batch.device.type == "cuda" else None
+        if kernels is None:
+            batch.kernels = "plain torch operations"
+            return super().forward(batch)
+        with kernels.Compilations() as compilations:
+            super().forward(batch)
+        batch.kernels = compilations.note
+        return batch
 
     def step_at(
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables

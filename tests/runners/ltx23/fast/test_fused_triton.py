@@ -85,22 +85,24 @@ def test_add_branch(dtype: torch.dtype, heads: int, pairs: int, following: int) 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "pairs"), SIZES)
 @pytest.mark.parametrize("rotate", [True, False])
-def test_norm_rotate_touches_its_part_of_a_joined_product_alone(
-    dtype: torch.dtype, heads: int, pairs: int, rotate: bool
+@pytest.mark.parametrize("parts", [1, 2])
+def test_norm_rotate_touches_its_parts_of_a_joined_product_alone(
+    dtype: torch.dtype, heads: int, pairs: int, rotate: bool, parts: int
 ) -> None:
     from runners.ltx23.fast import fused_triton
 
     width = heads * pairs * 2
-    joined, weight = randn(LANES, TOKENS, 3 * width, dtype=dtype), randn(width, dtype=dtype)
+    joined = randn(LANES, TOKENS, 4 * width, dtype=dtype)
+    weights = (randn(width, dtype=dtype), randn(width + 1, dtype=dtype)[1:].contiguous())[:parts]
     rotary = TokenRotary(randn(TOKENS, width // 2, dtype=dtype), randn(TOKENS + 1, width // 2, dtype=dtype)[1:])
     on_cpu = joined.cpu().clone()
-    keys = slice(width, 2 * width)
+    own = slice(width, (1 + parts) * width)
     its = TokenRotary(rotary.cos.cpu(), rotary.sin.cpu()) if rotate else None
-    fused.norm_rotate_(on_cpu[..., keys], weight.cpu(), its, heads, EPS)
+    fused.norm_rotate_(on_cpu[..., own], tuple(weight.cpu() for weight in weights), its, heads, EPS)
     before = joined.clone()
-    fused_triton.norm_rotate_(joined[..., keys], weight, rotary if rotate else None, heads, EPS)
-    assert_near(joined[..., keys], on_cpu[..., keys], dtype)
-    for other in (slice(0, width), slice(2 * width, None)):
+    fused_triton.norm_rotate_(joined[..., own], weights, rotary if rotate else None, heads, EPS)
+    assert_near(joined[..., own], on_cpu[..., own], dtype)
+    for other in (slice(0, width), slice((1 + parts) * width, None)):
         assert torch.equal(joined[..., other], before[..., other])
 
 
@@ -121,7 +123,7 @@ def test_strided_tensors_are_refused() -> None:
     with pytest.raises(ShapeError, match="contiguous"):
         fused_triton.modulate(x, Prepare(rows=rows_of(16), row=levels_of_tokens(), out=x), EPS, norm=True)
     with pytest.raises(ShapeError, match="one stride"):
-        fused_triton.norm_rotate_(x, randn(16), None, 2, EPS)
+        fused_triton.norm_rotate_(x, (randn(16),), None, 2, EPS)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="has no products on tensor cores")
