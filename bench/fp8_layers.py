@@ -34,6 +34,7 @@ from runners.ltx23.fast.block import BlockLanes, FastBlock, LaneStream, StreamSt
 from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fp8_choice import Fp8Choice
 from runners.ltx23.fast.products import LARGE, PlainProduct, joined, maker
+from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
@@ -55,24 +56,30 @@ class MeasuredBlock:
         self._plain = FastBlock(layers, maker(frozenset(), keep=True))
 
     def forward(
-        self, video: LaneStream, audio: LaneStream, at_video: StreamStep, at_audio: StreamStep, lanes: BlockLanes
+        self,
+        video: LaneStream,
+        audio: LaneStream,
+        at_video: StreamStep,
+        at_audio: StreamStep,
+        lanes: BlockLanes,
+        side: SideStream,
     ) -> None:
         """The block as the fast tier computes it, after its errors were noted."""
         given = video, audio
         wide = FastBlock(copy.deepcopy(self._layers).float(), maker(frozenset(), keep=True))
         exact = tuple(LaneStream(x=one.x.clone(), prepared=one.prepared.float()) for one in given)
-        wide.forward(*exact, *(replace(at, text=at.text.float()) for at in (at_video, at_audio)), lanes)
+        wide.forward(*exact, *(replace(at, text=at.text.float()) for at in (at_video, at_audio)), lanes, side)
         del wide
         squared: dict[str, float] = {}
         for name in ("", *LARGE):
             block = self._plain if not name else FastBlock(self._layers, maker(frozenset({name}), keep=True))
             ours = tuple(LaneStream(x=one.x.clone(), prepared=one.prepared.clone()) for one in given)
-            block.forward(*ours, at_video, at_audio, lanes)
+            block.forward(*ours, at_video, at_audio, lanes, side)
             squared[name] = sum(relative_l2(one.x, its.x) ** 2 for one, its in zip(ours, exact, strict=True))
         for name in LARGE:
             added = self._found["added"].setdefault(name, {})
             added[str(self._index)] = added.get(str(self._index), 0.0) + max(0.0, squared[name] - squared[""])
-        self._plain.forward(*given, at_video, at_audio, lanes)
+        self._plain.forward(*given, at_video, at_audio, lanes, side)
 
 
 class ChoosingStage(DenoisingStage):

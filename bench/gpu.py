@@ -1,6 +1,6 @@
 """Measurements on a GPU box, each as one small JSON file: speed by turns, cost of taps, bandwidth of the sketch.
 
-    python bench/gpu.py speed   --out FILE [--case ID] [--runners official,native:exact,native:fast] [--rounds 3] [--minutes 8]
+    python bench/gpu.py speed   --out FILE [--case ID] [--runners official,native:fast] [--rounds 3] [--minutes 8]
     python bench/gpu.py capture --out FILE [--case ID] [--steps 8] [--rounds 3]
     python bench/gpu.py sketch  --out FILE [--megabytes 50]
 

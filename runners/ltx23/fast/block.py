@@ -28,6 +28,7 @@ from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, add_branch_, modulate, norm_modulate
 from runners.ltx23.fast.lanes import Lane, lanes_of
 from runners.ltx23.fast.products import Make, linear_of
+from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.feed_forward import FeedForward
 from runners.tap import tap, tapping
 
@@ -167,8 +168,20 @@ class StreamBlock:
             alone = self._ahead(at, block, stream.prepared[seeing:])
             add_branch_(x[seeing:], attended[seeing:], gate, at.row, (alone,), self.eps)
 
+    def go_on(
+        self, stream: LaneStream, at: StreamStep, other: LaneStream, at_other: StreamStep, lanes: BlockLanes
+    ) -> None:
+        """What follows once both streams have attended, where the stream is enabled."""
+        if not at.enabled:
+            return
+        if lanes.seeing and at.looks:
+            self.look_at(stream, at, other, at_other, lanes)
+        elif lanes.seeing:
+            self.look_away(stream, at, lanes)
+        self.feed_forward(stream, at, lanes)
+
     def look_at(
-        self, other: LaneStream, at_other: StreamStep, stream: LaneStream, at: StreamStep, lanes: BlockLanes
+        self, stream: LaneStream, at: StreamStep, other: LaneStream, at_other: StreamStep, lanes: BlockLanes
     ) -> None:
         """Attention of the leading lanes to the other stream, as it was before either looked."""
         block, seeing = lanes.block, lanes.seeing
@@ -223,22 +236,23 @@ class FastBlock:
         )
 
     def forward(
-        self, video: LaneStream, audio: LaneStream, at_video: StreamStep, at_audio: StreamStep, lanes: BlockLanes
+        self,
+        video: LaneStream,
+        audio: LaneStream,
+        at_video: StreamStep,
+        at_audio: StreamStep,
+        lanes: BlockLanes,
+        side: SideStream,
     ) -> None:
-        """Both streams of all lanes through the block, in place."""
+        """Both streams of all lanes through the block, in place; audio on the side stream."""
+        with side.beside():
+            self.audio.attend(audio, at_audio, lanes)
         self.video.attend(video, at_video, lanes)
-        self.audio.attend(audio, at_audio, lanes)
-        for own, stream, at, other, at_other in (
-            (self.video, video, at_video, audio, at_audio),
-            (self.audio, audio, at_audio, video, at_video),
-        ):
-            if not at.enabled:
-                continue
-            if lanes.seeing and at.looks:
-                own.look_at(other, at_other, stream, at, lanes)
-            elif lanes.seeing:
-                own.look_away(stream, at, lanes)
-            own.feed_forward(stream, at, lanes)
+        side.join()
+        with side.beside():
+            self.audio.go_on(audio, at_audio, video, at_video, lanes)
+        self.video.go_on(video, at_video, audio, at_audio, lanes)
+        side.join()
         if tapping():
             lanes.offer("video/out", video.x.to(video.prepared.dtype))
             lanes.offer("audio/out", audio.x.to(audio.prepared.dtype))

@@ -24,6 +24,7 @@ from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, modulate, norm_
 from runners.ltx23.fast.lanes import first_lanes, lanes_of, seeing, skip_alike, split_lanes
 from runners.ltx23.fast.levels import TokenLevels
 from runners.ltx23.fast.products import maker
+from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.transformer import RotaryTables, Transformer, denoised_of_velocity
 
@@ -59,6 +60,7 @@ class FastTransformer:
         ]
         self._video = _StreamLayers(transformer, "", "video")
         self._audio = _StreamLayers(transformer, "audio_", "audio")
+        self._side = SideStream(self._video.device)
         self._laid_out: tuple[RotaryTables, _LaidOut, _LaidOut] | None = None
 
     def predict(
@@ -98,7 +100,7 @@ class FastTransformer:
                 for stream in streams:
                     stream.x, stream.prepared = lanes_of(stream.x, rows), lanes_of(stream.prepared, rows)
             at = BlockLanes(block=index, lanes=lanes, seeing=seeing(lanes))
-            block.forward(*streams, at_video, at_audio, at)
+            block.forward(*streams, at_video, at_audio, at, self._side)
         x0 = self._video.finish(streams[0].x, video), self._audio.finish(streams[1].x, audio)
         row = {one.name: row for row, lane in enumerate(lanes) for one in lane.passes}
         return {one.name: (x0[0][row[one.name], None], x0[1][row[one.name], None]) for one in passes}
@@ -125,6 +127,7 @@ class _StreamLayers:
 
         self._eps = model.config.norm_eps
         self._project_in, self._project_out = layer("patchify_proj"), layer("proj_out")
+        self.device = self._project_in.weight.device
         self._table = model.get_parameter(f"{prefix}scale_shift_table").float()  # (2, C)
         blocks = model.transformer_blocks
         self._own = _stacked(blocks, f"{prefix}scale_shift_table")  # (K, 9, 1, C)
