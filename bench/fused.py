@@ -36,14 +36,14 @@ def operations(a: argparse.Namespace, device: torch.device, given: list[Tensor])
     gate, one, two = torch.rand(2, a.width, device=device) * 0.01, rows(), rows()
     branch, outs = torch.randn_like(given[0]), [torch.empty_like(given[0]) for _ in range(2)]
     tables = [torch.rand(a.tokens, a.width // 2, device=device).to(torch.bfloat16) for _ in range(2)]
-    weight, rotary = torch.ones(a.width, device=device, dtype=torch.bfloat16), TokenRotary(*tables)
+    weight, rotary = torch.ones(a.width, device=device, dtype=torch.bfloat16), TokenRotary(*tables, a.heads)
     logits = torch.zeros(a.lanes, a.tokens, a.heads, device=device, dtype=torch.bfloat16)
     prepare = tuple(Prepare(rows=its, row=row, out=out) for its, out in zip((one, two), outs, strict=True))
     return {
         "norm_modulate": (2, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
         "add_branch": (4, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
         "add_branch_two": (5, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
-        "norm_rotate": (2, lambda x: fused.norm_rotate_(x, (weight,), rotary, a.heads, EPS)),
+        "norm_rotate": (2, lambda x: fused.norm_rotate_(x, (weight,), rotary, EPS)),
         "gate_heads": (2, lambda x: fused.gate_heads_(x, logits)),
     }
 

@@ -31,7 +31,7 @@ class SelfAttention:
         all_three = self.to_qkv(x)
         queries, keys, values = all_three.chunk(3, dim=-1)  # each (L, T, D), strided
         width = queries.shape[-1]
-        norm_rotate_(all_three[..., : 2 * width], (self._q_norm, self._k_norm), rotary, self._heads, self._eps)
+        norm_rotate_(all_three[..., : 2 * width], (self._q_norm, self._k_norm), rotary, self._eps)
         if not any(values_only):
             return self.out(x, attend(queries, keys, values, self._heads))
         attended = [
@@ -56,12 +56,12 @@ class CrossAttention:
     def keys_values(self, context: Tensor, rotary: TokenRotary | None) -> Tensor:
         """(..., S, context width) -> (..., S, 2 D): keys, normalised and rotated, then values."""
         both = self.to_kv(context)
-        norm_rotate_(both.chunk(2, dim=-1)[0], (self._k_norm,), rotary, self._heads, self._eps)
+        norm_rotate_(both.chunk(2, dim=-1)[0], (self._k_norm,), rotary, self._eps)
         return both
 
     def __call__(self, x: Tensor, keys_values: Tensor, rotary: TokenRotary | None) -> Tensor:
         """(L, T, C) queries' stream and (L, S, 2 D) of `keys_values` to (L, T, C)."""
-        queries = norm_rotate_(self.to_q(x), (self._q_norm,), rotary, self._heads, self._eps)
+        queries = norm_rotate_(self.to_q(x), (self._q_norm,), rotary, self._eps)
         keys, values = keys_values.chunk(2, dim=-1)
         return self.out(x, attend(queries, keys, values, self._heads))
 

@@ -44,6 +44,7 @@ class TokenRotary:
 
     cos: Tensor  # (T, D/2)
     sin: Tensor  # (T, D/2)
+    heads: int  # H, the stream's own, whatever number the attention has
 
     @classmethod
     def of(cls, table: Rotary) -> "TokenRotary":
@@ -51,7 +52,7 @@ class TokenRotary:
         if not isinstance(table, SplitRotary):
             raise ConfigError("The fast tier has split rotary pairs only; take --tier exact for interleaved ones.")
         cos, sin = (part[0].transpose(0, 1).flatten(1).contiguous() for part in (table.cos, table.sin))
-        return cls(cos, sin)
+        return cls(cos, sin, table.cos.shape[1])
 
 
 def norm_modulate(x: Tensor, prepare: Prepare, eps: float) -> Tensor:
@@ -90,23 +91,24 @@ def add_branch_(
     return x
 
 
-def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
+def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, eps: float) -> Tensor:
     """RMS-normalise queries or keys over all heads, and turn each head's pairs (i, i + half).
 
     Args:
         x: (L, T, N D), contiguous in its last axis alone; overwritten.
         weights: N of (D,): the norm of each part, such as queries and keys, that stand side by side.
         rotary: turns them; None leaves them.
-        heads: H of each part.
         eps: of the norm.
     """
     if kernels := _kernels(x):
-        return kernels.norm_rotate_(x, weights, rotary, heads, eps)  # type: ignore[no-any-return]
+        return kernels.norm_rotate_(x, weights, rotary, eps)  # type: ignore[no-any-return]
     for part, weight in zip(x.chunk(len(weights), dim=-1), weights, strict=True):
         normed = _normed(part, eps) * weight.float()
         if rotary is not None:
-            first, second = rearrange(normed, "l t (h two f) -> two l t h f", h=heads, two=2)
-            cos, sin = (rearrange(table.float(), "t (h f) -> t h f", h=heads) for table in (rotary.cos, rotary.sin))
+            first, second = rearrange(normed, "l t (h two f) -> two l t h f", h=rotary.heads, two=2)
+            cos, sin = (
+                rearrange(table.float(), "t (h f) -> t h f", h=rotary.heads) for table in (rotary.cos, rotary.sin)
+            )
             turned = torch.stack((first * cos - second * sin, second * cos + first * sin))
             normed = rearrange(turned, "two l t h f -> l t (h two f)")
         part.copy_(normed)

@@ -210,14 +210,14 @@ def add_branch_(
     return x
 
 
-def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, heads: int, eps: float) -> Tensor:
+def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, eps: float) -> Tensor:
     """See `fused.norm_rotate_`. Raises: ShapeError for lanes that do not follow each other token by token."""
     lanes, tokens, all_parts = x.shape
     width, stride = all_parts // len(weights), x.stride(1)
     if x.stride(2) != 1 or (lanes > 1 and x.stride(0) != tokens * stride):
         raise ShapeError(f"norm_rotate_ wants tokens at one stride; got strides {x.stride()} for {tuple(x.shape)}.")
     block = triton.next_power_of_2(width // 2)
-    cos, sin = (x, x) if rotary is None else (rotary.cos, rotary.sin)  # never read where there are none
+    cos, sin, heads = (x, x, 1) if rotary is None else (rotary.cos, rotary.sin, rotary.heads)  # x is not read so
     _norm_rotate[(lanes * tokens,)](
         x,
         weights[0],

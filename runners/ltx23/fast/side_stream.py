@@ -17,7 +17,7 @@ class SideStream:
     """Runs work beside the current stream; on other devices than CUDA, and where taps are heard, in its place."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @contextmanager
     def beside(self) -> Iterator[None]:

@@ -94,13 +94,14 @@ def test_norm_rotate_touches_its_parts_of_a_joined_product_alone(
     width = heads * pairs * 2
     joined = randn(LANES, TOKENS, 4 * width, dtype=dtype)
     weights = (randn(width, dtype=dtype), randn(width + 1, dtype=dtype)[1:].contiguous())[:parts]
-    rotary = TokenRotary(randn(TOKENS, width // 2, dtype=dtype), randn(TOKENS + 1, width // 2, dtype=dtype)[1:])
+    tables = randn(TOKENS, width // 2, dtype=dtype), randn(TOKENS + 1, width // 2, dtype=dtype)[1:]
+    rotary = TokenRotary(*tables, heads)
     on_cpu = joined.cpu().clone()
     own = slice(width, (1 + parts) * width)
-    its = TokenRotary(rotary.cos.cpu(), rotary.sin.cpu()) if rotate else None
-    fused.norm_rotate_(on_cpu[..., own], tuple(weight.cpu() for weight in weights), its, heads, EPS)
+    its = TokenRotary(rotary.cos.cpu(), rotary.sin.cpu(), heads) if rotate else None
+    fused.norm_rotate_(on_cpu[..., own], tuple(weight.cpu() for weight in weights), its, EPS)
     before = joined.clone()
-    fused_triton.norm_rotate_(joined[..., own], weights, rotary if rotate else None, heads, EPS)
+    fused_triton.norm_rotate_(joined[..., own], weights, rotary if rotate else None, EPS)
     assert_near(joined[..., own], on_cpu[..., own], dtype)
     for other in (slice(0, width), slice((1 + parts) * width, None)):
         assert torch.equal(joined[..., other], before[..., other])
@@ -123,7 +124,7 @@ def test_strided_tensors_are_refused() -> None:
     with pytest.raises(ShapeError, match="contiguous"):
         fused_triton.modulate(x, Prepare(rows=rows_of(16), row=levels_of_tokens(), out=x), EPS, norm=True)
     with pytest.raises(ShapeError, match="one stride"):
-        fused_triton.norm_rotate_(x, (randn(16),), None, 2, EPS)
+        fused_triton.norm_rotate_(x, (randn(16),), None, EPS)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="has no products on tensor cores")
