@@ -1,6 +1,6 @@
 """Measurements on a GPU box, each as one small JSON file: speed by turns, cost of taps, bandwidth of the sketch.
 
-    python bench/gpu.py speed   --out FILE [--case ID] [--runners official,native] [--rounds 3] [--minutes 8]
+    python bench/gpu.py speed   --out FILE [--case ID] [--runners official,native:fast] [--rounds 3] [--minutes 8]
     python bench/gpu.py capture --out FILE [--case ID] [--steps 8] [--rounds 3]
     python bench/gpu.py sketch  --out FILE [--megabytes 50]
 
@@ -36,7 +36,7 @@ from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunError
 from runners.forge.weights import weights_named
-from runners.protocol import RunOptions
+from runners.protocol import TIERS, RunOptions
 from runners.weights import Weights
 
 SCHEMA_VERSION = 1
@@ -73,12 +73,13 @@ def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> di
 
 
 def measured(runner: str, case: Case, weights: Weights, device: torch.device, taps: str | None = None) -> RunManifest:
-    """Run once and keep the record alone."""
-    options = RunOptions(device=device)
+    """Run once and keep the record alone; `native:fast` is native in its tier fast."""
+    name, _, tier = runner.partition(":")
+    options = RunOptions(device=device, tier=next(one for one in TIERS if one == (tier or "exact")))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recorded = None if taps is None else writing_trace(taps, "sketch")
-        run_to_folder(open_runner(runner, weights, options), case, weights, options, out, Quiet(), recorded)
+        run_to_folder(open_runner(name, weights, options), case, weights, options, out, Quiet(), recorded)
         record = read_run(out).manifest
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -111,7 +112,7 @@ def speed(arguments: argparse.Namespace, device: torch.device, out: Path) -> Non
         longest_s = max(longest_s, time.monotonic() - start_s)
         steps = statistics.median(record.step_s[1:] or record.step_s)
         print(
-            f"{runner:<10} {record.end_to_end_s:7.2f} s, step {steps:.3f} s, {record.peak_bytes / 2**30:.1f} GiB",
+            f"{runner:<14} {record.end_to_end_s:7.2f} s, step {steps:.3f} s, {record.peak_bytes / 2**30:.1f} GiB",
             flush=True,
         )
         values = {**header("samples", arguments, device), "warmup_runs": WARMUP_RUNS, "runs": tuple(done)}

@@ -9,7 +9,7 @@ Axes: F frame, H height, W width, C channel, N sample, T token.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from runners.case import Case
 from runners.clock import Progress
 from runners.errors import RunnerError
 
-Tier = Literal["exact", "fast"]
+Tier = Literal["exact", "fast", "fp8", "fp8x2"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 TAPS_OFFERED = "taps_offered"  # key of a recorded run's details: `Capabilities.taps` of its runner
 CANDIDATE = "candidate"  # key of a run's details: phrases that a verdict says of what was run, such as a version
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

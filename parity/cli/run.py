@@ -21,7 +21,7 @@ def run(
     case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write; a finished run there wants --replace.")],
-    tier: Annotated[str, typer.Option(help="exact or fast; native only.")] = "exact",
+    tier: Annotated[str, typer.Option(help="exact, fast, fp8 or fp8x2; native only.")] = "exact",
     reference: Annotated[
         str | None, typer.Option(help="Official release to follow, instead of the case's; or custom.")
     ] = None,
@@ -58,15 +58,16 @@ def run(
     from parity.trace.trace_writer import NO_WINDOWS, Keep
     from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner
     from runners.forge.weights import weights_named
-    from runners.protocol import DTYPES, Runner, RunOptions
+    from runners.protocol import DTYPES, TIERS, Runner, RunOptions
     from runners.releases import RELEASES
     from runners.weights import num_blocks
 
     require_folder(folder, holds_run, replace=replace)
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
-    if tier not in ("exact", "fast"):
-        raise RunnerError(f"--tier is {tier!r}; take exact or fast.")
+    chosen = next((one for one in TIERS if one == tier), None)
+    if chosen is None:
+        raise RunnerError(f"--tier is {tier!r}; take one of {', '.join(TIERS)}.")
     if keep not in ("sketch", "full"):
         raise RunnerError(f"--keep is {keep!r}; take sketch or full.")
     if runner in OWN_ENVIRONMENT and runner_python is None:
@@ -92,7 +93,7 @@ def run(
     options = RunOptions(
         device=where,
         dtype=DTYPES[dtype],
-        tier="exact" if tier == "exact" else "fast",
+        tier=chosen,
         behaviours=behaviours,
         engine=_engine_options(engine_option or []),
     )

@@ -41,7 +41,7 @@ from runners.forge.weights import ForgedWeights
 from runners.load import load, read_text
 from runners.partial_folder import partial_folder
 from runners.printable import printable
-from runners.protocol import DTYPES, Capabilities, Refusing, RunOptions
+from runners.protocol import DTYPES, TIERS, Capabilities, Refusing, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
@@ -98,7 +98,7 @@ class ChildRunner:
         """Everything: the child refuses what its engine does not declare."""
         return Capabilities(
             switches=frozenset(Switches.__annotations__),
-            tiers=frozenset({"exact", "fast"}),
+            tiers=frozenset(TIERS),
             dtypes=frozenset(DTYPES.values()),
             releases=frozenset(REFERENCES),
             behaviours=True,

@@ -18,6 +18,7 @@ from runners.clock import Clock
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.gemma import gemma_skeleton, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
@@ -27,6 +28,7 @@ from runners.ltx23.sampling import LTX23SamplingParams
 from runners.ltx23.stages.audio_decoding import AudioDecodingStage
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage
+from runners.ltx23.stages.fast_denoising import FastDenoisingStage
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
@@ -134,7 +136,7 @@ class LTX23Pipeline:
                 lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
             )
         self._stage(batch, "latent_preparation", LatentPreparationStage)
-        self._stage(batch, "denoising", lambda: DenoisingStage(components.build("transformer", Transformer)))
+        self._stage(batch, "denoising", lambda: self._denoising(components.build("transformer", Transformer)))
         self._stage(
             batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
         )
@@ -144,6 +146,11 @@ class LTX23Pipeline:
             lambda: AudioDecodingStage(components.build("audio_decoder", AudioDecoder), components.vocoder()),
         )
         return batch
+
+    def _denoising(self, transformer: Transformer) -> DenoisingStage:
+        if self.config.tier == "exact":
+            return DenoisingStage(transformer)
+        return FastDenoisingStage(transformer, choice_of_tier(self.config.tier))
 
     def _stage(self, batch: Batch, name: str, make: Callable[[], Any]) -> None:
         batch.clock.begin(name)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ class PipelineConfig(Section):
     """The way the pipeline computes; what it computes stands in the sampling parameters."""
 
     dtype: torch.dtype = torch.bfloat16
+    tier: Literal["exact", "fast", "fp8", "fp8x2"] = "exact"  # all but exact: passes together, in fused operations
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
     reference: ReleaseBehaviours = RELEASES["1.0.0"]
 

@@ -12,7 +12,7 @@ from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.sampling import LTX23SamplingParams
 from runners.native.request import sampling_params
-from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
+from runners.protocol import TIERS, Capabilities, Outcome, RunOptions, require_understood
 from runners.releases import RELEASES, reference_of
 from runners.weights import Weights
 
@@ -23,7 +23,7 @@ class NativeRunner:
     name = "native"
     capabilities = Capabilities(
         switches=frozenset({"skip_v2a_cross_attn_for_video_gt", "disable_autocast"}),
-        tiers=frozenset({"exact"}),
+        tiers=frozenset(TIERS),
         dtypes=frozenset({torch.bfloat16, torch.float32}),
         releases=frozenset(RELEASES),
         behaviours=True,
@@ -63,6 +63,7 @@ class NativeRunner:
         """The configuration a case is run with, fully resolved. Raises: ConfigError."""
         base = PipelineConfig(
             dtype=self.options.dtype,
+            tier=self.options.tier,
             disable_autocast=case.switches.disable_autocast,
             reference=reference_of(case.reference, self.options.behaviours),
         )
@@ -97,6 +98,7 @@ class NativeRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details=details_of(config, sampling)
+            | ({"kernels": batch.kernels} if batch.kernels else {})
             | ({"step_graphs": batch.step_graphs} if self.options.device.type == "cuda" else {}),
         )
 

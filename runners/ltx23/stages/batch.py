@@ -46,6 +46,7 @@ class Batch:
     video_state: LatentState | None = None
     audio_state: LatentState | None = None
     step_graphs: str = ""  # how many steps were replayed as CUDA graphs, or why none
+    kernels: str = ""  # how the fast tier's operations were made
     video_latent: Tensor | None = None  # (B, C, F, H, W), denoised
     audio_latent: Tensor | None = None  # (B, C, T, M), denoised
     video_frames: Tensor | None = None  # uint8 (F, H, W, 3)

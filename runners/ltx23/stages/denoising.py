@@ -133,8 +133,8 @@ class DenoisingStage:
     ) -> Pair:
         context = self.context(batch, negative=one.negative_prompt)
         with scope(one.name):
-            video = _modality(step.video, step.sigma, context[0], one.video_enabled)
-            audio = _modality(step.audio, step.sigma, context[1], one.audio_enabled)
+            video = modality_at(step.video, step.sigma, context[0], one.video_enabled)
+            audio = modality_at(step.audio, step.sigma, context[1], one.audio_enabled)
             x0: Pair = self.transformer(
                 video,
                 audio,
@@ -156,7 +156,7 @@ class DenoisingStage:
         return Step(
             passes=self.passes_at(index, batch),
             modulation=self.transformer.modulation(
-                _modality(video, sigma, context[0], True), _modality(audio, sigma, context[1], True)
+                modality_at(video, sigma, context[0], True), modality_at(audio, sigma, context[1], True)
             ),
             video=video,
             audio=audio,
@@ -181,7 +181,8 @@ class DenoisingStage:
         return needed(batch.video_context, stage, "video_context"), needed(batch.audio_context, stage, "audio_context")
 
 
-def _modality(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool) -> ModalityInput:
+def modality_at(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool) -> ModalityInput:
+    """One modality's part of a forward pass at the noise level `sigma`."""
     return ModalityInput(
         latent=state.latent,
         sigma=sigma,

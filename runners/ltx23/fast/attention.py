@@ -1,0 +1,94 @@
+"""Attention over lanes, with queries, keys and values in as few products as their inputs allow.
+
+Axes: L lane, T query token, S key token, C channel of the queries' stream, D channel of all heads together, H head.
+
+Norms, rotary and the gates of heads work in place on what the products wrote (`runners.ltx23.fast.fused`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from runners.ltx23.attention import Attention
+from runners.ltx23.fast.fused import TokenRotary, gate_heads_, norm_rotate_
+from runners.ltx23.fast.products import Make, linear_of
+
+
+class SelfAttention:
+    """Tokens of a stream look at each other: one product for queries, keys and values."""
+
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
+        self._heads, self._eps = layer.heads, eps_of(layer)
+        self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
+        self.to_qkv = make(f"{name}/qkv", [layer.to_q, layer.to_k, layer.to_v])
+        self.out = Output(layer, name, make)
+
+    def __call__(self, x: Tensor, rotary: TokenRotary, values_only: Sequence[bool]) -> Tensor:
+        """(L, T, C) -> (L, T, C); lanes with `values_only` take each token's own value in place of the attention."""
+        all_three = self.to_qkv(x)
+        queries, keys, values = all_three.chunk(3, dim=-1)  # each (L, T, D), strided
+        width = queries.shape[-1]
+        norm_rotate_(all_three[..., : 2 * width], (self._q_norm, self._k_norm), rotary, self._eps)
+        if not any(values_only):
+            return self.out(x, attend(queries, keys, values, self._heads))
+        attended = [
+            values[lane : lane + 1]
+            if skipped
+            else attend(queries[lane : lane + 1], keys[lane : lane + 1], values[lane : lane + 1], self._heads)
+            for lane, skipped in enumerate(values_only)
+        ]
+        return self.out(x, torch.cat(attended))
+
+
+class CrossAttention:
+    """Tokens of a stream look at a context: one product for queries, one for keys and values."""
+
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
+        self._heads, self._eps = layer.heads, eps_of(layer)
+        self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
+        self.to_q = make(f"{name}/q", [layer.to_q])
+        self.to_kv = make(f"{name}/kv", [layer.to_k, layer.to_v])
+        self.out = Output(layer, name, make)
+
+    def keys_values(self, context: Tensor, rotary: TokenRotary | None) -> Tensor:
+        """(..., S, context width) -> (..., S, 2 D): keys, normalised and rotated, then values."""
+        both = self.to_kv(context)
+        norm_rotate_(both.chunk(2, dim=-1)[0], (self._k_norm,), rotary, self._eps)
+        return both
+
+    def __call__(self, x: Tensor, keys_values: Tensor, rotary: TokenRotary | None) -> Tensor:
+        """(L, T, C) queries' stream and (L, S, 2 D) of `keys_values` to (L, T, C)."""
+        queries = norm_rotate_(self.to_q(x), (self._q_norm,), rotary, self._eps)
+        keys, values = keys_values.chunk(2, dim=-1)
+        return self.out(x, attend(queries, keys, values, self._heads))
+
+
+class Output:
+    """The gates of heads, and the projection out."""
+
+    def __init__(self, layer: Attention, name: str, make: Make) -> None:
+        self._gates = None if layer.to_gate_logits is None else make(f"{name}/gates", [layer.to_gate_logits])
+        self.to_out = make(f"{name}/out", [linear_of(layer, "to_out.0")])
+
+    def __call__(self, x: Tensor, attended: Tensor) -> Tensor:
+        """(L, T, C) queries' stream and (L, T, D) attended, which is overwritten, to (L, T, C)."""
+        if self._gates is not None:
+            attended = gate_heads_(attended, self._gates(x))
+        return self.to_out(attended)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """Scaled dot product attention of (L, T, D) to (L, S, D): (L, T, D), contiguous."""
+    queries, keys, values = (rearrange(part, "l t (h d) -> l h t d", h=heads) for part in (queries, keys, values))
+    attended = F.scaled_dot_product_attention(queries, keys, values)
+    return rearrange(attended, "l h t d -> l t (h d)").contiguous()
+
+
+def eps_of(layer: Attention) -> float:
+    """The epsilon of a layer's norms of queries and keys."""
+    eps = layer.q_norm.eps
+    assert eps is not None and eps == layer.k_norm.eps
+    return eps
