@@ -22,7 +22,7 @@ from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.limits import measure_floor
 from parity.calibrate.mutation_evidence import Judge
 from parity.calibrate.variant_limits import widened
-from parity.diff.compared import Comparison
+from parity.diff.comparison import Comparison
 from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey

@@ -20,9 +20,8 @@ from parity.calibrate.mutation import ALARM_DRAWS, MACHINE
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.defects.catalogue import defects_of
 from parity.defects.defect import present, together
-from parity.diff.compared import Comparison
+from parity.diff.comparison import OUTPUTS, OUTPUTS_ONLY, Comparison
 from parity.diff.imported import WITHOUT_LATENTS, import_findings
-from parity.diff.levels import OUTPUTS, OUTPUTS_ONLY
 from parity.diff.outputs import OutputsDiff
 from parity.judge.registry import Registry
 from parity.judge.strength import KIND_OF_FORM

@@ -32,8 +32,8 @@ from parity.calibrate.isolated_floors import place_of_group
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.defects.catalogue import CATALOGUE, defects_of
 from parity.defects.defect import Defect, Facet, present
+from parity.diff.comparison import OUTPUTS, level_of
 from parity.diff.isolated import isolated_numbers
-from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.runs import GoldenSubset, subset_of, subset_phrase
 from parity.isolate.error import IsolatedError

@@ -24,7 +24,7 @@ from parity.calibrate.mutation_evidence import Evidence
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.defects.defect import Defect, present, together
 from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
-from parity.diff.levels import LEVELS
+from parity.diff.comparison import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
 from parity.isolate.error import IsolatedError, error_of
 from parity.judge.registry import Registry

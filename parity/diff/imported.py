@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from parity.diff.finding import Finding
-from parity.diff.levels import MEASURED, EvidenceLevel
+from parity.diff.comparison import MEASURED, EvidenceLevel, Finding
 from parity.diff.metric import METRICS
 from parity.runs.encoding import Colour, Matrix
 from parity.runs.folder import Imported, Run, RunOutputs
@@ -36,9 +35,9 @@ COLOURS: Final = tuple(Colour(full_range=full, matrix=matrix) for full in (False
 LUMA_OF: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # weights of red and blue in Y
 
 
-def outputs_level(imported: Imported | None) -> EvidenceLevel:
-    """The level of outputs of a candidate: whole, or without latents that its import was not given."""
-    return MEASURED if imported is None or imported.latents else WITHOUT_LATENTS
+def outputs_level(imported: Imported) -> EvidenceLevel:
+    """The level of imported outputs: whole, or without latents that the import was not given."""
+    return MEASURED if imported.latents else WITHOUT_LATENTS
 
 
 def losses_of(reference: Run, imported: Imported) -> RunOutputs:

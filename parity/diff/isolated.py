@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from parity.diff.finding import Finding
+from parity.diff.comparable import flow_of
+from parity.diff.comparison import Finding
 from parity.diff.metric import ISOLATED
-from parity.runs.case import flow_of
 from parity.runs.environment import differences
 from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.group import isolated_group, worst_by_group

@@ -12,15 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.identity import side_of
-from parity.diff.levels import NO_TRACE
+from parity.diff.comparable import side_of
+from parity.diff.comparison import NO_TRACE, Comparison, Finding, Side, Sides
 from parity.diff.metric import BIT_EQUALITIES
-from parity.diff.outputs import compare_outputs
-from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.outputs import compare_outputs, compare_reduced
 from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
-from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
 from parity.judge.document import naming
 from parity.judge.registry import WANTED, device_of, load_registry

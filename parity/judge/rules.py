@@ -1,7 +1,7 @@
 """The rules of a verdict: the limits that a comparison is judged by, those of them that expired, and what it owes.
 
-By limits a run is judged on the levels of evidence that were measured (`parity.diff.levels`): outputs always, drift of
-taps and isolated errors where they are there. A level that is not there is named in the verdict with the reason, and
+By limits a run is judged on the levels of evidence that were measured (`parity.diff.comparison`): outputs always, drift
+of taps and isolated errors where they are there. A level that is not there is named in the verdict with the reason, and
 what the rest is worth: how many known defects it catches. A level that the candidate owes is a failure; by bits, it
 owes every tap that the reference has.
 """
@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.levels import LEVELS, OUTPUTS, EvidenceLevel, level_of
+from parity.diff.comparison import LEVELS, OUTPUTS, Comparison, EvidenceLevel, Finding, level_of
 from parity.diff.metric import BIT_EQUALITIES, ISOLATED, METRICS
 from parity.judge.limit import Limit, exact_limit
 from parity.judge.registry import Registry, device_of

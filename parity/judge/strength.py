@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from parity.diff.levels import OUTPUTS, level_of
+from parity.diff.comparison import OUTPUTS, level_of
 from runners.errors import RegistryError
 from runners.load import load
 

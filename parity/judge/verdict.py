@@ -25,11 +25,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.levels import OUTPUTS, EvidenceLevel, level_of
+from parity.diff.comparison import OUTPUTS, Comparison, EvidenceLevel, Finding, Sides, level_of
 from parity.diff.metric import BIT_EQUALITIES, METRICS, Direction, Metric, metric_named
-from parity.diff.side import Sides
 from parity.judge.limit import Limit, Status, distance, fails_elsewhere
 from parity.judge.registry import Registry
 from parity.judge.rules import JUDGED, by_equality, by_limits

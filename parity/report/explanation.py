@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.explain.diagnosis import diagnosed_or_refused
 from parity.explain.divergence import FirstDivergence
 from parity.explain.explanation import Explanation, over

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from parity.diff.levels import LEVEL_WORDS, OUTPUTS
-from parity.diff.side import Side, Sides
+from parity.diff.comparison import LEVEL_WORDS, OUTPUTS, Side, Sides
 from parity.identify.releases import Follows
 from parity.judge.gate import of_exact_tier
 from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
+from parity.diff.comparable import flow_of
 from parity.diff.isolated import bound_runs
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, save_registry
-from parity.runs.case import flow_of
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import ISOLATED_GROUPS, drift_group

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from parity.diff.left_out import LeftOut
 from parity.diff.runs import GoldenSubset, RunsDiff, compare_runs, numbers_of
+from parity.diff.traces import LeftOut
 from parity.runs.folder import read_run
 from parity.runs.reduced import kept_taps
 from parity.taps.pattern import chosen

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from parity.diff.left_out import LeftOut
-from parity.diff.traces import compare_traces
+from parity.diff.comparable import flow_of
+from parity.diff.traces import LeftOut, compare_traces
 from parity.runs import golden
-from parity.runs.case import flow_of
 from parity.trace.file import TRACE_FILE, SketchTable, Trace, decode, read_trace
 
 pytestmark = pytest.mark.slow

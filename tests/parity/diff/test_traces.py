@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.diff.left_out import LeftOut
 from parity.diff.sketches import relative_l2
-from parity.diff.traces import TraceDiff, compare_traces, drift_grids
+from parity.diff.traces import LeftOut, TraceDiff, compare_traces, drift_grids
 from parity.explain.oracle import Arbitration, arbitrate, tally
 from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.levels import MEASURED, EvidenceLevel
+from parity.diff.comparison import MEASURED, Comparison, EvidenceLevel, Finding
 from parity.diff.metric import BIT_EQUALITIES, METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey

@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
+from parity.diff.comparison import Comparison, Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf

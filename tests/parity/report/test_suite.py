@@ -10,13 +10,11 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.left_out import LeftOut
+from parity.diff.comparison import Comparison, Finding
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, Side, read_numbers
 from parity.diff.sketches import SketchDiff
-from parity.diff.traces import TraceDiff
+from parity.diff.traces import LeftOut, TraceDiff
 from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors

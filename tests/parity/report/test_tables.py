@@ -6,8 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
+from parity.diff.comparison import Comparison, Finding
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import propose
 from parity.judge.registry import DEFAULTS, Registry
