@@ -27,7 +27,7 @@ from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run
 from parity.runs.golden import golden_of

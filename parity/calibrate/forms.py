@@ -24,8 +24,8 @@ from parity.diff.comparison import OUTPUTS, OUTPUTS_ONLY, Comparison
 from parity.diff.imported import WITHOUT_LATENTS, import_findings
 from parity.diff.outputs import OutputsDiff
 from parity.judge.registry import Registry
+from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM
-from parity.judge.verdict import judge
 from parity.runs.encoding import Encoding
 from parity.runs.folder import Imported, RunOutputs
 from parity.runs.in_memory import run_in_memory

@@ -20,8 +20,9 @@ from parity.explain.divergence import first_divergence
 from parity.explain.floors import Floors
 from parity.isolate.error import IsolatedError
 from parity.judge.registry import Registry
+from parity.judge.rules import judge
 from parity.judge.strength import key
-from parity.judge.verdict import Verdict, judge
+from parity.judge.verdict import Verdict
 from parity.taps.group import isolated_group
 
 

@@ -165,6 +165,11 @@ def _short(value: object) -> str:
     return words if len(words) <= MOST_OF_A_VALUE else f"{words[:MOST_OF_A_VALUE]}..."
 
 
+def sides_of(reference: Run, candidate: Run) -> tuple[Side, Side, tuple[Difference, ...]]:
+    """Both sides, and what differs in where they were made and can change bits."""
+    return side_of(reference), side_of(candidate), tuple(environment_differences(reference, candidate))
+
+
 def side_of(run: Run) -> Side:
     """The side that a run is."""
     record = run.manifest
@@ -190,8 +195,9 @@ def _text(environment: Mapping[str, Any], key: str) -> str:
 
 
 def identity_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
-    """The candidate as the reference's own run, and labels of the two that contradict each other."""
-    return (*_same_run(reference, candidate), *_contradictions(reference.manifest, candidate.manifest))
+    """The candidate as the reference's own run, and what the two cannot both say: of their model, of its weights."""
+    labels = _contradictions(reference.manifest, candidate.manifest)
+    return (*_same_run(reference, candidate), *labels, *weights_findings(reference, candidate))
 
 
 def _same_run(reference: Run, candidate: Run) -> Iterable[Finding]:
@@ -236,9 +242,9 @@ def _by_gpu_events(duration_s: float) -> bool:
 
 def _linked(reference: Run, candidate: Run) -> str | None:
     """A data file that both folders hold as one file, through a link or because they are one folder."""
+    both = reference.manifest.files.keys() & candidate.manifest.files.keys()
     for name in DATA_FILES:
-        both = reference.has(name) and candidate.has(name)
-        if both and reference.file(name).is_same_file(candidate.file(name)):
+        if name in both and reference.file(name).is_same_file(candidate.file(name)):
             return name
     return None
 

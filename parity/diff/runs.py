@@ -12,14 +12,12 @@ from typing import Any
 import msgspec
 
 from parity.diff.comparable import (
-    environment_differences,
     flow_of,
     identity_findings,
     output_findings,
     require_comparable,
-    side_of,
+    sides_of,
     sigma_findings,
-    weights_findings,
 )
 from parity.diff.comparison import MEASURED, NOT_ISOLATED, OUTPUTS, Comparison, EvidenceLevel, Finding, Side, Sides
 from parity.diff.imported import import_findings, losses_of, outputs_level
@@ -93,13 +91,14 @@ def compare_runs(
     Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
-    labels = (*identity_findings(reference, candidate), *weights_findings(reference, candidate))
+    labels = identity_findings(reference, candidate)
+    old, new, environment = sides_of(reference, candidate)
     found = partial(
         RunsDiff,
-        case=reference.case_id,
-        reference=side_of(reference),
-        candidate=side_of(candidate),
-        environment=tuple(environment_differences(reference, candidate)),
+        case=reference.case.id,
+        reference=old,
+        candidate=new,
+        environment=environment,
         environment_of_candidate=candidate.manifest.environment,
     )
     if misshapen := candidate.misshapen_outputs():  # which is the difference; no number is of them

@@ -20,8 +20,9 @@ from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subs
 from parity.identify.releases import Follows, follows_another
 from parity.judge.document import naming
 from parity.judge.registry import WANTED, device_of, load_registry
+from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM, load_strength
-from parity.judge.verdict import Profile, Verdict, judge
+from parity.judge.verdict import Profile, Verdict
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunManifest, RunOutputs

@@ -9,7 +9,7 @@ from parity.diff.comparison import MEASURED, OUTPUTS, Comparison
 from parity.diff.metric import DRIFT
 from parity.diff.runs import drift_level
 from parity.judge.registry import Registry, load_registry
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.runs.environment import fingerprint
 from parity.runs.golden import find_case
 from parity.runs.places import project_root

@@ -9,7 +9,8 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
 from parity.judge.registry import Registry, Waiver
-from parity.judge.verdict import Verdict, judge
+from parity.judge.rules import judge
+from parity.judge.verdict import Verdict
 
 HOSTILE = "\x1b[2J<b>|[link](x)\u202e ]]> & ::error::%0A"
 

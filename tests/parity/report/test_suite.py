@@ -18,7 +18,7 @@ from parity.diff.traces import LeftOut, TraceDiff
 from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.report.explanation import explanation_lines
 from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, SuiteLine, draw_suite, save_suite, suite_code

@@ -10,7 +10,8 @@ from parity.diff.comparison import Comparison, Finding
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import propose
 from parity.judge.registry import DEFAULTS, Registry
-from parity.judge.verdict import Verdict, judge
+from parity.judge.rules import judge
+from parity.judge.verdict import Verdict
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
 from parity.report.words import folded, in_words
 
