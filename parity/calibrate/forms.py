@@ -6,7 +6,6 @@ tell of its encoder, the number of its threads, is one more harmless variation. 
 counted on the same defects, and on harmless runs that no limit came from, without latents: a clip has none.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,9 +16,9 @@ from parity.calibrate.drift import compare_in_dtype
 from parity.calibrate.harmless import variations
 from parity.calibrate.limits import CALIBRATION_DRAWS, Populations
 from parity.calibrate.mutation import ALARM_DRAWS, MACHINE
-from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, pairs, rewritten
 from parity.defects.catalogue import defects_of
-from parity.defects.defect import present, together
+from parity.defects.defect import present
 from parity.diff.comparison import OUTPUTS, OUTPUTS_ONLY, Comparison
 from parity.diff.imported import WITHOUT_LATENTS, import_findings
 from parity.diff.outputs import OutputsDiff
@@ -274,6 +273,5 @@ def _other_harmless(weights: WeightsFolder, case: Case) -> Iterable[tuple[str, R
                     return run_in_memory("native", weights, case, variation.dtype)
 
             yield variation.id, moved
-    for one, other in itertools.combinations(REWRITES, 2):
-        pair = replace(one, id=f"{one.id}+{other.id}", apply=together(one.apply, other.apply))
+    for pair in pairs():
         yield pair.id, partial(_rewritten, pair, weights, case)

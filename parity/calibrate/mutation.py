@@ -8,7 +8,6 @@ A defect that no level notices is a survivor, unless the oracle shows that it is
 model no farther from float32 than the reference itself is.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ import torch
 from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_station
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
 from parity.calibrate.mutation_evidence import Evidence
-from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
-from parity.defects.defect import Defect, present, together
+from parity.calibrate.rewrites import ALL_AT_ONCE, pairs, rewritten
+from parity.defects.defect import Defect, present
 from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.diff.comparison import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
@@ -202,12 +201,7 @@ class MutationRun:
         """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case."""
         for variation in variations(ALARM_DRAWS, self._case.reference):
             yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
-        for one, other in itertools.combinations(REWRITES, 2):
-            pair = Rewrite(
-                id=f"{one.id}+{other.id}",
-                description=f"{one.description}; {other.description}",
-                apply=together(one.apply, other.apply),
-            )
+        for pair in pairs():
             yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
         for seed in ALARM_DRAWS:
             yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))

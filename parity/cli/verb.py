@@ -8,8 +8,8 @@ from typing import Any, Final, ParamSpec
 import typer
 from rich.text import Text
 
+from parity.cli import COULD_NOT_JUDGE
 from parity.cli.interrupt import interrupt_if_heard
-from parity.cli.main import COULD_NOT_JUDGE
 from parity.cli.memory import require_memory
 from parity.report.ending import debugging, sentence_of, traceback_of
 from parity.report.terminal import Terminal

@@ -240,6 +240,7 @@ def test_a_torch_without_its_script_compiler_gives_the_same_numbers(
     for _ in range(3):  # a script is optimised after it has run a few times
         scripted = tensors.compare(reference, candidate, tile_elements=60)
     assert isinstance(tiles.tile_loop("cpu"), torch.jit.ScriptFunction)
+    loop = tiles.tile_loop
     monkeypatch.setattr(tiles, "tile_loop", lambda _: tiles.measure_tiles)
     plain = tensors.compare(reference, candidate, tile_elements=60)
     assert str(plain.summary("video_latent")) == str(scripted.summary("video_latent"))
@@ -250,8 +251,8 @@ def test_a_torch_without_its_script_compiler_gives_the_same_numbers(
         raise NotImplementedError
 
     monkeypatch.setattr(torch.jit, "script", refuse)
-    assert tiles.tile_loop.__wrapped__("cpu") is tiles.measure_tiles
-    assert tiles.tile_loop("cuda") is tiles.measure_tiles
+    assert loop.__wrapped__("cpu") is tiles.measure_tiles
+    assert loop("cuda") is tiles.measure_tiles
 
 
 @pytest.mark.usefixtures("restored_threads")

@@ -167,9 +167,7 @@ def test_without_whole_taps_none_is_guessed_behind_what_stays_unexplained(
 
 
 @pytest.mark.sweep
-def test_every_pair_of_one_site_can_be_computed(
-    micro_weights: WeightsFolder, micro_case: MakeCase, one_thread: None
-) -> None:
+def test_every_pair_of_one_site_can_be_computed(micro_weights: WeightsFolder, micro_case: MakeCase) -> None:
     options = RunOptions(device=CPU)
     case = micro_case(PICTURE)
     replay = Replay(micro_weights, case, options, RunTensors(video_latent=None, audio_latent=None), 64)

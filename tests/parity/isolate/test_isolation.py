@@ -44,15 +44,6 @@ Measure = Callable[..., Isolation]
 UNGUIDED = {"cfg_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spinning threads cost more than they save on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def measure(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Measure:
     def measure_one(overrides: dict[str, Any] | None = None, **choices: Any) -> Isolation:
