@@ -30,6 +30,7 @@ from runners.case import Case, case_document, load_case
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "runners/ltx23"
 SHOWN_CHARACTERS = 60  # of a value in a table
+Rows = list[tuple[str, ...]]
 # Refusals are left to the unit tests: a case is a request that can be run. Protocols have no code.
 LEFT_OUT = (r"^\s*raise\b", r"^class .*\(Protocol\)")
 NEVER = "never runs"
@@ -144,7 +145,7 @@ def bodies_of(source: str) -> dict[int, int]:
     return {node.lineno: node.body[0].lineno for node in nodes}
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(title: str, columns: tuple[str, ...], rows: Rows) -> str:
     """A heading and a Markdown table."""
     cells = [columns, ("---",) * len(columns), *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
@@ -154,7 +155,7 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 def cases_table(cases: list[Case]) -> str:
     """The purpose of each case."""
     sees = {entry["id"]: entry["sees"] for entry in known()["case"]}
-    rows = [
+    rows: Rows = [
         (
             f"`{case.id}`",
             case.reference,
@@ -172,7 +173,7 @@ def cases_table(cases: list[Case]) -> str:
 def fields_table(cases: list[Case]) -> str:
     """Values of each field over the cases, shortest first."""
     reasons = {entry["name"]: entry["reason"] for entry in known()["field"]}
-    rows = []
+    rows: Rows = []
     for field in schema_fields():
         found = sorted(values(cases, field), key=lambda value: (len(value), value))
         shown = ", ".join(
@@ -184,19 +185,21 @@ def fields_table(cases: list[Case]) -> str:
 
 def blind_spots_table() -> str:
     """The blind spots that changed no bit of the first tiny cases, and the defect that shows each is seen now."""
-    rows = [(entry["what"], f"`{entry['case']}`", f"`{entry['defect']}`") for entry in known()["blind_spot"]]
+    rows: Rows = [(entry["what"], f"`{entry['case']}`", f"`{entry['defect']}`") for entry in known()["blind_spot"]]
     return table("Blind spots of the first cases", ("what", "case that sees it", "defect that proves it"), rows)
 
 
 def unreached_table() -> str:
     """Branches that no case runs, and why."""
-    rows = [(entry["reason"], "<br>".join(f"`{place}`" for place in entry["places"])) for entry in known()["branch"]]
+    rows: Rows = [
+        (entry["reason"], "<br>".join(f"`{place}`" for place in entry["places"])) for entry in known()["branch"]
+    ]
     return table("Branches that no case runs", ("why", "where"), rows)
 
 
 def branches_table(found: dict[str, FileCoverage]) -> str:
     """Branches of each file: run, and explained below."""
-    rows = [
+    rows: Rows = [
         (f"`{name}`", str(file.branches), str(file.run), str(len(file.missed)))
         for name, file in found.items()
         if file.branches

@@ -35,7 +35,7 @@ def speed_rows(document: dict[str, Any]) -> Rows:
     for run in document["runs"]:
         key = (run["case"], run["runner"], run["tier"], run["work"].get("trace", ""))
         groups.setdefault(key, []).append(run["times"])
-    rows = []
+    rows: Rows = []
     for key, times in groups.items():
 
         def middle(values: Sequence[float]) -> str:
@@ -75,7 +75,7 @@ def loading_rows(document: dict[str, Any]) -> Rows:
     parts: dict[str, dict[str, float]] = document["parts"]
     total = {key: sum(part[key] for part in parts.values()) for key in ("bytes", "load_s", "tensors_s")}
     before = {"names and tokenizer, prepared once": "prepare_s", "structures, made and checked": "check_s"}
-    rows = [(name, "-", f"{document[key]:.2f}", "-", "-", device(document)) for name, key in before.items()]
+    rows: Rows = [(name, "-", f"{document[key]:.2f}", "-", "-", device(document)) for name, key in before.items()]
     for name, part in {**parts, "all parts": total}.items():
         filled_s = part["bytes"] / document["fill_bytes_per_s"]
         times = (f"{part[key]:.2f}" for key in ("load_s", "tensors_s"))
@@ -138,7 +138,9 @@ def run_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 def port_row(document: dict[str, Any]) -> tuple[str, ...]:
     """The place where another port first leaves the official model, and what becomes of it."""
-    first = document["roots"][0] if document["roots"] else {"tap": "nowhere", "relative_l2": 0.0, "harmless": 0.0}
+    first: dict[str, Any] = (
+        document["roots"][0] if document["roots"] else {"tap": "nowhere", "relative_l2": 0.0, "harmless": 0.0}
+    )
     ends = document["ends"]
     return (
         document["case"]["id"],
@@ -154,7 +156,7 @@ def port_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 def suite_rows(document: dict[str, Any]) -> Rows:
     """The verdict of each comparison."""
-    rows = []
+    rows: Rows = []
     for line in document["lines"]:
         taps = line["taps"]
         said = "-" if taps is None else f"{taps['compared']} {'bit-identical' if taps['bit_equal'] else 'compared'}"
@@ -167,7 +169,7 @@ def suite_rows(document: dict[str, Any]) -> Rows:
 
 def planted_rows(document: dict[str, Any]) -> Rows:
     """The suite's word on a candidate with a planted defect."""
-    rows = []
+    rows: Rows = []
     for line in document["lines"]:
         taps, alone = line["taps"], line["isolated"]
         apart = next(row for row in line["verdict"]["rows"] if row["metric"] == "taps.bit_different")
@@ -204,7 +206,7 @@ def diff_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 def vocoder_rows(document: dict[str, Any]) -> Rows:
     """Distances of repeats of one form, and of the two forms; and the unordered kernel, where it was in use."""
-    rows = []
+    rows: Rows = []
     for setting, found in document["settings"].items():
         unordered = sum(count for name, count in found["kernels_of_both"].items() if UNORDERED in name)
         rows.append(

@@ -65,8 +65,8 @@ def full_size_rows(kinds: Documents) -> Rows:
     lines = [line for one in here("suite") for line in one["lines"] if line["what"] == "native against official"]
     releases: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
-        release = re.match(r"release_([0-9.]+)_", line["case"])
-        releases.setdefault(release[1] if release else "1.0.0", []).append(line)
+        named = re.match(r"release_([0-9.]+)_", line["case"])
+        releases.setdefault(named[1] if named else "1.0.0", []).append(line)
     rows: Rows = []
     for release, of in sorted(releases.items()):
         equal = sum(line["taps"]["bit_equal"] for line in of)

@@ -126,7 +126,10 @@ def _exported(run: Path, files: Path) -> None:
         clip.writeframes((outputs.audio_waveform.T.clamp(-1, 1) * 32767).short().numpy().tobytes())
     shutil.copyfile(run / "video.mp4", files / "clip.mp4")
     latents = {"video_latent": outputs.video_latent, "audio_latent": outputs.audio_latent}
-    save_file({name: tensor.contiguous() for name, tensor in latents.items()}, files / "latents.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in latents.items() if tensor is not None},
+        files / "latents.safetensors",
+    )
 
 
 def _samples(run: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parity.diff.sketches import relative_l2
-from parity.diff.traces import LeftOut, TraceDiff, compare_traces, drift_grids
+from parity.diff.traces import SIDES, LeftOut, TraceDiff, compare_traces, drift_grids
 from parity.explain.oracle import Arbitration, arbitrate, tally
 from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
@@ -296,7 +296,7 @@ def padded(tensors: dict[str, Tensor], pattern: str | None = None) -> Trace:
 def test_text_with_padding_on_one_side_is_left_out_on_both(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     old, new = padded(tensors), trace_of(tensors)
-    for reference, candidate, side in ((old, new, "reference"), (new, old, "candidate")):
+    for reference, candidate, side in zip((old, new), (new, old), SIDES, strict=True):
         found = compare_traces(reference, candidate, flow)
         assert found.bit_equal and found.findings == () and found.compared == len(flow.taps) - len(TEXT)
         assert found.left_out == LeftOut(taps=TEXT, padded=(side,)) and not found.is_wanted(TEXT[0])

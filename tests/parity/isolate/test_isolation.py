@@ -30,7 +30,7 @@ from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.euler import euler_step
 from runners.ltx23.guidance import combine
 from runners.ltx23.loading import load
-from runners.ltx23.passes import GuidancePass
+from runners.ltx23.passes import GuidancePass, passes_of_step
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Skips, Transformer
 from runners.official.lockstep import SharedTensors
@@ -239,8 +239,7 @@ def _block(where: str) -> list[str]:
 
 
 def passes_changed(change: Callable[[tuple[GuidancePass, ...]], tuple[GuidancePass, ...]]) -> Any:
-    original = denoising.passes_of_step
-    return patch.object(denoising, "passes_of_step", lambda *call, **options: change(original(*call, **options)))
+    return patch.object(denoising, "passes_of_step", lambda *call, **options: change(passes_of_step(*call, **options)))
 
 
 def last_block_left_out() -> AbstractContextManager[Any]:

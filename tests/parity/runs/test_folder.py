@@ -174,7 +174,11 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 def text(content: str | bytes) -> Callable[[Path], None]:
     data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / RUN_FILE).write_bytes(data) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / RUN_FILE).write_bytes(data)
+
+    return spoil
 
 
 def one_changed_bit(folder: Path) -> None:
