@@ -146,7 +146,7 @@ def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> Save
     Raises: RunError if the file is none, is not a whole isolation, or is not of these runs, or of another request,
         weights, environment or code than the candidate.
     """
-    remedy = "isolated errors for a gate come from `parity isolate REF --against RUN --weights W --out FILE`"
+    remedy = "isolated errors for a gate come from `parity isolate REF RUN --weights W --out FILE`"
     found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, references, candidate)
     count = len(candidate.manifest.step_s)

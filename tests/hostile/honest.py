@@ -96,7 +96,7 @@ def build(base: Path, weights: Path, case_text: str) -> None:
     save_score(root, WHOLE)
     call("bless", runs / "ref", "--reason", "first")
     call("bless", runs / "other", "--reason", "first", "--reduced")
-    call("isolate", runs / "ref", *given, "--against", runs / "mine", "--out", files / "alone.json")
+    call("isolate", runs / "ref", runs / "mine", *given, "--out", files / "alone.json")
     call("diff", "golden", runs / "mine", "--as-judged", "--out", files / "numbers.json")
     call("amplify", "--case", WHOLE, *given, "--out", files / "floors.json")
     call("identify", runs / "mine", *given, "--out", files / "identity.json")

@@ -39,11 +39,11 @@ def test_isolate_takes_made_weights_and_the_steps_to_measure(
 
     monkeypatch.setattr(isolate_library, "isolate", measure)
     with pytest.raises(Exit):
-        isolate("tiny_ti2v", weights="forge:tiny:3", steps="0,2", quiet=True)
+        isolate(["tiny_ti2v"], weights="forge:tiny:3", steps="0,2", quiet=True)
     ((weights, *rest),) = given
     assert isinstance(weights, ForgedWeights) and (weights.preset, weights.seed) == ("tiny", 3)
     assert rest == ["tiny_ti2v", "cpu", [0, 2], None]
     assert "enough seen" in capsys.readouterr().err
     with pytest.raises(Exit):
-        isolate("tiny_ti2v", weights="forge:tiny", quiet=True)
+        isolate(["tiny_ti2v"], weights="forge:tiny", quiet=True)
     assert "forge:PRESET:SEED" in capsys.readouterr().err
