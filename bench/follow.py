@@ -31,7 +31,7 @@ Handed = Callable[[FrameType], bool]
 
 @dataclass(kw_only=True)
 class Walk:
-    """What one reader has passed: files in the order he opened them, with the functions he read in each."""
+    """The way of one reader: files in the order he opened them, with the functions he read in each."""
 
     handed: Handed  # true of a function that he reads
     files: dict[str, list[str]] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """Limits of outputs that went through an encoder, and the number of known defects that they still give away.
 
 The populations are those of `parity.calibrate.limits`; each run's outputs go through each encoder before they are
-compared with the reference's that went through it, too. So one sitting serves any number of forms. What a file does not
-tell of its encoder, the number of its threads, is one more harmless variation. Whether limits stop what they should is
-counted on the same defects, and on harmless runs that no limit came from, without latents: a clip has none.
+compared with the reference's that went through it, too. So one run of each serves any number of forms. What a file does
+not tell of its encoder, the number of its threads, is one more harmless variation. Whether limits stop what they should
+is counted on the same defects, and on harmless runs that no limit came from, without latents: a clip has none.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from parity.judge.registry import Registry
 from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM
 from parity.runs.encoding import Encoding
-from parity.runs.folder import Imported, RunOutputs
+from parity.runs.folder import ImportRecord, RunOutputs
 from parity.runs.in_memory import run_in_memory
 from parity.runs.outputs import LATENTS
 from parity.runs.through_encoder import through_encoder
@@ -42,7 +42,7 @@ Run = Callable[[], RunOutputs]
 
 @dataclass(frozen=True, kw_only=True)
 class FormPopulations:
-    """What was measured of one form: numbers and findings of each member, by its id."""
+    """The measurements of one form: numbers and findings of each member, by its id."""
 
     encoding: Encoding
     floor: Mapping[str, OutputsDiff]
@@ -67,7 +67,7 @@ class FormRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FormScore:
-    """How many known defects of a case outputs in a form give away."""
+    """The known defects of a case that outputs in a form give away."""
 
     form: str
     limits_of: str
@@ -156,7 +156,7 @@ def measure_forms(
 def _seen(reference: RunOutputs, candidate: RunOutputs, encoding: Encoding) -> OutputsDiff:
     """Both as the gate compares an import: with what it finds of tags and channels."""
     diff = compare_in_dtype(reference, candidate)
-    imported = Imported(form=encoding.label, latents=False, sources={})
+    imported = ImportRecord(form=encoding.label, latents=False, sources={})
     return replace(diff, findings=(*import_findings(reference, candidate, imported), *diff.findings))
 
 

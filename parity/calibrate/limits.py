@@ -156,7 +156,7 @@ def measure(
             is of those taps alone.
         checkpoint: which members are measured, and for how long; None takes all of them.
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
-        sitting's time is over.
+        time given is over.
     """
     runner = "official" if golden is None else "native"
     subset = subset or (None if golden is None else subset_of(golden))
@@ -250,7 +250,7 @@ def measure_floor(
         subset: what is compared, if not everything.
         device: where everything runs.
         checkpoint: which of them are measured; None takes all.
-    Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
+    Raises: RegistryError if one of them spoils a comparison, or the time given is over.
     """
     checkpoint = checkpoint or CalibrationCheckpoint()
 

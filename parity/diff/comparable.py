@@ -250,7 +250,7 @@ def _linked(reference: Run, candidate: Run) -> str | None:
 
 
 def _contradictions(old: RunManifest, new: RunManifest) -> Iterable[Finding]:
-    """What two runs on the same weights cannot both be.
+    """Labels that two runs on the same weights cannot both have.
 
     A reference that does not say it is older, and contradicts nothing. A known runner always says it, so a candidate
     that lost it is not taken for one that agrees.

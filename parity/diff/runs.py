@@ -24,7 +24,7 @@ from parity.diff.imported import import_findings, losses_of, outputs_level
 from parity.diff.isolated import isolated_numbers, places_of, read_isolated
 from parity.diff.metric import DRIFT, METRICS
 from parity.diff.outputs import OutputsDiff, compare_outputs, compare_reduced
-from parity.diff.traces import LeftOut, TraceDiff, compare_traces
+from parity.diff.traces import OmittedTaps, TraceDiff, compare_traces
 from parity.runs.difference import Difference, read_beside
 from parity.runs.folder import TRACE_FILE, Run
 from parity.runs.golden import golden_of, has_golden, stays_whole
@@ -49,7 +49,7 @@ class RunsDiff(Comparison):
     environment: tuple[Difference, ...]  # what differs between the two and can change bits
     metrics: dict[str, float]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
-    left_out: LeftOut = field(default_factory=LeftOut)  # taps of both runs that could not be compared
+    left_out: OmittedTaps = field(default_factory=OmittedTaps)  # taps of both runs that could not be compared
 
     @property
     def sides(self) -> Sides:
@@ -140,7 +140,7 @@ def compare_runs(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured:
+class _LevelEvidence:
     """A level of evidence with its numbers and findings."""
 
     level: EvidenceLevel
@@ -173,16 +173,16 @@ def _compare_outputs(
     return compare_reduced(old_reduced, new_reduced), (), compared_on
 
 
-def _compare_taps(reference: Run, candidate: Run, pattern: str | None) -> tuple[_Measured, LeftOut]:
+def _compare_taps(reference: Run, candidate: Run, pattern: str | None) -> tuple[_LevelEvidence, OmittedTaps]:
     """Both traces; a difference of environment is named beside the numbers, not among the findings."""
     if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
-        return _Measured(level=_without_trace(reference, candidate)), LeftOut()
+        return _LevelEvidence(level=_without_trace(reference, candidate)), OmittedTaps()
     old = reference.trace
     if (damage := _trace_damage(old, candidate)) is not None:
         why = "the candidate's trace cannot be compared"
-        return _Measured(
+        return _LevelEvidence(
             level=EvidenceLevel(measured=False, why=why, lacking=len(old.bits)), findings=[damage]
-        ), LeftOut()
+        ), OmittedTaps()
     new = candidate.trace
     flow = flow_of(reference, candidate, old)
     traces = compare_traces(old, new, flow, offered=candidate.offers)
@@ -200,7 +200,7 @@ def _compare_taps(reference: Run, candidate: Run, pattern: str | None) -> tuple[
         lacking=sum(tap in old.bits and tap not in excused for tap in flow.taps),
     )
     metrics = {"taps.bit_different": float(traces.bit_different), **drift_metrics(traces, flow, pattern)}
-    return _Measured(level=level, metrics=metrics, findings=findings), traces.left_out
+    return _LevelEvidence(level=level, metrics=metrics, findings=findings), traces.left_out
 
 
 def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -> dict[str, float]:
@@ -273,12 +273,12 @@ def _counted(traces: TraceDiff, flow: Dataflow) -> str:
     return f"{count}; {traces.left_out.words}" if traces.left_out.taps else count
 
 
-def _isolated(reference: Run, candidate: Run, isolated: Path | None) -> _Measured:
-    """What an isolation left of the candidate; of the official code, which it compares with, there is none."""
+def _isolated(reference: Run, candidate: Run, isolated: Path | None) -> _LevelEvidence:
+    """The isolated errors of the candidate; of the official code, which it compares with, there is none."""
     if isolated is None:
         official = candidate.manifest.runner == "official"
         why = "the official code is what isolation compares with" if official else NOT_ISOLATED.why
-        return _Measured(level=replace(NOT_ISOLATED, why=why))
+        return _LevelEvidence(level=replace(NOT_ISOLATED, why=why))
     try:
         saved = read_isolated(isolated, [reference], candidate)
         alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
@@ -286,8 +286,8 @@ def _isolated(reference: Run, candidate: Run, isolated: Path | None) -> _Measure
         # What cannot be read, or is of another run, is no evidence, and must not keep what the runs show from deciding.
         why = "what was given is not of these runs, or not whole"
         finding = Finding(code="not_isolated", where="isolated", message=str(error))
-        return _Measured(level=EvidenceLevel(measured=False, why=why), findings=[finding])
-    return _Measured(level=MEASURED, metrics=alone.metrics, findings=alone.findings)
+        return _LevelEvidence(level=EvidenceLevel(measured=False, why=why), findings=[finding])
+    return _LevelEvidence(level=MEASURED, metrics=alone.metrics, findings=alone.findings)
 
 
 def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:

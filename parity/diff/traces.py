@@ -40,7 +40,7 @@ _NON_FINITE: Final = ("nan_candidate", "inf_candidate", "nan_reference", "inf_re
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class OmittedTaps:
     """Taps that both traces should have and that were not compared; `padded` are the sides with padding in them."""
 
     taps: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class TraceDiff:
     findings: tuple[Finding, ...]
     is_wanted: Callable[[str], bool]  # which taps were wanted from both
     by_bits: Mapping[str, bool] = field(default_factory=dict)  # of taps without sketches: whether bits are equal
-    left_out: LeftOut = field(default_factory=LeftOut)  # what could not be compared, and is not wanted
+    left_out: OmittedTaps = field(default_factory=OmittedTaps)  # what could not be compared, and is not wanted
 
     @cached_property  # read once for each tap by whoever looks for the worst of 55,092
     def errors(self) -> dict[str, float]:
@@ -168,7 +168,7 @@ def compare_traces(
     return TraceDiff(taps=taps, findings=tuple(findings), is_wanted=is_wanted, by_bits=by_bits, left_out=omitted)
 
 
-def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> LeftOut:
+def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> OmittedTaps:
     """Taps that a comparison must leave out.
 
     Args:
@@ -183,10 +183,10 @@ def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | 
     taps = tuple(
         tap for tap in flow.text_taps if padded and (tap in both or all(chosen(tap, pattern) for pattern in patterns))
     )
-    return LeftOut(taps=taps, padded=padded) if taps else LeftOut()
+    return OmittedTaps(taps=taps, padded=padded) if taps else OmittedTaps()
 
 
-def _contradictions(reference: Trace, candidate: Trace, omitted: LeftOut) -> Iterable[Finding]:
+def _contradictions(reference: Trace, candidate: Trace, omitted: OmittedTaps) -> Iterable[Finding]:
     """Taps of either side that cannot be, and taps of both that have equal bits and unequal statistics."""
     for side, trace in (("reference", reference), ("candidate", candidate)):
         for tap, words in trace.contradictions.items():

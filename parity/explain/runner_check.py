@@ -74,7 +74,7 @@ class RunnerCheck:
 
 @dataclass
 class Heard:
-    """What one run left: its outcome, and its taps in the order in which they came."""
+    """One run: its outcome, and its taps in the order in which they came."""
 
     outcome: Outcome
     taps: dict[str, Tensor] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Heard:
 
 
 def protocol_flaws(runner: Any) -> list[Flaw]:
-    """What a runner lacks of the protocol; with any of these it cannot be run."""
+    """The parts of the protocol that a runner lacks; with any of these it cannot be run."""
     flaws = []
     if not isinstance(getattr(runner, "name", None), str):
         flaws.append(_protocol("name", getattr(runner, "name", None), "a string"))
@@ -157,7 +157,7 @@ def check_run(
 
 
 def switch_flaws(name: str, before: Heard, after: Heard) -> list[Flaw]:
-    """What V2A off did not do: audio must no longer attend to video in any pass, and the sound must change."""
+    """The effects that V2A off lacks: audio must no longer attend to video in any pass, and the sound must change."""
     crossing = [tap for tap in after.taps if tap.endswith("/audio/av_attn")]
     flaws = []
     if crossing:
@@ -185,7 +185,7 @@ def relative_l2(mine: Tensor, theirs: Tensor) -> float:
 
 
 def layout_hint(mine: Tensor, theirs: Tensor) -> str:
-    """How the values of one tensor lie in another of the same shape: "" where they are other values."""
+    """The order in which one tensor holds the values of another of the same shape: "" where they are other values."""
     if torch.equal(mine.flatten().double().sort().values, theirs.flatten().double().sort().values):
         for axis in range(mine.ndim):
             if _same_rows(mine, theirs, axis):

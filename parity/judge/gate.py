@@ -34,7 +34,7 @@ from runners.errors import CaseError, ParityError, RegistryError
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(Comparison):
+class ComparisonInMemory(Comparison):
     """A comparison of outputs that are of no run with those of one."""
 
     reference: Side
@@ -112,7 +112,7 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
-    return InMemory(
+    return ComparisonInMemory(
         case=reference.case_id,
         reference=side_of(reference),
         metrics=found.metrics,
@@ -221,7 +221,7 @@ def release_of_limits(case_id: str) -> str | None:
 
 
 def _limits_of_another_release(found: RunsDiff) -> str:
-    """Why limits of a case do not hold, if its file names another release. A case moves with its limits."""
+    """The reason that limits of a case do not hold, if its file names another release. A case moves with its limits."""
     follows, named = found.reference.reference, release_of_limits(found.case)
     if named in (None, follows):
         return ""

@@ -16,7 +16,7 @@ from parity.diff.comparison import LEVELS, OUTPUTS, Comparison, EvidenceLevel, F
 from parity.diff.metric import BIT_EQUALITIES, ISOLATED, METRICS, Metric, metric_named
 from parity.judge.limit import Limit, distance, exact_limit, fails_elsewhere
 from parity.judge.registry import Registry, device_of
-from parity.judge.strength import Caught, Strength
+from parity.judge.strength import CatchCount, Strength
 from parity.judge.verdict import Failure, Outcome, Profile, Row, Verdict
 from parity.runs.difference import Difference
 from runners.errors import RegistryError, RunError
@@ -223,7 +223,7 @@ def _reached(levels: Mapping[str, EvidenceLevel], limits: Mapping[str, Limit]) -
     return found
 
 
-def _caught(reached: Mapping[str, str], levels: Mapping[str, EvidenceLevel], strength: Strength) -> Caught | None:
+def _caught(reached: Mapping[str, str], levels: Mapping[str, EvidenceLevel], strength: Strength) -> CatchCount | None:
     """The strength of the levels that judged; nothing is claimed of levels that were measured in part."""
     judged_by = [level for level, state in reached.items() if state == JUDGED]
     parts = {level: levels[level].unmeasured for level in judged_by if level in levels}

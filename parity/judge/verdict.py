@@ -25,7 +25,7 @@ import msgspec
 from parity.diff.comparison import EvidenceLevel, Sides
 from parity.diff.metric import Direction
 from parity.judge.limit import Status
-from parity.judge.strength import Caught
+from parity.judge.strength import CatchCount
 from parity.runs.difference import Difference
 
 Profile = Literal["exact", "limits"]
@@ -82,7 +82,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
     levels: dict[str, str] = {}  # level of evidence -> "judged", or why it was not; empty where equality is judged
     evidence: dict[str, EvidenceLevel] = {}  # the levels as they were measured
-    caught: Caught | None = None  # how many known defects the levels that judged catch, where that was counted
+    caught: CatchCount | None = None  # how many known defects the levels that judged catch, where that was counted
     sides: Sides = Sides()  # the two runs
     form: str = ""  # of imported outputs, a label of `parity.runs.encoding`
     root: str = ""  # folder of the goldens and limits, where it is not the checkout's own

@@ -16,7 +16,7 @@ from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.rules import JUDGED
-from parity.judge.strength import Caught
+from parity.judge.strength import CatchCount
 from parity.judge.verdict import Failure, Row, Verdict, gate_exit_code
 from runners.printable import printable
 
@@ -302,7 +302,7 @@ def _evidence(verdict: Verdict) -> Iterable[str]:
     yield "; ".join(parts)
 
 
-def _worth(caught: Caught) -> str:
+def _worth(caught: CatchCount) -> str:
     alone = " alone" if len(caught.levels) == 1 else ""
     seen = f" {caught.seen}" if caught.seen else ""
     return (

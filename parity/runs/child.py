@@ -41,7 +41,7 @@ from runners.forge.weights import ForgedWeights
 from runners.load import load, read_text
 from runners.partial_folder import partial_folder
 from runners.printable import printable
-from runners.protocol import DTYPES, Capabilities, Refusing, RunOptions
+from runners.protocol import DTYPES, Capabilities, RefusingRunner, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
@@ -120,7 +120,7 @@ class ChildRunner:
             return
         roots = self.official_root, self.engine_root
         runner = open_runner(self.name, self.weights, self.options, self.overrides, self.command_line, *roots)
-        assert isinstance(runner, Refusing)
+        assert isinstance(runner, RefusingRunner)
         runner.require(case)
 
     def run(self, case: Case, progress: Progress) -> MeasuredOutcome:

@@ -26,7 +26,7 @@ from runners.closed_input import closed_input
 from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
 from runners.partial_folder import remove_folder
 from runners.printable import printable_lines
-from runners.protocol import TAPS_OFFERED, Outcome, Refusing, Runner, RunOptions
+from runners.protocol import TAPS_OFFERED, Outcome, RefusingRunner, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
@@ -149,7 +149,7 @@ def run_to_folder(
     require_folder(out, holds_run, replace=replace)  # before weights are hashed, which takes minutes at full size
     for image in case.request.images:
         require_affordable(case.image_path(image), case.request.height, case.request.width)
-    if isinstance(runner, Refusing):
+    if isinstance(runner, RefusingRunner):
         runner.require(case)
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:

@@ -184,7 +184,7 @@ class Observer:
         return value
 
     def _wanted(self, guidance_pass: str) -> bool:
-        """Whether the case has a pass at this step: it has weight, and one of the streams is evaluated."""
+        """True if the case has a pass at this step: it has weight, and one of the streams is evaluated."""
         skipped = all(guider.skips(self._step) for guider in self._guiders.values())
         return guidance_pass not in self._unused and not skipped
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parity.diff.runs import GoldenSubset, RunsDiff, compare_runs, numbers_of
-from parity.diff.traces import LeftOut, SideName
+from parity.diff.traces import OmittedTaps, SideName
 from parity.runs.folder import read_run
 from parity.runs.reduced import kept_taps
 from parity.taps.pattern import chosen
@@ -101,7 +101,7 @@ def test_text_that_holds_padding_on_either_side_is_not_measured_and_nobody_owes_
         found = compared(reference, candidate)
         level = found.levels["drift"]
         assert (level.measured, level.owed, level.without, level.left_out) == (True, False, (), ("drift.text",))
-        assert found.left_out == LeftOut(taps=("text/pos/hidden", "text/neg/hidden"), padded=padded)
+        assert found.left_out == OmittedTaps(taps=("text/pos/hidden", "text/neg/hidden"), padded=padded)
         count = len(read_trace(new))
         assert level.why.startswith(f"{count - 2} of {count} taps were compared; text/pos/hidden and text/neg/hidden ")
         assert set(whole.metrics) - set(found.metrics) == {"drift.text"}

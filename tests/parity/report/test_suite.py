@@ -14,7 +14,7 @@ from parity.diff.comparison import Comparison, Finding, Side
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, read_numbers
 from parity.diff.sketches import SketchDiff
-from parity.diff.traces import LeftOut, TraceDiff
+from parity.diff.traces import OmittedTaps, TraceDiff
 from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
@@ -137,7 +137,7 @@ def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
 
 
 def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(diagnosis: Diagnose, tmp_path: Path) -> None:
-    omitted = LeftOut(taps=("text/pos/hidden",), padded=("reference",))
+    omitted = OmittedTaps(taps=("text/pos/hidden",), padded=("reference",))
     good = replace(line(diagnosis(True)), found=replace(numbers(), left_out=omitted))
     said = io.StringIO()
     draw_suite(Terminal(file=said, width=200), [good], [])
