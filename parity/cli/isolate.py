@@ -9,7 +9,7 @@ from rich.table import Table
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
 from parity.cli.two_runs import two_runs
-from parity.cli.verb import out, saved_or_said, verb
+from parity.cli.verb import out, save_or_print, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def isolate(
             progress=progress,
         )
     bound = None if pair is None else bound_runs(pair[:1], pair[1])
-    if not saved_or_said(lambda: found.document(bound), save, json):
+    if not save_or_print(lambda: found.document(bound), save, json):
         _draw(found, every)
     return 0
 

@@ -168,7 +168,7 @@ def _unsaid(found: RunsDiff) -> Iterable[Finding]:
     yield Finding(code="missing_trace", where="drift", message=message)
 
 
-def judged_or_refused(found: RunsDiff) -> Verdict | str:
+def verdict_or_reason(found: RunsDiff) -> Verdict | str:
     """The verdict, or why there can be none, for who goes on all the same."""
     try:
         return judge_numbers(found)
@@ -176,10 +176,10 @@ def judged_or_refused(found: RunsDiff) -> Verdict | str:
         return str(error)
 
 
-def judged_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
+def verdict_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
     """The same of two runs: also why they cannot be compared as they are judged."""
     try:
-        return judged_or_refused(compare_as_judged(reference, candidate, isolated))
+        return verdict_or_reason(compare_as_judged(reference, candidate, isolated))
     except ParityError as error:
         return str(error)
 
