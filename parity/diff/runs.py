@@ -70,6 +70,15 @@ class GoldenSubset:
     pattern: str | None  # of the taps with sketches
 
 
+@dataclass(frozen=True, kw_only=True)
+class _LevelEvidence:
+    """A level of evidence with its numbers and findings."""
+
+    level: EvidenceLevel
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+
+
 def subset_phrase(subset: GoldenSubset | None) -> str:
     """The name of what was compared, as numbers and calibrations give it; "" is everything."""
     if subset is None:
@@ -137,15 +146,6 @@ def compare_runs(
         form="" if imported is None else imported.form,
         left_out=omitted,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _LevelEvidence:
-    """A level of evidence with its numbers and findings."""
-
-    level: EvidenceLevel
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    findings: Sequence[Finding] = ()
 
 
 def _not_whole(candidate: Run) -> Iterable[Finding]:
