@@ -147,7 +147,7 @@ def check_run(
             flaws.append(found)
             departed.add(tap)
             continue
-        shaped[tap] = relative_l2(mine, theirs)
+        shaped[tap] = relative_l2_of_tensors(mine, theirs)
         if not shaped[tap] <= APART:
             departed.add(tap)
             if not inherited:
@@ -178,7 +178,7 @@ def switch_flaws(name: str, before: Heard, after: Heard) -> list[Flaw]:
     return flaws
 
 
-def relative_l2(mine: Tensor, theirs: Tensor) -> float:
+def relative_l2_of_tensors(mine: Tensor, theirs: Tensor) -> float:
     """Relative L2 of two tensors of one shape, in float64; nan where either is not finite."""
     truth = theirs.double()
     return float((mine.double() - truth).norm() / truth.norm().clamp(min=1e-30))
@@ -301,7 +301,7 @@ def _departure(tap: str, mine: Tensor, truth: Mapping[str, Tensor], error: float
         for other in ("cond", "uncond", "perturbed", "isolated"):
             name = tap.replace(f"/{place.guidance_pass}/", f"/{other}/", 1)
             if name != tap and name in truth and truth[name].shape == mine.shape:
-                near = relative_l2(mine, truth[name])
+                near = relative_l2_of_tensors(mine, truth[name])
                 if near < min(ALIKE, error / 3):
                     return Flaw(kind="other_pass", where=tap, got=f"the values of {name}", wanted="its own")
     return Flaw(

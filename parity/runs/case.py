@@ -17,7 +17,7 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
         folder: where its pictures are; None takes the case's folder under golden/.
     Raises: RunError if it is no case, or a picture is another one.
     """
-    case = case_of(run, folder or project_root() / "golden" / Path(run.case_id).name)
+    case = case_of_run(run, folder or project_root() / "golden" / Path(run.case_id).name)
     for image in case.request.images:
         if sha256_of(case.image_path(image)) != run.manifest.inputs.get(image.path):
             raise RunError(
@@ -26,6 +26,6 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
     return case
 
 
-def case_of(run: Run, folder: Path | None = None) -> Case:
+def case_of_run(run: Run, folder: Path | None = None) -> Case:
     """The case that a run recorded, its pictures looked for in `folder`. Raises: RunError if it is no case."""
     return case_of_manifest(run.manifest.case, str(run.folder), str(folder or ""))

@@ -27,7 +27,7 @@ import torch
 import runners.errors
 from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, TRACEBACK_FILE, kill_marked
 from parity.runs.execute import MeasuredOutcome
-from parity.runs.folder import MAX_RUN_BYTES, dtype_name
+from parity.runs.folder import MAX_RUN_BYTES, dtype_label
 from parity.runs.outputs import OUTPUTS_FILE, read_outputs
 from parity.runs.sizes import most_bytes
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
@@ -211,7 +211,7 @@ def _request(child: ChildRunner, case: Case, writer: TraceWriter | None) -> dict
         "case_folder": str(Path(case.folder).resolve()),
         "weights": _named(child.weights),
         "device": str(options.device),
-        "dtype": dtype_name(options.dtype),
+        "dtype": dtype_label(options.dtype),
         "tier": options.tier,
         "behaviours": options.behaviours,
         "engine_options": options.engine,

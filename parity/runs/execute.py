@@ -143,7 +143,7 @@ def run_to_folder(
     OutputError before anything is run if `out` is not free.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
-    from parity.runs.folder import dtype_name, holds_run, write_run
+    from parity.runs.folder import dtype_label, holds_run, write_run
     from runners.ltx23.image import require_affordable
 
     require_folder(out, holds_run, replace=replace)  # before weights are hashed, which takes minutes at full size
@@ -162,7 +162,7 @@ def run_to_folder(
             outcome,
             runner=outcome.runner,
             tier=options.tier,
-            dtype=dtype_name(options.dtype),
+            dtype=dtype_label(options.dtype),
             weights_hash=weights_hash,
             model_version=weights.model_version,
             environment=outcome.environment,

@@ -415,6 +415,6 @@ def imported_of(path: Path, manifest: RunManifest) -> ImportRecord | None:
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_label(dtype: torch.dtype) -> str:
     """The name of a run's dtype: bf16 or fp32."""
     return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]

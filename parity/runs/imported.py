@@ -16,7 +16,7 @@ from parity.runs.clip import Clip, ClipForm, read_clip
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.execute import writing_trace
-from parity.runs.folder import IMPORTED, ImportRecord, dtype_name, holds_run, write_run
+from parity.runs.folder import IMPORTED, ImportRecord, dtype_label, holds_run, write_run
 from parity.runs.frame_folder import read_frame_folder
 from parity.runs.outputs import LATENTS, OUTPUTS, read_tensors
 from parity.runs.wav import Sound, read_wav
@@ -127,7 +127,7 @@ def import_run(
             outcome,
             runner=runner,
             tier="exact",
-            dtype=dtype_name(dtype),
+            dtype=dtype_label(dtype),
             weights_hash=UNKNOWN if weights is None else weights.hash,
             model_version=UNKNOWN if weights is None else weights.model_version,
             environment=fingerprint(device),
