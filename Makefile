@@ -90,7 +90,7 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) bench/table.py docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 
@@ -121,7 +121,7 @@ comfyui-root:
 test-engines: comfyui-root $(STAMP) $(ENGINES)/sglang/.ready $(ENGINES)/comfyui/.ready $(WEIGHTS)/ltx-2.3.safetensors ## Build the engines' environments from the package index, test their runners there, and print all engines in one table
 	$(ENGINES_HERE) $(RUN) -m pytest tests/runners/sglang tests/runners/comfyui
 	$(ENGINES_HERE) $(RUN) bench/engines.py --weights $(WEIGHTS) --save build/engines.json
-	$(RUN) bench/table.py build/engines.json
+	$(RUN) -m bench.table build/engines.json
 
 test-browser: $(STAMP) ## The report page in a real headless browser (needs Chromium)
 	$(RUN) -m pytest -m browser

@@ -2,9 +2,10 @@
 
     python bench/case_coverage.py --weights build/weights/tiny [--json]
 
-Runs every tiny case natively, once, on the CPU, with coverage.py listening to runners/ltx23. What no case shows stands
-in case_coverage.toml with its reason. `make coverage` writes docs/coverage.md; tests/bench/test_case_coverage.py fails
-where something is neither shown nor explained, and where an explanation is stale.
+Runs every tiny case natively on the CPU, those of 1.0.0 in the fast tier too and one in every tier, with coverage.py
+listening to runners/ltx23. What no case shows stands in case_coverage.toml with its reason. `make coverage` writes
+docs/coverage.md; tests/bench/test_case_coverage.py fails where something is neither shown nor explained, and where an
+explanation is stale.
 
 Not measured: the sides of conditional expressions and of `and` and `or`, which coverage.py does not tell apart.
 """
@@ -30,9 +31,11 @@ from runners.case import Case, case_document, load_case
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "runners/ltx23"
 SHOWN_CHARACTERS = 60  # of a value in a table
+Rows = list[tuple[str, ...]]
 # Refusals are left to the unit tests: a case is a request that can be run. Protocols have no code.
 LEFT_OUT = (r"^\s*raise\b", r"^class .*\(Protocol\)")
 NEVER = "never runs"
+KERNELS = "*_triton.py"  # run on a GPU alone, whose tests try each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def values(cases: list[Case], field: str) -> set[str]:
 
 def measure(cases: list[Case], weights_folder: Path) -> dict[str, FileCoverage]:
     """Run the cases natively, and count branches of each file of the model."""
-    listener = coverage.Coverage(branch=True, data_file=None, config_file=False, source=[str(MODEL)])
+    listener = coverage.Coverage(branch=True, data_file=None, config_file=False, source=[str(MODEL)], omit=[KERNELS])
     for pattern in LEFT_OUT:
         listener.exclude(pattern)
     with listener.collect():  # first of all, so that imports of the model are heard
@@ -100,17 +103,20 @@ def _run_all(cases: list[Case], weights_folder: Path) -> None:
 
     from runners.clock import Quiet
     from runners.native.runner import NativeRunner
-    from runners.protocol import RunOptions
+    from runners.protocol import TIERS, RunOptions
     from runners.tap import listening
     from runners.weights import WeightsFolder
 
     torch.set_num_threads(1)  # which branch runs does not depend on it, and a busy machine is no hindrance
-    weights, options = WeightsFolder(weights_folder), RunOptions(device=torch.device("cpu"))
-    for case in cases:
-        print(case.id, file=sys.stderr, flush=True)
+    weights = WeightsFolder(weights_folder)
+    for number, case in enumerate(cases):
         heard = case.reference == "1.0.0"  # taps, which others run without
-        with NativeRunner(weights, options) as runner, listening(_nothing) if heard else nullcontext():
-            runner.run(case, Quiet())
+        tiers = TIERS if number == 0 else ("exact", "fast") if heard else ("exact",)
+        for tier in tiers:
+            print(f"{case.id} in the {tier} tier", file=sys.stderr, flush=True)
+            options = RunOptions(device=torch.device("cpu"), tier=tier)
+            with NativeRunner(weights, options) as runner, listening(_nothing) if heard else nullcontext():
+                runner.run(case, Quiet())
 
 
 def _nothing(name: str, tensor: Any) -> None:
@@ -144,7 +150,7 @@ def bodies_of(source: str) -> dict[int, int]:
     return {node.lineno: node.body[0].lineno for node in nodes}
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(title: str, columns: tuple[str, ...], rows: Rows) -> str:
     """A heading and a Markdown table."""
     cells = [columns, ("---",) * len(columns), *rows]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
@@ -154,7 +160,7 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 def cases_table(cases: list[Case]) -> str:
     """The purpose of each case."""
     sees = {entry["id"]: entry["sees"] for entry in known()["case"]}
-    rows = [
+    rows: Rows = [
         (
             f"`{case.id}`",
             case.reference,
@@ -172,7 +178,7 @@ def cases_table(cases: list[Case]) -> str:
 def fields_table(cases: list[Case]) -> str:
     """Values of each field over the cases, shortest first."""
     reasons = {entry["name"]: entry["reason"] for entry in known()["field"]}
-    rows = []
+    rows: Rows = []
     for field in schema_fields():
         found = sorted(values(cases, field), key=lambda value: (len(value), value))
         shown = ", ".join(
@@ -184,19 +190,21 @@ def fields_table(cases: list[Case]) -> str:
 
 def blind_spots_table() -> str:
     """The blind spots that changed no bit of the first tiny cases, and the defect that shows each is seen now."""
-    rows = [(entry["what"], f"`{entry['case']}`", f"`{entry['defect']}`") for entry in known()["blind_spot"]]
+    rows: Rows = [(entry["what"], f"`{entry['case']}`", f"`{entry['defect']}`") for entry in known()["blind_spot"]]
     return table("Blind spots of the first cases", ("what", "case that sees it", "defect that proves it"), rows)
 
 
 def unreached_table() -> str:
     """Branches that no case runs, and why."""
-    rows = [(entry["reason"], "<br>".join(f"`{place}`" for place in entry["places"])) for entry in known()["branch"]]
+    rows: Rows = [
+        (entry["reason"], "<br>".join(f"`{place}`" for place in entry["places"])) for entry in known()["branch"]
+    ]
     return table("Branches that no case runs", ("why", "where"), rows)
 
 
 def branches_table(found: dict[str, FileCoverage]) -> str:
     """Branches of each file: run, and explained below."""
-    rows = [
+    rows: Rows = [
         (f"`{name}`", str(file.branches), str(file.run), str(len(file.missed)))
         for name, file in found.items()
         if file.branches

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.runs.execute import device_named
-from parity.trace.atomic import write_json_atomic
+from parity.trace.atomic import write_bytes_atomic, write_json_atomic
 from runners.clock import Quiet
 from runners.forge.weights import weights_named
 from runners.ltx23 import pipeline
@@ -166,12 +166,12 @@ class LadderStage(DenoisingStage):
                 if turn:  # the first warms up
                     self.found["step_s"].setdefault(name, []).append(seconds)
                     self.found["peak_bytes"][name] = peak
+        write_json_atomic(Path(self.arguments.out), self.found)
         for name, samples in self.found["step_s"].items():
             print(f"{name:<8} {statistics.median(samples):.4f} s a step, median of {len(samples)}", flush=True)
         if self.arguments.profile:
-            with Path(self.arguments.profile).open("w") as file:
-                for name, stage in stages.items():
-                    file.write(f"{name}\n{profiled(stage, given)}\n")
+            text = "\n".join(f"{name}\n{profiled(stage, given)}" for name, stage in stages.items())
+            write_bytes_atomic(Path(self.arguments.profile), text.encode())
 
 
 def computed(
@@ -236,11 +236,10 @@ def main() -> None:
     device = device_named(arguments.device)
     case, weights = shortened(arguments.case, 30), weights_named(arguments.weights, device)
     LadderStage.arguments = arguments
-    LadderStage.found = {"error": {}, "step_s": {}, "peak_bytes": {}}
+    found = {"case": case.id, "error": {}, "step_s": {}, "peak_bytes": {}}
+    LadderStage.found = {**header("ladder", arguments, device), **found}
     with patch.object(pipeline, "DenoisingStage", LadderStage):
         NativeRunner(weights, RunOptions(device=device)).run(case, Quiet())
-    result = {"case": case.id, **LadderStage.found}
-    write_json_atomic(Path(arguments.out), {**header("ladder", arguments, device), **result})
 
 
 if __name__ == "__main__":

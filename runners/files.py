@@ -77,7 +77,7 @@ class HeldFile:
 
 
 def _state(descriptor: int) -> tuple[int, int, int]:
-    """What cannot stay as it is where a file is written to."""
+    """Size and times of a file, which change where it is written to."""
     found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

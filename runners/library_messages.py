@@ -1,4 +1,4 @@
-"""What libraries say by `logging` and `warnings`, made printable before any of their handlers writes it.
+"""Messages of libraries by `logging` and `warnings`, made printable before any of their handlers writes it.
 
 Transformers, diffusers and the like have handlers and streams of their own, and name in a message what they found in a
 file. So the text itself is made printable, where it is put together; who hears it, and where, stays as it was.

@@ -18,7 +18,7 @@ SAMPLED = 12  # tensors of a component, evenly over its names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class WeightSample:
     """The part of a sample that was found in a module."""
 
     sampled: int
@@ -29,7 +29,7 @@ class Loaded:
         return {"sampled": self.sampled, "missing": list(self.missing)}
 
 
-def look_for(module: nn.Module, source: TensorSource, names: Sequence[str]) -> Loaded:
+def look_for(module: nn.Module, source: TensorSource, names: Sequence[str]) -> WeightSample:
     """Look for a sample of named tensors in a module, whole or as rows of a larger one.
 
     Args:
@@ -43,10 +43,10 @@ def look_for(module: nn.Module, source: TensorSource, names: Sequence[str]) -> L
     held = list(module.state_dict().values())
     values = source.read(sample, torch.device("cpu"))
     missing = tuple(name for name in sample if not any(_holds(tensor, values[name]) for tensor in held))
-    return Loaded(sampled=len(sample), missing=missing)
+    return WeightSample(sampled=len(sample), missing=missing)
 
 
-def others(found: Mapping[str, Loaded]) -> list[str]:
+def others(found: Mapping[str, WeightSample]) -> list[str]:
     """A phrase for each component that holds other tensors than the checkpoint."""
     return [
         f"{component} holds other values than the checkpoint for {len(loaded.missing)} of {loaded.sampled} tensors "

@@ -90,7 +90,7 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class Refusing(Protocol):
+class RefusingRunner(Protocol):
     """A runner that knows what it cannot execute before it has loaded anything."""
 
     def require(self, case: Case) -> None:

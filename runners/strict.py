@@ -1,4 +1,4 @@
-"""The base of everything read from a case file: immutable, keyword arguments only, and no key passes unnoticed.
+"""The base of whatever a case file or registry holds: immutable, keyword arguments only, no key passes unnoticed.
 
 That is msgspec's `Struct`. A runner in an interpreter of its own (`parity.runs.child_main`) need not have msgspec: it
 gets cases that the other side has read and checked already, and there a frozen dataclass of the same form is enough.

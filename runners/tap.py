@@ -31,7 +31,7 @@ class CapturingListener(Protocol):
         """From here on, taps are captured and not heard yet."""
 
     def end_capture(self) -> object:
-        """What was captured, for `replayed`."""
+        """The end of the capture; returns it, for `replayed`."""
 
     def replayed(self, captured: object, earlier: str, again: str) -> None:
         """Take what was captured under the prefix `earlier`, and now computed, as heard under `again`."""

@@ -28,7 +28,9 @@ from runners.tap import listening
 from runners.weights import WeightsFolder
 
 prepare_imports()  # before any test imports official audio code
-torch.set_num_threads(DEFAULT_THREADS)  # as every verb does, so that runs of both have the same bits
+# As every verb does, so that runs of both have the same bits; and products in fp32 on several threads are not always
+# summed in the same order, not even by one program twice.
+torch.set_num_threads(DEFAULT_THREADS)
 
 Forge = Callable[..., WeightsFolder]  # name, change of the configuration in place, preset="odd"
 

@@ -52,9 +52,10 @@ AT_RUN_TIME = {
     ("parity.cli.main", "parity.cli.app"),
     ("parity.trace.sketch", "parity.trace.sketch_triton"),
     ("runners.forge.counter", "runners.forge.counter_triton"),
+    ("runners.ltx23.fast.fused", "runners.ltx23.fast.fused_triton"),
 }
 MODEL = "runners.ltx23"
-MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers"} | sys.stdlib_module_names
+MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers", "triton"} | sys.stdlib_module_names
 MODEL_MAY_USE = (
     *("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", "runners.request", "runners.releases"),
     *("runners.model_files", "runners.files"),

@@ -22,12 +22,12 @@ from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.limits import measure_floor
 from parity.calibrate.mutation_evidence import Judge
 from parity.calibrate.variant_limits import widened
-from parity.diff.compared import Comparison
+from parity.diff.comparison import Comparison
 from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run
 from parity.runs.golden import golden_of
@@ -123,7 +123,7 @@ class CaseUnderTest:
     evidence: CaseEvidence
     weights: WeightsFolder
     reference: SketchedRun
-    bench: Judge
+    judge: Judge
 
     @property
     def case(self) -> Case:
@@ -152,7 +152,7 @@ class CaseUnderTest:
             return added_alone(self.weights, self.case, oracle=oracle)
 
 
-def open_station(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> CaseUnderTest:
+def open_case(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> CaseUnderTest:
     """Make the reference run, and the floors of a case without limits of its own.
 
     Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
@@ -168,13 +168,13 @@ def open_station(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> Ca
             harmless = variations(FLOOR_DRAWS, case.reference)
             floor = measure_floor(weights, case, reference, harmless, say, official=official)
             registry = widened(registry, evidence.limits_of, floor)
-    bench = Judge(
+    judge = Judge(
         limits_of=evidence.limits_of,
         registry=registry,
         environment=evidence.environment,
         compared_on=subset_phrase(evidence.subset),
     )
-    return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, bench=bench)
+    return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, judge=judge)
 
 
 def here(weights: WeightsFolder) -> dict[str, str]:

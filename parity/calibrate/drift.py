@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from parity.diff.drift_level import drift_metrics
-from parity.diff.outputs import OutputsDiff, compare_outputs
-from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.runs import GoldenSubset, reduced_of
+from parity.diff.outputs import OutputsDiff, compare_outputs, compare_reduced
+from parity.diff.runs import GoldenSubset, drift_metrics, reduced_of
 from parity.diff.traces import TraceDiff, compare_traces
 from parity.runs.folder import Run, RunOutputs
 from parity.runs.in_memory import CPU, run_in_memory

@@ -1,12 +1,11 @@
 """Limits of outputs that went through an encoder, and the number of known defects that they still give away.
 
 The populations are those of `parity.calibrate.limits`; each run's outputs go through each encoder before they are
-compared with the reference's that went through it, too. So one sitting serves any number of forms. What a file does not
-tell of its encoder, the number of its threads, is one more harmless variation. Whether limits stop what they should is
-counted on the same defects, and on harmless runs that no limit came from, without latents: a clip has none.
+compared with the reference's that went through it, too. So one run of each serves any number of forms. What a file does
+not tell of its encoder, the number of its threads, is one more harmless variation. Whether limits stop what they should
+is counted on the same defects, and on harmless runs that no limit came from, without latents: a clip has none.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,18 +16,17 @@ from parity.calibrate.drift import compare_in_dtype
 from parity.calibrate.harmless import variations
 from parity.calibrate.limits import CALIBRATION_DRAWS, Populations
 from parity.calibrate.mutation import ALARM_DRAWS, MACHINE
-from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
+from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, pairs, rewritten
 from parity.defects.catalogue import defects_of
-from parity.defects.defect import present, together
-from parity.diff.compared import Comparison
+from parity.defects.defect import present
+from parity.diff.comparison import OUTPUTS, OUTPUTS_ONLY, Comparison
 from parity.diff.imported import WITHOUT_LATENTS, import_findings
-from parity.diff.levels import OUTPUTS, OUTPUTS_ONLY
 from parity.diff.outputs import OutputsDiff
 from parity.judge.registry import Registry
+from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM
-from parity.judge.verdict import judge
 from parity.runs.encoding import Encoding
-from parity.runs.folder import Imported, RunOutputs
+from parity.runs.folder import ImportRecord, RunOutputs
 from parity.runs.in_memory import run_in_memory
 from parity.runs.outputs import LATENTS
 from parity.runs.through_encoder import through_encoder
@@ -44,7 +42,7 @@ Run = Callable[[], RunOutputs]
 
 @dataclass(frozen=True, kw_only=True)
 class FormPopulations:
-    """What was measured of one form: numbers and findings of each member, by its id."""
+    """The measurements of one form: numbers and findings of each member, by its id."""
 
     encoding: Encoding
     floor: Mapping[str, OutputsDiff]
@@ -69,7 +67,7 @@ class FormRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FormScore:
-    """How many known defects of a case outputs in a form give away."""
+    """The known defects of a case that outputs in a form give away."""
 
     form: str
     limits_of: str
@@ -158,7 +156,7 @@ def measure_forms(
 def _seen(reference: RunOutputs, candidate: RunOutputs, encoding: Encoding) -> OutputsDiff:
     """Both as the gate compares an import: with what it finds of tags and channels."""
     diff = compare_in_dtype(reference, candidate)
-    imported = Imported(form=encoding.label, latents=False, sources={})
+    imported = ImportRecord(form=encoding.label, latents=False, sources={})
     return replace(diff, findings=(*import_findings(reference, candidate, imported), *diff.findings))
 
 
@@ -275,6 +273,5 @@ def _other_harmless(weights: WeightsFolder, case: Case) -> Iterable[tuple[str, R
                     return run_in_memory("native", weights, case, variation.dtype)
 
             yield variation.id, moved
-    for one, other in itertools.combinations(REWRITES, 2):
-        pair = replace(one, id=f"{one.id}+{other.id}", apply=together(one.apply, other.apply))
+    for pair in pairs():
         yield pair.id, partial(_rewritten, pair, weights, case)

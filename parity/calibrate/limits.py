@@ -32,8 +32,8 @@ from parity.calibrate.isolated_floors import place_of_group
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
 from parity.defects.catalogue import CATALOGUE, defects_of
 from parity.defects.defect import Defect, Facet, present
+from parity.diff.comparison import OUTPUTS, level_of
 from parity.diff.isolated import isolated_numbers
-from parity.diff.levels import OUTPUTS, level_of
 from parity.diff.metric import DRIFT, ISOLATED, METRICS, Metric
 from parity.diff.runs import GoldenSubset, subset_of, subset_phrase
 from parity.isolate.error import IsolatedError
@@ -156,7 +156,7 @@ def measure(
             is of those taps alone.
         checkpoint: which members are measured, and for how long; None takes all of them.
     Raises: RegistryError if the native run is not the official one, a harmless variation spoils a metric, or the
-        sitting's time is over.
+        time given is over.
     """
     runner = "official" if golden is None else "native"
     subset = subset or (None if golden is None else subset_of(golden))
@@ -250,7 +250,7 @@ def measure_floor(
         subset: what is compared, if not everything.
         device: where everything runs.
         checkpoint: which of them are measured; None takes all.
-    Raises: RegistryError if one of them spoils a comparison, or the sitting's time is over.
+    Raises: RegistryError if one of them spoils a comparison, or the time given is over.
     """
     checkpoint = checkpoint or CalibrationCheckpoint()
 

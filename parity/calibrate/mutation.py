@@ -8,7 +8,6 @@ A defect that no level notices is a survivor, unless the oracle shows that it is
 model no farther from float32 than the reference itself is.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import Any, Final
 
 import torch
 
-from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_station
+from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_case
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
 from parity.calibrate.mutation_evidence import Evidence
-from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, rewritten
-from parity.defects.defect import Defect, present, together
+from parity.calibrate.rewrites import ALL_AT_ONCE, pairs, rewritten
+from parity.defects.defect import Defect, present
 from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
-from parity.diff.levels import LEVELS
+from parity.diff.comparison import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
 from parity.isolate.error import IsolatedError, error_of
 from parity.judge.registry import Registry
@@ -174,7 +173,7 @@ class MutationRun:
     def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
         """Nothing is run yet."""
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
-        self._stations: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
+        self._cases: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, RunOutputs] = {}
         self.environment = here(weights)
 
@@ -190,7 +189,7 @@ class MutationRun:
             under_test = self._under_test(defect.variant)
             with present(defect):
                 drifted = under_test.free_run()
-            evidence = under_test.bench.examine(drifted, self._added(defect, under_test))
+            evidence = under_test.judge.examine(drifted, self._added(defect, under_test))
             yield MutationTrial(
                 defect=defect,
                 evidence=evidence,
@@ -202,12 +201,7 @@ class MutationRun:
         """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case."""
         for variation in variations(ALARM_DRAWS, self._case.reference):
             yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
-        for one, other in itertools.combinations(REWRITES, 2):
-            pair = Rewrite(
-                id=f"{one.id}+{other.id}",
-                description=f"{one.description}; {other.description}",
-                apply=together(one.apply, other.apply),
-            )
+        for pair in pairs():
             yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
         for seed in ALARM_DRAWS:
             yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
@@ -229,7 +223,7 @@ class MutationRun:
         with apply():
             drifted = under_test.free_run(dtype, variables=variables)
             rows = under_test.parts_alone() if isolated else None
-        return Alarm(id=name, case=variant.name, evidence=under_test.bench.examine(drifted, rows))
+        return Alarm(id=name, case=variant.name, evidence=under_test.judge.examine(drifted, rows))
 
     def _added(
         self, defect: Defect, under_test: CaseUnderTest, *, oracle: bool = False
@@ -245,10 +239,10 @@ class MutationRun:
 
     def _under_test(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)
-        if case not in self._stations:
+        if case not in self._cases:
             self._say(f"reference run, and floors where there are none: {variant.name}")
-            self._stations[case] = open_station(self._weights, self._evidence(variant), self._say)
-        return self._stations[case]
+            self._cases[case] = open_case(self._weights, self._evidence(variant), self._say)
+        return self._cases[case]
 
     def _no_worse(self, defect: Defect) -> bool:
         """True if outputs and single branches lie about as near to float32 as those of the reference."""

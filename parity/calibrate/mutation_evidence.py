@@ -12,18 +12,17 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.calibrate.drift import CandidateDrift
-from parity.diff.compared import Comparison
-from parity.diff.drift_level import drift_level
-from parity.diff.finding import Finding
+from parity.diff.comparison import LEVELS, MEASURED, NOT_ISOLATED, OUTPUTS, Comparison, EvidenceLevel, Finding, level_of
 from parity.diff.isolated import IsolatedNumbers, isolated_numbers
-from parity.diff.levels import LEVELS, MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel, level_of
 from parity.diff.metric import ISOLATED
+from parity.diff.runs import drift_level
 from parity.explain.divergence import first_divergence
 from parity.explain.floors import Floors
 from parity.isolate.error import IsolatedError
 from parity.judge.registry import Registry
+from parity.judge.rules import judge
 from parity.judge.strength import key
-from parity.judge.verdict import Verdict, judge
+from parity.judge.verdict import Verdict
 from parity.taps.group import isolated_group
 
 

@@ -10,6 +10,7 @@ Axes: B sample, T token, H head, F frequency.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
@@ -163,3 +164,13 @@ ALL_AT_ONCE: Final = Rewrite(
     description="all rewrites together, as a fused implementation would have them",
     apply=together(*(rewrite.apply for rewrite in REWRITES)),
 )
+
+
+def pairs() -> Iterator[Rewrite]:
+    """Every two rewrites at once."""
+    for one, other in combinations(REWRITES, 2):
+        yield Rewrite(
+            id=f"{one.id}+{other.id}",
+            description=f"{one.description}; {other.description}",
+            apply=together(one.apply, other.apply),
+        )

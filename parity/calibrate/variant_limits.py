@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from parity.diff.levels import OUTPUTS, level_of
+from parity.diff.comparison import OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, derive_limit
 from parity.judge.limit_table import TableKey

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
-from parity.cli.verb import out, saved_or_said, verb
+from parity.cli.verb import out, save_or_print, verb
 from runners.errors import ConfigError, RunnerError
 
 
@@ -58,7 +58,7 @@ def amplify(
             seed=seed,
             progress=progress,
         )
-    if saved_or_said(found.document, save, json):
+    if save_or_print(found.document, save, json):
         return 0
     for growth in found.growths:
         where = (

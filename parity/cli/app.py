@@ -1,7 +1,7 @@
 """The command `parity`: one verb a file, each a thin layer over a library call."""
 
 # First of all, since what comes below may fail. Scripts installed before there was `parity.cli.main` ask here.
-from parity.cli.main import COULD_NOT_JUDGE
+from parity.cli import COULD_NOT_JUDGE
 from parity.cli.main import main as main
 
 if __name__ == "__main__":

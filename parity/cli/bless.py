@@ -106,10 +106,10 @@ def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populati
     from parity.calibrate.limits import measure
     from parity.diff.runs import subset_of_new
     from parity.identify.release_effects import compute_as
-    from parity.runs.case import case_of
+    from parity.runs.case import case_of_run
     from parity.runs.places import project_root
 
-    case = case_of(new, project_root() / "golden" / new.case_id)
+    case = case_of_run(new, project_root() / "golden" / new.case_id)
     compute_as(new)
     subset = subset_of_new(new, reduced)
     return measure(files, case, err.print, golden=new, subset=subset)

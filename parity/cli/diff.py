@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parity.cli.two_runs import GOLDEN, Against, Runs, two_runs
-from parity.cli.verb import err, out, saved_or_said, verb
+from parity.cli.verb import err, out, save_or_print, verb
 
 if TYPE_CHECKING:
     from parity.identify.releases import ReleaseChange
@@ -51,7 +51,7 @@ def diff(
     old = reference_run(reference, run.case_id)
     if old.manifest.reference != run.manifest.reference:
         changed = release_change(old, run, weights, pictures)
-        if not saved_or_said(changed.document, save, json):
+        if not save_or_print(changed.document, save, json):
             draw_release_change(out, changed)
         return 0
     if weights is not None:
@@ -59,7 +59,7 @@ def diff(
             f"Both runs follow release {run.manifest.reference}, so there is nothing to measure with --weights."
         )
     found = (compare_as_judged if as_judged else compare_runs)(old, run, isolated)
-    if not saved_or_said(found.document, save, json):
+    if not save_or_print(found.document, save, json):
         draw_diff(out, found, f"{candidate} against {reference}")
     return 0
 

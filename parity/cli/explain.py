@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from parity.cli.two_runs import GOLDEN, Against, Runs, two_runs
-from parity.cli.verb import out, saved_or_said, verb
+from parity.cli.verb import out, save_or_print, verb
 
 
 @verb
@@ -26,7 +26,7 @@ def explain(
     Its first line is the one that a verdict carries that is no parity. Both runs are wanted with --taps '*'.
     """
     from parity.explain.diagnosis import diagnose
-    from parity.judge.gate import calibrated_floors, judged_of_runs
+    from parity.judge.gate import calibrated_floors, verdict_of_runs
     from parity.report.drift import draw_drift
     from parity.report.explanation import every_tap_document, explanation_lines
     from parity.runs.folder import read_run
@@ -43,8 +43,8 @@ def explain(
         oracle=None if oracle is None else read_run(oracle),
         isolated=isolated,
     )
-    verdict = judged_of_runs(reference, candidate, isolated)
-    if saved_or_said(lambda: every_tap_document(found, verdict), None, json):
+    verdict = verdict_of_runs(reference, candidate, isolated)
+    if save_or_print(lambda: every_tap_document(found, verdict), None, json):
         return 0
     for line in explanation_lines(found, verdict):
         out.print(line, soft_wrap=True)

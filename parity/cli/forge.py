@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from parity.cli.main import COULD_NOT_JUDGE
+from parity.cli import COULD_NOT_JUDGE
 from parity.cli.verb import out, verb
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from parity.cli.threads import MOST_THREADS, compute_on, within_cores
 from parity.cli.two_runs import Runs, two_runs
-from parity.cli.verb import err, out, saved_or_said, verb
+from parity.cli.verb import err, out, save_or_print, verb
 
 if TYPE_CHECKING:
     from parity.identify.identification import Identification
@@ -66,7 +66,7 @@ def identify(
         lambda site: None if quiet or json else err.print(f"identify {candidate.case_id}: {site}"),
     )
     beside = {} if said is None else {"beside_reference": said}
-    if saved_or_said(lambda: {**identification_document(found), **beside}, save, json):
+    if save_or_print(lambda: {**identification_document(found), **beside}, save, json):
         return 0
     if said is not None:
         out.print(f"beside {against}: {said}", soft_wrap=True)

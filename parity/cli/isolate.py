@@ -8,7 +8,8 @@ from rich.table import Table
 
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
-from parity.cli.verb import out, saved_or_said, verb
+from parity.cli.two_runs import two_runs
+from parity.cli.verb import out, save_or_print, verb
 from runners.errors import RunnerError
 
 if TYPE_CHECKING:
@@ -21,14 +22,23 @@ SHOWN = 20  # rows, unless --all
 
 @verb
 def isolate(
-    reference: Annotated[str, typer.Argument(help="A reference run, or a case: id under golden/ or TOML file.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF [RUN]",
+            help="A reference run, 'golden' of RUN, or a case (id under golden/ or TOML file); the candidate's free "
+            "run: what it inherits, and whose gate may judge --out.",
+            show_default=False,
+        ),
+    ],
     weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
     runner: Annotated[str, typer.Option(help="Candidate; only native runs in lockstep.")] = "native",
     stage: Annotated[list[str] | None, typer.Option(help="Measure these stages only; default all.")] = None,
     block: Annotated[list[int] | None, typer.Option(help="Measure these blocks of denoising only.")] = None,
     steps: Annotated[str | None, typer.Option(help="Measure these denoising steps only, such as 0,15,29.")] = None,
     against: Annotated[
-        Path | None, typer.Option(help="The candidate's free run: what it inherits, and whose gate may judge --out.")
+        str | None,
+        typer.Option(metavar="REF", help="RUN --against REF is REF RUN; REF --against RUN is, too."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = None,
@@ -44,6 +54,7 @@ def isolate(
     from parity.diff.isolated import bound_runs
     from parity.isolate.isolation import isolate as measure
     from parity.runs.execute import device_named
+    from parity.runs.folder import read_run
     from parity.trace.atomic import require_named_target
     from runners.clock import STAGES
     from runners.forge.weights import weights_named
@@ -54,10 +65,11 @@ def isolate(
         raise RunnerError(f"--runner is {runner!r}; only native runs in lockstep with the official code.")
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
-    case = _case(reference)
+    reference, candidate = reference_and_run(runs, against)
+    case = _case(reference, candidate)
     options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
     compute_on(threads, options.device)
-    runs = _runs(reference, case, against)
+    pair = None if candidate is None else (_reference(reference, case), read_run(candidate))
     stages = tuple(stage or (("denoising",) if block else STAGES))
     with progress_of(f"isolate {case.id}", quiet or json) as progress:
         found = measure(
@@ -69,34 +81,57 @@ def isolate(
             blocks=block or None,
             harmless=harmless,
             oracle=oracle,
-            inherited=_inherited(runs),
+            inherited=_inherited(pair),
             progress=progress,
         )
-    bound = None if runs is None else bound_runs(runs[:1], runs[1])
-    if not saved_or_said(lambda: found.document(bound), save, json):
+    bound = None if pair is None else bound_runs(pair[:1], pair[1])
+    if not save_or_print(lambda: found.document(bound), save, json):
         _draw(found, every)
     return 0
 
 
-def _case(reference: str) -> "Case":
+def reference_and_run(runs: list[str], against: str | None) -> tuple[str, Path | None]:
+    """The reference and the folder of the candidate's free run, None where none is named.
+
+    `RUN --against REF` is as every verb has it, `REF --against RUN` as this one had it. They are told by the run under
+    test: it is of a candidate, and the one that is of the official code, or no run at all, is the reference. Of two
+    candidates, the second is under test.
+    Raises: RunError for more than two runs, or a reference named twice.
+    """
+    if against is None or len(runs) > 1:
+        reference, run = two_runs(runs, against)
+        return (str(run), None) if reference is None else (reference, run)
+    if _of_candidate(runs[0]) and not _of_candidate(against):
+        return against, Path(runs[0])
+    return runs[0], Path(against)
+
+
+def _of_candidate(name: str) -> bool:
+    """True for a run that is not of the official code."""
+    from parity.runs.folder import RUN_FILE, read_run
+
+    return (Path(name) / RUN_FILE).is_file() and read_run(Path(name)).manifest.runner != "official"
+
+
+def _case(reference: str, candidate: Path | None) -> "Case":
     from parity.runs.case import case_with_pictures
     from parity.runs.folder import RUN_FILE, read_run
-    from parity.runs.golden import find_case
+    from parity.runs.golden import find_case, names_golden
 
     if (Path(reference) / RUN_FILE).is_file():
         return case_with_pictures(read_run(Path(reference)))
+    if candidate is not None and names_golden(reference):
+        return case_with_pictures(read_run(candidate))
     return find_case(reference)
 
 
-def _runs(reference: str, case: "Case", against: Path | None) -> "tuple[Run, Run] | None":
-    """The reference, of a case its golden, and the candidate's free run; None if no such run was named."""
-    from parity.runs.folder import RUN_FILE, read_run
-    from parity.runs.golden import golden_of
+def _reference(name: str, case: "Case") -> "Run":
+    """The reference run; of a case its golden."""
+    from parity.runs.folder import RUN_FILE
+    from parity.runs.golden import golden_of, names_golden, reference_run
 
-    if against is None:
-        return None
-    folder = Path(reference)
-    return read_run(folder) if (folder / RUN_FILE).is_file() else golden_of(case.id), read_run(against)
+    is_run = names_golden(name) or (Path(name) / RUN_FILE).is_file()
+    return reference_run(name, case.id) if is_run else golden_of(case.id)
 
 
 def _inherited(runs: "tuple[Run, Run] | None") -> dict[str, float]:

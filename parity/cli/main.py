@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-COULD_NOT_JUDGE = 2
+from parity.cli import COULD_NOT_JUDGE
 
 
 def main() -> NoReturn:

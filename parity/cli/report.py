@@ -28,7 +28,7 @@ def report(
     """Draw a run beside its reference; exits 0 once the page is written, whatever it says, and `parity gate` judges."""
     from parity.diff.runs import compare_runs
     from parity.explain.diagnosis import diagnosed_or_refused
-    from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
+    from parity.judge.gate import calibrated_floors, compare_as_judged, verdict_or_reason
     from parity.judge.perf import load_perf_registry
     from parity.judge.registry import device_of, load_registry
     from parity.judge.timed import judge_timed, timed_run
@@ -46,7 +46,7 @@ def report(
     reference = reference_run(against or GOLDEN, candidate.case_id)
     try:
         found = compare_as_judged(reference, candidate, isolated)
-        verdict = judged_or_refused(found)
+        verdict = verdict_or_reason(found)
     except RunError as error:  # of a golden that says what limits hold for; the runs can be drawn without
         found = compare_runs(reference, candidate, isolated)
         verdict = str(error)

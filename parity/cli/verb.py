@@ -8,8 +8,8 @@ from typing import Any, Final, ParamSpec
 import typer
 from rich.text import Text
 
+from parity.cli import COULD_NOT_JUDGE
 from parity.cli.interrupt import interrupt_if_heard
-from parity.cli.main import COULD_NOT_JUDGE
 from parity.cli.memory import require_memory
 from parity.report.ending import debugging, sentence_of, traceback_of
 from parity.report.terminal import Terminal
@@ -51,7 +51,7 @@ def could_not_judge(error: BaseException) -> int:
     return COULD_NOT_JUDGE
 
 
-def saved_or_said(document: Callable[[], Any], save: Path | None, json: bool) -> bool:
+def save_or_print(document: Callable[[], Any], save: Path | None, json: bool) -> bool:
     """Write what a verb found where --out says, and print it if --json asks for it; returns whether it was printed."""
     from parity.trace.atomic import plain, write_json_atomic
 

@@ -14,8 +14,9 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from parity.cli import COULD_NOT_JUDGE
+
 WATCHED: Final = ("run", "check-runner")  # verbs that take FILE.py:CLASS and run it in their own process
-COULD_NOT_JUDGE: Final = 2
 ENDED: Final = (
     "error: the engine ended the process (exit code {code}) before the verb came to its end, so nothing was "
     "recorded or judged. Let it return, or raise.\n"

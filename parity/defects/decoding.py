@@ -178,7 +178,7 @@ def tiles_without_overlap(
     when=lambda chunk, *_: chunk.weights is not None,
 )
 def tiles_divided_by_count(original: Original, chunk: Any, tile: Tile, *rest: Any) -> None:
-    """Where masks do not add up to one, the sum of tiles is divided by how many they are there."""
+    """The sum of tiles is divided by their number where masks do not add up to one."""
     before = chunk.weights.clone()
     original(chunk, tile, *rest)
     chunk.weights.copy_(before)

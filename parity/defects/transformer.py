@@ -202,7 +202,7 @@ def cross_gate_level_unscaled(model: Transformer) -> None:
     model.config = replace(model.config, cross_gate_timestep_scale=1.0)
 
 
-@replaces(denoising, "_modality", f"{FIRST}/*", isolated_at=("denoise/000/cond/modulation/video/*",), variant=PICTURE)
+@replaces(denoising, "modality_at", f"{FIRST}/*", isolated_at=("denoise/000/cond/modulation/video/*",), variant=PICTURE)
 def given_tokens_told_sigma(original: Original, state: Any, *rest: Any) -> Any:
     """Tokens of the picture are told the step's noise level although they carry none."""
     return original(replace(state, denoise_mask=torch.ones_like(state.denoise_mask)), *rest)

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from parity.diff.finding import Finding, count_finding, non_finite_findings
+from parity.diff.comparison import Finding, count_finding, non_finite_findings
 from parity.diff.lag import correlation_lag
 from parity.diff.metric import highest, lowest
 from parity.diff.spectral import log_mel_distance_db, stft_distances

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from parity.diff.audio import AudioDiff
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.diff.frames import FramesDiff
 from parity.diff.lag import difference_lag
 from runners.errors import ShapeError

@@ -1,20 +1,50 @@
-"""The conditions under which two runs may be compared: of one release, one request and one set of pictures.
+"""Two runs before any number of them: what each says of itself, and whether that allows a comparison.
 
-Other weights can be compared, and are what differs (`parity.diff.identity`); weights that nobody named cannot.
+They must be of one release, one request and one set of pictures. Other weights can be compared, and are what differs;
+weights that nobody named cannot.
+
+Every run carries a random id, and times that no other run has to the last bit. A run beside itself, its copy, its hard
+links or its copy under another label would pass any gate, so it is a finding, and so is a label that contradicts the
+other run's where the two are of one model: dtype, version and number of blocks. Goldens and runs made before there were
+ids have none, and a copy may be given another. They are told by their times: end to end, of each stage and of each
+step, as the clock gave them, in billionths of a second. Two runs share none of them, so one that is equal in one place
+is enough. Rounded times tell nothing, nor do short ones, which meet by chance; GPU events are coarser than the clock,
+so of their times two must be equal.
+
+What a run says twice must be one thing. `decode/frames` and `decode/waveform` are what is handed back, and the state
+after the last step is the final latent, as tokens. So the sketches of these taps can be worked out from the outputs,
+and a run that took another's trace beside outputs of its own contradicts itself.
+
+Axes: B batch, C channel, F frame, H row, W column, T token, M mel bin.
 """
 
-from typing import Final
+import math
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Final
 
-from parity.diff.finding import Finding
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from parity.diff.comparison import Finding, Side
 from parity.runs.difference import Difference
 from parity.runs.environment import differences
-from parity.runs.folder import Run
+from parity.runs.folder import DATA_FILES, Run, RunManifest, RunOutputs
+from parity.runs.reduced import ReducedOutputs
+from parity.taps.dataflow import Dataflow
+from parity.taps.name import place_of
+from parity.trace.consistency import unlike_output
+from parity.trace.file import Trace
+from runners.catalogue import NAMES
 from runners.errors import RunError
+from runners.protocol import CANDIDATE
 
 # Official code that needs other versions of these than this project has. On a CPU they yield the same bits, which
 # tests/runners/native/test_exact_tier_releases.py holds at every tap, so there they make no other environment.
 OWN_PACKAGES: Final = {"1.2.0": ("transformers", "tokenizers")}
 SIGMA_ROUNDING: Final = 1e-6  # levels are at most 1, where an operation in float32 rounds by 6e-8
+SHORTEST_TOLD_S: Final = 0.01  # a time that scatters by 1 %, so over 100,000 billionths of a second
 MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 
@@ -55,6 +85,30 @@ def require_same_weights(reference: Run, candidate: Run) -> None:
     """Refuse two runs of different weights, where nothing else can come of them. Raises: RunError."""
     for one in weights_findings(reference, candidate):
         raise RunError(f"{one.message}; pass the same --weights to both.")
+
+
+def flow_of(reference: Run, candidate: Run, trace: Trace | None) -> Dataflow:
+    """The dataflow of the case of two runs, on as many blocks as either run says its model has.
+
+    Of runs that say nothing, the reference's trace knows: a last block that it lacks is then not missed.
+
+    Raises: RunError if the trace names no block although all taps were asked for, or a tap that is none, or if there is
+        no trace to ask.
+    """
+    known = reference.manifest.num_blocks or candidate.manifest.num_blocks
+    if known is not None:
+        return Dataflow(reference.case, known)
+    if trace is None:
+        raise RunError(
+            f"Neither {reference.folder} nor {candidate.folder} says how many blocks its model has; run again."
+        )
+    blocks = {block for tap in trace if "/block/" in tap and (block := place_of(tap).block) is not None}
+    if not blocks and trace.pattern in (None, "*"):
+        raise RunError(
+            f"The trace in {reference.folder} has no taps of blocks, so the depth of the model cannot be told; "
+            "record it with --taps '*'."
+        )
+    return Dataflow(reference.case, max(blocks, default=0) + 1)
 
 
 def manifest_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
@@ -109,3 +163,142 @@ def _case_differences(old: object, new: object, key: str = "") -> list[Differenc
 def _short(value: object) -> str:
     words = repr(value)
     return words if len(words) <= MOST_OF_A_VALUE else f"{words[:MOST_OF_A_VALUE]}..."
+
+
+def sides_of(reference: Run, candidate: Run) -> tuple[Side, Side, tuple[Difference, ...]]:
+    """Both sides, and what differs in where they were made and can change bits."""
+    return side_of(reference), side_of(candidate), tuple(environment_differences(reference, candidate))
+
+
+def side_of(run: Run) -> Side:
+    """The side that a run is."""
+    record = run.manifest
+    where = record.environment
+    return Side(
+        runner=record.runner,
+        tier=record.tier,
+        dtype=record.dtype,
+        reference=record.reference,
+        run_sha256=run.sha256,
+        described=tuple(map(str, record.details.get(CANDIDATE, ()))),
+        run_id=record.run_id,
+        code=_text(where, "source_hash"),
+        created_utc=record.created_utc,
+        device=_text(where, "device"),
+        processor=_text(where, "device_name") or _text(where, "cpu"),
+    )
+
+
+def _text(environment: Mapping[str, Any], key: str) -> str:
+    value = environment.get(key)
+    return "" if value is None else str(value)
+
+
+def identity_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
+    """The candidate as the reference's own run, and what the two cannot both say: of their model, of its weights."""
+    labels = _contradictions(reference.manifest, candidate.manifest)
+    return (*_same_run(reference, candidate), *labels, *weights_findings(reference, candidate))
+
+
+def _same_run(reference: Run, candidate: Run) -> Iterable[Finding]:
+    old, new = reference.manifest, candidate.manifest
+    if old.run_id and old.run_id == new.run_id:
+        how = f"both are run {old.run_id}"
+    elif linked := _linked(reference, candidate):
+        how = f"{linked} is one file on disk"
+    elif shared := _shared_times(old, new):
+        how = f"they took the same time to the last digit ({', '.join(shared[:3])})"
+    else:
+        return
+    yield Finding(code="same_run", where="run", message=f"{how}; run the candidate by itself, or compare another run")
+
+
+def _shared_times(old: RunManifest, new: RunManifest) -> list[str]:
+    """The places in which two runs took a time that no two runs share; empty if they may be two."""
+    theirs, ours = _times(old), _times(new)
+    shared = {where: time for where, time in theirs.items() if ours.get(where) == time and _by_a_clock(time)}
+    enough = len(shared) > 1 or not any(map(_by_gpu_events, shared.values()))
+    return list(shared) if enough else []
+
+
+def _times(record: RunManifest) -> dict[str, float]:
+    steps = {f"step {index}": time for index, time in enumerate(record.step_s)}
+    return {
+        "end to end": record.end_to_end_s,
+        **{f"stage {name}": time for name, time in record.stage_s.items()},
+    } | steps
+
+
+def _by_a_clock(duration_s: float) -> bool:
+    """True for a time with digits below a microsecond and long enough to scatter by far more than these."""
+    return duration_s >= SHORTEST_TOLD_S and round(duration_s, 6) != duration_s
+
+
+def _by_gpu_events(duration_s: float) -> bool:
+    """True for a time that is a float32 number of milliseconds, as events give it: of 2 s, to 0.1 microseconds."""
+    milliseconds = duration_s * 1e3
+    return math.isclose(float(torch.tensor(milliseconds, dtype=torch.float32)), milliseconds, rel_tol=1e-13)
+
+
+def _linked(reference: Run, candidate: Run) -> str | None:
+    """A data file that both folders hold as one file, through a link or because they are one folder."""
+    both = reference.manifest.files.keys() & candidate.manifest.files.keys()
+    for name in DATA_FILES:
+        if name in both and reference.file(name).is_same_file(candidate.file(name)):
+            return name
+    return None
+
+
+def _contradictions(old: RunManifest, new: RunManifest) -> Iterable[Finding]:
+    """Labels that two runs on the same weights cannot both have.
+
+    A reference that does not say it is older, and contradicts nothing. A known runner always says it, so a candidate
+    that lost it is not taken for one that agrees.
+    """
+    pairs: dict[str, tuple[object, object]] = {
+        "dtype": (old.dtype, new.dtype),
+        "model_version": (old.model_version, new.model_version),
+        "num_blocks": (old.num_blocks, new.num_blocks),
+    }
+    for where, (theirs, ours) in pairs.items():
+        if theirs in (None, "") or theirs == ours:
+            continue
+        if ours not in (None, "") or new.runner in NAMES:
+            message = f"reference says {theirs}, candidate says {'nothing' if ours in (None, '') else ours}"
+            yield Finding(code="identity_mismatch", where=where, message=message)
+
+
+def output_taps(outputs: RunOutputs | ReducedOutputs, steps: int) -> dict[str, Tensor]:
+    """The taps whose every bit the outputs tell. Of a reduced run, the frames are not all there."""
+    last, video, audio = f"denoise/{steps - 1:03d}/latent", outputs.video_latent, outputs.audio_latent
+    found = {"decode/waveform": outputs.audio_waveform}
+    if isinstance(outputs, RunOutputs):
+        found["decode/frames"] = outputs.video_frames
+    if video is not None:
+        found[f"{last}/video"] = rearrange(video, "b c f h w -> b (f h w) c")
+    if audio is not None:
+        found[f"{last}/audio"] = rearrange(audio, "b c t m -> b t (c m)")
+    return found
+
+
+def output_findings(
+    side: str, run: Run, outputs: RunOutputs | ReducedOutputs, steps: int, other: Trace
+) -> Iterable[Finding]:
+    """Taps of a run with a trace that are not its own outputs.
+
+    Args:
+        side: "reference" or "candidate", for the message.
+        run: the run. One that was imported has taps of a dump, and outputs that went through an encoder.
+        outputs: of the run.
+        steps: that the case asks for.
+        other: trace of the other side; where it has the same bits, statistics are held to it already.
+    """
+    if run.imported is not None:
+        return
+    for tap, output in output_taps(outputs, steps).items():
+        if tap not in run.trace:
+            continue
+        statistics = other.bits.get(tap) != run.trace.bits[tap]
+        found = partial(unlike_output, run.trace[tap], output, statistics=statistics)
+        if words := run.once(("unlike output", tap, statistics), found):
+            yield Finding(code="contradictory_trace", where=tap, message=f"of the {side}: {words}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from parity.diff.finding import Finding, count_finding
+from parity.diff.comparison import Finding, count_finding
 from parity.diff.metric import average, highest, lowest
 from runners.errors import ShapeError
 

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from parity.diff.finding import Finding
-from parity.diff.levels import MEASURED, EvidenceLevel
+from parity.diff.comparison import MEASURED, EvidenceLevel, Finding
 from parity.diff.metric import METRICS
 from parity.runs.encoding import Colour, Matrix
-from parity.runs.folder import Imported, Run, RunOutputs
+from parity.runs.folder import ImportRecord, Run, RunOutputs
 from parity.runs.outputs import LATENTS
 from parity.runs.through_encoder import through_encoder
 from runners.errors import RunError
@@ -36,12 +35,12 @@ COLOURS: Final = tuple(Colour(full_range=full, matrix=matrix) for full in (False
 LUMA_OF: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # weights of red and blue in Y
 
 
-def outputs_level(imported: Imported | None) -> EvidenceLevel:
-    """The level of outputs of a candidate: whole, or without latents that its import was not given."""
-    return MEASURED if imported is None or imported.latents else WITHOUT_LATENTS
+def outputs_level(imported: ImportRecord) -> EvidenceLevel:
+    """The level of imported outputs: whole, or without latents that the import was not given."""
+    return MEASURED if imported.latents else WITHOUT_LATENTS
 
 
-def losses_of(reference: Run, imported: Imported) -> RunOutputs:
+def losses_of(reference: Run, imported: ImportRecord) -> RunOutputs:
     """The reference's outputs through the encoder that the candidate's went through; without latents if it has none.
 
     Raises: RunError for a reference that keeps reduced outputs, whose frames cannot be encoded.
@@ -61,8 +60,8 @@ def without_latents(outputs: RunOutputs) -> RunOutputs:
     return replace(outputs, video_latent=None, audio_latent=None)
 
 
-def import_findings(reference: RunOutputs, candidate: RunOutputs, imported: Imported) -> tuple[Finding, ...]:
-    """What the files of an import say wrongly of themselves.
+def import_findings(reference: RunOutputs, candidate: RunOutputs, imported: ImportRecord) -> tuple[Finding, ...]:
+    """Findings of what the files of an import say wrongly of themselves.
 
     Args:
         reference: with the same losses.
@@ -83,7 +82,7 @@ def import_findings(reference: RunOutputs, candidate: RunOutputs, imported: Impo
 
 
 def meant_colour(reference: Tensor, candidate: Tensor, said: Colour | None) -> tuple[Colour, Colour] | None:
-    """How a candidate's planes were read and how they were meant, if the second fits the reference far better.
+    """The reading of a candidate's planes and the one that was meant, if the second fits the reference far better.
 
     Args:
         reference: uint8 (F, H, W, 3), RGB.

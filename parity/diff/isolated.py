@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
-from parity.diff.finding import Finding
+from parity.diff.comparable import flow_of
+from parity.diff.comparison import Finding
 from parity.diff.metric import ISOLATED
-from parity.runs.case import flow_of
 from parity.runs.environment import differences
 from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.group import isolated_group, worst_by_group
@@ -146,7 +146,7 @@ def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> Save
     Raises: RunError if the file is none, is not a whole isolation, or is not of these runs, or of another request,
         weights, environment or code than the candidate.
     """
-    remedy = "isolated errors for a gate come from `parity isolate REF --against RUN --weights W --out FILE`"
+    remedy = "isolated errors for a gate come from `parity isolate REF RUN --weights W --out FILE`"
     found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, references, candidate)
     count = len(candidate.manifest.step_s)

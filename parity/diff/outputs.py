@@ -1,22 +1,29 @@
 """Everything a run yields against everything a reference yields: frames, sound, latents, and sound against picture.
 
+Reduced outputs are compared with reduced outputs: key frames in full, all frames small, all frames' hashes for bit
+equality.
+
 Axes: F frame, H row, W column, C channel, N sample.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from parity.diff import audio, av_offset, frames, tensors
 from parity.diff.audio import AudioDiff
 from parity.diff.av_offset import AvOffset
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.diff.frames import FramesDiff
 from parity.diff.metric import tensor_metrics
 from parity.diff.tensors import TensorDiff
+from parity.runs.reduced import ReducedOutputs
+
+_SMALL = "small_"
 
 
 class BesideFrames(Protocol):
@@ -66,6 +73,7 @@ class OutputsDiff:
     offset: AvOffset
     video_latent: TensorDiff | None
     audio_latent: TensorDiff | None
+    reduced: bool = False
 
 
 def compare_outputs(reference: Outputs, candidate: Outputs) -> OutputsDiff:
@@ -152,3 +160,30 @@ def _latent(
     diff = tensors.compare(reference, candidate, where=name)
     metrics = {**diff.summary(name), f"outputs.bit_equal.{name}": float(diff.bit_equal)}
     return diff, metrics, diff.findings
+
+
+def compare_reduced(reference: ReducedOutputs, candidate: ReducedOutputs) -> OutputsDiff:
+    """Compare outputs that `parity.runs.reduced.reduce_outputs` made of two runs' outputs.
+
+    Returns: an OutputsDiff. `frames.` metrics are of the key frames, `small_frames.` and the frame lag of small copies
+        of all frames. Where clips differ in count or size, both are `nan` and a finding says why.
+    """
+    findings = frames.shape_findings(reference.frame_shape, candidate.frame_shape)
+    if findings:
+        key = small = FramesDiff(
+            count_difference=candidate.frame_shape[0] - reference.frame_shape[0], bit_equal=False, findings=findings
+        )
+    else:
+        key = frames.compare(reference.key_frames, candidate.key_frames)
+        small = frames.compare(reference.small_frames, candidate.small_frames)
+        small = replace(
+            small,
+            bit_equal=torch.equal(reference.frame_sha256, candidate.frame_sha256),
+            findings=(*key.findings, *small.findings),
+        )
+    count = "frames.count.difference"
+    # Key frames lie far apart, so their flicker would be none.
+    metrics = {name: value for name, value in key.summary().items() if not name.startswith("frames.flicker.")}
+    metrics |= {_SMALL + name: value for name, value in small.summary().items() if name != count}
+    metrics[count] = small.summary()[count]
+    return replace(with_frames(small, metrics, reference, candidate), reduced=True)

@@ -3,34 +3,34 @@
 The result holds numbers only and can be saved, so that a run is judged again later without its tensors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from parity.diff.comparable import environment_differences, require_comparable, sigma_findings, weights_findings
-from parity.diff.compared import Comparison
-from parity.diff.drift_level import drift_level, drift_metrics, isolated_level, trace_damage, without_trace
-from parity.diff.finding import Finding
-from parity.diff.identity import identity_findings, side_of
+from parity.diff.comparable import (
+    flow_of,
+    identity_findings,
+    output_findings,
+    require_comparable,
+    sides_of,
+    sigma_findings,
+)
+from parity.diff.comparison import MEASURED, NOT_ISOLATED, OUTPUTS, Comparison, EvidenceLevel, Finding, Side, Sides
 from parity.diff.imported import import_findings, losses_of, outputs_level
 from parity.diff.isolated import isolated_numbers, places_of, read_isolated
-from parity.diff.left_out import LeftOut
-from parity.diff.levels import MEASURED, NOT_ISOLATED, OUTPUTS, EvidenceLevel
-from parity.diff.metric import METRICS
-from parity.diff.outputs import compare_outputs
-from parity.diff.reduced_outputs import compare_reduced
-from parity.diff.side import Side, Sides
-from parity.diff.tapped_outputs import output_findings
-from parity.diff.traces import TraceDiff, compare_traces
-from parity.runs.case import flow_of
+from parity.diff.metric import DRIFT, METRICS
+from parity.diff.outputs import OutputsDiff, compare_outputs, compare_reduced
+from parity.diff.traces import OmittedTaps, TraceDiff, compare_traces
 from parity.runs.difference import Difference, read_beside
 from parity.runs.folder import TRACE_FILE, Run
 from parity.runs.golden import golden_of, has_golden, stays_whole
 from parity.runs.reduced import ReducedOutputs, default_box_px, kept_taps_of, read_reduced, reduce_outputs
 from parity.taps.dataflow import Dataflow
+from parity.taps.group import DRIFT_GROUPS, drift_group, worst_by_group
 from parity.taps.pattern import chosen
 from parity.trace.file import Trace
 from runners.errors import RunError
@@ -49,7 +49,7 @@ class RunsDiff(Comparison):
     environment: tuple[Difference, ...]  # what differs between the two and can change bits
     metrics: dict[str, float]
     per_frame: dict[str, list[float]]  # for tables and reports, by metric
-    left_out: LeftOut = field(default_factory=LeftOut)  # taps of both runs that could not be compared
+    left_out: OmittedTaps = field(default_factory=OmittedTaps)  # taps of both runs that could not be compared
 
     @property
     def sides(self) -> Sides:
@@ -68,6 +68,15 @@ class GoldenSubset:
 
     box_px: int
     pattern: str | None  # of the taps with sketches
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LevelEvidence:
+    """A level of evidence with its numbers and findings."""
+
+    level: EvidenceLevel
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
 
 
 def subset_phrase(subset: GoldenSubset | None) -> str:
@@ -91,109 +100,51 @@ def compare_runs(
     Raises: RunError as `require_comparable`, and for outputs or a file of isolated errors that cannot be read.
     """
     require_comparable(reference, candidate)
-    if misshapen := candidate.misshapen_outputs():
-        return _without_numbers(reference, candidate, misshapen)
-    imported = candidate.imported
-    compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
-    reduced = bool(compared_on)
-    told: tuple[Finding, ...] = ()
-    if imported is not None and (not reduced or not imported.encoding.lossless):
-        old, new, reduced = losses_of(reference, imported), candidate.outputs(), False
-        outputs, told = compare_outputs(old, new), import_findings(old, new, imported)
-        compared_on = "" if imported.encoding.lossless else imported.form
-    elif reduced:
-        old_reduced, new_reduced = reduced_alike(reference, candidate, subset)
-        if imported is not None and not imported.latents:
-            old_reduced = replace(old_reduced, video_latent=None, audio_latent=None)
-        outputs = compare_reduced(old_reduced, new_reduced)
-    else:
-        outputs = compare_outputs(reference.outputs(), candidate.outputs())
-    small = "small_" if reduced else ""
-    metrics = dict(outputs.metrics)
-    findings = [*identity_findings(reference, candidate), *weights_findings(reference, candidate)]
-    findings += [*_not_whole(candidate), *told, *outputs.findings]
-    levels = {OUTPUTS: outputs_level(imported), "isolated": isolated_level(NOT_ISOLATED, candidate)}
-    omitted = LeftOut()
-    traced = reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)
-    if traced and (damage := trace_damage(reference, candidate)) is not None:
-        findings.append(damage)
-        levels["drift"] = EvidenceLevel(
-            measured=False, why="the candidate's trace cannot be compared", lacking=len(reference.trace.bits)
-        )
-    elif traced:
-        traces, flow = _compare_taps(reference, candidate)
-        omitted = traces.left_out
-        findings += [*traces.findings, *omitted.owed]
-        for side, run, other in (("reference", reference, candidate), ("candidate", candidate, reference)):
-            made = reduced_of(run) if run.reduced else run.outputs()
-            findings += output_findings(side, run, made, flow.steps, other.trace)
-        metrics["taps.bit_different"] = float(traces.bit_different)
-        pattern = None if subset is None else subset.pattern
-        metrics |= drift_metrics(traces, flow, pattern)
-        levels["drift"] = drift_level(traces, flow, candidate.offers, pattern)
-        levels["drift"] = replace(
-            levels["drift"],
-            why=_counted(traces, flow)
-            if levels["drift"].measured and traces.compared < len(flow.taps)
-            else levels["drift"].why,
-            compared=traces.compared,
-            drifting=sum(chosen(tap, pattern) for tap in traces.taps),
-            of=len(flow.taps),
-            lacking=_lacking(reference.trace, traces, flow),
-        )
-    else:
-        levels["drift"] = without_trace(reference, candidate)
-    if isolated is not None:
-        try:
-            saved = read_isolated(isolated, [reference], candidate)
-            alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
-        except RunError as error:
-            # What cannot be read, or is of another run, is no evidence, and must not keep what the runs show from
-            # deciding.
-            findings.append(Finding(code="not_isolated", where="isolated", message=str(error)))
-            levels["isolated"] = EvidenceLevel(measured=False, why="what was given is not of these runs, or not whole")
-        else:
-            findings += alone.findings
-            metrics |= alone.metrics
-            levels["isolated"] = MEASURED
-    findings += sigma_findings(reference, candidate)
-    return RunsDiff(
-        case=reference.case_id,
-        reference=side_of(reference),
-        candidate=side_of(candidate),
-        environment=tuple(environment_differences(reference, candidate)),
+    labels = identity_findings(reference, candidate)
+    old, new, environment = sides_of(reference, candidate)
+    found = partial(
+        RunsDiff,
+        case=reference.case.id,
+        reference=old,
+        candidate=new,
+        environment=environment,
         environment_of_candidate=candidate.manifest.environment,
-        metrics=metrics,
-        findings=tuple(findings),
+    )
+    if misshapen := candidate.misshapen_outputs():  # which is the difference; no number is of them
+        wrong = (Finding(code="shape_mismatch", where=name, message=f"of the candidate {s}") for name, s in misshapen)
+        why = "the candidate's outputs have other shapes than any, so nothing else was compared"
+        unmeasured = dict.fromkeys(("drift", "isolated"), EvidenceLevel(measured=False, why=why))
+        return found(metrics={}, findings=(*labels, *wrong), per_frame={}, levels={OUTPUTS: MEASURED} | unmeasured)
+    outputs, told, compared_on = _compare_outputs(reference, candidate, subset)
+    drift, omitted = _compare_taps(reference, candidate, None if subset is None else subset.pattern)
+    alone = _isolated(reference, candidate, isolated)
+    imported = candidate.imported
+    small = "small_" if outputs.reduced else ""
+    return found(
+        metrics={**outputs.metrics, **drift.metrics, **alone.metrics},
+        findings=(
+            *labels,
+            *_not_whole(candidate),
+            *told,
+            *outputs.findings,
+            *drift.findings,
+            *alone.findings,
+            *sigma_findings(reference, candidate),
+        ),
         per_frame={
             f"{small}psnr_db": [float(value) for value in outputs.frames.psnr_db],
             f"{small}ssim": [float(value) for value in outputs.frames.ssim],
             f"{small}mad": [float(value) for value in outputs.frames.mad],
             f"{small}flicker": [float(value) for value in outputs.frames.flicker],  # one fewer: changes
         },
-        levels=levels,
+        levels={
+            OUTPUTS: MEASURED if imported is None else outputs_level(imported),
+            "isolated": alone.level,
+            "drift": drift.level,
+        },
         compared_on=compared_on,
         form="" if imported is None else imported.form,
         left_out=omitted,
-    )
-
-
-def _without_numbers(reference: Run, candidate: Run, misshapen: Iterable[tuple[str, str]]) -> RunsDiff:
-    """A comparison with outputs that have another shape than any, which is the difference; no number is of them."""
-    wrong = [
-        Finding(code="shape_mismatch", where=name, message=f"of the candidate {words}") for name, words in misshapen
-    ]
-    why = "the candidate's outputs have other shapes than any, so nothing else was compared"
-    return RunsDiff(
-        case=reference.case_id,
-        reference=side_of(reference),
-        candidate=side_of(candidate),
-        environment=tuple(environment_differences(reference, candidate)),
-        environment_of_candidate=candidate.manifest.environment,
-        metrics={},
-        findings=(*identity_findings(reference, candidate), *weights_findings(reference, candidate), *wrong),
-        per_frame={},
-        levels={OUTPUTS: MEASURED} | dict.fromkeys(("drift", "isolated"), EvidenceLevel(measured=False, why=why)),
     )
 
 
@@ -204,10 +155,117 @@ def _not_whole(candidate: Run) -> Iterable[Finding]:
         yield Finding(code="reduced_candidate", where="outputs", message=message)
 
 
-def _lacking(reference: Trace, traces: TraceDiff, flow: Dataflow) -> int:
-    """Number of the reference's taps that were not compared, but for those that cannot be."""
+def _compare_outputs(
+    reference: Run, candidate: Run, subset: GoldenSubset | None
+) -> tuple[OutputsDiff, tuple[Finding, ...], str]:
+    """The outputs of both, what the files of an import say wrongly of themselves, and what was compared."""
+    imported = candidate.imported
+    compared_on = subset_phrase(subset or subset_of(reference) or subset_of(candidate))
+    if imported is not None and not (compared_on and imported.encoding.lossless):
+        old, new = losses_of(reference, imported), candidate.outputs()
+        form = "" if imported.encoding.lossless else imported.form
+        return compare_outputs(old, new), import_findings(old, new, imported), form
+    if not compared_on:
+        return compare_outputs(reference.outputs(), candidate.outputs()), (), ""
+    old_reduced, new_reduced = reduced_alike(reference, candidate, subset)
+    if imported is not None and not imported.latents:
+        old_reduced = replace(old_reduced, video_latent=None, audio_latent=None)
+    return compare_reduced(old_reduced, new_reduced), (), compared_on
+
+
+def _compare_taps(reference: Run, candidate: Run, pattern: str | None) -> tuple[_LevelEvidence, OmittedTaps]:
+    """Both traces; a difference of environment is named beside the numbers, not among the findings."""
+    if not (reference.has(TRACE_FILE) and candidate.has(TRACE_FILE)):
+        return _LevelEvidence(level=_without_trace(reference, candidate)), OmittedTaps()
+    old = reference.trace
+    if (damage := _trace_damage(old, candidate)) is not None:
+        why = "the candidate's trace cannot be compared"
+        return _LevelEvidence(
+            level=EvidenceLevel(measured=False, why=why, lacking=len(old.bits)), findings=[damage]
+        ), OmittedTaps()
+    new = candidate.trace
+    flow = flow_of(reference, candidate, old)
+    traces = compare_traces(old, new, flow, offered=candidate.offers)
+    findings = [*traces.findings, *traces.left_out.owed]
+    for side, run, other in (("reference", reference, new), ("candidate", candidate, old)):
+        findings += output_findings(side, run, reduced_of(run) if run.reduced else run.outputs(), flow.steps, other)
+    level = drift_level(traces, flow, candidate.offers, pattern)
     excused = {*traces.taps, *traces.by_bits, *traces.left_out.taps}
-    return sum(tap in reference.bits and tap not in excused for tap in flow.taps)
+    level = replace(
+        level,
+        why=_counted(traces, flow) if level.measured and traces.compared < len(flow.taps) else level.why,
+        compared=traces.compared,
+        drifting=sum(chosen(tap, pattern) for tap in traces.taps),
+        of=len(flow.taps),
+        lacking=sum(tap in old.bits and tap not in excused for tap in flow.taps),
+    )
+    metrics = {"taps.bit_different": float(traces.bit_different), **drift_metrics(traces, flow, pattern)}
+    return _LevelEvidence(level=level, metrics=metrics, findings=findings), traces.left_out
+
+
+def drift_metrics(diff: TraceDiff, flow: Dataflow, pattern: str | None = None) -> dict[str, float]:
+    """The worst error of each group of taps, by metric; of the taps that a pattern chooses, if one is given."""
+    worst = worst_by_group(
+        (drift_group(tap, flow.steps), error) for tap, error in diff.errors.items() if chosen(tap, pattern)
+    )
+    return {f"{DRIFT}{group}": error for group, error in worst.items()}
+
+
+def drift_level(diff: TraceDiff, flow: Dataflow, offered: str = "*", pattern: str | None = None) -> EvidenceLevel:
+    """Measured if every group of taps that the candidate can offer was recorded, at least in part, on both sides.
+
+    With a pattern, only the taps that it chooses count as recorded. A group whose taps could not be compared
+    (`parity.diff.traces`) is not measured, and nobody owes it.
+    """
+    wanted = {drift_group(tap, flow.steps) for tap in flow.taps}
+    offers = {drift_group(tap, flow.steps) for tap in flow.taps if chosen(tap, offered)}
+    there = {drift_group(tap, flow.steps) for tap in flow.taps if diff.is_wanted(tap) and chosen(tap, pattern)}
+    omitted = {drift_group(tap, flow.steps) for tap in diff.left_out.taps} - there
+    if missing := [group for group in DRIFT_GROUPS if group in offers - there - omitted]:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more groups" if len(missing) > 3 else "")
+        return EvidenceLevel(
+            measured=False, why=f"the traces were recorded by a pattern that leaves out {named}", owed=True
+        )
+    if not there:
+        why = diff.left_out.words if offers else "its runner offers no taps of this case"
+        return EvidenceLevel(measured=False, why=why)
+    return EvidenceLevel(
+        measured=True,
+        without=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in wanted - offers - there),
+        left_out=tuple(f"{DRIFT}{group}" for group in DRIFT_GROUPS if group in omitted),
+    )
+
+
+def _without_trace(reference: Run, candidate: Run) -> EvidenceLevel:
+    """The reason that there is no drift of two runs, of which one has no trace."""
+    if not reference.has(TRACE_FILE):
+        which = "the reference has no trace" if candidate.has(TRACE_FILE) else "neither run has a trace"
+        return EvidenceLevel(
+            measured=False, why=f"{which}; record {'it' if candidate.has(TRACE_FILE) else 'both'} with --taps '*'"
+        )
+    runner = candidate.manifest.runner
+    lacking = len(reference.trace.bits)
+    if candidate.offers:
+        why = f"runner {runner!r} offers taps and its run has no trace; record it with --taps '*'"
+        return EvidenceLevel(measured=False, why=why, owed=True, lacking=lacking)
+    return EvidenceLevel(measured=False, why=f"runner {runner!r} offers no internals", lacking=lacking)
+
+
+def _trace_damage(reference: Trace, candidate: Run) -> Finding | None:
+    """The reason that a candidate's trace is no evidence, though it has one; None if it can be compared.
+
+    What its outputs show is there all the same, and decides if it fails.
+    """
+    try:
+        buckets = candidate.trace.buckets
+    except RunError as error:
+        return Finding(code="unreadable_trace", where="drift", message=str(error))
+    if buckets == reference.buckets:
+        return None
+    message = (
+        f"its sketches have {buckets} buckets, the reference's {reference.buckets}; record it with the same number"
+    )
+    return Finding(code="unreadable_trace", where="drift", message=message)
 
 
 def _counted(traces: TraceDiff, flow: Dataflow) -> str:
@@ -215,11 +273,21 @@ def _counted(traces: TraceDiff, flow: Dataflow) -> str:
     return f"{count}; {traces.left_out.words}" if traces.left_out.taps else count
 
 
-def _compare_taps(reference: Run, candidate: Run) -> tuple[TraceDiff, Dataflow]:
-    """Both traces; a difference of environment is named beside the numbers, not among the findings."""
-    old, new = reference.trace, candidate.trace
-    flow = flow_of(reference, candidate, old)
-    return compare_traces(old, new, flow, offered=candidate.offers), flow
+def _isolated(reference: Run, candidate: Run, isolated: Path | None) -> _LevelEvidence:
+    """The isolated errors of the candidate; of the official code, which it compares with, there is none."""
+    if isolated is None:
+        official = candidate.manifest.runner == "official"
+        why = "the official code is what isolation compares with" if official else NOT_ISOLATED.why
+        return _LevelEvidence(level=replace(NOT_ISOLATED, why=why))
+    try:
+        saved = read_isolated(isolated, [reference], candidate)
+        alone = isolated_numbers(saved.errors(), places_of(saved, reference, candidate))
+    except RunError as error:
+        # What cannot be read, or is of another run, is no evidence, and must not keep what the runs show from deciding.
+        why = "what was given is not of these runs, or not whole"
+        finding = Finding(code="not_isolated", where="isolated", message=str(error))
+        return _LevelEvidence(level=EvidenceLevel(measured=False, why=why), findings=[finding])
+    return _LevelEvidence(level=MEASURED, metrics=alone.metrics, findings=alone.findings)
 
 
 def reduced_of(run: Run, box_px: int | None = None) -> ReducedOutputs:

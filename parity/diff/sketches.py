@@ -25,7 +25,7 @@ from typing import Final
 
 import torch
 
-from parity.diff.finding import Finding, non_finite_findings
+from parity.diff.comparison import Finding, non_finite_findings
 from parity.trace.sketch import TapSketch
 from runners.errors import ShapeError
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from parity.diff import tiles
-from parity.diff.finding import Finding, non_finite_findings
+from parity.diff.comparison import Finding, non_finite_findings
 from parity.diff.metric import tensor_metrics
 from parity.diff.ulp import HALF
 from runners.errors import ShapeError

@@ -2,9 +2,14 @@
 
 What must be there follows from the case (`parity.taps.dataflow`), not from either trace, so a tap missing on both sides
 is named too. Where a trace was recorded by a pattern, only the taps that both patterns chose are wanted; what lies in
-both is compared whatever either pattern, or the candidate's runner, says. Of taps that a
-golden kept no sketch of, it is known whether their bits are equal, and whether the other side's hold NaN. Taps that are
-not of one thing on both sides are left out (`parity.diff.left_out`), and the result says which.
+both is compared whatever either pattern, or the candidate's runner, says. Of taps that a golden kept no sketch of, it
+is known whether their bits are equal, and whether the other side's hold NaN.
+
+Taps that are not of one thing on both sides are left out, and the result says which. `text/{pos,neg}/hidden` are the
+prompt's real tokens. Older traces, those of the goldens at full size among them, hold them with the padding around
+them, which nothing reads and no two engines agree on. Where one of two traces is such a one, these taps are left out on
+both sides; what is computed from them is compared as ever. An old reference excuses that. A candidate that says it is
+old where the reference is not was not compared in what it owes, which is a finding.
 
 A guidance pass that another pass has taken the place of (a negative prompt that never arrived, two passes exchanged) is
 named as such: its predictions of both streams equal those of another pass of the reference, and not their own.
@@ -14,10 +19,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Final
+from typing import Final, Literal
 
-from parity.diff.finding import Finding, non_finite_findings
-from parity.diff.left_out import LeftOut, left_out
+from parity.diff.comparison import Finding, non_finite_findings
 from parity.diff.sketches import EQUAL_BITS, SketchDiff, relative_l2
 from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
@@ -30,7 +34,35 @@ from parity.trace.sketch import TapSketch
 SWAP_RATIO: Final = 3.0  # how much closer another pass must be to be taken for the one that ran
 SWAP_DRIFT: Final = 0.1  # relative L2 up to which two passes are equal; harmless noise moves a prediction by less
 ELSEWHERE: Final = "environment_mismatch"  # the one finding that equal bits answer
+SideName = Literal["reference", "candidate"]
+SIDES: Final[tuple[SideName, ...]] = ("reference", "candidate")
 _NON_FINITE: Final = ("nan_candidate", "inf_candidate", "nan_reference", "inf_reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmittedTaps:
+    """Taps that both traces should have and that were not compared; `padded` are the sides with padding in them."""
+
+    taps: tuple[str, ...] = ()
+    padded: tuple[SideName, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The taps and the reason; empty if there are none."""
+        if not self.taps:
+            return ""
+        sides = " and ".join(f"the {side}" for side in self.padded)
+        return (
+            f"{' and '.join(self.taps)} left out: {sides} "
+            f"{'were' if len(self.padded) > 1 else 'was'} recorded when they still held padding"
+        )
+
+    @property
+    def owed(self) -> tuple[Finding, ...]:
+        """A finding for each of them where the reference has the tokens alone and could have been compared."""
+        message = "the candidate was recorded when it still held padding, the reference was not; run the case again"
+        taps = self.taps if self.padded == ("candidate",) else ()
+        return tuple(Finding(code="missing_trace", where=tap, message=message) for tap in taps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +73,7 @@ class TraceDiff:
     findings: tuple[Finding, ...]
     is_wanted: Callable[[str], bool]  # which taps were wanted from both
     by_bits: Mapping[str, bool] = field(default_factory=dict)  # of taps without sketches: whether bits are equal
-    left_out: LeftOut = field(default_factory=LeftOut)  # what could not be compared, and is not wanted
+    left_out: OmittedTaps = field(default_factory=OmittedTaps)  # what could not be compared, and is not wanted
 
     @cached_property  # read once for each tap by whoever looks for the worst of 55,092
     def errors(self) -> dict[str, float]:
@@ -136,7 +168,25 @@ def compare_traces(
     return TraceDiff(taps=taps, findings=tuple(findings), is_wanted=is_wanted, by_bits=by_bits, left_out=omitted)
 
 
-def _contradictions(reference: Trace, candidate: Trace, omitted: LeftOut) -> Iterable[Finding]:
+def left_out(reference: Trace, candidate: Trace, flow: Dataflow, offered: str | None = None) -> OmittedTaps:
+    """Taps that a comparison must leave out.
+
+    Args:
+        reference: trace taken as true.
+        candidate: trace under test.
+        flow: the case's taps.
+        offered: pattern of the taps that the candidate's runner can offer; None for all.
+    """
+    padded = tuple(side for side, trace in zip(SIDES, (reference, candidate), strict=True) if trace.padded_text)
+    patterns = (reference.pattern_of_bits, candidate.pattern_of_bits, offered)
+    both = reference.bits.keys() & candidate.bits.keys() if padded else set[str]()
+    taps = tuple(
+        tap for tap in flow.text_taps if padded and (tap in both or all(chosen(tap, pattern) for pattern in patterns))
+    )
+    return OmittedTaps(taps=taps, padded=padded) if taps else OmittedTaps()
+
+
+def _contradictions(reference: Trace, candidate: Trace, omitted: OmittedTaps) -> Iterable[Finding]:
     """Taps of either side that cannot be, and taps of both that have equal bits and unequal statistics."""
     for side, trace in (("reference", reference), ("candidate", candidate)):
         for tap, words in trace.contradictions.items():

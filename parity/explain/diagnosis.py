@@ -9,20 +9,19 @@ import msgspec
 
 from parity.diff.comparable import (
     environment_differences,
+    flow_of,
     manifest_findings,
     require_comparable,
     require_same_weights,
 )
 from parity.diff.isolated import read_isolated
-from parity.diff.left_out import left_out
-from parity.diff.traces import compare_traces
+from parity.diff.traces import compare_traces, left_out
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
 from parity.explain.hints import Cause, shared_by_blocks
 from parity.explain.matching_tap import matching_tap
 from parity.explain.oracle import arbitrate
 from parity.runs.attention_kernels import kernel_differences
-from parity.runs.case import flow_of
 from parity.runs.folder import TRACE_FILE, Run
 from runners.errors import ParityError, RunError
 from runners.load import load

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.taps.dataflow import Dataflow
 from parity.taps.module_path import ModulePath, module_path
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.diff.traces import DriftGrid, TraceDiff, drift_grids
 from parity.explain.bits import BitEquality, bit_equality
 from parity.explain.divergence import Divergence, first_divergence

@@ -74,7 +74,7 @@ class RunnerCheck:
 
 @dataclass
 class Heard:
-    """What one run left: its outcome, and its taps in the order in which they came."""
+    """One run: its outcome, and its taps in the order in which they came."""
 
     outcome: Outcome
     taps: dict[str, Tensor] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Heard:
 
 
 def protocol_flaws(runner: Any) -> list[Flaw]:
-    """What a runner lacks of the protocol; with any of these it cannot be run."""
+    """The parts of the protocol that a runner lacks; with any of these it cannot be run."""
     flaws = []
     if not isinstance(getattr(runner, "name", None), str):
         flaws.append(_protocol("name", getattr(runner, "name", None), "a string"))
@@ -147,7 +147,7 @@ def check_run(
             flaws.append(found)
             departed.add(tap)
             continue
-        shaped[tap] = relative_l2(mine, theirs)
+        shaped[tap] = relative_l2_of_tensors(mine, theirs)
         if not shaped[tap] <= APART:
             departed.add(tap)
             if not inherited:
@@ -157,7 +157,7 @@ def check_run(
 
 
 def switch_flaws(name: str, before: Heard, after: Heard) -> list[Flaw]:
-    """What V2A off did not do: audio must no longer attend to video in any pass, and the sound must change."""
+    """The effects that V2A off lacks: audio must no longer attend to video in any pass, and the sound must change."""
     crossing = [tap for tap in after.taps if tap.endswith("/audio/av_attn")]
     flaws = []
     if crossing:
@@ -178,14 +178,14 @@ def switch_flaws(name: str, before: Heard, after: Heard) -> list[Flaw]:
     return flaws
 
 
-def relative_l2(mine: Tensor, theirs: Tensor) -> float:
+def relative_l2_of_tensors(mine: Tensor, theirs: Tensor) -> float:
     """Relative L2 of two tensors of one shape, in float64; nan where either is not finite."""
     truth = theirs.double()
     return float((mine.double() - truth).norm() / truth.norm().clamp(min=1e-30))
 
 
 def layout_hint(mine: Tensor, theirs: Tensor) -> str:
-    """How the values of one tensor lie in another of the same shape: "" where they are other values."""
+    """The order in which one tensor holds the values of another of the same shape: "" where they are other values."""
     if torch.equal(mine.flatten().double().sort().values, theirs.flatten().double().sort().values):
         for axis in range(mine.ndim):
             if _same_rows(mine, theirs, axis):
@@ -301,7 +301,7 @@ def _departure(tap: str, mine: Tensor, truth: Mapping[str, Tensor], error: float
         for other in ("cond", "uncond", "perturbed", "isolated"):
             name = tap.replace(f"/{place.guidance_pass}/", f"/{other}/", 1)
             if name != tap and name in truth and truth[name].shape == mine.shape:
-                near = relative_l2(mine, truth[name])
+                near = relative_l2_of_tensors(mine, truth[name])
                 if near < min(ALIKE, error / 3):
                     return Flaw(kind="other_pass", where=tap, got=f"the values of {name}", wanted="its own")
     return Flaw(

@@ -15,7 +15,7 @@ import torch
 
 from parity.identify.effect import effect
 from parity.identify.releases import ReleaseChange, named
-from parity.runs.case import case_of
+from parity.runs.case import case_of_run
 from parity.runs.execute import device_named, run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from runners.case import Case
@@ -86,4 +86,4 @@ def _case_with_pictures(run: Run, folder: Path) -> Case:
             raise RunError(
                 f"{path} is not the picture that {run.folder} was run with; name its folder with --pictures."
             )
-    return case_of(run, folder)
+    return case_of_run(run, folder)

@@ -16,7 +16,7 @@ from parity.isolate.choice import Around, Choice
 from parity.isolate.error import IsolatedError
 from parity.isolate.lockstep import Lockstep
 from parity.runs.environment import fingerprint
-from parity.runs.folder import dtype_name
+from parity.runs.folder import dtype_label
 from parity.taps.dataflow import Dataflow
 from runners.case import Case, case_document
 from runners.clock import STAGES, Progress, Quiet
@@ -146,7 +146,7 @@ def isolate(
             "inputs": {image.path: sha256_of(case.image_path(image)) for image in case.request.images},
             "runner": "native",
             "tier": options.tier,
-            "dtype": dtype_name(options.dtype),
+            "dtype": dtype_label(options.dtype),
             "details": details_of(config, sampling_params(case, config.reference)),
             "weights_hash": weights.hash,
             "environment": environment,

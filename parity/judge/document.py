@@ -13,11 +13,7 @@ import msgspec
 
 from runners.errors import RegistryError
 from runners.load import MAX_BYTES, parse, read_text
-
-
-class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything kept in a registry: immutable, and no key passes unnoticed."""
-
+from runners.strict import Strict
 
 Form = TypeVar("Form", bound=Strict)
 

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import msgspec
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.identity import side_of
-from parity.diff.levels import NO_TRACE
+from parity.diff.comparable import side_of
+from parity.diff.comparison import NO_TRACE, Comparison, Finding, Side, Sides
 from parity.diff.metric import BIT_EQUALITIES
-from parity.diff.outputs import compare_outputs
-from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.outputs import compare_outputs, compare_reduced
 from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
-from parity.diff.side import Side, Sides
 from parity.identify.releases import Follows, follows_another
 from parity.judge.document import naming
 from parity.judge.registry import WANTED, device_of, load_registry
+from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM, load_strength
-from parity.judge.verdict import Profile, Verdict, judge
+from parity.judge.verdict import Profile, Verdict
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunManifest, RunOutputs
@@ -37,7 +34,7 @@ from runners.errors import CaseError, ParityError, RegistryError
 
 
 @dataclass(frozen=True, kw_only=True)
-class InMemory(Comparison):
+class ComparisonInMemory(Comparison):
     """A comparison of outputs that are of no run with those of one."""
 
     reference: Side
@@ -115,7 +112,7 @@ def compare_in_memory(reference: Run, outputs: RunOutputs, profile: Profile) -> 
         found = compare_reduced(old, reduce_outputs(outputs, old.box_px))
     else:
         found = compare_outputs(reference.outputs(), outputs)
-    return InMemory(
+    return ComparisonInMemory(
         case=reference.case_id,
         reference=side_of(reference),
         metrics=found.metrics,
@@ -171,7 +168,7 @@ def _unsaid(found: RunsDiff) -> Iterable[Finding]:
     yield Finding(code="missing_trace", where="drift", message=message)
 
 
-def judged_or_refused(found: RunsDiff) -> Verdict | str:
+def verdict_or_reason(found: RunsDiff) -> Verdict | str:
     """The verdict, or why there can be none, for who goes on all the same."""
     try:
         return judge_numbers(found)
@@ -179,10 +176,10 @@ def judged_or_refused(found: RunsDiff) -> Verdict | str:
         return str(error)
 
 
-def judged_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
+def verdict_of_runs(reference: Run, candidate: Run, isolated: Path | None = None) -> Verdict | str:
     """The same of two runs: also why they cannot be compared as they are judged."""
     try:
-        return judged_or_refused(compare_as_judged(reference, candidate, isolated))
+        return verdict_or_reason(compare_as_judged(reference, candidate, isolated))
     except ParityError as error:
         return str(error)
 
@@ -224,7 +221,7 @@ def release_of_limits(case_id: str) -> str | None:
 
 
 def _limits_of_another_release(found: RunsDiff) -> str:
-    """Why limits of a case do not hold, if its file names another release. A case moves with its limits."""
+    """The reason that limits of a case do not hold, if its file names another release. A case moves with its limits."""
     follows, named = found.reference.reference, release_of_limits(found.case)
     if named in (None, follows):
         return ""

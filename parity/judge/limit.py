@@ -30,9 +30,9 @@ from typing import Final, Literal
 import msgspec
 
 from parity.diff.metric import DRIFT, ISOLATED, Direction, Metric
-from parity.judge.document import Strict
 from parity.runs.difference import Difference
 from runners.errors import RegistryError
+from runners.strict import Strict
 
 MARGIN: Final = 1.25
 MIN_FLOOR_SAMPLES: Final = 2  # one sample shows no variation

@@ -17,11 +17,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import METRICS, Direction
-from parity.judge.document import Strict, as_form, document_text, json_value, naming
+from parity.judge.document import as_form, document_text, json_value, naming
 from parity.judge.limit import Calibration, Limit, Samples, Status
 from parity.trace.atomic import plain, write_bytes_atomic
 from runners.errors import RegistryError
 from runners.files import read_bytes
+from runners.strict import Strict
 
 SAMPLES_FOLDER: Final = "samples"  # beside the registry
 SAMPLES_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,180}-([0-9a-f]{64})\.json"  # no folder can be said in it

@@ -17,9 +17,10 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from parity.judge.document import Strict, load_document
+from parity.judge.document import load_document
 from parity.trace.atomic import plain, write_json_atomic
 from runners.errors import RegistryError
+from runners.strict import Strict
 
 SCHEMA_VERSION: Final = 1
 MIN_INTERVAL_SAMPLES: Final = 3
@@ -75,7 +76,7 @@ class Machine(Strict, frozen=True, kw_only=True):
         return {"device": self.device, "cpu": self.cpu, "threads": str(self.threads)}
 
 
-class Timed(Strict, frozen=True, kw_only=True):
+class TimeSubject(Strict, frozen=True, kw_only=True):
     """The subject of times. `work` names what else decides their amount, such as the weights' hash and the dtype."""
 
     case: str
@@ -93,7 +94,7 @@ class Timed(Strict, frozen=True, kw_only=True):
         return {"case": self.case, "runner": self.runner, "tier": self.tier, **self.machine.identity(), **self.work}
 
 
-class Baseline(Timed, frozen=True, kw_only=True):
+class Baseline(TimeSubject, frozen=True, kw_only=True):
     """The times of one case on one machine, every run kept; there is one baseline of each key."""
 
     runs: tuple[Times, ...]
@@ -178,7 +179,7 @@ class PerfVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return {**document, "exit_code": self.exit_code}
 
 
-def judge_perf(registry: PerfRegistry, timed: Timed, runs: Sequence[Times]) -> PerfVerdict:
+def judge_perf(registry: PerfRegistry, timed: TimeSubject, runs: Sequence[Times]) -> PerfVerdict:
     """Compare runs of a case with its baseline on the same machine.
 
     Raises: RegistryError if no machine has a baseline of this case, runner and tier, or if there is no run.

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.diff.metric import DRIFT, METRICS, metric_named
-from parity.judge.document import Strict, as_form, document_text, json_value, naming
+from parity.judge.document import as_form, document_text, json_value, naming
 from parity.judge.limit import METHOD, Calibration, Limit, contradiction
 from parity.judge.limit_table import (
     SAMPLES_FOLDER,
@@ -28,6 +28,7 @@ from parity.judge.limit_table import (
 )
 from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RegistryError
+from runners.strict import Strict
 
 SCHEMA_VERSION: Final = 2
 WANTED: Final = "threshold registry"

@@ -14,7 +14,7 @@ import msgspec
 
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, numbers_of, subset_of_case, subset_phrase
-from parity.judge.document import Strict, load_document
+from parity.judge.document import load_document
 from parity.judge.limit import distance
 from parity.judge.registry import Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
@@ -23,6 +23,7 @@ from parity.runs.places import project_root
 from parity.trace.atomic import own_folder, write_json_atomic
 from runners.errors import RegistryError, RunError
 from runners.protocol import DTYPES
+from runners.strict import Strict
 
 SCHEMA_VERSION: Final = 1
 EQUALITIES: Final = {

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from parity.diff.levels import OUTPUTS, level_of
+from parity.diff.comparison import OUTPUTS, level_of
 from runners.errors import RegistryError
 from runners.load import load
 
@@ -20,7 +20,7 @@ KIND_OF_FORM: Final = "form"  # counts of imported outputs in a lossy form, whic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caught:
+class CatchCount:
     """Number of the known defects that the levels that judged catch together."""
 
     levels: tuple[str, ...]
@@ -31,7 +31,7 @@ class Caught:
     seen: str = ""  # how outputs were seen, if not whole: "without latents", "through ..."
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class DefectRow(msgspec.Struct, frozen=True, kw_only=True):
     """One defect of a mutation score."""
 
     metrics: tuple[str, ...]  # beyond their limits
@@ -47,11 +47,11 @@ class Strength(msgspec.Struct, frozen=True, kw_only=True):
     defects: int
     killed: int
     killed_by_levels: dict[str, int]  # `key` of the levels that judged -> defects caught by these together
-    rows: tuple[Row, ...] = ()  # each defect
+    rows: tuple[DefectRow, ...] = ()  # each defect
     equivalents: tuple[str, ...] = ()  # defects that the oracle showed to be none, which nothing counts
     form: str = ""  # of outputs that were judged, without latents, where it is not all of them as they are
 
-    def caught_by(self, levels: Sequence[str], without: Collection[str] = ()) -> Caught | None:
+    def caught_by(self, levels: Sequence[str], without: Collection[str] = ()) -> CatchCount | None:
         """Number of known defects that these levels catch together; None if that was not counted.
 
         Args:
@@ -66,7 +66,7 @@ class Strength(msgspec.Struct, frozen=True, kw_only=True):
             count = self._caught_without(without) if key(levels) == OUTPUTS else None
         if count is None:
             return None
-        return Caught(
+        return CatchCount(
             levels=tuple(levels),
             count=count,
             defects=self.defects,

@@ -6,14 +6,15 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from parity.judge.document import Strict, load_document
-from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
+from parity.judge.document import load_document
+from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, TimeSubject, judge_perf
 from parity.runs.folder import RunManifest
+from runners.strict import Strict
 
 SAMPLES_SCHEMA_VERSION: Final = 1
 
 
-class TimedRun(Timed, frozen=True, kw_only=True):
+class TimedRun(TimeSubject, frozen=True, kw_only=True):
     """One run's times and everything that decides what they are times of."""
 
     times: Times
@@ -90,7 +91,7 @@ def baseline_of(
 ) -> Baseline:
     """A baseline from runs of one key, every sample kept. Raises: RegistryError if they have different stages."""
     return Baseline(
-        **{name: getattr(runs[0], name) for name in Timed.__struct_fields__},
+        **{name: getattr(runs[0], name) for name in TimeSubject.__struct_fields__},
         runs=tuple(run.times for run in runs),
         warmup_runs=warmup_runs,
         date=date,

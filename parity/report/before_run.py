@@ -1,4 +1,4 @@
-"""What a verdict of a run will lack, said before the run takes its time: limits of its case, release or environment.
+"""Limits that a verdict of a run will lack, said before the run takes its time: of its case, release or environment.
 
 A look into the registry of limits, and nothing else. It decides nothing: the gate does, once there is a run.
 """

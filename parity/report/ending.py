@@ -1,4 +1,4 @@
-"""What ended a verb, in one sentence, with its traceback kept where the sentence says.
+"""The end of a verb in one sentence, with its traceback kept where the sentence says.
 
 Everything that a user can cause is of the error tree and says itself what to do. The rest gets a sentence here: nothing
 that is raised may end as a traceback, nor as an exit code that reads as a verdict.

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.explain.diagnosis import diagnosed_or_refused
 from parity.explain.divergence import FirstDivergence
 from parity.explain.explanation import Explanation, over
@@ -164,7 +164,7 @@ def _although(inputs: tuple[str, ...]) -> str:
 
 
 def _beyond(verdict: Verdict) -> str:
-    """What fails a verdict: the metric farthest beyond its limit, else the first failure; empty if nothing does."""
+    """The failure of a verdict: the metric farthest beyond its limit, else the first failure; empty if nothing does."""
     failed = verdict.failed_rows()
     if failed:
         worst = max(failed, key=lambda row: row.used)
@@ -223,7 +223,7 @@ def _raised_input(found: Explanation) -> list[str]:
 
 
 def _look(found: Explanation) -> str:
-    """What to look at, of the first root."""
+    """The place to look at, of the first root."""
     look = cause_words(found.cause, found.flow)
     if found.matching is None:
         return look

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parity.diff.levels import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
+from parity.diff.comparison import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit, distance
 from parity.judge.verdict import Row, Verdict

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from parity.diff.finding import CODES
+from parity.diff.comparison import CODES
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.perf import PerfVerdict

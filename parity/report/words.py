@@ -9,15 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from parity.diff.levels import LEVEL_WORDS, OUTPUTS
-from parity.diff.side import Side, Sides
+from parity.diff.comparison import LEVEL_WORDS, OUTPUTS, Side, Sides
 from parity.identify.releases import Follows
 from parity.judge.gate import of_exact_tier
 from parity.judge.limit import ELSEWHERE_FACTOR, POPULATION
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.rules import JUDGED
-from parity.judge.strength import Caught
+from parity.judge.strength import CatchCount
 from parity.judge.verdict import Failure, Row, Verdict, gate_exit_code
 from runners.printable import printable
 
@@ -303,7 +302,7 @@ def _evidence(verdict: Verdict) -> Iterable[str]:
     yield "; ".join(parts)
 
 
-def _worth(caught: Caught) -> str:
+def _worth(caught: CatchCount) -> str:
     alone = " alone" if len(caught.levels) == 1 else ""
     seen = f" {caught.seen}" if caught.seen else ""
     return (

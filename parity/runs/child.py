@@ -27,7 +27,7 @@ import torch
 import runners.errors
 from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, TRACEBACK_FILE, kill_marked
 from parity.runs.execute import MeasuredOutcome
-from parity.runs.folder import MAX_RUN_BYTES, dtype_name
+from parity.runs.folder import MAX_RUN_BYTES, dtype_label
 from parity.runs.outputs import OUTPUTS_FILE, read_outputs
 from parity.runs.sizes import most_bytes
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
@@ -41,7 +41,7 @@ from runners.forge.weights import ForgedWeights
 from runners.load import load, read_text
 from runners.partial_folder import partial_folder
 from runners.printable import printable
-from runners.protocol import DTYPES, TIERS, Capabilities, Refusing, RunOptions
+from runners.protocol import DTYPES, TIERS, Capabilities, RefusingRunner, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
 from runners.weights import WeightsFolder
@@ -120,7 +120,7 @@ class ChildRunner:
             return
         roots = self.official_root, self.engine_root
         runner = open_runner(self.name, self.weights, self.options, self.overrides, self.command_line, *roots)
-        assert isinstance(runner, Refusing)
+        assert isinstance(runner, RefusingRunner)
         runner.require(case)
 
     def run(self, case: Case, progress: Progress) -> MeasuredOutcome:
@@ -211,7 +211,7 @@ def _request(child: ChildRunner, case: Case, writer: TraceWriter | None) -> dict
         "case_folder": str(Path(case.folder).resolve()),
         "weights": _named(child.weights),
         "device": str(options.device),
-        "dtype": dtype_name(options.dtype),
+        "dtype": dtype_label(options.dtype),
         "tier": options.tier,
         "behaviours": options.behaviours,
         "engine_options": options.engine,

@@ -49,7 +49,7 @@ _KBIT: Final = re.compile(rb"(?<![a-z_-])bitrate=([0-9]{1,7})")
 
 @dataclass(frozen=True, kw_only=True)
 class ClipForm:
-    """What a case fixes of a clip."""
+    """The properties of a clip that its case fixes."""
 
     frames: int
     height: int  # pixels
@@ -69,7 +69,7 @@ class ClipForm:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What a file holds. `waveform` is None if it has no sound."""
+    """The frames and sound of a file. `waveform` is None if it has no sound."""
 
     frames: Tensor  # uint8 (F, H, W, 3), RGB, as the file says its planes are meant
     frame_rate: float

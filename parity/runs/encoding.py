@@ -27,7 +27,7 @@ LABEL: Final = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Colour:
-    """What three planes of a picture mean. A file that says nothing means the default: it is what swscale writes."""
+    """The meaning of a picture's planes. A file that says nothing means the default: it is what swscale writes."""
 
     full_range: bool = False  # black at 0 and white at 255, not at 16 and 235
     matrix: Matrix = "bt601"

@@ -26,7 +26,7 @@ from runners.closed_input import closed_input
 from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
 from runners.partial_folder import remove_folder
 from runners.printable import printable_lines
-from runners.protocol import TAPS_OFFERED, Outcome, Refusing, Runner, RunOptions
+from runners.protocol import TAPS_OFFERED, Outcome, RefusingRunner, Runner, RunOptions
 from runners.real_tokens import PromptTokens
 from runners.repeatable import repeatable_kernels
 from runners.tap import listening
@@ -143,13 +143,13 @@ def run_to_folder(
     OutputError before anything is run if `out` is not free.
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
-    from parity.runs.folder import dtype_name, holds_run, write_run
+    from parity.runs.folder import dtype_label, holds_run, write_run
     from runners.ltx23.image import require_affordable
 
     require_folder(out, holds_run, replace=replace)  # before weights are hashed, which takes minutes at full size
     for image in case.request.images:
         require_affordable(case.image_path(image), case.request.height, case.request.width)
-    if isinstance(runner, Refusing):
+    if isinstance(runner, RefusingRunner):
         runner.require(case)
     weights_hash = weights.hash  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
@@ -162,7 +162,7 @@ def run_to_folder(
             outcome,
             runner=outcome.runner,
             tier=options.tier,
-            dtype=dtype_name(options.dtype),
+            dtype=dtype_label(options.dtype),
             weights_hash=weights_hash,
             model_version=weights.model_version,
             environment=outcome.environment,

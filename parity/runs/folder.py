@@ -81,8 +81,8 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     run_id: str = ""  # random, which tells a run from its copy; older runs lack it
 
 
-class Imported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the manifest of an imported run says of its import, in `details` under `IMPORTED`."""
+class ImportRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The record of an import in the manifest of its run, in `details` under `IMPORTED`."""
 
     form: str  # label of a `parity.runs.encoding.Encoding`
     latents: bool  # whether the final latents were given
@@ -127,8 +127,8 @@ class Run:
         return " ".join(map(str, self.manifest.details.get(TAPS_OFFERED, before_it_was_recorded)))
 
     @cached_property
-    def imported(self) -> Imported | None:
-        """What its import left; None of a run that was executed here. Raises: RunError if that has not its form."""
+    def imported(self) -> ImportRecord | None:
+        """The record of its import; None of a run that was executed here. Raises: RunError if that has not its form."""
         return imported_of(self.folder / RUN_FILE, self.manifest)
 
     @cached_property
@@ -401,20 +401,20 @@ def _check_values(path: Path, manifest: RunManifest) -> None:
         raise RunError(f"{path} has times of {len(manifest.step_s)} steps; its case has {steps}.")
 
 
-def imported_of(path: Path, manifest: RunManifest) -> Imported | None:
-    """What the import of a run left in its manifest. Raises: RunError."""
+def imported_of(path: Path, manifest: RunManifest) -> ImportRecord | None:
+    """The record of an import in a manifest; None of a run that was executed here. Raises: RunError."""
     if IMPORTED not in manifest.details:
         return None
     if manifest.runner in NAMES:
         raise RunError(f"{path} says that it was imported from {manifest.runner!r}, which is run here; run it.")
     try:
-        found = msgspec.convert(manifest.details[IMPORTED], Imported, strict=True)
+        found = msgspec.convert(manifest.details[IMPORTED], ImportRecord, strict=True)
         _ = found.encoding
     except (msgspec.ValidationError, MediaError) as error:
         raise RunError(f"{path} says of its import what has not its form ({error}); import the run again.") from error
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_label(dtype: torch.dtype) -> str:
     """The name of a run's dtype: bf16 or fp32."""
     return {torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]

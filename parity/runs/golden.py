@@ -185,6 +185,11 @@ def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, r
     return run.moved_to(folder)
 
 
+def names_golden(name: str) -> bool:
+    """True for a name of a reference that is a recorded run of whatever case is at hand."""
+    return name in (GOLDEN, WHOLE_GOLDEN) or name.startswith(f"{GOLDEN}@")
+
+
 def reference_run(name: str, case_id: str) -> Run:
     """A run to compare with: `golden` for the recorded one, `golden@RELEASE` for that of an earlier release,
     `whole-golden` for that from the store, else a folder."""

@@ -16,7 +16,7 @@ from parity.runs.clip import Clip, ClipForm, read_clip
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.execute import writing_trace
-from parity.runs.folder import IMPORTED, Imported, dtype_name, holds_run, write_run
+from parity.runs.folder import IMPORTED, ImportRecord, dtype_label, holds_run, write_run
 from parity.runs.frame_folder import read_frame_folder
 from parity.runs.outputs import LATENTS, OUTPUTS, read_tensors
 from parity.runs.wav import Sound, read_wav
@@ -38,7 +38,7 @@ UNKNOWN: Final = ""  # of weights that nobody named
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedFiles:
-    """What an engine left. `frames` is a folder of PNGs or a video file; no `sound` takes that of the video file."""
+    """The files of an engine. `frames` is a folder of PNGs or a video file; no `sound` takes that of the video file."""
 
     frames: Path
     sound: Path | None = None
@@ -57,7 +57,7 @@ def import_run(
     device: torch.device,
     dtype: torch.dtype,
     replace: bool = False,
-) -> Imported:
+) -> ImportRecord:
     """Write the run folder `out`, whole or not at all.
 
     Args:
@@ -95,7 +95,7 @@ def import_run(
     dump = None if files.taps is None else HeldFile(files.taps, max_bytes=MOST_DUMP_BYTES)
     if dump is not None:
         sources["taps"] = dump.sha256
-    imported = Imported(
+    imported = ImportRecord(
         form=Encoding(video=video, sound=clip.encoding.sound if files.sound is None else None).label,
         latents=files.latents is not None,
         sources=sources,
@@ -127,7 +127,7 @@ def import_run(
             outcome,
             runner=runner,
             tier="exact",
-            dtype=dtype_name(dtype),
+            dtype=dtype_label(dtype),
             weights_hash=UNKNOWN if weights is None else weights.hash,
             model_version=UNKNOWN if weights is None else weights.model_version,
             environment=fingerprint(device),
@@ -162,8 +162,10 @@ def _sound(files: ImportedFiles, clip: Clip, form: ClipForm, sources: dict[str, 
     return sound
 
 
-def _described(imported: Imported, pictures: bool, files: ImportedFiles, weights: Weights | None) -> tuple[str, ...]:
-    """What a verdict says first of an imported run."""
+def _described(
+    imported: ImportRecord, pictures: bool, files: ImportedFiles, weights: Weights | None
+) -> tuple[str, ...]:
+    """The phrases that a verdict begins with of an imported run."""
     frames = "frames from pictures" if pictures else "frames from a video file"
     sound = "sound from a WAV file" if files.sound is not None else "sound of that file"
     missing = "" if imported.latents else ", no latents"

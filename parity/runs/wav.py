@@ -31,7 +31,7 @@ _GUID_TAIL: Final = bytes.fromhex("000000001000800000aa00389b71")
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """What a file holds."""
+    """The sound in a file."""
 
     waveform: Tensor  # float32 (C, N)
     sample_rate_hz: int

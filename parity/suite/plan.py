@@ -21,7 +21,7 @@ Files = WeightsFolder | ForgedWeights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkout:
+class OfficialCheckout:
     """Official code beside what is installed, and what runs it: None is this process."""
 
     root: Path
@@ -60,13 +60,13 @@ class SuitePlan:
     golden: bool  # judge against the recorded goldens, too
     isolate: Collection[str]  # ids of cases to isolate whether their limits ask for it or not
     steps: Mapping[str, Sequence[int]]  # denoising steps to isolate, of each case that can be
-    checkout: Checkout | None
+    checkout: OfficialCheckout | None
     left: TimeLeft
     report: Path | None  # folder for the table
     progress: Callable[[str], AbstractContextManager[Progress]]  # a listener for each run, by its title
     say: Callable[[str], None]
 
-    def code_of(self, case: Case) -> Checkout | None:
+    def code_of(self, case: Case) -> OfficialCheckout | None:
         """The official code of a case, if it is not what is installed."""
         return self.checkout if self.checkout is not None and case.reference == self.checkout.release else None
 
@@ -75,10 +75,10 @@ class SuitePlan:
         return self.golden and self.code_of(case) is None and case.reference != INSTALLED_RELEASE
 
 
-def checkout_at(root: Path | None, python: Path | None) -> Checkout | None:
+def checkout_at(root: Path | None, python: Path | None) -> OfficialCheckout | None:
     """The official code in a folder. Raises: RunnerError if there is none, or an interpreter has nothing to run."""
     if root is not None:
-        return Checkout(root=root, python=python, release=official_code(root).release)
+        return OfficialCheckout(root=root, python=python, release=official_code(root).release)
     if python is not None:
         raise RunnerError("--runner-python runs the checkout that --official-root names; name that, too.")
     return None

@@ -11,7 +11,7 @@ from parity.runs.child import ChildRunner, environment_in
 from parity.runs.environment import fingerprint_of_runs
 from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import TRACE_FILE, Run, read_run
-from parity.suite.plan import Checkout, SuitePlan
+from parity.suite.plan import OfficialCheckout, SuitePlan
 from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import require_choice
 from runners.case import Case, case_document
@@ -89,5 +89,5 @@ def isolation_is_there(plan: SuitePlan, path: Path, references: Sequence[Run], n
         return False
 
 
-def _code(plan: SuitePlan, case: Case, runner: str) -> Checkout | None:
+def _code(plan: SuitePlan, case: Case, runner: str) -> OfficialCheckout | None:
     return plan.code_of(case) if runner == "official" else None

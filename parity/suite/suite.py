@@ -7,7 +7,7 @@ from typing import Final
 from parity.diff.isolated import read_isolated
 from parity.diff.metric import BIT_EQUALITIES, ISOLATED
 from parity.explain.diagnosis import diagnose
-from parity.judge.gate import calibrated_floors, compare_as_judged, judged_or_refused
+from parity.judge.gate import calibrated_floors, compare_as_judged, verdict_or_reason
 from parity.judge.registry import device_of, load_registry
 from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
@@ -118,7 +118,7 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
         case=reference.case_id,
         what=what,
         found=found,
-        verdict=judged_or_refused(found),
+        verdict=verdict_or_reason(found),
         taps=taps,
         manifests=(reference.manifest, candidate.manifest),
         alone=None if isolated is None else read_isolated(isolated, [reference], candidate),

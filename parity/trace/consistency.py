@@ -34,7 +34,7 @@ LARGEST: Final = torch.finfo(torch.float32).max
 
 
 def contradictions(shapes: Iterable[tuple[int, ...]], floats: Tensor, integers: Tensor) -> dict[int, str]:
-    """What rows of a table contradict themselves in, by the number of the row.
+    """The rows of a table that contradict themselves, by number, and in what.
 
     Args:
         shapes: of the N taps.

@@ -17,7 +17,7 @@ from runners.comfyui.files import NODES
 from runners.comfyui.sizes import text_encoder_fitted
 from runners.errors import CheckpointError
 from runners.files import read_bytes
-from runners.loaded import Loaded, look_for
+from runners.loaded import WeightSample, look_for
 from runners.protocol import RunOptions
 from runners.renaming import UNREAD_STATISTICS
 from runners.stand_ins import without_compiled_torchaudio, without_compiled_torchvision
@@ -88,7 +88,7 @@ def load_models(weights: WeightsFolder, clip: Any) -> Models:
     return Models(clip=clip, model=model, vae=vae, audio_vae=audio_vae)
 
 
-def loaded_of(weights: WeightsFolder, models: Models) -> dict[str, Loaded]:
+def loaded_of(weights: WeightsFolder, models: Models) -> dict[str, WeightSample]:
     """The part of the checkpoint that each of its models holds."""
     shapes = weights.model.shapes
     read = [name for name in shapes if not any(pattern.fullmatch(name) for pattern in UNREAD_STATISTICS)]

@@ -36,7 +36,7 @@ class Checkout:
         return [self.comfyui.words, self.nodes.words]
 
     def details(self) -> dict[str, Any]:
-        """What a run records about the code that made it."""
+        """Facts of the code, which a run of it records."""
         return {
             "comfyui_version": self.comfyui.version,
             "comfyui_sha256": self.comfyui.sha256,

@@ -16,9 +16,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from runners.block_branches import BRANCHES
 from runners.case import Case
 from runners.clock import Clock
+from runners.ltx23.branches import TAPS
 from runners.ltx23.passes import pass_names
 from runners.real_tokens import real_tokens
 from runners.tap import tap, tapping
@@ -70,7 +70,7 @@ class Observer:
                 stack.enter_context(patch.object(owner, name, _around(getattr(owner, name), wrapper, owner)))
             if tapping():
                 for index, block in enumerate(transformer.transformer_blocks):
-                    for attribute, name in BRANCHES.items():
+                    for attribute, name in TAPS.items():
                         stack.callback(
                             getattr(block, attribute).register_forward_hook(self._branch(index, name)).remove
                         )

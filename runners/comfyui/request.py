@@ -12,7 +12,7 @@ OPTIONS: Final = {
 }  # of the engine, the first of each unless asked otherwise
 
 
-def chosen(options: RunOptions) -> dict[str, str]:
+def engine_options(options: RunOptions) -> dict[str, str]:
     """Every option of the engine with its value. Raises: RunnerError for a value that it does not have."""
     return engine_choices("ComfyUI", OPTIONS, options.engine)
 

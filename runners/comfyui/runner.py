@@ -21,7 +21,7 @@ from runners.comfyui.engine import LIGHTRICKS, Models, import_engine, load_model
 from runners.comfyui.files import checkout_in, require_checkout
 from runners.comfyui.noise import OfficialNoise
 from runners.comfyui.observe import SIGNS, Observer
-from runners.comfyui.request import OPTIONS, chosen, guider_values, require_askable
+from runners.comfyui.request import OPTIONS, engine_options, guider_values, require_askable
 from runners.comfyui.sizes import require_buildable
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.loaded import others
@@ -55,7 +55,7 @@ class ComfyUIRunner:
     def require(self, case: Case) -> None:
         """Refuse what ComfyUI cannot do, before it is imported. Raises: RunnerError saying what, and what to do."""
         require_understood(self.name, self.capabilities, case, self.options)
-        chosen(self.options)
+        engine_options(self.options)
         require_askable(case)
         if self.options.dtype == torch.float32 and self.options.device.type != "cpu":
             raise RunnerError("ComfyUI projects prompts in bf16 on a GPU, so fp32 is for --device cpu there.")
@@ -68,7 +68,7 @@ class ComfyUIRunner:
         root = self._checkout()
         require_checkout(root)
         try:
-            import_engine(root, self.options, chosen(self.options)["attention"])
+            import_engine(root, self.options, engine_options(self.options)["attention"])
         except ImportError as error:
             raise RunnerError(
                 f"ComfyUI in {root} cannot be imported by {sys.executable} ({error}); docs/engines.md says what to "
@@ -93,7 +93,7 @@ class ComfyUIRunner:
             raise OutOfMemoryError(f"{self.options.device} ran out of memory in the ComfyUI run ({error}).") from error
 
     def _run(self, case: Case, clock: Clock) -> Outcome:
-        request, weights, engine = case.request, self._files(), chosen(self.options)
+        request, weights, engine = case.request, self._files(), engine_options(self.options)
         observer = Observer(clock, case)
         clock.begin("text_encoding")
         with clock.loading():

@@ -1,4 +1,7 @@
-"""The branches of a transformer block and the modules that compute them; every implementation keeps these names."""
+"""The branches of a transformer block and the modules that compute them; every implementation keeps these names.
+
+SGLang, ComfyUI and checkpoints have them, too.
+"""
 
 from typing import Final
 
@@ -12,3 +15,4 @@ BRANCHES: Final = {
     ("audio", "av_attn"): "video_to_audio_attn",
     ("audio", "ff"): "audio_ff",
 }  # stream and part, as in tap names, and the attribute of a block
+TAPS: Final = {module: "/".join(branch) for branch, module in BRANCHES.items()}  # tap below block/{b:02d}/ of a module

@@ -24,7 +24,7 @@ HOST_SHARE: Final = 0.8  # of a step's time that the host must take to start it,
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Captured:
+class _StepGraph:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
     outputs: Pair
@@ -35,7 +35,7 @@ class StepGraphs:
     """Computes the steps of one request, by graphs where these pay."""
 
     def __init__(self, device: torch.device) -> None:
-        self._captured: dict[Hashable, _Captured] = {}
+        self._captured: dict[Hashable, _StepGraph] = {}
         self._computed: set[Hashable] = set()
         self._replayed = 0
         self._against = "" if device.type == "cuda" else f"steps run on {device.type}"
@@ -92,9 +92,9 @@ class StepGraphs:
         return outputs
 
     @staticmethod
-    def _capture(compute: Compute, inputs: tuple[Tensor, ...]) -> _Captured:
+    def _capture(compute: Compute, inputs: tuple[Tensor, ...]) -> _StepGraph:
         own = tuple(given.clone() for given in inputs)
         graph = torch.cuda.CUDAGraph()
         with CapturedTaps() as taps, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = compute(*own)
-        return _Captured(graph=graph, inputs=own, outputs=outputs, taps=taps)
+        return _StepGraph(graph=graph, inputs=own, outputs=outputs, taps=taps)

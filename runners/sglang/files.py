@@ -27,5 +27,5 @@ def sglang_files() -> EngineFiles:
 
 
 def details(files: EngineFiles) -> dict[str, Any]:
-    """What a run records about the code that made it."""
+    """Facts of the code, which a run of it records."""
     return {"sglang_version": files.version, "sglang_sha256": files.sha256, "sglang_known": files.known}

@@ -17,9 +17,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from runners.block_branches import BRANCHES
 from runners.case import Case
 from runners.clock import Clock
+from runners.ltx23.branches import TAPS
 from runners.real_tokens import real_tokens
 from runners.releases import reference_of
 from runners.tap import tap, tapping
@@ -91,7 +91,7 @@ class Observer:
         yield modules["audio_vae"].decoder.register_forward_hook(lambda _m, _i, mel: tap("decode/mel", mel))
         if tapping():
             for index, block in enumerate(modules["transformer"].transformer_blocks):
-                for attribute, name in BRANCHES.items():
+                for attribute, name in TAPS.items():
                     yield getattr(block, attribute).register_forward_hook(self._branch(index, name))
                 yield block.register_forward_hook(self._block_ended(index))
 
@@ -184,7 +184,7 @@ class Observer:
         return value
 
     def _wanted(self, guidance_pass: str) -> bool:
-        """Whether the case has a pass at this step: it has weight, and one of the streams is evaluated."""
+        """True if the case has a pass at this step: it has weight, and one of the streams is evaluated."""
         skipped = all(guider.skips(self._step) for guider in self._guiders.values())
         return guidance_pass not in self._unused and not skipped
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError, RunnerError
-from runners.loaded import Loaded, look_for, others
+from runners.loaded import WeightSample, look_for, others
 from runners.native.request import sampling_params
 from runners.protocol import CANDIDATE, Capabilities, Outcome, RunOptions, engine_choices, require_understood
 from runners.sglang.files import details, sglang_files
@@ -164,7 +164,7 @@ class SGLangRunner:
         pipeline_class = importlib.import_module(f"{ENGINE}.runtime.pipelines.ltx_2_pipeline").LTX2Pipeline
         return server, pipeline_class(folder, server)
 
-    def _loaded(self, pipeline: Any) -> dict[str, Loaded]:
+    def _loaded(self, pipeline: Any) -> dict[str, WeightSample]:
         """The part of the checkpoint that its components hold."""
         stages = {type(stage).__name__: stage for stage in pipeline.stages}
         modules = {**pipeline.modules, IMAGE_ENCODER: stages["LTX2ImageEncodingStage"]._condition_image_encoder}

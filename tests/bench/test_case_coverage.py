@@ -39,7 +39,7 @@ def cases(bench: ModuleType) -> dict[str, Case]:
 @pytest.fixture(scope="module")
 def measured(tiny_weights: WeightsFolder) -> Json:
     """Branches of every file, by a process of its own: modules that tests imported before would not be heard."""
-    command = [sys.executable, SCRIPT, "--weights", tiny_weights.folder, "--json"]
+    command = [sys.executable, str(SCRIPT), "--weights", str(tiny_weights.folder), "--json"]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False

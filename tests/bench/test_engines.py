@@ -29,7 +29,7 @@ def made(
     def record(defect: str | None = None) -> Run:
         folder = tmp_path_factory.mktemp("engines") / "run"
         runner = NativeRunner(micro_weights, engines.BF16)
-        (here,) = [one for one in CATALOGUE if one.id == defect] or [None]
+        here = next((one for one in CATALOGUE if one.id == defect), None)
         with nullcontext() if here is None else present(here):
             tracing = writing_trace("*", "sketch")
             run_to_folder(runner, micro_case(), micro_weights, engines.BF16, folder, Quiet(), tracing)

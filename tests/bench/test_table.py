@@ -1,26 +1,16 @@
 """The tables of measurements say what the files say: medians over runs, the worst peak, the device."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from bench import rows, table
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1", "torch": "2.11.0"}
 DEVICE = "NVIDIA H100 80GB HBM3, driver 580.1, torch 2.11.0"
-
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    path = ROOT / "bench" / "table.py"
-    spec = importlib.util.spec_from_file_location("bench_table", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def timed(runner: str, end_to_end_s: float, peak_bytes: int) -> dict[str, Any]:
@@ -33,18 +23,16 @@ def timed(runner: str, end_to_end_s: float, peak_bytes: int) -> dict[str, Any]:
     return {"case": "c", "runner": runner, "tier": "exact", "work": {"trace": "no taps"}, "times": times}
 
 
-def test_medians_of_each_runner_stand_beside_the_worst_peak(bench: ModuleType) -> None:
+def test_medians_of_each_runner_stand_beside_the_worst_peak() -> None:
     runs = [timed("official", 60.0, 1 << 30), timed("native", 50.0, 1 << 30), timed("official", 64.0, 3 << 30)]
-    rows = bench.speed_rows({"runs": runs, "environment": ENVIRONMENT})
-    assert rows == [
+    found = rows.speed_rows({"runs": runs, "environment": ENVIRONMENT})
+    assert found == [
         ("c", "official", "exact", "no taps", "2", "62.00", "7.00", "52.00", "2.000", "3.0", DEVICE),
         ("c", "native", "exact", "no taps", "1", "50.00", "7.00", "40.00", "2.000", "1.0", DEVICE),
     ]
 
 
-def test_files_of_every_kind_become_tables(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_every_kind_become_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capture: dict[str, Any] = {
         "kind": "capture",
         "case": "c",
@@ -108,7 +96,7 @@ def test_files_of_every_kind_become_tables(
     for index, document in enumerate((capture, sketch, suite, blocks, free, port, vocoder)):
         paths.append(tmp_path / f"{index}.json")
         paths[-1].write_text(json.dumps({**document, "environment": ENVIRONMENT}))
-    bench.main([str(path) for path in paths])
+    table.main([str(path) for path in paths])
     text = capsys.readouterr().out
     assert f"| c | 1.7740 | 1.8030 | +1.63 % | 5 MiB | {DEVICE} |" in text
     assert f"| 50 MB bf16 | 2960 | 2900 | 2500 | 86 % | 100 | {DEVICE} |" in text
@@ -123,7 +111,7 @@ def test_files_of_every_kind_become_tables(
     assert "Speed" not in text
 
 
-def test_loading_is_split_into_parts_and_held_to_a_plain_fill(bench: ModuleType) -> None:
+def test_loading_is_split_into_parts_and_held_to_a_plain_fill() -> None:
     parts = {
         "text_encoder": {"bytes": 24e9, "load_s": 2.0, "tensors_s": 1.5},
         "transformer": {"bytes": 36e9, "load_s": 3.25, "tensors_s": 3.0},
@@ -135,7 +123,7 @@ def test_loading_is_split_into_parts_and_held_to_a_plain_fill(bench: ModuleType)
         "fill_bytes_per_s": 2e12,
         "environment": ENVIRONMENT,
     }
-    assert bench.loading_rows(document) == [
+    assert rows.loading_rows(document) == [
         ("names and tokenizer, prepared once", "-", "7.00", "-", "-", DEVICE),
         ("structures, made and checked", "-", "0.62", "-", "-", DEVICE),
         ("text_encoder", "24.00", "2.00", "1.50", "0.012", DEVICE),
@@ -144,9 +132,7 @@ def test_loading_is_split_into_parts_and_held_to_a_plain_fill(bench: ModuleType)
     ]
 
 
-def test_a_planted_defect_has_a_table_of_its_own(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_planted_defect_has_a_table_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     says = ["first departs at step 0, block 5: relative L2 0.0091, 0.88x harmless noise", "look at ff"]
     line = {
         "case": "c",
@@ -159,7 +145,7 @@ def test_a_planted_defect_has_a_table_of_its_own(
     }
     path = tmp_path / "h100_planted_defect.json"
     path.write_text(json.dumps({"lines": [line], "environment": ENVIRONMENT}))
-    bench.main([str(path)])
+    table.main([str(path)])
     text = capsys.readouterr().out
     found = "first departs at step 0, block 5 | 54321 of 55092 | 24 of 5746 | denoise/000/cond/block/05/video/ff"
     assert f"| c | {found} | NOT AT PARITY | {DEVICE} |" in text
@@ -167,31 +153,29 @@ def test_a_planted_defect_has_a_table_of_its_own(
 
 
 @pytest.fixture(scope="module")
-def kinds(bench: ModuleType) -> Any:
-    return bench.read(sorted((ROOT / "docs/measurements").glob("*.json")))
+def kinds() -> Any:
+    return table.read(sorted((ROOT / "docs/measurements").glob("*.json")))
 
 
-def test_the_page_of_measurements_is_what_the_files_say(
-    bench: ModuleType, kinds: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_of_measurements_is_what_the_files_say(kinds: Any, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/measurements.md").read_text(encoding="utf-8")
     _, _, shown = page.partition("<!-- measured: all -->\n")
-    bench.main([str(path) for path in sorted((ROOT / "docs/measurements").glob("*.json"))])
+    table.main([str(path) for path in sorted((ROOT / "docs/measurements").glob("*.json"))])
     assert shown == capsys.readouterr().out + "<!-- end -->\n", "run `make measurements`"
 
 
-def test_the_readme_shows_three_of_the_tables(bench: ModuleType, kinds: Any) -> None:
+def test_the_readme_shows_three_of_the_tables(kinds: Any) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [found["name"] for found in bench.BLOCK.finditer(readme)] == ["engines", "caught", "full size"]
-    assert bench.filled(readme, bench.blocks_of(kinds)) == readme, "run `make measurements`"
+    assert [found["name"] for found in table.BLOCK.finditer(readme)] == ["engines", "caught", "full size"]
+    assert table.filled(readme, table.blocks_of(kinds)) == readme, "run `make measurements`"
     engines = (ROOT / "docs/engines.md").read_text(encoding="utf-8")
-    assert [found["name"] for found in bench.BLOCK.finditer(engines)] == ["engines"]
-    assert bench.filled(engines, bench.blocks_of(kinds)) == engines, "run `make measurements`"
-    rows = [line for line in bench.full_size_table(kinds).splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 5 and bench.FULL_SIZE_ON in bench.full_size_table(kinds)
+    assert [found["name"] for found in table.BLOCK.finditer(engines)] == ["engines"]
+    assert table.filled(engines, table.blocks_of(kinds)) == engines, "run `make measurements`"
+    rows = [line for line in table.full_size_table(kinds).splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 5 and table.FULL_SIZE_ON in table.full_size_table(kinds)
 
 
-def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs(bench: ModuleType) -> None:
+def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs() -> None:
     row = {
         "candidate": ["Engine 1.2", "quality fast"],
         "identified": "as 1.1.2, but its filter was computed in bf16 (certain: with it all 668 taps are equal)",
@@ -213,7 +197,7 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
         "causes": [],
         "outcome": "parity",
     }
-    assert bench.engine_row(row) == (
+    assert rows.engine_row(row) == (
         *(
             "Engine 1.2",
             "as 1.1.2, but its filter was computed in bf16 (certain)",
@@ -223,33 +207,33 @@ def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_depar
             "NOT AT PARITY",
         ),
     )
-    assert bench.engine_row(whole) == ("native", "as 1.1.2", "668 of 668", "none", "-", "PARITY")
+    assert rows.engine_row(whole) == ("native", "as 1.1.2", "668 of 668", "none", "-", "PARITY")
     environment = {"cpu": "AMD EPYC", "threads": "1", "torch": "2.13.0"}
-    shown = bench.engines_table({"engines": [{"rows": [row, whole], "environment": environment}]})
+    shown = table.engines_table({"engines": [{"rows": [row, whole], "environment": environment}]})
     assert "tiny model, AMD EPYC, 1 thread, torch 2.13.0**" in shown and shown.count("\n| ") == 4
 
 
 def test_a_document_gets_its_tables_between_its_markers_and_an_unknown_marker_is_refused(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "head\n<!-- measured: caught -->\nold\n<!-- end -->\nbetween\n<!-- measured: all -->\n<!-- end -->\nfoot\n"
-    filled = bench.filled(text, {"caught": "one\ntwo\n", "all": "three\n"})
+    filled = table.filled(text, {"caught": "one\ntwo\n", "all": "three\n"})
     assert filled == (
         "head\n<!-- measured: caught -->\none\ntwo\n<!-- end -->\nbetween\n"
         "<!-- measured: all -->\nthree\n<!-- end -->\nfoot\n"
     )
-    assert bench.filled(filled, {"caught": "", "all": ""}) == text.replace("old\n", "")
+    assert table.filled(filled, {"caught": "", "all": ""}) == text.replace("old\n", "")
     with pytest.raises(KeyError, match="everything"):
-        bench.filled("<!-- measured: everything -->\n<!-- end -->", {"all": ""})
+        table.filled("<!-- measured: everything -->\n<!-- end -->", {"all": ""})
     rates = {"read_sum": 2.0e12, "read_amax": 1.0e12, "copy": 3.0e12, "sketch": 1.0e12, "sketch_torch": 0.1e12}
     sketch = {"kind": "sketch", "bytes": 10**6, "bytes_per_s": rates, "share_of_read": 0.5, "environment": ENVIRONMENT}
     (tmp_path / "s.json").write_text(json.dumps(sketch))
     (tmp_path / "page.md").write_text(text)
-    bench.main([str(tmp_path / "s.json"), "--into", str(tmp_path / "page.md")])
-    assert bench.filled(text, {"caught": "", "all": capsys.readouterr().out}) == (tmp_path / "page.md").read_text()
+    table.main([str(tmp_path / "s.json"), "--into", str(tmp_path / "page.md")])
+    assert table.filled(text, {"caught": "", "all": capsys.readouterr().out}) == (tmp_path / "page.md").read_text()
 
 
-def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places(bench: ModuleType) -> None:
+def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places() -> None:
     def line(case: str, compared: int, bit_equal: bool, what: str = "native against official") -> dict[str, Any]:
         return {"case": case, "what": what, "taps": {"compared": compared, "bit_equal": bit_equal}}
 
@@ -261,24 +245,24 @@ def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places(ben
     ]
     elsewhere = {"lines": [line("c", 100000, True)], "environment": {**ENVIRONMENT, "device_name": "NVIDIA H200"}}
     planted = {"outcome": "NOT AT PARITY", "taps": {"roots": [{"where": "step 0, block 5"}, {"where": "later"}]}}
-    runs = [{**timed("native", 61.0, 3 << 30), "case": bench.FULL_SIZE_CASE}, timed("native", 1.0, 1 << 30)]
+    runs = [{**timed("native", 61.0, 3 << 30), "case": table.FULL_SIZE_CASE}, timed("native", 1.0, 1 << 30)]
     kinds = {
         "suite": [{"lines": lines, "environment": ENVIRONMENT}, elsewhere],
-        bench.PLANTED: [{"lines": [planted], "environment": ENVIRONMENT}],
+        table.PLANTED: [{"lines": [planted], "environment": ENVIRONMENT}],
         "samples": [{"runs": runs, "environment": ENVIRONMENT}],
     }
-    assert [row[1] for row in bench.full_size_rows(kinds)] == [
+    assert [row[1] for row in table.full_size_rows(kinds)] == [
         "1 of 2 cases bit-identical, 730 taps",
         "1 of 1 cases bit-identical, 11 taps",
         "2 of 90 places differ",
         "NOT AT PARITY, first diverges at step 0, block 5",
         "native 61.00 s, 3.0 GiB",
     ]
-    assert f"**Full size on one {DEVICE}**" in bench.full_size_table(kinds)
+    assert f"**Full size on one {DEVICE}**" in table.full_size_table(kinds)
 
 
 def test_two_runs_of_another_release_show_what_is_equal_and_what_drifts(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = {
         "case": "c",
@@ -296,13 +280,13 @@ def test_two_runs_of_another_release_show_what_is_equal_and_what_drifts(
     }
     path = tmp_path / "d.json"
     path.write_text(json.dumps(document))
-    bench.main([str(path)])
+    table.main([str(path)])
     apart = "image by nan, decode.waveform by 0.0013"
     assert f"| c | official 1.2.0 | native 1.2.0 | frames | 3 | {apart} | {DEVICE} |" in capsys.readouterr().out
 
 
 def test_a_mutation_score_says_what_each_level_and_family_catches(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"findings": [], "equivalent": False}
     document = {
@@ -327,7 +311,7 @@ def test_a_mutation_score_says_what_each_level_and_family_catches(
     }
     path = tmp_path / "m.json"
     path.write_text(json.dumps(document))
-    bench.main([str(path)])
+    table.main([str(path)])
     text = capsys.readouterr().out
     assert "| equal bits (the exact tier) | 4 of 4 | 100 % | - |" in text
     assert "| outputs and drift of taps | 3 of 4 | 75 % | 1 of 7 |" in text

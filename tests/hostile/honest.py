@@ -16,17 +16,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
-from parity.diff.metric import METRICS
-from parity.judge.limit import Calibration, derive_limit, exact_limit
-from parity.judge.limit_table import TableKey
-from parity.judge.registry import Registry, save_registry
 from parity.judge.timed import TimedSamples, timed_run
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
-from parity.taps.group import ISOLATED_GROUPS, drift_group
 from runners.case import load_case
+from tests.parity.made_up_limits import save_limits, save_score
 
 WHOLE, REDUCED = "micro", "reduced"  # cases, by how their goldens are kept
 PICTURE = '[[request.images]]\npath = "a.png"\nframe_idx = 0\nstrength = 1.0\ncrf = 33\n'
@@ -97,10 +92,11 @@ def build(base: Path, weights: Path, case_text: str) -> None:
         call("run", "--runner", runner, "--case", case, *given, "--taps", "*", "--out", runs / name)
     shutil.copytree(runs / "mine", runs / "elsewhere")  # where the processor is another, so that limits judge
     edited(runs / "elsewhere" / "run.json", lambda document: document["environment"].update(cpu="another"))
-    _limits(root)
+    save_limits(root, Dataflow(load_case(root / "golden" / WHOLE / "case.toml"), 2), case=WHOLE)
+    save_score(root, WHOLE)
     call("bless", runs / "ref", "--reason", "first")
     call("bless", runs / "other", "--reason", "first", "--reduced")
-    call("isolate", runs / "ref", *given, "--against", runs / "mine", "--out", files / "alone.json")
+    call("isolate", runs / "ref", runs / "mine", *given, "--out", files / "alone.json")
     call("diff", "golden", runs / "mine", "--as-judged", "--out", files / "numbers.json")
     call("amplify", "--case", WHOLE, *given, "--out", files / "floors.json")
     call("identify", runs / "mine", *given, "--out", files / "identity.json")
@@ -117,49 +113,6 @@ def build(base: Path, weights: Path, case_text: str) -> None:
     _exported(runs / "mine", files)
 
 
-def _limits(root: Path) -> None:
-    flow = Dataflow(load_case(root / "golden" / WHOLE / "case.toml"), 2)
-    groups = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps}
-    groups |= {f"isolated.{group}" for group in ISOLATED_GROUPS}
-
-    def at(direction: str, distance: float) -> float:
-        return 1 - distance if direction == "higher" else distance
-
-    limits = {
-        name: exact_limit(metric)
-        if metric.direction == "exact"
-        else derive_limit(
-            metric,
-            floor={"a": (at(metric.direction, 0.01),) * 2},
-            defects={"d": (at(metric.direction, 1.0),)},
-            calibration="c",
-        )
-        for name, metric in METRICS.items()
-        if name not in UNJUDGED
-        and not name.startswith("small_")
-        and (name in groups or not name.startswith(("drift.", "isolated.")))
-    }
-    calibration = Calibration(
-        date="2026-01-02",
-        command="x",
-        runs=("y",),
-        environment={"torch": "2.13.0"},
-        expires_with=("torch",),
-        padded_text=False,
-    )
-    registry = Registry(calibrations={"c": calibration}, cases={TableKey(WHOLE): limits}, unjudged=UNJUDGED)
-    save_registry(root / "thresholds" / "consistency_threshold.json", registry)
-    score = {
-        "kind": "mutation",
-        "limits_of": WHOLE,
-        "date": "2026-01-02",
-        "defects": 9,
-        "killed": 9,
-        "killed_by_levels": {"outputs": 4, "outputs+drift": 7, "outputs+drift+isolated": 9},
-    }
-    (root / "docs" / "measurements" / "mutation_tiny.json").write_text(json.dumps(score, indent=2))
-
-
 def _exported(run: Path, files: Path) -> None:
     """What an engine that cannot be called would leave: frames, sound, whole taps and which is which."""
     (files / "frames").mkdir()
@@ -173,7 +126,10 @@ def _exported(run: Path, files: Path) -> None:
         clip.writeframes((outputs.audio_waveform.T.clamp(-1, 1) * 32767).short().numpy().tobytes())
     shutil.copyfile(run / "video.mp4", files / "clip.mp4")
     latents = {"video_latent": outputs.video_latent, "audio_latent": outputs.audio_latent}
-    save_file({name: tensor.contiguous() for name, tensor in latents.items()}, files / "latents.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in latents.items() if tensor is not None},
+        files / "latents.safetensors",
+    )
 
 
 def _samples(run: Path, path: Path) -> None:

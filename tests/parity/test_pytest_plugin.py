@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import parity.diff.reduced_outputs
+import parity.diff.outputs
 import parity.diff.runs
 import parity.judge.gate
 import parity.judge.registry
@@ -23,7 +23,7 @@ from parity.runs.golden import bless
 from parity.runs.store import ENVIRONMENT_VARIABLE
 
 # A suite run inside this process forgets what it imports, and numpy cannot be imported twice: so all of it is, above.
-assert parity.judge.gate and parity.diff.reduced_outputs and parity.diff.runs
+assert parity.judge.gate and parity.diff.outputs and parity.diff.runs
 assert parity.judge.registry and parity.report.tables
 
 pytest_plugins = ["pytester"]

@@ -1,7 +1,6 @@
 """Tests against checkouts of official releases and against engines are left out by name where there are none."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,5 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Name what was left out."""
-    lines: Iterable[str] = config.stash.get(LEFT_OUT, [])
-    for line in lines:
+    for line in config.stash.get(LEFT_OUT, []):
         terminalreporter.write_line(line)

@@ -231,7 +231,8 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_link_out_of_the_folder_is_no_way_out(tmp_path: Path) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
-    outside.mkdir(), inside.mkdir()
+    outside.mkdir()
+    inside.mkdir()
     (inside / "sub").symlink_to(outside)
     with pytest.raises(CaseError, match="leaves the case's folder"):
         read(RECORDED, inside)

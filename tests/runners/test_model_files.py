@@ -26,6 +26,10 @@ def copied(micro_weights: WeightsFolder, tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
+def evil_under(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document.update({key: EVIL})
+
+
 def with_key(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     """A change of one JSON file, which is made if it is not there."""
 
@@ -66,10 +70,7 @@ SPOILT = [
         with_file(name, "")
         for name in ("evil.so", "libevil.so.1.2", "evil.pyc", "sub/evil.PYD", "evil.dll", "evil.dylib")
     ),
-    *(
-        with_key("tokenizer_config.json", lambda document, key=key: document.update({key: EVIL}))
-        for key in LIKE_THE_KEY
-    ),
+    *(with_key("tokenizer_config.json", evil_under(key)) for key in LIKE_THE_KEY),
 ]
 
 

@@ -5,12 +5,11 @@ import torch
 
 from parity.calibrate.drift import CandidateDrift, SketchedRun, drift, sketched_run
 from parity.calibrate.harmless import other_capability, threads
-from parity.diff.compared import Comparison
-from parity.diff.drift_level import drift_level
-from parity.diff.levels import MEASURED, OUTPUTS
+from parity.diff.comparison import MEASURED, OUTPUTS, Comparison
 from parity.diff.metric import DRIFT
+from parity.diff.runs import drift_level
 from parity.judge.registry import Registry, load_registry
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.runs.environment import fingerprint
 from parity.runs.golden import find_case
 from parity.runs.places import project_root

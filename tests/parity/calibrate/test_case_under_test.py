@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from parity.calibrate.case_under_test import grounds_of, here, open_station
+from parity.calibrate.case_under_test import grounds_of, here, open_case
 from parity.calibrate.mutation import mutate
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import present
@@ -108,7 +108,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
     registry = _registry({**environment, "threads": str(run.manifest.environment["threads"])}, "micro")
     evidence = grounds_of(case, case, registry, environment)
     assert evidence.environment["threads"] == "1" and evidence.golden is not None
-    opened = open_station(micro_weights, evidence, lambda _: None)
+    opened = open_case(micro_weights, evidence, lambda _: None)
     assert opened.parts_alone() is None, "nothing official runs beside its parts"
     assert opened.free_run().bit_equal
     skipping = grounds_of(VIDEO_SKIPS.change(case), case, registry, environment)
@@ -126,4 +126,4 @@ def test_native_with_other_bits_than_the_golden_stands_for_nothing(
     case, environment = golden.find_case("micro"), here(micro_weights)
     evidence = grounds_of(case, case, _registry(environment, "micro"), environment)
     with pytest.raises(RegistryError, match="not the recorded official one bit for bit"):
-        open_station(micro_weights, evidence, lambda _: None)
+        open_case(micro_weights, evidence, lambda _: None)

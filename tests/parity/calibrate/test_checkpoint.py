@@ -1,4 +1,4 @@
-"""Calibrations in several sittings: what is kept, what is refused, and limits of a few members only."""
+"""Calibrations in several parts: what is kept, what is refused, and limits of a few members only."""
 
 import json
 from pathlib import Path

@@ -16,7 +16,7 @@ from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
-from parity.judge.strength import Caught, load_strength
+from parity.judge.strength import CatchCount, load_strength
 from parity.runs.environment import fingerprint
 from runners.case import Case
 from runners.errors import RegistryError
@@ -135,4 +135,4 @@ def test_a_saved_score_is_what_a_verdict_cites(tmp_path: Path) -> None:
     strength = load_strength(path)
     assert strength is not None
     found = strength.caught_by(["outputs"])
-    assert found == Caught(levels=("outputs",), count=1, defects=2, limits_of="c", date="2026-01-02")
+    assert found == CatchCount(levels=("outputs",), count=1, defects=2, limits_of="c", date="2026-01-02")

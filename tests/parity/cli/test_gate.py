@@ -13,17 +13,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from parity.cli.app import app
-from parity.diff.metric import METRICS
-from parity.judge.limit import Calibration, derive_limit, exact_limit
-from parity.judge.limit_table import TableKey
-from parity.judge.registry import Registry, save_registry
+from parity.diff.metric import METRICS, Metric
 from parity.runs import golden
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
-from parity.taps.group import drift_group
 from parity.trace.file import read_trace, write_trace
 from runners.case import parse_case
 from runners.files import sha256_of
+from tests.parity.made_up_limits import save_limits
 
 LeaveRun = Callable[..., Path]
 FIRST = "denoise/001/cond/block/01/video/ff"
@@ -35,28 +32,8 @@ UNJUDGED = (".bit_equal.", ".value_mismatches", ".bit_mismatches", ".ulp.", "tap
 def gate(checkout: Path, leave_run: LeaveRun, micro_case_text: str) -> Callable[..., tuple[int, str]]:
     """`parity gate` against an official run, in a checkout with limits that were measured under torch 2.13.0."""
     flow = Dataflow(parse_case(micro_case_text, checkout), 3)
-    drift = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps}
-    limits = {
-        name: exact_limit(metric)
-        if metric.direction == "exact"
-        else derive_limit(
-            metric, floor={"a": (_at(metric, 0.02),) * 2}, defects={"d": (_at(metric, 1.0),)}, calibration="c"
-        )
-        for name, metric in METRICS.items()
-        if not any(part in name for part in UNJUDGED)
-        and (name in drift or not name.startswith(("drift.", "isolated.")))
-    }
-    calibration = Calibration(
-        date="2026-01-02",
-        command="x",
-        runs=("y",),
-        environment={"torch": "2.13.0"},
-        expires_with=("torch",),
-        padded_text=False,
-    )
     unjudged = {name: "not in this test" for name in METRICS if any(part in name for part in UNJUDGED)}
-    registry = Registry(calibrations={"c": calibration}, cases={TableKey("micro"): limits}, unjudged=unjudged)
-    save_registry(checkout / "thresholds" / "consistency_threshold.json", registry)
+    save_limits(checkout, flow, floor=0.02, isolated=False, unjudged=unjudged, at=in_its_unit)
 
     def call(run: Path, against: Path, *more: str) -> tuple[int, str]:
         found = CliRunner().invoke(app, ["gate", str(run), "--against", str(against), *more], env={"COLUMNS": "300"})
@@ -65,7 +42,7 @@ def gate(checkout: Path, leave_run: LeaveRun, micro_case_text: str) -> Callable[
     return call
 
 
-def _at(metric: Any, distance: float) -> float:
+def in_its_unit(metric: Metric, distance: float) -> float:
     if metric.direction == "lower":
         return distance
     return {"dB": -20 * torch.log10(torch.tensor(distance)).item(), "": 1 - distance}[metric.unit]

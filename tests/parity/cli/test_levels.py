@@ -9,21 +9,16 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from parity.calibrate.limits import UNJUDGED
 from parity.cli.app import app
+from parity.diff.comparable import flow_of
 from parity.diff.isolated import bound_runs
-from parity.diff.metric import METRICS
-from parity.judge.limit import Calibration, derive_limit, exact_limit
-from parity.judge.limit_table import TableKey
-from parity.judge.registry import Registry, save_registry
-from parity.runs.case import flow_of
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
-from parity.taps.group import ISOLATED_GROUPS, drift_group
 from parity.taps.isolated_places import isolated_places
 from parity.trace.file import read_trace
 from runners.case import parse_case
 from runners.clock import STAGES
+from tests.parity.made_up_limits import save_limits, save_score
 
 LeaveRun = Callable[..., Path]
 Gate = Callable[..., tuple[int, dict[str, Any]]]
@@ -35,43 +30,9 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
     root = tmp_path / "root"
     (root / "golden").mkdir(parents=True)
     (root / "docs" / "measurements").mkdir(parents=True)
-    flow = Dataflow(parse_case(micro_case_text, tmp_path), 3)
-    groups = {f"drift.{drift_group(tap, flow.steps)}" for tap in flow.taps}
-    groups |= {f"isolated.{group}" for group in ISOLATED_GROUPS if not group.startswith("image")}
-    limits = {
-        name: exact_limit(metric)
-        if metric.direction == "exact"
-        else derive_limit(
-            metric,
-            floor={"a": (_at(metric.direction, 0.01),) * 2},
-            defects={"d": (_at(metric.direction, 1.0),)},
-            calibration="c",
-        )
-        for name, metric in METRICS.items()
-        if name not in UNJUDGED
-        and not name.startswith("small_")
-        and (name in groups or not name.startswith(("drift.", "isolated.")))
-    }
-    calibration = Calibration(
-        date="2026-01-02",
-        command="x",
-        runs=("y",),
-        environment={"torch": "2.13.0"},
-        expires_with=("torch",),
-        padded_text=False,
-    )
-    registry = Registry(calibrations={"c": calibration}, cases={TableKey("micro"): limits}, unjudged=UNJUDGED)
     (root / "thresholds").mkdir()
-    save_registry(root / "thresholds" / "consistency_threshold.json", registry)
-    score = {
-        "kind": "mutation",
-        "limits_of": "micro",
-        "date": "2026-01-02",
-        "defects": 9,
-        "killed": 9,
-        "killed_by_levels": {"outputs": 4, "outputs+drift": 7, "outputs+drift+isolated": 9},
-    }
-    (root / "docs" / "measurements" / "mutation_tiny.json").write_text(json.dumps(score))
+    save_limits(root, Dataflow(parse_case(micro_case_text, tmp_path), 3))
+    save_score(root)
     monkeypatch.setenv("PARITY_ROOT", str(root))
 
     def call(*arguments: object) -> tuple[int, dict[str, Any]]:
@@ -79,10 +40,6 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
         return found.exit_code, json.loads(found.stdout)
 
     return call
-
-
-def _at(direction: str, distance: float) -> float:
-    return 1 - distance if direction == "higher" else distance
 
 
 def saved_isolation(path: Path, official: Path, mine: Path, errors: dict[str, float] | None = None) -> Path:

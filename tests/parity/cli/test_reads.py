@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.runs import folder as run_folder
 from parity.runs.folder import OUTPUTS_FILE, TRACE_FILE
+from parity.runs.outputs import read_outputs
 
 LeaveRun = Callable[..., Path]
 counting: Counter[str] | None = None
@@ -38,7 +39,6 @@ def test_a_run_is_hashed_once_and_read_once(
     official = leave_run("official")
     native = leave_run("native", runner="native", first="init/video", error=0.25)
     read: Counter[str] = Counter()
-    read_outputs = run_folder.read_outputs
 
     def counted(path: Path, *arguments: Any, **named: Any) -> Any:
         read[str(path)] += 1

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from parity.cli.app import app
@@ -111,7 +112,7 @@ def test_a_made_checkpoint_is_made_anew_only_where_that_is_asked_for(
 ) -> None:
     monkeypatch.setattr(make, "made_model", lambda preset, seed: make.MadeTensors({"a": (3, seed + 1)}, seed))
     monkeypatch.setattr(make, "made_gemma", lambda preset, seed: make.MadeTensors({"b": (2,)}, seed))
-    monkeypatch.setattr(make, "made_tensor", lambda name, shape, dtype, seed, device: make.torch.zeros(shape).to(dtype))
+    monkeypatch.setattr(make, "made_tensor", lambda name, shape, dtype, seed, device: torch.zeros(shape).to(dtype))
     out = tmp_path / "w"
     assert invoke("forge", "--out", out)[0] == 0
     size = (out / make.CHECKPOINT_NAME).stat().st_size

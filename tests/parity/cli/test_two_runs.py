@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from parity.cli.app import app
+from parity.cli.isolate import reference_and_run
 from parity.report.markdown import escaped
 from parity.runs import golden
 from parity.runs.folder import read_run
@@ -59,6 +60,24 @@ def test_one_run_alone_is_held_to_its_golden(verb: str, sides: tuple[Path, Path]
 def test_identify_takes_a_reference_in_the_same_way(sides: tuple[Path, Path]) -> None:
     for named in ((*sides, sides[0]), (*sides, "--against", sides[0])):
         code, text = said("identify", *named, "--weights", "forge:tiny:0")
+        assert code == 2 and "as RUN --against REF or as REF RUN" in text
+
+
+def test_isolate_tells_a_reference_and_a_run_under_test_apart_in_either_form(
+    sides: tuple[Path, Path], leave_run: LeaveRun
+) -> None:
+    reference, run = (str(side) for side in sides)
+    pair = reference, Path(run)
+    assert reference_and_run([reference, run], None) == pair
+    assert reference_and_run([run], reference) == pair  # as every verb has it
+    assert reference_and_run([reference], run) == pair  # as it was
+    assert reference_and_run([run], "golden") == ("golden", Path(run)) == reference_and_run(["golden", run], None)
+    assert reference_and_run(["a_case"], run) == ("a_case", Path(run)) == reference_and_run([run], "a_case")
+    assert reference_and_run([reference], None) == (reference, None)
+    engine = str(leave_run("engine", runner="engine"))
+    assert reference_and_run([engine], run) == (engine, Path(run))  # of two candidates, as it was
+    for named in ((*sides, sides[0]), (*sides, "--against", sides[0])):
+        code, text = said("isolate", *named, "--weights", "forge:tiny:0")
         assert code == 2 and "as RUN --against REF or as REF RUN" in text
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from parity.diff.comparable import flow_of
 from parity.diff.isolated import bound_runs, isolated_numbers, places_of, read_isolated
-from parity.runs.case import flow_of
 from parity.runs.folder import Run, read_run
 from parity.taps.isolated_places import isolated_places
 from runners.clock import STAGES

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from parity.diff.finding import CODES, Finding
+from parity.diff.comparison import CODES, Finding
 from parity.diff.metric import METRICS, average, highest, lowest, metric_named
 from runners.errors import RegistryError
 

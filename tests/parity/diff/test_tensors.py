@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.diff import tensors, tile_loop, tiles
-from parity.diff.finding import CODES
+from parity.diff import tensors, tiles
+from parity.diff.comparison import CODES
 from parity.diff.metric import METRICS, tensor_metrics
 from parity.diff.tensors import PERCENTILES, TensorDiff
 from runners.errors import ShapeError
@@ -239,8 +239,9 @@ def test_a_torch_without_its_script_compiler_gives_the_same_numbers(
     reference, candidate = (torch.randn(13, 103, generator=generator).to(dtype) for _ in range(2))
     for _ in range(3):  # a script is optimised after it has run a few times
         scripted = tensors.compare(reference, candidate, tile_elements=60)
-    assert isinstance(tile_loop.tile_loop("cpu"), torch.jit.ScriptFunction)
-    monkeypatch.setattr(tiles, "tile_loop", lambda _: tile_loop.measure_tiles)
+    assert isinstance(tiles.tile_loop("cpu"), torch.jit.ScriptFunction)
+    loop = tiles.tile_loop
+    monkeypatch.setattr(tiles, "tile_loop", lambda _: tiles.measure_tiles)
     plain = tensors.compare(reference, candidate, tile_elements=60)
     assert str(plain.summary("video_latent")) == str(scripted.summary("video_latent"))
     for one, other in zip(plain.axis_profile, scripted.axis_profile, strict=True):
@@ -250,8 +251,8 @@ def test_a_torch_without_its_script_compiler_gives_the_same_numbers(
         raise NotImplementedError
 
     monkeypatch.setattr(torch.jit, "script", refuse)
-    assert tile_loop.tile_loop.__wrapped__("cpu") is tile_loop.measure_tiles
-    assert tile_loop.tile_loop("cuda") is tile_loop.measure_tiles
+    assert loop.__wrapped__("cpu") is tiles.measure_tiles
+    assert loop("cuda") is tiles.measure_tiles
 
 
 @pytest.mark.usefixtures("restored_threads")

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.diff.left_out import LeftOut
 from parity.diff.sketches import relative_l2
-from parity.diff.traces import TraceDiff, compare_traces, drift_grids
+from parity.diff.traces import SIDES, OmittedTaps, TraceDiff, compare_traces, drift_grids
 from parity.explain.oracle import Arbitration, arbitrate, tally
 from parity.runs.difference import Difference
 from parity.taps.dataflow import Dataflow
@@ -297,10 +296,10 @@ def padded(tensors: dict[str, Tensor], pattern: str | None = None) -> Trace:
 def test_text_with_padding_on_one_side_is_left_out_on_both(flow: Dataflow) -> None:
     tensors = tensors_of(flow)
     old, new = padded(tensors), trace_of(tensors)
-    for reference, candidate, side in ((old, new, "reference"), (new, old, "candidate")):
+    for reference, candidate, side in zip((old, new), (new, old), SIDES, strict=True):
         found = compare_traces(reference, candidate, flow)
         assert found.bit_equal and found.findings == () and found.compared == len(flow.taps) - len(TEXT)
-        assert found.left_out == LeftOut(taps=TEXT, padded=(side,)) and not found.is_wanted(TEXT[0])
+        assert found.left_out == OmittedTaps(taps=TEXT, padded=(side,)) and not found.is_wanted(TEXT[0])
         assert not any(tap in found.errors for tap in TEXT)
     moved = compare_traces(old, trace_of(noisy(tensors, 0.1, ["connector/neg/audio"])), flow)
     assert [tap for tap, error in moved.errors.items() if error] == ["connector/neg/audio"]
@@ -315,7 +314,7 @@ def test_text_of_real_tokens_on_both_sides_is_wanted_whole(flow: Dataflow) -> No
     assert codes(compare_traces(new, lost, flow)) == [("missing_tensor", TEXT[1])]
     fewer = trace_of(tensors | {TEXT[0]: tensors[TEXT[0]][:, 1:]})  # a token less
     assert codes(compare_traces(new, fewer, flow)) == [("shape_mismatch", TEXT[0])]
-    assert compare_traces(new, new, flow).left_out == LeftOut()
+    assert compare_traces(new, new, flow).left_out == OmittedTaps()
 
 
 def test_bits_of_text_with_padding_are_left_out_of_a_golden_without_sketches_too(flow: Dataflow) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from parity.diff.finding import Finding
+from parity.diff.comparison import Finding
 from parity.diff.sketches import SketchDiff
 from parity.diff.traces import TraceDiff
 from parity.explain.explanation import Explanation, explain

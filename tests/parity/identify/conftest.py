@@ -24,16 +24,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Spinning threads cost more than they save on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def left(micro_weights: WeightsFolder, tmp_path: Path, one_thread: None) -> Callable[..., Run]:
+def left(micro_weights: WeightsFolder, tmp_path: Path) -> Callable[..., Run]:
     """Leave a native run with some switches on, whole taps kept if asked for, or no trace at all."""
 
     def leave(

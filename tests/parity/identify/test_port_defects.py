@@ -19,6 +19,7 @@ from parity.identify.replay import Replay, RunTensors
 from parity.report.identification import identification_document, identification_lines
 from parity.runs.folder import Run
 from runners.case import Case
+from runners.ltx23.audio_decoder import decode_audio
 from runners.ltx23.stages import audio_decoding
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
@@ -132,10 +133,9 @@ def test_what_is_none_of_these_stays_unexplained(
 
 def test_beside_noise_a_defect_is_likely(left: Left, micro_weights: WeightsFolder, micro_case: MakeCase) -> None:
     case = micro_case({"request.num_inference_steps": 1})
-    decode = audio_decoding.decode_audio
 
     def noisy(*args: Any) -> tuple[torch.Tensor, int]:
-        waveform, rate_hz = decode(*args)
+        waveform, rate_hz = decode_audio(*args)
         noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(1))
         return waveform + 1e-4 * waveform.norm() / noise.norm() * noise, rate_hz
 
@@ -167,9 +167,7 @@ def test_without_whole_taps_none_is_guessed_behind_what_stays_unexplained(
 
 
 @pytest.mark.sweep
-def test_every_pair_of_one_site_can_be_computed(
-    micro_weights: WeightsFolder, micro_case: MakeCase, one_thread: None
-) -> None:
+def test_every_pair_of_one_site_can_be_computed(micro_weights: WeightsFolder, micro_case: MakeCase) -> None:
     options = RunOptions(device=CPU)
     case = micro_case(PICTURE)
     replay = Replay(micro_weights, case, options, RunTensors(video_latent=None, audio_latent=None), 64)

@@ -1,7 +1,7 @@
 """The native model stage by stage has the runner's bits, takes the run's own tensors, and batches without changing the
 function."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -39,15 +39,6 @@ EVERYTHING: dict[str, Any] = {
     "request.num_inference_steps": 2,
     "guidance.audio.skip_step": 1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spinning threads cost more than they save on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def replay(weights: WeightsFolder, case: Case, run: Any, taps: Mapping[str, Tensor], **options: Any) -> Replay:

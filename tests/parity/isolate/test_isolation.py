@@ -30,7 +30,7 @@ from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.euler import euler_step
 from runners.ltx23.guidance import combine
 from runners.ltx23.loading import load
-from runners.ltx23.passes import GuidancePass
+from runners.ltx23.passes import GuidancePass, passes_of_step
 from runners.ltx23.stages import denoising
 from runners.ltx23.transformer import Skips, Transformer
 from runners.official.lockstep import SharedTensors
@@ -42,15 +42,6 @@ pytestmark = pytest.mark.slow
 OPTIONS = RunOptions(device=torch.device("cpu"))
 Measure = Callable[..., Isolation]
 UNGUIDED = {"cfg_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spinning threads cost more than they save on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +239,7 @@ def _block(where: str) -> list[str]:
 
 
 def passes_changed(change: Callable[[tuple[GuidancePass, ...]], tuple[GuidancePass, ...]]) -> Any:
-    original = denoising.passes_of_step
-    return patch.object(denoising, "passes_of_step", lambda *call, **options: change(original(*call, **options)))
+    return patch.object(denoising, "passes_of_step", lambda *call, **options: change(passes_of_step(*call, **options)))
 
 
 def last_block_left_out() -> AbstractContextManager[Any]:

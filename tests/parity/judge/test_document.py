@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parity.judge.document import Strict, load_document
+from parity.judge.document import load_document
 from parity.trace.atomic import write_json_atomic
 from runners.errors import RegistryError
+from runners.strict import Strict
 
 
 class Sheet(Strict, frozen=True, kw_only=True):

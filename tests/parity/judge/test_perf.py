@@ -13,8 +13,8 @@ from parity.judge.perf import (
     PerfRegistry,
     PerfRow,
     PerfVerdict,
-    Timed,
     Times,
+    TimeSubject,
     judge_perf,
     load_perf_registry,
     median_difference_interval,
@@ -65,7 +65,7 @@ def judged(
 ) -> PerfVerdict:
     return judge_perf(
         PerfRegistry(baselines=(entry or baseline(),)),
-        Timed(case="astronaut", runner="native", tier="fast", machine=machine, work=work),
+        TimeSubject(case="astronaut", runner="native", tier="fast", machine=machine, work=work),
         runs,
     )
 
@@ -158,7 +158,9 @@ def test_what_may_differ_on_the_same_machine() -> None:
 def test_nothing_to_compare_with_cannot_be_judged() -> None:
     with pytest.raises(RegistryError, match="No baseline of astronaut"):
         judge_perf(
-            PerfRegistry(), Timed(case="astronaut", runner="native", tier="fast", machine=H100, work=WORK), [times()]
+            PerfRegistry(),
+            TimeSubject(case="astronaut", runner="native", tier="fast", machine=H100, work=WORK),
+            [times()],
         )
     with pytest.raises(RegistryError, match="No run of astronaut"):
         judged()

@@ -13,6 +13,7 @@ from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.judge import limit_table
 from parity.judge import registry as registry_module
+from parity.judge.document import document_text
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey, spread
 from parity.judge.registry import Registry, Waiver, load_registry, save_registry
@@ -31,8 +32,8 @@ def calibration(torch: str) -> Calibration:
 
 
 def limit(metric: str, floor: float, defect: float, calibration: str = "here") -> Limit:
-    populations = {"floor": {"threads": [floor] * 2}, "defects": {"gelu": [defect]}}
-    return derive_limit(METRICS[metric], **populations, calibration=calibration)
+    floors, defects = {"threads": [floor] * 2}, {"gelu": [defect]}
+    return derive_limit(METRICS[metric], floor=floors, defects=defects, calibration=calibration)
 
 
 def registry(floor: float = 0.01) -> Registry:
@@ -244,7 +245,7 @@ def test_a_killed_writer_leaves_the_old_registry_or_the_new_one(
 
 
 def test_a_reader_that_a_writer_overtakes_reads_the_new_registry(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    true, old = registry_module.document_text, [path.read_text()]
+    true, old = document_text, [path.read_text()]
     save_registry(path, registry(0.04))
     monkeypatch.setattr(registry_module, "document_text", lambda *given: old.pop() if old else true(*given))
     assert load_registry(path) == registry(0.04) and not old

@@ -171,12 +171,14 @@ def test_limits_of_something_else_than_the_golden_keeps_show(root: Path) -> None
     ):
         measured = msgspec.structs.replace(calibration, compared_on=compared_on)
         tables = {where: {name: limit}}
-        changed = {"calibrations": {"c": measured}, "cases": tables, "unjudged": unjudged}
+        calibrations = {"c": measured}
         if later is not None:
             tables[where]["audio_latent.relative_l2"] = msgspec.structs.replace(limit, calibration="d")
-            changed["calibrations"]["d"] = msgspec.structs.replace(calibration, compared_on=later)
+            calibrations["d"] = msgspec.structs.replace(calibration, compared_on=later)
             unjudged.pop("audio_latent.relative_l2")
-        save_registry(path, msgspec.structs.replace(registry, **changed))
+        save_registry(
+            path, msgspec.structs.replace(registry, calibrations=calibrations, cases=tables, unjudged=unjudged)
+        )
         code, text = invoke("rejudge")
         assert code == wanted, text
         assert ("boxes of 99 px, no taps ->" in text.replace("\n", " ")) == (wanted == 2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parity.judge.strength import KIND_OF_FORM, Caught, key, load_strength
+from parity.judge.strength import KIND_OF_FORM, CatchCount, key, load_strength
 from runners.errors import RegistryError
 
 SAVED: dict[str, Any] = {
@@ -29,7 +29,7 @@ def test_levels_are_worth_what_they_caught_together(tmp_path: Path) -> None:
     strength = load_strength(write(tmp_path / "score.json"))
     assert strength is not None
     alone, both = strength.caught_by(["outputs"]), strength.caught_by(["outputs", "drift"])
-    assert alone == Caught(levels=("outputs",), count=5, defects=9, limits_of="tiny_ti2v", date="2026-01-02")
+    assert alone == CatchCount(levels=("outputs",), count=5, defects=9, limits_of="tiny_ti2v", date="2026-01-02")
     assert both is not None and (both.levels, both.count) == (("outputs", "drift"), 7)
     assert strength.caught_by(["outputs", "isolated"]) is None, "what was not counted is not said"
 

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
+from parity.diff.comparison import Comparison, Finding
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
-from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Timed, Times, judge_perf
+from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, TimeSubject, judge_perf
 from parity.judge.registry import Registry, Waiver
-from parity.judge.verdict import Verdict, judge
+from parity.judge.rules import judge
+from parity.judge.verdict import Verdict
 
 HOSTILE = "\x1b[2J<b>|[link](x)\u202e ]]> & ::error::%0A"
 
@@ -92,6 +92,6 @@ def slow() -> PerfVerdict:
     )
     return judge_perf(
         PerfRegistry(baselines=(baseline,)),
-        Timed(case="astronaut", runner="native", tier="fast", machine=machine, work={}),
+        TimeSubject(case="astronaut", runner="native", tier="fast", machine=machine, work={}),
         [times(12.12)] * 3,
     )

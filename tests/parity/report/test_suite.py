@@ -1,5 +1,6 @@
 """The table of a suite: every tap is held to its bits, and neither a refusal nor an early stop is a pass."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,22 +9,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from rich.console import Console
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
-from parity.diff.left_out import LeftOut
+from parity.diff.comparison import Comparison, Finding, Side
 from parity.diff.metric import METRICS
-from parity.diff.runs import RunsDiff, Side, read_numbers
+from parity.diff.runs import RunsDiff, read_numbers
 from parity.diff.sketches import SketchDiff
-from parity.diff.traces import TraceDiff
+from parity.diff.traces import OmittedTaps, TraceDiff
 from parity.explain.diagnosis import NO_TRACES
 from parity.explain.explanation import Explanation, explain
 from parity.explain.floors import Floors
-from parity.judge.verdict import judge
+from parity.judge.rules import judge
 from parity.report.explanation import explanation_lines
 from parity.report.markdown import escaped
 from parity.report.suite import COLUMNS, SuiteLine, draw_suite, save_suite, suite_code
+from parity.report.terminal import Terminal
 from parity.runs.folder import RunManifest
 from parity.taps.dataflow import Dataflow
 from runners.case import Case
@@ -138,12 +137,12 @@ def test_what_has_no_limits_is_not_judged_and_says_why() -> None:
 
 
 def test_taps_that_were_left_out_are_said_though_the_line_is_at_parity(diagnosis: Diagnose, tmp_path: Path) -> None:
-    omitted = LeftOut(taps=("text/pos/hidden",), padded=("reference",))
+    omitted = OmittedTaps(taps=("text/pos/hidden",), padded=("reference",))
     good = replace(line(diagnosis(True)), found=replace(numbers(), left_out=omitted))
-    console = Console(record=True, width=200)
-    draw_suite(console, [good], [])
+    said = io.StringIO()
+    draw_suite(Terminal(file=said, width=200), [good], [])
     words = "text/pos/hidden left out: the reference was recorded when they still held padding"
-    assert words in console.export_text()
+    assert words in said.getvalue()
     save_suite(tmp_path, [good], [], 1.0)
     assert escaped(words) in (tmp_path / "suite.md").read_text()
     document = json.loads((tmp_path / "suite.json").read_text())
@@ -159,9 +158,9 @@ def test_a_suite_passes_only_whole(lines: list[SuiteLine], missing: list[str], c
 
 
 def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(diagnosis: Diagnose, tmp_path: Path) -> None:
-    console = Console(record=True, width=150)
-    draw_suite(console, [line(diagnosis(True))], ["micro/late"])
-    text = console.export_text()
+    said = io.StringIO()
+    draw_suite(Terminal(file=said, width=150), [line(diagnosis(True))], ["micro/late"])
+    text = said.getvalue()
     assert "COULD NOT JUDGE" in text and "not run yet: micro/late" in text
     save_suite(tmp_path, [line(diagnosis(True))], [], 433.6)
     document = json.loads((tmp_path / "suite.json").read_text())

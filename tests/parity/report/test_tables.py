@@ -4,23 +4,23 @@ import io
 
 import msgspec
 import pytest
-from rich.console import Console
 
-from parity.diff.compared import Comparison
-from parity.diff.finding import Finding
+from parity.diff.comparison import Comparison, Finding
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import propose
 from parity.judge.registry import DEFAULTS, Registry
-from parity.judge.verdict import Verdict, judge
+from parity.judge.rules import judge
+from parity.judge.verdict import Verdict
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
+from parity.report.terminal import Terminal
 from parity.report.words import folded, in_words
 
 
-def console(width: int) -> Console:
-    return Console(file=io.StringIO(), width=width, force_terminal=False)
+def console(width: int) -> Terminal:
+    return Terminal(file=io.StringIO(), width=width)
 
 
-def shown(target: Console) -> str:
+def shown(target: Terminal) -> str:
     assert isinstance(target.file, io.StringIO)
     return target.file.getvalue()
 

@@ -35,7 +35,8 @@ def test_each_form_of_call_is_noted_with_the_kernel_that_was_allowed(backend: SD
             )
             F.scaled_dot_product_attention(query=query, key=key, value=key)
             F.scaled_dot_product_attention(query, key, key, None, 0.0, True, scale=0.5)
-            F.scaled_dot_product_attention(*(heads(tokens, torch.bfloat16) for tokens in (5, 7, 7)))
+            query, key, value = (heads(tokens, torch.bfloat16) for tokens in (5, 7, 7))
+            F.scaled_dot_product_attention(query, key, value)
     wanted = (FORM, f"{FORM}, mask", f"{FORM}, causal", FORM.replace("float32", "bfloat16"))
     assert chosen == dict.fromkeys(wanted, name)
     assert all(torch.equal(one, other) for one, other in zip(plain, noted, strict=True))
@@ -90,7 +91,7 @@ def test_attention_that_an_engine_put_there_is_its_own() -> None:
         pass
     try:
         with noting_attention_kernels():
-            F.scaled_dot_product_attention = own
+            F.scaled_dot_product_attention = own  # type: ignore[assignment]  # as an engine of less care might
         assert F.scaled_dot_product_attention is own
     finally:
         F.scaled_dot_product_attention = ATTEND

@@ -24,7 +24,7 @@ from parity.runs.folder import (
     TRACE_FILE,
     VIDEO_FILE,
     case_id_in,
-    dtype_name,
+    dtype_label,
     holds_run,
     read_run,
     write_run,
@@ -174,7 +174,11 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 
 def text(content: str | bytes) -> Callable[[Path], None]:
     data = content.encode() if isinstance(content, str) else content
-    return lambda folder: (folder / RUN_FILE).write_bytes(data) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / RUN_FILE).write_bytes(data)
+
+    return spoil
 
 
 def one_changed_bit(folder: Path) -> None:
@@ -317,7 +321,7 @@ def test_the_file_says_its_rates_too(write: Callable[..., Path]) -> None:
 
 
 def test_dtypes_have_the_names_of_the_command_line() -> None:
-    assert [dtype_name(dtype) for dtype in (torch.bfloat16, torch.float32)] == ["bf16", "fp32"]
+    assert [dtype_label(dtype) for dtype in (torch.bfloat16, torch.float32)] == ["bf16", "fp32"]
 
 
 def test_a_known_runner_owes_what_we_know_of_it_and_only_another_is_taken_at_its_word(leave_run: LeaveRun) -> None:

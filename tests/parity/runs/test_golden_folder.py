@@ -25,7 +25,8 @@ from parity.runs.golden_folder import (
     require_own,
     undo_interrupted,
 )
-from runners.errors import OutputError, RunError
+from runners.errors import CaseError, OutputError, RunError
+from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
 
@@ -82,7 +83,7 @@ def test_a_golden_that_was_changed_cannot_name_one_either(
     name = str(precious) if place == "absolute" else place
     rewritten(folder / RUN_FOLDER, reference=name)
     document = json.loads((folder / GOLDEN_FILE).read_text())
-    document["history"][-1]["run_sha256"] = golden.sha256_of(folder / RUN_FOLDER / RUN_FILE)
+    document["history"][-1]["run_sha256"] = sha256_of(folder / RUN_FOLDER / RUN_FILE)
     (folder / GOLDEN_FILE).write_text(json.dumps(document))
     new, before = read_run(leave_run("new")), tree(checkout)
     with pytest.raises(RunError, match="says that the run follows"):
@@ -95,7 +96,7 @@ def test_a_case_file_cannot_name_one_either(folder: Path, checkout: Path, leave_
     new = read_run(leave_run("new", reference="1.2.0"))
     (folder / CASE_FILE).write_text('reference = "../../.."\n' + (folder / CASE_FILE).read_text())
     before = tree(checkout)
-    with pytest.raises(golden.CaseError, match=r"follows '\.\./\.\./\.\.', no release that is known"):
+    with pytest.raises(CaseError, match=r"follows '\.\./\.\./\.\.', no release that is known"):
         golden.bless(new, "it ships", reference="1.2.0")
     assert tree(checkout) == before
 

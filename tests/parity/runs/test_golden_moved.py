@@ -37,7 +37,7 @@ def case(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
 STEPS = 'num_inference_steps = 2 # not "reference = 1"'
 
 
-def bless(run: Path, reference: str | None = None, **options: bool) -> None:
+def bless(run: Path, reference: str | None = None, **options: Any) -> None:
     golden.bless(read_run(run), f"because {run.name}", reference=reference, **options)
 
 

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from parity.diff.levels import level_of
+from parity.diff.comparison import level_of
 from parity.diff.metric import METRICS
-from parity.diff.outputs import OutputsDiff
-from parity.diff.reduced_outputs import compare_reduced
+from parity.diff.outputs import OutputsDiff, compare_reduced
 from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
 from parity.runs.reduced import (
     ReducedOutputs,

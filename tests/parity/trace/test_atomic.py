@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from parity.trace import atomic
 from parity.trace.atomic import (
     append_text,
     changing,
@@ -123,7 +122,7 @@ def test_an_older_run_survives_when_the_new_one_cannot_take_its_place(
             raise OSError("cannot")
         return rename(self, target)
 
-    monkeypatch.setattr(atomic.Path, "rename", refuse_new)
+    monkeypatch.setattr(Path, "rename", refuse_new)
     with pytest.raises(OSError, match="cannot"), folder_atomic(out, is_ours, replace=True) as folder:
         (folder / MARKER).write_text("new")
     assert (out / MARKER).read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["run"]
@@ -215,7 +214,7 @@ def no_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         path.mkdir()
     else:
         (tmp_path / "theirs").write_text("theirs")
-        places = {"link": tmp_path / "theirs", "dangling link": tmp_path / "none", "link to a device": os.devnull}
+        places = {"link": tmp_path / "theirs", "dangling link": tmp_path / "none", "link to a device": Path(os.devnull)}
         path.symlink_to(places[request.param])
     return path
 

@@ -264,7 +264,8 @@ def test_a_folder_with_a_journal_and_a_bad_number_of_buckets_are_refused(tmp_pat
 
 def test_the_trace_of_another_process_becomes_part_of_this_one_as_far_as_it_was_asked_for(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir(), there.mkdir()
+    here.mkdir()
+    there.mkdir()
     with TraceWriter(there, keep="full") as other, listening(other):
         tapped = offer(2)
     with TraceWriter(here, pattern="*/video first", keep="full") as writer:
@@ -279,7 +280,8 @@ def test_the_trace_of_another_process_becomes_part_of_this_one_as_far_as_it_was_
 
 def test_what_another_process_did_not_finish_stays_unfinished_and_a_tap_of_both_is_refused(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir(), there.mkdir()
+    here.mkdir()
+    there.mkdir()
     running = TraceWriter(there)
     running("a/b/c", torch.ones(3))  # not sent yet
     other = TraceWriter(tmp_path)

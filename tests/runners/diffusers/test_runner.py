@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 BF16, FP32 = RunOptions(device=CPU), RunOptions(device=CPU, dtype=torch.float32)
 MAPPABLE = {"guidance.audio.stg_blocks": [1]}  # the micro case perturbs another block for each modality
 PICTURE = {"request.images": [{"path": "astronaut.png"}]}
-UNGUIDED = {"guidance.video": {}, "guidance.audio": {}}
+UNGUIDED: dict[str, Any] = {"guidance.video": {}, "guidance.audio": {}}
 
 
 @dataclass(frozen=True, kw_only=True)

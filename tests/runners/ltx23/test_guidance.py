@@ -14,10 +14,11 @@ from runners.strict import fields_of
 SHAPE = (1, 7, 5)
 
 
-def passes(dtype: torch.dtype, present: tuple[bool, ...]) -> list[Tensor | None]:
+def passes(dtype: torch.dtype, present: tuple[bool, ...]) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     generator = torch.Generator().manual_seed(4)
-    made = [torch.randn(SHAPE, generator=generator).to(dtype) for _ in range(4)]
-    return [x if there else None for x, there in zip(made, (True, *present), strict=True)]
+    first, *made = [torch.randn(SHAPE, generator=generator).to(dtype) for _ in range(4)]
+    second, third, fourth = (x if there else None for x, there in zip(made, present, strict=True))
+    return first, second, third, fourth
 
 
 def official_guider(guider: Guider) -> Any:
@@ -47,7 +48,8 @@ def test_the_combination_has_the_official_bits(dtype: torch.dtype, present: tupl
 def test_in_fp32_one_rounding_is_left() -> None:
     guider = Guider(cfg_scale=3.7, stg_scale=1.3, modality_scale=2.9, rescale_scale=0.7)
     given = passes(torch.bfloat16, (True, True, True))
-    exact = combine(guider, *(x.double() for x in given if x is not None), in_fp32=False)
+    first, second, third, fourth = (x.double() for x in given if x is not None)
+    exact = combine(guider, first, second, third, fourth, in_fp32=False)
     in_fp32 = combine(guider, *given, in_fp32=True)
     assert in_fp32.dtype == torch.bfloat16
     assert torch.equal(in_fp32, exact.to(torch.bfloat16))

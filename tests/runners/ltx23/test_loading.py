@@ -1,5 +1,7 @@
 """Loading components: the checkpoint's names, and the first ten of whatever does not fit."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ def test_the_longest_prefix_says_where_a_key_is() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_a_module_gets_its_weights_ready_for_inference(dtype: torch.dtype) -> None:
     made = source()
-    module = load(skeleton(), PREFIXES, made, CPU, dtype)
+    module: Any = load(skeleton(), PREFIXES, made, CPU, dtype)
     assert torch.equal(module.inner.weight, made.tensors["elsewhere.deep.weight"].to(dtype))
     assert torch.equal(module.scale, made.tensors["net.scale"].to(dtype))
     assert not module.training

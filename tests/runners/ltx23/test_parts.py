@@ -21,7 +21,7 @@ def test_the_full_model_has_the_released_number_of_parameters() -> None:
     sizes = {}
     with torch.device("meta"):
         for name, make in parts.items():
-            module = make()
+            module: Any = make()
             sizes[name] = sum(value.numel() for value in module.state_dict().values()) / 1e9
             count = len(expected_shapes(module, module.CHECKPOINT_PREFIXES))
             assert count == len(module.state_dict())  # no two keys share a name

@@ -14,6 +14,7 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import pipeline
+from runners.ltx23.gemma import load_gemma
 from runners.ltx23.pipeline import LTX23Pipeline, ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.transformer import Transformer
@@ -90,7 +91,7 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
 ) -> None:
     alive: list[weakref.ref[nn.Module]] = []
     together: dict[str, int] = {}
-    build, load_gemma = ModelComponents.build, pipeline.load_gemma
+    build = ModelComponents.build
 
     def watched(self: ModelComponents, name: str, kind: type[nn.Module]) -> nn.Module:
         together[name] = sum(reference() is not None for reference in alive)

@@ -8,7 +8,7 @@ with that reason. Taps are compared by the checksums of their bytes.
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from runners.official.files import known_commit
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
-# One thread: products in fp32 on several are not always summed in the same order, not even by one program twice.
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
 V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
@@ -76,15 +75,6 @@ class Checkout:
 
     root: Path
     python: Path
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute on one thread while the test runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The official code is a reference only as long as its files are those that were released."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,6 @@ def test_no_more_than_ten_files_are_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(RunnerError, match=r"ltx_core is not installed; run `make setup`"):
         package_root()

@@ -14,7 +14,7 @@ from runners.ltx23.fast import fused
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-pytestmark = [] if INTERPRETED else pytest.mark.gpu
+pytestmark: pytest.MarkDecorator | list[pytest.MarkDecorator] = [] if INTERPRETED else pytest.mark.gpu
 DEVICE = "cpu" if INTERPRETED else "cuda"
 EPS = 1e-6
 LANES, TOKENS, LEVELS = 3, 5, 2

@@ -143,8 +143,8 @@ def test_the_flag_travels_in_the_extra_alone(models: SimpleNamespace, make_batch
     assert asked.extra.pop("ltx2_skip_v2a_cross_attn_for_video_gt") is True
     not_asked.extra["ltx2_skip_v2a_cross_attn_for_video_gt"] = True
     for batch, attends in ((asked, True), (not_asked, False)):
-        heard: set[str] = set()
-        with listening(lambda name, _, heard=heard: heard.add(name)):
+        heard: dict[str, torch.Tensor] = {}
+        with listening(heard.__setitem__):
             DenoisingStage(models.native.build("transformer", Transformer)).forward(batch)
         assert any(name.endswith("audio/av_attn") for name in heard) is attends
 

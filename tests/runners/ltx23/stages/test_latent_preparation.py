@@ -65,7 +65,9 @@ def test_states_and_noise_are_the_official_ones(
         assert torch.equal(native.denoise_mask, official.denoise_mask)
         assert torch.equal(native.positions, official.positions)
         assert native.positions.dtype == official.positions.dtype
+    assert batch.video_state is not None and batch.audio_state is not None
     assert heard["init/video"] is batch.video_state.latent and heard["init/audio"] is batch.audio_state.latent
+    assert batch.generator is not None and batch.sigmas is not None
     assert torch.equal(batch.generator.get_state(), generator.get_state())  # the decoder draws on from here
     assert batch.sigmas.shape == (3,)
 

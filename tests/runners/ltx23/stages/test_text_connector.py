@@ -45,9 +45,13 @@ def test_positive_and_negative_prompts_go_through_in_two_separate_calls(make_bat
     for (states, mask), sign, wanted_mask in zip(writer.calls, (1, -1), (MASK, MASK * 2), strict=True):
         assert torch.equal(torch.stack(states, dim=-1), sign * EMBEDS) and mask is not None
         assert torch.equal(mask, wanted_mask)
-    assert torch.equal(batch.video_context, EMBEDS[..., 0] + 1) and torch.equal(batch.audio_context, EMBEDS[..., 0] + 2)
-    assert torch.equal(batch.negative_video_context, 1 - EMBEDS[..., 0])
-    assert torch.equal(batch.negative_audio_context, 2 - EMBEDS[..., 0])
+    for made, wanted in (
+        (batch.video_context, EMBEDS[..., 0] + 1),
+        (batch.audio_context, EMBEDS[..., 0] + 2),
+        (batch.negative_video_context, 1 - EMBEDS[..., 0]),
+        (batch.negative_audio_context, 2 - EMBEDS[..., 0]),
+    ):
+        assert made is not None and torch.equal(made, wanted)
 
 
 def test_without_guidance_only_the_positive_fields_are_set(make_batch: Callable[..., Batch]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from parity.diff.comparable import require_same_weights
-from parity.diff.identity import identity_findings, side_of
+from parity.diff.comparable import identity_findings, require_same_weights, side_of
 from parity.diff.runs import compare_runs
 from parity.explain.diagnosis import diagnose
 from parity.judge.gate import gate

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from parity.diff.left_out import LeftOut
 from parity.diff.runs import GoldenSubset, RunsDiff, compare_runs, numbers_of
+from parity.diff.traces import OmittedTaps, SideName
 from parity.runs.folder import read_run
 from parity.runs.reduced import kept_taps
 from parity.taps.pattern import chosen
@@ -56,12 +56,13 @@ def test_a_trace_of_a_pattern_that_leaves_groups_out_is_no_drift(leave_run: Leav
 
 def test_taps_that_limits_were_not_measured_on_do_not_stand_for_their_group(leave_run: LeaveRun) -> None:
     inner = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
-    runs = [
+    official, native = (
         read_run(leave_run(runner, runner=runner, pattern=f"{inner} denoise/*/block/01/*"))
         for runner in ("official", "native")
-    ]
-    assert compare_runs(*runs).levels["drift"].measured
-    level = compare_runs(*runs, subset=GoldenSubset(box_px=8, pattern=f"{inner} denoise/*/block/00/*")).levels["drift"]
+    )
+    assert compare_runs(official, native).levels["drift"].measured
+    subset = GoldenSubset(box_px=8, pattern=f"{inner} denoise/*/block/00/*")
+    level = compare_runs(official, native, subset=subset).levels["drift"]
     assert (level.measured, level.owed) == (False, True) and "leaves out block." in level.why
 
 
@@ -91,19 +92,21 @@ def test_text_that_holds_padding_on_either_side_is_not_measured_and_nobody_owes_
     old, new = leave_run("old", padded_text=True), leave_run("new", runner="native")
     whole = compared(leave_run("official"), new)
     assert whole.levels["drift"].left_out == () and whole.left_out.taps == () and "drift.text" in whole.metrics
-    for reference, candidate, padded in (
+    sides: tuple[tuple[Path, Path, tuple[SideName, ...]], ...] = (
         (old, new, ("reference",)),
         (new, old, ("candidate",)),
         (old, old, ("reference", "candidate")),
-    ):
+    )
+    for reference, candidate, padded in sides:
         found = compared(reference, candidate)
         level = found.levels["drift"]
         assert (level.measured, level.owed, level.without, level.left_out) == (True, False, (), ("drift.text",))
-        assert found.left_out == LeftOut(taps=("text/pos/hidden", "text/neg/hidden"), padded=padded)
+        assert found.left_out == OmittedTaps(taps=("text/pos/hidden", "text/neg/hidden"), padded=padded)
         count = len(read_trace(new))
         assert level.why.startswith(f"{count - 2} of {count} taps were compared; text/pos/hidden and text/neg/hidden ")
         assert set(whole.metrics) - set(found.metrics) == {"drift.text"}
-        owed = {("candidate",): ["missing_trace"] * 2}.get(padded, ["same_run"] if reference == candidate else [])
+        alone = ["same_run"] if reference == candidate else []
+        owed = ["missing_trace"] * 2 if padded == ("candidate",) else alone
         assert [one.code for one in found.findings] == owed, "an old reference excuses it, an old candidate does not"
         assert numbers_of(found.document(), "x") == found
 

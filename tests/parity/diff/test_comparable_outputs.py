@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from parity.diff.comparable import output_taps
 from parity.diff.runs import compare_runs
-from parity.diff.tapped_outputs import output_taps
 from parity.judge.gate import gate
 from parity.runs.folder import RUN_FILE, TRACE_FILE, read_run
 from parity.runs.reduced import reduce_outputs

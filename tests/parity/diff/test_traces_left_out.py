@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from parity.diff.left_out import LeftOut
-from parity.diff.traces import compare_traces
+from parity.diff.comparable import flow_of
+from parity.diff.traces import OmittedTaps, compare_traces
 from parity.runs import golden
-from parity.runs.case import flow_of
 from parity.trace.file import TRACE_FILE, SketchTable, Trace, decode, read_trace
 
 pytestmark = pytest.mark.slow
@@ -26,9 +25,9 @@ LARGE = "ltx_2.3_one_stage_ti2v"
     ],
 )
 def test_it_says_which_taps_and_because_of_which_side(padded: tuple[str, ...], said: str) -> None:
-    found = LeftOut(taps=TEXT, padded=padded)  # type: ignore[arg-type]
+    found = OmittedTaps(taps=TEXT, padded=padded)  # type: ignore[arg-type]
     assert found.words == f"text/pos/hidden and text/neg/hidden left out: {said} when they still held padding"
-    assert LeftOut().words == ""
+    assert OmittedTaps().words == ""
 
 
 def without_padding(table: SketchTable) -> SketchTable:
