@@ -90,7 +90,7 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 

@@ -4,7 +4,7 @@
     python -m bench.table docs/measurements/*.json [--into docs/measurements.md] [--into README.md]
 
 Nothing is measured here: every number comes from a file, with the device it was measured on. `--into` also replaces
-what stands between the markers of a document: `<!-- measured: all -->`, `full size` or `caught`, up to `<!-- end -->`.
+what stands between the markers of a document, `<!-- measured: NAME -->` up to `<!-- end -->`; names: `blocks_of`.
 """
 
 import argparse
@@ -37,6 +37,15 @@ from bench.rows import (
     suite_rows,
     vocoder_rows,
     without_latents_row,
+)
+from bench.tier_rows import (
+    FUSED_COLUMNS,
+    GATE_COLUMNS,
+    LADDER_COLUMNS,
+    fused_rows,
+    gate_rows,
+    ladder_rows,
+    products_rows,
 )
 from parity.trace.atomic import write_bytes_atomic
 
@@ -116,6 +125,35 @@ def engines_table(kinds: Documents) -> str:
         )
         for one in kinds.get("engines", [])
     )
+
+
+def ladder_table(kinds: Documents) -> str:
+    """The ladder of tiers."""
+    return "\n".join(
+        table(f"{one['case']} on one {device(one)}", LADDER_COLUMNS, ladder_rows(one, kinds.get("samples", [])))
+        for one in kinds.get("ladder", [])
+    )
+
+
+def tiers_table(kinds: Documents) -> str:
+    """What the gate says of each tier, which products are in fp8, and the fused operations by themselves."""
+    parts = [
+        table(f"{one['case']}, judged by limits, {machine(one['environment'])}", GATE_COLUMNS, gate_rows(one))
+        for one in kinds.get("tiers", [])
+    ]
+    for one in kinds.get("fp8_layers", []):
+        columns = (
+            "product",
+            "share of what fp8 adds",
+            "saves in a block, ms",
+            *(f"blocks in {t}" for t in one["tiers"]),
+        )
+        parts.append(table(f"Products in fp8, {one['case']}, {device(one)}", columns, products_rows(one)))
+    parts += [
+        table(f"Fused operations on 4 x 6144 tokens, {device(one)}", FUSED_COLUMNS, fused_rows(one))
+        for one in kinds.get("fused", [])
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def every_table(kinds: Documents) -> str:
@@ -226,6 +264,8 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "full size": full_size_table(kinds),
         "caught": caught_table(kinds),
         "engines": engines_table(kinds),
+        "ladder": ladder_table(kinds),
+        "tiers": tiers_table(kinds),
     }
 
 
