@@ -9,6 +9,7 @@ Processes that run tests side by side share one server, which ends with the last
 
 import fcntl
 import gc
+import importlib
 import io
 import json
 import os
@@ -88,8 +89,8 @@ def serve(folder: Path) -> None:
     sys.path[0] = str(ROOT)
     import torch
 
-    import runners.native.runner  # noqa: F401
-
+    for name in ("runners.native.runner", "parity.runs.execute", "parity.runs.outputs"):
+        importlib.import_module(name)
     torch.set_num_threads(1)  # a fork of more would lack them
     gc.freeze()
     programs, leasing = (socket.socket(socket.AF_UNIX) for _ in range(2))
