@@ -98,14 +98,13 @@ golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, w
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
 	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into README.md
 
-IN_PROCESSES = $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) $(1)) --benchmark-disable
+IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser, but for whole catalogues
-	$(RUN) -m pytest -m 'not gpu and not browser and not sweep' $(call IN_PROCESSES,--dist loadfile --no-loadscope-reorder)
+	$(RUN) -m pytest -m 'not gpu and not browser and not sweep' $(IN_PROCESSES)
 
-# A file's tests have little in common here, and some take a minute: each goes to whoever is free.
 sweep: $(STAMP) ## Tests of whole catalogues: each known defect located and named, 400 damaged inputs, branches of native
-	$(RUN) -m pytest -m 'sweep and not gpu' $(call IN_PROCESSES,--dist load --maxschedchunk 1)
+	$(RUN) -m pytest -m 'sweep and not gpu' $(IN_PROCESSES)
 
 # Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
 $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt

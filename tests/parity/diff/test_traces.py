@@ -44,13 +44,13 @@ def noisy(tensors: dict[str, Tensor], size: float, taps: Iterable[str] | None = 
 
 
 @cache
-def sketched(tensor: Tensor, _version: int) -> TapSketch:
-    """The sketch of a tensor as it is now; most taps of most traces here are the same tensors."""
+def sketched(tensor: Tensor) -> TapSketch:
+    """The sketch of a tensor, made once: most taps of most traces here are the same ones, and copies are changed."""
     return sketch(tensor, buckets=16)
 
 
 def table_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> SketchTable:
-    sketches = [sketched(tensor, tensor._version) for tensor in tensors.values()]
+    sketches = [sketched(tensor) for tensor in tensors.values()]
     return SketchTable(
         buckets=16,
         pattern=pattern,
