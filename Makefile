@@ -47,6 +47,9 @@ GPU_GOLDEN = $(if $(filter forge:%,$(GPU_WEIGHTS)),$(if $(filter-out $(wildcard 
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
 
+# Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup parity parity-gpu golden-gpu measurements \
   test sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds coverage mutate hostile bench clean
