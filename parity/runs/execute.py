@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from runners.weights import Weights, num_blocks
 CRASHED_FILE = "parity.crashed"  # marks a folder of a crashed run as ours
 TRACEBACK_FILE = "traceback.txt"  # in it: that of an engine that failed
 ENGINES = ("diffusers", *OWN_ENVIRONMENT)  # known runners whose code is somebody else's, and not wrapped by them
+_RUNS = count()  # of this process
 Listening = Callable[[Path], AbstractContextManager[None]]  # records taps while inside, and leaves files in a folder
 
 
@@ -123,7 +125,7 @@ def _set_apart_what_lasts() -> None:
     Official code collects four times a run and native once, and what imports leave takes 0.2 s each time. What an
     earlier run left in cycles is collected first; before the first one there is nothing but imports.
     """
-    if gc.get_freeze_count():
+    if next(_RUNS):
         gc.collect()
     gc.freeze()
 
