@@ -236,7 +236,7 @@ def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
 ) -> None:
     longer = ["--set", "request.num_inference_steps=900"]
     arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*", *longer]
-    command = [warm, "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
+    command = [str(warm), "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
     # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
     heard = partial(signal.signal, sent, signal.SIG_DFL)
     with subprocess.Popen(
@@ -263,7 +263,7 @@ def test_an_interrupt_that_a_library_swallows_ends_the_run_when_it_next_says_how
         "class Engine(NativeRunner):\n    name = 'deaf'\n"
     )
     arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*"]
-    command = [warm, "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
+    command = [str(warm), "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "interrupted" in ended.stderr, ended
     assert not (tmp_path / "out").exists()
