@@ -1,6 +1,7 @@
 """Checkpoints, pictures, cases and runs that tests of several modules share; all made here, nothing fetched."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
+from typer import testing
 
 from parity.cli.threads import DEFAULT_THREADS
 from runners.case import Case, parse_case
@@ -26,11 +28,14 @@ from runners.official.runner import OfficialRunner
 from runners.protocol import Outcome, RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
+from tests import warm_python
 
 prepare_imports()  # before any test imports official audio code
 # As every verb does, so that runs of both have the same bits; and products in fp32 on several threads are not always
 # summed in the same order, not even by one program twice.
 torch.set_num_threads(DEFAULT_THREADS)
+gc.disable()  # until everything is collected: what imports make lives on
+testing._get_command = cache(testing._get_command)  # type: ignore[attr-defined]  # all verbs, which no call changes
 
 Forge = Callable[..., WeightsFolder]  # name, change of the configuration in place, preset="odd"
 
@@ -108,8 +113,12 @@ def shrink_to_micro(preset: Preset) -> None:
     )
     preset.config["vae"].update(decoder_base_channels=4)
     preset.config["audio_vae"]["model"]["params"]["ddconfig"].update(ch_mult=[1, 1, 1], num_res_blocks=0)
-    preset.config["vocoder"]["vocoder"].update(upsample_initial_channel=64)
-    preset.config["vocoder"]["bwe"].update(upsample_initial_channel=48)
+    preset.config["vocoder"]["vocoder"].update(
+        upsample_rates=[8, 5, 4], upsample_kernel_sizes=[16, 11, 8], upsample_initial_channel=24
+    )
+    preset.config["vocoder"]["bwe"].update(
+        upsample_rates=[16, 15], upsample_kernel_sizes=[20, 17], upsample_initial_channel=12
+    )
     preset.gemma["text_config"].update(
         num_hidden_layers=3,
         sliding_window_pattern=2,
@@ -210,6 +219,22 @@ def official_run(micro_weights: WeightsFolder) -> Callable[..., Executed]:
 def run() -> Callable[[Any, Case], Executed]:
     """Run a case on a runner with every tap kept."""
     return execute
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An interpreter that has torch and the native model already; one for all processes that run tests."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with warm_python.interpreter(folder / "warm") as path:
+        yield path
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, of tests alone."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

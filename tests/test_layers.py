@@ -3,7 +3,8 @@
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -87,33 +88,42 @@ Source = tuple[str, str]  # dotted module name, text
 Rule = Callable[[str, str], list[str]]
 
 
-def sources() -> list[Source]:
+@cache
+def sources() -> tuple[Source, ...]:
     found = []
     for package in ("parity", "runners", "bench"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             found.append((name, path.read_text(encoding="utf-8")))
-    return found
+    return tuple(found)
+
+
+@cache
+def nodes_of(text: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(text)))
 
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def imported(text: str) -> Iterator[str]:
+@cache
+def imported(text: str) -> tuple[str, ...]:
     """Every module that a source imports: at its top, inside functions, or by a name given to import_module."""
-    for node in ast.walk(ast.parse(text)):
+    found: list[str] = []
+    for node in nodes_of(text):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written in full"
             assert node.module is not None
             # `from parity import cli` imports parity.cli
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
             target = node.args[0]
             if isinstance(target, ast.Constant):
-                yield str(target.value)
+                found.append(str(target.value))
+    return tuple(found)
 
 
 def layer_of(name: str) -> int | None:
@@ -157,7 +167,7 @@ def official_outside(name: str, text: str) -> list[str]:
 def unsafe(name: str, text: str) -> list[str]:
     """Ways to run code that came as data."""
     found = [f"{name} imports {target}" for target in imported(text) if target.split(".")[0] in UNSAFE_MODULES]
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if not isinstance(node, ast.Call):
             continue
         if ast.unparse(node.func) in UNSAFE_CALLS:
@@ -180,7 +190,7 @@ def printing(name: str, text: str) -> list[str]:
         return []
     consoles = ("rich.console.Console", "rich.print", "typer.echo", "typer.secho", "click")
     found = [f"{name} imports {target}" for target in imported(text) if target.startswith(consoles)]
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING_CALLS:
             found.append(f"{name} calls {ast.unparse(node.func)}")
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
@@ -193,7 +203,7 @@ def changes_files(name: str, text: str) -> list[str]:
     if any(within(name, module) for module in MAY_CHANGE_FILES):
         return []
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(text):
         if not isinstance(node, ast.Call):
             continue
         whole = ast.unparse(node.func)
@@ -209,20 +219,25 @@ def changes_files(name: str, text: str) -> list[str]:
 RULES: tuple[Rule, ...] = (upward, beyond_the_model, official_outside, unsafe, printing, changes_files)
 
 
+@cache
+def broken_by(rule: Rule) -> tuple[str, ...]:
+    return tuple(violation for name, text in sources() for violation in rule(name, text))
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_module_keeps_the_rule(rule: Rule) -> None:
     found = sources()
     assert len(found) > 80 and {"runners.ltx23.transformer", "parity.runs.folder"} <= {name for name, _ in found}
-    broken = [violation for name, text in found for violation in rule(name, text)]
+    broken = broken_by(rule)
     assert [violation for violation in broken if not violation.startswith(tuple(EXCEPTIONS))] == []
 
 
 def test_every_exception_is_needed() -> None:
-    broken = [violation for name, text in sources() for rule in RULES for violation in rule(name, text)]
+    broken = [violation for rule in RULES for violation in broken_by(rule)]
     assert [start for start in EXCEPTIONS if not any(violation.startswith(start) for violation in broken)] == []
 
 
-def needs(found: list[Source]) -> dict[str, set[str]]:
+def needs(found: Sequence[Source]) -> dict[str, set[str]]:
     """Every module with the modules of this project that it imports, at its top or inside functions."""
     names = {name for name, _ in found}
     needed = {}

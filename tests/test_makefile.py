@@ -29,6 +29,24 @@ def test_every_case_of_the_makefile_has_a_whole_golden(variable: str) -> None:
         assert golden.manifest.case["id"] == name and golden.manifest.runner == "official"
 
 
+@pytest.mark.parametrize(
+    ("fails", "code"),
+    [("nothing", 0), ("tiny_text_only", 2), ("release_1.1.2", 2), ("rejudge", 2)],
+)
+def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp_path: Path) -> None:
+    parity = tmp_path / "parity"
+    parity.write_text(f'#!/bin/sh\necho "called: $*"\ncase "$*" in *{fails}*) exit 1;; esac\n')
+    parity.chmod(0o755)
+    command = ["make", "--jobs=2", "--output-sync=target", "gate", f"PARITY={parity}", "INTERPRETER=none"]
+    done = subprocess.run([*command, f"WEIGHTS={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    calls = [line.split() for line in done.stdout.splitlines() if line.startswith("called: ")]
+    judged = [words[i + 1] for words in calls for i, word in enumerate(words) if word == "--case"]
+    if code == 0:
+        assert sorted(judged) == sorted(path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml"))
+        assert [words[1] for words in calls][-1] == "rejudge" and all("--golden" in words for words in calls[1:-1])
+
+
 def test_every_tiny_case_is_judged_by_the_gate() -> None:
     judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
     assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}

@@ -8,8 +8,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 OWN = {"self", "cls"}
-NOT_OURS = {  # of torch, torchaudio and the operating system, which have no public way
-    *("_forward_pre_hooks", "_fused_sdp_choice", "_IS_TORCHAUDIO_EXT_AVAILABLE", "_exit"),
+NOT_OURS = {  # of torch, torchaudio, typer and the operating system, which have no public way
+    *("_forward_pre_hooks", "_fused_sdp_choice", "_IS_TORCHAUDIO_EXT_AVAILABLE", "_get_command", "_exit"),
 }
 
 

@@ -20,11 +20,12 @@ def case(
     ] = None,
 ) -> int:
     """Turn a case into a request as engines record them, or such a request into a case; prints it."""
-    from parity.runs.golden import find_case
     from runners.case import case_text
     from runners.engine_request import case_of_request, request_of
 
     if to_request is not None and from_request is None:
+        from parity.runs.golden import find_case  # and with it torch, which the other way does without
+
         text = json.dumps(request_of(find_case(to_request)), indent=2) + "\n"
     elif from_request is not None and to_request is None:
         text = case_text(case_of_request(from_request))

@@ -215,7 +215,7 @@ def sketch_torch_into(tensor: Tensor, floats: Tensor, integers: Tensor) -> None:
         turned = padded.view(-1, VECTOR)[source].mul_(signs)  # (C * K, 8): vector u of a chunk now lies in its lane
         lanes += turned.view(chunks, buckets, VECTOR).sum(dim=0, dtype=torch.float64)
 
-    sums = torch.stack([lanes[:, e].roll(e * buckets // VECTOR) for e in range(VECTOR)]).sum(dim=0)  # (K,)
+    sums = lanes.T.gather(1, lane_order(buckets, device)).sum(dim=0)  # (K,)
     statistics = torch.stack((square.sqrt(), max_abs.to(torch.float64), total / max(count, 1)))
     floats.copy_(torch.cat((sums, statistics)))
     integers.copy_(torch.stack((checksum, nan_count, inf_count)))
@@ -235,6 +235,13 @@ def chunk_pattern(first_chunk: int, chunks: int, buckets: int, device: torch.dev
     shifts = torch.arange(31, 31 - VECTOR, -1, device=device)
     signs = 1 - 2 * (bits[:, None] >> shifts & 1)
     return source.flatten(), signs.to(torch.float32)
+
+
+@lru_cache(maxsize=8)
+def lane_order(buckets: int, device: torch.device) -> Tensor:
+    """Return which place of lane e adds to bucket k, int64 (8, K)."""
+    lane = torch.arange(VECTOR, device=device)
+    return (torch.arange(buckets, device=device) - lane[:, None] * (buckets // VECTOR)) % buckets
 
 
 def _hash32(index: Tensor) -> Tensor:
@@ -258,7 +265,12 @@ def _checksum(part: Tensor, first_quad: int) -> Tensor:
     if padding:
         octets = torch.nn.functional.pad(octets, (0, padding))
     words = octets.view(torch.int32).view(-1, 4).to(torch.int64)  # (Q, 4)
-    bits = _hash32(torch.arange(first_quad, first_quad + words.shape[0], device=part.device))
-    keys = bits[:, None] * torch.tensor(MULTIPLIERS, device=part.device)  # below 2^64; only its low 32 bits count
-    keyed = (words + keys) & _MASK
+    keyed = (words + quad_keys(first_quad, words.shape[0], part.device)) & _MASK
     return (keyed[:, 0] * keyed[:, 1] + keyed[:, 2] * keyed[:, 3]).sum()
+
+
+@lru_cache(maxsize=8)  # as chunk_pattern
+def quad_keys(first_quad: int, quads: int, device: torch.device) -> Tensor:
+    """Return the keys of a block's words, int64 (Q, 4); only their low 32 bits count."""
+    bits = _hash32(torch.arange(first_quad, first_quad + quads, device=device))
+    return bits[:, None] * torch.tensor(MULTIPLIERS, device=device)  # below 2^64

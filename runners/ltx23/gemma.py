@@ -8,12 +8,14 @@ Axes: B sample, S token of the prompt, D width, L layer (embedding included).
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, Gemma3Config, Gemma3TextModel
+from transformers import AutoTokenizer, Gemma3Config, Gemma3TextConfig, Gemma3TextModel
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from runners.errors import CheckpointError
@@ -94,12 +96,23 @@ def load_gemma(
     return GemmaEncoder(load(model, prefixes, source, device, dtype), PromptTokenizer(gemma_folder))
 
 
+def gemma_text_config(config: dict[str, Any]) -> Gemma3TextConfig:
+    """The sizes of the language model. Raises: CheckpointError."""
+    with _described():
+        return Gemma3Config.from_dict(config).text_config
+
+
 def gemma_skeleton(config: dict[str, Any]) -> Gemma3TextModel:
     """The language model on the meta device. Raises: CheckpointError."""
+    text_config = gemma_text_config(config)
+    with _described(), torch.device("meta"):
+        return Gemma3TextModel(text_config)
+
+
+@contextmanager
+def _described() -> Iterator[None]:
     try:
-        text_config = Gemma3Config.from_dict(config).text_config
-        with torch.device("meta"):
-            return Gemma3TextModel(text_config)
+        yield
     except Exception as error:  # a stranger's config can fail anywhere inside transformers
         raise CheckpointError(f"The Gemma folder's config.json does not describe a Gemma 3: {error}") from error
 

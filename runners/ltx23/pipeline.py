@@ -19,7 +19,7 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.fast.fp8_choice import choice_of_tier
-from runners.ltx23.gemma import gemma_skeleton, load_gemma
+from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
 from runners.ltx23.parts import model_parts
@@ -51,7 +51,7 @@ class ModelComponents:
         self.files = files
         self.device = device
         self.dtype = config.dtype
-        gemma = gemma_skeleton(files.gemma_config).config
+        gemma = gemma_text_config(files.gemma_config)
         self._parts = model_parts(
             files.config,
             hidden_width=gemma.hidden_size,

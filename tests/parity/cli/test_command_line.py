@@ -232,11 +232,11 @@ def test_a_place_that_cannot_be_written_is_one_sentence(runs: Runs, tmp_path: Pa
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
-    sent: signal.Signals, runs: Runs, tmp_path: Path
+    sent: signal.Signals, runs: Runs, tmp_path: Path, warm: Path
 ) -> None:
     longer = ["--set", "request.num_inference_steps=900"]
     arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*", *longer]
-    command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
+    command = [str(warm), "-m", "parity.cli.app", "run", "--runner", "native", *map(str, arguments)]
     # A shell starts what it puts into the background with interrupts ignored, and children inherit that.
     heard = partial(signal.signal, sent, signal.SIG_DFL)
     with subprocess.Popen(
@@ -253,7 +253,7 @@ def test_a_run_that_is_told_to_end_exits_2_and_leaves_nothing_half_written(
 
 
 def test_an_interrupt_that_a_library_swallows_ends_the_run_when_it_next_says_how_far_it_is(
-    runs: Runs, tmp_path: Path
+    runs: Runs, tmp_path: Path, warm: Path
 ) -> None:
     engine = tmp_path / "engine.py"
     engine.write_text(
@@ -263,7 +263,7 @@ def test_an_interrupt_that_a_library_swallows_ends_the_run_when_it_next_says_how
         "class Engine(NativeRunner):\n    name = 'deaf'\n"
     )
     arguments = ["--case", runs.case, "--weights", runs.weights, "--out", tmp_path / "out", "--taps", "*"]
-    command = [sys.executable, "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
+    command = [str(warm), "-m", "parity.cli.app", "run", "--runner", f"{engine}:Engine", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2 and "interrupted" in ended.stderr, ended
     assert not (tmp_path / "out").exists()

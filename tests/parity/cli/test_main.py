@@ -90,7 +90,7 @@ def test_every_way_in_ends_alike(way: str, tmp_path: Path) -> None:
     broken = module(tmp_path, "typer", "raise RuntimeError('no typer')")
     if way != "older script":  # which imports the verbs itself
         assert "parity cannot start (RuntimeError: no typer)" in sentence(parity("doctor", first=broken, way=way))
-    assert "There is no folder" in sentence(parity("gate", tmp_path / "nowhere", way=way))
+    assert "nowhere" in sentence(parity("case", "--from-request", tmp_path / "nowhere", way=way))
     assert parity("--version", way=way).stdout.startswith("parity ")
 
 
@@ -125,6 +125,7 @@ def test_help_version_and_typing_errors_import_nothing_that_computes(tmp_path: P
         (["gate"], 2),
         (["gate", "--nonsense", "x"], 2),
         (["run", "--threads", "many"], 2),
+        (["case", "--from-request", "nowhere"], 2),
     ):
         done = parity(*arguments, first=loud)
         assert done.returncode == code and "was imported" not in done.stderr + done.stdout, (arguments, done)
@@ -150,8 +151,11 @@ def test_output_that_does_not_arrive_is_exit_2(arguments: str, streams: str) -> 
 
 @pytest.mark.parametrize("streams", ["2>&-", ">&-", ">&- 2>&-", ">/dev/full 2>/dev/full", "| true"])
 def test_what_a_verb_cannot_say_is_exit_2(streams: str, tmp_path: Path) -> None:
-    verb = f"gate {tmp_path}" if "2>" in streams else "case --to-request tiny_ti2v"  # which says it on that stream
-    assert told_to_nobody(verb, streams) == 2
+    request = tmp_path / "request.json"
+    if "2>" not in streams:  # a verb says its errors there, and this on the other stream
+        request.write_text(CliRunner().invoke(app, ["case", "--to-request", "tiny_ti2v"]).stdout)
+        assert told_to_nobody(f"case --from-request {request}", "") == 0
+    assert told_to_nobody(f"case --from-request {request}", streams) == 2
 
 
 def test_what_an_engine_leaves_behind_does_not_change_the_exit_code(tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_debug_prints_the_traceback(
 
 
 def test_an_encoding_with_few_signs_is_no_error(tmp_path: Path) -> None:
-    done = parity("gate", tmp_path / "é漢", PYTHONIOENCODING="ascii")
+    done = parity("case", "--from-request", tmp_path / "é漢", PYTHONIOENCODING="ascii")
     assert r"\xe9\u6f22" in sentence(done)
 
 

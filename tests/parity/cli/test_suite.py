@@ -152,9 +152,9 @@ def test_a_defect_in_one_block_is_named_by_one_command(live: Path, micro_weights
 
 
 def test_a_checkout_runs_the_cases_of_its_release_in_its_own_interpreter_and_is_kept(
-    live: Path, micro_weights: WeightsFolder
+    live: Path, micro_weights: WeightsFolder, warm: Path
 ) -> None:
-    checkout = ("--official-root", package_root(), "--runner-python", sys.executable)
+    checkout = ("--official-root", package_root(), "--runner-python", warm)
     code, said = suite(live, micro_weights, *checkout)
     assert code == 0, said
     official, native = (read_run(live / "runs" / "micro" / name).manifest for name in ("official", "native"))

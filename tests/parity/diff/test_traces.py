@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,8 +26,13 @@ CLEAN = "denoise/000/cond/block/01/video/ff"
 
 def tensors_of(flow: Dataflow, seed: int = 0) -> dict[str, Tensor]:
     """Random taps; those of video and audio differ in shape."""
+    return dict(random_taps(flow.taps, seed))
+
+
+@cache
+def random_taps(taps: tuple[str, ...], seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {tap: torch.randn(1, 7, 24 if "video" in tap else 16, generator=generator) for tap in flow.taps}
+    return {tap: torch.randn(1, 7, 24 if "video" in tap else 16, generator=generator) for tap in taps}
 
 
 def noisy(tensors: dict[str, Tensor], size: float, taps: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -37,8 +43,14 @@ def noisy(tensors: dict[str, Tensor], size: float, taps: Iterable[str] | None = 
     }
 
 
+@cache
+def sketched(tensor: Tensor) -> TapSketch:
+    """The sketch of a tensor, made once: most taps of most traces here are the same ones, and copies are changed."""
+    return sketch(tensor, buckets=16)
+
+
 def table_of(tensors: dict[str, Tensor], pattern: str | None = None, complete: bool = True) -> SketchTable:
-    sketches = [sketch(tensor, buckets=16) for tensor in tensors.values()]
+    sketches = [sketched(tensor) for tensor in tensors.values()]
     return SketchTable(
         buckets=16,
         pattern=pattern,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from runners.forge.weights import ForgedWeights
 from runners.protocol import RunOptions
 from runners.tap import listening
 from runners.weights import WeightsFolder
-from tests.parity.runs import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +35,6 @@ HERE = Path(sys.executable)
 ROOT = Path(__file__).parents[3]
 BF16 = RunOptions(device=torch.device("cpu"))
 MakeCase = Callable[..., Case]
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An interpreter that has torch already."""
-    with warm_python.interpreter(tmp_path_factory.mktemp("warm")) as path:
-        yield path
 
 
 @pytest.fixture
@@ -358,10 +350,15 @@ def test_the_child_does_not_outlive_a_parent_that_was_killed(
     ],
 )
 def test_what_cannot_be_started_is_named(
-    change: dict[str, Any], sentence: str, micro_weights: WeightsFolder, micro_case: MakeCase, tmp_path: Path
+    change: dict[str, Any],
+    sentence: str,
+    micro_weights: WeightsFolder,
+    micro_case: MakeCase,
+    tmp_path: Path,
+    warm: Path,
 ) -> None:
     with pytest.raises(ParityError, match=sentence):
-        run_in_child("official", micro_weights, micro_case(), tmp_path / "run", **change)
+        run_in_child("official", micro_weights, micro_case(), tmp_path / "run", **{"python": warm, **change})
 
 
 def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
@@ -373,7 +370,7 @@ def test_a_runner_that_refuses_a_case_refuses_it_in_a_child(
 
 
 def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
-    grey: Path, micro_weights: WeightsFolder, micro_case_text: str, tmp_path: Path
+    grey: Path, micro_weights: WeightsFolder, micro_case_text: str, tmp_path: Path, warm: Path
 ) -> None:
     (tmp_path / "case.toml").write_text(micro_case_text)
     arguments = ["run", "--case", str(tmp_path / "case.toml"), "--weights", str(micro_weights.folder)]
@@ -382,7 +379,7 @@ def test_the_command_line_runs_an_engine_of_ones_own_in_another_interpreter(
     assert done.exit_code == 0, done.output
     assert "denoising" in done.stderr and "step 2/2" in done.stderr
     assert read_run(tmp_path / "run").manifest.details["in_child_process"] is True
-    again = [*arguments, "--runner-python", sys.executable, "--reference", "1.2.0", "--replace"]
+    again = [*arguments, "--runner-python", str(warm), "--reference", "1.2.0", "--replace"]
     refused = CliRunner().invoke(app, again)
     assert refused.exit_code == 2 and "does not run reference release '1.2.0'" in refused.output
 

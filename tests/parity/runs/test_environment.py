@@ -3,7 +3,6 @@
 import json
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def test_flags_are_recorded_once_they_are_not_as_torch_starts() -> None:
     assert named(before, after) == [f"changed_flags: None against {changed}"]
 
 
-def test_an_engine_that_sets_precisions_by_their_newer_names_has_a_fingerprint_too() -> None:
+def test_an_engine_that_sets_precisions_by_their_newer_names_has_a_fingerprint_too(warm: Path) -> None:
     # In a process of its own: torch refuses the older names from then on.
     program = """
 import json, torch
@@ -93,7 +92,7 @@ torch.backends.cudnn.conv.fp32_precision = "ieee"
 torch.backends.cuda.matmul.fp32_precision = "tf32"
 print(json.dumps(fingerprint(torch.device("cpu"))))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([warm, "-c", program], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["changed_flags"] == {"cudnn.allow_tf32": "cudnn.conv.fp32_precision = ieee"}
     assert found["float32_matmul_precision"] == "cuda.matmul.fp32_precision = tf32"

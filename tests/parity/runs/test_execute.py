@@ -1,7 +1,9 @@
 """Recording a run: a crash leaves no run, but what its taps had recorded, marked incomplete."""
 
+import gc
 import io
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -227,6 +229,32 @@ def test_what_an_engine_raises_anywhere_is_a_sentence_of_the_tree(
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     with pytest.raises(RunnerError, match=said):
         execute(Asking(at, raised), micro_case(), RunOptions(device=torch.device("cpu")), Quiet())
+
+
+def test_a_run_collects_no_garbage_of_imports_but_what_an_earlier_run_left(micro_case: Callable[..., Case]) -> None:
+    class InCycle:
+        itself: "InCycle"
+
+    def run() -> set[int]:
+        """What collections walk while the engine runs."""
+        walked: set[int] = set()
+
+        class Looking(Crashing):
+            def run(self, case: Case, progress: Progress) -> Outcome:
+                walked.update(map(id, gc.get_objects()))
+                raise RuntimeError("seen enough")
+
+        with pytest.raises(RunnerError, match="seen enough"):
+            execute(Looking(), micro_case(), RunOptions(device=torch.device("cpu")), Quiet())
+        return walked
+
+    run()  # before the first there is nothing to collect
+    lasting, left = [[]], InCycle()  # type: ignore[var-annotated]
+    left.itself, gone = left, weakref.ref(left)
+    assert id(lasting) in map(id, gc.get_objects())
+    del left
+    walked = run()
+    assert id(lasting) not in walked and gone() is None
 
 
 def test_a_device_that_is_not_here_is_named() -> None:

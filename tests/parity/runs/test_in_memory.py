@@ -1,6 +1,8 @@
 """A run in a child with other environment variables: another CPU capability shows, nothing varied is refused."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -39,7 +41,8 @@ def test_the_other_capability_of_a_cpu(
 
 
 def test_a_child_that_computes_as_we_do_is_no_variation(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], warm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "executable", str(warm))
     with pytest.raises(RunnerError, match="OF_NO_CONSEQUENCE=1 computes as this one does"):
         sketched_run(micro_weights, micro_case(), "native", variables={"OF_NO_CONSEQUENCE": "1"})

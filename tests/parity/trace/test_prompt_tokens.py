@@ -1,6 +1,5 @@
 """Prompts of engines that tap the window: as many tokens as native taps, and the same sketch."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_counts_are_those_of_the_tokens_with_the_one_that_begins_a_prompt(
 
 
 def test_an_engine_that_taps_its_window_is_recorded_as_one_that_taps_real_tokens(
-    tmp_path: Path, micro_weights: WeightsFolder, micro_case_text: str
+    tmp_path: Path, micro_weights: WeightsFolder, micro_case_text: str, warm: Path
 ) -> None:
     (tmp_path / "micro.toml").write_text(micro_case_text)
     (tmp_path / "engine.py").write_text(ENGINE)
@@ -49,7 +48,7 @@ def test_an_engine_that_taps_its_window_is_recorded_as_one_that_taps_real_tokens
     taps = {}
     for name, more in (
         ("native", ["--runner", "native"]),
-        ("child", ["--runner", f"{tmp_path / 'engine.py'}:Windowed", "--runner-python", sys.executable]),
+        ("child", ["--runner", f"{tmp_path / 'engine.py'}:Windowed", "--runner-python", warm]),
     ):
         said = CliRunner().invoke(app, [str(one) for one in ["run", *arguments, *more, "--out", tmp_path / name]])
         assert said.exit_code == 0, said.output

@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -215,7 +214,7 @@ def test_an_interrupt_while_a_failed_run_is_closed_is_heard(tmp_path: Path, monk
         raise ZeroDivisionError
 
 
-def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_its_finished_steps(tmp_path: Path, warm: Path) -> None:
     program = """
 import os, sys, torch
 from pathlib import Path
@@ -226,7 +225,7 @@ for step in range(3):
         writer(f"denoise/{step:03d}/{part}", torch.full((4,), float(step)))
 os._exit(9)
 """
-    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    killed = subprocess.run([warm, "-c", program, str(tmp_path)], check=False)
     assert killed.returncode == 9 and not (tmp_path / TRACE_FILE).exists()
     trace = read_trace(tmp_path)
     assert list(trace) == [f"denoise/{step:03d}/{part}" for step in range(2) for part in "ab"]
