@@ -202,7 +202,7 @@ def test_bad_requests_exit_2_and_leave_nothing(runs: Runs, invoke: Invoke, tmp_p
         ("--set", "nonsense", "KEY=VALUE"),
         ("--reference", "0.9", "0.9"),
         ("--set", "reference.nonsense=true", "nonsense"),
-        ("--tier", "fast", "no 'fast' tier"),
+        ("--tier", "faster", "exact, fast, fp8, fp8x2"),
         ("--dtype", "fp8", "--dtype"),
         ("--device", "cuda:17", "CUDA"),
     ):

@@ -85,21 +85,6 @@ def test_the_scales_of_a_later_release_follow_each_token(
     assert max(distance(fast.taps[name], exact.taps[name]) for name in exact.taps) < WITHIN
 
 
-def test_in_bf16_it_is_nearer_to_fp32_than_the_official_code(
-    micro_weights: WeightsFolder,
-    micro_case: Callable[..., Case],
-    official_run: Callable[..., Any],
-    run: Callable[..., Any],
-) -> None:
-    case = micro_case(PICTURE)
-    exact, official = official_run(case, torch.float32), official_run(case)
-    fast = run(NativeRunner(micro_weights, options("fast", torch.bfloat16)), case)
-    for modality in ("video", "audio"):
-        name = f"denoise/000/guided/{modality}"
-        own, its = (distance(one.taps[name], exact.taps[name]) for one in (fast, official))
-        assert own < its
-
-
 @pytest.mark.parametrize("tier", ["fp8", "fp8x2"])
 def test_fp8_departs_by_what_fp8_costs(
     tier: Tier, micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
