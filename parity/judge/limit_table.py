@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -187,7 +188,12 @@ def _samples_named(name: str, folder: Path) -> TableSamples:
     with naming(folder / name, wanted):
         if (found := hashlib.sha256(text.encode()).hexdigest()) != form.group(1):
             raise RegistryError(f"its bytes have the hash {found[:12]}..., not that of its name; they were changed.")
-        return as_form(json_value(text, folder / name, wanted), TableSamples)
+        return _samples_of(text, folder / name, wanted)
+
+
+@lru_cache(maxsize=64)  # a registry has a file a case, and a suite reads it for each; their hash is asked every time
+def _samples_of(text: str, path: Path, wanted: str) -> TableSamples:
+    return as_form(json_value(text, path, wanted), TableSamples)
 
 
 def _line(limit: Limit) -> LimitLine:
