@@ -46,11 +46,12 @@ GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_GOLDEN = $(if $(filter forge:%,$(GPU_WEIGHTS)),$(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden))
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
+GPU_LIMITS ?= ltx_2.3_one_stage_ti2v_25f,ltx_2.3_one_stage_ti2v
 
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup parity parity-gpu golden-gpu measurements \
+.PHONY: help setup parity parity-gpu golden-gpu thresholds-gpu measurements \
   test sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds coverage mutate hostile bench clean
 
@@ -97,6 +98,11 @@ parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compa
 golden-gpu: $(STAMP) ## Make the official runs of parity-gpu the ground truth, with native's numbers (REASON=...)
 	$(foreach case,$(GPU_CASES),$(PARITY) bless $(GPU_OUT)/runs/$(case)/official --reason "$(REASON)" &&) true
 	$(PARITY) rejudge $(GPU_CASES:%=--record $(GPU_OUT)/report/numbers_%_native_against_official.json)
+
+# What is kept in GPU_OUT/limits is not measured again; GPU_OUT/limits/thresholds is to be copied over thresholds/.
+thresholds-gpu: $(STAMP) ## Limits of the cases at full size on a GPU, the most useful members first; the same call goes on
+	$(RUN) bench/limits.py --out $(GPU_OUT)/limits --cases $(GPU_LIMITS) --device $(GPU_DEVICE) --weights $(GPU_WEIGHTS) \
+	  --minutes $(GPU_MINUTES) $(if $(COMPILED),--compiled)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
 	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into README.md

@@ -5,7 +5,7 @@ Nothing is measured here: every number comes from a file.
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.diff.imported import WITHOUT_LATENTS
@@ -14,6 +14,7 @@ from parity.judge.strength import beyond_without
 GIB = 1 << 30
 Rows = list[tuple[str, ...]]
 ENDS = ("video latent", "audio latent", "frames", "waveform")
+OLDER = "older"  # code than that of the newest samples of a case
 UNORDERED = "cudnn::detail::dgrad_engine"  # adds as its threads come
 LEVELS = {
     "outputs": "outputs alone",
@@ -29,8 +30,26 @@ def device(document: dict[str, Any]) -> str:
     return f"{name}, driver {environment.get('driver', '-')}, torch {environment.get('torch', '-')}"
 
 
-def speed_rows(document: dict[str, Any]) -> Rows:
-    """Medians over the samples of each case, runner and kind of run."""
+def runner_of(run: dict[str, Any]) -> str:
+    """A run's runner as it is asked for: NAME, or NAME:TIER."""
+    return str(run["runner"]) if run["tier"] == "exact" else f"{run['runner']}:{run['tier']}"
+
+
+def newest_code(documents: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
+    """The code that each case was timed with last, by the dates of files of timing samples: of one day, all of it."""
+    last: dict[str, tuple[str, set[str]]] = {}
+    for document in documents:
+        for case in {run["case"] for run in document["runs"]}:
+            date, codes = last.get(case, ("", set()))
+            if document["date"] > date:
+                codes = set()
+            if document["date"] >= date:
+                last[case] = (document["date"], codes | {document["code_version"]})
+    return {case: codes for case, (_, codes) in last.items()}
+
+
+def speed_rows(document: dict[str, Any], newest: Mapping[str, set[str]]) -> Rows:
+    """Medians over the samples of each case, runner and kind of run; rows of older code than the newest say so."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in document["runs"]:
         kind = (run["case"], run["runner"], run["tier"], run["work"].get("trace", ""))
@@ -51,10 +70,37 @@ def speed_rows(document: dict[str, Any]) -> Rows:
                 middle([one["stage_s"].get("denoising", 0.0) for one in times]),
                 f"{statistics.median(later):.3f}",
                 f"{max(one['peak_bytes'] for one in times) / GIB:.1f}",
+                "newest" if document["code_version"] in newest[key[0]] else OLDER,
                 device(document),
             )
         )
     return rows
+
+
+def speed_lines(documents: Sequence[dict[str, Any]], cases: str) -> Rows:
+    """For each case whose id begins so, all runners by turns in one row: seconds a step, and end to end.
+
+    They are of one file, of those of the newest code the one with most runners, then most runs.
+    """
+    newest = newest_code(documents)
+    rows: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
+    for document in documents:
+        groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for run in document["runs"]:
+            groups.setdefault(run["case"], {}).setdefault(runner_of(run), []).append(run["times"])
+        for case, runners in groups.items():
+            if document["code_version"] not in newest[case] or not case.startswith(cases):
+                continue
+            said = []
+            for runner, times in runners.items():
+                step_s = statistics.median(step for one in times for step in one["step_s"][1:] or one["step_s"])
+                whole_s = statistics.median(one["end_to_end_s"] for one in times)
+                said.append(f"{runner} {step_s:.3f} ({whole_s:.1f}, {len(times)} runs)")
+            what = f"seconds a step (end to end), by turns, {case}, {document['environment']['device_name']}"
+            size = len(runners), sum(len(times) for times in runners.values())
+            if case not in rows or size > rows[case][0]:
+                rows[case] = size, (what, "; ".join(said))
+    return [row for _, (_, row) in sorted(rows.items())]
 
 
 def capture_row(document: dict[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bench.rows import (
     ENDS,
+    OLDER,
     Rows,
     blocks_row,
     capture_row,
@@ -29,10 +30,12 @@ from bench.rows import (
     machine,
     metric_rows,
     mutation_note,
+    newest_code,
     planted_rows,
     port_row,
     run_row,
     sketch_row,
+    speed_lines,
     speed_rows,
     suite_rows,
     vocoder_rows,
@@ -89,12 +92,15 @@ def full_size_rows(kinds: Documents) -> Rows:
         for line in one["lines"]:
             found = f"{line['outcome']}, first diverges at {line['taps']['roots'][0]['where']}"
             rows.append((f"native with one feed-forward {HOW_PLANTED}", found))
-    times = [row for one in here("samples") for row in speed_rows(one) if row[0] == FULL_SIZE_CASE]
+    samples = kinds.get("samples", [])
+    newest = newest_code(samples)
+    times = [row for one in here("samples") for row in speed_rows(one, newest) if row[0] == FULL_SIZE_CASE]
     if times:
-        found = "; ".join(f"{runner} {s} s, {peak} GiB" for _, runner, _, _, _, s, _, _, _, peak, _ in times)
+        found = "; ".join(f"{runner} {s} s, {peak} GiB" for _, runner, _, _, _, s, _, _, _, peak, *_ in times)
         runs = ", ".join(f"{count} of {runner}" for _, runner, _, _, count, *_ in times)
-        rows.append((f"one request end to end, median (runs: {runs})", found))
-    return rows
+        older = ", older code" if any(OLDER in row for row in times) else ""
+        rows.append((f"one request end to end, median (runs: {runs}{older})", found))
+    return [*rows, *speed_lines(samples, FULL_SIZE_CASE)]
 
 
 def full_size_table(kinds: Documents) -> str:
@@ -216,9 +222,13 @@ def every_table(kinds: Documents) -> str:
             "Speed: medians in seconds over runs by turns, peak in GiB",
             (
                 *("case", "runner", "tier", "trace", "runs", "end to end", "load", "denoising", "step", "peak"),
-                "device",
+                *("code", "device"),
             ),
-            [row for document in kinds.get("samples", []) for row in speed_rows(document)],
+            [
+                row
+                for document in kinds.get("samples", [])
+                for row in speed_rows(document, newest_code(kinds["samples"]))
+            ],
         ),
         table(
             "Cost of recording all taps: median step in seconds",

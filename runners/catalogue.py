@@ -12,7 +12,7 @@ from typing import Any, Final
 from runners.closed_input import closed_input
 from runners.errors import ParityError, RunnerError
 from runners.files import opened
-from runners.protocol import Runner, RunOptions
+from runners.protocol import TIERS, Runner, RunOptions, Tier
 from runners.weights import Weights
 
 # Every known runner, and the pattern of the taps that it owes: a verdict asks this table, since what a run says of its
@@ -94,6 +94,20 @@ def _open_runner(
     if colon and file.endswith(".py"):
         return _opened(Path(file), engine, weights, options)
     raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}, or FILE.py:CLASS for one of your own.")
+
+
+def runner_and_tier(text: str) -> tuple[str, Tier]:
+    """A runner's name and tier out of `NAME[:TIER]`; without a tier, "exact". `FILE.py:CLASS` is a name.
+
+    Raises: RunnerError for a tier that there is not.
+    """
+    name, colon, last = text.rpartition(":")
+    if not colon or name not in NAMES:
+        return text, "exact"
+    tier = next((one for one in TIERS if one == last), None)
+    if tier is None:
+        raise RunnerError(f"Runner {name!r} has no tier {last!r}; take NAME[:TIER], a tier of {', '.join(TIERS)}.")
+    return name, tier
 
 
 def is_known(runner: Runner) -> bool:

@@ -9,6 +9,7 @@ ParityError
   RunnerError          a runner
   RunError             a run or golden
   RegistryError        limits, speed baselines
+    OutOfTimeError     what a sitting has no time left to measure
   MediaError           pictures, videos
   OutputError          a file or folder to write
   OutOfMemoryError     the device, or this process
@@ -54,6 +55,10 @@ class RunError(ParityError):
 
 class RegistryError(ParityError):
     """A threshold or performance registry with unknown keys, missing entries or a refused loosening."""
+
+
+class OutOfTimeError(RegistryError):
+    """A calibration whose minutes are over before its next member; what was measured is kept."""
 
 
 class MediaError(ParityError):

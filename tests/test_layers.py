@@ -15,7 +15,15 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
     "runners",
     *("parity.taps", "parity.trace", "parity.runs", "parity.diff", "parity.defects"),
     *("parity.explain", "parity.identify", "parity.isolate", "parity.judge"),
-    *("parity.calibrate", "parity.report", "parity.suite", "parity.cli", "parity.__main__", "parity.pytest_plugin"),
+    *(
+        "parity.calibrate",
+        "parity.admit",
+        "parity.report",
+        "parity.suite",
+        "parity.cli",
+        "parity.__main__",
+        "parity.pytest_plugin",
+    ),
     "bench",
 )
 # What breaks a rule, by how it begins, and why it may. One that is needed no more fails.

@@ -19,14 +19,14 @@ import torch
 from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, same_bits, sketched_run
 from parity.calibrate.harmless import threads, variations
 from parity.calibrate.isolated_errors import added_alone
-from parity.calibrate.limits import measure_floor
 from parity.calibrate.mutation_evidence import Judge
+from parity.calibrate.populations import measure_floor
 from parity.calibrate.variant_limits import widened
 from parity.diff.comparison import Comparison
 from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.isolate.error import IsolatedError
 from parity.judge.limit_table import TableKey
-from parity.judge.registry import Registry
+from parity.judge.registry import Registry, device_of
 from parity.judge.rules import judge
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run
@@ -35,7 +35,8 @@ from parity.runs.in_memory import CPU
 from runners.case import Case
 from runners.errors import RegistryError
 from runners.official.files import INSTALLED_RELEASE
-from runners.weights import WeightsFolder
+from runners.protocol import Tier
+from runners.weights import Weights
 
 FLOOR_DRAWS: Final = range(50, 52)  # for cases without limits of their own
 MACHINE_OF_BITS: Final = ("cpu", "cpu_capability", "torch", "threads")  # where these are a golden's, so are the bits
@@ -54,6 +55,16 @@ class CaseEvidence:
     environment: dict[str, str]
     golden: Run | None  # the golden, where official code of the case's release cannot run here
     subset: GoldenSubset | None  # what is compared, if not everything
+
+    @property
+    def device(self) -> torch.device:
+        """The device that everything runs on."""
+        return torch.device(self.environment["device"])
+
+    @property
+    def limits_on(self) -> str:
+        """The device whose limits hold there, as `parity.judge.limit_table.TableKey` names it."""
+        return device_of(self.environment)
 
     def running(self) -> AbstractContextManager[None]:
         """Compute on as many threads as the environment says."""
@@ -76,7 +87,7 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
     if golden is not None:
         here["threads"] = str(golden.manifest.environment["threads"])
     changed = case.id == at_hand.id and case != at_hand
-    own = case == at_hand or (not changed and TableKey(case.id) in registry.cases)
+    own = case == at_hand or (not changed and TableKey(case.id, device_of(environment)) in registry.cases)
     evidence = CaseEvidence(
         case=case,
         changed=changed,
@@ -95,7 +106,13 @@ def grounds_of(case: Case, at_hand: Case, registry: Registry, environment: Mappi
 def _require_limits_that_hold(evidence: CaseEvidence) -> None:
     """Refuse limits that decide nothing here: what the gate could not judge would count as caught."""
     registry, case = evidence.registry, evidence.case.id
-    named = {limit.calibration for limit in registry.limits_of(case).values() if limit.calibration is not None}
+    limits = registry.limits_of(case, evidence.limits_on)
+    if TableKey(case, evidence.limits_on) not in registry.cases:
+        raise RegistryError(
+            f"There are no limits of '{TableKey(case, evidence.limits_on)}', and what cannot be judged is not caught; "
+            "measure them there: `parity calibrate`, or `make thresholds-gpu`."
+        )
+    named = {limit.calibration for limit in limits.values() if limit.calibration is not None}
     compared_on = subset_phrase(evidence.subset)
     changes = {
         change
@@ -104,7 +121,7 @@ def _require_limits_that_hold(evidence: CaseEvidence) -> None:
     }
     changes |= {
         change
-        for metric, limit in registry.limits_of(case).items()
+        for metric, limit in limits.items()
         if limit.calibration is not None
         for change in registry.calibrations[limit.calibration].changed_text(metric, padded_text=False)
     }
@@ -121,9 +138,10 @@ class CaseUnderTest:
     """A case with its reference run, where candidates are run and judged."""
 
     evidence: CaseEvidence
-    weights: WeightsFolder
+    weights: Weights
     reference: SketchedRun
     judge: Judge
+    tier: Tier = "exact"  # of the native model that is run as a candidate
 
     @property
     def case(self) -> Case:
@@ -141,19 +159,26 @@ class CaseUnderTest:
         """
         with self.evidence.running():
             return drift(
-                self.weights, self.case, self.reference, dtype, subset=self.evidence.subset, variables=variables
+                self.weights,
+                self.case,
+                self.reference,
+                dtype,
+                subset=self.evidence.subset,
+                device=self.evidence.device,
+                variables=variables,
+                tier=self.tier,
             )
 
     def parts_alone(self, *, oracle: bool = False) -> tuple[IsolatedError, ...] | None:
-        """The error that every part of it adds; None where nothing official can run beside them."""
-        if self.evidence.golden is not None:
+        """The error that every part of it adds; None where nothing official can run beside it, or its parts differ."""
+        if self.evidence.golden is not None or self.tier != "exact":
             return None
         with self.evidence.running():
-            return added_alone(self.weights, self.case, oracle=oracle)
+            return added_alone(self.weights, self.case, oracle=oracle, device=self.evidence.device, copies=True)
 
 
-def open_case(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> CaseUnderTest:
-    """Make the reference run, and the floors of a case without limits of its own.
+def open_case(weights: Weights, evidence: CaseEvidence, say: Say, tier: Tier = "exact") -> CaseUnderTest:
+    """Make the reference run, and the floors of a case without limits of its own, for candidates of a tier.
 
     Raises: RegistryError for a native run that cannot stand for the official one, or a floor that cannot be compared.
     """
@@ -161,25 +186,27 @@ def open_case(weights: WeightsFolder, evidence: CaseEvidence, say: Say) -> CaseU
     official = golden is None
     registry = evidence.registry
     with evidence.running():
-        reference = sketched_run(weights, case, "official" if official else "native")
+        device = evidence.device
+        reference = sketched_run(weights, case, "official" if official else "native", device=device)
         if golden is not None and not evidence.changed:
             _require_that_native_stands_for(golden, reference, evidence)
         if not evidence.own:
-            harmless = variations(FLOOR_DRAWS, case.reference)
-            floor = measure_floor(weights, case, reference, harmless, say, official=official)
-            registry = widened(registry, evidence.limits_of, floor)
+            harmless = variations(FLOOR_DRAWS, case.reference, device=device)
+            beside = official and tier == "exact"  # else no part is tried alone, and needs no floor
+            floor = measure_floor(weights, case, reference, harmless, say, official=beside, device=device)
+            registry = widened(registry, evidence.limits_of, floor, evidence.limits_on)
     judge = Judge(
         limits_of=evidence.limits_of,
         registry=registry,
         environment=evidence.environment,
         compared_on=subset_phrase(evidence.subset),
     )
-    return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, judge=judge)
+    return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, judge=judge, tier=tier)
 
 
-def here(weights: WeightsFolder) -> dict[str, str]:
+def here(weights: Weights, device: torch.device = CPU) -> dict[str, str]:
     """This process and machine, and the weights, as limits name them."""
-    return {**{key: str(value) for key, value in fingerprint(CPU).items()}, "weights_sha256": weights.hash}
+    return {**{key: str(value) for key, value in fingerprint(device).items()}, "weights_sha256": weights.hash}
 
 
 def _require_that_native_stands_for(golden: Run, reference: SketchedRun, evidence: CaseEvidence) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import torch
 
+from parity.runs.environment import NUMERIC_KEYS, fingerprint
 from parity.trace.atomic import write_json_atomic
-from runners.errors import RegistryError
+from runners.errors import OutOfTimeError, RegistryError
 from runners.load import load
 
 SCHEMA_VERSION: Final = 1
@@ -26,6 +28,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metrics: dict[str, float | str]  # JSON holds infinities as strings
     findings: tuple[str, ...] = ()  # what the comparison refused outright
     shown_at: tuple[str, ...] = ()  # metrics of groups in which a defect departs first, or adds its error
+    took_s: float = 0.0
 
     @property
     def numbers(self) -> Numbers:
@@ -39,6 +42,11 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     members: dict[str, Member]
 
 
+def measured_in(device: torch.device) -> dict[str, Any]:
+    """What of this process and machine the members of one population must have in common: all that changes numbers."""
+    return {key: value for key, value in fingerprint(device).items() if key in (*NUMERIC_KEYS, "source_hash")}
+
+
 @dataclass(kw_only=True)
 class CalibrationCheckpoint:
     """Takes members one by one. Without arguments it takes them all and keeps nothing."""
@@ -48,8 +56,8 @@ class CalibrationCheckpoint:
     minutes: float | None = None
     origin: dict[str, Any] = field(default_factory=dict)  # what a kept file must have been measured with
     _members: dict[str, Member] = field(default_factory=dict)
+    begun_s: float = field(default_factory=time.monotonic)  # by that clock, when the minutes began
     _longest_s: float = 0.0
-    _begun_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         """Read what was kept. Raises: RegistryError if it is of another case, model or machine."""
@@ -64,6 +72,7 @@ class CalibrationCheckpoint:
                 f"{self.kept} was measured with another {', '.join(changed) or 'origin'}; give another --samples file."
             )
         self._members = dict(found.members)
+        self._longest_s = max((member.took_s for member in self._members.values()), default=0.0)
 
     def require_known(self, known: Iterable[str]) -> None:
         """Refuse ids that no member has. Raises: RegistryError."""
@@ -76,17 +85,19 @@ class CalibrationCheckpoint:
         return not self.only or name in self.only
 
     def take(self, name: str, measure: Callable[[], Member]) -> Member:
-        """A member, measured now or kept from before. Raises: RegistryError if it would not end in time."""
+        """A member, measured now or kept from before. Raises: OutOfTimeError if it would not end in time."""
         if name in self._members:
             return self._members[name]
         start_s = time.monotonic()
-        if self.minutes is not None and start_s - self._begun_s + self._longest_s > self.minutes * 60:
-            raise RegistryError(
+        if self.minutes is not None and start_s - self.begun_s + self._longest_s > self.minutes * 60:
+            raise OutOfTimeError(
                 f"Out of time before {name!r}, with {len(self._members)} members measured"
                 + (f" and kept in {self.kept}; the same call goes on." if self.kept else "; give --samples FILE.")
             )
-        self._members[name] = measure()
-        self._longest_s = max(self._longest_s, time.monotonic() - start_s)
+        measured = measure()
+        took_s = time.monotonic() - start_s
+        self._members[name] = msgspec.structs.replace(measured, took_s=round(took_s, 1))
+        self._longest_s = max(self._longest_s, took_s)
         if self.kept is not None:
             document = {"schema_version": SCHEMA_VERSION, "origin": self.origin, "members": self._members}
             write_json_atomic(self.kept, msgspec.to_builtins(document))

@@ -18,6 +18,7 @@ from parity.taps.dataflow import Dataflow
 from parity.trace.file import Trace, read_trace
 from parity.trace.trace_writer import TraceWriter
 from runners.case import Case
+from runners.protocol import Tier
 from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
@@ -62,6 +63,7 @@ def sketched_run(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device = CPU,
     variables: Mapping[str, str] | None = None,
+    tier: Tier = "exact",
 ) -> SketchedRun:
     """Run a case with all taps, in this process or, where environment variables are given, in a child that has them.
 
@@ -70,7 +72,7 @@ def sketched_run(
     """
     with tempfile.TemporaryDirectory() as name:
         with TraceWriter(Path(name)) as writer, listening(writer):
-            outputs = run_in_memory(runner, weights, case, dtype, device, variables=variables)
+            outputs = run_in_memory(runner, weights, case, dtype, device, variables=variables, tier=tier)
         trace = read_trace(Path(name))
     return SketchedRun(outputs=outputs, trace=trace, flow=Dataflow(case, num_blocks(weights)))
 
@@ -85,9 +87,10 @@ def drift(
     subset: GoldenSubset | None = None,
     device: torch.device = CPU,
     variables: Mapping[str, str] | None = None,
+    tier: Tier = "exact",
 ) -> CandidateDrift:
     """Run a candidate, by default the native model as it is patched now, and compare it with a recorded run."""
-    return compare(reference, sketched_run(weights, case, runner, dtype, device, variables), subset=subset)
+    return compare(reference, sketched_run(weights, case, runner, dtype, device, variables, tier), subset=subset)
 
 
 def compare(reference: SketchedRun, candidate: SketchedRun, *, subset: GoldenSubset | None = None) -> CandidateDrift:

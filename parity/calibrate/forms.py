@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from parity.calibrate.drift import compare_in_dtype
 from parity.calibrate.harmless import variations
-from parity.calibrate.limits import CALIBRATION_DRAWS, Populations
 from parity.calibrate.mutation import ALARM_DRAWS, MACHINE
+from parity.calibrate.populations import CALIBRATION_DRAWS, Populations
 from parity.calibrate.rewrites import ALL_AT_ONCE, REWRITES, Rewrite, pairs, rewritten
 from parity.defects.catalogue import defects_of
 from parity.defects.defect import present

@@ -27,7 +27,7 @@ from transformers import Gemma3TextModel
 from parity.runs.in_memory import CPU
 from runners.ltx23 import latents
 from runners.ltx23.latents import VideoShape
-from runners.ltx23.stages import latent_preparation
+from runners.ltx23.stages import denoising, latent_preparation
 from runners.releases import reference_of
 
 BLOCKS: Final = ("BasicAVTransformerBlock", "AudioVideoBlock")  # official and native
@@ -213,6 +213,14 @@ KERNELS: Final = (
     ),
 )
 
+# Native only: what it computes once for several passes is computed for each, as the official code does. Equal bits.
+UNSHARED: Final = Variation(
+    id="unshared",
+    description="with nothing shared between the passes of a step",
+    apply=lambda: patch.object(denoising, "departure", lambda *_: 0),
+    native_only=True,
+)
+
 
 def _of_a_cpu() -> tuple[Variation, ...]:
     capability = other_capability()
@@ -228,7 +236,7 @@ def variations(
     """
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
-        *(KERNELS if device.type == "cuda" else _of_a_cpu()),
+        *((*KERNELS, UNSHARED) if device.type == "cuda" else _of_a_cpu()),
         Variation(
             id="math_attention",
             description="attention as two matrix products instead of a fused kernel",

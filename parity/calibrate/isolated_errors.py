@@ -26,9 +26,11 @@ def added_alone(
     every_step: bool = False,
     device: torch.device = CPU,
     around: Around = nullcontext,
+    copies: bool | None = None,
 ) -> tuple[IsolatedError, ...]:
-    """The errors of every place, in data-flow order; `around` is entered whenever native computes.
+    """The errors of every place, in data-flow order.
 
+    `around` is entered whenever native computes; `copies` gives it weights of its own, by default on a CPU.
     Raises: as `parity.isolate.isolation.isolate`.
     """
     count = case.request.num_inference_steps
@@ -40,6 +42,6 @@ def added_alone(
         harmless=False,
         oracle=oracle,
         # A trial may change weights, and the reference keeps its own; a GPU does not hold a large model twice.
-        copies=device.type == "cpu",
+        copies=device.type == "cpu" if copies is None else copies,
         around=around,
     ).rows

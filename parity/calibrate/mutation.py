@@ -6,10 +6,15 @@ is weaker; that score stands beside it. Every judgement is the gate's own (`pari
 Harmless runs, other draws and other combinations of rewrites than those that the limits came from, must raise no alarm.
 A defect that no level notices is a survivor, unless the oracle shows that it is none: an equivalent defect takes the
 model no farther from float32 than the reference itself is.
+
+A faster tier is tried in the same way: it must pass as it is, and with each defect in it be stopped. It has fused
+parts, which are not fed alone, and code of its own: defects in code that it does not run are named as unreached, those
+that it refuses to run with as refused, and neither are counted.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,10 +23,11 @@ from typing import Any, Final
 import torch
 
 from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_case
+from parity.calibrate.drift import CandidateDrift
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
 from parity.calibrate.mutation_evidence import Evidence
 from parity.calibrate.rewrites import ALL_AT_ONCE, pairs, rewritten
-from parity.defects.defect import Defect, present
+from parity.defects.defect import Defect, Reach, present, require_reached
 from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
 from parity.diff.comparison import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
@@ -29,9 +35,11 @@ from parity.isolate.error import IsolatedError, error_of
 from parity.judge.registry import Registry
 from parity.judge.strength import KIND, key
 from parity.runs.folder import RunOutputs
-from parity.runs.in_memory import run_in_memory
+from parity.runs.in_memory import CPU, run_in_memory
 from runners.case import Case
-from runners.weights import WeightsFolder
+from runners.errors import ParityError
+from runners.protocol import Tier
+from runners.weights import Weights
 
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
 MAX_EQUIVALENT: Final = 3
@@ -84,6 +92,10 @@ class Score:
     environment: dict[str, str]
     trials: tuple[MutationTrial, ...]
     harmless: tuple[Alarm, ...]
+    tier: Tier = "exact"  # of native, which the defects were put into
+    unreached: tuple[str, ...] = ()  # defects in code that this tier does not run
+    refused: tuple[str, ...] = ()  # defects that it refuses to run with, in an error of its own
+    share: tuple[int, int] = (1, 1)  # which part of the catalogue and of the harmless runs, of how many
 
     @property
     def counted(self) -> tuple[MutationTrial, ...]:
@@ -102,10 +114,10 @@ class Score:
 
     @property
     def good(self) -> bool:
-        """Everything killed, nearly everything located, no false alarm, few equivalents."""
+        """Something killed and everything, nearly everything located, no false alarm, few equivalents."""
         located = sum(trial.located for trial in self.killed)
         return (
-            len(self.killed) == len(self.counted)
+            0 < len(self.killed) == len(self.counted)
             and located >= MIN_LOCATED * len(self.killed)
             and not self.false_alarms
             and len(self.trials) - len(self.counted) <= MAX_EQUIVALENT
@@ -146,6 +158,12 @@ class Score:
             "schema_version": 1,
             "kind": KIND,
             "limits_of": self.limits_of,
+            **(
+                {}
+                if self.tier == "exact"
+                else {"tier": self.tier, "unreached": list(self.unreached), "refused": list(self.refused)}
+            ),
+            **({} if self.share == (1, 1) else {"share": list(self.share)}),
             "date": self.date,
             "environment": self.environment,
             "good": self.good,
@@ -170,12 +188,24 @@ class Score:
 class MutationRun:
     """Runs candidates of one case, its variants and committed cases; each reference and its floors are made once."""
 
-    def __init__(self, weights: WeightsFolder, case: Case, registry: Registry, say: Say) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        case: Case,
+        registry: Registry,
+        say: Say,
+        device: torch.device = CPU,
+        tier: Tier = "exact",
+    ) -> None:
         """Nothing is run yet."""
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
+        self._device, self._tier = device, tier
+        self.unreached: list[str] = []  # ids of defects in code that the tier does not run
+        self.refused: list[str] = []  # and of those that it refuses to run with
         self._cases: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, RunOutputs] = {}
-        self.environment = here(weights)
+        self._plain: dict[Case, CandidateDrift] = {}  # of the tier as it is
+        self.environment = here(weights, device)
 
     def require_evidence(self, catalogue: Iterable[Defect]) -> None:
         """Refuse before anything is run what could not be judged. Raises: RegistryError, RunError, CaseError."""
@@ -183,12 +213,23 @@ class MutationRun:
             self._evidence(variant)
 
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[MutationTrial]:
-        """Try every defect. Raises: RunnerError for one whose code is never reached."""
+        """Try every defect. Raises: RunnerError for one whose code is never reached, in the exact tier."""
         for defect in catalogue:
             self._say(f"defect {defect.id}")
             under_test = self._under_test(defect.variant)
-            with present(defect):
-                drifted = under_test.free_run()
+            reach = Reach()
+            try:
+                with defect.apply(reach):
+                    drifted = under_test.free_run()
+            except ParityError:
+                if self._tier == "exact":
+                    raise
+                self.refused.append(defect.id)
+                continue
+            if self._tier != "exact" and (not reach.hits or drifted.metrics == self._as_it_is(under_test).metrics):
+                self.unreached.append(defect.id)  # hooks on modules whose forward does not run move no number
+                continue
+            require_reached(defect, reach)
             evidence = under_test.judge.examine(drifted, self._added(defect, under_test))
             yield MutationTrial(
                 defect=defect,
@@ -197,17 +238,29 @@ class MutationRun:
                 equivalent=not evidence.killed and self._no_worse(defect),
             )
 
-    def harmless(self, catalogue: Iterable[Defect]) -> Iterator[Alarm]:
-        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case."""
-        for variation in variations(ALARM_DRAWS, self._case.reference):
-            yield self._free_run(variation.id, AS_IS, variation.apply, variation.dtype, variables=variation.variables)
+    def harmless(self, catalogue: Iterable[Defect], share: tuple[int, int] = (1, 1)) -> Iterator[Alarm]:
+        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case.
+
+        Of a faster tier, which is a rewrite itself: fresh draws, and it as it is on every variant and case. `share` is
+        as `mutate` has it.
+        """
+        for run in itertools.islice(self._harmless_runs(catalogue), share[0] - 1, None, share[1]):
+            yield run()
+
+    def _harmless_runs(self, catalogue: Iterable[Defect]) -> Iterator[Callable[[], Alarm]]:
+        run = partial(partial, self._free_run)
+        for one in variations(ALARM_DRAWS, self._case.reference, device=self._device):
+            yield run(one.id, AS_IS, one.apply, one.dtype, variables=one.variables)
+        every = (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS, *_committed(catalogue))
+        if self._tier != "exact":
+            yield from (run(self._tier, variant, nullcontext) for variant in every)
+            return
         for pair in pairs():
-            yield self._free_run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
+            yield run(pair.id, AS_IS, partial(rewritten, pair), isolated=True)
         for seed in ALARM_DRAWS:
-            yield self._free_run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
-        for variant in (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS, *_committed(catalogue)):
-            apply = partial(rewritten, ALL_AT_ONCE)
-            yield self._free_run(ALL_AT_ONCE.id, variant, apply, isolated=True)
+            yield run(f"{ALL_AT_ONCE.id}+noise_ulp_{seed}", AS_IS, partial(_rewritten_and_moved, seed))
+        for variant in every:
+            yield run(ALL_AT_ONCE.id, variant, partial(rewritten, ALL_AT_ONCE), isolated=True)
 
     def _free_run(
         self,
@@ -241,8 +294,14 @@ class MutationRun:
         case = variant.change(self._case)
         if case not in self._cases:
             self._say(f"reference run, and floors where there are none: {variant.name}")
-            self._cases[case] = open_case(self._weights, self._evidence(variant), self._say)
+            self._cases[case] = open_case(self._weights, self._evidence(variant), self._say, self._tier)
         return self._cases[case]
+
+    def _as_it_is(self, under_test: CaseUnderTest) -> CandidateDrift:
+        """A free run of the tier with nothing wrong in it."""
+        if under_test.case not in self._plain:
+            self._plain[under_test.case] = under_test.free_run()
+        return self._plain[under_test.case]
 
     def _no_worse(self, defect: Defect) -> bool:
         """True if outputs and single branches lie about as near to float32 as those of the reference."""
@@ -251,10 +310,10 @@ class MutationRun:
         if case not in self._oracles:
             oracle_run = oracle_at(case.reference)
             with oracle_run.apply():
-                self._oracles[case] = run_in_memory("native", self._weights, case, oracle_run.dtype)
+                self._oracles[case] = run_in_memory("native", self._weights, case, oracle_run.dtype, self._device)
         oracle = self._oracles[case]
         with present(defect):
-            candidate = run_in_memory("native", self._weights, case)
+            candidate = run_in_memory("native", self._weights, case, device=self._device, tier=self._tier)
         found = [
             _arbitrated(getattr(oracle, name), getattr(reference.outputs, name), getattr(candidate, name))
             for name in OUTPUTS
@@ -279,25 +338,43 @@ def _rewritten_and_moved(seed: int) -> Iterator[None]:
         yield
 
 
-def mutate(weights: WeightsFolder, case: Case, registry: Registry, catalogue: Sequence[Defect], say: Say) -> Score:
+def mutate(
+    weights: Weights,
+    case: Case,
+    registry: Registry,
+    catalogue: Sequence[Defect],
+    say: Say,
+    *,
+    device: torch.device = CPU,
+    tier: Tier = "exact",
+    share: tuple[int, int] = (1, 1),
+) -> Score:
     """Try every defect and every harmless run on a case.
 
     Args:
-        weights: the model's files.
+        weights: the model's files; on a GPU, a model that it holds twice.
         case: the case at hand; `parity.calibrate.case_under_test` says which limits hold for it, its variants and other
             cases.
         registry: limits.
         catalogue: the defects.
         say: told what is run.
-    Raises: RunnerError for a defect that is never reached, RegistryError for a case without limits that hold here,
-        RunError for one of a release that cannot run here and without a golden.
+        device: where everything runs; its limits judge.
+        tier: of native, which the defects are put into.
+        share: (k, n) tries the k-th of n shares of the defects and of the harmless runs, so that each ends in time.
+    Raises: RunnerError for a defect that is never reached in the exact tier, RegistryError for a case without limits
+        that hold here, RunError for one of a release that cannot run here and without a golden.
     """
-    mutation = MutationRun(weights, case, registry, say)
+    first, shares = share[0] - 1, share[1]
+    mutation = MutationRun(weights, case, registry, say, device, tier)
     mutation.require_evidence(catalogue)
     return Score(
         limits_of=case.id,
         date=datetime.now(UTC).date().isoformat(),
         environment={name: mutation.environment[name] for name in MACHINE if name in mutation.environment},
-        trials=tuple(mutation.defects(catalogue)),
-        harmless=tuple(mutation.harmless(catalogue)),
+        trials=tuple(mutation.defects(catalogue[first::shares])),
+        harmless=tuple(mutation.harmless(catalogue, share)),
+        tier=tier,
+        unreached=tuple(mutation.unreached),
+        refused=tuple(mutation.refused),
+        share=share,
     )

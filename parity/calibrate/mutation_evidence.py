@@ -19,7 +19,7 @@ from parity.diff.runs import drift_level
 from parity.explain.divergence import first_divergence
 from parity.explain.floors import Floors
 from parity.isolate.error import IsolatedError
-from parity.judge.registry import Registry
+from parity.judge.registry import Registry, device_of
 from parity.judge.rules import judge
 from parity.judge.strength import key
 from parity.judge.verdict import Verdict
@@ -125,12 +125,14 @@ class Judge:
 
     def _adds(self, row: IsolatedError) -> bool:
         """True if a place adds more than the limit of its group lets it, or could not be compared."""
-        limit = self.registry.limits_of(self.limits_of).get(f"{ISOLATED}{isolated_group(row.where)}")
+        limit = self.registry.limits_of(self.limits_of, device_of(self.environment)).get(
+            f"{ISOLATED}{isolated_group(row.where)}"
+        )
         return math.isnan(row.error) or row.error > (0.0 if limit is None else limit.value)
 
     def _departures(self, drifted: CandidateDrift) -> tuple[str, ...]:
         flow = drifted.flow
-        floors = Floors(flow, "bf16", calibrated=self.registry.floors_of(self.limits_of))
+        floors = Floors(flow, "bf16", calibrated=self.registry.floors_of(self.limits_of, device_of(self.environment)))
         found = first_divergence(drifted.taps.errors, floors.bound, flow, is_wanted=drifted.taps.is_wanted)
         known = {finding.where for finding in found.findings if finding.where in flow} | {
             root.tap for root in found.roots

@@ -16,22 +16,23 @@ from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 
 
-def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, float]]) -> Registry:
+def widened(registry: Registry, case: str, floor: Mapping[str, Mapping[str, float]], device: str = "") -> Registry:
     """The registry with one case's limits at the reach of harmless variation, where that lets more pass.
 
     Args:
         registry: limits, the case's among them.
         case: its id.
         floor: harmless run of the variant -> metric -> value.
+        device: whose limits they are, "" for a CPU.
     Raises: RegistryError for a harmless value that is NaN or bounds nothing.
     """
     measured = {name for values in floor.values() for name in values}
     limits = {
         name: _looser_of(name, limit, floor)
-        for name, limit in registry.limits_of(case).items()
+        for name, limit in registry.limits_of(case, device).items()
         if level_of(name) == OUTPUTS or name in measured
     }
-    return msgspec.structs.replace(registry, cases={**registry.cases, TableKey(case): limits})
+    return msgspec.structs.replace(registry, cases={**registry.cases, TableKey(case, device): limits})
 
 
 def _looser_of(name: str, limit: Limit, floor: Mapping[str, Mapping[str, float]]) -> Limit:

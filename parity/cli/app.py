@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from parity.cli import (
+    admit,
     amplify,
     bless,
     calibrate,
@@ -72,7 +73,7 @@ def options(
 
 
 for verb in (
-    *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, amplify.amplify),
+    *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, admit.admit, amplify.amplify),
     *(identify.identify, gate.gate, report.report, suite.suite, bless.bless, fetch.fetch),
     *(calibrate.calibrate, mutate.mutate, rejudge.rejudge, perf.perf, doctor.doctor),
     *(new_runner.new_runner, check_runner.check_runner),

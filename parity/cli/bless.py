@@ -9,7 +9,7 @@ import typer
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.calibrate.limits import Populations
+    from parity.calibrate.populations import Populations
     from parity.judge.registry import Registry
     from parity.runs.folder import Run
     from runners.weights import WeightsFolder
@@ -103,7 +103,7 @@ def _weights_for_limits(new: "Run", weights: str | None) -> "WeightsFolder | Non
 
 def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populations":
     """The samples that the limits that hold from now on follow from."""
-    from parity.calibrate.limits import measure
+    from parity.calibrate.populations import measure
     from parity.diff.runs import subset_of_new
     from parity.identify.release_effects import compute_as
     from parity.runs.case import case_of_run

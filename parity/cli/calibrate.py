@@ -1,5 +1,6 @@
 """`parity calibrate`: measure floors, defects and speed now, and write limits and baselines that follow from them."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,14 @@ def calibrate(
     ] = None,
     samples: Annotated[Path | None, typer.Option(help="Keep each measurement here; the same call goes on.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Begin no measurement that would end later.")] = None,
+    sparing: Annotated[
+        bool | None,
+        typer.Option(
+            "--sparing/--whole",
+            help="What limits need most first, rewrites part by part alone, limits as soon as there is enough; "
+            "default on a GPU.",
+        ),
+    ] = None,
     perf_only: Annotated[bool, typer.Option("--perf-only", help="Only speed baselines.")] = False,
     from_samples: Annotated[
         bool, typer.Option("--from-samples", help="Work limits out again from the samples kept; nothing is run.")
@@ -53,9 +62,8 @@ def calibrate(
     """Regenerate limits and speed baselines; refuses to loosen one without a reason."""
     import torch
 
-    from parity.calibrate.checkpoint import CalibrationCheckpoint
+    from parity.calibrate.checkpoint import CalibrationCheckpoint, measured_in
     from parity.diff.runs import subset_of_case, subset_phrase
-    from parity.runs.environment import fingerprint
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
     from parity.trace.atomic import require_named_target
@@ -64,6 +72,7 @@ def calibrate(
     from runners.forge.weights import SCHEME, weights_named
     from runners.weights import WeightsFolder
 
+    begun_s = time.monotonic()  # making weights takes time, too
     require_named_target(samples)
     if perf_only and limits_only:
         raise CaseError("--perf-only and --limits-only exclude each other; leave both out to do both.")
@@ -80,6 +89,7 @@ def calibrate(
         return _forms(Path(weights), cases[0], form, reason, compiled)
     if samples is not None and len(cases) > 1:
         raise CaseError(f"--samples keeps measurements of one case; {len(cases)} are calibrated. Name one with --case.")
+    limits_only |= where.type != "cpu" and not perf_only
     if not limits_only and (where.type != "cpu" or weights.startswith(SCHEME)):
         raise CaseError(
             "Speed baselines are measured here on a CPU, of files; add --limits-only (bench/gpu.py is for speed)."
@@ -87,6 +97,7 @@ def calibrate(
     command = "parity calibrate " + " ".join(f"--case {found.id}" for found in cases)
     command += f" --threads {torch.get_num_threads()}" if where.type == "cpu" else f" --device {where.type}"
     command += "" if compiled else " --no-compiled"
+    command += "" if sparing is None else " --sparing" if sparing else " --whole"
     command += "".join(f" --only {name}" for name in only or ())
     document: dict[str, Any] = {}
     # Speed first: memory is the process's peak, which the populations would raise.
@@ -94,19 +105,21 @@ def calibrate(
         document["baselines"] = _baselines(WeightsFolder(Path(weights)), cases, command, reason, json)
     if not perf_only:
         files = weights_named(weights, where)
-        origin = {"weights": files.hash, "environment": fingerprint(where)} if samples else {}
+        origin = {"weights": files.hash, "environment": measured_in(where)} if samples else {}
         checkpoints = {
             found.id: CalibrationCheckpoint(
                 only=tuple(only or ()),
                 kept=samples,
                 minutes=minutes,
+                begun_s=begun_s,
                 origin={**origin, "case": case_document(found), "compared_on": subset_phrase(subset_of_case(found.id))}
                 if samples
                 else {},
             )
             for found in cases
         }
-        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints)
+        spared = where.type != "cpu" if sparing is None else sparing
+        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints, spared)
     if json:
         out.document(document)
     return 0
@@ -215,8 +228,10 @@ def _limits(
     compiled: bool,
     device: "torch.device",
     checkpoints: "Mapping[str, CalibrationCheckpoint]",
+    sparing: bool,
 ) -> dict[str, Any]:
-    from parity.calibrate.limits import measure, propose_limits
+    from parity.calibrate.limits import propose_limits
+    from parity.calibrate.populations import measure
     from parity.diff.runs import subset_of_case
     from parity.judge.limit_table import TableKey
     from parity.judge.registry import Registry, device_of, load_registry, save_registry
@@ -239,6 +254,7 @@ def _limits(
             device=device,
             subset=subset_of_case(case.id),
             checkpoint=checkpoints[case.id],
+            sparing=sparing,
         )
         for case in cases
     }

@@ -32,7 +32,7 @@ def isolate(
         ),
     ],
     weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
-    runner: Annotated[str, typer.Option(help="Candidate; only native runs in lockstep.")] = "native",
+    runner: Annotated[str, typer.Option(help="Candidate, NAME[:TIER]; only native runs in lockstep.")] = "native",
     stage: Annotated[list[str] | None, typer.Option(help="Measure these stages only; default all.")] = None,
     block: Annotated[list[int] | None, typer.Option(help="Measure these blocks of denoising only.")] = None,
     steps: Annotated[str | None, typer.Option(help="Measure these denoising steps only, such as 0,15,29.")] = None,
@@ -56,18 +56,20 @@ def isolate(
     from parity.runs.execute import device_named
     from parity.runs.folder import read_run
     from parity.trace.atomic import require_named_target
+    from runners.catalogue import runner_and_tier
     from runners.clock import STAGES
     from runners.forge.weights import weights_named
     from runners.protocol import DTYPES, RunOptions
 
     require_named_target(save)
-    if runner != "native":
+    name, tier = runner_and_tier(runner)
+    if name != "native":
         raise RunnerError(f"--runner is {runner!r}; only native runs in lockstep with the official code.")
     if dtype not in DTYPES:
         raise RunnerError(f"--dtype is {dtype!r}; take {' or '.join(DTYPES)}.")
     reference, candidate = reference_and_run(runs, against)
     case = _case(reference, candidate)
-    options = RunOptions(device=device_named(device), dtype=DTYPES[dtype])
+    options = RunOptions(device=device_named(device), dtype=DTYPES[dtype], tier=tier)
     compute_on(threads, options.device)
     pair = None if candidate is None else (_reference(reference, case), read_run(candidate))
     stages = tuple(stage or (("denoising",) if block else STAGES))

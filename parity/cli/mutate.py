@@ -1,5 +1,6 @@
 """`parity mutate`: put every known defect into the native model and count which the gate notices, and where."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,24 +16,30 @@ if TYPE_CHECKING:
 
 @verb
 def mutate(
-    weights: Annotated[Path, typer.Option(help="Folder with ltx-2.3*.safetensors and a Gemma folder.")],
+    weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
     case: Annotated[str, typer.Option(help="Id under golden/ or TOML file; its limits judge.")] = "tiny_ti2v",
     defect: Annotated[list[str] | None, typer.Option(help="Try these defects only.")] = None,
+    runner: Annotated[str, typer.Option(help="native or native:TIER: what the defects are put into.")] = "native",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; the limits of this device judge.")] = "cpu",
+    limits: Annotated[
+        Path | None, typer.Option(help="Registry of limits to judge by; default: the checkout's.")
+    ] = None,
+    share: Annotated[str, typer.Option(help="K/N: the K-th of N shares of defects and harmless runs.")] = "1/1",
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save everything as JSON; verdicts cite it.")] = None,
 ) -> int:
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
-    import torch
-
     from parity.calibrate.mutation import mutate as run
     from parity.defects.catalogue import CATALOGUE
     from parity.judge.registry import load_registry
+    from parity.runs.execute import device_named
     from parity.runs.golden import find_case
     from parity.runs.places import limits_path
     from parity.trace.atomic import require_named_target, write_json_atomic
-    from runners.errors import CaseError
-    from runners.weights import WeightsFolder
+    from runners.catalogue import runner_and_tier
+    from runners.errors import CaseError, RunnerError
+    from runners.forge.weights import weights_named
 
     require_named_target(save)
     unknown = sorted(set(defect or ()) - {one.id for one in CATALOGUE})
@@ -40,13 +47,20 @@ def mutate(
         raise CaseError(
             f"No defect is called {', '.join(unknown)}; known are {', '.join(one.id for one in CATALOGUE)}."
         )
-    compute_on(threads, torch.device("cpu"))
+    name, tier = runner_and_tier(runner)
+    if name != "native":
+        raise RunnerError(f"--runner is {runner!r}; defects are put into native, in one of its tiers.")
+    where, part = device_named(device), share_of(share)
+    compute_on(threads, where)
     score = run(
-        WeightsFolder(weights),
+        weights_named(weights, where),
         find_case(case),
-        load_registry(limits_path()),
+        load_registry(limits or limits_path()),
         [one for one in CATALOGUE if not defect or one.id in defect],
         err.print,
+        device=where,
+        tier=tier,
+        share=part,
     )
     if save is not None:
         write_json_atomic(save, score.document())
@@ -55,6 +69,16 @@ def mutate(
     else:
         _draw(score)
     return 0 if score.good else 1
+
+
+def share_of(text: str) -> tuple[int, int]:
+    """Which share of how many. Raises: CaseError."""
+    from runners.errors import CaseError
+
+    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise CaseError(f"--share is {text!r}; take K/N such as 2/3, the second of three shares.")
+    return int(found[1]), int(found[2])
 
 
 def _draw(score: "Score") -> None:
@@ -80,6 +104,10 @@ def _draw(score: "Score") -> None:
     for trial in score.trials:
         if trial.equivalent:
             out.print(f"equivalent: {trial.defect.id}: {trial.defect.description}")
+    if score.unreached:
+        out.print(f"not reached by tier {score.tier}: {', '.join(score.unreached)}")
+    if score.refused:
+        out.print(f"refused by tier {score.tier}, which does not run with them: {', '.join(score.refused)}")
     located = sum(trial.located for trial in score.killed)
     out.print(
         f"{len(score.killed)} of {len(score.counted)} defects killed under the limits of {score.limits_of}, "

@@ -82,7 +82,13 @@ def present(defect: Defect, must_reach: bool = True) -> Iterator[None]:
     reach = Reach()
     with defect.apply(reach):
         yield
-    if must_reach and not reach.hits:
+    if must_reach:
+        require_reached(defect, reach)
+
+
+def require_reached(defect: Defect, reach: Reach) -> None:
+    """Refuse a run that never came to a defect's code. Raises: RunnerError."""
+    if not reach.hits:
         raise RunnerError(
             f"Defect {defect.id!r} was never reached: the code it patches did not run in this case. Run it on a case "
             f"that it matters to ({defect.variant.name}), or mend the defect."

@@ -20,7 +20,7 @@ from parity.explain.oracle import Arbitration
 from parity.isolate.choice import Choice
 from parity.isolate.error import ErrorTable, IsolatedError, error_of, note_of
 from parity.taps.name import BLOCK_PARTS, STREAMS
-from runners.ltx23.block import BlockSkips
+from runners.ltx23.block import BlockSkips, StreamConditions
 from runners.ltx23.branches import BRANCHES
 from runners.official.lockstep import AttentionCall, conditions_of
 from runners.tap import listening, scope
@@ -30,6 +30,7 @@ from runners.tap import listening, scope
 class OfficialBlock:
     """One run of an official block."""
 
+    index: int
     place: str  # below the pass: block/00
     head: str  # of its taps: denoise/000/cond/block/00
     module: nn.Module
@@ -37,13 +38,18 @@ class OfficialBlock:
     branches: Mapping[str, Tensor]  # what it computed, by tap; each (B, T, C)
     attended: Mapping[tuple[str, str], AttentionCall]  # its attentions, by stream and part
 
+    def in_native_terms(self) -> tuple[Tensor, Tensor, StreamConditions, StreamConditions]:
+        """What it got: both streams, (B, T, C), and the conditions of both."""
+        video, audio = (self.arguments[stream] for stream in STREAMS)
+        return video.x, audio.x, conditions_of(video), conditions_of(audio)
+
     def again(self) -> dict[str, Tensor]:
         """Its branches, computed once more with whatever kernels torch takes now."""
         return _branches(self.module, self.arguments, self.head)
 
-    def in_fp32(self) -> dict[str, Tensor]:
-        """Its branches, computed by a copy in fp32."""
-        return _branches(copy.deepcopy(self.module).float(), _in_fp32(self.arguments), self.head)
+    def computed_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Its branches, computed by a copy in another dtype."""
+        return _branches(copy.deepcopy(self.module).to(dtype), _in_dtype(self.arguments, dtype), self.head)
 
 
 def measure_block(
@@ -54,16 +60,15 @@ def measure_block(
     Writes a row for every branch of either, in the order of the block, attention alone before the branch it is in.
     """
     alone = _attention_alone(official, ours, choice)
-    exact = official.in_fp32() if choice.oracle else {}
+    exact = official.computed_in(torch.float32) if choice.oracle else {}
     floors = _floors(official) if choice.harmless else {}
     rows: dict[str, IsolatedError] = {}
 
     def heard(name: str, tensor: Tensor) -> None:
         rows[name] = _row(name, official.branches.get(name), tensor, exact.get(name), floors.get(name))
 
-    video, audio = (official.arguments[stream] for stream in STREAMS)
     with choice.around(), listening(heard), scope(official.place):
-        ours(video.x, audio.x, conditions_of(video), conditions_of(audio), skips)
+        ours(*official.in_native_terms(), skips)
     for name in (f"{official.head}/{stream}/{part}" for part in BLOCK_PARTS for stream in STREAMS):
         if name in alone and (name in rows or name in official.branches):
             table.rows.append(alone[name])
@@ -161,10 +166,10 @@ def _branches(block: nn.Module, arguments: dict[str, Any], head: str) -> dict[st
     return found | {f"{head}/video/out": video.x, f"{head}/audio/out": audio.x}
 
 
-def _in_fp32(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _in_dtype(arguments: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     def raised(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
-            return value.float()
+            return value.to(dtype)
         if isinstance(value, tuple):
             return tuple(raised(item) for item in value)
         return value

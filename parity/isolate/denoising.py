@@ -12,24 +12,29 @@ Axes: B sample, T token, C channel.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from parity.isolate.block import OfficialBlock, measure_block
+from parity.isolate.block import OfficialBlock
 from parity.isolate.choice import Choice
-from parity.isolate.error import ErrorTable
+from parity.isolate.error import Table
 from parity.isolate.wiring import BlockCall, PassWiring, blocks_as, passes_as, unheard, wiring_of
 from parity.taps.group import MODULATIONS
 from parity.taps.name import STREAMS
+from runners.ltx23.block import BlockSkips
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages import denoising
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.transformer import Transformer
-from runners.official.lockstep import AttentionCall, conditions_of, hear_attention
+from runners.official import exactly
+from runners.official.lockstep import AttentionCall, conditions_of, hear_attention, modulation_of
 from runners.tap import current_scope, scope
+
+MeasureBlock = Callable[[OfficialBlock, nn.Module, BlockSkips], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +48,42 @@ class MeasuredStep:
     wiring: Mapping[str, PassWiring]  # by scope
     taps: dict[str, Tensor] = field(default_factory=dict)
     attended: dict[tuple[str, str], AttentionCall] = field(default_factory=dict)  # in the block that is running
+    modalities: list[exactly.Pair] = field(default_factory=list)  # what the pass under way was given, alone
+    embeddings: dict[str, Tensor] = field(default_factory=dict)  # of the pass's noise level, by stream
+
+    def state(self, stream: str) -> LatentState:
+        """The state that the step begins with."""
+        return {"video": self.step.video, "audio": self.step.audio}[stream]
 
 
 class DenoisingLockstep:
     """Measures what each part of our denoising adds, beside an official transformer that is running."""
 
-    def __init__(self, transformer: Transformer, batch: Batch, table: ErrorTable, choice: Choice) -> None:
-        """Prepare; `batch` has the official contexts, and rows go to `table`."""
+    def __init__(
+        self, transformer: Transformer, batch: Batch, table: Table, choice: Choice, measure_block: MeasureBlock
+    ) -> None:
+        """Prepare; `batch` has the official contexts, rows go to `table`, and blocks to `measure_block`."""
         self._transformer = transformer
         self._stage = DenoisingStage(transformer)
         self._batch = batch
         self._table = table
         self._choice = choice
+        self._measure_block = measure_block
         self._whole = choice.blocks is None
         self._guided: dict[str, Tensor] = {}  # the last official prediction of each stream
         self._measured: MeasuredStep | None = None  # the running step, as long as there is something to compare
 
     def attach(self, velocity_model: nn.Module) -> None:
         """Measure whenever a block of the official transformer has run."""
+        self._official = velocity_model
+        velocity_model.register_forward_pre_hook(self._pass_begins)
         for index, block in enumerate(velocity_model.transformer_blocks.children()):  # type: ignore[union-attr]
             block.register_forward_hook(self._after_block(index), with_kwargs=True)
             hear_attention(block, self._hear_attention)
+
+    def _pass_begins(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._measured is not None:
+            self._measured.modalities[:] = [(inputs[0], inputs[1])]
 
     def begin_step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """Find out how our denoising stage would run a step that the official one is about to."""
@@ -120,6 +140,7 @@ class DenoisingLockstep:
         where, place = current_scope(), f"block/{index:02d}"
         head = f"{where}/{place}"
         official = OfficialBlock(
+            index=index,
             place=place,
             head=head,
             module=block,
@@ -135,25 +156,30 @@ class DenoisingLockstep:
             self._table.missing(head, "the candidate does not run this block in this pass")
         else:
             if index == 0 and self._whole:
-                self._conditions(where, wiring.blocks[0], kwargs)
+                self._conditions(measured, where, wiring.blocks[0], kwargs)
             if self._choice.block(index):
                 ours = self._transformer.transformer_blocks[index]
-                measure_block(official, ours, wiring.blocks[index].skips, self._table, self._choice)
+                self._measure_block(official, ours, wiring.blocks[index].skips)
+        measured.embeddings.update({stream: kwargs[stream].embedded_timestep for stream in STREAMS})
         measured.attended.clear()  # also what was heard when the official block ran again
 
-    def _conditions(self, where: str, ours: BlockCall, kwargs: Mapping[str, Any]) -> None:
+    def _conditions(self, measured: MeasuredStep, where: str, ours: BlockCall, kwargs: Mapping[str, Any]) -> None:
         compare = self._table.compare
         entries, conditions = (ours.video, ours.audio), (ours.at_video, ours.at_audio)
         for stream, candidate, entry in zip(STREAMS, conditions, entries, strict=True):
             official = conditions_of(kwargs[stream])
-            compare(f"{where}/entry/{stream}", kwargs[stream].x, entry)
-            compare(f"{where}/context/{stream}", official.context, candidate.context)
+            exact = cache(partial(exactly.conditions, self._official, measured.modalities[0], stream))
+            compare(f"{where}/entry/{stream}", kwargs[stream].x, entry, partial(_entry, exact))
+            compare(f"{where}/context/{stream}", official.context, candidate.context, official.context.double)
             for kind in ("own", "cross"):
-                tables = getattr(official.rotary, kind), getattr(candidate.rotary, kind)
-                compare(f"{where}/rotary/{stream}/{kind}", *(torch.stack((table.cos, table.sin)) for table in tables))
+                theirs, own = (
+                    torch.stack((table.cos, table.sin))
+                    for table in (getattr(official.rotary, kind), getattr(candidate.rotary, kind))
+                )
+                compare(f"{where}/rotary/{stream}/{kind}", theirs, own)
             for kind in MODULATIONS:
-                values = getattr(official.modulation, kind), getattr(candidate.modulation, kind)
-                compare(f"{where}/modulation/{stream}/{kind}", *values)
+                theirs, own = getattr(official.modulation, kind), getattr(candidate.modulation, kind)
+                compare(f"{where}/modulation/{stream}/{kind}", theirs, own, partial(_modulation, exact, kind))
             if official.enabled != candidate.enabled:
                 self._table.missing(
                     f"{where}/enabled/{stream}", f"reference {official.enabled}, candidate {candidate.enabled}"
@@ -169,8 +195,14 @@ class DenoisingLockstep:
         last_streams = [lambda *_: (video, audio)] * count
         with self._choice.around(), blocks_as(self._transformer, last_streams), unheard():
             x0 = measured.wiring[where].call()
-        for stream, candidate in zip(STREAMS, x0, strict=True):
-            self._table.compare(f"{where}/x0/{stream}", measured.taps[f"{where}/x0/{stream}"], candidate)
+        for stream, last, candidate in zip(STREAMS, (video, audio), x0, strict=True):
+            head = partial(exactly.x0, self._official, stream, last, measured.embeddings[stream])
+            self._table.compare(
+                f"{where}/x0/{stream}",
+                measured.taps[f"{where}/x0/{stream}"],
+                candidate,
+                partial(head, measured.state(stream), measured.sigma),
+            )
 
     def _combination(self, measured: MeasuredStep, head: str) -> None:
         """Our guided combination of the official x0 of all passes."""
@@ -187,11 +219,32 @@ class DenoisingLockstep:
         with self._choice.around(), passes_as(self._transformer, official_x0):  # in the official step's scope
             ours = self._stage.evaluate_stage1_guided_x0(self._batch, measured.step, measured.last)
         for stream, candidate in zip(STREAMS, ours, strict=True):
-            self._table.compare(f"{head}/guided/{stream}", self._guided[stream], candidate)
+            own = partial(self._exactly_guided, measured, head, stream)
+            self._table.compare(f"{head}/guided/{stream}", self._guided[stream], candidate, own)
+
+    def _exactly_guided(self, measured: MeasuredStep, head: str, stream: str) -> Tensor:
+        """The official combination in float64; of a modality that skips the step, its last prediction."""
+        sampling, passes = self._batch.sampling, measured.step.passes
+        guider = {"video": sampling.video_guidance, "audio": sampling.audio_guidance}[stream]
+        enabled = bool(passes) and {"video": passes[0].video_enabled, "audio": passes[0].audio_enabled}[stream]
+        if not enabled and measured.last is not None:
+            return measured.last[STREAMS.index(stream)].double()
+        return exactly.guided(guider, {one.name: measured.taps[f"{head}/{one.name}/x0/{stream}"] for one in passes})
 
     def _euler_step(self, measured: MeasuredStep, name: str, stream: str) -> None:
         """Our Euler step to the official guided prediction."""
-        state = {"video": measured.step.video, "audio": measured.step.audio}[stream]
+        state, x0 = measured.state(stream), self._guided[stream]
         with self._choice.around():
-            ours = denoising.advance(state, self._guided[stream], measured.sigma, measured.change)
-        self._table.compare(name, measured.taps[name], ours.latent)
+            ours = denoising.advance(state, x0, measured.sigma, measured.change)
+        own = partial(exactly.latent, state, x0, measured.sigma, measured.change)
+        self._table.compare(name, measured.taps[name], ours.latent, own)
+
+
+def _entry(exact: Callable[[], Any]) -> Tensor:
+    value: Tensor = exact().x
+    return value
+
+
+def _modulation(exact: Callable[[], Any], kind: str) -> Tensor:
+    value: Tensor = getattr(modulation_of(exact()), kind)
+    return value

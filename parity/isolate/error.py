@@ -5,8 +5,9 @@ there. Nothing is kept of a tensor but the number.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -48,14 +49,27 @@ class IsolatedError:
         return found
 
 
+Exactly = Callable[[], Tensor]  # the reference's own computation in float64
+
+
+class Table(Protocol):
+    """Where a lockstep writes what it finds, in the order of the data-flow."""
+
+    def compare(self, where: str, reference: Tensor, candidate: Tensor, exactly: Exactly | None = None) -> None:
+        """Measure one pair; `exactly` where the reference can be computed in float64, for who asks."""
+
+    def missing(self, where: str, note: str) -> None:
+        """Write down what could not be compared at all."""
+
+
 @dataclass(kw_only=True)
 class ErrorTable:
     """Rows, in the order measured, which is the order of the data-flow."""
 
     rows: list[IsolatedError] = field(default_factory=list)
 
-    def compare(self, where: str, reference: Tensor, candidate: Tensor) -> None:
-        """Measure one pair."""
+    def compare(self, where: str, reference: Tensor, candidate: Tensor, exactly: Exactly | None = None) -> None:
+        """Measure one pair; nothing here needs the reference in float64."""
         self.rows.append(
             IsolatedError(where=where, error=error_of(reference, candidate), note=note_of(reference, candidate))
         )

@@ -9,12 +9,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from parity.diff.isolated import SCHEMA_VERSION, BoundRuns
+from parity.isolate.block import measure_block
 from parity.isolate.choice import Around, Choice
-from parity.isolate.error import IsolatedError
+from parity.isolate.error import ErrorTable, IsolatedError
 from parity.isolate.lockstep import Lockstep
+from parity.isolate.origins import origins_among
 from parity.runs.environment import fingerprint
 from parity.runs.folder import dtype_label
 from parity.taps.dataflow import Dataflow
@@ -54,16 +57,8 @@ class Isolation:
     @property
     def origins(self) -> tuple[IsolatedError, ...]:
         """Culprits that no culprit of the same block explains: a block's branches feed one another, blocks do not."""
-        tainted: set[str] = set()
-        origins = []
-        for row in self.culprits:
-            block = "/".join(row.where.split("/")[:5])  # denoise/000/cond/block/00
-            inputs = self.flow.inputs_of(row.where) if "/block/" in row.where and row.where in self.flow else ()
-            explained = f"{row.where}/sdpa" in tainted  # attention alone, of the branch that this is
-            if not explained and not any(name in tainted and name.startswith(f"{block}/") for name in inputs):
-                origins.append(row)
-            tainted.add(row.where)
-        return tuple(origins)
+        first = set(origins_among([row.where for row in self.culprits], self.flow))
+        return tuple(row for row in self.culprits if row.where in first)
 
     @property
     def bit_equal(self) -> bool:
@@ -113,23 +108,32 @@ def isolate(
         around: what is entered whenever native computes: a harmless variation of its side alone.
         inherited: error of each tap in a free run, to stand beside.
         progress: told what the official run is doing.
-    Raises: ConfigError for a stage, step or block that there is not; else as the official runner does.
+    Raises: ConfigError for a stage, step or block that there is not, or a faster tier; else as the official runner.
     """
+    if options.tier != "exact":
+        raise ConfigError(
+            f"Tier {options.tier!r} has fused parts, which are not those that an isolation feeds one by one; its "
+            "operations are tried by `parity admit`."
+        )
     chosen = tuple(stages)
     _require_known(weights, case, chosen, steps, blocks)
+    choice = Choice(
+        stages=frozenset(chosen),
+        steps=None if steps is None else frozenset(steps),
+        blocks=None if blocks is None else frozenset(blocks),
+        harmless=harmless,
+        oracle=oracle,
+        around=around,
+    )
+    table = ErrorTable()
     lockstep = Lockstep(
         weights,
         case,
         options,
-        Choice(
-            stages=frozenset(chosen),
-            steps=None if steps is None else frozenset(steps),
-            blocks=None if blocks is None else frozenset(blocks),
-            harmless=harmless,
-            oracle=oracle,
-            around=around,
-        ),
+        choice,
         copies=copies,
+        table=table,
+        measure_block=partial(measure_block, table=table, choice=choice),
     )
     official = OfficialRunner(weights, options, watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
@@ -138,7 +142,7 @@ def isolate(
         environment = fingerprint(options.device)
     config = NativeRunner(weights, options).pipeline_config(case)
     return Isolation(
-        rows=tuple(lockstep.table.rows),
+        rows=tuple(table.rows),
         inherited=dict(inherited or {}),
         flow=Dataflow(case, num_blocks(weights)),
         provenance={

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from parity.isolate.choice import Choice
-from parity.isolate.denoising import DenoisingLockstep
-from parity.isolate.error import ErrorTable
+from parity.isolate.denoising import DenoisingLockstep, MeasureBlock
+from parity.isolate.error import Table
 from parity.isolate.wiring import unheard
 from runners.case import Case
 from runners.clock import Clock
@@ -50,7 +50,7 @@ STAGE_OF_PART: Final = {
 
 
 class Lockstep:
-    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows gather in `table`."""
+    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows go to a table."""
 
     def __init__(
         self,
@@ -60,6 +60,8 @@ class Lockstep:
         choice: Choice,
         *,
         copies: bool,
+        table: Table,
+        measure_block: MeasureBlock,
     ) -> None:
         """Prepare for one official run.
 
@@ -69,8 +71,10 @@ class Lockstep:
             options: device and dtype of the run.
             choice: what to measure.
             copies: give the candidate copies of the weights, for a candidate that changes them.
+            table: where rows go.
+            measure_block: told of every official block that is measured.
         """
-        self.table = ErrorTable()
+        self._table, self._measure_block = table, measure_block
         self._options, self._choice = options, choice
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
@@ -132,7 +136,7 @@ class Lockstep:
         if self._denoising is not None:
             self._denoising.hear(name, tensor)
         if name == "decode/frames" and self._frames:
-            self.table.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
+            self._table.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
             self._frames.clear()
 
     def _text_encoder(self, module: Any) -> None:
@@ -146,10 +150,10 @@ class Lockstep:
             if sign is not None:
                 with self._choice.around():
                     found, found_mask = ours(self._prompts[sign])
-                self.table.compare(f"text/{sign}/mask", mask, found_mask)
+                self._table.compare(f"text/{sign}/mask", mask, found_mask)
                 both = ((hidden_states, mask), (found, found_mask))
-                tokens = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
-                self.table.compare(f"text/{sign}/hidden", *tokens)
+                theirs, own = (real_tokens(torch.stack(states, dim=-1), kept) for states, kept in both)  # (1, N, D, L)
+                self._table.compare(f"text/{sign}/hidden", theirs, own)
             return hidden_states, mask
 
         module.encode = encode
@@ -170,7 +174,7 @@ class Lockstep:
                 with self._choice.around():
                     own = ours(hidden_states, mask)
                 for stream, reference, found in zip(("video", "audio"), contexts, own, strict=True):
-                    self.table.compare(f"connector/{sign}/{stream}", reference, found)
+                    self._table.compare(f"connector/{sign}/{stream}", reference, found)
             return output
 
         module.process_hidden_states = process
@@ -183,10 +187,10 @@ class Lockstep:
             number = len(self._batch.image_latents)
             self._batch.image_latents.append(latent)
             if ours is not None:
-                self.table.compare(f"image/{number}/picture", inputs[0], pictures[number])
+                self._table.compare(f"image/{number}/picture", inputs[0], pictures[number])
                 with self._choice.around():
                     own = ours(inputs[0])
-                self.table.compare(f"image/{number}/latent", latent, own)
+                self._table.compare(f"image/{number}/latent", latent, own)
 
         module.register_forward_hook(encoded)
 
@@ -206,15 +210,15 @@ class Lockstep:
         with self._choice.around(), unheard():
             ours = LatentPreparationStage().forward(replace(self._batch))
         assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
-        self.table.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
+        self._table.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
         for stream, reference, found in (("video", video, ours.video_state), ("audio", audio, ours.audio_state)):
-            self.table.compare(f"init/{stream}", reference.latent, found.latent)
+            self._table.compare(f"init/{stream}", reference.latent, found.latent)
             for name in ("clean", "denoise_mask", "positions"):
-                self.table.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
+                self._table.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
 
     def _transformer(self, module: Any) -> None:
         ours = self._components.build("transformer", Transformer)
-        self._denoising = DenoisingLockstep(ours, self._batch, self.table, self._choice)
+        self._denoising = DenoisingLockstep(ours, self._batch, self._table, self._choice, self._measure_block)
         self._denoising.attach(module.velocity_model)
 
     def _video_decoder(self, module: Any) -> None:
@@ -239,6 +243,6 @@ class Lockstep:
         def decoded(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             with self._choice.around():
                 own = ours(inputs[0])
-            self.table.compare(where, output, own)
+            self._table.compare(where, output, own)
 
         module.register_forward_hook(decoded)

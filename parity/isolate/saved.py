@@ -1,6 +1,6 @@
 """Isolated errors of native left as a file that a gate judges: all stages, and some denoising steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from parity.diff.isolated import FIRST_STEPS, BoundRuns, bound_runs
@@ -12,7 +12,7 @@ from parity.trace.atomic import write_json_atomic
 from runners.case import Case
 from runners.clock import Progress
 from runners.errors import ConfigError
-from runners.protocol import DTYPES, RunOptions
+from runners.protocol import DTYPES, TIERS, RunOptions
 from runners.weights import Weights, WeightsFolder
 
 
@@ -32,7 +32,12 @@ def save_isolated(
 
 def isolate_run(reference: Run, run: Run, weights: Path, path: Path) -> None:
     """The same for a native run on disk, on its device and in its dtype, of the first denoising steps."""
-    options = RunOptions(device=device_named(str(run.manifest.environment["device"])), dtype=DTYPES[run.manifest.dtype])
+    manifest = run.manifest
+    tier = next((one for one in TIERS if one == manifest.tier), None)
+    if tier is None:
+        raise ConfigError(f"{run.folder} is of tier {manifest.tier!r}; native has {', '.join(TIERS)}.")
+    device = device_named(str(manifest.environment["device"]))
+    options = RunOptions(device=device, dtype=DTYPES[manifest.dtype], tier=tier)
     case = case_with_pictures(run)
     steps = steps_to_isolate(case, ())
     save_isolated(path, WeightsFolder(weights), case, options, steps, bound_runs([reference], run))
@@ -43,9 +48,13 @@ def steps_to_isolate(case: Case, more: Sequence[int]) -> list[int]:
 
     Raises: ConfigError for a step that there is not.
     """
-    count = case.request.num_inference_steps
-    steps = sorted({*range(min(FIRST_STEPS, count)), *more})
-    if not 0 <= steps[0] <= steps[-1] < count:
-        asked = ",".join(map(str, more))
-        raise ConfigError(f"Steps {asked} are to be isolated; {case.id!r} has steps from 0 to {count - 1}.")
+    return existing_steps(case, {*range(min(FIRST_STEPS, case.request.num_inference_steps)), *more})
+
+
+def existing_steps(case: Case, asked: Iterable[int]) -> list[int]:
+    """Denoising steps in order, each once. Raises: ConfigError for a step that there is not."""
+    count, steps = case.request.num_inference_steps, sorted(set(asked))
+    if not steps or not 0 <= steps[0] <= steps[-1] < count:
+        named = ",".join(map(str, steps)) or "(none)"
+        raise ConfigError(f"Steps {named} are asked for; {case.id!r} has steps from 0 to {count - 1}.")
     return steps

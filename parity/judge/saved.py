@@ -3,6 +3,9 @@
 `golden/<case id>/numbers/*.json` holds the numbers of one comparison with the golden's own run, and the outcome. Judged
 again they must come to the same outcome, so a limit that was changed, a golden that was replaced or an edited number
 shows. A golden that is too large to be run in CI must have such numbers.
+
+A GPU that the golden was not made on has other bits of its own. There a candidate, such as a faster tier, is compared
+with an official run beside it on the same GPU, by the limits of that GPU; such numbers name it in their file's name.
 """
 
 import re
@@ -22,7 +25,7 @@ from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_
 from parity.runs.places import project_root
 from parity.trace.atomic import own_folder, write_json_atomic
 from runners.errors import RegistryError, RunError
-from runners.protocol import DTYPES
+from runners.protocol import DTYPES, TIERS
 from runners.strict import Strict
 
 SCHEMA_VERSION: Final = 1
@@ -31,7 +34,11 @@ EQUALITIES: Final = {
 }  # what a metric's name begins with -> whether that output has the reference's bits
 
 # A file's name is made of what numbers say, which may come from anybody: a runner's plain name and of known words.
-_NUMBERS_NAME: Final = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,59}}_(exact|fast)_({'|'.join(DTYPES)})_(exact|limits)\.json"
+_ELSEWHERE: Final = "@"  # before the name of a GPU that the golden was not made on
+_NUMBERS_NAME: Final = (
+    rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,59}}_({'|'.join(TIERS)})_({'|'.join(DTYPES)})_(exact|limits)"
+    rf"({_ELSEWHERE}[A-Za-z0-9_]{{1,60}})?\.json"
+)
 
 
 class SavedVerdict(Strict, frozen=True, kw_only=True):
@@ -48,14 +55,27 @@ class SavedVerdict(Strict, frozen=True, kw_only=True):
 
 
 def require_of_golden(found: RunsDiff) -> None:
-    """Refuse numbers that were not measured against the run that is the case's golden now. Raises: RunError."""
+    """Refuse numbers that were not measured against the run that is the case's golden now, or on another GPU.
+
+    Raises: RunError.
+    """
     blessing = blessing_of(found.case)
     known = (blessing.run_sha256, blessing.source_sha256)
-    if found.reference.runner != "official" or found.reference.run_sha256 not in known:
+    of_official = found.reference.runner == "official"
+    if not of_official or (found.reference.run_sha256 not in known and not gpu_elsewhere(found)):
         raise RunError(
             f"The numbers of {found.case!r} were measured against another run ({found.reference.run_sha256[:12]}) than "
             "its golden; measure them against the golden, and save them again."
         )
+
+
+def gpu_elsewhere(found: RunsDiff) -> str:
+    """The GPU that both runs of some numbers were made on, if it is another than the golden's; else ""."""
+    golden = str(golden_of(found.case).manifest.environment.get("device_name", ""))
+    reference, candidate = found.reference, found.candidate
+    apart = reference.run_sha256 != candidate.run_sha256 and not found.environment
+    together = reference.device == candidate.device == "cuda" and reference.processor == candidate.processor
+    return reference.processor if apart and together and reference.processor != golden else ""
 
 
 def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
@@ -65,7 +85,8 @@ def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
     """
     require_of_golden(found)
     side = found.candidate
-    name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}.json"
+    gpu = re.sub(r"[^A-Za-z0-9]+", "_", gpu_elsewhere(found))
+    name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}{gpu and _ELSEWHERE}{gpu}.json"
     if not re.fullmatch(_NUMBERS_NAME, name):
         raise RunError(f"The numbers of {found.case!r} are of {name!r}, which names no runner, tier and dtype.")
     path = own_folder(project_root() / "golden" / found.case, NUMBERS_FOLDER, name)
@@ -122,7 +143,7 @@ def require_population(registry: Registry) -> None:
 
 def require_whole(paths: Sequence[Path]) -> None:
     """Refuse a golden of another device than a CPU that has no numbers to be judged by here. Raises: RunError."""
-    held = {path.parent.parent for path in paths}
+    held = {path.parent.parent for path in paths if _ELSEWHERE not in path.name}
     for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
         if path.parent not in held and golden_of(path.parent.name).manifest.environment.get("device") != "cpu":
             raise RunError(

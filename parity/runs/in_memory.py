@@ -17,7 +17,7 @@ from runners.catalogue import open_runner
 from runners.clock import Progress, Quiet
 from runners.errors import RunnerError
 from runners.forge.weights import ForgedWeights
-from runners.protocol import RunOptions
+from runners.protocol import RunOptions, Tier
 from runners.weights import Weights, WeightsFolder
 
 CPU: Final = torch.device("cpu")
@@ -31,6 +31,7 @@ def run_in_memory(
     device: torch.device = CPU,
     progress: Progress | None = None,
     variables: Mapping[str, str] | None = None,
+    tier: Tier = "exact",
 ) -> RunOutputs:
     """Outputs of a run of `official` or `native`; with environment variables, of a child process that has them.
 
@@ -38,7 +39,7 @@ def run_in_memory(
 
     Raises: ParityError of the kind that fits what is wrong; RunnerError if a child computes as this process does.
     """
-    options = RunOptions(device=device, dtype=dtype)
+    options = RunOptions(device=device, dtype=dtype, tier=tier)
     with tempfile.TemporaryDirectory() as folder:
         if variables is None:
             engine = open_runner(runner, weights, options)

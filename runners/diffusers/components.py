@@ -77,6 +77,15 @@ def build_components(weights: Weights, device: torch.device, dtype: torch.dtype)
     return DiffusersComponents(arguments, built[TRANSFORMER][1])
 
 
+def build_transformer(weights: Weights, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The transformer alone, filled. Raises: as `build_components`."""
+    for name, component, fill in _from_checkpoint(weights, device, dtype):
+        if name == TRANSFORMER:
+            fill()
+            return component
+    raise AssertionError(f"{TRANSFORMER} is one of {', '.join(CLASSES)}")
+
+
 def component_arguments(config: Mapping[str, Any], hidden_width: int, num_hidden_states: int) -> dict[str, Arguments]:
     """Constructor arguments of every component in CLASSES.
 

@@ -116,17 +116,22 @@ def conditions_of(arguments: Any) -> StreamConditions:
     """The arguments of an official block for one stream, in native terms."""
     return StreamConditions(
         context=arguments.context,
-        modulation=StreamModulation(
-            block=arguments.timesteps,
-            prompt=arguments.prompt_timestep,
-            cross_scale_shift=arguments.cross_scale_shift_timestep,
-            cross_gate=arguments.cross_gate_timestep,
-            embedding=arguments.embedded_timestep,
-        ),
+        modulation=modulation_of(arguments),
         rotary=StreamRotary(
             own=_rotary(arguments.positional_embeddings), cross=_rotary(arguments.cross_positional_embeddings)
         ),
         enabled=arguments.enabled,
+    )
+
+
+def modulation_of(arguments: Any) -> StreamModulation:
+    """The modulation in the arguments of an official block for one stream, in native terms."""
+    return StreamModulation(
+        block=arguments.timesteps,
+        prompt=arguments.prompt_timestep,
+        cross_scale_shift=arguments.cross_scale_shift_timestep,
+        cross_gate=arguments.cross_gate_timestep,
+        embedding=arguments.embedded_timestep,
     )
 
 

@@ -25,10 +25,34 @@ def timed(runner: str, end_to_end_s: float, peak_bytes: int) -> dict[str, Any]:
 
 def test_medians_of_each_runner_stand_beside_the_worst_peak() -> None:
     runs = [timed("official", 60.0, 1 << 30), timed("native", 50.0, 1 << 30), timed("official", 64.0, 3 << 30)]
-    found = rows.speed_rows({"runs": runs, "environment": ENVIRONMENT})
-    assert found == [
-        ("c", "official", "exact", "no taps", "2", "62.00", "7.00", "52.00", "2.000", "3.0", DEVICE),
-        ("c", "native", "exact", "no taps", "1", "50.00", "7.00", "40.00", "2.000", "1.0", DEVICE),
+    document = {"runs": runs, "environment": ENVIRONMENT, "code_version": "aa"}
+    assert rows.speed_rows(document, {"c": {"aa"}}) == [
+        ("c", "official", "exact", "no taps", "2", "62.00", "7.00", "52.00", "2.000", "3.0", "newest", DEVICE),
+        ("c", "native", "exact", "no taps", "1", "50.00", "7.00", "40.00", "2.000", "1.0", "newest", DEVICE),
+    ]
+    assert [row[-2] for row in rows.speed_rows(document, {"c": {"bb"}})] == ["older", "older"]
+
+
+def test_code_is_newest_by_the_date_of_a_cases_last_samples() -> None:
+    def samples(date: str, code: str, *cases: str) -> dict[str, Any]:
+        return {"date": date, "code_version": code, "runs": [{"case": case} for case in cases]}
+
+    documents = [samples("2026-11-23", "a", "c", "d"), samples("2026-11-30", "b", "c"), samples("2026-11-30", "e", "c")]
+    assert rows.newest_code(documents) == {"c": {"b", "e"}, "d": {"a"}}
+    assert rows.newest_code(documents[::-1]) == {"c": {"b", "e"}, "d": {"a"}}
+
+
+def test_tiers_are_runners_of_their_own_in_a_line_of_speed() -> None:
+    runs = [timed("official", 60.0, 1 << 30), timed("native", 50.0, 1 << 30), timed("native", 40.0, 1 << 30)]
+    runs[2] |= {"tier": "fast"}
+    runs = [{**run, "case": table.FULL_SIZE_CASE} for run in runs]
+    older = {"date": "2026-11-01", "code_version": "a", "runs": runs[:1], "environment": {"device_name": "NVIDIA H100"}}
+    newer = {"date": "2026-11-02", "code_version": "b", "runs": runs, "environment": {"device_name": "NVIDIA H200"}}
+    assert rows.speed_lines([older, newer], table.FULL_SIZE_CASE) == [
+        (
+            f"seconds a step (end to end), by turns, {table.FULL_SIZE_CASE}, NVIDIA H200",
+            "official 2.000 (60.0, 1 runs); native 2.000 (50.0, 1 runs); native:fast 2.000 (40.0, 1 runs)",
+        )
     ]
 
 
@@ -171,8 +195,8 @@ def test_the_readme_shows_three_of_the_tables(kinds: Any) -> None:
     engines = (ROOT / "docs/engines.md").read_text(encoding="utf-8")
     assert [found["name"] for found in table.BLOCK.finditer(engines)] == ["engines"]
     assert table.filled(engines, table.blocks_of(kinds)) == engines, "run `make measurements`"
-    rows = [line for line in table.full_size_table(kinds).splitlines() if line.startswith("| ")]
-    assert len(rows) == 2 + 5 and table.FULL_SIZE_ON in table.full_size_table(kinds)
+    shown = [line for line in table.full_size_table(kinds).splitlines() if line.startswith("| ")]
+    assert len(shown) == 2 + 5 + 2 and table.FULL_SIZE_ON in table.full_size_table(kinds)
 
 
 def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs() -> None:
@@ -249,7 +273,7 @@ def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places() -
     kinds = {
         "suite": [{"lines": lines, "environment": ENVIRONMENT}, elsewhere],
         table.PLANTED: [{"lines": [planted], "environment": ENVIRONMENT}],
-        "samples": [{"runs": runs, "environment": ENVIRONMENT}],
+        "samples": [{"date": "2026-11-23", "code_version": "a", "runs": runs, "environment": ENVIRONMENT}],
     }
     assert [row[1] for row in table.full_size_rows(kinds)] == [
         "1 of 2 cases bit-identical, 730 taps",
@@ -257,6 +281,7 @@ def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places() -
         "2 of 90 places differ",
         "NOT AT PARITY, first diverges at step 0, block 5",
         "native 61.00 s, 3.0 GiB",
+        "native 2.000 (61.0, 1 runs)",
     ]
     assert f"**Full size on one {DEVICE}**" in table.full_size_table(kinds)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parity.runs.child_main import MARK
-from runners.catalogue import CHILD, NAMES, TAPS_OWED, is_known, open_runner, require_own_name
+from runners.catalogue import CHILD, NAMES, TAPS_OWED, is_known, open_runner, require_own_name, runner_and_tier
 from runners.diffusers.runner import DiffusersRunner
 from runners.errors import MediaError, RunnerError
 from runners.native.runner import NativeRunner
@@ -116,3 +116,14 @@ def test_every_known_runner_owes_what_its_class_offers() -> None:
     assert tuple(TAPS_OWED) == NAMES
     for name, runner in (("native", NativeRunner), ("diffusers", DiffusersRunner), ("sglang", SGLangRunner)):
         assert TAPS_OWED[name] == " ".join(runner.capabilities.taps)
+
+
+def test_a_runner_may_be_named_with_its_tier_and_a_file_is_a_name() -> None:
+    assert runner_and_tier("native") == ("native", "exact")
+    assert runner_and_tier("native:fast") == ("native", "fast")
+    assert runner_and_tier("native:fp8") == ("native", "fp8")
+    assert runner_and_tier("engines/mine.py:fast") == ("engines/mine.py:fast", "exact")
+    assert runner_and_tier("mine") == ("mine", "exact")
+    for wrong in ("native:", "native:quick", "official:Fast"):
+        with pytest.raises(RunnerError, match=r"take NAME\[:TIER\], a tier of exact, fast, fp8"):
+            runner_and_tier(wrong)

@@ -9,6 +9,7 @@ import pytest
 
 from parity.calibrate.case_under_test import grounds_of, here, open_case
 from parity.calibrate.mutation import mutate
+from parity.calibrate.variant_limits import widened
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import present
 from parity.defects.variant import VIDEO_SKIPS, case_variant
@@ -127,3 +128,21 @@ def test_native_with_other_bits_than_the_golden_stands_for_nothing(
     evidence = grounds_of(case, case, _registry(environment, "micro"), environment)
     with pytest.raises(RegistryError, match="not the recorded official one bit for bit"):
         open_case(micro_weights, evidence, lambda _: None)
+
+
+def test_limits_of_a_gpu_judge_what_runs_on_it_and_no_others(two_cases: tuple[Case, Case]) -> None:
+    at_hand, wide = two_cases
+    there = {**here(NOWHERE), "device": "cuda", "device_name": "NVIDIA H200"}
+    on_cpu = _registry(here(NOWHERE), "micro")
+    with pytest.raises(RegistryError, match="no limits of 'micro on NVIDIA H200'"):
+        grounds_of(at_hand, at_hand, on_cpu, there)
+    registry = msgspec.structs.replace(
+        _registry(there), cases={TableKey("micro", "NVIDIA H200"): _limits(), TableKey("wide"): _limits()}
+    )
+    evidence = grounds_of(at_hand, at_hand, registry, there)
+    assert (evidence.device.type, evidence.limits_on) == ("cuda", "NVIDIA H200")
+    assert not grounds_of(wide, at_hand, registry, there).own, "its own limits are of a CPU"
+    harmless = {"a": {LATENT: 0.3}}
+    wider = widened(registry, "micro", harmless, "NVIDIA H200")
+    assert wider.limits_of("micro", "NVIDIA H200")[LATENT].floor == 0.3
+    assert widened(registry, "micro", harmless).limits_of("micro", "NVIDIA H200")[LATENT].floor == 0.01

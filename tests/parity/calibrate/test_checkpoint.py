@@ -54,7 +54,7 @@ def test_only_takes_members_that_there_are() -> None:
 
 def test_a_gpu_varies_attention_kernels_where_a_cpu_varies_threads() -> None:
     there, here = ({one.id for one in variations(range(1), device=torch.device(name))} for name in ("cuda", "cpu"))
-    assert there - here == {"without_cudnn", "without_cudnn_and_flash"} and here - there == {
+    assert there - here == {"without_cudnn", "without_cudnn_and_flash", "unshared"} and here - there == {
         "one_thread",
         "two_threads",
         "without_onednn",

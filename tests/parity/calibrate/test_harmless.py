@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import Tensor, nn
 
 from parity.calibrate.harmless import (
     COMPILED,
+    UNSHARED,
     compiled_branches,
     noise_one_ulp_off,
     one_ulp_off,
@@ -13,6 +16,10 @@ from parity.calibrate.harmless import (
     variations,
     without_onednn,
 )
+from parity.runs.in_memory import run_in_memory
+from runners.case import Case
+from runners.ltx23 import block
+from runners.weights import WeightsFolder
 
 
 def test_one_ulp_is_the_next_value_up_or_down_and_never_nan() -> None:
@@ -46,6 +53,28 @@ def test_onednn_is_left_out_and_put_back() -> None:
         other = torch.nn.functional.conv2d(x, weight)
     assert torch.backends.mkldnn.enabled
     assert not torch.equal(plain, other) and (plain - other).abs().max() < 1e-5 * plain.abs().max()
+
+
+@pytest.mark.slow
+def test_without_sharing_every_block_of_every_pass_is_computed_and_has_the_same_bits(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    case = micro_case({"guidance.video.stg_blocks": [1], "guidance.audio.stg_blocks": [1]})  # so that block 0 is shared
+    calls = []
+    forward = block.AudioVideoBlock.forward
+
+    def counted(one: block.AudioVideoBlock, *arguments: Any) -> Any:
+        calls.append(one)
+        return forward(one, *arguments)
+
+    with patch.object(block.AudioVideoBlock, "forward", counted):
+        plain = run_in_memory("native", micro_weights, case)
+        shared = len(calls)
+        with UNSHARED.apply():
+            apart = run_in_memory("native", micro_weights, case)
+    assert shared == 2 * (4 * 2 - 1) and len(calls) - shared == 2 * 4 * 2, "two steps of four passes of two blocks"
+    assert torch.equal(plain.video_frames, apart.video_frames)
+    assert torch.equal(plain.audio_waveform, apart.audio_waveform)
 
 
 def test_threads_are_put_back() -> None:

@@ -7,18 +7,17 @@ from typing import cast
 import pytest
 import torch
 
-from parity.calibrate import limits as calibrate
+from parity.calibrate import populations as calibrate
 from parity.calibrate.harmless import ORACLE, oracle_at, variations
 from parity.calibrate.limits import (
     SCALED,
     UNJUDGED,
-    Populations,
     calibration_of,
     facet_of,
     limits_of,
-    measure,
     propose_limits,
 )
+from parity.calibrate.populations import Populations, measure
 from parity.calibrate.rewrites import REWRITES
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ import msgspec
 import pytest
 import torch
 
+from parity.calibrate import mutation
 from parity.calibrate.mutation import Alarm, MutationTrial, Score, mutate
 from parity.calibrate.mutation_evidence import Evidence
 from parity.defects.catalogue import CATALOGUE
+from parity.defects.defect import Reach
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
@@ -19,7 +22,7 @@ from parity.judge.registry import Registry
 from parity.judge.strength import CatchCount, load_strength
 from parity.runs.environment import fingerprint
 from runners.case import Case
-from runners.errors import RegistryError
+from runners.errors import ConfigError, RegistryError, RunnerError
 from runners.weights import WeightsFolder
 
 
@@ -71,6 +74,103 @@ def test_a_defect_seen_inside_only_is_killed_but_not_by_outputs() -> None:
 def test_a_survivor_spoils_the_score_although_bits_would_have_told() -> None:
     score = _score(_trial(SEEN), _trial(NOTHING))
     assert not score.good and score.kills_by_level()["bits"] == 2 and score.kills_by_level()["under limits"] == 1
+
+
+def test_a_tier_that_none_of_the_defects_reach_has_shown_nothing() -> None:
+    nothing = replace(_score(), tier="fast", unreached=("a", "b"), share=(2, 3))
+    assert not nothing.good
+    document = nothing.document()
+    assert (document["tier"], document["unreached"], document["share"]) == ("fast", ["a", "b"], [2, 3])
+    assert not {"tier", "unreached", "share"} & _score(_trial(SEEN)).document().keys(), "older scores have none"
+
+
+def quiet(_: str) -> None:
+    """Hears nothing."""
+
+
+def picture_case(make: Callable[..., Case]) -> Case:
+    return make({"request.images": [{"path": "astronaut.png"}]})
+
+
+class Station:
+    """Stands for a case under test: runs nothing, and whatever there is to see is seen."""
+
+    judge = SimpleNamespace(examine=lambda *_: SEEN)
+    case = "c"
+    wrong = 0.0  # what a defect puts into the numbers
+
+    def free_run(self, *_: object, **__: object) -> SimpleNamespace:
+        """The numbers of a run."""
+        return SimpleNamespace(metrics={"x": Station.wrong})
+
+    def parts_alone(self, **_: object) -> None:
+        """No parts."""
+
+
+@pytest.fixture
+def stations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Case, str]]:
+    """The stations that were opened, by case and tier."""
+    opened: list[tuple[Case, str]] = []
+
+    def open_one(_weights: Any, evidence: Any, _say: Any, tier: str) -> Station:
+        opened.append((evidence, tier))
+        return Station()
+
+    monkeypatch.setattr(mutation, "open_case", open_one)
+    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: case)
+    return opened
+
+
+def test_shares_try_every_defect_and_harmless_run_once(
+    stations: list[tuple[Case, str]], micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
+    monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    few = [replace(one, apply=lambda _: nullcontext()) for one in CATALOGUE[:7]]
+    scores = [mutate(weights, picture_case(micro_case), Registry(), few, quiet, share=(k, 3)) for k in (1, 2, 3)]
+    (whole,) = [mutate(weights, picture_case(micro_case), Registry(), few, quiet)]
+    assert [len(one.trials) for one in scores] == [3, 2, 2]
+    assert {trial.defect.id for one in scores for trial in one.trials} == {one.id for one in few}
+    harmless = [(alarm.id, alarm.case) for one in scores for alarm in one.harmless]
+    assert sorted(harmless) == sorted((alarm.id, alarm.case) for alarm in whole.harmless) and len(set(harmless)) > 20
+
+
+def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reach(
+    stations: list[tuple[Case, str]], micro_case: Callable[..., Case]
+) -> None:
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+
+    @contextmanager
+    def reached(reach: Reach) -> Iterator[None]:
+        reach.hit()
+        Station.wrong = 0.5
+        yield
+        Station.wrong = 0.0
+
+    def without_effect(reach: Reach) -> Any:
+        reach.hit()
+        return nullcontext()
+
+    def refusing(_: Reach) -> Any:
+        raise ConfigError("not in this tier")
+
+    defects = [
+        replace(CATALOGUE[0], id="refused", apply=refusing),
+        replace(CATALOGUE[0], id="without", apply=without_effect),
+        replace(CATALOGUE[0], id="there", apply=reached),
+        replace(CATALOGUE[0], id="not", apply=lambda _: nullcontext()),
+    ]
+    score = mutate(weights, picture_case(micro_case), Registry(), defects, quiet, tier="fast")
+    assert [trial.defect.id for trial in score.trials] == ["there"] and score.unreached == ("without", "not")
+    assert score.refused == ("refused",)
+    assert {tier for _, tier in stations} == {"fast"}
+    assert [alarm.case for alarm in score.harmless if alarm.id == "fast"][:2] == ["as it is", "V2A off"]
+    assert not any("+" in alarm.id for alarm in score.harmless), "a faster tier is a rewrite itself"
+    with pytest.raises(RunnerError, match="'not' was never reached"):
+        mutate(weights, picture_case(micro_case), Registry(), defects[1:], quiet)
+    with pytest.raises(ConfigError, match="not in this tier"):
+        mutate(weights, picture_case(micro_case), Registry(), defects, quiet)
 
 
 def test_equivalent_defects_are_listed_apart_and_at_most_three() -> None:

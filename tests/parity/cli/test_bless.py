@@ -13,7 +13,9 @@ import torch
 from typer.testing import CliRunner
 
 from parity.calibrate import limits as calibrate
-from parity.calibrate.limits import UNJUDGED, Populations
+from parity.calibrate import populations as populations_library
+from parity.calibrate.limits import UNJUDGED
+from parity.calibrate.populations import Populations
 from parity.cli.app import app
 from parity.diff.metric import METRICS
 from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
@@ -67,7 +69,7 @@ def root(
         assert case.reference == golden.manifest.reference == "1.2.0"
         return replace(populations(0.02), compared_on=subset_phrase(subset))
 
-    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(populations_library, "measure", measure)
     monkeypatch.setattr(release_effects, "measured", lambda old, new, *_: named(old, new))
     threads = torch.get_num_threads()
     yield tmp_path
@@ -169,7 +171,7 @@ def test_nothing_moves_if_the_limits_cannot_be_measured(
     def refuse(*_: Any, **__: Any) -> Populations:
         raise RegistryError("not bit for bit")
 
-    monkeypatch.setattr(calibrate, "measure", refuse)
+    monkeypatch.setattr(populations_library, "measure", refuse)
     new = leave_run("new", reference="1.2.0")
     code, said = invoke("bless", new, "--reference", "1.2.0", "--reason", "x", "--weights", micro_weights.folder)
     assert code == 2 and "not bit for bit" in said

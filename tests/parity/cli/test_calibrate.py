@@ -9,9 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from parity.calibrate import limits
+from parity.calibrate import populations
 from parity.calibrate.checkpoint import CalibrationCheckpoint, Member
-from parity.calibrate.limits import Populations
+from parity.calibrate.populations import Populations
 from parity.cli.app import app
 from parity.diff.runs import GoldenSubset, subset_of_case, subset_phrase
 from parity.runs import golden
@@ -42,7 +42,7 @@ def test_what_a_golden_keeps_is_measured_recorded_and_asked_of_kept_samples(
             case="micro", floor=floor, defects={}, findings={}, shown_at={}, compared_on=subset_phrase(subset)
         )
 
-    monkeypatch.setattr(limits, "measure", measure)
+    monkeypatch.setattr(populations, "measure", measure)
     samples, threads = checkout / "samples.json", torch.get_num_threads()
     arguments = ["--case", "micro", "--weights", str(micro_weights.folder), "--limits-only", "--samples", str(samples)]
     try:

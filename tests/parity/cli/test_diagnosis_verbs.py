@@ -10,6 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from parity.cli.admit import admit
 from parity.cli.amplify import amplify
 from parity.cli.explain import explain
 from parity.cli.isolate import isolate
@@ -22,7 +23,7 @@ from runners.weights import WeightsFolder
 
 pytestmark = pytest.mark.slow
 app = typer.Typer()
-for name, function in (("explain", explain), ("isolate", isolate), ("amplify", amplify)):
+for name, function in (("admit", admit), ("explain", explain), ("isolate", isolate), ("amplify", amplify)):
     app.command(name)(function)
 
 
@@ -69,6 +70,25 @@ def test_the_verbs_diagnose_a_run(case_file: Path, micro_weights: WeightsFolder,
     assert json.loads(saved.read_text())["bit_equal"] is True
     wrong = CliRunner().invoke(app, ["isolate", str(case_file), "--weights", str(micro_weights.folder), "--steps", "x"])
     assert wrong.exit_code == 2
+
+    free = ("--run", tmp_path / "native", "--against", tmp_path / "official")
+    tried = ("admit", "native", "--case", case_file, *weights, "--taps", "*/block/*", "--quiet")
+    shown = called(*tried, *free, "--out", saved)
+    assert "ADMITTED: native, 40 places" in shown and "first half" in shown
+    document = json.loads(saved.read_text())
+    assert document["outcome"] == "admitted" and document["drift_of"] == " against ".join(
+        str(one) for one in free[1::2]
+    )
+    assert document["groups"][0]["drift"] == {"first_step": 0.0}
+    answers = (
+        (("--no-drift", "--error-ratio", "0.5"), 1, "REFUSED: native"),  # stricter than the official code itself
+        (free[:2], 2, "--run and --against go together"),
+        (("--steps", "1"), 2, "has steps from 0 to 0"),
+        ((*free, "--case", "tiny_ti2v"), 2, "what is to be admitted is tiny_ti2v / native / exact"),
+    )
+    for more, code, said in answers:
+        result = CliRunner().invoke(app, [str(argument) for argument in (*tried, *more)])
+        assert result.exit_code == code and said in " ".join(result.output.split()), result.output
 
     floors = tmp_path / "floors.json"
     grown = called("amplify", "--case", case_file, *weights, "--runner", "native", "--out", floors, "--quiet")

@@ -1,6 +1,5 @@
 """The verbs' own refusals; what they run is tested beside the library."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +8,14 @@ from typer import Exit
 import parity.isolate.isolation as isolate_library
 from parity.cli.calibrate import calibrate
 from parity.cli.isolate import isolate
-from parity.cli.mutate import mutate
-from runners.errors import ConfigError
+from parity.cli.mutate import mutate, share_of
+from runners.errors import CaseError, ConfigError
 from runners.forge.weights import ForgedWeights
 
 
 def test_an_unknown_defect_is_named_and_nothing_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Exit) as exited:
-        mutate(weights=Path("none"), defect=["no_such_defect"])
+        mutate(weights="none", defect=["no_such_defect"])
     assert exited.value.exit_code == 2
     assert "no_such_defect" in capsys.readouterr().err
 
@@ -26,6 +25,20 @@ def test_only_limits_and_only_speed_exclude_each_other(capsys: pytest.CaptureFix
         calibrate(weights=None, perf_only=True, limits_only=True)
     assert exited.value.exit_code == 2
     assert "exclude" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "1", "1/3/5", "-1/3", "1/0"])
+def test_mutate_wants_a_share_that_there_is(share: str) -> None:
+    with pytest.raises(CaseError, match="take K/N such as 2/3"):
+        share_of(share)
+    assert share_of("2/3") == (2, 3)
+
+
+def test_mutate_puts_defects_into_native_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exit) as ended:
+        mutate(weights="forge:tiny:0", runner="official")
+    assert ended.value.exit_code == 2
+    assert "defects are put into native" in capsys.readouterr().err
 
 
 def test_isolate_takes_made_weights_and_the_steps_to_measure(

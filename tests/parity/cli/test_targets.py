@@ -20,6 +20,7 @@ FILES = (  # every verb that writes a file which its command names
     ("report", "RUN", "--against", "REF", "--out"),
     ("identify", "RUN", "--weights", "forge:tiny:0", "--out"),
     ("isolate", "tiny_ti2v", "--weights", "forge:tiny:0", "--out"),
+    ("admit", "native", "--case", "tiny_ti2v", "--weights", "forge:tiny:0", "--out"),
     ("amplify", "--case", "tiny_ti2v", "--weights", "forge:tiny:0", "--out"),
     ("mutate", "--weights", "nowhere", "--out"),
     ("calibrate", "--weights", "forge:tiny:0", "--case", "tiny_ti2v", "--limits-only", "--samples"),

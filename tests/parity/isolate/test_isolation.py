@@ -88,6 +88,13 @@ def test_the_places_of_an_isolation_follow_from_the_case(
         assert sorted(places) == sorted(isolated_places(Dataflow(micro_case(overrides), 2), steps))
 
 
+def test_a_faster_tier_is_not_isolated_as_if_it_were_the_exact_one(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    with pytest.raises(ConfigError, match="tried by `parity admit`"):
+        isolate(micro_weights, micro_case(), replace(OPTIONS, tier="fast"))
+
+
 def int8_scores() -> AbstractContextManager[Any]:
     """Queries and keys rounded to 255 levels a token, as int8 kernels of attention do."""
 

@@ -16,10 +16,11 @@ from parity.diff.runs import RunsDiff, compare_runs, subset_of_case, subset_phra
 from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry, load_registry, save_registry
-from parity.judge.saved import load_verdict, saved_verdicts
+from parity.judge.saved import load_verdict, require_of_golden, saved_verdicts
 from parity.runs import golden
 from parity.runs.folder import read_run
 from parity.trace.atomic import write_json_atomic
+from runners.errors import RunError
 from runners.files import sha256_of
 
 LeaveRun = Callable[..., Path]
@@ -244,3 +245,89 @@ def test_numbers_are_not_kept_behind_a_link(root: Path) -> None:
     code, text = invoke("rejudge", "--record", root / "exact.json")
     assert code == 2 and "is a symbolic link inside" in text.replace("\n", " ")
     assert list((root / "elsewhere").iterdir()) == []
+
+
+H100 = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "driver": "580.1"}
+H200 = {"device": "cuda", "device_name": "NVIDIA H200", "driver": "580.1"}
+
+
+@pytest.fixture
+def on_gpu(checkout: Path, leave_run: LeaveRun) -> Path:
+    """A checkout whose micro case has the golden of an H100 with its numbers, and limits of an H200."""
+    official = read_run(leave_run("official", environment=H100))
+    golden.bless(official, "first")
+    name = "video_latent.relative_l2"
+    limit = derive_limit(METRICS[name], floor={"a": (0.02, 0.03)}, defects={"d": (0.5,)}, calibration="c")
+    calibration = Calibration(
+        date="2026-01-02", command="x", runs=("y",), environment=H200, expires_with=("device_name",)
+    )
+    wanted = {one: exact_limit(METRICS[one]) for one in WANTED}
+    registry = Registry(
+        calibrations={"c": calibration},
+        defaults=wanted,
+        cases={TableKey("micro", "NVIDIA H200"): {name: limit}},
+        unjudged={one: "not in this test" for one in METRICS if one not in (*WANTED, name)},
+    )
+    save_registry(checkout / "thresholds" / "consistency_threshold.json", registry)
+    save(
+        checkout / "exact.json",
+        compare_runs(official, read_run(leave_run("native", runner="native", environment=H100))),
+    )
+    assert invoke("rejudge", "--record", checkout / "exact.json")[0] == 0
+    return checkout
+
+
+def on_h200(leave_run: LeaveRun, share: float = 0.0, **changes: Any) -> RunsDiff:
+    """A fast run beside an official one on an H200, its latent scaled by so much."""
+
+    def scaled(made: dict[str, Any]) -> None:
+        made["video_latent"] = made["video_latent"] * (1 + share)
+
+    official = read_run(leave_run(f"official{share}", environment=H200))
+    fast = {"runner": "native", "tier": "fast", "environment": H200, **changes}
+    return compare_runs(official, read_run(leave_run(f"fast{share}", change=scaled, **fast)))
+
+
+def test_a_fast_tier_on_another_gpu_is_saved_beside_the_golden_and_judged_again_by_that_gpus_limits(
+    on_gpu: Path, leave_run: LeaveRun
+) -> None:
+    save(on_gpu / "fast.json", on_h200(leave_run, 0.03))
+    code, text = invoke("rejudge", "--record", on_gpu / "fast.json")
+    assert code == 0, text
+    path = on_gpu / "golden/micro/numbers/native_fast_bf16_limits@NVIDIA_H200.json"
+    saved = load_verdict(path)
+    assert (saved.profile, saved.outcome) == ("limits", "parity")
+    assert invoke("rejudge")[0] == 0
+    edited(path, lambda document: document["numbers"]["metrics"].update({"video_latent.relative_l2": 0.2}))
+    code, text = invoke("rejudge")
+    assert code == 1 and "not_at_parity, but parity was recorded" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"environment": H100},  # another GPU than the official run beside it
+        {"environment": {**H200, "driver": "590.7"}},
+    ],
+)
+def test_numbers_of_two_environments_are_of_no_golden(
+    on_gpu: Path, leave_run: LeaveRun, changes: dict[str, Any]
+) -> None:
+    found = on_h200(leave_run, **changes)
+    with pytest.raises(RunError, match="than its golden"):
+        require_of_golden(found)
+
+
+def test_numbers_of_another_gpu_do_not_stand_for_those_of_the_golden(on_gpu: Path, leave_run: LeaveRun) -> None:
+    save(on_gpu / "fast.json", on_h200(leave_run))
+    invoke("rejudge", "--record", on_gpu / "fast.json")
+    (on_gpu / "golden/micro/numbers/native_exact_bf16_exact.json").unlink()
+    code, text = invoke("rejudge")
+    assert code == 2 and "no numbers of a candidate" in " ".join(text.split())
+
+
+def test_another_run_of_the_goldens_own_gpu_is_not_its_golden(on_gpu: Path, leave_run: LeaveRun) -> None:
+    again = read_run(leave_run("again", environment=H100))
+    save(on_gpu / "again.json", compare_runs(again, read_run(leave_run("f", runner="native", environment=H100))))
+    code, text = invoke("rejudge", "--record", on_gpu / "again.json")
+    assert code == 2 and "than its golden" in " ".join(text.split())
