@@ -11,8 +11,8 @@ from parity.taps.name import place_of
 from runners.printable import printable
 
 GROUP_COLUMNS: Final = (
-    *("taps", "places", "refused", "official's error", "error, times official's", "bias / RMS"),
-    *("-0", "subnormal", "drift of the run: first step", "first half", "second half"),
+    *("taps", "places", "refused", "official", "its / official", "bias / RMS"),
+    *("-0", "subnormal", "drift: step 0", "first half", "second half"),
 )
 PLACE_COLUMNS: Final = ("place", "why", "error", "official's", "worst element", "exact", "official", "candidate")
 
