@@ -5,6 +5,8 @@
 # THREADS      CPU threads of parity and gate (1: parity/cli/threads.py says why).
 # WORKERS      processes that run the tests, each computing on one thread (0: none beside pytest's own).
 # OFFICIAL_ROOT, OFFICIAL_PYTHON  a checkout of another official release, and what runs it, for parity-gpu.
+# MINUTES      after which thresholds begins no measurement; the same call goes on with the samples kept.
+# REASON       why limits that thresholds or thresholds-quick would loosen are loosened.
 # SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
 # COMFYUI_ROOT a checkout of ComfyUI with Lightricks' nodes in it, for test-engines (docs/engines.md).
@@ -51,9 +53,9 @@ GPU_LIMITS ?= ltx_2.3_one_stage_ti2v_25f,ltx_2.3_one_stage_ti2v
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup parity parity-gpu golden-gpu thresholds-gpu measurements \
+.PHONY: help setup wheel parity parity-gpu golden-gpu thresholds-gpu measurements \
   test sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
-  thresholds coverage mutate hostile bench clean
+  thresholds thresholds-quick coverage mutate hostile bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +71,10 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
 	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS) --replace
+
+wheel: $(STAMP) ## Build the wheel into build/dist
+	rm -rf build/lib build/dist
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
@@ -149,10 +155,16 @@ check: $(STAMP) ## Style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, and derive limits and speed baselines (REASON=...)
-	$(PARITY) calibrate --weights $(WEIGHTS) $(if $(REASON),--reason "$(REASON)")
-	$(PARITY) calibrate --weights $(WEIGHTS) $(RELEASE_CASES:%=--case %) --limits-only --threads 1 \
-	  $(if $(REASON),--reason "$(REASON)")
+# Two hours on one core. With MINUTES the samples are kept, and the same call goes on where it was.
+IN_PIECES = $(if $(MINUTES),--limits-only --minutes $(MINUTES) --samples build/samples)
+WHY = $(if $(REASON),--reason "$(REASON)")
+
+thresholds: $(WEIGHTS)/ltx-2.3.safetensors ## Measure floors and defects now, and derive limits and speed baselines (REASON=..., MINUTES=...)
+	$(PARITY) calibrate --weights $(WEIGHTS) $(IN_PIECES) $(WHY)
+	$(PARITY) calibrate --weights $(WEIGHTS) $(RELEASE_CASES:%=--case %) --threads 1 $(or $(IN_PIECES),--limits-only) $(WHY)
+
+thresholds-quick: $(STAMP) ## Derive limits again from the samples kept beside them, in seconds; nothing is run (REASON=...)
+	$(PARITY) calibrate --from-samples $(WHY)
 
 coverage: $(WEIGHTS)/ltx-2.3.safetensors ## Measure what the tiny cases see, and write docs/coverage.md
 	$(RUN) bench/case_coverage.py --weights $(WEIGHTS) > build/coverage.md

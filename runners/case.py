@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from runners.errors import CaseError
 from runners.load import MAX_KEY_PARTS, parse_toml, read_text
+from runners.nearest import did_you_mean
 from runners.releases import REFERENCES
 from runners.request import Guider, ImageCondition, check_guider, check_request
 from runners.strict import Strict
@@ -115,7 +116,24 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, CaseError):
             raise error.__cause__ from None
-        raise CaseError(f"The case does not fit its form: {error}. golden/tiny_ti2v/case.toml has each key.") from error
+        raise CaseError(
+            f"The case does not fit its form: {error}. golden/tiny_ti2v/case.toml has each key.{_meant(document)}"
+        ) from error
+
+
+def _meant(document: Mapping[str, Any]) -> str:
+    """The known key that the first unknown one of a case is nearest to."""
+    forms = {"": Case, "request": Request, "guidance": Guidance, "switches": Switches}
+    forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider}
+    for table, form in forms.items():
+        value: Any = document
+        for part in table.split(".") if table else ():
+            value = value.get(part) if isinstance(value, dict) else None
+        for item in value if isinstance(value, list) else [value]:
+            for key in item if isinstance(item, dict) else ():
+                if key not in form.__annotations__:
+                    return did_you_mean(key, form.__annotations__)
+    return ""
 
 
 def load_case(path: Path, overrides: Mapping[str, Any] | None = None) -> Case:

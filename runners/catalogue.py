@@ -5,23 +5,17 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from runners.closed_input import closed_input
 from runners.errors import ParityError, RunnerError
 from runners.files import opened
+from runners.names import NAME, NAMES, require_named
 from runners.protocol import TIERS, Runner, RunOptions, Tier
 from runners.weights import Weights
 
-# Every known runner, and the pattern of the taps that it owes: a verdict asks this table, since what a run says of its
-# own runner is the word of whoever made the run.
-TAPS_OWED: Final[Mapping[str, str]] = dict.fromkeys(("official", "native", "diffusers", "sglang", "comfyui"), "*")
-NAMES: Final = tuple(TAPS_OWED)
-OWN_ENVIRONMENT = frozenset({"sglang", "comfyui"})  # engines that run in a child process only, where they are installed
 CHILD = "PARITY_CHILD"  # environment variable of an interpreter that was asked for, and of all that it starts
-NAME = r"(?=.*[a-z0-9])[a-z0-9_.-]{1,40}"  # what a runner may be called
 
 
 def open_runner(
@@ -90,10 +84,9 @@ def _open_runner(
         from runners.comfyui.runner import ComfyUIRunner
 
         return ComfyUIRunner(weights, options, engine_root)
-    file, colon, engine = name.rpartition(":")
-    if colon and file.endswith(".py"):
-        return _opened(Path(file), engine, weights, options)
-    raise RunnerError(f"Unknown runner {name!r}; known are {', '.join(NAMES)}, or FILE.py:CLASS for one of your own.")
+    require_named(name)
+    file, _, engine = name.rpartition(":")
+    return _opened(Path(file), engine, weights, options)
 
 
 def runner_and_tier(text: str) -> tuple[str, Tier]:

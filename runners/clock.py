@@ -50,16 +50,24 @@ class Clock:
         self.progress = progress or Quiet()
         self.stage_s: dict[str, float] = {}
         self._current: str | None = None
+        self._told: str | None = None  # the stage that who listens takes to be under way
         self._started_s = 0.0
         self._loaded_in_stage_s = 0.0
         self._marks: list[float | torch.cuda.Event] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def begin(self, name: str) -> None:
-        """A stage begins, and the one before it ends. Loading inside a stage is counted under `load`, not there."""
+    def begin(self, name: str, *, told: bool = True) -> None:
+        """A stage begins, and the one before it ends. Loading inside a stage is counted under `load`, not there.
+
+        Args:
+            name: of the stage; who listens is told once if it is the one under way.
+            told: whether who listens hears of it; not where a part is made ready that works later.
+        """
         self.end()
-        self.progress.stage(name)
+        if told and name != self._told:
+            self.progress.stage(name)
+            self._told = name
         self._current, self._started_s, self._loaded_in_stage_s = name, self._now_s(), 0.0
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from parity.cli.app import app
+from parity.cli.app import GROUPS, app
 from parity.defects.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +79,9 @@ def test_the_readme_quotes_the_campaigns_table() -> None:
     named = {"damaged inputs tried": "tried", "exit 0": "0"}
     assert table["verb"] == "all" and len(quoted) == 10  # nine columns, and what is left and right of them
     assert quoted == {name: table[named.get(name, name)] for name in quoted}
+
+
+def test_the_readme_lists_every_verb_in_its_group() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([a-z]+) \| (`[a-z`\- ]+`) \|$", readme, re.MULTILINE))
+    assert rows == {group.lower(): " ".join(f"`{verb}`" for verb in verbs) for group, verbs in GROUPS.items()}

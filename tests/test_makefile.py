@@ -50,3 +50,16 @@ def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp
 def test_every_tiny_case_is_judged_by_the_gate() -> None:
     judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
     assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
+
+
+def test_limits_from_kept_samples_run_nothing_and_minutes_keep_samples() -> None:
+    def recipe(*arguments: str) -> str:
+        command = ["make", "--dry-run", "--always-make", "SYSTEM_TORCH=", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    quick = recipe("thresholds-quick", "REASON=as before")
+    assert '-m parity.cli.app calibrate --from-samples --reason "as before"' in quick and "--weights" not in quick
+    pieces = [line for line in recipe("thresholds", "MINUTES=7").splitlines() if " calibrate " in line]
+    assert len(pieces) == 2 and all("--limits-only --minutes 7 --samples build/samples" in line for line in pieces)
+    whole = recipe("thresholds")
+    assert "--minutes" not in whole and "--samples" not in whole and whole.count("--limits-only") == 1

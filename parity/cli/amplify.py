@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from parity.cli.named import CaseName
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import out, save_or_print, verb
@@ -14,7 +15,7 @@ from runners.errors import ConfigError, RunnerError
 
 @verb
 def amplify(
-    case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
+    case: CaseName,
     weights: Annotated[str, typer.Option(help="Folder of the model's files, or forge:PRESET:SEED.")],
     runner: Annotated[str, typer.Option(help="official or native.")] = "official",
     steps: Annotated[

@@ -8,6 +8,7 @@ if __name__ == "__main__":
     main()
 
 import os
+from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated, Any, Final
 
@@ -20,6 +21,7 @@ from parity.cli import (
     calibrate,
     case,
     check_runner,
+    demo,
     diff,
     doctor,
     explain,
@@ -28,6 +30,7 @@ from parity.cli import (
     gate,
     identify,
     imported,
+    init,
     isolate,
     mutate,
     new_runner,
@@ -41,10 +44,10 @@ from parity.cli.verb import could_not_judge, err, out
 from parity.report.ending import DEBUG
 
 INTERRUPTED: Final = 130  # as typer says it
+COMPLETION: Final = "_PARITY_COMPLETE"  # by which a shell asks what could come next
 app = typer.Typer(
     name="parity",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -72,21 +75,48 @@ def options(
     """Is it still the official LTX-2.3? Run it, compare it, gate it."""
 
 
-for verb in (
-    *(forge.forge, run.run, case.case, diff.diff, explain.explain, isolate.isolate, admit.admit, amplify.amplify),
-    *(identify.identify, gate.gate, report.report, suite.suite, bless.bless, fetch.fetch),
-    *(calibrate.calibrate, mutate.mutate, rejudge.rejudge, perf.perf, doctor.doctor),
-    *(new_runner.new_runner, check_runner.check_runner),
-):
-    app.command(verb.__name__.replace("_", "-"))(verb)
-app.command("import")(imported.import_outputs)  # which Python keeps for itself as a name
+# In the order of use; Python keeps the name `import` for itself.
+GROUPS: Final[dict[str, dict[str, Callable[..., None]]]] = {
+    "Run": {
+        "demo": demo.demo,
+        "init": init.init,
+        "forge": forge.forge,
+        "run": run.run,
+        "suite": suite.suite,
+        "import": imported.import_outputs,
+        "case": case.case,
+        "new-runner": new_runner.new_runner,
+        "check-runner": check_runner.check_runner,
+    },
+    "Judge": {"gate": gate.gate, "diff": diff.diff, "perf": perf.perf, "report": report.report},
+    "Diagnose": {
+        "explain": explain.explain,
+        "identify": identify.identify,
+        "isolate": isolate.isolate,
+        "admit": admit.admit,
+        "amplify": amplify.amplify,
+        "doctor": doctor.doctor,
+    },
+    "Maintain": {
+        "bless": bless.bless,
+        "fetch": fetch.fetch,
+        "calibrate": calibrate.calibrate,
+        "rejudge": rejudge.rejudge,
+        "mutate": mutate.mutate,
+    },
+}
+for group, verbs in GROUPS.items():
+    for name, verb in verbs.items():
+        app.command(name, rich_help_panel=group)(verb)
 
 
 def call() -> int:
     """Run the verb that the command line names. Returns: its exit code, 0 or 1 only if the verb came to that."""
     try:
         code = app(standalone_mode=False)  # else typer itself ends the process, with 1 for more than one reason
-    except SystemExit:  # of the printing of help, whose reader has gone
+    except SystemExit as ended:  # of completion, or of the printing of help, whose reader has gone
+        if COMPLETION in os.environ and isinstance(ended.code, int):
+            return ended.code
         return could_not_judge(BrokenPipeError())
     except BaseException as error:
         if not hasattr(error, "format_message"):

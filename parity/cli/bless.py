@@ -107,9 +107,9 @@ def _populations(new: "Run", files: "WeightsFolder", reduced: bool) -> "Populati
     from parity.diff.runs import subset_of_new
     from parity.identify.release_effects import compute_as
     from parity.runs.case import case_of_run
-    from parity.runs.places import project_root
+    from parity.runs.places import case_folder
 
-    case = case_of_run(new, project_root() / "golden" / new.case_id)
+    case = case_of_run(new, case_folder(new.case_id))
     compute_as(new)
     subset = subset_of_new(new, reduced)
     return measure(files, case, err.print, golden=new, subset=subset)

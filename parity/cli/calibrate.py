@@ -1,5 +1,6 @@
 """`parity calibrate`: measure floors, defects and speed now, and write limits and baselines that follow from them."""
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,8 +34,11 @@ def calibrate(
     only: Annotated[
         list[str] | None, typer.Option(help="Measure this harmless variation or defect only; repeat for more.")
     ] = None,
-    samples: Annotated[Path | None, typer.Option(help="Keep each measurement here; the same call goes on.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Begin no measurement that would end later.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Keep each measurement here; a folder for cases.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Begin no measurement that would end later; with --samples it goes on."),
+    ] = None,
     sparing: Annotated[
         bool | None,
         typer.Option(
@@ -73,7 +77,6 @@ def calibrate(
     from runners.weights import WeightsFolder
 
     begun_s = time.monotonic()  # making weights takes time, too
-    require_named_target(samples)
     if perf_only and limits_only:
         raise CaseError("--perf-only and --limits-only exclude each other; leave both out to do both.")
     if from_samples:
@@ -87,8 +90,13 @@ def calibrate(
         if where.type != "cpu" or samples is not None or only or perf_only or len(cases) != 1:
             raise CaseError("--form measures whole populations of one case on a CPU; name it with --case.")
         return _forms(Path(weights), cases[0], form, reason, compiled)
+    kept: dict[str, Path | None] = {found.id: samples for found in cases}
     if samples is not None and len(cases) > 1:
-        raise CaseError(f"--samples keeps measurements of one case; {len(cases)} are calibrated. Name one with --case.")
+        kept = {name: samples / f"{name}.json" for name in kept}
+    for path in kept.values():
+        require_named_target(path)
+    if samples is not None and len(cases) > 1:
+        samples.mkdir(parents=True, exist_ok=True)
     limits_only |= where.type != "cpu" and not perf_only
     if not limits_only and (where.type != "cpu" or weights.startswith(SCHEME)):
         raise CaseError(
@@ -109,7 +117,7 @@ def calibrate(
         checkpoints = {
             found.id: CalibrationCheckpoint(
                 only=tuple(only or ()),
-                kept=samples,
+                kept=kept[found.id],
                 minutes=minutes,
                 begun_s=begun_s,
                 origin={**origin, "case": case_document(found), "compared_on": subset_phrase(subset_of_case(found.id))}
@@ -155,7 +163,7 @@ def _forms(folder: Path, case: "Case", labels: list[str], reason: str, compiled:
             populations = {case.id: populations_of(case, found)}
             proposal = propose_limits(old, files, populations, f"{command} --form {label}")
             draw_changes(out, proposal.changes)
-            registry = proposal.accept(reason)
+            registry = proposal.accept(_reason(proposal, reason))
             save_registry(path, registry)
         score = score_of(case, found, registry, here(files), () if strength is None else strength.equivalents)
         write_json_atomic(form_mutation_path(label), score.document())
@@ -180,8 +188,17 @@ def _again(cases: list[str] | None, reason: str, json: bool) -> int:
             out.document({"limits": {"changes": _document(proposal)}})
         else:
             draw_changes(out, proposal.changes)
-        save_registry(limits_path(), proposal.accept(reason))
+        save_registry(limits_path(), proposal.accept(_reason(proposal, reason)))
     return 0
+
+
+def _reason(proposal: "Proposal", given: str) -> str:
+    """The reason to write limits with: as given, else asked for at a terminal where one is looser than before."""
+    count = len(proposal.loosened())
+    if given or not count or not (sys.stdin.isatty() and err.is_terminal):
+        return given  # a proposal refuses to loosen without one
+    err.print(f"{count} limits would let more pass than before. Why? Nothing is written without a reason.")
+    return sys.stdin.readline().strip()
 
 
 def _document(proposal: "Proposal") -> list[Any]:
@@ -192,9 +209,9 @@ def _document(proposal: "Proposal") -> list[Any]:
 
 
 def _default_cases() -> list[str]:
-    from parity.runs.places import project_root
+    from parity.runs.places import case_folders
 
-    return sorted(path.parent.name for path in (project_root() / "golden").glob(f"{PRESET}_*/case.toml"))
+    return [folder.name for folder in case_folders() if folder.name.startswith(f"{PRESET}_")]
 
 
 def _say(text: str) -> None:
@@ -203,15 +220,15 @@ def _say(text: str) -> None:
 
 def _baselines(files: "WeightsFolder", cases: "list[Case]", command: str, reason: str, json: bool) -> list[Any]:
     from parity.calibrate.baselines import measure_baselines, update_all
-    from parity.judge.perf import PerfRegistry, load_perf_registry, save_perf_registry
+    from parity.judge.perf import load_perf_registry, save_perf_registry
     from parity.report.tables import draw_perf_changes
-    from parity.runs.places import baselines_path
+    from parity.runs.places import own_baselines_path
     from parity.trace.atomic import changing
 
-    path = baselines_path()
+    path = own_baselines_path()
     measured = [one for case in cases for one in measure_baselines(files, case, command, _say)]
     with changing(path):
-        old = load_perf_registry(path) if path.exists() else PerfRegistry()
+        old = load_perf_registry(path)
         new, changes = update_all(old, measured, reason)
         if not json:
             draw_perf_changes(out, changes)
@@ -263,7 +280,7 @@ def _limits(
         proposal = propose_limits(old, files, populations, command, device)
         if not json:
             draw_changes(out, proposal.changes)
-        accepted = proposal.accept(reason)
+        accepted = proposal.accept(_reason(proposal, reason))
         save_registry(path, accepted)
     tables = [TableKey(case.id, device_of(fingerprint(device))) for case in cases]
     statuses = [limit.status for table in tables for limit in accepted.cases[table].values()]

@@ -69,11 +69,11 @@ def release_change(old: "Run", new: "Run", weights: str | None, pictures: Path |
     from parity.identify.release_effects import measured
     from parity.identify.releases import named
     from parity.runs.execute import device_named
-    from parity.runs.places import project_root
+    from parity.runs.places import case_folder
     from runners.forge.weights import weights_named
 
     if weights is None:
         return named(old, new)
     files = weights_named(weights, device_named(str(old.manifest.environment.get("device", "cpu"))))
-    folder = pictures or project_root() / "golden" / old.case_id
+    folder = pictures or case_folder(old.case_id)
     return measured(old, new, files, folder, err.print)

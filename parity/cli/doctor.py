@@ -17,7 +17,7 @@ def doctor(
     from parity.judge.registry import load_registry
     from parity.runs.environment import fingerprint
     from parity.runs.golden import GOLDEN_FILE, golden_of, releases_kept
-    from parity.runs.places import limits_path, project_root
+    from parity.runs.places import case_folders, data_roots, limits_path
     from runners.errors import ParityError
     from runners.official.files import KNOWN_RELEASES, require_release
 
@@ -28,8 +28,10 @@ def doctor(
         checks["official code"] = f"release {KNOWN_RELEASES[0]}, every file as published"
     except ParityError as error:
         checks["official code"] = f"PROBLEM: {error}"
-    for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
-        case = path.parent.name
+    for folder in case_folders():
+        case = folder.name
+        if not (folder / GOLDEN_FILE).is_file():
+            continue
         for release in (None, *releases_kept(case)):
             name = f"golden {case}" + ("" if release is None else f"@{release}")
             try:
@@ -37,8 +39,10 @@ def doctor(
                 checks[name] = f"whole, official {manifest.reference}, {manifest.created_utc}"
             except ParityError as error:
                 checks[name] = f"PROBLEM: {error}"
-    for path in (limits_path(), *sorted(limits_path().parent.glob(f"forms/*/{limits_path().name}"))):
-        name = "limits" if path == limits_path() else f"limits {path.parent.name}"
+    registries = [path for path in map(limits_path, data_roots()) if path.is_file()]
+    for path in (one for own in registries for one in (own, *sorted(own.parent.glob(f"forms/*/{own.name}")))):
+        name = f"limits {'' if path in registries else path.parent.name}".strip()
+        name += f" in {path.parent.parent.name}" if name in checks else ""
         try:
             registry = load_registry(path)
             registry.verify()

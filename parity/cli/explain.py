@@ -46,7 +46,7 @@ def explain(
     verdict = verdict_of_runs(reference, candidate, isolated)
     if save_or_print(lambda: every_tap_document(found, verdict), None, json):
         return 0
-    for line in explanation_lines(found, verdict):
+    for line in explanation_lines(found, verdict, candidate.case_id):
         out.print(line, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)

@@ -30,6 +30,9 @@ def gate(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit file, one test case a metric group.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Every metric with the reason of its limit, not the worst five.")
+    ] = False,
 ) -> int:
     """Judge a run by the registry; exits 0 at parity, 1 not at parity or too slow, 2 if it could not be judged.
 
@@ -41,6 +44,7 @@ def gate(
     from parity.judge.gate import compare_as_judged
     from parity.report.junit import error_suite, write_junit
     from parity.report.markdown import annotation, error_markdown, say_in_workflow
+    from parity.report.words import next_steps
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
     from parity.trace.atomic import require_named_target
@@ -62,9 +66,9 @@ def gate(
             candidate = read_run(run)
             pair = reference_run(against or GOLDEN, candidate.case_id), candidate
             found = compare_as_judged(*pair, isolated)
-        return _judged(found, pair, isolated, perf, json, junit)
+        return _judged(found, pair, isolated, perf, json, junit, verbose, next_steps(str(run), against) if pair else ())
     except ParityError as error:
-        why = "" if found is None else _explained(pair, str(error), isolated)
+        why = "" if found is None else _explained(pair, str(error), isolated)[0]
         if junit is not None and not isinstance(error, OutputError):
             write_junit(junit, [error_suite(run.name, str(error), why)])
         said = [annotation(f"parity {run.name}", text) for text in (why, str(error)) if text]
@@ -78,12 +82,13 @@ def gate(
         raise
 
 
-def _explained(runs: "tuple[Run, Run] | None", verdict: "Verdict | str", isolated: Path | None) -> str:
-    from parity.report.explanation import story_of_runs
+def _explained(runs: "tuple[Run, Run] | None", verdict: "Verdict | str", isolated: Path | None) -> tuple[str, str]:
+    """The first line of the explanation, and the place of the first divergence where there is one."""
+    from parity.report.explanation import told_of_runs
 
     if runs is None:
-        return "saved numbers hold no taps; `parity explain RUN --against REF` tells where it departs"
-    return story_of_runs(*runs, verdict, isolated)
+        return "saved numbers hold no taps; `parity explain RUN --against REF` tells where it departs", ""
+    return told_of_runs(*runs, verdict, isolated)
 
 
 def _judged(
@@ -93,6 +98,8 @@ def _judged(
     perf: bool,
     json: bool,
     junit: Path | None,
+    verbose: bool,
+    steps: tuple[str, ...],
 ) -> int:
     """Judge numbers, and the candidate's speed if asked for, and say what came of it everywhere."""
     from parity.judge.gate import judge_numbers, other_release
@@ -112,20 +119,20 @@ def _judged(
         if not json:
             for line in sides_in_words(found.sides):
                 out.print(line, soft_wrap=True)
-            out.print(_explained(runs, str(error), isolated), soft_wrap=True)
+            out.print(_explained(runs, str(error), isolated)[0], soft_wrap=True)
         followed = None if runs is None else other_release(*runs)
         raise error if followed is None else RegistryError(f"{release_followed(followed)} {error}") from None
     followed = None if runs is None or verdict.outcome == "parity" else other_release(*runs)
     timed = None
     if perf and runs is not None:
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].manifest)])
-    why = "" if verdict.outcome == "parity" else _explained(runs, verdict, isolated)
-    said = in_words(verdict, timed, followed, why)
+    why, first = ("", "") if verdict.outcome == "parity" else _explained(runs, verdict, isolated)
+    said = in_words(verdict, timed, followed, why, first)
     if junit is not None:
         write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
     say_in_workflow(verdict_markdown(said), annotations(said), err if json else out)  # JSON has the output to itself
     if json:
         out.document(gate_document(said, found))
     else:
-        draw_gate(out, said)
+        draw_gate(out, said, whole=verbose, steps=steps)
     return said.exit_code

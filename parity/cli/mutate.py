@@ -32,7 +32,7 @@ def mutate(
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
     from parity.calibrate.mutation import mutate as run
     from parity.defects.catalogue import CATALOGUE
-    from parity.judge.registry import load_registry
+    from parity.judge.registry import load_registry, root_of_limits
     from parity.runs.execute import device_named
     from parity.runs.golden import find_case
     from parity.runs.places import limits_path
@@ -52,10 +52,11 @@ def mutate(
         raise RunnerError(f"--runner is {runner!r}; defects are put into native, in one of its tiers.")
     where, part = device_named(device), share_of(share)
     compute_on(threads, where)
+    found = find_case(case)
     score = run(
         weights_named(weights, where),
-        find_case(case),
-        load_registry(limits or limits_path()),
+        found,
+        load_registry(limits or limits_path(root_of_limits(found.id))),
         [one for one in CATALOGUE if not defect or one.id in defect],
         err.print,
         device=where,

@@ -1,11 +1,22 @@
-"""Progress of a run: a bar a stage and step on a terminal, plain lines elsewhere, nothing with --quiet."""
+"""Progress of a run: a bar a stage and step on a terminal, a line a finished stage elsewhere, nothing with --quiet."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from parity.cli.interrupt import InterruptibleProgress
 from parity.cli.verb import err
@@ -13,35 +24,70 @@ from parity.cli.verb import err
 if TYPE_CHECKING:
     from runners.clock import Progress as Listener
 
+STARTING: Final = "starting"  # imports and whatever else comes before the first stage
+STEPS_EVERY_S: Final = 15.0  # a line of steps at most so often
 
-class _Lines:
-    """One line a stage, and one every tenth of the steps."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
-        self._start_s = time.perf_counter()
+class Lines:
+    """One line a stage once it is over, with its own time; in a long one a line of its steps now and then."""
+
+    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._say, self._clock = title, say, clock
+        self._start_s = self._stage_s = self._told_s = clock()
+        self._name = STARTING
+        self._steps = 0
+        say(f"{title}: {STARTING}")
 
     def stage(self, name: str) -> None:
-        """Print the stage."""
-        self._print(name)
+        """Print the stage before it."""
+        self._over()
+        self._name, self._steps = name, 0
+        self._stage_s = self._told_s = self._clock()
 
     def step(self, index: int, count: int) -> None:
-        """Print some of the steps."""
-        if index == count or index % max(1, count // 10) == 0:
-            self._print(f"step {index}/{count}")
+        """Print the steps if none were printed for a while."""
+        now_s = self._clock()
+        self._steps = index
+        if now_s - self._told_s >= STEPS_EVERY_S and index < count:
+            left_s = (now_s - self._stage_s) / index * (count - index)
+            self._say(f"{self._title}: {self._name}, step {index} of {count}, about {left_s:.0f} s left")
+            self._told_s = now_s
 
-    def _print(self, what: str) -> None:
-        err.print(f"{self._title}: {what} ({time.perf_counter() - self._start_s:.1f} s)")
+    def end(self) -> None:
+        """Print the last stage and the time of all."""
+        self._over()
+        self._say(f"{self._title}: done in {self._clock() - self._start_s:.1f} s")
+
+    def _over(self) -> None:
+        steps = f", {self._steps} steps" if self._steps else ""
+        self._say(f"{self._title}: {self._name} took {self._clock() - self._stage_s:.1f} s{steps}")
 
 
-class _Bar:
+class StepsColumn(ProgressColumn):
+    """Steps done of how many, and the time left; nothing in a stage that has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done, self._left = MofNCompleteColumn(), TimeRemainingColumn(compact=True)
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        if task.total is None:
+            return Text()
+        return Text.assemble(self._done.render(task), " left ", self._left.render(task))
+
+
+class Bar:
+    """A bar of the stage under way. A stage is a task of its own: rich keeps the total of one that is told of none."""
+
     def __init__(self, title: str, bar: Progress) -> None:
         self._title, self._bar = title, bar
-        self._task = bar.add_task(title, total=None)
+        self._task = bar.add_task(f"{title}: {STARTING}", total=None)
 
     def stage(self, name: str) -> None:
         """Show the stage."""
-        self._bar.update(self._task, description=f"{self._title}: {name}", total=None, completed=0)
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(f"{self._title}: {name}", total=None)
 
     def step(self, index: int, count: int) -> None:
         """Move the bar."""
@@ -56,8 +102,10 @@ def progress_of(title: str, quiet: bool) -> Iterator["Listener"]:
     if quiet:
         yield InterruptibleProgress(Quiet())
     elif not err.is_terminal:
-        yield InterruptibleProgress(_Lines(title))
+        lines = Lines(title, err.print)
+        yield InterruptibleProgress(lines)
+        lines.end()
     else:
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), StepsColumn())
         with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
-            yield InterruptibleProgress(_Bar(title, bar))
+            yield InterruptibleProgress(Bar(title, bar))

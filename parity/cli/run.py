@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from parity.cli.named import CaseName, RunnerName
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import err, out, verb
@@ -15,10 +16,8 @@ from runners.load import parse_toml
 
 @verb
 def run(
-    runner: Annotated[
-        str, typer.Option(help="official, native, diffusers, sglang, comfyui, or FILE.py:CLASS for one of your own.")
-    ],
-    case: Annotated[str, typer.Option(help="Id under golden/, or path of a TOML file.")],
+    runner: RunnerName,
+    case: CaseName,
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[Path, typer.Option("--out", help="Run folder to write; a finished run there wants --replace.")],
     tier: Annotated[str, typer.Option(help="exact, fast, fp8 or fp8x2; native only.")] = "exact",
@@ -56,8 +55,9 @@ def run(
     from parity.taps.pattern import require_choice
     from parity.trace.atomic import require_folder
     from parity.trace.trace_writer import NO_WINDOWS, Keep
-    from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner
+    from runners.catalogue import open_runner
     from runners.forge.weights import weights_named
+    from runners.names import NAMES, OWN_ENVIRONMENT
     from runners.protocol import DTYPES, TIERS, Runner, RunOptions
     from runners.releases import RELEASES
     from runners.weights import num_blocks

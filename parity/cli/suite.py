@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from parity.cli.named import CaseNames
 from parity.cli.progress import progress_of
 from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import out, verb
@@ -13,7 +14,7 @@ from parity.cli.verb import out, verb
 
 @verb
 def suite(
-    case: Annotated[list[str], typer.Option(help="Id under golden/ or path of a TOML file; repeat for more.")],
+    case: CaseNames,
     weights: Annotated[str, typer.Option(help="Folder with ltx-2.3*.safetensors and Gemma, or forge:PRESET:SEED.")],
     folder: Annotated[
         Path,

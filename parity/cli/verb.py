@@ -1,7 +1,10 @@
 """The frame that every verb shares: errors become one sentence and exit code 2, whatever happens."""
 
 import functools
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec
 
@@ -33,7 +36,7 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             require_memory()
-            with printable_messages():
+            with printable_messages(), _without_advice():
                 code = function(*args, **kwargs) or 0
             interrupt_if_heard()  # one that a library swallowed
         except BaseException as error:
@@ -41,6 +44,18 @@ def verb(function: Callable[P, int | None]) -> Callable[P, None]:
         raise typer.Exit(code)
 
     return wrapped
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Advice of libraries to whoever writes code against them, kept from who runs it; with --debug it is shown."""
+    if debugging():
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when it is imported, in child processes, too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def could_not_judge(error: BaseException) -> int:

@@ -36,8 +36,8 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
 from parity.trace.consistency import unlike_output
 from parity.trace.file import Trace
-from runners.catalogue import NAMES
 from runners.errors import RunError
+from runners.names import NAMES
 from runners.protocol import CANDIDATE
 
 # Official code that needs other versions of these than this project has. On a CPU they yield the same bits, which

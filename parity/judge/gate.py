@@ -19,7 +19,7 @@ from parity.diff.outputs import compare_outputs, compare_reduced
 from parity.diff.runs import RunsDiff, compare_runs, reduced_of, subset_of, subset_of_case, subset_phrase
 from parity.identify.releases import Follows, follows_another
 from parity.judge.document import naming
-from parity.judge.registry import WANTED, device_of, load_registry
+from parity.judge.registry import WANTED, device_of, load_registry, root_of_limits
 from parity.judge.rules import judge
 from parity.judge.strength import KIND_OF_FORM, load_strength
 from parity.judge.verdict import Profile, Verdict
@@ -27,10 +27,17 @@ from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunManifest, RunOutputs
 from parity.runs.golden import find_case, goldens_of_request
-from parity.runs.places import foreign_root, form_limits_path, form_mutation_path, limits_path, mutation_path
+from parity.runs.places import (
+    case_root,
+    foreign_root,
+    form_limits_path,
+    form_mutation_path,
+    limits_path,
+    mutation_path,
+)
 from parity.runs.reduced import reduce_outputs
-from runners.catalogue import TAPS_OWED
 from runners.errors import CaseError, ParityError, RegistryError
+from runners.names import TAPS_OWED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,20 +138,23 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     profile = profile or profile_of(found)
     refused = _limits_of_another_release(found) if profile == "limits" and isinstance(found, RunsDiff) else ""
     lossy = bool(found.form) and not Encoding.of_label(found.form).lossless
-    path = form_limits_path(found.form) if lossy else limits_path()
+    root = root_of_limits(found.case, found.form if lossy else "")
+    path = form_limits_path(found.form, root) if lossy else limits_path(root)
     if lossy and not path.is_file():
-        path, refused = limits_path(), refused or _no_limits_of_form(found)
+        root = root_of_limits(found.case)
+        path, refused = limits_path(root), refused or _no_limits_of_form(found)
     registry = None
     if profile == "limits":
         registry = load_registry(path)
         with naming(path, WANTED):
             registry.verify_case(found.case)
-    strength = load_strength(form_mutation_path(found.form), KIND_OF_FORM) if lossy else load_strength(mutation_path())
+    counted = form_mutation_path(found.form, root) if lossy else mutation_path(root)
+    strength = load_strength(counted, KIND_OF_FORM) if lossy else load_strength(counted)
     if isinstance(found, RunsDiff):
         found = replace(found, findings=(*found.findings, *_unsaid(found)))
-    root = foreign_root()
+    foreign = (profile == "limits" and foreign_root(root)) or foreign_root(case_root(found.case))
     verdict = judge(found, profile, registry, strength, refused=refused)
-    return msgspec.structs.replace(verdict, root=str(root)) if root else verdict
+    return msgspec.structs.replace(verdict, root=str(foreign)) if foreign else verdict
 
 
 def _unsaid(found: RunsDiff) -> Iterable[Finding]:
@@ -186,9 +196,10 @@ def verdict_of_runs(reference: Run, candidate: Run, isolated: Path | None = None
 
 def calibrated_floors(run: Run) -> dict[str, tuple[float, float]]:
     """The registry's floor and limit of each group of taps where a run was made; none where there is no registry."""
-    if not limits_path().is_file():
+    path = limits_path(root_of_limits(run.case_id))
+    if not path.is_file():
         return {}
-    return load_registry(limits_path()).floors_of(run.case_id, device_of(run.manifest.environment))
+    return load_registry(path).floors_of(run.case_id, device_of(run.manifest.environment))
 
 
 def other_release(reference: Run, candidate: Run) -> Follows | None:

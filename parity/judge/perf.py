@@ -187,16 +187,19 @@ def judge_perf(registry: PerfRegistry, timed: TimeSubject, runs: Sequence[Times]
     title, key, of = timed.title(), timed.key(), (timed.case, timed.runner, timed.tier)
     known = [entry for entry in registry.baselines if (entry.case, entry.runner, entry.tier) == of]
     if not known or not runs:
-        raise RegistryError(f"{'No run' if known else 'No baseline'} of {title} to compare; record with `parity perf`.")
+        raise RegistryError(
+            f"{'No run' if known else 'No baseline'} of {title} to compare; make a baseline of three "
+            "runs of this machine: `parity perf RUN RUN RUN --update`."
+        )
     baseline = next((entry for entry in known if entry.key() == key), None)
     if baseline is None:
-        why = "; ".join(", ".join(_differences(entry.key(), key)) for entry in known)
+        nearest = min((differences(entry.key(), key) for entry in known), key=len)
         return PerfVerdict(
             title=title,
             outcome="not_comparable",
             rows=(),
             notes=(),
-            reason=f"the baselines are of other things ({why})",
+            reason=f"the baselines are of other things ({', '.join(nearest)})",
         )
     counts = {len(run.step_s) for run in runs} | {len(baseline.runs[0].step_s)}
     if len(counts) > 1:
@@ -219,7 +222,8 @@ def judge_perf(registry: PerfRegistry, timed: TimeSubject, runs: Sequence[Times]
     )
 
 
-def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """What two keys differ in, a phrase each."""
     names = dict.fromkeys((*old, *new))
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 
@@ -343,8 +347,8 @@ def _allowances(baseline: Baseline) -> Mapping[str, float]:
 
 
 def load_perf_registry(path: Path) -> PerfRegistry:
-    """Read the baselines. Raises: RegistryError."""
-    return load_document(path, PerfRegistry, "performance registry")
+    """Read the baselines; none where there is no file yet. Raises: RegistryError."""
+    return load_document(path, PerfRegistry, "performance registry") if path.exists() else PerfRegistry()
 
 
 def save_perf_registry(path: Path, registry: PerfRegistry) -> None:

@@ -3,13 +3,14 @@
 A limit is loosened only with a reason, which it carries from then on.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from parity.diff.metric import METRICS
-from parity.judge.limit import Calibration, Limit, again, looser
+from parity.judge.limit import Calibration, Limit, again, distance, looser
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import DEFAULTS, Registry
 from runners.errors import RegistryError
@@ -25,6 +26,19 @@ class LimitChange(msgspec.Struct, frozen=True, kw_only=True):
     kind: ChangeKind
     old: Limit | None
     new: Limit | None
+
+    @property
+    def factor(self) -> float:
+        """By how many times the distance from perfect agreement that a limit allows changed, up or down.
+
+        It is infinite for a limit that is new or gone, or that allows something in place of nothing.
+        """
+        if self.old is None or self.new is None:
+            return math.inf
+        old, new = (distance(limit.value, limit.unit, limit.direction) for limit in (self.old, self.new))
+        if old == new:
+            return 1.0
+        return max(old, new) / min(old, new) if min(old, new) > 0 else math.inf
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from parity.judge.limit_table import (
     spread,
     write_samples,
 )
+from parity.runs.places import data_roots, form_limits_path, limits_path
 from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RegistryError
 from runners.strict import Strict
@@ -172,6 +173,25 @@ class Document1(Strict, frozen=True, kw_only=True):
     cases: dict[str, dict[str, Limit]]
     unjudged: dict[str, str]
     waivers: tuple[Waiver, ...]
+
+
+def root_of_limits(case: str, form: str = "") -> Path:
+    """The root of data whose registry judges a case: one's own if it has limits of it, else what ships.
+
+    Args:
+        case: id.
+        form: of lossy outputs, which have registries of their own; "" for what loses nothing.
+    Returns: the first root that has limits of the case, else the first with a registry, else the first.
+    Raises: RegistryError for a registry on the way that cannot be read.
+    """
+    roots = data_roots()
+    paths = {root: form_limits_path(form, root) if form else limits_path(root) for root in roots}
+    there = [root for root in roots if paths[root].is_file()]
+    if len(there) > 1:
+        for root in there:
+            if any(key.case == case for key in load_registry(paths[root]).cases):
+                return root
+    return next(iter((*there, *roots)))
 
 
 def load_registry(path: Path) -> Registry:

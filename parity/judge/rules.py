@@ -260,6 +260,10 @@ def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, 
         status=limit.status,
         expired=expired,
         reason=limit.reason,
+        floor=limit.floor,
+        floor_from=limit.floor_from,
+        weakest_defect=limit.weakest_defect,
+        weakest_defect_from=limit.weakest_defect_from,
     )
 
 

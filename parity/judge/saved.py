@@ -22,7 +22,7 @@ from parity.judge.limit import distance
 from parity.judge.registry import Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden
-from parity.runs.places import project_root
+from parity.runs.places import case_folders, own_case_folder
 from parity.trace.atomic import own_folder, write_json_atomic
 from runners.errors import RegistryError, RunError
 from runners.protocol import DTYPES, TIERS
@@ -89,7 +89,7 @@ def save_verdict(found: RunsDiff, verdict: Verdict) -> Path:
     name = f"{side.runner}_{side.tier}_{side.dtype}_{verdict.profile}{gpu and _ELSEWHERE}{gpu}.json"
     if not re.fullmatch(_NUMBERS_NAME, name):
         raise RunError(f"The numbers of {found.case!r} are of {name!r}, which names no runner, tier and dtype.")
-    path = own_folder(project_root() / "golden" / found.case, NUMBERS_FOLDER, name)
+    path = own_folder(own_case_folder(found.case), NUMBERS_FOLDER, name)
     saved = SavedVerdict(
         schema_version=SCHEMA_VERSION, profile=verdict.profile, outcome=verdict.outcome, numbers=found.document()
     )
@@ -104,7 +104,7 @@ def load_verdict(path: Path) -> SavedVerdict:
 
 def saved_verdicts() -> list[Path]:
     """Every saved verdict of the checkout."""
-    return sorted((project_root() / "golden").glob(f"*/{NUMBERS_FOLDER}/*.json"))
+    return [path for folder in case_folders() for path in sorted(folder.glob(f"{NUMBERS_FOLDER}/*.json"))]
 
 
 def require_consistent(found: RunsDiff) -> None:
@@ -144,7 +144,7 @@ def require_population(registry: Registry) -> None:
 def require_whole(paths: Sequence[Path]) -> None:
     """Refuse a golden of another device than a CPU that has no numbers to be judged by here. Raises: RunError."""
     held = {path.parent.parent for path in paths if _ELSEWHERE not in path.name}
-    for path in sorted((project_root() / "golden").glob(f"*/{GOLDEN_FILE}")):
+    for path in (path for folder in case_folders() for path in folder.glob(GOLDEN_FILE)):
         if path.parent not in held and golden_of(path.parent.name).manifest.environment.get("device") != "cpu":
             raise RunError(
                 f"The golden in {path.parent} is of a GPU and has no numbers of a candidate; measure on a GPU with "

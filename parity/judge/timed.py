@@ -7,11 +7,22 @@ from typing import Any, Final, Literal
 import msgspec
 
 from parity.judge.document import load_document
-from parity.judge.perf import Baseline, Machine, PerfRegistry, PerfVerdict, Times, TimeSubject, judge_perf
+from parity.judge.perf import (
+    Baseline,
+    Machine,
+    PerfRegistry,
+    PerfVerdict,
+    Times,
+    TimeSubject,
+    differences,
+    judge_perf,
+)
 from parity.runs.folder import RunManifest
 from runners.strict import Strict
 
 SAMPLES_SCHEMA_VERSION: Final = 1
+ANY_DATE: Final = "1970-01-01"  # of a baseline that is made for one comparison
+MOST_OTHERS: Final = 0.25  # of the cores
 
 
 class TimedRun(TimeSubject, frozen=True, kw_only=True):
@@ -81,9 +92,49 @@ def timed_run(manifest: RunManifest) -> TimedRun:
     )
 
 
-def judge_timed(registry: PerfRegistry, runs: Sequence[TimedRun]) -> PerfVerdict:
+class Tolerance(Strict, frozen=True, kw_only=True):
+    """How much slower still passes: the larger of both. None leaves what the baseline allows; of memory all stays."""
+
+    percent: float | None = None
+    abs_s: float | None = None
+
+    def of(self, baseline: Baseline) -> Baseline:
+        """The baseline with this tolerance of times."""
+        given = {"tolerance_percent": self.percent, "tolerance_abs_s": self.abs_s}
+        return msgspec.structs.replace(baseline, **{name: value for name, value in given.items() if value is not None})
+
+
+def judge_timed(registry: PerfRegistry, runs: Sequence[TimedRun], tolerance: Tolerance | None = None) -> PerfVerdict:
     """Hold runs of one key to their baseline. Raises: RegistryError if there is none."""
+    if tolerance is not None:
+        registry = msgspec.structs.replace(registry, baselines=tuple(map(tolerance.of, registry.baselines)))
     return judge_perf(registry, runs[0], [run.times for run in runs])
+
+
+def compare_timed(old: Sequence[TimedRun], new: Sequence[TimedRun], tolerance: Tolerance) -> PerfVerdict:
+    """Hold runs to others of the same case and machine, which may be of another runner; what else differs is noted."""
+    first, other = old[0], new[0]
+    baseline = tolerance.of(baseline_of(old, date=ANY_DATE, command="", code_version="", reason="the other runs"))
+    # Machine and case must be the same; the rest is what is compared.
+    held = msgspec.structs.replace(other, runner=first.runner, tier=first.tier, work=first.work)
+    found = judge_perf(PerfRegistry(baselines=(baseline,)), held, [run.times for run in new])
+    changed = differences(
+        {"runner": first.runner, "tier": first.tier, **first.work},
+        {"runner": other.runner, "tier": other.tier, **other.work},
+    )
+    title = f"{other.title()} against {first.runner} / {first.tier}"
+    return msgspec.structs.replace(found, title=title, notes=(*found.notes, *changed))
+
+
+def busy_with_others(load: float, threads: int, cores: int) -> bool:
+    """True if more than a quarter of a machine's cores was taken by others while runs took so many threads.
+
+    Args:
+        load: average number of processes that computed or waited for a core, as `os.getloadavg` has it.
+        threads: that the runs themselves took.
+        cores: of the machine.
+    """
+    return load - min(threads, cores) > cores * MOST_OTHERS
 
 
 def baseline_of(

@@ -50,6 +50,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     expired: tuple[Difference, ...]  # what changed in the environment since the limit was measured
     far: bool = False  # so far beyond that it fails wherever the limit was measured
     reason: str  # of the limit
+    floor: float | None = None  # worst of the harmless variations, in the metric's unit; None for an exact limit
+    floor_from: str | None = None  # which one that was
+    weakest_defect: float | None = None  # the weakest known defect that the limit answers for
+    weakest_defect_from: str | None = None
 
     @property
     def failed(self) -> bool:

@@ -6,7 +6,7 @@ A look into the registry of limits, and nothing else. It decides nothing: the ga
 from collections.abc import Iterable, Mapping
 
 from parity.judge.gate import release_of_limits
-from parity.judge.registry import Registry, device_of, load_registry
+from parity.judge.registry import Registry, device_of, load_registry, root_of_limits
 from parity.runs.places import limits_path
 from runners.case import Case
 from runners.errors import RegistryError
@@ -21,10 +21,10 @@ def lacking_limits(case: Case, environment: Mapping[str, object], *, in_child: b
         in_child: whether another interpreter will run it, which nobody has asked yet: of the environment only the
             device and the number of threads are its own then.
     """
-    path = limits_path()
-    if not path.is_file():
-        return (f"there are no limits here ({path}), so a gate can tell equal bits alone",)
     try:
+        path = limits_path(root_of_limits(case.id))
+        if not path.is_file():
+            return (f"there are no limits here ({path}), so a gate can tell equal bits alone",)
         registry = load_registry(path)
     except RegistryError as error:
         return (f"limits cannot be read, so a gate can tell equal bits alone: {error}",)

@@ -14,6 +14,11 @@ from runners.errors import ParityError
 from runners.printable import printable, printable_lines
 
 DEBUG: Final = "PARITY_DEBUG"  # environment variable: print tracebacks
+EXTRA_OF: Final = {  # modules that the wheel alone does not bring, and the extra that does
+    **dict.fromkeys(("transformers", "sentencepiece", "google"), "native"),
+    **dict.fromkeys(("ltx_core", "ltx_pipelines"), "official"),
+    **dict.fromkeys(("diffusers", "accelerate"), "diffusers"),
+}
 MOST_SHOWN: Final = 400  # characters of a message that is not ours
 
 
@@ -43,6 +48,8 @@ def _sentence(error: BaseException) -> str:
         return f"error: the code that was run called sys.exit({error.code!r}); nothing was judged."
     if isinstance(error, MemoryError):
         return "error: there is not enough memory here; nothing was judged. Take a machine, or a limit, with more."
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRA_OF.get((error.name or "").partition(".")[0])):
+        return f"error: this needs {error.name}, which is not installed; `pip install 'ltx-parity[{extra}]'` brings it."
     if isinstance(error, ImportError):
         return f"error: a module that is needed cannot be imported ({_said(error)}); {_kept(error)}"
     if (module := _imported(error.__traceback__)) is not None:  # a broken installation raises whatever it likes

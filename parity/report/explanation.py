@@ -6,6 +6,7 @@ tells of a verdict that fails carries, word for word: the gate, suites, JUnit, a
 """
 
 import math
+import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -63,16 +64,53 @@ def story(found: Explanation | str, verdict: Verdict | str | None = None) -> str
     return f"{said}; no tap departs beyond harmless noise, yet {beyond}" if bits.different else f"{said}, yet {beyond}"
 
 
+def first_place(found: Explanation | str) -> str:
+    """The place of the first divergence and its size, for a headline; "" if there is none or nothing is known.
+
+    It is the first tap beyond harmless noise, else the first with other bits where those are conclusive.
+    """
+    if isinstance(found, str):
+        return ""
+    if found.divergence.roots:
+        root = found.divergence.roots[0]
+        ratio = over(root.error, found.harmless[root.tap])
+        size = "" if math.isnan(ratio) else f", {_times(ratio)} harmless noise" if ratio >= 1 else ", in its bits"
+        return f"{place_of(root.tap).spot()}{size}"
+    if found.bits.firsts and found.bits.conclusive:
+        return f"{place_of(found.bits.firsts[0]).spot()}, in its bits"
+    return ""
+
+
+def cause_line(found: Explanation | str) -> str:
+    """The cause in a sentence, for a heading: what to look at, and where; "" where nothing departs or is known."""
+    place = first_place(found)
+    if isinstance(found, str) or not place:
+        return ""
+    look = _look(found) if found.divergence.roots else cause_words(found.cause_by_bits, found.flow)
+    return f"Look at {look}: first divergence at {place}."
+
+
+def told_of_runs(
+    reference: Run, candidate: Run, verdict: Verdict | str | None = None, isolated: Path | None = None
+) -> tuple[str, str]:
+    """The first line, as `story`, and the place of the first divergence, as `first_place`, of two runs."""
+    floors = calibrated_floors(candidate)
+    found = diagnosed_or_refused(reference, candidate, calibrated=floors, isolated=isolated)
+    return story(found, verdict), first_place(found)
+
+
 def story_of_runs(
     reference: Run, candidate: Run, verdict: Verdict | str | None = None, isolated: Path | None = None
 ) -> str:
     """The same of two runs, with the floors that a verdict of them is judged beside."""
-    floors = calibrated_floors(candidate)
-    return story(diagnosed_or_refused(reference, candidate, calibrated=floors, isolated=isolated), verdict)
+    return told_of_runs(reference, candidate, verdict, isolated)[0]
 
 
-def explanation_lines(found: Explanation, verdict: Verdict | str | None = None) -> tuple[str, ...]:
-    """The lines, each whole; the last says what to do next where there is anything to do. Arguments as `story`."""
+def explanation_lines(found: Explanation, verdict: Verdict | str | None = None, case: str = "CASE") -> tuple[str, ...]:
+    """The lines, each whole; the last is a command to type next where there is anything to do.
+
+    Arguments as `story`, and the id of the case for that command.
+    """
     lines = [story(found, verdict), *_findings(found.divergence.findings)]
     if found.divergence.roots:
         told = lines[0].endswith(f"look at {_look(found)}")
@@ -81,7 +119,7 @@ def explanation_lines(found: Explanation, verdict: Verdict | str | None = None) 
     lines += _rest(found)
     lines += [found.traces.left_out.words] if found.traces.left_out.taps else []
     lines += [*_ends(found), *_oracle(found), *_floors(found)]
-    step = _next(found)  # never cut off: it is what the reader came for
+    step = _next(found, case)  # never cut off: it is what the reader came for
     return (*lines[: MOST_LINES - len(step)], *step)
 
 
@@ -325,19 +363,20 @@ def _floors(found: Explanation) -> list[str]:
     return ["harmless noise is as measured in the file of floors"]
 
 
-def _next(found: Explanation) -> list[str]:
+def _next(found: Explanation, case: str) -> list[str]:
     if not found.divergence.roots:
         return []
     tap = found.divergence.roots[0].tap
     if found.runner != "native":
-        pattern = tap.rpartition("/")[0]
+        taps = f"--taps {shlex.quote(tap.rpartition('/')[0] + '/*')} --keep full"
         return [
-            f"next: `parity run ... --taps '{pattern}/*' --keep full` of both runners, and hold the tensors together"
+            f"next: `parity run --runner RUNNER --case {case} --weights DIR {taps} --out FULL` with both runners, then "
+            "`parity diff FULL --against FULL_OF_REFERENCE` on whole tensors"
         ]
     place = place_of(tap)
     what = f"--stage {_STAGE[place.part]}" if place.block is None else f"--block {place.block}"
     step = "" if place.step is None else f" --steps {place.step}"
-    return [f"next: `parity isolate CASE --weights DIR {what}{step}` for the error it adds by itself"]
+    return [f"next: `parity isolate {case} --weights DIR {what}{step}` for the error it adds by itself"]
 
 
 def _times(ratio: float) -> str:

@@ -1,7 +1,9 @@
 """Verdicts as JUnit XML, which CI systems show: one test case for each group of metrics (`frames`, `audio`, ...).
 
 A group fails if a metric of it does, each finding is a failed test case of its own, and what could not be judged is an
-error, never a skip. Each of these begins with the first line of the explanation: CI systems show them one by one.
+error, never a skip. Each of these begins with the first line of the explanation: CI systems show them one by one. The
+message of a group names its worst metric, its text all that are beyond their limits, worst first; metrics within theirs
+are the group's output.
 """
 
 import re
@@ -10,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from parity.judge.perf import PerfVerdict
-from parity.report.words import GateWords, RowWords, perf_sentence
+from parity.report.words import GateWords, RowWords, bound, number, perf_sentence
 from parity.trace.atomic import write_bytes_atomic
 from runners.printable import printable
 
@@ -29,9 +31,14 @@ def verdict_suite(said: GateWords) -> ET.Element:
         groups.setdefault(one.row.metric.split(".")[0], []).append(one)
     for group, rows in groups.items():
         case = _case(suite, verdict.case, group)
-        if failed := [one.sentence for one in rows if one.row.failed]:
-            _problem(case, "failure", f"{len(failed)} of {len(rows)} metrics beyond their limit", [*why, *failed])
-        ET.SubElement(case, "system-out").text = _xml("\n".join(one.sentence for one in rows))
+        failed = [one for one in said.worst if one in rows]
+        if failed:
+            row = failed[0].row
+            message = f"{len(failed)} of {len(rows)} metrics beyond their limit, the worst {row.metric}: "
+            message += f"{number(row.value, row.unit)}, wanted {bound(row)}"
+            _problem(case, "failure", message, [*why, *(one.sentence for one in failed)])
+        if within := [one.sentence for one in rows if not one.row.failed]:
+            ET.SubElement(case, "system-out").text = _xml("\n".join(within))
     for failure in verdict.failures:
         case = _case(suite, verdict.case, f"{failure.code}: {failure.where}")
         _problem(case, "failure", failure.code, [*why, failure.message])

@@ -6,12 +6,14 @@ Names and reasons may come from a stranger's run, so they are escaped: nothing i
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from parity.report.terminal import Terminal
-from parity.report.words import COLUMNS, GateWords, RowWords, perf_sentence
+from parity.report.words import COLUMNS, MOST_WORST, GateWords, RowWords, perf_sentence
 from parity.trace.atomic import append_text
 from runners.printable import printable
 
+MOST_ANNOTATIONS: Final = 10  # that GitHub shows of a step
 _ESCAPED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+!|~@:"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
@@ -30,8 +32,10 @@ def verdict_markdown(said: GateWords) -> str:
         f"- **{escaped(failure.code)}** in {escaped(failure.where)}: {escaped(message)}"
         for failure, message in said.failures
     ]
-    if failed := [one for one in said.rows if one.row.failed]:
-        parts.append(_table(failed))
+    if said.worst:
+        parts.append(_table(said.worst[:MOST_WORST]))
+    if (more := len(said.worst) - MOST_WORST) > 0:
+        parts.append(f"{more} more are beyond their limits; all are below.")
     parts += [f"- {escaped(note)}" for note in said.notes]
     if said.rows:
         parts.append(f"<details><summary>All {len(said.rows)} metrics</summary>\n\n{_table(said.rows)}\n\n</details>")
@@ -57,16 +61,22 @@ def say_in_workflow(summary: str, commands: Iterable[str], terminal: Terminal) -
 
 
 def annotations(said: GateWords) -> list[str]:
-    """The first line of the explanation, then one workflow command for each thing that is wrong; each fits one line."""
+    """Workflow commands: the first line of the explanation, then what is wrong, worst first; each fits one line.
+
+    GitHub shows ten errors of a step at most, so the last says how many more there are.
+    """
     title, perf = f"parity {said.verdict.case}", said.perf
     lines = [annotation(title, f"{said.parity}: {said.why}")] if said.why else []
     lines += [annotation(title, f"{failure.code} in {failure.where}: {message}") for failure, message in said.failures]
-    lines += [annotation(title, one.sentence) for one in said.rows if one.row.failed]
+    lines += [annotation(title, one.sentence) for one in said.worst]
     if said.verdict.outcome == "undecided":
         lines.append(annotation(title, f"undecided: {'; '.join(said.notes) or said.parity}"))
     if perf is not None and perf.outcome != "ok":
         wrong = [perf_sentence(row) for row in perf.rows if row.outcome not in ("ok", "unjudged")]
         lines += [annotation(f"speed {perf.title}", text) for text in wrong or [f"{perf.outcome}: {perf.reason}"]]
+    if len(lines) > MOST_ANNOTATIONS:
+        more = len(lines) - MOST_ANNOTATIONS + 1
+        lines = [*lines[: MOST_ANNOTATIONS - 1], annotation(title, f"and {more} more; the job summary has them all")]
     return lines
 
 

@@ -7,7 +7,7 @@ scripts read data as JSON and write it as text.
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.limit import Limit
 from parity.judge.perf import PerfVerdict
+from parity.judge.perf_history import HistoryLine
 from parity.judge.verdict import Verdict
 from parity.report.page_drift import drift_data
 from parity.report.page_environment import environment_section
@@ -60,6 +61,7 @@ class Content:
     diagnosis: Explanation | str
     limits: Mapping[str, Limit] = field(default_factory=dict)
     identified: IdentityAnswer | None = None
+    history: Sequence[HistoryLine] = ()  # of the speed of this case, runner and machine
 
 
 def write_page(path: Path, content: Content) -> int:
@@ -85,9 +87,10 @@ def render(content: Content) -> str:
     sound_block, numbers_block = data_block("sound-data", sound), data_block("numbers", numbers)
     room = MOST_PAGE_BYTES - ROOM_FOR_WORDS - len(sound_block) - len(numbers_block)
     pictures = album(old.frames, new.frames, room)
-    frames_block = data_block("frames-data", pictures.data(old.frame_rate_hz, found.per_frame))
+    allowed = {name: limit.value for name, limit in content.limits.items()}
+    frames_block = data_block("frames-data", pictures.data(old.frame_rate_hz, found.per_frame, allowed))
     bodies: dict[str, Node] = {
-        "divergence": divergence_section(diagnosis, content.verdict),
+        "divergence": divergence_section(diagnosis, content.verdict, found.case),
         "identity": identity_section(content.identified),
         "drift": _drift(diagnosis),
         "frames": [*map(_note, (*notes, *pictures.notes())), _slot()],
@@ -95,7 +98,7 @@ def render(content: Content) -> str:
         "metrics": metric_table(content.verdict, found.metrics, content.limits)
         if isinstance(content.verdict, Verdict)
         else plain_metrics(found.metrics, content.limits),
-        "times": times_section(content.reference.manifest, content.candidate.manifest, content.perf),
+        "times": times_section(content.reference.manifest, content.candidate.manifest, content.perf, content.history),
         "environment": environment_section(content.reference.manifest, content.candidate.manifest),
     }
     head = verdict_section(found, content.verdict, diagnosis, content.perf)

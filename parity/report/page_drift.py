@@ -74,15 +74,19 @@ def _blocks(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
 
 
 def _ends(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
-    """(P, S, T, E) codes; guided predictions and latents stand again in every pass."""
-    names = (
-        f"denoise/{step:03d}/{name}/x0/{stream}" if part == "x0" else f"denoise/{step:03d}/{part}/{stream}"
+    """(P, S, T, E) codes; guided predictions and latents, which a step has once, stand in the first pass alone."""
+    codes = [
+        coder(f"denoise/{step:03d}/{name}/x0/{stream}")
+        if part == "x0"
+        else coder(f"denoise/{step:03d}/{part}/{stream}")
+        if name == flow.passes[0]
+        else ABSENT
         for name in flow.passes
         for stream in STREAMS
         for step in range(flow.steps)
         for part in END_PARTS
-    )
-    return _coded(names, coder)
+    ]
+    return np.array(codes, np.uint16)
 
 
 def _coded(taps: Iterable[str], coder: Coder) -> NDArray[np.uint16]:

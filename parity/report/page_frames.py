@@ -37,8 +37,15 @@ class Album:
     full_size: tuple[int, int]
     reason: str  # why there is no difference, or ""
 
-    def data(self, frame_rate_hz: float, per_frame: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-        """The data the page's script reads; numbers of small copies of frames (`small_psnr_db`) lose that prefix."""
+    def data(
+        self, frame_rate_hz: float, per_frame: Mapping[str, Sequence[float]], limits: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """The data the page's script reads; numbers of small copies of frames (`small_psnr_db`) lose that prefix.
+
+        `limits` are those of the worst frame by the metric's full name.
+        """
+        small = any(name.startswith("small_") for name in per_frame)
+        named = {name: f"{'small_' if small else ''}frames.{name}.max" for name in ("mad", "flicker")}
         return {
             "reference": self.reference,
             "candidate": self.candidate,
@@ -50,6 +57,7 @@ class Album:
             "rate_hz": frame_rate_hz,
             "per_frame": {name.removeprefix("small_"): list(values) for name, values in per_frame.items()},
             "reason": self.reason,
+            "limits": {name: (limits or {}).get(metric) for name, metric in named.items()},
         }
 
     def notes(self) -> list[str]:

@@ -15,7 +15,7 @@ from parity.judge.verdict import Row, Verdict
 from parity.report.page_html import Html, Node, cell, table, tag, with_code
 from parity.report.words import bound, capitalised, head_and_list, notes, number, signed, state, used, why
 
-HEADER = ("metric", "value", "limit", "floors, limit, defects", "why this limit")
+HEADER = ("metric", "value", "limit", "floors, limit, defects")
 KEY = (
     "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this "
     "metric's to catch. Diamond: this run. Along an axis: distance from perfect agreement over the limit's."
@@ -24,22 +24,22 @@ TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "unca
 
 
 def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> Html:
-    """Every judged metric of the outputs, failed ones first; folded, those of taps and what was not judged."""
+    """Every judged metric in a group a level, the farthest beyond its limit first; a group is folded where all pass."""
     parts = [_note(note) for note in notes(verdict)]
+    parts.append(tag("div", {"class": "filter"}))
     for level in LEVELS:
         ordered = sorted(
             (row for row in verdict.rows if level_of(row.metric) == level),
-            key=lambda row: row.passed or bool(row.waived),
+            key=lambda row: (not row.failed, -row.used),
         )
         if not ordered:
             continue
         drawn = _table({row.metric: _judged(row, limits.get(row.metric)) for row in ordered}, limits)
-        if level == OUTPUTS:
-            parts.append(drawn)
-            continue
-        failed = sum(not row.passed and not row.waived for row in ordered)
-        title = f"{capitalised(LEVEL_WORDS[level])}: {failed or 'none'} of {len(ordered)} groups beyond their limit"
-        parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), drawn))
+        failed = sum(row.failed for row in ordered)
+        what = "metrics" if level == OUTPUTS else "groups"
+        title = f"{capitalised(LEVEL_WORDS[level])}: {failed or 'none'} of {len(ordered)} {what} beyond their limit"
+        opened = "" if failed else None
+        parts.append(tag("details", {"class": "more", "open": opened}, tag("summary", {}, title), drawn))
     rest = [name for name in METRICS if name in metrics and name not in {row.metric for row in verdict.rows}]
     if rest:
         rows = {name: _measured(name, metrics[name], limits.get(name), verdict.unjudged.get(name, "")) for name in rest}
@@ -100,9 +100,9 @@ def _on_axis(name: str, value: float, limit: Limit) -> dict[str, Any]:
 def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit]) -> Html:
     """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis."""
     if not any(name in limits and limits[name].samples for name in rows):
-        return table([*HEADER[:3], "", HEADER[4]], list(rows.values()), {"class": "metrics no-axis"})
+        return table([*HEADER[:3], ""], list(rows.values()), {"class": "metrics no-axis"})
     key = tag("canvas", {"class": "axis-key", "aria-hidden": "true"})
-    drawn = table([*HEADER[:3], [HEADER[3], key], HEADER[4]], list(rows.values()), {"class": "metrics"})
+    drawn = table([*HEADER[:3], [HEADER[3], key]], list(rows.values()), {"class": "metrics"})
     return tag("div", {}, tag("p", {"class": "note"}, KEY), drawn)
 
 
@@ -112,11 +112,10 @@ def _judged(row: Row, limit: Limit | None) -> Html:
     return tag(
         "tr",
         {"class": TONES[word]},
-        _named(row.metric, word, TONES[word]),
+        _named(row.metric, word, TONES[word], why(row) if why(row) != METRICS[row.metric].meaning else ""),
         cell(HEADER[1], number(row.value, row.unit), kind="number"),
         cell(HEADER[2], bound(row), tag("small", {}, margin) if row.direction != "exact" else None, kind="number"),
         _axis(row.metric, limit),
-        cell(HEADER[4], why(row) if why(row) != METRICS[row.metric].meaning else None, kind="reason"),
     )
 
 
@@ -126,17 +125,18 @@ def _measured(name: str, value: float, limit: Limit | None, reason: str) -> Html
     return tag(
         "tr",
         {},
-        _named(name),
+        _named(name, why=reason),
         cell(HEADER[1], number(value, metric.unit), kind="number"),
         cell(HEADER[2], "-" if limit is None else f"{relation} {number(limit.value, limit.unit)}", kind="number"),
         _axis(name, limit),
-        cell(HEADER[4], reason, kind="reason"),
     )
 
 
-def _named(name: str, word: str = "", tone: str = "") -> Html:
+def _named(name: str, word: str = "", tone: str = "", why: str = "") -> Html:
+    """The metric with its state, its meaning, and why its limit is what it is: a column of its own was too narrow."""
     badge = tag("span", {"class": f"badge {tone}"}, word) if word else None
-    return cell(HEADER[0], badge, " ", tag("code", {}, name), tag("small", {}, METRICS[name].meaning), kind="name")
+    said = [tag("small", {}, METRICS[name].meaning), *([tag("small", {"class": "reason"}, why)] if why else [])]
+    return cell(HEADER[0], badge, " ", tag("code", {}, name), said, kind="name")
 
 
 def _axis(name: str, limit: Limit | None) -> Html:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from parity.judge.perf import PerfRow, PerfVerdict
+from parity.judge.perf_history import HistoryLine
 from parity.judge.timed import timed_run
 from parity.report.page_html import Html, Node, cell, join, table, tag
 from parity.report.words import interval, short
@@ -13,16 +14,19 @@ from parity.runs.folder import IMPORTED, RunManifest
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
 TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}
 BAR: Final = (200, 18)  # width and height, CSS pixels
-STEPS: Final = (640, 120)
+STEPS: Final = (640, 150)
 
 
-def times_section(reference: RunManifest, candidate: RunManifest, perf: PerfVerdict | str) -> Html:
+def times_section(
+    reference: RunManifest, candidate: RunManifest, perf: PerfVerdict | str, history: Sequence[HistoryLine] = ()
+) -> Html:
     """A table of quantities, a bar each, and the time of every step.
 
     Args:
         reference: of the reference run.
         candidate: of the run under test.
         perf: judged against the baseline, or why it was not.
+        history: of the speed of this case, runner and machine, oldest first.
     """
     now, before = _quantities(candidate), _quantities(reference)
     judged = {row.quantity: row for row in perf.rows} if isinstance(perf, PerfVerdict) else {}
@@ -38,6 +42,7 @@ def times_section(reference: RunManifest, candidate: RunManifest, perf: PerfVerd
             tag("p", {"class": "note"}, key),
             tag("h3", {}, "Every step"),
             _steps(reference.step_s, candidate.step_s),
+            *curve(history),
         ]
     )
 
@@ -98,24 +103,59 @@ def _bar(now: float | None, before: float | None, allowed: float | None) -> Html
 
 
 def _steps(before: Sequence[float], now: Sequence[float]) -> Html:
-    width, height = STEPS
     most = max((*before, *now), default=0.0)
     if most <= 0 or not math.isfinite(most):
         return tag("p", {"class": "note"}, "No step was timed.")
-
-    def line(values: Sequence[float], kind: str) -> Html:
-        spaced = width / max(1, len(values) - 1)
-        points = " ".join(
-            f"{index * spaced:.1f},{height - 4 - value / most * (height - 12):.1f}"
-            for index, value in enumerate(values)
-        )
-        return tag("polyline", {"class": kind, "points": points})
-
-    attributes = {"class": "steps", "viewBox": f"0 0 {width} {height}", "role": "img", "preserveAspectRatio": "none"}
     said = f"{len(now)} steps of this run against {len(before)} of the reference; the longest took {most:.3g} s"
+    count = max(len(before), len(now))
+    ends = ("step 0", f"step {count - 1}")
     return tag(
         "figure",
         {},
-        tag("svg", {**attributes, "aria-label": said}, line(before, "before"), line(now, "now")),
-        tag("figcaption", {}, f"Thick: this run. Thin: reference run. The top is {most:.3g} s."),
+        chart(said, [(before, "before"), (now, "now")], ends),
+        tag("figcaption", {}, "Thick: this run. Thin: reference run. Seconds a step."),
     )
+
+
+def curve(history: Sequence[HistoryLine]) -> list[Html]:
+    """Medians of the history, where there is more than one."""
+    times = [one for line in history if (one := line.median()) is not None]
+    if len(times) < 2:
+        return []
+    said = f"end to end over {len(times)} entries of the history, from {times[0]:.3g} s to {times[-1]:.3g} s"
+    ends = (history[0].created_utc[:10], history[-1].created_utc[:10])
+    return [
+        tag("h3", {}, "History"),
+        tag("figure", {}, chart(said, [(times, "now")], ends), tag("figcaption", {}, "Median end to end, seconds.")),
+    ]
+
+
+def chart(said: str, lines: Sequence[tuple[Sequence[float], str]], ends: tuple[str, str]) -> Html:
+    """Lines over an axis from zero, with seconds at the left and both ends of the other axis named."""
+    width, height = STEPS
+    left, right, top, bottom = 52, width - 10, 12, height - 22
+    most = max(value for values, _ in lines for value in values)
+    count = max(len(values) for values, _ in lines)
+
+    def x(index: int) -> float:
+        return round(left + (index / (count - 1) if count > 1 else 0.5) * (right - left), 1)
+
+    def y(value: float) -> float:
+        return round(bottom - value / most * (bottom - top), 1)
+
+    parts: list[Node] = []
+    for share in (0.0, 0.5, 1.0):
+        at = y(share * most)
+        parts.append(tag("line", {"class": "grid", "x1": left, "x2": right, "y1": at, "y2": at}))
+        words = f"{share * most:.3g} s"
+        parts.append(tag("text", {"x": left - 6, "y": at + 4, "text-anchor": "end"}, words))
+    parts.append(tag("text", {"x": left, "y": height - 6}, ends[0]))
+    if count > 1:
+        parts.append(tag("text", {"x": right, "y": height - 6, "text-anchor": "end"}, ends[1]))
+    for values, kind in lines:
+        points = " ".join(f"{x(index)},{y(value)}" for index, value in enumerate(values))
+        parts.append(tag("polyline", {"class": kind, "points": points}))
+        if len(values) == 1:
+            parts.append(tag("circle", {"cx": x(0), "cy": y(values[0]), "r": 3}))
+    attributes = {"class": "steps", "viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": said}
+    return tag("svg", attributes, parts)

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 
 from parity.diff.comparison import CODES
+from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.perf import PerfVerdict
-from parity.judge.verdict import Verdict
-from parity.report.explanation import explanation_lines, story
+from parity.judge.verdict import Row, Verdict
+from parity.report.explanation import cause_line, explanation_lines, first_place, story
 from parity.report.page_html import Html, Node, join, tag, with_code
 from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number
 
@@ -18,7 +19,7 @@ SPEED_WORDS = {
     "ok": ("fast enough", "good"),
     "slower": ("too slow", "bad"),
     "inconclusive": ("inconclusive", "warn"),
-    "not_comparable": ("not comparable", "warn"),
+    "not_comparable": ("no baseline", "warn"),
 }
 OUTPUTS = ("frames", "audio", "video_latent", "audio_latent")
 MOST_REASONS = 8
@@ -30,24 +31,26 @@ def verdict_section(
     """The head. A verdict or diagnosis that is a string is the reason why there is none."""
     outcome = verdict.outcome if isinstance(verdict, Verdict) else "undecided"
     tone = TONES[outcome]
+    symptom = verdict if isinstance(verdict, str) else _sentence(verdict, found.metrics)
+    lead = "" if outcome == "parity" else cause_line(diagnosis)
     return tag(
         "header",
         {"class": f"verdict {tone}", "id": "verdict"},
         tag("p", {"class": "eyebrow"}, f"Parity report · {found.case}"),
         tag("h1", {"data-outcome": outcome}, WORDS[outcome]),
-        tag("p", {"class": "lead"}, verdict if isinstance(verdict, str) else _sentence(verdict, found.metrics)),
+        tag("p", {"class": "lead"}, with_code(lead or symptom)),
         tag("p", {"class": "sides"}, _sides(found, verdict)),
-        _reasons(verdict, diagnosis),
-        tag("div", {"class": "tiles"}, list(_tiles(found.metrics, diagnosis, perf))),
+        _reasons(verdict, diagnosis, symptom if lead else ""),
+        tag("div", {"class": "tiles"}, list(_tiles(found.metrics, verdict, diagnosis, perf))),
     )
 
 
-def divergence_section(diagnosis: Explanation | str, verdict: Verdict | str) -> Html:
+def divergence_section(diagnosis: Explanation | str, verdict: Verdict | str, case: str) -> Html:
     """The place where the run first departs, in words."""
     if isinstance(diagnosis, str):
         return tag("p", {"class": "note"}, diagnosis)
     found = diagnosis.divergence
-    first, *rest = explanation_lines(diagnosis, verdict)
+    first, *rest = explanation_lines(diagnosis, verdict, case)
     tone = "good" if not found.departs else "bad" if found.roots else "warn"
     return join(
         [
@@ -95,8 +98,8 @@ def _sides(found: RunsDiff, verdict: Verdict | str) -> str:
     return f"{side('candidate')} judged against {side('reference')}{how}{changed}"
 
 
-def _reasons(verdict: Verdict | str, diagnosis: Explanation | str) -> Node:
-    said: list[str] = []
+def _reasons(verdict: Verdict | str, diagnosis: Explanation | str, symptom: str) -> Node:
+    said = [symptom] if symptom else []
     if isinstance(verdict, str) or verdict.outcome != "parity":
         said.append(story(diagnosis, verdict))
     if isinstance(verdict, Verdict):
@@ -112,35 +115,54 @@ def _reasons(verdict: Verdict | str, diagnosis: Explanation | str) -> Node:
     )
 
 
-def _tiles(metrics: Mapping[str, float], diagnosis: Explanation | str, perf: PerfVerdict | str) -> Iterable[Html]:
-    yield _output(metrics, "Frames", ("frames",), "frames.psnr_db.min", "worst frame's PSNR", "dB")
-    yield _output(metrics, "Sound", ("audio",), "audio.snr_db.min", "worst channel's SNR", "dB")
-    yield _output(metrics, "Video latent", ("video_latent",), "video_latent.relative_l2", "relative L2", "")
-    yield _output(metrics, "Audio latent", ("audio_latent",), "audio_latent.relative_l2", "relative L2", "")
+def _tiles(
+    metrics: Mapping[str, float], verdict: Verdict | str, diagnosis: Explanation | str, perf: PerfVerdict | str
+) -> Iterable[Html]:
+    rows = {} if isinstance(verdict, str) else {row.metric: row for row in verdict.rows}
     if isinstance(diagnosis, Explanation):
         found = diagnosis.divergence
-        value = "none" if not found.departs else f"{len(found.roots)} place{'s' if len(found.roots) != 1 else ''}"
-        yield _tile("First divergence", value, f"{found.compared} taps compared, {found.above} beyond what is allowed")
+        place, _, size = first_place(diagnosis).partition(", ")
+        counted = f"{found.compared} taps compared, {found.above} beyond what is allowed"
+        tone = "good" if not found.departs else "bad" if found.roots else "warn"
+        yield _tile("First divergence", place or "none", f"{size}; {counted}" if size else counted, f"{tone} wide")
+    for title, output, metric, label in (
+        ("Frames", "frames", "frames.psnr_db.min", "worst frame's PSNR"),
+        ("Sound", "audio", "audio.snr_db.min", "worst channel's SNR"),
+        ("Video latent", "video_latent", "video_latent.relative_l2", "relative L2"),
+        ("Audio latent", "audio_latent", "audio_latent.relative_l2", "relative L2"),
+    ):
+        yield _output(metrics, rows, title, output, metric, label)
     if isinstance(perf, PerfVerdict):
         word, tone = SPEED_WORDS[perf.outcome]
-        yield _tile("Speed", word, "against this machine's baseline", tone)
+        alike = (
+            "of this machine and kind of run" if perf.outcome == "not_comparable" else "against this machine's baseline"
+        )
+        yield _tile("Speed", word, alike, tone)
 
 
 def _output(
-    metrics: Mapping[str, float], title: str, outputs: tuple[str, ...], metric: str, label: str, unit: str
+    metrics: Mapping[str, float], rows: Mapping[str, Row], title: str, output: str, metric: str, label: str
 ) -> Html:
-    if all(metrics.get(f"outputs.bit_equal.{name}") == 1.0 for name in outputs):
+    """An output's tile: its metric, the tone of how that was judged, and the limit that it was judged by."""
+    equality = f"outputs.bit_equal.{output}"
+    if metrics.get(equality) == 1.0:
         return _tile(title, "identical", "every bit is equal", "good")
     value = metrics.get(metric, math.nan)
-    return _tile(title, "no number" if math.isnan(value) else f"{value:.4g} {unit}".strip(), label)
+    words = "no number" if math.isnan(value) else number(float(f"{value:.4g}"), METRICS[metric].unit)
+    row = rows.get(metric, rows.get(equality))
+    if row is None:
+        return _tile(title, words, label)
+    limit = "wanted: equal bits" if row.metric == equality else f"limit {bound(row)}"
+    return _tile(title, words, label, "good" if row.passed else "bad" if row.failed else "warn", limit)
 
 
-def _tile(title: str, value: str, label: str, tone: str = "") -> Html:
+def _tile(title: str, value: str, label: str, tone: str = "", limit: str = "") -> Html:
     return tag(
         "div",
         {"class": f"tile {tone}".strip()},
         tag("span", {"class": "title"}, title),
         tag("strong", {}, value),
+        tag("span", {"class": "limit"}, limit) if limit else None,
         tag("span", {"class": "label"}, label),
     )
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -200,17 +202,25 @@ def suite_code(lines: Sequence[SuiteLine], missing: Sequence[str]) -> int:
 
 def draw_suite(console: Terminal, lines: Sequence[SuiteLine], missing: Sequence[str]) -> None:
     """Print the table, what keeps lines from parity, and the verdict."""
-    table = Table(*COLUMNS, title=TITLE)
-    table.columns[0].overflow = "fold"  # the id of a case is never cut short
-    for line in lines:
-        table.add_row(*(Text(printable(cell)) for cell in line.cells()))
+    rows = [line.cells() for line in lines]
+    shown = [index for index in range(len(COLUMNS)) if not rows or any(row[index] != "-" for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=TITLE, title_justify="left")
+    for index in shown:
+        table.add_column(COLUMNS[index], overflow="fold", no_wrap=not console.is_terminal)  # nothing is cut short
+    for row in rows:
+        table.add_row(*(Text(printable(row[index])) for index in shown))
     for line in lines:
         for side in line.sides():
             console.print(f"{line.case}, {line.what}: {side}", soft_wrap=True)
     for line in lines:  # before any number
         for phrase in line.reservations():
             console.print(Text(printable(f"{line.case}, {line.what}: {phrase}"), "yellow"))
+    whole = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    width = console.width
+    if not console.is_terminal:  # a log is as wide as its lines; a terminal would break them anywhere
+        console.width = max(whole, width)
     console.print(table)
+    console.width = width
     for line in lines:
         for complaint in line.complaints():
             console.print(Text(printable(f"{line.case}, {line.what}: {complaint}")), soft_wrap=True)

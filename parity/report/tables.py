@@ -14,7 +14,18 @@ from rich.text import Text
 from parity.judge.perf import PerfChange, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.report.terminal import Terminal
-from parity.report.words import COLUMNS, GateWords, interval, limit_words, number, perf_sentence
+from parity.report.words import (
+    COLUMNS,
+    MOST_WORST,
+    GateWords,
+    change_words,
+    interval,
+    limit_words,
+    number,
+    perf_sentence,
+    state,
+    used,
+)
 from runners.printable import printable
 
 REASON_WIDTH = 24  # the least room, in characters, in which a reason is still readable
@@ -34,18 +45,27 @@ STYLES = {
 }
 
 
-def draw_gate(console: Terminal, said: GateWords) -> None:
+def draw_gate(console: Terminal, said: GateWords, *, whole: bool = False, steps: Sequence[str] = ()) -> None:
     """Print a verdict, the speed where it was asked for, and end in the line that says how the gate decided.
 
-    The first line says what the verdict rests on, the next one, if it is no parity, where to look, those after it what
-    was compared.
+    The first line says how much is wrong and what the verdict rests on, the next one, if it is no parity, where to
+    look, those after it what was compared; then come the metrics that are farthest beyond their limits.
+
+    Args:
+        console: to print to.
+        said: the verdict.
+        whole: every metric with the reason of its limit in place of the worst few.
+        steps: what to type next, a line each; not said at parity.
     """
-    console.print(said.first_line, soft_wrap=True)
-    if said.why:
-        console.print(said.why, soft_wrap=True)
-    for line in said.sides:
-        console.print(line, soft_wrap=True)
-    draw_verdict(console, said)
+    for line in (said.first_line, *([said.why] if said.why else []), *said.sides):
+        console.print(line, soft_wrap=not console.is_terminal)  # a terminal would break words
+    if whole:
+        draw_verdict(console, said)
+    else:
+        draw_worst(console, said)
+    if said.exit_code:
+        for step in steps:
+            console.print(step, soft_wrap=True)
     if said.perf is not None:
         draw_perf(console, said.perf)
     style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[said.exit_code]
@@ -54,21 +74,47 @@ def draw_gate(console: Terminal, said: GateWords) -> None:
         console.print(said.other_release, soft_wrap=True)
 
 
+def draw_worst(console: Terminal, said: GateWords) -> None:
+    """Print the findings and the metrics farthest beyond their limits, each in a line; of the rest only how many."""
+    _findings(console, said)
+    shown = said.worst[:MOST_WORST]
+    rows = [(state(one.row), one.row.metric, *one.cells[2:4], used(one.row)) for one in shown]
+    lines = [(row[0], f"{row[1]} is {row[2]}, wanted {row[3]}: {row[4]} of the limit") for row in rows]
+    if rows:
+        title = f"{said.verdict.case}, farthest beyond their limits"
+        _draw(console, title, ("", "metric", "value", "limit", "of the limit"), rows, lines)
+    more = len(said.worst) - len(shown)
+    within = len(said.rows) - len(said.worst)
+    rest = [f"{more} more beyond their limits"] if more else []
+    rest += [f"{within} within"] if within and said.worst else []
+    if rest:
+        _line(console, "note", f"{', '.join(rest)}; -v shows every metric and why its limit is what it is")
+    _notes(console, said)
+
+
 def draw_verdict(console: Terminal, said: GateWords) -> None:
     """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
     verdict = said.verdict
     title = f"{verdict.case}, judged by {said.judged_by}"
     lines = [(one.cells[0], one.sentence) for one in said.rows]
     _draw(console, title, COLUMNS, [one.cells for one in said.rows], lines)
-    for failure, message in said.failures:
-        _line(console, "FAIL", f"{failure.code} in {failure.where}: {message}")
-    for note in said.notes:
-        _line(console, "note", note)
+    _findings(console, said)
+    _notes(console, said)
     if verdict.unjudged:
         reasons = dict.fromkeys(verdict.unjudged.values())
         for reason in reasons:
             names = sorted(name for name, its in verdict.unjudged.items() if its == reason)
             _line(console, "note", f"{len(names)} metrics are not judged ({reason}): {', '.join(names)}")
+
+
+def _findings(console: Terminal, said: GateWords) -> None:
+    for failure, message in said.failures:
+        _line(console, "FAIL", f"{failure.code} in {failure.where}: {message}")
+
+
+def _notes(console: Terminal, said: GateWords) -> None:
+    for note in said.notes:
+        _line(console, "note", note)
 
 
 def draw_perf(console: Terminal, perf: PerfVerdict) -> None:
@@ -95,15 +141,15 @@ def draw_perf(console: Terminal, perf: PerfVerdict) -> None:
 
 
 def draw_changes(console: Terminal, changes: Sequence[LimitChange]) -> None:
-    """Print old limits beside new ones; those that did not move are only counted."""
-    moved = [change for change in changes if change.kind != "unchanged"]
+    """Print old limits beside new ones, the largest change first; those that did not move are only counted."""
+    moved = sorted((change for change in changes if change.kind != "unchanged"), key=lambda one: -one.factor)
     rows = []
     for change in moved:
-        reason = change.new.reason if change.new else "no limit any more"
         old, new = limit_words(change, old=True), limit_words(change, old=False)
-        rows.append((change.kind, str(change.where), change.metric, old, new, reason))
+        rows.append((change.kind, str(change.where), change.metric, old, new, change_words(change)))
     lines = [(row[0], f"{row[1]}: {row[2]}: {row[3]} -> {row[4]} ({row[5]})") for row in rows]
-    _draw(console, "Limits, old against new", ("", "where", "metric", "old", "new", "why"), rows, lines)
+    if rows:
+        _draw(console, "Limits, old against new", ("", "where", "metric", "old", "new", "change"), rows, lines)
     _line(console, "note", f"{len(changes) - len(moved)} limits are unchanged")
 
 
@@ -147,4 +193,5 @@ def _draw(
 
 
 def _line(console: Terminal, kind: str, text: str) -> None:
-    console.print(Text.assemble((kind, STYLES.get(kind, "")), " ", printable(text)), soft_wrap=True)
+    said = Text.assemble((kind, STYLES.get(kind, "")), " ", printable(text))
+    console.print(said, soft_wrap=not console.is_terminal)

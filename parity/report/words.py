@@ -4,6 +4,7 @@ Text that came from a run or a registry is made printable first, so that a file 
 """
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ HASH_SHOWN = 12  # characters of a hash
 MOST_OF_A_NOTE = 240  # characters of a note that are shown at once
 MOST_DIFFERENCES = 2  # between environments that a first line names
 MOST_OF_A_CODE = 3  # failures of one code that are said one by one
+MOST_WORST = 5  # metrics beyond their limits that are shown unless all are asked for
 COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this limit")
 
 
@@ -49,6 +51,7 @@ class GateWords:
     sides: tuple[str, ...]  # a line a run: what it is, when and where it ran; what its engine says; whose limits hold
     judged_by: str
     rows: tuple[RowWords, ...]
+    worst: tuple[RowWords, ...]  # the rows that count against parity, farthest beyond their limit first
     failures: tuple[tuple[Failure, str], ...]  # the first few of each code with their message
     notes: tuple[str, ...]
     other_release: str | None  # that the candidate follows another release than it was judged by
@@ -56,7 +59,7 @@ class GateWords:
 
 
 def in_words(
-    verdict: Verdict, perf: PerfVerdict | None = None, followed: Follows | None = None, why: str = ""
+    verdict: Verdict, perf: PerfVerdict | None = None, followed: Follows | None = None, why: str = "", first: str = ""
 ) -> GateWords:
     """The words of a gate's verdict.
 
@@ -65,22 +68,41 @@ def in_words(
         perf: the speed, where it was asked for.
         followed: the other release that a candidate follows, where known.
         why: the first line of the explanation (`parity.report.explanation.story`); at parity it is not said.
+        first: the place where the candidate first diverges (`parity.report.explanation.first_place`).
     """
+    rows = tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows)
+    counted = "" if verdict.outcome == "parity" else f": {how_many(verdict)}"
+    counted += f", first divergence at {first}" if first and counted else ""
     return GateWords(
         verdict=verdict,
         perf=perf,
         parity=headline(verdict),
         headline=headline(verdict, perf),
-        first_line=f"{headline(verdict, perf)} (judged by {judged_by(verdict)})",
+        first_line=f"{headline(verdict, perf)}{counted} (judged by {judged_by(verdict)})",
         why="" if verdict.outcome == "parity" else why,
         sides=(*sides_in_words(verdict.sides), *root_in_words(verdict)),
         judged_by=judged_by(verdict),
-        rows=tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows),
+        rows=rows,
+        worst=tuple(sorted((one for one in rows if one.row.failed), key=lambda one: -one.row.used)),
         failures=tuple(folded(verdict.failures)),
         notes=notes(verdict),
         other_release=None if followed is None else release_followed(followed),
         exit_code=gate_exit_code(verdict.exit_code, perf.exit_code if perf else 0),
     )
+
+
+def how_many(verdict: Verdict) -> str:
+    """How much is wrong: "62 of 118 metrics beyond their limits and 2 findings"."""
+    failed = len(verdict.failed_rows())
+    said = f"{failed} of {len(verdict.rows)} metrics beyond their limits"
+    found = len(verdict.failures)
+    return said if not found else f"{said} and {found} finding{'s' if found > 1 else ''}"
+
+
+def next_steps(run: str, reference: str | None) -> tuple[str, ...]:
+    """The commands to type after a verdict that is no parity. `reference` is as it was named; None for the golden."""
+    runs = shlex.quote(run) + ("" if reference is None else f" --against {shlex.quote(reference)}")
+    return (f"next: parity explain {runs}", f"next: parity report {runs} --out page.html")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -102,7 +124,7 @@ def sides_in_words(sides: Sides) -> tuple[str, ...]:
 def root_in_words(verdict: Verdict) -> Iterable[str]:
     """The folder whose word a verdict takes, unless it is the checkout's own: an unpacked archive may be one."""
     if verdict.root:
-        yield f"limits and goldens: those of {verdict.root}, not of the checkout that judges"
+        yield f"limits and goldens: those of {verdict.root}, not those that ship with the parity that judges"
 
 
 def _side(side: Side | None) -> str:
@@ -187,8 +209,17 @@ def state(row: Row) -> str:
 
 
 def why(row: Row) -> str:
-    """The reason of the limit, and of the waiver where there is one."""
-    reason = f"waived: {row.waived}; limit: {row.reason}" if row.waived else row.reason
+    """What a limit lies between, or for one wanted value its meaning; and the reason of the waiver where there is one.
+
+    Why a limit changed is in the registry, and no message.
+    """
+    reason = row.reason
+    if row.floor is not None:
+        reason = f"harmless {number(row.floor, row.unit)} ({row.floor_from})"
+        if row.weakest_defect is not None:
+            reason += f", weakest defect {number(row.weakest_defect, row.unit)} ({row.weakest_defect_from})"
+    if row.waived:
+        reason = f"waived: {row.waived}; limit: {reason}"
     return printable(reason if row.status != "OVERLAP" else f"OVERLAP: {reason}")
 
 
@@ -225,6 +256,15 @@ def limit_words(change: LimitChange, *, old: bool) -> str:
         return "-"
     mark = " (OVERLAP)" if limit.status == "OVERLAP" else ""
     return f"{number(limit.value, limit.unit)}{mark}"
+
+
+def change_words(change: LimitChange) -> str:
+    """The size of a change of limits: "1.4x looser"."""
+    if change.old is None or change.new is None:
+        return "a new limit" if change.old is None else "no limit any more"
+    if change.factor == 1.0:
+        return f"{change.old.status} -> {change.new.status}"
+    return f"{change.factor:.3g}x {'looser' if change.kind == 'loosened' else 'tighter'}"
 
 
 def judged_by(verdict: Verdict) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from parity.runs.folder import Run, case_of_manifest
-from parity.runs.places import project_root
+from parity.runs.places import case_folder
 from runners.case import Case
 from runners.errors import RunError
 from runners.files import sha256_of
@@ -17,7 +17,7 @@ def case_with_pictures(run: Run, folder: Path | None = None) -> Case:
         folder: where its pictures are; None takes the case's folder under golden/.
     Raises: RunError if it is no case, or a picture is another one.
     """
-    case = case_of_run(run, folder or project_root() / "golden" / Path(run.case_id).name)
+    case = case_of_run(run, folder or case_folder(Path(run.case_id).name))
     for image in case.request.images:
         if sha256_of(case.image_path(image)) != run.manifest.inputs.get(image.path):
             raise RunError(

@@ -34,11 +34,12 @@ from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.full_tensors import TENSORS_FILE
 from parity.trace.trace_writer import TraceWriter
 from runners.case import Case, Switches, case_document
-from runners.catalogue import NAMES, OWN_ENVIRONMENT, open_runner, require_own_name
+from runners.catalogue import open_runner, require_own_name
 from runners.clock import Progress
 from runners.errors import ParityError, RunError, RunnerError
 from runners.forge.weights import ForgedWeights
 from runners.load import load, read_text
+from runners.names import NAMES, OWN_ENVIRONMENT
 from runners.partial_folder import partial_folder
 from runners.printable import printable
 from runners.protocol import DTYPES, TIERS, Capabilities, RefusingRunner, RunOptions
@@ -175,11 +176,12 @@ def environment_in(python: Path, device: torch.device, release: str) -> dict[str
     Raises: RunnerError if it cannot be asked.
     """
     code = (
-        "import json, sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(int(sys.argv[2])); "
+        "import json, runpy, sys, torch; runpy.run_path(sys.argv[1])['import_ours'](); "
+        "torch.set_num_threads(int(sys.argv[2])); "
         "from parity.runs.environment import fingerprint_of_runs; "
         "print(json.dumps(fingerprint_of_runs(torch.device(sys.argv[3]), sys.argv[4])))"
     )
-    arguments = [str(PROGRAM.parents[2]), str(torch.get_num_threads()), str(device), release]
+    arguments = [str(PROGRAM), str(torch.get_num_threads()), str(device), release]
     try:
         asked = subprocess.run(
             [str(python.absolute()), "-c", code, *arguments],

@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from torch import device as Device
 
     from runners.weights import Weights
 
+ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = 5
 RESULT_FILE = "result.json"
 TRACEBACK_FILE = "traceback.txt"
@@ -41,8 +44,8 @@ def main(request_path: Path) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is read by interpreters that were not installed for us
         say.error("RunnerError", f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or later is needed.")
         return 1
-    # In place of this file's own folder, whose modules would hide others of their names.
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    del sys.path[0]  # this file's own folder, whose modules would hide others of their names
+    import_ours()
     try:
         answer(json.loads(request_path.read_bytes()), request_path.parent, say)
     except (Exception, KeyboardInterrupt) as error:
@@ -57,6 +60,29 @@ def main(request_path: Path) -> int:
         say.error(type(error).__name__ if ours else "RunnerError", what)
         return 1
     return 0
+
+
+class _Ours:
+    """Finds the two packages of this project, and nothing else of the folder that they are installed in."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
+        """The spec of one of the packages; what lies in them is found by their own paths."""
+        from importlib.machinery import PathFinder
+
+        return PathFinder.find_spec(name, [str(ROOT)]) if name in ("parity", "runners") else None
+
+
+def import_ours() -> None:
+    """Let `parity` and `runners` be imported from where this file is.
+
+    A checkout has nothing beside them. Where they are installed from a wheel, the other packages of that environment
+    lie beside them, which would hide those of the interpreter that runs this.
+    """
+    if (ROOT / "pyproject.toml").is_file():
+        sys.path.insert(0, str(ROOT))
+    elif _Ours not in sys.meta_path:
+        sys.meta_path.insert(0, _Ours)
 
 
 def _keep_traceback(folder: Path, error: BaseException) -> None:
@@ -198,3 +224,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     sys.exit(main(Path(sys.argv[1])))
+elif __name__ == "__mp_main__":  # a process that an engine spawns begins as this one did
+    import_ours()

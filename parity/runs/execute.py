@@ -22,10 +22,11 @@ from parity.trace.atomic import folder_atomic, require_folder, write_bytes_atomi
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
 from parity.trace.trace_writer import NO_WINDOWS, Keep, TraceWriter
 from runners.case import Case
-from runners.catalogue import OWN_ENVIRONMENT, failed, is_known, require_own_name
+from runners.catalogue import failed, is_known, require_own_name
 from runners.clock import Progress
 from runners.closed_input import closed_input
 from runners.errors import OutOfMemoryError, OutputError, ParityError, RunError, RunnerError
+from runners.names import OWN_ENVIRONMENT
 from runners.partial_folder import remove_folder
 from runners.printable import printable_lines
 from runners.protocol import TAPS_OFFERED, Outcome, RefusingRunner, Runner, RunOptions

@@ -32,10 +32,10 @@ from parity.trace.atomic import write_json_atomic
 from parity.trace.checksums import CHECKSUMS_FILE
 from parity.trace.file import Trace, trace_in
 from runners.case import CASE_ID, Case, case_document
-from runners.catalogue import NAME, NAMES, TAPS_OWED
 from runners.errors import CaseError, MediaError, RunError
 from runners.files import HeldFile, sha256_of
 from runners.load import load
+from runners.names import NAME, NAMES, TAPS_OWED
 from runners.protocol import TAPS_OFFERED, Outcome
 from runners.releases import REFERENCES, RELEASES
 from runners.request import MAX_FRAME_RATE

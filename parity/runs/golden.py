@@ -50,7 +50,7 @@ from parity.runs.golden_folder import (
 )
 from parity.runs.golden_folder import GOLDEN_FILE as GOLDEN_FILE
 from parity.runs.golden_folder import NUMBERS_FOLDER as NUMBERS_FOLDER
-from parity.runs.places import project_root
+from parity.runs.places import case_file, case_folder, case_folders, own_case_folder, project_root
 from parity.runs.reduced import reduce_outputs, write_reduced, write_reduced_trace
 from parity.runs.store import Store, StoreEntry, open_store
 from parity.trace.atomic import folder_atomic, write_bytes_atomic, write_json_atomic
@@ -68,12 +68,7 @@ LARGEST_WHOLE_BYTES = 8 << 20  # of those files together; a larger golden is red
 
 def find_case(case: str, overrides: dict[str, Any] | None = None) -> Case:
     """A case by its id under golden/ or by the path of its file. Raises: CaseError."""
-    path = Path(case)
-    if path.suffix != ".toml" and not path.is_file():
-        if path.name != case or case.startswith("."):
-            raise CaseError(f"{case!r} is neither a TOML file nor an id under golden/; give one of them.")
-        path = project_root() / "golden" / case / CASE_FILE
-    return load_case(path, overrides)
+    return load_case(case_file(case), overrides)
 
 
 def golden_of(case_id: str, release: str | None = None) -> Run:
@@ -121,7 +116,7 @@ def goldens_of_request(run: Run) -> Iterator[Run]:
     def request(document: dict[str, Any]) -> dict[str, Any]:
         return {**document, "id": None, "reference": None}
 
-    for path in sorted((project_root() / "golden").glob(f"*/**/{GOLDEN_FILE}")):
+    for path in (path for folder in case_folders() for path in sorted(folder.glob(f"**/{GOLDEN_FILE}"))):
         old = read_run(path.parent / RUN_FOLDER).manifest
         same = (old.inputs, old.weights_hash) == (run.manifest.inputs, run.manifest.weights_hash)
         if same and request(old.case) == request(run.manifest.case):
@@ -131,7 +126,12 @@ def goldens_of_request(run: Run) -> Iterator[Run]:
 def _folder_of(case_id: str) -> Path:
     if not re.fullmatch(CASE_ID, case_id):
         raise RunError(f"{case_id!r} is no case id, so it has no golden.")
-    return project_root() / "golden" / case_id
+    return case_folder(case_id)
+
+
+def _own_folder_of(case_id: str) -> Path:
+    _folder_of(case_id)  # which knows what is no id
+    return own_case_folder(case_id)
 
 
 def _checked(folder: Path, case_id: str) -> Run:
@@ -157,7 +157,7 @@ def _checked(folder: Path, case_id: str) -> Run:
 def blessing_of(case_id: str) -> Blessing:
     """The manifest of how the golden of a case became what it is. Raises: RunError as `golden_of`."""
     golden_of(case_id)
-    return read_manifest(project_root() / "golden" / case_id / GOLDEN_FILE).history[-1]
+    return read_manifest(_folder_of(case_id) / GOLDEN_FILE).history[-1]
 
 
 def whole_golden_of(case_id: str, folder: Path, store: Store | None = None, *, replace: bool = False) -> Run:
@@ -224,7 +224,7 @@ def bless(
         else blesses a run of it just now; OutputError for links in the case's folder.
     """
     text = require_blessable(run, reason, reference)
-    folder = _folder_of(run.case_id)
+    folder = _own_folder_of(run.case_id)
     with alone_in(folder):
         golden_folder.undo_interrupted(folder)
         try:
@@ -285,8 +285,9 @@ def _replace_golden(
 
 def undo_interrupted(case_id: str) -> None:
     """Leave a case's folder as its `golden.json` has it. Raises: RunError, OutputError."""
-    with alone_in(_folder_of(case_id)):
-        golden_folder.undo_interrupted(_folder_of(case_id))
+    folder = _own_folder_of(case_id)
+    with alone_in(folder):
+        golden_folder.undo_interrupted(folder)
 
 
 def require_blessable(run: Run, reason: str, reference: str | None = None) -> str:
@@ -298,7 +299,7 @@ def require_blessable(run: Run, reason: str, reference: str | None = None) -> st
         raise RunError("A golden needs a reason; say with --reason why this run is the ground truth now.")
     if run.manifest.runner != "official":
         raise RunError(f"{run.folder} is a run of {run.manifest.runner!r}; only an official run becomes ground truth.")
-    folder = _folder_of(run.case_id)
+    folder = _own_folder_of(run.case_id)
     golden_folder.require_own(folder)
     path = golden_folder.case_file_of(folder)
     now = load_case(path).reference

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from parity.runs.folder import RUN_FILE, case_id_in, read_run
+from parity.runs.places import CASE_FILE as CASE_FILE
 from parity.runs.store import StoreEntry
 from parity.trace.atomic import folder_atomic, own_folder
 from runners.case import load_case
@@ -26,7 +27,6 @@ from runners.partial_folder import clear_partial, remove_folder
 from runners.releases import REFERENCES
 
 GOLDEN_FILE: Final = "golden.json"
-CASE_FILE: Final = "case.toml"
 RUN_FOLDER: Final = "run"
 NUMBERS_FOLDER: Final = "numbers"
 PREVIOUS_FOLDER: Final = "previous"

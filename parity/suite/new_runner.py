@@ -8,8 +8,8 @@ from string import Template
 from typing import Final
 
 from parity.trace.atomic import write_bytes_atomic
-from runners.catalogue import NAMES
 from runners.errors import RunnerError
+from runners.names import NAMES
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FILES: Final = {"runner.py.txt": "{name}.py", "test.py.txt": "test_{name}.py", "README.md.txt": "README.md"}

@@ -8,7 +8,7 @@ from parity.diff.isolated import read_isolated
 from parity.diff.metric import BIT_EQUALITIES, ISOLATED
 from parity.explain.diagnosis import diagnose
 from parity.judge.gate import calibrated_floors, compare_as_judged, verdict_or_reason
-from parity.judge.registry import device_of, load_registry
+from parity.judge.registry import device_of, load_registry, root_of_limits
 from parity.report.suite import SuiteLine, save_suite
 from parity.runs.folder import TRACE_FILE, Run, read_run
 from parity.runs.golden import golden_of
@@ -127,9 +127,10 @@ def compare_line(what: str, reference: Run, candidate: Run, isolated: Path | Non
 
 def has_isolated_limits(native: Run) -> bool:
     """True if a verdict by limits wants isolated errors: where there is a trace, and a limit for them."""
-    if not native.has(TRACE_FILE) or not limits_path().exists():
+    path = limits_path(root_of_limits(native.case_id))
+    if not native.has(TRACE_FILE) or not path.exists():
         return False
-    limits = load_registry(limits_path()).limits_of(native.case_id, device_of(native.manifest.environment))
+    limits = load_registry(path).limits_of(native.case_id, device_of(native.manifest.environment))
     return any(name.startswith(ISOLATED) for name in limits)
 
 

@@ -65,6 +65,10 @@ class Place:
         """The place for a person: "step 0, conditional pass, block 0, video, audio-to-video attention"."""
         return ", ".join((*self._when(), self.what()))
 
+    def spot(self) -> str:
+        """The same in a heading: "step 0 · conditional pass · block 0 · video · self-attention"."""
+        return self.words().replace(", ", " · ")
+
     def what(self) -> str:
         """The place within its step and pass: "video, self-attention"."""
         if self.part == "hidden":

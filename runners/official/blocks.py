@@ -25,7 +25,7 @@ from runners.official.observe import (
     observe_audio_decoder,
     observe_image_encoder,
 )
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest
+from runners.official.request import LATE, PIPELINE, OfficialOutput, OfficialRequest
 
 BLOCKS = "ltx_pipelines.utils.blocks"
 
@@ -43,7 +43,7 @@ class ObservedBuilder:
 
     def build(self, **kwargs: Any) -> Any:
         """The model that the builder builds."""
-        self._clock.begin(self._stage)
+        self._clock.begin(self._stage, told=self._stage != LATE)
         with self._clock.loading():
             model = self._builder.build(**(kwargs if self._dtype is None else {**kwargs, "dtype": self._dtype}))
         self._observe(model)

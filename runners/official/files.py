@@ -69,7 +69,8 @@ def package_root() -> Path:
         found = importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
             raise RunnerError(
-                f"The official package {package} is not installed; run `make setup`, or `pip install '.[official]'`."
+                f"The official package {package} is not installed; `pip install 'ltx-parity[official]'` does "
+                "that, in a checkout `make setup`."
             )
         roots.add(Path(found.submodule_search_locations[0]).parent)
     if len(roots) != 1:

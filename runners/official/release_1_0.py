@@ -27,7 +27,7 @@ from runners.official.observe import (
     observe_image_encoder,
     observe_one_by_one,
 )
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import LATE, PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:
@@ -77,7 +77,7 @@ class ObservedLedger:
 
     def _load(self, name: str) -> Any:
         stage, observe = self._parts[name]
-        self._clock.begin(stage)
+        self._clock.begin(stage, told=stage != LATE)
         with self._clock.loading():
             module = getattr(self._ledger, name)()
         if self._watcher is not None:

@@ -101,7 +101,7 @@ def build(base: Path, weights: Path, case_text: str) -> None:
     call("amplify", "--case", WHOLE, *given, "--out", files / "floors.json")
     call("identify", runs / "mine", *given, "--out", files / "identity.json")
     call("rejudge", "--record", files / "numbers.json")
-    call("perf", runs / "mine", "--update", "--reason", "first")
+    call("perf", runs / "mine", "--update", "--few", "--reason", "first")
     _samples(runs / "mine", files / "samples.json")
     said = CliRunner().invoke(app, ["case", "--to-request", WHOLE])
     (files / "request.json").write_text(said.stdout)

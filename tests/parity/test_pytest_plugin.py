@@ -10,8 +10,11 @@ import pytest
 
 import parity.diff.outputs
 import parity.diff.runs
+import parity.isolate.saved
 import parity.judge.gate
 import parity.judge.registry
+import parity.report.explanation
+import parity.report.page_content
 import parity.report.tables
 from parity.diff.metric import METRICS
 from parity.diff.runs import subset_of_case, subset_phrase
@@ -24,7 +27,8 @@ from parity.runs.store import ENVIRONMENT_VARIABLE
 
 # A suite run inside this process forgets what it imports, and numpy cannot be imported twice: so all of it is, above.
 assert parity.judge.gate and parity.diff.outputs and parity.diff.runs
-assert parity.judge.registry and parity.report.tables
+assert parity.judge.registry and parity.report.tables and parity.report.page_content
+assert parity.isolate.saved and parity.report.explanation
 
 pytest_plugins = ["pytester"]
 LeaveRun = Callable[..., Path]
@@ -183,3 +187,60 @@ def test_a_missing_or_unknown_case_is_a_usage_error(suite: Suite, leave_run: Lea
     result = suite(other, "--parity-case", str(native.parent / "other.toml"))
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*is a run of 'micro', and --parity-case is *"])
+
+
+def test_a_test_runs_once_for_each_case_of_option_ini_or_marker(
+    suite: Suite, leave_run: LeaveRun, tmp_path: Path, pytester: pytest.Pytester
+) -> None:
+    text = (tmp_path / "root/golden/micro/case.toml").read_text()
+    for name in ("second", "third"):
+        folder = tmp_path / "root" / "golden" / name
+        folder.mkdir()
+        (folder / "case.toml").write_text(text.replace('"micro"', f'"{name}"'))
+    body = "def test_engine(parity_case):\n    print('case', parity_case.id, parity_case.request.num_frames)\n"
+    result = suite(body, "-v", "-s", "--parity-case", "micro", "--parity-case", "second")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines_random(["*test_engine[[]micro[]]*", "*test_engine[[]second[]]*", "*case second 9*"])
+    pytester.makeini("[pytest]\nparity_cases =\n    second\n    third\n")
+    suite(body).assert_outcomes(passed=2)
+    suite(body, "--parity-case", "micro").assert_outcomes(passed=1)  # the command line instead
+    marked = f"import pytest\n@pytest.mark.parity('third')\n{body}"
+    result = suite(marked, "-v", "--strict-markers")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*test_engine[[]third[]]*"])
+    both = f"{body}\ndef test_other():\n    pass\n"
+    suite(both, "-m", "parity").assert_outcomes(passed=2, deselected=1)
+    suite(both, "-m", "not parity").assert_outcomes(passed=1, deselected=2)
+
+
+def test_outputs_in_memory_want_one_case(suite: Suite, leave_run: LeaveRun) -> None:
+    official = leave_run("official")
+    body = f"def test_engine(parity_gate):\n    parity_gate(read_run(Path({str(official)!r})).outputs())\n"
+    for arguments, why in (((), "is not given"), (("--parity-case", "micro") * 2, "names several cases")):
+        result = suite(body, *arguments)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines([f"*{why}*"])
+
+
+def test_a_failure_is_as_long_as_asked_for_and_names_its_page(
+    suite: Suite, leave_run: LeaveRun, tmp_path: Path, pytester: pytest.Pytester
+) -> None:
+    native, official = leave_run("native", runner="native", change=one_level), leave_run("official")
+    body = gated(native, f", against={str(official)!r}")
+    result = suite(body)
+    result.stdout.fnmatch_lines(
+        ["*VERDICT: NOT AT PARITY: 1 of 12 metrics*", f"*next: parity explain {native} --against *"]
+    )
+    result.stdout.no_fnmatch_line("*ok*frames.count.difference*")
+    suite(body, "-v").stdout.fnmatch_lines(["*ok*frames.count.difference*"])
+    quiet = suite(body, "-q")
+    quiet.stdout.fnmatch_lines(["*VERDICT: NOT AT PARITY: 1 of 12 metrics*"])
+    quiet.stdout.no_fnmatch_line("*reference: official*")
+    pages = tmp_path / "pages"
+    result = suite(body, "--parity-report", str(pages))
+    (page,) = pages.iterdir()
+    result.stdout.fnmatch_lines([f"*report: {page}*"])
+    assert page.name.endswith("test_engine.html") and b"Not at parity" in page.read_bytes()
+    pytester.makeini(f"[pytest]\nparity_report = {tmp_path / 'others'}\n")
+    suite(body)
+    assert len(list((tmp_path / "others").iterdir())) == 1

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from parity.runs.child_main import MARK
-from runners.catalogue import CHILD, NAMES, TAPS_OWED, is_known, open_runner, require_own_name, runner_and_tier
+from runners.catalogue import CHILD, is_known, open_runner, require_own_name, runner_and_tier
 from runners.diffusers.runner import DiffusersRunner
 from runners.errors import MediaError, RunnerError
+from runners.names import NAMES, TAPS_OWED
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.sglang.runner import SGLangRunner

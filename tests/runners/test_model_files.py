@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from runners.catalogue import NAMES, open_runner
+from runners.catalogue import open_runner
 from runners.errors import CheckpointError
 from runners.model_files import require_no_code
+from runners.names import NAMES
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

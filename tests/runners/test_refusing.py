@@ -11,9 +11,10 @@ import torch
 from parity.runs.child import ChildRunner
 from parity.runs.execute import run_to_folder
 from runners.case import Case
-from runners.catalogue import OWN_ENVIRONMENT, open_runner
+from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunnerError
+from runners.names import OWN_ENVIRONMENT
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 

@@ -29,7 +29,10 @@ function matrixRows(model, state, changed) {
     body.append(element("tr", { class: "group" }, element("th", { colspan: passes.length + 1, scope: "rowgroup" }, name)));
     const rows = state.column < model.blocks ? parts.map((_, part) => ({ part })) : [0, 1, 2].map((end) => ({ part: state.part, column: model.blocks + end }));
     for (const row of rows) {
-      const cells = passes.map((_, pass) => element("td", {}, valueButton(model, state, { ...row, pass, stream }, changed)));
+      const once = row.column > model.blocks; // guided predictions and latents
+      const cells = once
+        ? [element("td", { colspan: passes.length }, valueButton(model, state, { ...row, pass: 0, stream }, changed))]
+        : passes.map((_, pass) => element("td", {}, valueButton(model, state, { ...row, pass, stream }, changed)));
       body.append(element("tr", {}, element("th", { scope: "row" }, model.words({ ...state, stream, ...row })), ...cells));
     }
   });

@@ -57,7 +57,13 @@ function cellWords({ code, error, floor, ratio }) {
 /** How far along the scale of colours a cell lies. */
 function shareOf(cell, scale) {
   const worth = scale === 0 ? cell.error : cell.ratio;
-  return (Math.log10(worth) - SCALES[scale].low) / (SCALES[scale].high - SCALES[scale].low);
+  return broken((Math.log10(worth) - SCALES[scale].low) / (SCALES[scale].high - SCALES[scale].low), scale);
+}
+
+/** On the scale of harmless noise a visible break at 1x: within noise a pale third of the colours, beyond it the rest. */
+function broken(share, scale) {
+  if (scale === 0) return share;
+  return share < 0.5 ? unit(share) * 0.3 : 0.55 + (Math.min(1, share) - 0.5) * 0.9;
 }
 
 function paintCell(ink, cell, scale, x, y, width, height) {
@@ -81,8 +87,8 @@ const equalColour = () => (isDark() ? "#16382c" : "#cfe8da");
 /** Where cells lie on a canvas of some width. */
 function mapLayout(model, width) {
   const [left, top, gap] = [40, 8, 12];
-  const across = Math.min(60, (width - left - gap - 1) / model.columns);
-  const down = Math.max(9, Math.min(24, across, 520 / model.steps));
+  const across = (width - left - gap - 1) / model.columns;
+  const down = Math.max(9, Math.min(28, across, 520 / model.steps));
   const x = (column) => left + column * across + (column >= model.blocks ? gap : 0);
   return {
     left, top, across, down, x,
@@ -161,8 +167,12 @@ function drawLegend(canvas, scale, differs) {
   write(ink, "equal bits", 0, 28);
   if (!differs) return canvas.setAttribute("aria-label", "Colours: every cell has equal bits");
   for (let x = left; x < right; x += 1) {
-    ink.fillStyle = severity((x - left) / (right - left));
+    ink.fillStyle = severity(broken((x - left) / (right - left), scale));
     ink.fillRect(x, 4, 1.5, 12);
+  }
+  if (scale === 1) {
+    ink.fillStyle = cssColour("ink");
+    ink.fillRect((left + right) / 2 - 1, 0, 2, 20);
   }
   for (let tick = low; tick <= high; tick += 1) {
     const x = left + ((tick - low) / (high - low)) * (right - left);
@@ -199,6 +209,16 @@ function miniMaps(model, state, changed) {
   return { field, choose };
 }
 
+const ADDRESS = ["pass", "stream", "part", "step", "column", "scale"];
+
+/** The cell that the page's address names, `#drift=PASS,STREAM,PART,STEP,COLUMN,SCALE`; nothing where it names none. */
+function cellInAddress(model) {
+  const found = location.hash.match(/^#drift=(\d+),(\d+),(\d+),(\d+),(\d+),([01])$/);
+  const most = [model.drift.passes.length, model.drift.streams.length, model.drift.parts.length, model.steps, model.columns, SCALES.length];
+  if (!found || most.some((count, index) => Number(found[index + 1]) >= count)) return {};
+  return Object.fromEntries(ADDRESS.map((key, index) => [key, Number(found[index + 1])]));
+}
+
 function startDrift(slot, model) {
   const [root] = model.drift.roots.filter((one) => one.step !== null);
   const ends = model.drift.parts.length;
@@ -206,6 +226,7 @@ function startDrift(slot, model) {
     pass: root?.pass ?? 0, stream: root?.stream ?? 0, step: root?.step ?? 0, scale: 0,
     part: root && root.part < ends ? root.part : ends - 1,
     column: root ? root.block ?? model.blocks + root.part - ends : 0,
+    ...cellInAddress(model),
   };
   let hovered = null;
   const canvas = element("canvas", { class: "map", tabindex: 0, role: "img", "aria-label": "Drift map; arrow keys move from cell to cell", "aria-describedby": "drift-detail" });
@@ -227,8 +248,10 @@ function startDrift(slot, model) {
     else draw();
     drawScale();
     drawDetail();
+    if (Object.keys(change).length) history.replaceState(null, "", `#drift=${ADDRESS.map((key) => state[key]).join(",")}`);
   }
 
+  addEventListener("hashchange", () => update(cellInAddress(model)));
   canvas.addEventListener("pointermove", (event) => {
     hovered = mapLayout(model, canvas.clientWidth).hit(placeOn(canvas, event));
     draw();
@@ -263,7 +286,7 @@ function rootButtons(model, changed) {
   const buttons = onMap.slice(0, MOST_ROOT_BUTTONS).map((root) => {
     const button = element("button", { type: "button", class: "root-button" }, root.words);
     const place = { step: root.step, column: root.block ?? model.blocks + root.part - ends };
-    if (root.pass !== null) place.pass = root.pass;
+    place.pass = root.pass ?? 0; // what a step has once stands in the first pass's map
     if (root.stream !== null) place.stream = root.stream;
     if (root.part < ends) place.part = root.part;
     button.addEventListener("click", () => changed(place));

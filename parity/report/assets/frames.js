@@ -10,6 +10,7 @@ function startFrames(slot, album) {
   const flicker = (measured.flicker ?? []).map(asNumber);
   let place = nearest(worst(mad));
   let playing = 0;
+  let stage = null;
 
   const alt = (side) => `Frame of the ${side} run`;
   const left = element("img", { alt: alt("reference"), width: album.size[0], height: album.size[1] });
@@ -35,6 +36,7 @@ function startFrames(slot, album) {
     slider.value = place;
     left.src = album.reference[place];
     middle.src = album.candidate[place] ?? album.reference[place];
+    stage?.copy();
     drawDifference(right, album.difference[place], () => place === index);
     readout.textContent = frameWords(album, shown[place]);
     drawStrip();
@@ -52,17 +54,54 @@ function startFrames(slot, album) {
   const at = (event) => nearest(Math.floor(stripFrame(strip, album, placeOn(strip, event).x)));
   strip.addEventListener("pointermove", (event) => {
     const frame = shown[at(event)];
-    showTip(event, `Frame ${frame}`, frameWords(album, frame).split(" · ").slice(1));
+    showTip(event, `Frame ${frame + 1}`, frameWords(album, frame).split(" · ").slice(1));
   });
   strip.addEventListener("pointerleave", hideTip);
   strip.addEventListener("click", (event) => { stop(); show(at(event)); });
   timeline.listen((seconds, source) => { if (source === "sound" && !playing) show(nearest(Math.floor(seconds * rate))); });
 
+  stage = startStage(left, middle);
+  const trio = element("div", { class: "trio" }, figure("Reference", left), figure("This run", middle), figure(difference, right));
+  const view = choice("View", ["side by side", "swipe", "flicker"], 0, (index) => {
+    trio.classList.toggle("one", index > 0);
+    stage.show(["", "swipe", "flicker"][index]);
+  });
   slot.append(
-    element("div", { class: "trio" }, figure("Reference", left), figure("This run", middle), figure(difference, right)),
-    element("div", { class: "player" }, play, slider), readout, strip,
+    element("div", { class: "controls" }, view.field), stage.field, trio,
+    element("div", { class: "player frames-player" }, play, slider), readout, strip,
   );
   show(place);
+}
+
+const FLICKER_MS = 400;
+
+/** Both pictures in one place: uncovered from left to right by a slider, or by turns. */
+function startStage(left, middle) {
+  const [below, above] = [element("img", { alt: left.alt }), element("img", { alt: middle.alt, class: "above" })];
+  const edge = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of this run is shown" });
+  const title = element("figcaption", {}, "");
+  const field = element("figure", { class: "stage", hidden: true }, title, element("div", { class: "pair" }, below, above), edge);
+  let turning = 0;
+  const cover = () => { above.style.clipPath = `inset(0 0 0 ${edge.value}%)`; };
+  edge.addEventListener("input", cover);
+  const copy = () => { [below.src, above.src] = [left.src, middle.src]; };
+  const show = (mode) => {
+    clearInterval(turning);
+    field.hidden = !mode;
+    edge.hidden = mode !== "swipe";
+    above.style.visibility = "visible";
+    above.style.clipPath = "none";
+    if (mode === "swipe") cover();
+    title.textContent = mode === "swipe" ? "Left of the edge: reference. Right of it: this run" : "This run";
+    if (mode !== "flicker") return;
+    let on = true;
+    turning = setInterval(() => {
+      on = !on;
+      above.style.visibility = on ? "visible" : "hidden";
+      title.textContent = on ? "This run" : "Reference";
+    }, FLICKER_MS);
+  };
+  return { field, copy, show };
 }
 
 /** Index of the largest number; 0 where there is none. */
@@ -72,7 +111,7 @@ function worst(values) {
 
 function frameWords(album, frame) {
   const of = (key, index = frame) => asNumber(album.per_frame[key]?.[index]);
-  const words = [`frame ${frame} of ${album.frames}`, `${(frame / album.rate_hz).toFixed(3)} s`];
+  const words = [`frame ${frame + 1} of ${album.frames}`, `${(frame / album.rate_hz).toFixed(3)} s`];
   if (Number.isNaN(of("psnr_db"))) return words.join(" · ");
   words.push(`PSNR ${inWords(of("psnr_db"))} dB`, `SSIM ${inWords(of("ssim"))}`, `mean difference ${inWords(of("mad"))} levels`);
   if (frame && !Number.isNaN(of("flicker", frame - 1))) words.push(`flicker ${inWords(of("flicker", frame - 1))} levels`);
@@ -113,10 +152,11 @@ function drawFrameStrip(canvas, album, mad, flicker, chosen) {
   const each = (width - 2 * STRIP_LEFT) / album.frames;
   ink.fillStyle = cssColour("shade");
   ink.fillRect(STRIP_LEFT + chosen * each, 0, Math.max(2, each), height);
-  const rows = [["mean difference, levels", mad, 0, "accent"], ["flicker (error of each change), levels", flicker, 1, "warn"]];
-  rows.forEach(([title, values, shift, colour], row) => {
+  const rows = [["mean difference, levels", mad, 0, "accent", album.limits.mad], ["flicker, levels", flicker, 1, "warn", album.limits.flicker]];
+  rows.forEach(([title, values, shift, colour, limit], row) => {
     const [top, bottom] = [row * (height / 2) + 18, (row + 1) * (height / 2) - 6];
-    const most = Math.max(...values.filter(Number.isFinite), 0);
+    const largest = Math.max(...values.filter(Number.isFinite), 0);
+    const most = largest > 0 && limit !== null && limit < 3 * largest ? Math.max(largest, limit) : largest;
     ink.fillStyle = cssColour("line");
     ink.fillRect(STRIP_LEFT, bottom, width - 2 * STRIP_LEFT, 1);
     values.forEach((value, index) => {
@@ -124,7 +164,13 @@ function drawFrameStrip(canvas, album, mad, flicker, chosen) {
       ink.fillStyle = cssColour(index + shift === chosen ? "ink" : colour);
       ink.fillRect(STRIP_LEFT + (index + shift) * each, bottom - high, Math.max(1, each - (each > 3 ? 1 : 0)), high);
     });
-    const said = !values.length ? "no numbers" : most > 0 ? `most ${inWords(most)}` : "none anywhere";
+    if (limit !== null && limit <= most) {
+      const y = bottom - (limit / most) * (bottom - top);
+      ink.fillStyle = cssColour("bad");
+      for (let x = STRIP_LEFT; x < width - STRIP_LEFT; x += 8) ink.fillRect(x, y - 0.75, 5, 1.5);
+    }
+    let said = !values.length ? "no numbers" : largest > 0 ? `most ${inWords(largest)}` : "none anywhere";
+    if (limit !== null && values.length) said += `, limit ${inWords(limit)}${limit > most ? " above this scale" : " dashed"}`;
     write(ink, `${title} (${said})`, STRIP_LEFT, top - 9);
   });
 }

@@ -65,3 +65,29 @@ function drawAxisKey(canvas) {
 
 for (const canvas of document.querySelectorAll(".axis")) startAxis(canvas, numbers.limits[canvas.dataset.metric]);
 for (const canvas of document.querySelectorAll(".axis-key")) keepDrawn(canvas, () => drawAxisKey(canvas));
+
+/** Rows by words in their text, and those beyond their limits alone; groups with rows left open themselves. */
+function startFilter(box) {
+  const rows = [...document.querySelectorAll("#metrics .metrics tbody tr")];
+  const words = element("input", { type: "search", placeholder: "Filter metrics", "aria-label": "Filter metrics" });
+  const beyond = element("input", { type: "checkbox" });
+  const count = element("span", { class: "note", "aria-live": "polite" }, "");
+  const filter = () => {
+    const wanted = words.value.trim().toLowerCase();
+    let left = 0;
+    for (const row of rows) {
+      row.hidden = (beyond.checked && !row.classList.contains("bad")) || !row.textContent.toLowerCase().includes(wanted);
+      left += row.hidden ? 0 : 1;
+    }
+    if (wanted || beyond.checked) {
+      for (const group of document.querySelectorAll("#metrics details.more")) group.open = group.querySelector("tbody tr:not([hidden])") !== null;
+    }
+    count.textContent = `${left} of ${rows.length}`;
+  };
+  words.addEventListener("input", filter);
+  beyond.addEventListener("change", filter);
+  box.append(words, element("label", {}, beyond, " beyond their limits only"), count);
+  filter();
+}
+
+for (const box of document.querySelectorAll(".filter")) startFilter(box);

@@ -40,7 +40,8 @@ const unit = (value) => Math.min(1, Math.max(0, value));
 
 // ------------------------------------------------ colours
 
-const HEAT = [[16, 10, 40], [66, 20, 92], [132, 34, 98], [192, 58, 78], [233, 106, 52], [249, 174, 62], [253, 240, 172]];
+// Blue to yellow in even steps of lightness (after cividis): reads alike with deuteranopia and on a grey printer.
+const HEAT = [[0, 34, 78], [53, 69, 108], [87, 93, 109], [125, 124, 120], [165, 156, 116], [210, 192, 96], [254, 232, 56]];
 const COLD_TO_HOT = [[90, 170, 250], [40, 84, 150], [18, 20, 28], [150, 44, 40], [255, 150, 90]];
 
 function along(stops, share) {

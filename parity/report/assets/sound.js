@@ -20,7 +20,7 @@ function startSound(slot, sound) {
     audio.src = sound.sides[sides[index]].clip;
     audio.addEventListener("loadedmetadata", () => { audio.currentTime = Math.min(at, audio.duration); if (playing) audio.play(); }, { once: true });
   });
-  const which = choice("Channel", Array.from({ length: channels }, (_, index) => String(index)), 0, (index) => { state.channel = index; drawAll(); });
+  const which = choice("Channel", channels === 2 ? ["left", "right"] : Array.from({ length: channels }, (_, index) => String(index + 1)), 0, (index) => { state.channel = index; drawAll(); });
   const wave = element("canvas", { class: "wave", role: "img", "aria-label": "Envelopes of both runs and of their difference" });
   const spectrum = element("canvas", { class: "spectrum", role: "img", "aria-label": "Log-mel spectra of both runs and the change of level" });
   const pictures = new Map();
@@ -59,7 +59,8 @@ function drawEnvelopes(canvas, sound, sides, titles, state, seconds, peak) {
     const found = sound.sides[side].envelope[state.channel];
     const middle = (row + 0.5) * each;
     titles[row].split(" ×").forEach((words, line) => write(ink, line ? `×${words}` : words, 0, middle - 7 + 15 * line, "left", cssColour("ink")));
-    if (side !== "difference") write(ink, `to ±${inWords(peak)}`, 0, middle + 8);
+    if (side !== "difference") write(ink, `±${inWords(peak)}`, 0, middle + 8);
+    if (side !== "difference" && peak > 0) write(ink, `${(20 * Math.log10(peak)).toFixed(1)} dBFS`, 0, middle + 22);
     ink.fillStyle = cssColour("line");
     ink.fillRect(SOUND_LEFT, middle, width - SOUND_LEFT, 1);
     if (!found?.columns) return;
@@ -107,19 +108,32 @@ function drawSpectra(canvas, sound, state, seconds, pictures) {
     ink.imageSmoothingEnabled = false;
     ink.drawImage(pictures.get(name), SOUND_LEFT, top, ((width - SOUND_LEFT) * length) / seconds, each);
     write(ink, title, 0, top + each / 2 - 7, "left", cssColour("ink"));
-    if (key === "difference") write(ink, `±${sound.difference_db} dB`, 0, top + each / 2 + 8);
+    scaleBar(ink, colours, top + each / 2 + 6, key === "difference" ? [-sound.difference_db, sound.difference_db] : [sound.floor_db, 0]);
+    const middle = top + each / 2;
     for (const hertz of [200, 1000, 4000, 12000]) {
-      const y = top + each * (1 - mel(hertz) / mel(rate / 2));
-      if (hertz < rate / 2) write(ink, hertz >= 1000 ? `${hertz / 1000}k` : String(hertz), SOUND_LEFT - 5, Math.max(y, top + 7), "right");
+      const y = Math.max(top + each * (1 - mel(hertz) / mel(rate / 2)), top + 6);
+      const taken = y > middle - 16 && y < middle + 34; // by the title and the scale
+      if (hertz < rate / 2) write(ink, taken ? (hertz >= 1000 ? `${hertz / 1000}k` : String(hertz)) : hertz >= 1000 ? `${hertz / 1000} kHz` : `${hertz} Hz`, SOUND_LEFT - 5, y, "right");
     }
   });
-  write(ink, "Hz", SOUND_LEFT - 5, height - 8, "right");
   const every = [0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60].find((one) => seconds / one <= width / 70) ?? 120;
   for (let at = 0; at <= seconds; at += every) {
     const x = SOUND_LEFT + (at / seconds) * (width - SOUND_LEFT);
     write(ink, `${Number(at.toFixed(2))} s`, Math.min(x, width - 2), height - 8, at === 0 ? "left" : x > width - 20 ? "right" : "center");
   }
   playhead(ink, width, height - SPECTRUM_FOOT, state, seconds);
+}
+
+/** What the colours of a spectrum mean, in decibels, beside it. */
+function scaleBar(ink, colours, y, [low, high]) {
+  const wide = 40;
+  for (let x = 0; x < wide; x += 1) {
+    ink.fillStyle = `rgb(${colours[Math.round((x / (wide - 1)) * 255)].join(" ")})`;
+    ink.fillRect(x, y, 1.5, 8);
+  }
+  const sign = (value) => (value > 0 && low < 0 && high > 0 ? `+${value}` : `${value}`.replace("-", "−"));
+  write(ink, `${sign(low)} to ${sign(high)}`, 0, y + 16);
+  write(ink, "dB", 0, y + 29);
 }
 
 const mel = (hertz) => 2595 * Math.log10(1 + hertz / 700);

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.cli.run import run
-from runners.catalogue import OWN_ENVIRONMENT
+from runners.names import OWN_ENVIRONMENT
 from runners.protocol import CANDIDATE
 
 

@@ -192,7 +192,7 @@ def test_bad_requests_exit_2_and_leave_nothing(runs: Runs, invoke: Invoke, tmp_p
     }
     for option, value, words in (
         ("--runner", "nobody", "Unknown runner 'nobody'"),
-        ("--case", "no_such_case", "no file that can be read"),
+        ("--case", "no_such_case", "There is no case 'no_such_case'"),
         ("--weights", str(tmp_path / "nowhere"), "No weights folder"),
         ("--weights", "forge:tiny:x", "forge:PRESET:SEED"),
         ("--set", "request.height=65", "multiple of 32"),

@@ -58,7 +58,7 @@ def test_taps_that_a_run_says_its_runner_does_not_offer_are_compared_and_owed_al
     for runner, tier in (("native", "exact"), ("native", "fast"), ("engine", "exact")):
         wrong = leave_run(f"{runner}_{tier}", runner=runner, tier=tier, first=FIRST, error=0.5, details=offered)
         code, said = gate(wrong, official)
-        assert code == 1 and said.startswith("VERDICT: NOT AT PARITY (judged by "), (runner, tier)
+        assert code == 1 and said.startswith("VERDICT: NOT AT PARITY: "), (runner, tier)
         assert "263 taps" in said.splitlines()[0]
     code, said = gate(leave_run("bare", runner="native", tier="fast", blocks=None, details=offered), official)
     assert code == 2 and "missing_trace" in said

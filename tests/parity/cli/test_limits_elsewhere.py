@@ -120,7 +120,7 @@ def test_speed_of_another_device_is_not_compared(root: Path, leave_run: LeaveRun
         result = CliRunner().invoke(app, ["perf", *map(str, arguments)], env={"COLUMNS": "300"})
         return result.exit_code, result.output
 
-    assert perf(root / "official", "--update", "--reason", "first")[0] == 0
+    assert perf(root / "official", "--update", "--few", "--reason", "first")[0] == 0
     assert perf(leave_run("again", environment=H100))[0] == 0
     code, said = perf(leave_run("elsewhere", environment=H200, stage_s={"denoising": 99.0}))
     assert code == 2 and "NVIDIA H100 80GB HBM3 -> NVIDIA H200" in said
@@ -147,7 +147,7 @@ def test_a_limit_that_its_samples_do_not_give_judges_nothing_wherever_it_stands(
     write_limits(root, {H100["device_name"]: H100})
     run = leave_run("fast", runner="native", tier="fast", environment=H100, change=moved(0.3))
     code, said = gate(run)
-    assert code == 1 and f"limits and goldens: those of {root}, not of the checkout that judges" in said
+    assert code == 1 and f"limits and goldens: those of {root}, not those that ship with" in said
     path = root / "thresholds" / "consistency_threshold.json"
     document = json.loads(path.read_text())
     document["tables"][0]["limits"][WANTED[0]]["value"] = 1e9

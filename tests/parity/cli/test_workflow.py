@@ -75,7 +75,9 @@ def test_a_miss_is_one_failure_and_one_annotation_a_metric(gate: Callable[..., S
         "outputs.bit_equal.frames is 0, wanted = 1: beyond its limit"
     )
     assert line.startswith("::error title=parity micro::outputs.bit_equal.frames is 0, wanted = 1")
-    assert said.summary.startswith("### VERDICT\\: NOT AT PARITY \\(judged by equality of ")
+    assert said.summary.startswith(
+        "### VERDICT\\: NOT AT PARITY\\: 1 of 12 metrics beyond their limits \\(judged by equality of "
+    )
     assert "outputs.bit\\_equal.frames" in said.summary.split("<details>")[0]
 
 

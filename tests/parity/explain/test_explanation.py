@@ -279,7 +279,10 @@ def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow)
     diff = spread(flow, [f"{HEAD}/cond/block/00/video/ff"], 0.3)
     lines = explanation_lines(explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine"))
     assert not any("isolate" in line for line in lines)
-    assert lines[-1].startswith(f"next: `parity run ... --taps '{HEAD}/cond/block/00/video/*' --keep full`")
+    assert lines[-1].startswith(
+        "next: `parity run --runner RUNNER --case CASE --weights DIR "
+        f"--taps '{HEAD}/cond/block/00/video/*' --keep full --out FULL`"
+    )
 
 
 def test_diffusers_is_shown_its_own_code(flow: Dataflow) -> None:

@@ -88,6 +88,7 @@ def test_run_says_it_before_it_starts_and_nothing_with_quiet(
     finally:
         torch.set_num_threads(threads)
     assert (loud.exit_code, quiet.exit_code) == (2, 2)
-    first, second, *_ = loud.stderr.splitlines()
-    assert first.startswith("note: there are no limits here (") and "RuntimeError: begun" in second
+    first, second, third, *_ = loud.stderr.splitlines()
+    assert first.startswith("note: there are no limits here (") and second.endswith("micro: starting")
+    assert "RuntimeError: begun" in third
     assert "note:" not in quiet.stderr and loud.stdout == quiet.stdout == ""

@@ -27,6 +27,11 @@ def raised(error: BaseException) -> BaseException:
         (SystemExit(0), "error: the code that was run called sys.exit(0); nothing was judged."),
         (BrokenPipeError(32, "Broken pipe"), "error: whoever read the output has gone; nothing was judged."),
         (
+            ModuleNotFoundError("No module named 'transformers.models'", name="transformers.models"),
+            "error: this needs transformers.models, which is not installed; `pip install 'ltx-parity[native]'` brings "
+            "it.",
+        ),
+        (
             OSError(28, "No space left\non device"),
             "error: a file or folder cannot be read or written ([Errno 28] No space left on device); make room or take "
             "another place.",

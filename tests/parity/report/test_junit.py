@@ -23,8 +23,13 @@ def test_a_group_fails_with_its_metrics_and_a_finding_on_its_own(verdict: Verdic
     assert list(cases) == ["frames", "video_latent", "missing_channel: audio_waveform"]
     assert cases["frames"].find("failure") is None  # its miss is waived
     failure = cases["video_latent"].find("failure")
-    assert failure is not None and failure.get("message") == "1 of 2 metrics beyond their limit"
+    assert failure is not None and failure.get("message") == (
+        "1 of 2 metrics beyond their limit, the worst video_latent.relative_l2: 0.123457, wanted <= 0.1"
+    )
     assert "video_latent.relative_l2 is 0.123457, wanted <= 0.1" in (failure.text or "")
+    outside, inside = failure.text or "", cases["video_latent"].findtext("system-out") or ""
+    assert "video_latent.cosine is" in inside and "video_latent.cosine is" not in outside
+    assert "relative_l2" not in inside  # nothing is said twice
     found = cases["missing_channel: audio_waveform"].find("failure")
     assert found is not None and "<b>|[link](x)\\u202e ]]> & ::error::%0A" in (found.text or "")
     assert "\\x1b" in (found.text or "")  # no control character reached the file

@@ -15,7 +15,9 @@ from parity.report.words import in_words
 
 def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict: Verdict) -> None:
     text = verdict_markdown(in_words(verdict))
-    assert text.startswith("### VERDICT\\: NOT AT PARITY \\(judged by limits on outputs alone\\: ")
+    assert text.startswith(
+        "### VERDICT\\: NOT AT PARITY\\: 1 of 5 metrics beyond their limits and 1 finding \\(judged by limits on "
+    )
     assert "**missing\\_channel** in audio\\_waveform" in text
     before, after = text.split("<details>")
     assert "video\\_latent.relative\\_l2" in before and "frames.ssim.min |" not in before
@@ -45,6 +47,19 @@ def test_each_wrong_thing_is_one_annotation_on_one_line(verdict: Verdict, passin
     other = msgspec.structs.replace(slow, outcome="not_comparable", rows=(), reason="device: a -> b")
     assert annotations(in_words(passing, other))[0].endswith("::not_comparable: device: a -> b")
     assert len(annotations(in_words(msgspec.structs.replace(passing, outcome="undecided")))) == 1
+
+
+def test_the_worst_come_first_and_there_are_ten_at_most(verdict: Verdict) -> None:
+    row = next(row for row in verdict.rows if row.failed)
+    more = [msgspec.structs.replace(row, metric=f"drift.m{n:02d}", used=2.0 + n) for n in range(20)]
+    words = in_words(msgspec.structs.replace(verdict, rows=(*verdict.rows, *more)), why="look there")
+    lines = annotations(words)
+    assert len(lines) == 10 and "look there" in lines[0] and "missing_channel" in lines[1]
+    assert "drift.m19 is" in lines[2] and "drift.m13 is" in lines[8]
+    assert lines[9].endswith("::and 14 more; the job summary has them all")  # 1 + 1 + 21 wrong things in all
+    before, after = verdict_markdown(words).split("<details>")
+    assert [name in before for name in ("drift.m19", "drift.m15", "drift.m14")] == [True, True, False]
+    assert "16 more are beyond their limits" in before and "drift.m00" in after
 
 
 def test_an_annotation_cannot_start_another() -> None:

@@ -105,6 +105,28 @@ def test_a_page_opens_with_the_verdict_and_holds_every_section_once(
     assert "runners.ltx23.block.AudioVideoBlock.audio_ff" in text
 
 
+def test_the_head_names_the_cause_and_each_tile_its_limit(official: Path, native: Path, tmp_path: Path) -> None:
+    text, _ = drawn(native, official, tmp_path / "page.html")
+    lead = re.search(r'<p class="lead">(.*?)</p>', text)
+    assert lead is not None and lead[1].startswith("Look at ")
+    assert "first divergence at step 1 · negative-prompt pass · block 1 · audio · feed-forward, " in lead[1]
+    assert "<li>Bits were to be equal and are not, in frames, audio.</li>" in text  # the symptom stands below it
+    named = {title: tone for tone, title in re.findall(r'<div class="tile ?([^"]*)"><span class="title">([^<]*)', text)}
+    assert named["First divergence"] == "bad wide"
+    assert (named["Frames"], named["Sound"], named["Video latent"]) == ("bad", "bad", "good")
+    assert text.count('<span class="limit">wanted: equal bits</span>') == 2
+    assert "<strong>step 1 · negative-prompt pass · block 1 · audio · feed-forward</strong>" in text
+
+
+def test_guided_predictions_and_latents_are_there_once_a_step(official: Path, native: Path, tmp_path: Path) -> None:
+    _, reader = drawn(native, official, tmp_path / "page.html")
+    drift = reader.data("numbers")["drift"]
+    ends = np.array(decoded(drift["end_errors"], drift["scale"]), dtype=object).reshape(-1, 2, drift["steps"], 3)
+    assert len(ends) == 4  # passes; streams, steps, and x0, guided, latent follow
+    assert "absent" not in ends[0] and set(ends[1:, :, :, 1:].ravel()) == {"absent"}
+    assert "absent" not in set(ends[1:3, :, :, 0].ravel())
+
+
 def test_a_run_at_parity_says_so(official: Path, leave_run: LeaveRun, tmp_path: Path) -> None:
     text, reader = drawn(leave_run("equal", runner="native"), official, tmp_path / "page.html")
     assert '<h1 data-outcome="parity">Parity</h1>' in text

@@ -5,6 +5,7 @@ The browser is driven through its own debugging protocol over two pipes, which n
 """
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -213,7 +214,7 @@ def test_a_page_opens_without_trouble_and_fits_its_window(
     assert browser.trouble() == []
     assert browser.text("h1") == "Not at parity"
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("window.hacked") is None and browser.run("document.querySelectorAll('img').length") == 2
+    assert browser.run("window.hacked") is None and browser.run("document.querySelectorAll('img').length") == 4
     ground = browser.run("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(250, 250, 248)" if scheme == "light" else "rgb(15, 18, 22)")
 
@@ -275,7 +276,7 @@ def test_colours_follow_the_scale_and_the_theme(browser: Browser, page: Path) ->
 
 def test_frames_are_chosen_by_slider_keys_strip_and_sound(browser: Browser, page: Path) -> None:
     browser.open(page)
-    assert browser.text(".readout").startswith("frame 3 of 5 · 0.100 s · PSNR")  # the worst one
+    assert browser.text(".readout").startswith("frame 4 of 5 · 0.100 s · PSNR")  # the worst one
     browser.run("new Promise((done) => setTimeout(done, 200))")
     mean = (
         "(() => { const canvas = document.querySelector('.trio canvas');"
@@ -284,18 +285,112 @@ def test_frames_are_chosen_by_slider_keys_strip_and_sound(browser: Browser, page
     )
     assert browser.run(mean) > 10_000
     browser.click(*browser.place(".strip", 0.05))
-    assert browser.text(".readout").startswith("frame 0 of 5")
+    assert browser.text(".readout").startswith("frame 1 of 5")
     assert browser.run(mean) == 0  # that frame is equal
     browser.run("document.querySelector('.player input').focus()")
     browser.key("ArrowRight")
-    assert browser.text(".readout").startswith("frame 1 of 5")
+    assert browser.text(".readout").startswith("frame 2 of 5")
     browser.click(*browser.place(".spectrum", 0.95))  # 0.047 of 0.05 s
-    assert browser.text(".readout").startswith("frame 1 of 5 · 0.033 s")
+    assert browser.text(".readout").startswith("frame 2 of 5 · 0.033 s")
     browser.click(*browser.place(".player button"))
     browser.run("new Promise((done) => setTimeout(done, 300))")
     assert browser.text(".player button") == "Pause"
     browser.click(*browser.place(".player button"))
     assert browser.trouble() == []
+
+
+def test_a_clicked_cell_is_in_the_address_and_an_address_opens_its_cell(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.run("location.hash") == ""
+    browser.click(*cell(browser, 0, 2))
+    address = browser.run("location.hash")
+    assert address == "#drift=1,1,3,0,2,0"  # negative-prompt pass, audio, feed-forward, step 0, block 2, relative L2
+    browser.run("location.hash = '#drift=0,0,1,1,1,1'")
+    browser.settle()
+    detail = "#drift-detail h3"
+    assert browser.text(detail).startswith("Step 1, block 1: video, text attention")
+    assert browser.run("document.querySelector('.minis input:checked').value") == "0-0"
+    for wrong in ("#drift=9,9,9,9,9,9", "#drift=<b>", "#metrics"):
+        browser.run(f"location.hash = {json.dumps(wrong)}")
+        browser.settle()
+        assert browser.text(detail).startswith("Step 1, block 1: video, text attention")
+    assert browser.trouble() == []
+
+
+def test_the_map_is_as_wide_as_the_page_and_breaks_at_the_noise(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    right = browser.run(
+        "(() => { const map = document.querySelector('.map'); const model = driftModel(numbers.drift);"
+        "const at = mapLayout(model, map.clientWidth);"
+        "return at.x(model.columns - 1) + at.across - map.clientWidth; })()"
+    )
+    assert -2 <= right <= 0
+    shares = [browser.run(f"broken({share}, 1)") for share in (0.0, 0.25, 0.499, 0.501, 0.75, 1.0)]
+    assert shares == sorted(shares) and shares[3] - shares[2] > 0.3 and shares[2] < 0.2 and shares[5] == 1.0
+    assert browser.run("broken(0.499, 0)") == 0.499  # the scale of errors has no break
+    lightness = browser.run("HEAT.map(([red, green, blue]) => 0.299 * red + 0.587 * green + 0.114 * blue)")
+    steps = [after - before for before, after in itertools.pairwise(lightness)]
+    assert min(steps) > 20 and max(steps) < 50  # even, so that a grey printer shows the middle, too
+
+
+def test_guided_predictions_and_latents_stand_once_a_step(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.click(*cell(browser, 0, 3))
+    rows = browser.run(
+        "[...document.querySelectorAll('.matrix tbody tr')].map((row) => row.querySelectorAll('button').length)"
+    )
+    assert rows == [0, 4, 1, 1, 0, 4, 1, 1]  # video and audio: x0 in each of four passes, guided, latent
+
+
+def test_frames_are_swiped_and_flickered(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    shown = "getComputedStyle(document.querySelector('.stage')).display !== 'none'"
+    above = "document.querySelector('.stage .above').style"
+    assert not browser.run(shown)
+    browser.click(*browser.place("#frames .choice label:nth-of-type(2)"))
+    assert browser.run(shown) and browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 50%)"
+    browser.run(
+        "document.querySelector('.stage input').value = 20;"
+        "document.querySelector('.stage input').dispatchEvent(new Event('input'))"
+    )
+    assert browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 20%)"
+    browser.click(*browser.place("#frames .choice label:nth-of-type(3)"))
+    seen = set()
+    for _ in range(12):
+        seen.add((browser.run(f"{above}.visibility"), browser.text(".stage figcaption")))
+        browser.run("new Promise((done) => setTimeout(done, 100))")
+    assert seen == {("visible", "This run"), ("hidden", "Reference")}
+    browser.click(*browser.place("#frames .choice label:nth-of-type(1)"))
+    assert not browser.run(shown) and browser.trouble() == []
+
+
+def test_metrics_are_filtered_by_words_and_by_state(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    left = "document.querySelectorAll('#metrics .metrics tbody tr:not([hidden])').length"
+    every = browser.run(left)
+    browser.run(
+        "document.querySelector('.filter input[type=search]').value = 'bit_equal.frames';"
+        "document.querySelector('.filter input[type=search]').dispatchEvent(new Event('input'))"
+    )
+    assert browser.run(left) == 1 and browser.text(".filter .note") == f"1 of {every}"
+    browser.run(
+        "document.querySelector('.filter input[type=search]').value = '';"
+        "document.querySelector('.filter input[type=checkbox]').click()"
+    )
+    assert 0 < browser.run(left) < every
+    assert browser.run(
+        "[...document.querySelectorAll('#metrics tr:not([hidden]) .badge')].every((one) => one.textContent === 'FAIL')"
+    )
+
+
+def test_on_a_phone_the_slider_stays_beside_the_pictures(browser: Browser, page: Path) -> None:
+    browser.open(page, width=390, height=700)
+    _, top = browser.place(".trio", 0.5, 0.0)
+    across, down = browser.run(
+        "(() => { const box = document.querySelector('.frames-player').getBoundingClientRect();"
+        "return [box.left, box.bottom]; })()"
+    )
+    assert top < 700 and down <= 700 and across >= 0
 
 
 def test_sound_plays_from_the_same_place_on_every_side(browser: Browser, page: Path) -> None:

@@ -53,7 +53,12 @@ def test_perfect_absent_and_boundless_values_have_their_place() -> None:
 def test_failed_metrics_come_first_and_what_is_not_judged_is_folded(verdict: Verdict, registry: Registry) -> None:
     metrics = {row.metric: row.value for row in verdict.rows} | {"frames.max_abs": 3.0}
     text = metric_table(verdict, metrics, registry.limits_of("astronaut"))
-    names = ["video_latent.relative_l2", "frames.psnr_db.min", "frames.ssim.min", "frames.max_abs"]
+    names = [
+        "video_latent.relative_l2",
+        "frames.ssim.min",
+        "frames.psnr_db.min",
+        "frames.max_abs",
+    ]  # used: 1.2, 3 waived, 0
     places = [text.index(f"<code>{name}</code>") for name in names]
     places.insert(3, text.index("1 more, measured without being judged"))
     assert places == sorted(places)
@@ -71,8 +76,9 @@ def test_groups_of_taps_are_folded_and_counted(verdict: Verdict) -> None:
         msgspec.structs.replace(row, metric="isolated.init.video", passed=True),
     ]
     text = metric_table(msgspec.structs.replace(verdict, rows=(*verdict.rows, *taps)), {}, {})
-    assert "<summary>Drift of taps: 1 of 2 groups beyond their limit</summary>" in text
-    assert "<summary>Isolated errors: none of 1 groups beyond their limit</summary>" in text
+    assert '<details class="more" open=""><summary>Drift of taps: 1 of 2 groups beyond their limit</summary>' in text
+    assert '<details class="more"><summary>Isolated errors: none of 1 groups beyond their limit</summary>' in text
+    assert '<details class="more" open=""><summary>Outputs: 1 of 5 metrics beyond their limit</summary>' in text
     assert text.index("<code>frames.ssim.min</code>") < text.index("Drift of taps") < text.index("drift.init.video")
     many = tuple(msgspec.structs.replace(row, metric="drift.text", status="OVERLAP") for _ in range(60))
     text = metric_table(msgspec.structs.replace(verdict, rows=many), {}, {})

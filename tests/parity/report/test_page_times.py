@@ -2,7 +2,9 @@
 
 import pytest
 
-from parity.report.page_times import change_words
+from parity.judge.perf import Machine, Times
+from parity.judge.perf_history import HistoryLine
+from parity.report.page_times import change_words, chart, curve
 from parity.report.words import short
 
 
@@ -19,3 +21,32 @@ def test_a_measurement_has_four_digits_and_its_unit() -> None:
     assert short(0.0360407, "s") == "0.03604 s"
     assert short(5 << 29, "bytes") == "2.5000 GiB"
     assert short(None, "s") == "-"
+
+
+def test_a_chart_begins_at_zero_and_names_its_axes() -> None:
+    drawn = chart("two steps", [((1.0, 4.0), "now"), ((2.0,), "before")], ("step 0", "step 1"))
+    # 640 x 150: from 52 to 630 across, from 128 (zero) up to 12 (the longest).
+    assert 'class="now" points="52.0,99.0 630.0,12.0"' in drawn
+    for words in (">4 s</text>", ">2 s</text>", ">0 s</text>", ">step 0</text>", ">step 1</text>"):
+        assert words in drawn
+    assert '<circle cx="52.0" cy="70.0" r="3"/>' in drawn  # one value is no line
+
+
+def test_a_history_of_one_entry_is_no_curve() -> None:
+    def entry(created_utc: str, end_to_end_s: float) -> HistoryLine:
+        return HistoryLine(
+            case="micro",
+            runner="native",
+            tier="exact",
+            machine=Machine(device="cpu", driver="", cpu="x", threads=1, torch="2.13"),
+            work={},
+            created_utc=created_utc,
+            code_version="c",
+            baseline=True,
+            runs=(Times(end_to_end_s=end_to_end_s, stage_s={}, step_s=(), peak_bytes=1),),
+        )
+
+    first, second = entry("2026-01-02T03:04:05+00:00", 4.0), entry("2026-02-03T03:04:05+00:00", 2.0)
+    assert curve([first]) == []
+    text = "".join(curve([first, second]))
+    assert "2026-01-02" in text and "2026-02-03" in text and 'points="52.0,12.0 630.0,70.0"' in text

@@ -162,6 +162,7 @@ def test_it_is_drawn_and_saved_and_its_numbers_can_be_judged_again(diagnosis: Di
     draw_suite(Terminal(file=said, width=150), [line(diagnosis(True))], ["micro/late"])
     text = said.getvalue()
     assert "COULD NOT JUDGE" in text and "not run yet: micro/late" in text
+    assert "…" not in text and "native against official" in text  # a log is as wide as its table
     save_suite(tmp_path, [line(diagnosis(True))], [], 433.6)
     document = json.loads((tmp_path / "suite.json").read_text())
     assert document["took_s"] == 433.6 and "This call took 434 s." in (tmp_path / "suite.md").read_text()

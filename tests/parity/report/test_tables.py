@@ -13,7 +13,7 @@ from parity.judge.rules import judge
 from parity.judge.verdict import Verdict
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
 from parity.report.terminal import Terminal
-from parity.report.words import folded, in_words
+from parity.report.words import folded, in_words, next_steps
 
 
 def console(width: int) -> Terminal:
@@ -28,7 +28,7 @@ def shown(target: Terminal) -> str:
 @pytest.mark.parametrize("width", [20, 60, 80, 130, 200])
 def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> None:
     target = console(width)
-    draw_gate(target, in_words(verdict))
+    draw_gate(target, in_words(verdict), whole=True)
     text = shown(target)
     for whole in (
         "video_latent.relative_l2",
@@ -49,8 +49,8 @@ def test_every_number_is_whole_at_any_width(verdict: Verdict, width: int) -> Non
 
 def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -> None:
     wide, narrow = console(200), console(60)
-    draw_gate(wide, in_words(verdict))
-    draw_gate(narrow, in_words(verdict))
+    draw_gate(wide, in_words(verdict), whole=True)
+    draw_gate(narrow, in_words(verdict), whole=True)
     assert "why this limit" in shown(wide) and "why this limit" not in shown(narrow)
     assert "video_latent.relative_l2 is 0.123457, wanted <= 0.1" in shown(narrow)
 
@@ -58,10 +58,10 @@ def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -
 @pytest.mark.parametrize("width", [60, 200])
 def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> None:
     target = console(width)
-    draw_gate(target, in_words(verdict))
+    draw_gate(target, in_words(verdict), whole=True)
     text = " ".join(shown(target).split())
     for words in (
-        "loosened: fused norm",
+        "harmless 40 dB (threads), weakest defect 20 dB (gelu)",
         "uncalibrated",
         "OVERLAP",
         "waived",
@@ -69,6 +69,38 @@ def test_reasons_states_and_waivers_are_shown(verdict: Verdict, width: int) -> N
         "FAIL",
     ):
         assert words in text, words
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_only_the_worst_five_are_shown_unless_all_are_asked_for(verdict: Verdict, width: int) -> None:
+    row = next(row for row in verdict.rows if row.failed)
+    beyond = [
+        msgspec.structs.replace(row, metric=f"drift.{name}", value=used * row.limit, used=used)
+        for name, used in (("c", 3.0), ("a", 40.0), ("f", 1.5), ("b", 7.0), ("g", 1.25), ("d", 2.5), ("e", 2.0))
+    ]
+    words = in_words(msgspec.structs.replace(verdict, rows=(*verdict.rows, *beyond)), first="step 1 · video, 12x noise")
+    target = console(width)
+    draw_gate(target, words, steps=["next: parity explain RUN"])
+    text = " ".join(shown(target).split())
+    first = shown(target).splitlines()[0]
+    assert first.startswith("VERDICT: NOT AT PARITY: 8 of 12 metrics beyond their limits and 1 finding, first ")
+    assert "first divergence at step 1 · video, 12x noise (judged by limits" in first
+    places = [text.index(f"drift.{name} ") for name in "abcde"]
+    assert places == sorted(places) and "drift.f" not in text and "drift.g" not in text
+    assert "40x" in text and "<= 0.1" in text and "0.7" in text  # ratio, limit and value of what is beyond
+    assert "3 more beyond their limits, 4 within; -v shows every metric" in text
+    assert "next: parity explain RUN" in text and "missing_channel in audio_waveform" in text
+
+
+def test_nothing_is_to_be_typed_next_at_parity(passing: Verdict) -> None:
+    target = console(100)
+    draw_gate(target, in_words(passing), steps=["next: parity explain RUN"])
+    assert "next" not in shown(target) and "-v" not in shown(target)
+
+
+def test_a_command_to_type_can_be_typed() -> None:
+    assert next_steps("a run", None)[0] == "next: parity explain 'a run'"
+    assert next_steps("b", "ref;x")[1] == "next: parity report b --against 'ref;x' --out page.html"
 
 
 def test_the_last_line_is_the_decision(passing: Verdict, slow: PerfVerdict) -> None:
@@ -108,16 +140,34 @@ def test_changes_show_old_against_new(registry: Registry, width: int) -> None:
     assert "1.5 s" in shown(target) and "loosened" in shown(target)
 
 
+def test_the_largest_change_of_a_limit_stands_first(registry: Registry) -> None:
+    moved = dict(registry.defaults)
+    for metric, value in (("video_latent.relative_l2", 0.11), ("frames.psnr_db.min", 10.0), ("frames.ssim.min", 0.97)):
+        moved[metric] = msgspec.structs.replace(moved[metric], value=value)
+    target = console(200)
+    draw_changes(target, propose(registry, {DEFAULTS: moved}, {}).changes)
+    text = shown(target)
+    places = [text.index(words) for words in ("10x looser", "1.33x tighter", "1.1x looser")]  # 20 dB; 0.04 to 0.03
+    assert places == sorted(places)
+    target = console(200)
+    draw_changes(target, propose(registry, {DEFAULTS: registry.defaults}, {}).changes)
+    assert shown(target) == "note 5 limits are unchanged\n"
+
+
 @pytest.mark.parametrize("width", [100, 120, 130, 140, 150, 160])
 def test_a_reason_is_never_cut_off(verdict: Verdict, width: int) -> None:
     rows = tuple(
         msgspec.structs.replace(
-            row, unit="elements", metric="drift.block.video.text_attn.second_half", reason="w " * 20 + "end."
+            row,
+            unit="elements",
+            metric="drift.block.video.text_attn.second_half",
+            reason="w " * 20 + "end.",
+            floor=None,
         )
         for row in verdict.rows
     )
     target = console(width)
-    draw_gate(target, in_words(msgspec.structs.replace(verdict, rows=rows)))
+    draw_gate(target, in_words(msgspec.structs.replace(verdict, rows=rows)), whole=True)
     assert shown(target).count("end.") == len(rows)
 
 

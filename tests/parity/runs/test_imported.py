@@ -13,8 +13,8 @@ from parity.runs.folder import read_run
 from parity.runs.imported import ImportedFiles, import_run
 from parity.runs.reduced import reduce_outputs
 from runners.case import Case, parse_case
-from runners.catalogue import NAMES
 from runners.errors import MediaError, OutputError, ParityError, RunError, RunnerError
+from runners.names import NAMES
 
 SaveFrames = Callable[..., Path]
 SaveWav = Callable[..., Path]
