@@ -16,6 +16,7 @@ from parity.trace.atomic import append_text, own_folder, write_bytes_atomic
 from runners.case import load_case
 from runners.errors import CaseError, ConfigError
 from runners.files import read_bytes
+from runners.load import read_text
 
 MAX_PICTURE_BYTES = 64 << 20
 SAYS = "# The root of this project's cases, goldens, limits and speed baselines, for the command `parity`.\n"
@@ -40,7 +41,7 @@ def begin_project(folder: Path, root: str = PROJECT_FOLDER) -> tuple[Path, ...]:
     table = f'{SAYS}[tool.{TABLE}]\nroot = "{inside}"\n'
     if pyproject.is_file():
         written = pyproject
-        text = pyproject.read_text(encoding="utf-8")
+        text = read_text(pyproject, ConfigError, "mend it, or begin the project elsewhere")
         append_text(pyproject, f"{'' if text.endswith(chr(10)) or not text else chr(10)}\n{table}")
     elif root == PROJECT_FOLDER:
         written = own

@@ -12,6 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from runners.errors import ConfigError
+from runners.files import read_bytes
+
 FILE: Final = Path(__file__).with_name("fp8_layers.toml")
 
 
@@ -31,7 +34,8 @@ NOTHING_IN_FP8: Final = Fp8Choice()
 
 @lru_cache
 def choice_of_tier(tier: str) -> Fp8Choice:
-    """The choice of a tier; nothing for those that have none. Blocks that a model does not have choose nothing."""
-    tiers = tomllib.loads(FILE.read_text())["tiers"]
+    """The choice of a tier; nothing for those that have none. Raises: ConfigError if the file is not there."""
+    text = read_bytes(FILE, ConfigError, "restore it as it was committed").decode()
+    tiers = tomllib.loads(text)["tiers"]
     products = tiers.get(tier, {}).get("products", {})
     return Fp8Choice({name: frozenset(blocks) for name, blocks in products.items()})
