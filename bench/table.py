@@ -17,7 +17,6 @@ from typing import Any
 
 from bench.rows import (
     ENDS,
-    OLDER,
     Rows,
     blocks_row,
     capture_row,
@@ -92,15 +91,7 @@ def full_size_rows(kinds: Documents) -> Rows:
         for line in one["lines"]:
             found = f"{line['outcome']}, first diverges at {line['taps']['roots'][0]['where']}"
             rows.append((f"native with one feed-forward {HOW_PLANTED}", found))
-    samples = kinds.get("samples", [])
-    newest = newest_code(samples)
-    times = [row for one in here("samples") for row in speed_rows(one, newest) if row[0] == FULL_SIZE_CASE]
-    if times:
-        found = "; ".join(f"{runner} {s} s, {peak} GiB" for _, runner, _, _, _, s, _, _, _, peak, *_ in times)
-        runs = ", ".join(f"{count} of {runner}" for _, runner, _, _, count, *_ in times)
-        older = ", older code" if any(OLDER in row for row in times) else ""
-        rows.append((f"one request end to end, median (runs: {runs}{older})", found))
-    return [*rows, *speed_lines(samples, FULL_SIZE_CASE)]
+    return [*rows, *speed_lines(kinds.get("samples", []), FULL_SIZE_CASE)]
 
 
 def full_size_table(kinds: Documents) -> str:
@@ -136,7 +127,12 @@ def engines_table(kinds: Documents) -> str:
 def ladder_table(kinds: Documents) -> str:
     """The ladder of tiers."""
     return "\n".join(
-        table(f"{one['case']} on one {device(one)}", LADDER_COLUMNS, ladder_rows(one, kinds.get("samples", [])))
+        table(
+            f"Native's tiers: whole runs, and the guided x0 of a step held to the same step in fp32 (worst of steps "
+            f"{', '.join(one['error']['exact']['video'])}), {one['case']} on one {device(one)}",
+            LADDER_COLUMNS,
+            ladder_rows(one, kinds.get("samples", [])),
+        )
         for one in kinds.get("ladder", [])
     )
 

@@ -188,15 +188,15 @@ def test_the_page_of_measurements_is_what_the_files_say(kinds: Any, capsys: pyte
     assert shown == capsys.readouterr().out + "<!-- end -->\n", "run `make measurements`"
 
 
-def test_the_readme_shows_three_of_the_tables(kinds: Any) -> None:
+def test_the_readme_shows_four_of_the_tables(kinds: Any) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [found["name"] for found in table.BLOCK.finditer(readme)] == ["engines", "caught", "full size"]
+    assert [found["name"] for found in table.BLOCK.finditer(readme)] == ["engines", "caught", "full size", "ladder"]
     assert table.filled(readme, table.blocks_of(kinds)) == readme, "run `make measurements`"
     engines = (ROOT / "docs/engines.md").read_text(encoding="utf-8")
     assert [found["name"] for found in table.BLOCK.finditer(engines)] == ["engines"]
     assert table.filled(engines, table.blocks_of(kinds)) == engines, "run `make measurements`"
     shown = [line for line in table.full_size_table(kinds).splitlines() if line.startswith("| ")]
-    assert len(shown) == 2 + 5 + 2 and table.FULL_SIZE_ON in table.full_size_table(kinds)
+    assert len(shown) == 2 + 4 + 2 and table.FULL_SIZE_ON in table.full_size_table(kinds)
 
 
 def test_an_engines_row_says_its_release_its_equal_taps_and_where_it_first_departs() -> None:
@@ -280,7 +280,6 @@ def test_rows_at_full_size_are_of_one_device_and_count_cases_taps_and_places() -
         "1 of 1 cases bit-identical, 11 taps",
         "2 of 90 places differ",
         "NOT AT PARITY, first diverges at step 0, block 5",
-        "native 61.00 s, 3.0 GiB",
         "native 2.000 (61.0, 1 runs)",
     ]
     assert f"**Full size on one {DEVICE}**" in table.full_size_table(kinds)
