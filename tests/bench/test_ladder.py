@@ -25,10 +25,12 @@ def ladder(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_each_tier_is_as_far_from_fp32_as_it_says(
-    ladder: Any, tiny_weights: WeightsFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ladder: Any, micro_weights: WeightsFolder, micro_case_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "ladder.json"
-    asked = ["--case", "tiny_ti2v", "--weights", str(tiny_weights.folder), "--at", "1", "--rounds", "2"]
+    case = tmp_path / "case.toml"
+    case.write_text(micro_case_text)
+    asked = ["--case", str(case), "--weights", str(micro_weights.folder), "--at", "1", "--rounds", "2"]
     monkeypatch.setattr(sys, "argv", ["ladder.py", "--out", str(out), "--device", "cpu", *asked])
     ladder.main()
     found = json.loads(out.read_text())

@@ -205,7 +205,7 @@ def test_every_verb_that_judges_takes_the_numbers_that_limits_hold_for(
 def test_runs_can_be_looked_at_where_the_golden_is_damaged(official: Run, fast: Run, tmp_path: Path) -> None:
     (tmp_path / "golden" / "micro" / "case.toml").write_text("# edited")
     assert "is not the case its golden was recorded for" in invoke("gate", fast.folder, "--against", official.folder)
-    assert "frames.flicker.max" in invoke("diff", official.folder, fast.folder)
+    assert "all bits equal" in invoke("diff", official.folder, fast.folder)
     page = tmp_path / "page.html"
     invoke("report", fast.folder, "--against", official.folder, "--out", page)
     assert "is not the case its golden was recorded for" in page.read_text()

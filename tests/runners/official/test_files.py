@@ -54,5 +54,5 @@ def test_no_more_than_ten_files_are_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_packages_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(RunnerError, match=r"ltx_core is not installed; run `make setup`"):
+    with pytest.raises(RunnerError, match=r"ltx_core is not installed; `pip install .*, in a checkout `make setup`"):
         package_root()
