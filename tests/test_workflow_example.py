@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -105,14 +106,20 @@ def test_the_reference_is_kept_by_what_it_follows_from() -> None:
     assert [step["name"] for step in made] == ["Forge weights", "Run the official model"]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the workflow's cache holds: nothing until a job has ended well."""
+    return tmp_path_factory.mktemp("cache") / "kept"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("planted", [False, True])
-def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool) -> None:
+def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool, kept: Path, warm: Path) -> None:
     """Every step of the job `tiny` but those that install, in order, as the workflow's shell runs them."""
     tools, variables = tmp_path / "tools", tmp_path / "output"
     tools.mkdir()
-    for name, command in (("parity", "-m parity"), ("pip", "-m pip")):
-        (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
+    for name, command in (("parity", f"{warm} -m parity"), ("pip", f"{sys.executable} -m pip")):
+        (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (tools / name).chmod(0o755)
     (tmp_path / "repo" / ".parity" / "engine" / "bin").mkdir(parents=True)
     python = tmp_path / "repo" / ".parity" / "engine" / "bin" / "python"
@@ -129,6 +136,9 @@ def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool) -> None:
     environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment |= {"GITHUB_OUTPUT": str(variables), "GITHUB_PATH": os.devnull}
     environment |= {**workflow()["env"], "ENGINE": "toy.py:Toy", "CASE": workflow()["jobs"]["tiny"]["env"]["CASE"]}
+    hit = kept.is_dir()
+    if hit:
+        copytree(kept, tmp_path / "repo", dirs_exist_ok=True)
     ended: dict[str, int] = {}
     said: dict[str, str] = {}
     for job, step in steps():
@@ -137,6 +147,8 @@ def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool) -> None:
             continue
         failed, late = any(ended.values()), any(word in wanted for word in ("failure()", "cancelled()"))
         if (failed and not late) or ("failure()" in wanted and not ended.get("Gate")):
+            continue
+        if hit and "cache-hit != 'true'" in wanted:
             continue
         if "steps.engine.outcome == 'success'" in wanted and ended.get("Run the engine") != 0:
             continue
@@ -152,9 +164,12 @@ def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool) -> None:
         ended[name], said[name] = done.returncode, done.stdout + done.stderr
     expected = dict.fromkeys(ended, 0) | ({"Gate": 1} if planted else {})
     assert ended == expected, said
-    assert ("Explain" in ended) is planted
+    assert ("Explain" in ended) is planted and ("Run the official model" in ended) is not hit
     assert re.fullmatch(r"key=[0-9a-f]{32}\n", variables.read_text())
     assert all((tmp_path / "repo" / "runs" / f"parity.{ending}").is_file() for ending in ("html", "xml"))
+    if not hit and not planted:
+        for part in ("weights", "runs/official"):
+            copytree(tmp_path / "repo" / part, kept / part)
     if planted:
         assert "first divergence at step 0 · audio · guided prediction" in said["Gate"]
         assert "`denoise/000/guided/audio`" in said["Explain"]
