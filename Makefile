@@ -54,7 +54,7 @@ GPU_LIMITS ?= ltx_2.3_one_stage_ti2v_25f,ltx_2.3_one_stage_ti2v
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup wheel parity parity-gpu golden-gpu thresholds-gpu measurements \
-  test sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
+  test test-package sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds thresholds-quick coverage mutate hostile bench clean
 
 help: ## Show this list
@@ -116,7 +116,10 @@ measurements: ## Print the tables of docs/measurements, and put them into the do
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 
 test: $(STAMP) ## All tests that need neither a GPU nor a browser, but for whole catalogues
-	$(RUN) -m pytest -m 'not gpu and not browser and not sweep' $(IN_PROCESSES)
+	$(RUN) -m pytest -m 'not gpu and not browser and not sweep and not package' $(IN_PROCESSES)
+
+test-package: $(STAMP) ## The wheel built and used in an empty folder, and the steps of the workflow in docs/
+	$(RUN) -m pytest -m package $(IN_PROCESSES)
 
 sweep: $(STAMP) ## Tests of whole catalogues: each known defect located and named, 400 damaged inputs, branches of native
 	$(RUN) -m pytest -m 'sweep and not gpu' $(IN_PROCESSES)

@@ -29,7 +29,7 @@ sys.meta_path.insert(0, Forbid())
 """
 RUNS_A_MODEL = ("transformers", "diffusers", "accelerate", "sentencepiece", "ltx_core", "ltx_pipelines", "pytest")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.package]
 
 
 def named_packages() -> set[str]:

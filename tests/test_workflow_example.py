@@ -113,6 +113,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.package
 @pytest.mark.parametrize("planted", [False, True])
 def test_the_steps_run_with_a_toy_engine(tmp_path: Path, planted: bool, kept: Path, warm: Path) -> None:
     """Every step of the job `tiny` but those that install, in order, as the workflow's shell runs them."""
