@@ -94,6 +94,7 @@ def diagnose(
         arbitrations=arbitrations,
         matching=lambda tap: matching_tap(tap, old, new),
         runner=candidate.manifest.runner,
+        tier=candidate.manifest.tier,
         kernels=kernel_differences(reference.manifest.details, candidate.manifest.details),
         shared=None if isolated is None else _shared(isolated, reference, candidate),
     )

@@ -40,6 +40,7 @@ class Explanation:
     divergence: Divergence  # with the findings of the comparison, too
     bits: BitEquality
     runner: str = "native"  # of the candidate
+    tier: str = "exact"  # of the candidate
     matching: MatchingTap | None = None  # what the first root holds instead of its own
     shared: Cause | None = None  # the cause that all blocks share, where isolated errors show one
     kernels: tuple[Difference, ...] = ()  # forms of attention that torch gave to another kernel than in the reference
@@ -123,6 +124,7 @@ def explain(
     arbitrations: Mapping[str, Arbitration] | None = None,
     matching: Callable[[str], MatchingTap | None] | None = None,
     runner: str = "native",
+    tier: str = "exact",
     kernels: Sequence[Difference] = (),
     shared: Cause | None = None,
 ) -> Explanation:
@@ -137,6 +139,7 @@ def explain(
         arbitrations: the taps before an oracle, where there is one.
         matching: which other tap of the reference the candidate holds at a tap, if any.
         runner: of the candidate: native has `parity isolate` to go on with, and diffusers modules of its own.
+        tier: of the candidate: `parity isolate` has the exact one, `parity admit` the others.
         kernels: forms of attention that torch gave to another kernel than in the reference.
         shared: the cause that all blocks share, where isolated errors show one.
     """
@@ -157,6 +160,7 @@ def explain(
         bits=bit_equality(diff, flow),
         shared=shared,
         runner=runner,
+        tier=tier,
         matching=None if matching is None or not found.roots else matching(found.roots[0].tap),
         kernels=tuple(kernels),
         arbitrations=arbitrations,

@@ -374,6 +374,9 @@ def _next(found: Explanation, case: str) -> list[str]:
             "`parity diff FULL --against FULL_OF_REFERENCE` on whole tensors"
         ]
     place = place_of(tap)
+    if found.tier != "exact" and place.block is not None:
+        at = f"native:{found.tier} --case {case} --weights DIR --taps '*/{place.stream}/{place.part}'"
+        return [f"next: `parity admit {at}` holds that operation to float64 beside the official one"]
     what = f"--stage {_STAGE[place.part]}" if place.block is None else f"--block {place.block}"
     step = "" if place.step is None else f" --steps {place.step}"
     return [f"next: `parity isolate {case} --weights DIR {what}{step}` for the error it adds by itself"]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from parity.explain.diagnosis import diagnose
 from parity.explain.explanation import Explanation
 from parity.judge.gate import calibrated_floors
+from parity.report.explanation import explanation_lines
 from parity.runs.execute import run_to_folder, writing_trace
 from parity.runs.folder import read_run
 from parity.runs.golden import find_case, golden_of
@@ -116,3 +117,6 @@ def test_a_planted_mistake_is_caught_where_it_is(name: str, diagnosed: Callable[
     roots = [place_of(root.tap) for root in found.divergence.roots]
     assert {place.part for place in roots} == parts
     assert {(place.step, place.block) for place in roots} == {(0, 0)}
+    (*_, last) = explanation_lines(found)
+    stream, part = roots[0].stream, roots[0].part
+    assert last.startswith(f"next: `parity admit native:{tier} --case CASE --weights DIR --taps '*/{stream}/{part}'`")
