@@ -19,7 +19,7 @@ class RepeatingListener(Protocol):
     repeats: bool  # False makes it one that cannot
 
     def repeat(self, earlier: str, again: str) -> None:
-        """Take all that was heard under the prefix `earlier` as heard under `again`, too."""
+        """Take all that was heard under the name or prefix `earlier` as heard under `again`, too."""
 
 
 class CapturingListener(Protocol):

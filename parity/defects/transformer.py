@@ -212,6 +212,7 @@ def given_tokens_told_sigma(original: Original, state: Any, *rest: Any) -> Any:
 def rope_in_text_attention(original: Original, branches: StreamBranches, x: Tensor) -> Any:
     """Queries of the text attention are rotated by their positions."""
     rotated: Any = partial(branches.text_attention, query_rotary=branches.at.rotary.own)
+    rotated.keys_values = branches.text_attention.keys_values
     return original(replace(branches, text_attention=rotated), x)
 
 

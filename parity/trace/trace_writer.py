@@ -167,9 +167,9 @@ class TraceWriter:
         return self._tensors is None and self._pattern in (None, "*")
 
     def repeat(self, earlier: str, again: str) -> None:
-        """Record the taps of this step under the prefix `earlier` once more, under `again`, without their tensors."""
+        """Record the taps of this step named or prefixed `earlier` once more, under `again`, without their tensors."""
         for name, (batch, row) in list(self._of_step.items()):
-            if name.startswith(f"{earlier}/"):
+            if name == earlier or name.startswith(f"{earlier}/"):
                 copied = f"{again}{name.removeprefix(earlier)}"
                 self._batch_for(copied, batch.device).copy(copied, batch, row)
 

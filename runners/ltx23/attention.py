@@ -42,6 +42,7 @@ class Attention(nn.Module):
         key_rotary: Rotary | None = None,
         mask: Tensor | None = None,
         values_only: bool = False,
+        keys_values: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Attend from `x` to `context` (the same tensor for self-attention).
 
@@ -53,12 +54,13 @@ class Attention(nn.Module):
             mask: additive, broadcastable to (B, H, T, S), in the dtype of `x`.
             values_only: put each token's own value in place of the attention's output; wants T = S. This is
                 self-attention as the perturbed guidance pass has it.
+            keys_values: `keys_values(context)`, where the caller has them already.
         Returns: (B, T, C), gated and projected.
         """
-        values = self.to_v(context)  # (B, S, D)
         if values_only:
-            return self._project_out(x, values)
-        queries, keys = self.q_norm(self.to_q(x)), self.k_norm(self.to_k(context))
+            return self._project_out(x, self.to_v(context))
+        keys, values = self.keys_values(context) if keys_values is None else keys_values
+        queries = self.q_norm(self.to_q(x))
         if query_rotary is not None:
             queries = query_rotary.rotate(queries)
         if key_rotary is not None:
@@ -69,6 +71,10 @@ class Attention(nn.Module):
         )
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return self._project_out(x, rearrange(attended, "b h t d -> b t (h d)"))
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, normalised and not yet rotated, and values (B, S, D) of a context (B, S, context width)."""
+        return self.k_norm(self.to_k(context)), self.to_v(context)
 
     def _project_out(self, x: Tensor, attended: Tensor) -> Tensor:
         if self.to_gate_logits is not None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from runners.ltx23.attention import Attention
 from runners.ltx23.feed_forward import FeedForward
 from runners.ltx23.rotary import Rotary
+from runners.ltx23.shared_branches import NO_SHARED_BRANCHES, SharedBranches
 from runners.ltx23.timestep import ShiftScaleGate, modulate, rms_norm, table_rows
 from runners.ltx23.transformer_config import TransformerConfig
 from runners.tap import tap, tapping
@@ -67,6 +68,7 @@ class StreamConditions:
     modulation: StreamModulation
     rotary: StreamRotary
     enabled: bool  # a disabled stream is left as it is, but the other one still sees it
+    shared: SharedBranches = NO_SHARED_BRANCHES  # what the passes of the step have in common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +98,31 @@ class StreamBranches:
     def attend_to_self(self, x: Tensor, values_only: bool) -> Tensor:
         """The stream after self-attention, which `values_only` replaces by its values."""
         mod, rotary = self.modulation(SELF_ATTENTION_ROWS), self.at.rotary.own
-        normed = self.normed(x, mod)
-        attended = self.self_attention(normed, normed, query_rotary=rotary, key_rotary=rotary, values_only=values_only)
-        return self.add(x, "self_attn", attended, mod.gate)
+
+        def attended() -> Tensor:
+            normed = self.normed(x, mod)
+            output = self.self_attention(
+                normed, normed, query_rotary=rotary, key_rotary=rotary, values_only=values_only
+            )
+            return self.add(x, "self_attn", output, mod.gate)
+
+        given = self.at.modulation, rotary, values_only
+        return self.at.shared.add(self.self_attention, x, given, f"{self.name}/self_attn", attended)
 
     def attend_to_text(self, x: Tensor) -> Tensor:
         """The stream after attention to its text context."""
-        mod = self.modulation(TEXT_ATTENTION_ROWS)
-        shift, scale = table_rows(self.prompt_table, self.at.modulation.prompt, slice(0, PROMPT_ROWS))
-        attended = self.text_attention(self.normed(x, mod), modulate(self.at.context, scale, shift))
-        return self.add(x, "text_attn", attended, mod.gate)
+        mod, context, modulation = self.modulation(TEXT_ATTENTION_ROWS), self.at.context, self.at.modulation
+        shift, scale = table_rows(self.prompt_table, modulation.prompt, slice(0, PROMPT_ROWS))
+
+        def keys_values() -> tuple[Tensor, Tensor]:
+            return self.text_attention.keys_values(modulate(context, scale, shift))
+
+        def attended() -> Tensor:
+            of_text = self.at.shared.of_text(self.text_attention, context, modulation, keys_values)
+            output = self.text_attention(self.normed(x, mod), context, keys_values=of_text)
+            return self.add(x, "text_attn", output, mod.gate)
+
+        return self.at.shared.add(self.text_attention, x, (modulation, context), f"{self.name}/text_attn", attended)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The stream after the feed-forward branch."""

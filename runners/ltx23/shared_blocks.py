@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from torch import Tensor
 
 from runners.ltx23.block import BlockSkips, StreamConditions
+from runners.ltx23.shared_branches import NO_SHARED_BRANCHES, SharedBranches
 from runners.tap import can_repeat, current_scope, tap_again
 
 Streams = tuple[Tensor, Tensor]  # video, audio
@@ -56,9 +57,11 @@ class SharedBlocks:
     Args:
         departures: blocks before which streams are worth keeping.
         blocks: how many the transformer has.
+        branches: what passes have in common beyond.
     """
 
-    def __init__(self, departures: Iterable[int], blocks: int) -> None:
+    def __init__(self, departures: Iterable[int], blocks: int, branches: SharedBranches = NO_SHARED_BRANCHES) -> None:
+        self.branches = branches
         self._blocks = blocks
         self._departures = frozenset(departures) - {0}
         self._kept: dict[int, Streams] = {}

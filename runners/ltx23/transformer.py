@@ -235,7 +235,7 @@ class Transformer(nn.Module):
             skips: branches that this guidance pass leaves out.
             modulation: `modulation` of the step, where the caller has it already.
             disable_v2a_cross_attn: leave V2A out of every block, whatever the pass.
-            shared: blocks that the passes of the step have in common.
+            shared: what the passes of the step have in common.
         Returns: denoised video (B, T, P) and audio (B, T, P), in the latents' dtype.
         Raises: ShapeError if a context is not as wide as its stream.
         """
@@ -246,16 +246,30 @@ class Transformer(nn.Module):
         if disable_v2a_cross_attn:
             skips = replace(skips, v2a=True)
         at_video = StreamConditions(
-            context=video.context, modulation=modulation.video, rotary=rotary.video, enabled=video.enabled
+            context=video.context,
+            modulation=modulation.video,
+            rotary=rotary.video,
+            enabled=video.enabled,
+            shared=shared.branches,
         )
         at_audio = StreamConditions(
-            context=audio.context, modulation=modulation.audio, rotary=rotary.audio, enabled=audio.enabled
+            context=audio.context,
+            modulation=modulation.audio,
+            rotary=rotary.audio,
+            enabled=audio.enabled,
+            shared=shared.branches,
         )
         inputs = PassInputs(latents=(video.latent, audio.latent), video=at_video, audio=at_audio, skips=skips)
         begun = shared.begin(inputs)
         if begun is None:
             # (B, T, P) -> (B, T, C)
-            begun = 0, (self.patchify_proj(video.latent), self.audio_patchify_proj(audio.latent))
+            begun = (
+                0,
+                (
+                    shared.branches.project(self.patchify_proj, video.latent),
+                    shared.branches.project(self.audio_patchify_proj, audio.latent),
+                ),
+            )
         start, (video_stream, audio_stream) = begun
         for index, block in enumerate(self.transformer_blocks[start:], start):
             shared.keep(index, video_stream, audio_stream)

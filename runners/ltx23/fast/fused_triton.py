@@ -109,6 +109,7 @@ def _norm_rotate(
     weight2,
     cos,
     sin,
+    lanes,
     tokens,
     stride,
     width,
@@ -118,18 +119,20 @@ def _norm_rotate(
     ROTATE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    program = tl.program_id(0).to(tl.int64)
+    # The lanes of a token follow each other, so that all but the first find its rotary row in the cache.
+    token = tl.program_id(0).to(tl.int64) // lanes
+    place = tl.program_id(0).to(tl.int64) % lanes * tokens + token
     pair = tl.arange(0, BLOCK)
     inside = pair < width // 2
     first_at = pair // HALF * (2 * HALF) + pair % HALF
     second_at = first_at + HALF
     if ROTATE:
-        table = program % tokens * (width // 2) + pair
+        table = token * (width // 2) + pair
         c = tl.load(cos + table, inside, 0.0).to(tl.float32)
         s = tl.load(sin + table, inside, 0.0).to(tl.float32)
     for part in tl.static_range(PARTS):
         weight = weight1 if part == 0 else weight2
-        start = x + program * stride + part * width
+        start = x + place * stride + part * width
         first = tl.load(start + first_at, inside, 0.0).to(tl.float32)
         second = tl.load(start + second_at, inside, 0.0).to(tl.float32)
         inverse = tl.rsqrt(tl.sum(first * first + second * second) / width + eps)
@@ -224,6 +227,7 @@ def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | N
         weights[-1],
         cos,
         sin,
+        lanes,
         tokens,
         stride,
         width,

@@ -17,6 +17,7 @@ from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
 from runners.ltx23.shared_blocks import SharedBlocks, departure
+from runners.ltx23.shared_branches import SharedBranches
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.step_graph import StepGraphs
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
@@ -122,7 +123,8 @@ class DenoisingStage:
         blocks = len(self.transformer.transformer_blocks)
         # Passes that differ from the first in what they skip alone; of the others no block is the same.
         alike = [one for one in step.passes if _but_for_skips(one) == _but_for_skips(step.passes[0])]
-        shared = SharedBlocks((departure(one.skips, alike[0].skips, blocks) for one in alike[1:]), blocks)
+        branches = SharedBranches(self.context(batch, negative=one.negative_prompt) for one in step.passes)
+        shared = SharedBlocks((departure(one.skips, alike[0].skips, blocks) for one in alike[1:]), blocks, branches)
         return {
             one.name: self._pass(one, batch, step, shared, disable_v2a_cross_attn=disable_v2a_cross_attn)
             for one in step.passes
