@@ -3,7 +3,8 @@
     python bench/fused.py --out FILE [--lanes 4] [--tokens 6144] [--width 4096] [--heads 32] [--repeats 30]
 
 Times are medians between device events, on tensors that rotate through more memory than the cache holds; bytes are
-what the operation has to read and write once. Products and attention are timed as well, in operations a second.
+what the operation has to read and write once, rows and tables aside. Products and attention are timed as well, in
+operations a second.
 """
 
 import argparse
@@ -26,8 +27,10 @@ EPS = 1e-6
 Work = Callable[[Tensor], object]
 
 
-def operations(a: argparse.Namespace, device: torch.device, given: list[Tensor]) -> dict[str, tuple[float, Work]]:
-    """Each fused operation of the stream, and how many tensors of its size it reads and writes."""
+def operations(
+    a: argparse.Namespace, device: torch.device, given: list[Tensor]
+) -> dict[str, tuple[float, list[Tensor], Work]]:
+    """Each fused operation of the stream, how many bf16 tensors of its size it moves, and on what it works."""
 
     def rows() -> Rows:
         return Rows(torch.randn(2, a.width, device=device), torch.randn(2, a.width, device=device))
@@ -39,12 +42,15 @@ def operations(a: argparse.Namespace, device: torch.device, given: list[Tensor])
     weight, rotary = torch.ones(a.width, device=device, dtype=torch.bfloat16), TokenRotary(*tables, a.heads)
     logits = torch.zeros(a.lanes, a.tokens, a.heads, device=device, dtype=torch.bfloat16)
     prepare = tuple(Prepare(rows=its, row=row, out=out) for its, out in zip((one, two), outs, strict=True))
+    streams = [one.float() for one in given]  # the residual stream is in fp32: two tensors to read, two to write
+    both = [one.repeat(1, 1, 2) for one in given]  # queries and keys as one product leaves them
     return {
-        "norm_modulate": (2, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
-        "add_branch": (4, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
-        "add_branch_two": (5, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
-        "norm_rotate": (2, lambda x: fused.norm_rotate_(x, (weight,), rotary, EPS)),
-        "gate_heads": (2, lambda x: fused.gate_heads_(x, logits)),
+        "norm_modulate": (3, streams, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
+        "add_branch": (6, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
+        "add_branch_two": (7, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
+        "norm_rotate": (4, both, lambda x: fused.norm_rotate_(x, (weight, weight), rotary, EPS)),
+        "norm_queries": (2, given, lambda x: fused.norm_rotate_(x, (weight,), None, EPS)),
+        "gate_heads": (2, given, lambda x: fused.gate_heads_(x, logits)),
     }
 
 
@@ -65,14 +71,14 @@ def main() -> None:
         print(f"{name:<22} {way:<10} {seconds * 1e6:9.1f} us  {amount / seconds / 1e12:7.2f} {unit}", flush=True)
 
     kernels = operations(a, device, given)
-    for name, (tensors, work) in kernels.items():
-        note(name, "kernel", median_s(work, given, a.repeats), tensors * size, "TB/s")
+    for name, (tensors, own, work) in kernels.items():
+        note(name, "kernel", median_s(work, own, a.repeats), tensors * size, "TB/s")
     with torch.no_grad():
         fused.triton_kernels = lambda: None  # type: ignore[assignment]  # from here on the torch forms
-        for name, (tensors, work) in operations(a, device, given).items():
-            note(name, "torch", median_s(work, given, a.repeats), tensors * size, "TB/s")
+        for name, (tensors, own, work) in operations(a, device, given).items():
+            note(name, "torch", median_s(work, own, a.repeats), tensors * size, "TB/s")
             try:
-                seconds = median_s(torch.compile(work), given, a.repeats)
+                seconds = median_s(torch.compile(work), own, a.repeats)
             except RuntimeError as error:  # of the compiler
                 print(f"{name:<22} compiled   failed: {str(error)[:80]!r}", flush=True)
                 continue

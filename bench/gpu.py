@@ -73,9 +73,14 @@ def header(kind: str, arguments: argparse.Namespace, device: torch.device) -> di
 
 
 def measured(runner: str, case: Case, weights: Weights, device: torch.device, taps: str | None = None) -> RunManifest:
-    """Run once and keep the record alone; `native:fast` is native in its tier fast."""
+    """Run once and keep the record alone; `native:fast` is its tier fast, `native+cuda:1` has a second device."""
+    runner, _, second = runner.partition("+")
     name, _, tier = runner.partition(":")
-    options = RunOptions(device=device, tier=next(one for one in TIERS if one == (tier or "exact")))
+    options = RunOptions(
+        device=device,
+        second_device=device_named(second) if second else None,
+        tier=next(one for one in TIERS if one == (tier or "exact")),
+    )
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recorded = None if taps is None else writing_trace(taps, "sketch")

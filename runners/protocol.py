@@ -30,6 +30,7 @@ class RunOptions:
     """The way a case is executed; what is executed stands in the case."""
 
     device: torch.device
+    second_device: torch.device | None = None  # computes guidance passes beside it
     dtype: torch.dtype = torch.bfloat16
     tier: Tier = "exact"  # only the native runner has tiers
     behaviours: dict[str, bool] = field(default_factory=dict)  # single reference behaviours set by hand
@@ -47,6 +48,7 @@ class Capabilities:
     behaviours: bool  # whether single reference behaviours can be set
     taps: tuple[str, ...]  # glob patterns of the tap names it can offer
     engine_options: frozenset[str] = frozenset()  # names of `RunOptions.engine` that it has
+    second_device: bool = False  # whether it can put guidance passes on another device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,8 @@ def require_understood(name: str, capabilities: Capabilities, case: Case, option
         )
     if options.behaviours and not capabilities.behaviours:
         raise RunnerError(f"Runner {name!r} cannot set single reference behaviours ({', '.join(options.behaviours)}).")
+    if options.second_device is not None and not capabilities.second_device:
+        raise RunnerError(f"Runner {name!r} computes on one device; leave out --second-device {options.second_device}.")
     unknown = sorted(options.engine.keys() - capabilities.engine_options)
     if unknown:
         raise RunnerError(

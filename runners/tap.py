@@ -6,6 +6,7 @@ supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is hea
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, Self, cast
 
 from torch import Tensor
@@ -38,7 +39,8 @@ class CapturingListener(Protocol):
 
 
 _listener: Listener | None = None
-_scope: tuple[str, ...] = ()
+# A thread has its own; whoever listens hears one thread.
+_scope: ContextVar[tuple[str, ...]] = ContextVar("scope", default=())
 
 
 def tapping() -> bool:
@@ -54,7 +56,7 @@ def listener() -> Listener | None:
 def tap(name: str, tensor: Tensor) -> None:
     """Offer `tensor` to the listener under the current scope; the listener must neither keep nor change it unasked."""
     if _listener is not None:
-        _listener("/".join((*_scope, name)), tensor)
+        _listener("/".join((*_scope.get(), name)), tensor)
 
 
 def can_repeat() -> bool:
@@ -65,7 +67,7 @@ def can_repeat() -> bool:
 def tap_again(earlier: str, name: str) -> None:
     """Offer everything that was tapped under the prefix `earlier` again, under `name` in the current scope."""
     if _listener is not None:
-        cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope, name)))
+        cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope.get(), name)))
 
 
 def can_capture() -> bool:
@@ -97,19 +99,17 @@ class CapturedTaps:
 
 def current_scope() -> str:
     """The prefix of every name tapped here; empty outside of all scopes."""
-    return "/".join(_scope)
+    return "/".join(_scope.get())
 
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
     """Prefix every tap inside with `name`."""
-    global _scope
-    outer = _scope
-    _scope = (*outer, name)
+    token = _scope.set((*_scope.get(), name))
     try:
         yield
     finally:
-        _scope = outer
+        _scope.reset(token)
 
 
 @contextmanager

@@ -25,6 +25,9 @@ def run(
         str | None, typer.Option(help="Official release to follow, instead of the case's; or custom.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    second_device: Annotated[
+        str | None, typer.Option(help="Computes some guidance passes of each step, with equal bits; native only.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bf16, or fp32 for the oracle.")] = "bf16",
     skip_v2a: Annotated[bool, typer.Option("--skip-v2a", help="Audio never attends to video.")] = False,
     disable_autocast: Annotated[
@@ -92,6 +95,7 @@ def run(
         require_choice(Dataflow(found, num_blocks(files)).taps, taps)
     options = RunOptions(
         device=where,
+        second_device=None if second_device is None else device_named(second_device),
         dtype=DTYPES[dtype],
         tier=chosen,
         behaviours=behaviours,

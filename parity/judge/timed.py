@@ -82,6 +82,7 @@ def timed_run(manifest: RunManifest) -> TimedRun:
             "dtype": manifest.dtype,
             "reference": manifest.reference,
             "trace": "taps recorded" if "trace.safetensors" in manifest.files else "no taps",
+            **({"second_device": second} if (second := manifest.details.get("second_device")) else {}),
         },
         times=Times(
             end_to_end_s=manifest.end_to_end_s,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from runners.clock import Clock
+from runners.errors import ConfigError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -31,6 +32,7 @@ from runners.ltx23.stages.denoising import DenoisingStage
 from runners.ltx23.stages.fast_denoising import FastDenoisingStage
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.stages.split_denoising import SplitDenoisingStage
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
 from runners.ltx23.stages.text_encoding import TextEncodingStage
 from runners.ltx23.stages.video_decoding import VideoDecodingStage
@@ -69,13 +71,13 @@ class ModelComponents:
             expected |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
         verify(expected, self.files.model, "the checkpoint")
 
-    def build(self, name: str, kind: type[ModuleT]) -> ModuleT:
-        """A loaded component, ready for inference on the run's device."""
+    def build(self, name: str, kind: type[ModuleT], device: torch.device | None = None) -> ModuleT:
+        """A loaded component, ready for inference on a device, the run's unless another is named."""
         module = self._skeleton(name)
         prefixes: dict[str, str] = module.CHECKPOINT_PREFIXES
         if not isinstance(module, kind):
             raise TypeError(f"{name} is a {type(module).__name__}, not a {kind.__name__}")
-        return load(module, prefixes, self.files.model, self.device, self.dtype)
+        return load(module, prefixes, self.files.model, device or self.device, self.dtype)
 
     def text_encoder(self) -> TextEncodingStage:
         """The text encoding stage with Gemma loaded."""
@@ -100,10 +102,28 @@ class ModelComponents:
 class LTX23Pipeline:
     """Runs requests through the stages."""
 
-    def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
-        """Check the model's files. Raises: ConfigError, CheckpointError."""
+    def __init__(
+        self,
+        files: ModelFiles,
+        config: PipelineConfig,
+        device: torch.device,
+        second_device: torch.device | None = None,
+    ) -> None:
+        """Check the model's files. Raises: ConfigError, CheckpointError.
+
+        Args:
+            files: the model's.
+            config: fully resolved.
+            device: of the run.
+            second_device: computes some passes of each step beside it, in the exact tier.
+        """
+        if second_device is not None and (config.tier != "exact" or second_device.type != device.type):
+            raise ConfigError(
+                f"A second device takes passes of the exact tier, and is of the first one's kind; got tier "
+                f"{config.tier!r} on {device} and {second_device}."
+            )
         self.config = config
-        self.device = device
+        self.device, self.second_device = device, second_device
         self.components = ModelComponents(files, config, device)
         self.components.verify()
 
@@ -148,6 +168,9 @@ class LTX23Pipeline:
         return batch
 
     def _denoising(self, transformer: Transformer) -> DenoisingStage:
+        if self.second_device is not None:
+            second = self.components.build("transformer", Transformer, self.second_device)
+            return SplitDenoisingStage(transformer, second, self.second_device)
         if self.config.tier == "exact":
             return DenoisingStage(transformer)
         return FastDenoisingStage(transformer, choice_of_tier(self.config.tier))

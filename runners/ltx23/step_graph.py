@@ -17,8 +17,7 @@ from torch import Tensor
 
 from runners.tap import CapturedTaps, can_capture
 
-Pair = tuple[Tensor, Tensor]  # video, audio
-Compute = Callable[..., Pair]  # of the inputs of a step
+Compute = Callable[..., tuple[Tensor, ...]]  # of the inputs of a step
 
 HOST_SHARE: Final = 0.8  # of a step's time that the host must take to start it, for a graph to be worth its memory
 
@@ -27,26 +26,32 @@ HOST_SHARE: Final = 0.8  # of a step's time that the host must take to start it,
 class _StepGraph:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    outputs: Pair
+    outputs: tuple[Tensor, ...]
     taps: CapturedTaps
 
 
 class StepGraphs:
-    """Computes the steps of one request, by graphs where these pay."""
+    """Computes the steps of one request, by graphs where these pay.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: of the run.
+        against: why there are none on CUDA either; empty where there may be.
+        always: capture even if the host keeps up.
+    """
+
+    def __init__(self, device: torch.device, against: str = "", *, always: bool = False) -> None:
         self._captured: dict[Hashable, _StepGraph] = {}
         self._computed: set[Hashable] = set()
         self._replayed = 0
-        self._against = "" if device.type == "cuda" else f"steps run on {device.type}"
-        self._measured = False
+        self._against = against if device.type == "cuda" else f"steps run on {device.type}"
+        self._measured = always
 
     @property
     def note(self) -> str:
         """The number of steps that were replayed, and what spoke against graphs in others."""
         return self._against or f"{self._replayed} steps replayed, {len(self._captured)} forms captured"
 
-    def run(self, form: Hashable | None, compute: Compute, inputs: tuple[Tensor, ...]) -> Pair:
+    def run(self, form: Hashable | None, compute: Compute, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The outputs of `compute(*inputs)`, new tensors each time.
 
         Args:
@@ -76,9 +81,9 @@ class StepGraphs:
         captured.graph.replay()
         captured.taps.replayed()
         self._replayed += 1
-        return captured.outputs[0].clone(), captured.outputs[1].clone()
+        return tuple(one.clone() for one in captured.outputs)
 
-    def _measure(self, compute: Compute, inputs: tuple[Tensor, ...]) -> Pair:
+    def _measure(self, compute: Compute, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Compute a step, and find out whether the host keeps up with the device."""
         self._measured = True
         torch.cuda.synchronize()

@@ -28,6 +28,7 @@ class NativeRunner:
         releases=frozenset(RELEASES),
         behaviours=True,
         taps=("*",),
+        second_device=True,
     )
 
     def __init__(
@@ -77,7 +78,7 @@ class NativeRunner:
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
-                pipeline = LTX23Pipeline(self.weights, config, self.options.device)
+                pipeline = LTX23Pipeline(self.weights, config, self.options.device, self.options.second_device)
             batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -98,6 +99,7 @@ class NativeRunner:
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
             details=details_of(config, sampling)
+            | ({"second_device": str(self.options.second_device)} if self.options.second_device else {})
             | ({"kernels": batch.kernels} if batch.kernels else {})
             | ({"step_graphs": batch.step_graphs} if self.options.device.type == "cuda" else {}),
         )

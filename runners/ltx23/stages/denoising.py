@@ -6,6 +6,7 @@ Source: ltx_pipelines.utils.{helpers.multi_modal_guider_denoising_func,samplers.
 Axes: B sample, T token, C channel.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -64,7 +65,7 @@ class DenoisingStage:
         on_device = schedule.to(batch.device)
         rotary = self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
         guided: Pair | None = None
-        graphs = StepGraphs(batch.device)
+        graphs = self.graphs(batch)
         batch.clock.mark_step(0, len(changes))
         for index, change in enumerate(changes):
             with scope(f"denoise/{index:03d}"):
@@ -72,7 +73,9 @@ class DenoisingStage:
                 compute = partial(self._guided, index, batch, video, audio, rotary)
                 passes = self.passes_at(index, batch)
                 form = (passes, guided is None) if passes else None
-                guided = graphs.run(form, compute, (video.latent, audio.latent, on_device[index], *(guided or ())))
+                inputs = video.latent, audio.latent, on_device[index], *(guided or ())
+                of_video, of_audio = graphs.run(form, compute, inputs)
+                guided = of_video, of_audio
                 tap("guided/video", guided[0])
                 tap("guided/audio", guided[1])
                 video = advance(video, guided[0], sigmas[index], change)
@@ -82,6 +85,10 @@ class DenoisingStage:
             batch.clock.mark_step(index + 1, len(changes))
         batch.step_graphs = graphs.note
         return video, audio
+
+    def graphs(self, batch: Batch) -> StepGraphs:
+        """The graphs of a request's steps."""
+        return StepGraphs(batch.device)
 
     def _guided(
         self,
@@ -120,35 +127,34 @@ class DenoisingStage:
 
     def predict(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> dict[str, Pair]:
         """x0 of both modalities by the name of the pass, one pass after the other."""
+        x0_of = self.pass_by_pass(batch, step, disable_v2a_cross_attn=disable_v2a_cross_attn)
+        return {one.name: x0_of(one) for one in step.passes}
+
+    def pass_by_pass(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> Callable[[GuidancePass], Pair]:
+        """Computes x0 of both modalities for one pass of a step; what passes have in common, once."""
         blocks = len(self.transformer.transformer_blocks)
         # Passes that differ from the first in what they skip alone; of the others no block is the same.
-        alike = [one for one in step.passes if _but_for_skips(one) == _but_for_skips(step.passes[0])]
+        alike = [one for one in step.passes if not differs_beyond_skips(one, step.passes[0])]
         branches = SharedBranches(self.context(batch, negative=one.negative_prompt) for one in step.passes)
         shared = SharedBlocks((departure(one.skips, alike[0].skips, blocks) for one in alike[1:]), blocks, branches)
-        return {
-            one.name: self._pass(one, batch, step, shared, disable_v2a_cross_attn=disable_v2a_cross_attn)
-            for one in step.passes
-        }
 
-    def _pass(
-        self, one: GuidancePass, batch: Batch, step: Step, shared: SharedBlocks, *, disable_v2a_cross_attn: bool
-    ) -> Pair:
-        context = self.context(batch, negative=one.negative_prompt)
-        with scope(one.name):
-            video = modality_at(step.video, step.sigma, context[0], one.video_enabled)
-            audio = modality_at(step.audio, step.sigma, context[1], one.audio_enabled)
-            x0: Pair = self.transformer(
-                video,
-                audio,
-                step.rotary,
-                one.skips,
-                step.modulation,
-                disable_v2a_cross_attn=disable_v2a_cross_attn,
-                shared=shared,
-            )
-            tap("x0/video", x0[0])
-            tap("x0/audio", x0[1])
-        return x0
+        def x0_of(one: GuidancePass) -> Pair:
+            context = self.context(batch, negative=one.negative_prompt)
+            with scope(one.name):
+                x0: Pair = self.transformer(
+                    modality_at(step.video, step.sigma, context[0], one.video_enabled),
+                    modality_at(step.audio, step.sigma, context[1], one.audio_enabled),
+                    step.rotary,
+                    one.skips,
+                    step.modulation,
+                    disable_v2a_cross_attn=disable_v2a_cross_attn,
+                    shared=shared,
+                )
+                tap("x0/video", x0[0])
+                tap("x0/audio", x0[1])
+            return x0
+
+        return x0_of
 
     def step_at(
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
@@ -194,8 +200,10 @@ def modality_at(state: LatentState, sigma: Tensor, context: Tensor, enabled: boo
     )
 
 
-def _but_for_skips(one: GuidancePass) -> tuple[bool, bool, bool]:
-    return one.negative_prompt, one.video_enabled, one.audio_enabled
+def differs_beyond_skips(one: GuidancePass, other: GuidancePass) -> bool:
+    """True unless what two passes leave out of the blocks is all that they differ in."""
+    mine, its = ((each.negative_prompt, each.video_enabled, each.audio_enabled) for each in (one, other))
+    return mine != its
 
 
 def advance(state: LatentState, x0: Tensor, sigma: float, change: float) -> LatentState:
