@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runners.ltx23.attention import Attention
 from runners.ltx23.fast.fused import TokenRotary, gate_heads_, norm_rotate_
-from runners.ltx23.fast.products import Make, linear_of
+from runners.ltx23.fast.products import Make, PlainProduct, joined, linear_of
 
 
 class SelfAttention:
@@ -23,24 +23,24 @@ class SelfAttention:
     def __init__(self, layer: Attention, name: str, make: Make) -> None:
         self._heads, self._eps = layer.heads, eps_of(layer)
         self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
-        self.to_qkv = make(f"{name}/qkv", [layer.to_q, layer.to_k, layer.to_v])
-        self.out = Output(layer, name, make)
+        self.to_qkv = GatedProduct(f"{name}/qkv", [layer.to_q, layer.to_k, layer.to_v], layer.to_gate_logits, make)
+        self.to_out = make(f"{name}/out", [linear_of(layer, "to_out.0")])
 
     def __call__(self, x: Tensor, rotary: TokenRotary, values_only: Sequence[bool]) -> Tensor:
         """(L, T, C) -> (L, T, C); lanes with `values_only` take each token's own value in place of the attention."""
-        all_three = self.to_qkv(x)
+        all_three, gates = self.to_qkv(x)
         queries, keys, values = all_three.chunk(3, dim=-1)  # each (L, T, D), strided
         width = queries.shape[-1]
         norm_rotate_(all_three[..., : 2 * width], (self._q_norm, self._k_norm), rotary, self._eps)
         if not any(values_only):
-            return self.out(x, attend(queries, keys, values, self._heads))
+            return self.to_out(gated(attend(queries, keys, values, self._heads), gates))
         attended = [
             values[lane : lane + 1]
             if skipped
             else attend(queries[lane : lane + 1], keys[lane : lane + 1], values[lane : lane + 1], self._heads)
             for lane, skipped in enumerate(values_only)
         ]
-        return self.out(x, torch.cat(attended))
+        return self.to_out(gated(torch.cat(attended), gates))
 
 
 class CrossAttention:
@@ -49,9 +49,9 @@ class CrossAttention:
     def __init__(self, layer: Attention, name: str, make: Make) -> None:
         self._heads, self._eps = layer.heads, eps_of(layer)
         self._q_norm, self._k_norm = layer.q_norm.weight, layer.k_norm.weight
-        self.to_q = make(f"{name}/q", [layer.to_q])
+        self.to_q = GatedProduct(f"{name}/q", [layer.to_q], layer.to_gate_logits, make)
         self.to_kv = make(f"{name}/kv", [layer.to_k, layer.to_v])
-        self.out = Output(layer, name, make)
+        self.to_out = make(f"{name}/out", [linear_of(layer, "to_out.0")])
 
     def keys_values(self, context: Tensor, rotary: TokenRotary | None) -> Tensor:
         """(..., S, context width) -> (..., S, 2 D): keys, normalised and rotated, then values."""
@@ -61,23 +61,38 @@ class CrossAttention:
 
     def __call__(self, x: Tensor, keys_values: Tensor, rotary: TokenRotary | None) -> Tensor:
         """(L, T, C) queries' stream and (L, S, 2 D) of `keys_values` to (L, T, C)."""
-        queries = norm_rotate_(self.to_q(x), (self._q_norm,), rotary, self._eps)
+        queries, gates = self.to_q(x)
+        norm_rotate_(queries, (self._q_norm,), rotary, self._eps)
         keys, values = keys_values.chunk(2, dim=-1)
-        return self.out(x, attend(queries, keys, values, self._heads))
+        return self.to_out(gated(attend(queries, keys, values, self._heads), gates))
 
 
-class Output:
-    """The gates of heads, and the projection out."""
+class GatedProduct:
+    """A product and the logits of the heads' gates, which read the same input: one product, unless it is in fp8.
 
-    def __init__(self, layer: Attention, name: str, make: Make) -> None:
-        self._gates = None if layer.to_gate_logits is None else make(f"{name}/gates", [layer.to_gate_logits])
-        self.to_out = make(f"{name}/out", [linear_of(layer, "to_out.0")])
+    By itself, a product of H columns reads all tokens for next to no work.
+    """
 
-    def __call__(self, x: Tensor, attended: Tensor) -> Tensor:
-        """(L, T, C) queries' stream and (L, T, D) attended, which is overwritten, to (L, T, C)."""
+    def __init__(self, name: str, layers: Sequence[nn.Linear], gates: nn.Linear | None, make: Make) -> None:
+        self._product, self._gates = make(name, layers), None
+        self._columns = sum(layer.out_features for layer in layers)
+        if gates is not None and isinstance(self._product, PlainProduct):
+            self._product = joined([*layers, gates])
+        elif gates is not None:
+            self._gates = make(f"{name}/gates", [gates])
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(L, T, C) to the product's output and (L, T, H) logits, both strided; no logits where heads have no gates."""
+        output = self._product(x)
         if self._gates is not None:
-            attended = gate_heads_(attended, self._gates(x))
-        return self.to_out(attended)
+            return output, self._gates(x)
+        both = output.split([self._columns, output.shape[-1] - self._columns], dim=-1)
+        return both[0], both[1] if both[1].shape[-1] else None
+
+
+def gated(attended: Tensor, logits: Tensor | None) -> Tensor:
+    """(L, T, D) attended with its heads scaled by their gates, if there are any; overwritten."""
+    return attended if logits is None else gate_heads_(attended, logits)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:

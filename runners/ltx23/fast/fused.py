@@ -116,7 +116,12 @@ def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | N
 
 
 def gate_heads_(attended: Tensor, logits: Tensor) -> Tensor:
-    """Scale each head by 2 sigmoid of its logit: `attended` (L, T, D) contiguous, overwritten; `logits` (L, T, H)."""
+    """Scale each head by 2 sigmoid of its logit.
+
+    Args:
+        attended: (L, T, D) contiguous; overwritten.
+        logits: (L, T, H), contiguous in its last axis alone.
+    """
     if kernels := _kernels(attended):
         return kernels.gate_heads_(attended, logits)  # type: ignore[no-any-return]
     gates = 2 * torch.sigmoid(logits.float())

@@ -147,11 +147,11 @@ def _norm_rotate(
 
 
 @triton.jit
-def _gate_heads(attended, logits, heads, width, HEAD_WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _gate_heads(attended, logits, stride, width, HEAD_WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
-    logit = tl.load(logits + program * heads + column // HEAD_WIDTH, inside, 0.0).to(tl.float32)
+    logit = tl.load(logits + program * stride + column // HEAD_WIDTH, inside, 0.0).to(tl.float32)
     value = tl.load(attended + program * width + column, inside, 0.0).to(tl.float32)
     value = value * (2.0 * tl.sigmoid(logit))
     tl.store(attended + program * width + column, value.to(attended.dtype.element_ty), inside)
@@ -216,9 +216,7 @@ def add_branch_(
 def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, eps: float) -> Tensor:
     """See `fused.norm_rotate_`. Raises: ShapeError for lanes that do not follow each other token by token."""
     lanes, tokens, all_parts = x.shape
-    width, stride = all_parts // len(weights), x.stride(1)
-    if x.stride(2) != 1 or (lanes > 1 and x.stride(0) != tokens * stride):
-        raise ShapeError(f"norm_rotate_ wants tokens at one stride; got strides {x.stride()} for {tuple(x.shape)}.")
+    width, stride = all_parts // len(weights), _token_stride("norm_rotate_", x)
     block = triton.next_power_of_2(width // 2)
     cos, sin, heads = (x, x, 1) if rotary is None else (rotary.cos, rotary.sin, rotary.heads)  # x is not read so
     _norm_rotate[(lanes * tokens,)](
@@ -242,12 +240,13 @@ def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | N
 
 
 def gate_heads_(attended: Tensor, logits: Tensor) -> Tensor:
-    """See `fused.gate_heads_`. Raises: ShapeError for tensors that are not contiguous."""
-    _require_contiguous("gate_heads_", attended, logits)
+    """See `fused.gate_heads_`. Raises: ShapeError for lanes that do not follow each other token by token."""
+    _require_contiguous("gate_heads_", attended)
+    stride = _token_stride("gate_heads_", logits)
     heads, width = logits.shape[-1], attended.shape[-1]
     block = triton.next_power_of_2(width)
     _gate_heads[(attended.numel() // width,)](
-        attended, logits, heads, width, HEAD_WIDTH=width // heads, BLOCK=block, num_warps=_warps(block)
+        attended, logits, stride, width, HEAD_WIDTH=width // heads, BLOCK=block, num_warps=_warps(block)
     )
     return attended
 
@@ -278,6 +277,13 @@ def _require_contiguous(operation: str, *tensors: Tensor) -> None:
             raise ShapeError(
                 f"{operation} wants contiguous tensors; got strides {tensor.stride()} for {tuple(tensor.shape)}."
             )
+
+
+def _token_stride(operation: str, x: Tensor) -> int:
+    lanes, tokens, _ = x.shape
+    if x.stride(2) != 1 or (lanes > 1 and x.stride(0) != tokens * x.stride(1)):
+        raise ShapeError(f"{operation} wants tokens at one stride; got strides {x.stride()} for {tuple(x.shape)}.")
+    return x.stride(1)
 
 
 def _warps(block: int) -> int:

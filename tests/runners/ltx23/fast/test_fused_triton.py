@@ -112,7 +112,9 @@ def test_norm_rotate_touches_its_parts_of_a_joined_product_alone(
 def test_gate_heads(dtype: torch.dtype, heads: int, pairs: int) -> None:
     from runners.ltx23.fast import fused_triton
 
-    attended, logits = randn(LANES, TOKENS, heads * pairs * 2, dtype=dtype), randn(LANES, TOKENS, heads, dtype=dtype)
+    width = heads * pairs * 2
+    attended, product = randn(LANES, TOKENS, width, dtype=dtype), randn(LANES, TOKENS, width + heads, dtype=dtype)
+    logits = product[..., width:]  # as one product leaves them
     expected = fused.gate_heads_(attended.cpu().clone(), logits.cpu())
     assert_near(fused_triton.gate_heads_(attended, logits), expected, dtype)
 
