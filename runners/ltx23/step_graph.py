@@ -40,6 +40,7 @@ class StepGraphs:
     """
 
     def __init__(self, device: torch.device, against: str = "", *, always: bool = False) -> None:
+        self._device = device
         self._captured: dict[Hashable, _StepGraph] = {}
         self._computed: set[Hashable] = set()
         self._replayed = 0
@@ -96,10 +97,10 @@ class StepGraphs:
             self._against = f"the host starts a step in {share:.2f} of its time"
         return outputs
 
-    @staticmethod
-    def _capture(compute: Compute, inputs: tuple[Tensor, ...]) -> _StepGraph:
+    def _capture(self, compute: Compute, inputs: tuple[Tensor, ...]) -> _StepGraph:
         own = tuple(given.clone() for given in inputs)
         graph = torch.cuda.CUDAGraph()
-        with CapturedTaps() as taps, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own is of one device
+        with CapturedTaps() as taps, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = compute(*own)
         return _StepGraph(graph=graph, inputs=own, outputs=outputs, taps=taps)

@@ -79,9 +79,15 @@ class SplitDenoisingStage(DenoisingStage):
         self._second, self._device = DenoisingStage(second), device
         self._sides: tuple[_Side, _Side] | None = None
 
+    def forward(self, batch: Batch) -> Batch:
+        """Run the whole schedule. Raises: StageInputError if a stage before was left out."""
+        super().forward(batch)
+        batch.step_graphs = "; ".join(f"{side.device}: {side.graphs.note}" for side in self._sides or ())
+        return batch
+
     def graphs(self, batch: Batch) -> StepGraphs:
-        """None of a whole step, which is on two devices."""
-        return StepGraphs(batch.device, against=f"passes run on {batch.device} and {self._device}, by a graph for each")
+        """None of a whole step, which is on two devices: each has its own."""
+        return StepGraphs(batch.device, against="passes run on two devices")
 
     def predict(self, batch: Batch, step: Step, *, disable_v2a_cross_attn: bool) -> dict[str, Pair]:
         """x0 of both modalities by the name of the pass, on the run's device."""
