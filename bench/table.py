@@ -44,10 +44,12 @@ from bench.tier_rows import (
     FUSED_COLUMNS,
     GATE_COLUMNS,
     LADDER_COLUMNS,
+    WHOLE_COLUMNS,
     fused_rows,
     gate_rows,
     ladder_rows,
     products_rows,
+    whole_rows,
 )
 from parity.trace.atomic import write_bytes_atomic
 
@@ -134,6 +136,19 @@ def ladder_table(kinds: Documents) -> str:
             ladder_rows(one, kinds.get("samples", [])),
         )
         for one in kinds.get("ladder", [])
+    )
+
+
+def whole_table(kinds: Documents) -> str:
+    """Whole runs of the tiers: where they end."""
+    return "\n".join(
+        table(
+            f"Whole runs of {one['case']}, every step a tier's own, held to the run in fp32 and to the official one, "
+            f"{device(one)}",
+            WHOLE_COLUMNS,
+            whole_rows(one),
+        )
+        for one in kinds.get("whole_runs", [])
     )
 
 
@@ -272,6 +287,7 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "engines": engines_table(kinds),
         "ladder": ladder_table(kinds),
         "tiers": tiers_table(kinds),
+        "whole runs": whole_table(kinds),
     }
 
 

@@ -20,6 +20,11 @@ LADDER_COLUMNS = (
     *("error of x0, video", "times official's", "error of x0, audio", "times official's"),
 )
 GATE_COLUMNS = ("tier", "verdict", "limits that hold", "worst use of a limit", "PSNR, dB", "SNR, dB", "A/V offset, ms")
+WHOLE_COLUMNS = (
+    *("tier", "video latent from fp32", "times official's", "audio latent from fp32", "times official's"),
+    *("frames from fp32, PSNR dB", "sound from fp32, SNR dB", "frames from official's, PSNR dB"),
+    *("sound from official's, SNR dB", "A/V offset, ms"),
+)
 FUSED_COLUMNS = ("operation", "ours, us", "compiled, us", "plain torch, us", "ours, TB/s")
 # Tensors of one stream that each operation reads and writes once: `bench/fused.py`.
 STREAM_TENSORS: Mapping[str, int] = {
@@ -94,6 +99,21 @@ def gate_rows(document: dict[str, Any]) -> Rows:
                 f"{float(values['av.offset_ms.abs']):.1f}",
             )
         )
+    return rows
+
+
+def whole_rows(document: dict[str, Any]) -> Rows:
+    """Each tier's whole run: how far it ends from fp32 and from the exact tier, whose bits are official's."""
+    rows: Rows = []
+    for tier, of in document["runs"].items():
+        cells: list[str] = []
+        for latent in ("video_latent.relative_l2", "audio_latent.relative_l2"):
+            error, own = of["fp32"][latent], document["runs"]["exact"]["fp32"][latent]
+            cells += [f"{error:.4f}", f"{error / own:.2f}"]
+        for held_to in ("fp32", "exact"):
+            values = of[held_to]
+            cells += [f"{float(values[name]):.1f}" for name in ("frames.psnr_db.mean", "audio.snr_db.min")]
+        rows.append((WORDS[tier], *cells, f"{float(of['exact']['av.offset_ms.abs']):.1f}"))
     return rows
 
 

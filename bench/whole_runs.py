@@ -75,7 +75,8 @@ def main() -> None:
         for name in arguments.tiers.split(","):
             ours = exact if name == "exact" else run_of(name, case, weights, device, Path(folder) / name)
             metrics = {
-                held_to: compare_outputs(its.outputs, ours.outputs).metrics for held_to, its in (("fp32", oracle), ("exact", exact))
+                held_to: compare_outputs(its.outputs(), ours.outputs()).metrics
+                for held_to, its in (("fp32", oracle), ("exact", exact))
             }
             found["runs"][name] = {
                 held_to: {metric: values[metric] for metric in SHOWN} for held_to, values in metrics.items()

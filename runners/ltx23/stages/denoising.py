@@ -138,23 +138,25 @@ class DenoisingStage:
         branches = SharedBranches(self.context(batch, negative=one.negative_prompt) for one in step.passes)
         shared = SharedBlocks((departure(one.skips, alike[0].skips, blocks) for one in alike[1:]), blocks, branches)
 
-        def x0_of(one: GuidancePass) -> Pair:
-            context = self.context(batch, negative=one.negative_prompt)
-            with scope(one.name):
-                x0: Pair = self.transformer(
-                    modality_at(step.video, step.sigma, context[0], one.video_enabled),
-                    modality_at(step.audio, step.sigma, context[1], one.audio_enabled),
-                    step.rotary,
-                    one.skips,
-                    step.modulation,
-                    disable_v2a_cross_attn=disable_v2a_cross_attn,
-                    shared=shared,
-                )
-                tap("x0/video", x0[0])
-                tap("x0/audio", x0[1])
-            return x0
+        return lambda one: self._pass(one, batch, step, shared, disable_v2a_cross_attn=disable_v2a_cross_attn)
 
-        return x0_of
+    def _pass(
+        self, one: GuidancePass, batch: Batch, step: Step, shared: SharedBlocks, *, disable_v2a_cross_attn: bool
+    ) -> Pair:
+        context = self.context(batch, negative=one.negative_prompt)
+        with scope(one.name):
+            x0: Pair = self.transformer(
+                modality_at(step.video, step.sigma, context[0], one.video_enabled),
+                modality_at(step.audio, step.sigma, context[1], one.audio_enabled),
+                step.rotary,
+                one.skips,
+                step.modulation,
+                disable_v2a_cross_attn=disable_v2a_cross_attn,
+                shared=shared,
+            )
+            tap("x0/video", x0[0])
+            tap("x0/audio", x0[1])
+        return x0
 
     def step_at(
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
