@@ -49,7 +49,7 @@ seed = 10
 height = 64
 width = 96
 num_frames = 9
-frame_rate = 30.0
+frame_rate = 45.0
 num_inference_steps = 2
 [guidance.video]
 cfg_scale = 3.0

@@ -1,9 +1,11 @@
 """Runs written by hand: small outputs and a whole trace, without a model."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from zlib import crc32
 
 import pytest
@@ -16,6 +18,7 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import chosen
 from parity.trace.file import SketchTable, write_trace
 from runners.case import parse_case
+from runners.ltx23.stages import audio_decoding, video_decoding
 from runners.protocol import Outcome
 
 LeaveRun = Callable[..., Path]
@@ -32,7 +35,7 @@ def outcome_of(frames: int, height: int, width: int, steps: int) -> Outcome:
         audio_waveform=torch.randn(2, 2400, generator=generator) * 0.1,
         video_latent=torch.randn(1, 128, 2, 3, 4, generator=generator).bfloat16(),
         audio_latent=torch.randn(1, 8, 5, 16, generator=generator).bfloat16(),
-        frame_rate=30.0,
+        frame_rate=45.0,
         sample_rate_hz=48000,
         sigmas=torch.linspace(1, 0, steps + 1),
         stage_s={"load": 1.0, "denoising": 2.0},
@@ -82,6 +85,28 @@ def part_of(table: SketchTable, pattern: str | None, padded_text: bool = False) 
         floats=table.floats[rows],
         integers=table.integers[rows],
     )
+
+
+@pytest.fixture(scope="session")
+def ending_with_denoising() -> Callable[[], AbstractContextManager[None]]:
+    """Native runs decode nothing while inside: black frames, silence. Decoding takes longest, on AVX2 by far."""
+
+    def black(decoder: object, latent: torch.Tensor, *_: object) -> Iterator[torch.Tensor]:
+        frames, rows, columns = latent.shape[2:]
+        yield torch.zeros(8 * (frames - 1) + 1, 32 * rows, 32 * columns, 3, dtype=torch.uint8)
+
+    def silence(*_: object) -> tuple[torch.Tensor, int]:
+        return torch.zeros(2, 480), 48000
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        with (
+            patch.object(video_decoding, "decode_frames", black),
+            patch.object(audio_decoding, "decode_audio", silence),
+        ):
+            yield
+
+    return inside
 
 
 @pytest.fixture
