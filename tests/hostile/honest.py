@@ -51,7 +51,7 @@ class Engine:
         return Outcome(
             video_frames=torch.zeros(request.num_frames, request.height, request.width, 3, dtype=torch.uint8),
             audio_waveform=torch.zeros(2, 4800), video_latent=torch.zeros(1, 128, 2, 2, 3),
-            audio_latent=torch.zeros(1, 8, 8, 16), frame_rate=request.frame_rate, sample_rate_hz=24000,
+            audio_latent=torch.zeros(1, 8, 5, 16), frame_rate=request.frame_rate, sample_rate_hz=24000,
             sigmas=torch.linspace(1, 0, request.num_inference_steps + 1), stage_s={}, step_s=[],
             peak_bytes=0, details={},
         )

@@ -1,9 +1,12 @@
 """Runs written by hand: small outputs and a whole trace, without a model."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 from zlib import crc32
 
 import pytest
@@ -16,10 +19,12 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.pattern import chosen
 from parity.trace.file import SketchTable, write_trace
 from runners.case import parse_case
+from runners.ltx23.stages import audio_decoding, video_decoding
 from runners.protocol import Outcome
 
 LeaveRun = Callable[..., Path]
 SaveWav = Callable[..., Path]
+Ending = Callable[[], AbstractContextManager[None]]
 BUCKETS = 16
 ENVIRONMENT = {"torch": "2.13.0", "device": "cpu", "cpu": "Xeon", "threads": 2, "python": "3.11.7"}
 
@@ -32,7 +37,7 @@ def outcome_of(frames: int, height: int, width: int, steps: int) -> Outcome:
         audio_waveform=torch.randn(2, 2400, generator=generator) * 0.1,
         video_latent=torch.randn(1, 128, 2, 3, 4, generator=generator).bfloat16(),
         audio_latent=torch.randn(1, 8, 5, 16, generator=generator).bfloat16(),
-        frame_rate=30.0,
+        frame_rate=45.0,
         sample_rate_hz=48000,
         sigmas=torch.linspace(1, 0, steps + 1),
         stage_s={"load": 1.0, "denoising": 2.0},
@@ -82,6 +87,29 @@ def part_of(table: SketchTable, pattern: str | None, padded_text: bool = False) 
         floats=table.floats[rows],
         integers=table.integers[rows],
     )
+
+
+@pytest.fixture(scope="session")
+def ending_with_denoising() -> Ending:
+    """Native and official runs decode nothing while inside: black frames, silence. On AVX2 it costs most."""
+    official = "ltx_pipelines.ti2vid_one_stage"
+    silence, rate_hz = torch.zeros(2, 480), 48000
+
+    def black(latent: torch.Tensor) -> Iterator[torch.Tensor]:
+        frames, rows, columns = latent.shape[2:]
+        yield torch.zeros(8 * (frames - 1) + 1, 32 * rows, 32 * columns, 3, dtype=torch.uint8)
+
+    @contextmanager
+    def inside() -> Iterator[None]:
+        with (
+            patch.object(video_decoding, "decode_frames", lambda decoder, latent, *_: black(latent)),
+            patch.object(audio_decoding, "decode_audio", lambda *_: (silence, rate_hz)),
+            patch(f"{official}.vae_decode_video", lambda latent, *_, **named: black(latent)),
+            patch(f"{official}.vae_decode_audio", lambda *_: SimpleNamespace(waveform=silence, sampling_rate=rate_hz)),
+        ):
+            yield
+
+    return inside
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -44,10 +45,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tried(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Admit:
+def tried(
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    ending_with_denoising: Callable[[], AbstractContextManager[None]],
+) -> Admit:
+    """Admit, up to decoding, of which no operation is tried; a free run is judged whole."""
+
     def one(overrides: dict[str, Any] | None = None, **choices: Any) -> Admission:
         choices = {"steps": (0, 1), "copies": True, "free_run": False, "options": CPU, **choices}
-        return admit(micro_weights, micro_case(overrides), **choices)
+        with nullcontext() if choices["free_run"] else ending_with_denoising():
+            return admit(micro_weights, micro_case(overrides), **choices)
 
     return one
 
@@ -101,8 +109,9 @@ def test_a_harmless_rewrite_is_admitted_and_nearer_where_it_rounds_less(tried: A
 )
 def test_a_planted_defect_is_refused_and_named(tried: Admit, name: str) -> None:
     defect = next(one for one in CATALOGUE if one.id == name)
+    overrides, steps = (SKIPPING, (0, 1)) if name == "skip_step_ignored" else (None, (0,))
     with present(defect, must_reach=False):
-        found = tried(SKIPPING if name == "skip_step_ignored" else None)
+        found = tried(overrides, steps=steps)
     assert found.outcome == "refused" and found.exit_code == 1
     first = found.origins[0]
     assert any(fnmatchcase(first, place) for place in defect.places), (first, defect.places)

@@ -36,7 +36,7 @@ def case_file(pictures: Path, micro_case: Callable[..., Case]) -> Path:
         f"""
 id = "micro"
 pipeline = "one_stage"
-request = {{ prompt = "{request.prompt}", seed = 3, height = 64, width = 96, num_frames = 9, frame_rate = 30.0,
+request = {{ prompt = "{request.prompt}", seed = 3, height = 64, width = 96, num_frames = 9, frame_rate = 45.0,
 num_inference_steps = 1 }}
 guidance = {{ video = {{ cfg_scale = 2.0 }}, audio = {{}} }}
 """.replace(",\n", ", ")

@@ -1,12 +1,14 @@
 """`parity suite`: goldens of releases that are not installed, isolation, and what becomes of it in resumed calls."""
 
 import json
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,24 +32,33 @@ def invoke(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.fixture
-def root(
-    tmp_path: Path, micro_case_text: str, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, micro_case_text: str, micro_weights: WeightsFolder
 ) -> Iterator[Path]:
     """A checkout whose micro case has a golden of 1.1.2, made by native, which has its bits."""
     threads = torch.get_num_threads()
-    folder = tmp_path / "golden" / "micro"
+    base = tmp_path_factory.mktemp("recorded")
+    folder = base / "golden" / "micro"
     folder.mkdir(parents=True)
     text = micro_case_text.replace("[request]", 'reference = "1.1.2"\n[request]', 1)
     (folder / "case.toml").write_text(text.replace("inference_steps = 2", "inference_steps = 1"))
-    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
     arguments = ("--case", "micro", "--weights", micro_weights.folder, "--taps", "*", "--threads", 1, "--quiet")
-    assert invoke("run", "--runner", "native", *arguments, "--out", tmp_path / "made")[0] == 0
-    document = json.loads((tmp_path / "made" / RUN_FILE).read_text())
-    (tmp_path / "made" / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
-    golden.bless(read_run(tmp_path / "made"), "for this test")
-    yield tmp_path
+    with patch.dict(os.environ, {"PARITY_ROOT": str(base)}):
+        assert invoke("run", "--runner", "native", *arguments, "--out", base / "made")[0] == 0
+        document = json.loads((base / "made" / RUN_FILE).read_text())
+        (base / "made" / RUN_FILE).write_text(json.dumps({**document, "runner": "official"}))
+        golden.bless(read_run(base / "made"), "for this test")
+    yield base
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def root(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that checkout of a test's own."""
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    return tmp_path
 
 
 def test_native_is_held_to_the_golden_alone_and_it_is_said(root: Path, micro_weights: WeightsFolder) -> None:

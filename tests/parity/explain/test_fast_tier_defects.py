@@ -4,6 +4,7 @@ On the tiny model, whose harmless noise is calibrated; the reference is the reco
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -89,15 +90,20 @@ DEFECTS: dict[str, tuple[ModuleType, str, Callable[..., Any], Tier, set[str]]] =
 
 
 @pytest.fixture(scope="module")
-def diagnosed(tiny_weights: WeightsFolder, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Tier], Explanation]:
-    """Run the case in a tier, and diagnose it against the recorded official run."""
+def diagnosed(
+    tiny_weights: WeightsFolder,
+    tmp_path_factory: pytest.TempPathFactory,
+    ending_with_denoising: Callable[[], AbstractContextManager[None]],
+) -> Callable[[Tier], Explanation]:
+    """Run the case in a tier as far as tiers differ, and diagnose it against the recorded official run."""
     case = find_case("tiny_ti2v")
 
     def run_one(tier: Tier) -> Explanation:
         folder = tmp_path_factory.mktemp("runs") / tier
         options = RunOptions(device=torch.device("cpu"), tier=tier)
         engine = open_runner("native", tiny_weights, options)
-        run_to_folder(engine, case, tiny_weights, options, folder, Quiet(), writing_trace("denoise/*", "sketch"))
+        with ending_with_denoising():
+            run_to_folder(engine, case, tiny_weights, options, folder, Quiet(), writing_trace("denoise/*", "sketch"))
         found = read_run(folder)
         return diagnose(golden_of(case.id), found, calibrated=calibrated_floors(found))
 

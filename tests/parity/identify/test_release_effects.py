@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,17 @@ ONE_THREAD = 1  # sums in fp32 on several are not always taken in the same order
 SKIPPING = {"request.num_inference_steps": 2, "guidance.video.skip_step": 1}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def official(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Run]]:
-    """A run that stands for the official one of a release: native has its bits."""
+    """A run that stands for the official one of a release, made once: native has its bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(ONE_THREAD)
 
+    @cache
     def make(release: str, **behaviours: bool) -> Run:
-        out = tmp_path / release
+        out = tmp_path_factory.mktemp("official") / release
         case = micro_case({**SKIPPING, "reference": release})
         options = RunOptions(device=torch.device("cpu"), behaviours=behaviours)
         tracing = writing_trace("*", "sketch")

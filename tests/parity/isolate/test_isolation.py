@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.isolated_places import isolated_places
 from parity.taps.name import STREAMS
 from runners.case import Case
+from runners.clock import STAGES
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import attention, pipeline
 from runners.ltx23.attention import Attention
@@ -45,9 +46,17 @@ UNGUIDED = {"cfg_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
 
 
 @pytest.fixture(scope="module")
-def measure(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Measure:
+def measure(
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    ending_with_denoising: Callable[[], AbstractContextManager[None]],
+) -> Measure:
+    """Isolate, and decode only where decoding is measured."""
+
     def measure_one(overrides: dict[str, Any] | None = None, **choices: Any) -> Isolation:
-        return isolate(micro_weights, micro_case(overrides), OPTIONS, **choices)
+        decoded = {"video_decoding", "audio_decoding"} & set(choices.get("stages", STAGES))
+        with nullcontext() if decoded else ending_with_denoising():
+            return isolate(micro_weights, micro_case(overrides), OPTIONS, **choices)
 
     return measure_one
 

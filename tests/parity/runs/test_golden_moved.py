@@ -160,7 +160,7 @@ def test_a_small_golden_is_reduced_where_that_is_asked_for(case: Path, leave_run
     bless(leave_run("old"), reduced=True)
     recorded = golden.golden_of("micro")
     assert recorded.reduced
-    assert golden.whole_golden_of("micro", case.parent.parent.parent / "whole").outputs().frame_rate == 30.0
+    assert golden.whole_golden_of("micro", case.parent.parent.parent / "whole").outputs().frame_rate == 45.0
 
 
 def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_had(

@@ -192,7 +192,7 @@ def test_a_case_becomes_the_documented_arguments(micro_case: Callable[..., Case]
         "height": 64,
         "width": 96,
         "num_frames": 9,
-        "frame_rate": 30.0,
+        "frame_rate": 45.0,
         "num_inference_steps": 2,
         "guidance_scale": 3.0,
         "stg_scale": 1.0,

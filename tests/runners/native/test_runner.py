@@ -108,7 +108,7 @@ def test_a_run_records_what_it_was(micro_weights: WeightsFolder, micro_case: Mak
     assert outcome.details["behaviours"] == {"guidance_fp32": True}
     assert set(STAGES) - {"image_conditioning"} | {"load"} == outcome.stage_s.keys()
     assert len(outcome.step_s) == 2 and all(seconds > 0 for seconds in outcome.step_s)
-    assert outcome.peak_bytes > 0 and outcome.frame_rate == 30.0 and outcome.sample_rate_hz == 48000
+    assert outcome.peak_bytes > 0 and outcome.frame_rate == 45.0 and outcome.sample_rate_hz == 48000
     assert outcome.video_frames.shape == (9, 64, 96, 3)
 
 

@@ -25,7 +25,7 @@ def test_keywords_are_the_native_request_with_the_twelve_guider_values_of_its_ex
         "height": 64,
         "width": 96,
         "num_frames": 9,
-        "fps": 30,
+        "fps": 45,
         "num_inference_steps": 2,
         "video_cfg_scale": 3.0,
         "video_stg_scale": 1.0,

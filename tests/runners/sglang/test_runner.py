@@ -86,7 +86,7 @@ def test_the_engines_request_object_holds_exactly_the_native_request(
         "height": 64,
         "width": 96,
         "num_frames": 9,
-        "fps": 30,
+        "fps": 45,
         "num_inference_steps": 2,
     }
 

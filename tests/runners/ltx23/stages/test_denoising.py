@@ -90,7 +90,7 @@ def test_the_loop_has_the_official_bits(
     assert torch.equal(heard[f"{last}/latent/audio"], audio)
     assert batch.video_latent is not None and batch.audio_latent is not None
     assert batch.video_latent.shape == (1, 128, 2, 2, 3)  # a keyframe's tokens are dropped
-    assert batch.audio_latent.shape == (1, 8, 8, 16)
+    assert batch.audio_latent.shape == (1, 8, 5, 16)
 
 
 def test_a_modality_that_skips_a_step_keeps_its_last_prediction(
