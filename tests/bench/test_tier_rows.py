@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from bench.tier_rows import GATE_COLUMNS, LADDER_COLUMNS, fused_rows, gate_rows, ladder_rows, products_rows
+from bench.tier_rows import (
+    GATE_COLUMNS,
+    LADDER_COLUMNS,
+    WHOLE_COLUMNS,
+    fused_rows,
+    gate_rows,
+    ladder_rows,
+    products_rows,
+    whole_rows,
+)
 
 GIB = 1 << 30
 
@@ -61,10 +70,30 @@ def test_the_gate_counts_the_limits_that_hold() -> None:
 
 def test_an_operation_moves_its_tensors_once() -> None:
     seconds = {"kernel_s": 2e-6, "compiled_s": 3e-6, "torch_s": 40e-6}
-    names = ("norm_modulate", "add_branch", "add_branch_two", "norm_rotate", "gate_heads")
-    rows = fused_rows({"tensor_bytes": 1e6, "operations": dict.fromkeys(names, seconds)})
-    assert rows[0] == ("`norm_modulate`", "2", "3", "40", "1.00")
-    assert rows[2] == ("`add_branch_two`", "2", "3", "40", "2.50")
+    names = ("norm_modulate", "add_branch", "add_branch_two", "norm_rotate", "norm_queries", "gate_heads")
+    operations = {name: dict(seconds) for name in names}
+    del operations["add_branch_two"]["compiled_s"]  # the compiler can fail
+    rows = fused_rows({"tensor_bytes": 1e6, "operations": operations})
+    assert rows[0] == ("`norm_modulate`", "2", "3", "40", "1.50")  # fp32 in, bf16 out
+    assert rows[2] == ("`add_branch_two`", "2", "failed", "40", "3.50")
+
+
+def test_a_whole_run_is_held_to_fp32_and_to_the_official_run() -> None:
+    def values(video: float, audio: float, psnr: float, snr: float) -> dict[str, float]:
+        return {
+            "video_latent.relative_l2": video,
+            "audio_latent.relative_l2": audio,
+            "frames.psnr_db.mean": psnr,
+            "audio.snr_db.min": snr,
+            "av.offset_ms.abs": 0.5,
+        }
+
+    exact = {"fp32": values(0.02, 0.04, 46.0, 33.0), "exact": values(0.0, 0.0, float("inf"), float("inf"))}
+    fast = {"fp32": values(0.01, 0.05, 47.5, 34.0), "exact": values(0.025, 0.03, 45.0, 32.0)}
+    rows = whole_rows({"runs": {"exact": exact, "fast": fast}})
+    assert rows[0] == ("exact", "0.0200", "1.00", "0.0400", "1.00", "46.0", "33.0", "inf", "inf", "0.5")
+    assert rows[1] == ("fast", "0.0100", "0.50", "0.0500", "1.25", "47.5", "34.0", "45.0", "32.0", "0.5")
+    assert len(rows[0]) == len(WHOLE_COLUMNS)
 
 
 def test_products_have_their_share_of_what_is_added() -> None:

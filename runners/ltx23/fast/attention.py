@@ -86,8 +86,8 @@ class GatedProduct:
         output = self._product(x)
         if self._gates is not None:
             return output, self._gates(x)
-        both = output.split([self._columns, output.shape[-1] - self._columns], dim=-1)
-        return both[0], both[1] if both[1].shape[-1] else None
+        logits = output[..., self._columns :]
+        return output[..., : self._columns], logits if logits.shape[-1] else None
 
 
 def gated(attended: Tensor, logits: Tensor | None) -> Tensor:
