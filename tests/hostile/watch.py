@@ -19,7 +19,9 @@ from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-PATIENCE_S = 30.0  # until a call counts as hung and is broken off
+# Until a call counts as hung and is broken off: of its own work, and of waiting, which a busy machine makes long.
+PATIENCE_CPU_S = 30.0
+PATIENCE_S = 300.0
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {  # audit event -> places of the paths among its arguments
     **dict.fromkeys(("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), (0,)),
@@ -78,7 +80,7 @@ class Seen:
 
 
 _watching: Seen | None = None
-_deadline: float | None = None
+_deadlines: tuple[float, float] | None = None  # by the clock, and by the process's CPU time
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -87,13 +89,14 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def hung(number: int, frame: FrameType | None) -> None:
-    if _deadline is not None:
+    if _deadlines is not None:
         raise HungError
 
 
 def _wake_up(over: threading.Event) -> None:
     while not over.wait(1):
-        if _deadline is not None and time.monotonic() > _deadline:
+        now = time.monotonic(), time.process_time()
+        if (deadlines := _deadlines) is not None and (now[0] > deadlines[0] or now[1] > deadlines[1]):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
 
@@ -114,17 +117,17 @@ def installed() -> Iterator[None]:
 
 @contextmanager
 def watched(*allowed: Path) -> Iterator[Seen]:
-    """Watch a call that may write in some folders alone. Raises: HungError if it takes longer than PATIENCE_S."""
-    global _watching, _deadline
+    """Watch a call that may write in some folders alone. Raises: HungError if it takes longer than the patience."""
+    global _watching, _deadlines
     seen = Seen(allowed=tuple(one.resolve() for one in allowed))
     computing = register_module_forward_pre_hook(lambda *_: setattr(seen, "computed", True))
     before_bytes = _reset_peak()
     began_s, began_cpu_s = time.monotonic(), time.process_time()
-    _deadline, _watching = began_s + PATIENCE_S, seen
+    _deadlines, _watching = (began_s + PATIENCE_S, began_cpu_s + PATIENCE_CPU_S), seen
     try:
         yield seen
     finally:
-        _watching = _deadline = None
+        _watching = _deadlines = None
         computing.remove()
         seen.elapsed_s, seen.cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
         seen.peak_bytes = max(0, _peak() - before_bytes)
