@@ -130,7 +130,9 @@ def _judged(
     said = in_words(verdict, timed, followed, why, first)
     if junit is not None:
         write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
-    say_in_workflow(verdict_markdown(said, steps), annotations(said), err if json else out)  # JSON has the output to itself
+    say_in_workflow(
+        verdict_markdown(said, steps), annotations(said), err if json else out
+    )  # JSON has the output to itself
     if json:
         out.document(gate_document(said, found))
     else:

@@ -368,7 +368,9 @@ def _floors(found: Explanation) -> list[str]:
 
 def _next(found: Explanation, case: str, runs: str) -> list[str]:
     if not found.divergence.roots:
-        return [f"next: `parity gate {runs}` judges it, `parity report {runs} --out page.html` draws it"] if runs else []
+        return (
+            [f"next: `parity gate {runs}` judges it, `parity report {runs} --out page.html` draws it"] if runs else []
+        )
     tap = found.divergence.roots[0].tap
     if found.runner != "native":
         taps = f"--taps {shlex.quote(tap.rpartition('/')[0] + '/*')} --keep full"
