@@ -158,7 +158,7 @@ def test_own_cases_lie_in_the_users_project(site: Path, demo: Path) -> None:
 TYPOS = [
     ["gaet"],
     ["run", "--case", "tiny_tiv"],
-    "run --runner native --case tiny_ti2v --weights w --out o --set request.sed=3".split(),
+    ["run", "--runner", "native", "--case", "tiny_ti2v", "--weights", "w", "--out", "o", "--set", "request.sed=3"],
 ]
 
 

@@ -5,7 +5,7 @@ in every row, harmless variation lies left of it, known defects right.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parity.diff.comparison import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
@@ -60,7 +60,8 @@ def _failed_then_folded(ordered: Sequence[Row], failed: int, limits: Mapping[str
         return [_table(drawn, limits)]
     wrong = {row.metric: drawn.pop(row.metric) for row in ordered[:failed]}
     summary = tag("summary", {}, f"{len(drawn)} within their limits")
-    return [_table(wrong, limits), tag("details", {"class": "more"}, summary, _table(drawn, limits))]
+    folded = _table(drawn, limits, explained=_has_axis(wrong, limits))
+    return [_table(wrong, limits), tag("details", {"class": "more"}, summary, folded)]
 
 
 def _note(note: str) -> Html:
@@ -112,13 +113,20 @@ def _on_axis(name: str, value: float, limit: Limit) -> dict[str, Any]:
     }
 
 
-def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit]) -> Html:
-    """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis."""
-    if not any(name in limits and limits[name].samples for name in rows):
+def _has_axis(names: Iterable[str], limits: Mapping[str, Limit]) -> bool:
+    return any(name in limits and limits[name].samples for name in names)
+
+
+def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit], *, explained: bool = False) -> Html:
+    """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis.
+
+    `explained` is true where a table above says what is on an axis.
+    """
+    if not _has_axis(rows, limits):
         return table([*HEADER[:3], ""], list(rows.values()), {"class": "metrics no-axis"})
     key = tag("canvas", {"class": "axis-key", "aria-hidden": "true"})
     drawn = table([*HEADER[:3], [HEADER[3], key]], list(rows.values()), {"class": "metrics"})
-    return tag("div", {}, tag("p", {"class": "note"}, KEY), drawn)
+    return tag("div", {}, None if explained else tag("p", {"class": "note"}, KEY), drawn)
 
 
 def _judged(row: Row, limit: Limit | None) -> Html:
