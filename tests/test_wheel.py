@@ -176,7 +176,8 @@ def test_an_engine_in_its_own_interpreter_gets_no_package_of_the_harness_environ
     (site / "safetensors" / "__init__.py").write_text("raise ImportError('the harness has another safetensors')")
     try:
         code = (
-            "import runpy, sys; runpy.run_path(sys.argv[1])['import_ours'](); "
+            "import runpy, sys; begin = runpy.run_path(sys.argv[1])['import_ours']; "
+            "del sys.modules['importlib.machinery']; begin(); "  # of which a bare interpreter has imported nothing
             "import runners.case, parity, safetensors; "
             "print(parity.__file__, runners.__file__)"
         )
