@@ -40,7 +40,7 @@ def times_section(
     return join(
         [
             [tag("p", {"class": "note"}, with_code(one)) for one in said],
-            table([HEADER[0], [HEADER[1], _bar_axis()], *HEADER[2:]], rows, {"class": "times"}),
+            table([HEADER[0], [HEADER[1], bar_axis()], *HEADER[2:]], rows, {"class": "times"}),
             tag("p", {"class": "note"}, key),
             tag("h3", {}, "Every step"),
             _steps(reference.step_s, candidate.step_s),
@@ -69,7 +69,7 @@ def _row(name: str, now: float | None, before: float | None, judged: PerfRow | N
         "tr",
         {"class": tone or None},
         cell(HEADER[0], tag("code", {}, name), tag("small", {}, judged.reason) if judged and judged.reason else None),
-        cell(HEADER[1], short(now, unit), _bar(now, before, allowed), kind="number"),
+        cell(HEADER[1], short(now, unit), bar(now, before, allowed), kind="number"),
         cell(HEADER[2], short(before, unit), kind="number"),
         cell(HEADER[3], short(judged.baseline if judged else None, unit), kind="number"),
         cell(HEADER[4], short(allowed, unit), kind="number"),
@@ -84,7 +84,7 @@ def change_words(now: float, before: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %" if 0.5 <= ratio <= 2 else f"{ratio:.3g}×"
 
 
-def _bar_axis() -> Html:
+def bar_axis() -> Html:
     """The axis of every bar, in times the reference run."""
     width, height = BAR
     ends = ((0.0, "0", ""), (0.5, f"{MOST_TIMES / 2:g}×", "middle"), (1.0, f"≥{MOST_TIMES:g}×", "end"))
@@ -94,8 +94,8 @@ def _bar_axis() -> Html:
     return tag("svg", {"class": "bar", "viewBox": f"0 0 {width} {height}", "aria-hidden": "true"}, words)
 
 
-def _bar(now: float | None, before: float | None, allowed: float | None) -> Html:
-    """A bar on the axis of `_bar_axis`; of a quantity that the reference has not, none."""
+def bar(now: float | None, before: float | None, allowed: float | None) -> Html:
+    """A bar on the axis of `bar_axis`; of a quantity that the reference has not, none."""
     width, height = BAR
     if before is None or not 0 < before < math.inf:
         return Html("")
@@ -109,9 +109,9 @@ def _bar(now: float | None, before: float | None, allowed: float | None) -> Html
         return tag("line", {"class": kind, "x1": at(value), "x2": at(value), "y1": 1, "y2": height - 1})
 
     over = now is not None and allowed is not None and now > allowed
-    bar = tag("rect", {"class": "over" if over else "now", "y": 5, "height": 8, "rx": 2, "width": at(now or 0.0)})
+    drawn = tag("rect", {"class": "over" if over else "now", "y": 5, "height": 8, "rx": 2, "width": at(now or 0.0)})
     attributes = {"class": "bar", "viewBox": f"0 0 {width} {height}", "aria-hidden": "true"}
-    return tag("svg", attributes, bar, mark(before, "before"), mark(allowed, "allowed"))
+    return tag("svg", attributes, drawn, mark(before, "before"), mark(allowed, "allowed"))
 
 
 def _steps(before: Sequence[float], now: Sequence[float]) -> Html:
