@@ -74,9 +74,9 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
 	$(PARITY) forge --preset tiny --seed 0 --out $(WEIGHTS) --replace
 
-wheel: $(STAMP) ## Build the wheel into build/dist
+wheel: ## Build the wheel into build/dist; needs no .venv
 	rm -rf build/lib build/dist
-	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(or $(INTERPRETER),$(PYTHON)) -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \

@@ -135,7 +135,7 @@ def parity_gate(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> 
         if verdict.outcome == "undecided":
             pytest.fail(f"could not judge\n{said}", pytrace=False)
         if verdict.outcome != "parity":
-            raise AssertionError(f"not at parity\n{said}")
+            raise AssertionError(said)  # its first line, the verdict, stands in the summary of pytest, too
         return verdict
 
     return gate
@@ -150,7 +150,6 @@ def _judged(
     isolated: Path | None,
 ) -> "tuple[Verdict, tuple[Run, Run] | None, Path | None]":
     """The verdict, the two runs where both are runs, and the file of isolated errors that was given."""
-    from parity.isolate.saved import isolate_run
     from parity.judge.gate import compare_as_judged, gate, judge_numbers, profile_of
     from parity.runs.folder import RunOutputs, read_run
     from parity.runs.golden import reference_run
@@ -177,6 +176,8 @@ def _judged(
         found = compare_as_judged(reference, candidate, profile=profile)
         if (profile or profile_of(found)) == "exact":
             return judge_numbers(found, "exact"), pair, None
+        from parity.isolate.saved import isolate_run  # runs a model, which judging needs nothing of
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "isolated.json"
             isolate_run(reference, candidate, Path(weights), path)

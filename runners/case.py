@@ -104,7 +104,7 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
 
     Raises: CaseError naming the line, key or value that is wrong.
     """
-    document = parse_toml(text, "The case", CaseError, "golden/tiny_ti2v/case.toml shows every key")
+    document = parse_toml(text, "The case", CaseError, "`parity init --case tiny_ti2v` copies one with every key")
     for key, value in (overrides or {}).items():
         _override(document, key, value)
     if "folder" in document:
@@ -117,7 +117,8 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
         if isinstance(error.__cause__, CaseError):
             raise error.__cause__ from None
         raise CaseError(
-            f"The case does not fit its form: {error}. golden/tiny_ti2v/case.toml has each key.{_meant(document)}"
+            f"The case does not fit its form: {error}. The case tiny_ti2v has each key, and `parity init --case "
+            f"tiny_ti2v` copies it.{_meant(document)}"
         ) from error
 
 

@@ -38,15 +38,15 @@ def named_packages() -> set[str]:
 
 
 def in_wheel(
-    *arguments: object, site: Path, here: Path, forbidden: tuple[str, ...] = (), **more: str
+    *arguments: object, site: Path, here: Path, forbidden: tuple[str, ...] = (), module: str = "parity", **more: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`parity` of the unpacked wheel in a folder, without what is forbidden."""
+    """`parity` of the unpacked wheel in a folder, or another module beside it, without what is forbidden."""
     blocked = here.parent / f"blocked-{len(forbidden)}"
     blocked.mkdir(exist_ok=True)
     (blocked / "sitecustomize.py").write_text(FORBID.format(names=forbidden))
     kept: Mapping[str, str] = {name: text for name, text in os.environ.items() if name != "PARITY_ROOT"}
     environment = {**kept, "PYTHONPATH": f"{blocked}{os.pathsep}{site}", **more}
-    command = [sys.executable, "-m", "parity", *map(str, arguments)]
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -120,9 +120,15 @@ def test_the_wheel_holds_what_is_read_once_and_no_more(wheel: Path) -> None:
 def test_two_runs_are_judged_without_anything_that_runs_a_model(site: Path, demo: Path) -> None:
     official, native = (f"parity-demo/runs/tiny_ti2v/{name}" for name in ("official", "native"))
     without = {"site": site, "here": demo, "forbidden": RUNS_A_MODEL}
-    for verb in ("gate", "diff", "explain"):
+    for verb in ("diff", "explain"):
         done = in_wheel(verb, native, "--against", official, **without)  # type: ignore[arg-type]
         assert (done.returncode, done.stderr) == (0, ""), done
+    (demo / "test_engine.py").write_text(
+        f"def test_engine(parity_gate):\n    parity_gate({native!r}, against={official!r})\n"
+    )
+    plugin = ("-p", "parity.pytest_plugin", "-p", "no:cacheprovider", "test_engine.py")
+    done = in_wheel(*plugin, site=site, here=demo, module="pytest", forbidden=RUNS_A_MODEL[:-1])
+    assert done.returncode == 0 and "1 passed" in done.stdout, done
     done = in_wheel("report", native, "--against", official, "--out", "page.html", **without)  # type: ignore[arg-type]
     assert done.returncode == 0 and (demo / "page.html").stat().st_size > 100_000
     done = in_wheel("gate", official, "--against", "golden", **without)  # type: ignore[arg-type]
@@ -149,12 +155,20 @@ def test_own_cases_lie_in_the_users_project(site: Path, demo: Path) -> None:
     assert f"limits and goldens: those of {demo / 'parity'}" in judged.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["gaet"], ["run", "--case", "tiny_tiv"]])
+TYPOS = [
+    ["gaet"],
+    ["run", "--case", "tiny_tiv"],
+    ["run", "--runner", "native", "--case", "tiny_ti2v", "--weights", "w", "--out", "o", "--set", "request.sed=3"],
+]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *TYPOS])
 def test_help_and_typos_need_nothing_that_computes(site: Path, demo: Path, arguments: list[str]) -> None:
     forbidden = ("torch", "numpy", "av", "PIL", *RUNS_A_MODEL)
     done = in_wheel(*arguments, site=site, here=demo, forbidden=forbidden)
     assert done.returncode == (0 if arguments[0].startswith("--") else 2), done
     assert "is not installed here" not in done.stderr
+    assert len(arguments) < 3 or "Did you mean" in done.stderr
 
 
 def test_an_engine_in_its_own_interpreter_gets_no_package_of_the_harness_environment(site: Path, demo: Path) -> None:
@@ -162,7 +176,8 @@ def test_an_engine_in_its_own_interpreter_gets_no_package_of_the_harness_environ
     (site / "safetensors" / "__init__.py").write_text("raise ImportError('the harness has another safetensors')")
     try:
         code = (
-            "import runpy, sys; runpy.run_path(sys.argv[1])['import_ours'](); "
+            "import runpy, sys; begin = runpy.run_path(sys.argv[1])['import_ours']; "
+            "del sys.modules['importlib.machinery']; begin(); "  # of which a bare interpreter has imported nothing
             "import runners.case, parity, safetensors; "
             "print(parity.__file__, runners.__file__)"
         )

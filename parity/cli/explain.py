@@ -29,6 +29,7 @@ def explain(
     from parity.judge.gate import calibrated_floors, verdict_of_runs
     from parity.report.drift import draw_drift
     from parity.report.explanation import every_tap_document, explanation_lines
+    from parity.report.words import runs_named
     from parity.runs.folder import read_run
     from parity.runs.golden import reference_run
 
@@ -46,7 +47,7 @@ def explain(
     verdict = verdict_of_runs(reference, candidate, isolated)
     if save_or_print(lambda: every_tap_document(found, verdict), None, json):
         return 0
-    for line in explanation_lines(found, verdict, candidate.case_id):
+    for line in explanation_lines(found, verdict, candidate.case_id, runs_named(str(run), against)):
         out.print(line, soft_wrap=True)
     if drift is not None:
         draw_drift(out, found.drift, drift)

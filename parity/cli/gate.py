@@ -130,7 +130,8 @@ def _judged(
     said = in_words(verdict, timed, followed, why, first)
     if junit is not None:
         write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
-    say_in_workflow(verdict_markdown(said), annotations(said), err if json else out)  # JSON has the output to itself
+    beside = err if json else out  # JSON has the output to itself
+    say_in_workflow(verdict_markdown(said, steps), annotations(said), beside)
     if json:
         out.document(gate_document(said, found))
     else:

@@ -1,5 +1,6 @@
-"""Progress of a run: a bar a stage and step on a terminal, a line a finished stage elsewhere, nothing with --quiet."""
+"""Progress of a run: a line a finished stage, below them on a terminal a bar of what is under way; --quiet has none."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,14 +30,23 @@ STEPS_EVERY_S: Final = 15.0  # a line of steps at most so often
 
 
 class Lines:
-    """One line a stage once it is over, with its own time; in a long one a line of its steps now and then."""
+    """One line a stage once it is over, with its own time; in a long one a line of its steps every so many seconds."""
 
-    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._title, self._say, self._clock = title, say, clock
+    def __init__(
+        self,
+        title: str,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = STEPS_EVERY_S,
+    ) -> None:
+        self._title, self._say, self._clock, self._every_s = title, say, clock, every_s
         self._start_s = self._stage_s = self._told_s = clock()
         self._name = STARTING
         self._steps = 0
-        say(f"{title}: {STARTING}")
+
+    def begin(self) -> None:
+        """Print that there is something to wait for."""
+        self._say(f"{self._title}: {STARTING}")
 
     def stage(self, name: str) -> None:
         """Print the stage before it."""
@@ -48,7 +58,7 @@ class Lines:
         """Print the steps if none were printed for a while."""
         now_s = self._clock()
         self._steps = index
-        if now_s - self._told_s >= STEPS_EVERY_S and index < count:
+        if now_s - self._told_s >= self._every_s and index < count:
             left_s = (now_s - self._stage_s) / index * (count - index)
             self._say(f"{self._title}: {self._name}, step {index} of {count}, about {left_s:.0f} s left")
             self._told_s = now_s
@@ -59,7 +69,7 @@ class Lines:
         self._say(f"{self._title}: done in {self._clock() - self._start_s:.1f} s")
 
     def _over(self) -> None:
-        steps = f", {self._steps} steps" if self._steps else ""
+        steps = f", {self._steps} step{'s' if self._steps > 1 else ''}" if self._steps else ""
         self._say(f"{self._title}: {self._name} took {self._clock() - self._stage_s:.1f} s{steps}")
 
 
@@ -78,20 +88,30 @@ class StepsColumn(ProgressColumn):
 
 
 class Bar:
-    """A bar of the stage under way. A stage is a task of its own: rich keeps the total of one that is told of none."""
+    """A bar of the stage under way, above it the lines of those that are over.
+
+    A stage is a task of its own: rich keeps the total of one that is told of none.
+    """
 
     def __init__(self, title: str, bar: Progress) -> None:
         self._title, self._bar = title, bar
+        self._lines = Lines(title, bar.console.print, every_s=math.inf)
         self._task = bar.add_task(f"{title}: {STARTING}", total=None)
 
     def stage(self, name: str) -> None:
-        """Show the stage."""
+        """Show the stage, and the line of the one before it."""
+        self._lines.stage(name)
         self._bar.remove_task(self._task)
         self._task = self._bar.add_task(f"{self._title}: {name}", total=None)
 
     def step(self, index: int, count: int) -> None:
         """Move the bar."""
+        self._lines.step(index, count)
         self._bar.update(self._task, total=count, completed=index)
+
+    def end(self) -> None:
+        """Print the last stage and the time of all."""
+        self._lines.end()
 
 
 @contextmanager
@@ -103,9 +123,12 @@ def progress_of(title: str, quiet: bool) -> Iterator["Listener"]:
         yield InterruptibleProgress(Quiet())
     elif not err.is_terminal:
         lines = Lines(title, err.print)
+        lines.begin()
         yield InterruptibleProgress(lines)
         lines.end()
     else:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), StepsColumn())
         with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as bar:
-            yield InterruptibleProgress(Bar(title, bar))
+            shown = Bar(title, bar)
+            yield InterruptibleProgress(shown)
+            shown.end()

@@ -51,10 +51,21 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
     """Execute a case with a runner and leave a run folder."""
-    # What refuses a command line is imported first; what is needed to run, and takes as long again, once nothing does.
+    # What refuses a case is imported first, then what refuses the rest; what is needed to run, once nothing does.
+    from parity.runs.places import case_file
+    from runners.case import load_case
+
+    settings = _settings(setting or [])
+    behaviours = settings.pop("reference.", {})
+    overrides = settings.pop("pipeline.", {})
+    if reference is not None:
+        settings["reference"] = reference
+    if skip_v2a:
+        settings["switches.skip_v2a_cross_attn_for_video_gt"] = True
+    found = load_case(case_file(case), settings)
+
     from parity.runs.execute import crash_kept, device_named, run_to_folder, writing_trace
     from parity.runs.folder import holds_run
-    from parity.runs.golden import find_case
     from parity.taps.pattern import require_choice
     from parity.trace.atomic import require_folder
     from parity.trace.trace_writer import NO_WINDOWS, Keep
@@ -78,14 +89,6 @@ def run(
             f"Runner {runner!r} runs in an environment of its own, never in this process: name its interpreter with "
             "--runner-python. docs/engines.md says how to make one."
         )
-    settings = _settings(setting or [])
-    behaviours = settings.pop("reference.", {})
-    overrides = settings.pop("pipeline.", {})
-    if reference is not None:
-        settings["reference"] = reference
-    if skip_v2a:
-        settings["switches.skip_v2a_cross_attn_for_video_gt"] = True
-    found = find_case(case, settings)
     where = device_named(device)
     threads = compute_on(threads, where)
     files = weights_named(weights, where)

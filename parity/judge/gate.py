@@ -26,7 +26,7 @@ from parity.judge.verdict import Profile, Verdict
 from parity.runs.encoding import Encoding
 from parity.runs.environment import fingerprint
 from parity.runs.folder import Run, RunManifest, RunOutputs
-from parity.runs.golden import find_case, goldens_of_request
+from parity.runs.golden import find_case, goldens_of_request, has_golden
 from parity.runs.places import (
     case_root,
     foreign_root,
@@ -152,9 +152,15 @@ def judge_numbers(found: Comparison, profile: Profile | None = None) -> Verdict:
     strength = load_strength(counted, KIND_OF_FORM) if lossy else load_strength(counted)
     if isinstance(found, RunsDiff):
         found = replace(found, findings=(*found.findings, *_unsaid(found)))
-    foreign = (profile == "limits" and foreign_root(root)) or foreign_root(case_root(found.case))
+    foreign = (profile == "limits" and foreign_root(root)) or _root_of_golden(found.case)
     verdict = judge(found, profile, registry, strength, refused=refused)
     return msgspec.structs.replace(verdict, root=str(foreign)) if foreign else verdict
+
+
+def _root_of_golden(case_id: str) -> Path | None:
+    """The root of a case's golden, where it is not what ships with this code; a case without one says nothing."""
+    root = foreign_root(case_root(case_id))
+    return root if root is not None and has_golden(case_id) else None
 
 
 def _unsaid(found: RunsDiff) -> Iterable[Finding]:

@@ -106,10 +106,13 @@ def story_of_runs(
     return told_of_runs(reference, candidate, verdict, isolated)[0]
 
 
-def explanation_lines(found: Explanation, verdict: Verdict | str | None = None, case: str = "CASE") -> tuple[str, ...]:
-    """The lines, each whole; the last is a command to type next where there is anything to do.
+def explanation_lines(
+    found: Explanation, verdict: Verdict | str | None = None, case: str = "CASE", runs: str = ""
+) -> tuple[str, ...]:
+    """The lines, each whole; the last is a command to type next.
 
-    Arguments as `story`, and the id of the case for that command.
+    Arguments as `story`, and for that command the id of the case, and the two runs as a verb is given them. Where
+    nothing departs, the command needs these; a page, which shows them already, has none then.
     """
     lines = [story(found, verdict), *_findings(found.divergence.findings)]
     if found.divergence.roots:
@@ -119,7 +122,7 @@ def explanation_lines(found: Explanation, verdict: Verdict | str | None = None, 
     lines += _rest(found)
     lines += [found.traces.left_out.words] if found.traces.left_out.taps else []
     lines += [*_ends(found), *_oracle(found), *_floors(found)]
-    step = _next(found, case)  # never cut off: it is what the reader came for
+    step = _next(found, case, runs)  # never cut off: it is what the reader came for
     return (*lines[: MOST_LINES - len(step)], *step)
 
 
@@ -363,15 +366,17 @@ def _floors(found: Explanation) -> list[str]:
     return ["harmless noise is as measured in the file of floors"]
 
 
-def _next(found: Explanation, case: str) -> list[str]:
+def _next(found: Explanation, case: str, runs: str) -> list[str]:
     if not found.divergence.roots:
-        return []
+        return (
+            [f"next: `parity gate {runs}` judges it, `parity report {runs} --out page.html` draws it"] if runs else []
+        )
     tap = found.divergence.roots[0].tap
     if found.runner != "native":
         taps = f"--taps {shlex.quote(tap.rpartition('/')[0] + '/*')} --keep full"
         return [
-            f"next: `parity run --runner RUNNER --case {case} --weights DIR {taps} --out FULL` with both runners, then "
-            "`parity diff FULL --against FULL_OF_REFERENCE` on whole tensors"
+            f"next: `parity run --runner FILE.py:CLASS --case {case} --weights DIR {taps} --out full` and the same of "
+            "the reference (`--runner official --out full_ref`), then `parity diff full_ref full` on whole tensors"
         ]
     place = place_of(tap)
     if found.tier != "exact" and place.block is not None:

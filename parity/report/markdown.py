@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from parity.report.terminal import Terminal
-from parity.report.words import COLUMNS, MOST_WORST, GateWords, RowWords, perf_sentence
+from parity.report.words import COLUMNS, MOST_WORST, GateWords, RowWords, head_and_list, perf_sentence
 from parity.trace.atomic import append_text
 from runners.printable import printable
 
@@ -19,8 +19,8 @@ _ESCAPED = str.maketrans(
 )
 
 
-def verdict_markdown(said: GateWords) -> str:
-    """The summary of a gate: headline, what failed, then everything, folded."""
+def verdict_markdown(said: GateWords, steps: Sequence[str] = ()) -> str:
+    """The summary of a gate: headline, what failed, what to type next unless it is parity, then everything, folded."""
     perf = said.perf
     parts = [
         f"### {escaped(said.first_line)}",
@@ -36,7 +36,8 @@ def verdict_markdown(said: GateWords) -> str:
         parts.append(_table(said.worst[:MOST_WORST]))
     if (more := len(said.worst) - MOST_WORST) > 0:
         parts.append(f"{more} more are beyond their limits; all are below.")
-    parts += [f"- {escaped(note)}" for note in said.notes]
+    parts += [f"- {escaped(head_and_list(note)[0])}" for note in said.notes]  # the table has what a note lists
+    parts += [f"- {escaped(step)}" for step in steps if said.exit_code]
     if said.rows:
         parts.append(f"<details><summary>All {len(said.rows)} metrics</summary>\n\n{_table(said.rows)}\n\n</details>")
     if perf is not None:

@@ -30,10 +30,12 @@ def draw_diff(console: Terminal, found: RunsDiff, title: str) -> None:
 
 
 def _all_equal(found: RunsDiff) -> str:
-    """That all bits are equal, where they are and nothing else was found; else nothing."""
+    """That all bits are equal, where they are and nothing but a run against itself was found; else nothing."""
     equal = all(found.metrics.get(name) == 1.0 for name in BIT_EQUALITIES)
-    if not equal or found.findings or found.left_out.taps or found.metrics.get("taps.bit_different", 0.0) != 0.0:
+    others = [finding for finding in found.findings if finding.code != "same_run"]
+    if not equal or others or found.left_out.taps or found.metrics.get("taps.bit_different", 0.0) != 0.0:
         return ""
     drift = found.levels.get("drift")
     taps = f" and {drift.compared} taps" if drift is not None and "taps.bit_different" in found.metrics else ""
-    return f"all bits equal, of frames, sound, latents{taps}"
+    itself = "; it is the reference's own run, or a copy" if found.findings else ""
+    return f"all bits equal, of frames, sound, latents{taps}{itself}"

@@ -5,7 +5,7 @@ in every row, harmless variation lies left of it, known defects right.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from parity.diff.comparison import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
@@ -20,6 +20,10 @@ KEY = (
     "Upper dots: harmless variations of the reference. Lower dots: known defects, faint where they are not this "
     "metric's to catch. Diamond: this run. Along an axis: distance from perfect agreement over the limit's."
 )
+MEANINGS = {
+    "drift": "Of each group the worst relative L2 of a tap in the free run.",
+    "isolated": "Of each group the worst relative L2 that is added, fed the reference's inputs.",
+}
 TONES = {"ok": "good", "FAIL": "bad", "waived": "warn", "expired": "warn", "uncalibrated": "warn"}
 
 
@@ -34,8 +38,9 @@ def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping
         )
         if not ordered:
             continue
-        drawn = _table({row.metric: _judged(row, limits.get(row.metric)) for row in ordered}, limits)
         failed = sum(row.failed for row in ordered)
+        drawn: list[Node] = [tag("p", {"class": "note"}, MEANINGS[level])] if level in MEANINGS else []
+        drawn += _failed_then_folded(ordered, failed, limits)
         what = "metrics" if level == OUTPUTS else "groups"
         title = f"{capitalised(LEVEL_WORDS[level])}: {failed or 'none'} of {len(ordered)} {what} beyond their limit"
         opened = "" if failed else None
@@ -46,6 +51,17 @@ def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping
         title = f"{len(rest)} more, measured without being judged"
         parts.append(tag("details", {"class": "more"}, tag("summary", {}, title), _table(rows, limits)))
     return tag("div", {"class": "stack"}, parts)
+
+
+def _failed_then_folded(ordered: Sequence[Row], failed: int, limits: Mapping[str, Limit]) -> list[Node]:
+    """Rows that failed, then the others folded behind how many they are; where none failed, all as they are."""
+    drawn = {row.metric: _judged(row, limits.get(row.metric)) for row in ordered}
+    if failed in (0, len(ordered)):
+        return [_table(drawn, limits)]
+    wrong = {row.metric: drawn.pop(row.metric) for row in ordered[:failed]}
+    summary = tag("summary", {}, f"{len(drawn)} within their limits")
+    folded = _table(drawn, limits, explained=_has_axis(wrong, limits))
+    return [_table(wrong, limits), tag("details", {"class": "more"}, summary, folded)]
 
 
 def _note(note: str) -> Html:
@@ -97,13 +113,20 @@ def _on_axis(name: str, value: float, limit: Limit) -> dict[str, Any]:
     }
 
 
-def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit]) -> Html:
-    """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis."""
-    if not any(name in limits and limits[name].samples for name in rows):
+def _has_axis(names: Iterable[str], limits: Mapping[str, Limit]) -> bool:
+    return any(name in limits and limits[name].samples for name in names)
+
+
+def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit], *, explained: bool = False) -> Html:
+    """Rows by metric; where no limit of theirs has samples, as for equal bits, nothing is said of an axis.
+
+    `explained` is true where a table above says what is on an axis.
+    """
+    if not _has_axis(rows, limits):
         return table([*HEADER[:3], ""], list(rows.values()), {"class": "metrics no-axis"})
     key = tag("canvas", {"class": "axis-key", "aria-hidden": "true"})
     drawn = table([*HEADER[:3], [HEADER[3], key]], list(rows.values()), {"class": "metrics"})
-    return tag("div", {}, tag("p", {"class": "note"}, KEY), drawn)
+    return tag("div", {}, None if explained else tag("p", {"class": "note"}, KEY), drawn)
 
 
 def _judged(row: Row, limit: Limit | None) -> Html:
@@ -135,7 +158,8 @@ def _measured(name: str, value: float, limit: Limit | None, reason: str) -> Html
 def _named(name: str, word: str = "", tone: str = "", why: str = "") -> Html:
     """The metric with its state, its meaning, and why its limit is what it is: a column of its own was too narrow."""
     badge = tag("span", {"class": f"badge {tone}"}, word) if word else None
-    said = [tag("small", {}, METRICS[name].meaning), *([tag("small", {"class": "reason"}, why)] if why else [])]
+    meaning = tag("small", {}, METRICS[name].meaning) if level_of(name) == OUTPUTS else None
+    said = [meaning, *([tag("small", {"class": "reason"}, why)] if why else [])]
     return cell(HEADER[0], badge, " ", tag("code", {}, name), said, kind="name")
 
 

@@ -7,13 +7,14 @@ from typing import Final
 from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.perf_history import HistoryLine
 from parity.judge.timed import timed_run
-from parity.report.page_html import Html, Node, cell, join, table, tag
+from parity.report.page_html import Html, Node, cell, join, table, tag, with_code
 from parity.report.words import interval, short
 from parity.runs.folder import IMPORTED, RunManifest
 
 HEADER: Final = ("quantity", "this run", "reference run", "baseline", "allowed", "change", "")
 TONES: Final = {"ok": "good", "slower": "bad", "missing": "bad", "unmatched": "bad", "inconclusive": "warn"}
 BAR: Final = (200, 18)  # width and height, CSS pixels
+MOST_TIMES: Final = 2.0  # the reference run's time, at which a bar's axis ends
 STEPS: Final = (640, 150)
 
 
@@ -33,12 +34,13 @@ def times_section(
     names = list(dict.fromkeys((*now, *judged, *before)))
     rows = [_row(name, now.get(name), before.get(name), judged.get(name)) for name in names]
     said = [f"Not held to a baseline: {perf}"] if isinstance(perf, str) else [f"Baseline: {perf.reason}", *perf.notes]
-    key = "Bar: this run. Thin line: reference run. Dashed line: the most that the baseline allows. "
+    key = f"Bar: this run, from nothing to {MOST_TIMES:g} times the reference run. Thin line: reference run. "
+    key += "Dashed line: the most that the baseline allows. "
     key += "Change: from the baseline or, where there is none, from the reference run."
     return join(
         [
-            [tag("p", {"class": "note"}, one) for one in said],
-            table(HEADER, rows, {"class": "times"}),
+            [tag("p", {"class": "note"}, with_code(one)) for one in said],
+            table([HEADER[0], [HEADER[1], bar_axis()], *HEADER[2:]], rows, {"class": "times"}),
             tag("p", {"class": "note"}, key),
             tag("h3", {}, "Every step"),
             _steps(reference.step_s, candidate.step_s),
@@ -67,7 +69,7 @@ def _row(name: str, now: float | None, before: float | None, judged: PerfRow | N
         "tr",
         {"class": tone or None},
         cell(HEADER[0], tag("code", {}, name), tag("small", {}, judged.reason) if judged and judged.reason else None),
-        cell(HEADER[1], short(now, unit), _bar(now, before, allowed), kind="number"),
+        cell(HEADER[1], short(now, unit), bar(now, before, allowed), kind="number"),
         cell(HEADER[2], short(before, unit), kind="number"),
         cell(HEADER[3], short(judged.baseline if judged else None, unit), kind="number"),
         cell(HEADER[4], short(allowed, unit), kind="number"),
@@ -82,14 +84,24 @@ def change_words(now: float, before: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %" if 0.5 <= ratio <= 2 else f"{ratio:.3g}×"
 
 
-def _bar(now: float | None, before: float | None, allowed: float | None) -> Html:
+def bar_axis() -> Html:
+    """The axis of every bar, in times the reference run."""
     width, height = BAR
-    most = max((value for value in (now, before, allowed) if value is not None), default=0.0)
-    if most <= 0 or not math.isfinite(most):
+    ends = ((0.0, "0", ""), (0.5, f"{MOST_TIMES / 2:g}×", "middle"), (1.0, f"≥{MOST_TIMES:g}×", "end"))
+    words = [
+        tag("text", {"class": kind or None, "x": share * (width - 2), "y": 12}, said) for share, said, kind in ends
+    ]
+    return tag("svg", {"class": "bar", "viewBox": f"0 0 {width} {height}", "aria-hidden": "true"}, words)
+
+
+def bar(now: float | None, before: float | None, allowed: float | None) -> Html:
+    """A bar on the axis of `bar_axis`; of a quantity that the reference has not, none."""
+    width, height = BAR
+    if before is None or not 0 < before < math.inf:
         return Html("")
 
     def at(value: float) -> float:
-        return round(value / most * (width - 2), 1)
+        return round(min(1.0, value / (MOST_TIMES * before)) * (width - 2), 1)
 
     def mark(value: float | None, kind: str) -> Node:
         if value is None:
@@ -97,9 +109,9 @@ def _bar(now: float | None, before: float | None, allowed: float | None) -> Html
         return tag("line", {"class": kind, "x1": at(value), "x2": at(value), "y1": 1, "y2": height - 1})
 
     over = now is not None and allowed is not None and now > allowed
-    bar = tag("rect", {"class": "over" if over else "now", "y": 5, "height": 8, "rx": 2, "width": at(now or 0.0)})
+    drawn = tag("rect", {"class": "over" if over else "now", "y": 5, "height": 8, "rx": 2, "width": at(now or 0.0)})
     attributes = {"class": "bar", "viewBox": f"0 0 {width} {height}", "aria-hidden": "true"}
-    return tag("svg", attributes, bar, mark(before, "before"), mark(allowed, "allowed"))
+    return tag("svg", attributes, drawn, mark(before, "before"), mark(allowed, "allowed"))
 
 
 def _steps(before: Sequence[float], now: Sequence[float]) -> Html:

@@ -11,7 +11,8 @@ from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Row, Verdict
 from parity.report.explanation import cause_line, explanation_lines, first_place, story
 from parity.report.page_html import Html, Node, join, tag, with_code
-from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number
+from parity.report.page_metrics import TONES as ROW_TONES
+from parity.report.words import bound, capitalised, head_and_list, judged_by, notes, number, state
 
 WORDS = {"parity": "Parity", "not_at_parity": "Not at parity", "undecided": "Could not judge"}
 TONES = {"parity": "good", "not_at_parity": "bad", "undecided": "warn"}
@@ -153,7 +154,9 @@ def _output(
     if row is None:
         return _tile(title, words, label)
     limit = "wanted: equal bits" if row.metric == equality else f"limit {bound(row)}"
-    return _tile(title, words, label, "good" if row.passed else "bad" if row.failed else "warn", limit)
+    told = state(row)
+    weak = "; alone it decides nothing" if told == "uncalibrated" else ""
+    return _tile(title, words, f"{label}{weak}", ROW_TONES[told], limit)
 
 
 def _tile(title: str, value: str, label: str, tone: str = "", limit: str = "") -> Html:

@@ -34,7 +34,9 @@ def check_lines(check: RunnerCheck) -> list[str]:
         if len(found) > SHOWN:
             lines.append(f"  and {len(found) - SHOWN} more")
     if check.worst is not None:
-        lines.append(f"farthest from the native model: {check.worst[0]}, relative L2 {check.worst[1]:.2g}")
+        tap, error = check.worst
+        far = f"farthest from the native model: {tap}, relative L2 {error:.2g}"
+        lines.append(far if error else "no tap is another number than the native model's")
     lines.append(
         "nothing is wrong with its form; `parity run`, then `parity gate`, judge its numbers"
         if not check.flaws

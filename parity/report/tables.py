@@ -19,6 +19,7 @@ from parity.report.words import (
     MOST_WORST,
     GateWords,
     change_words,
+    head_and_list,
     interval,
     limit_words,
     number,
@@ -89,17 +90,23 @@ def draw_worst(console: Terminal, said: GateWords) -> None:
     rest += [f"{within} within"] if within and said.worst else []
     if rest:
         _line(console, "note", f"{', '.join(rest)}; -v shows every metric and why its limit is what it is")
-    _notes(console, said)
+    for note in said.notes:
+        head, listed = head_and_list(note)
+        _line(console, "note", f"{head} (-v names them)" if listed else head)
 
 
 def draw_verdict(console: Terminal, said: GateWords) -> None:
-    """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found."""
+    """Print each metric with value, limit, by how much, and why the limit is what it is; then what was found.
+
+    Those that count against parity come first, the farthest beyond its limit before the others.
+    """
     verdict = said.verdict
     title = f"{verdict.case}, judged by {said.judged_by}"
     lines = [(one.cells[0], one.sentence) for one in said.rows]
     _draw(console, title, COLUMNS, [one.cells for one in said.rows], lines)
     _findings(console, said)
-    _notes(console, said)
+    for note in said.notes:
+        _line(console, "note", note)
     if verdict.unjudged:
         reasons = dict.fromkeys(verdict.unjudged.values())
         for reason in reasons:
@@ -110,11 +117,6 @@ def draw_verdict(console: Terminal, said: GateWords) -> None:
 def _findings(console: Terminal, said: GateWords) -> None:
     for failure, message in said.failures:
         _line(console, "FAIL", f"{failure.code} in {failure.where}: {message}")
-
-
-def _notes(console: Terminal, said: GateWords) -> None:
-    for note in said.notes:
-        _line(console, "note", note)
 
 
 def draw_perf(console: Terminal, perf: PerfVerdict) -> None:

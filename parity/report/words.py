@@ -50,8 +50,8 @@ class GateWords:
     why: str  # the first line of the explanation, of a verdict that is no parity; else empty
     sides: tuple[str, ...]  # a line a run: what it is, when and where it ran; what its engine says; whose limits hold
     judged_by: str
-    rows: tuple[RowWords, ...]
-    worst: tuple[RowWords, ...]  # the rows that count against parity, farthest beyond their limit first
+    rows: tuple[RowWords, ...]  # those that count against parity first, then by how much of their limit they use
+    worst: tuple[RowWords, ...]  # the rows that count against parity
     failures: tuple[tuple[Failure, str], ...]  # the first few of each code with their message
     notes: tuple[str, ...]
     other_release: str | None  # that the candidate follows another release than it was judged by
@@ -70,7 +70,8 @@ def in_words(
         why: the first line of the explanation (`parity.report.explanation.story`); at parity it is not said.
         first: the place where the candidate first diverges (`parity.report.explanation.first_place`).
     """
-    rows = tuple(RowWords(row, _cells(row), sentence(row)) for row in verdict.rows)
+    ordered = sorted(verdict.rows, key=lambda row: (not row.failed, -row.used))
+    rows = tuple(RowWords(row, _cells(row), sentence(row)) for row in ordered)
     counted = "" if verdict.outcome == "parity" else f": {how_many(verdict)}"
     counted += f", first divergence at {first}" if first and counted else ""
     return GateWords(
@@ -83,7 +84,7 @@ def in_words(
         sides=(*sides_in_words(verdict.sides), *root_in_words(verdict)),
         judged_by=judged_by(verdict),
         rows=rows,
-        worst=tuple(sorted((one for one in rows if one.row.failed), key=lambda one: -one.row.used)),
+        worst=tuple(one for one in rows if one.row.failed),
         failures=tuple(folded(verdict.failures)),
         notes=notes(verdict),
         other_release=None if followed is None else release_followed(followed),
@@ -99,9 +100,14 @@ def how_many(verdict: Verdict) -> str:
     return said if not found else f"{said} and {found} finding{'s' if found > 1 else ''}"
 
 
+def runs_named(run: str, reference: str | None) -> str:
+    """Two runs as a verb is given them. `reference` is as it was named; None for the golden."""
+    return shlex.quote(run) + ("" if reference is None else f" --against {shlex.quote(reference)}")
+
+
 def next_steps(run: str, reference: str | None) -> tuple[str, ...]:
-    """The commands to type after a verdict that is no parity. `reference` is as it was named; None for the golden."""
-    runs = shlex.quote(run) + ("" if reference is None else f" --against {shlex.quote(reference)}")
+    """The commands to type after a verdict that is no parity. Arguments as `runs_named`."""
+    runs = runs_named(run, reference)
     return (f"next: parity explain {runs}", f"next: parity report {runs} --out page.html")
 
 
@@ -147,9 +153,10 @@ def capitalised(line: str) -> str:
 
 
 def head_and_list(note: str) -> tuple[str, str]:
-    """A long note parted before what it lists; a note that is short, or lists nothing, whole and an empty list."""
-    head, _, listed = note.partition(": ")
-    return (head, listed) if len(note) > MOST_OF_A_NOTE >= len(head) and listed else (note, "")
+    """A long note parted before the names it ends in; one that is short, or ends in none, whole and an empty list."""
+    head, _, listed = note.rpartition(": ")
+    names = bool(head) and not any(" " in one for one in listed.split(", "))
+    return (head, listed) if names and len(note) > MOST_OF_A_NOTE else (note, "")
 
 
 def folded(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:

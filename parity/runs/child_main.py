@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.machinery import PathFinder  # here, since a finder that imports asks itself first
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -68,8 +69,6 @@ class _Ours:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         """The spec of one of the packages; what lies in them is found by their own paths."""
-        from importlib.machinery import PathFinder
-
         return PathFinder.find_spec(name, [str(ROOT)]) if name in ("parity", "runners") else None
 
 

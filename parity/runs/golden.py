@@ -78,7 +78,10 @@ def golden_of(case_id: str, release: str | None = None) -> Run:
     """
     folder = _folder_of(case_id)
     if not has_golden(case_id):
-        raise RunError(f"Case {case_id!r} has no golden; record one with `parity bless RUN --reason TEXT`.")
+        raise RunError(
+            f"Case {case_id!r} has no golden in {folder}; record one with `parity bless RUN --reason TEXT`, or name a "
+            "run as reference."
+        )
     if release is None:
         return _checked(folder, case_id)
     now = _checked(folder, case_id)

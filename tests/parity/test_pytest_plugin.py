@@ -73,7 +73,7 @@ def test_a_run_not_at_parity_fails_with_the_table(suite: Suite, leave_run: Leave
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*AssertionError: not at parity",
+            "*AssertionError: VERDICT: NOT AT PARITY: 1 of 12 metrics*",
             "*taps are equal in every bit, yet outputs.bit_equal.frames is 0*",
             "*FAIL*outputs.bit_equal.frames*= 1*",
             "*VERDICT: NOT AT PARITY*",

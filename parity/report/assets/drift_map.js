@@ -3,7 +3,8 @@
 
 const ABSENT = 0, MISSING = 1, NOT_A_NUMBER = 2, INFINITE = 3, EQUAL = 4, ZERO = 5;
 const MOST_ROOT_BUTTONS = 6;
-const END_COLUMNS = 3; // x0, guided, latent
+const END_WORDS = ["x0", "guided", "latent"]; // of a step, after its blocks
+const END_COLUMNS = END_WORDS.length;
 const SCALES = [
   { words: "relative L2", low: -6, high: 0 }, // fitted to the errors of the run
   { words: "times harmless noise", low: -2, high: 2 },
@@ -155,7 +156,8 @@ function mapLabels(ink, layout, model) {
   }
   write(ink, "step", 0, layout.top + 5);
   write(ink, "block", layout.x(0), below + 15);
-  write(ink, "x0, guided, latent", layout.x(model.columns - 1) + layout.across, below + 15, "right");
+  if (layout.across < 44) return write(ink, END_WORDS.join(", "), layout.x(model.columns - 1) + layout.across, below + 15, "right");
+  END_WORDS.forEach((words, end) => write(ink, words, layout.x(model.blocks + end) + layout.across / 2, below, "center"));
 }
 
 function drawLegend(canvas, scale, differs) {

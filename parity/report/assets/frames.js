@@ -62,12 +62,13 @@ function startFrames(slot, album) {
 
   stage = startStage(left, middle);
   const trio = element("div", { class: "trio" }, figure("Reference", left), figure("This run", middle), figure(difference, right));
+  const views = element("div", { class: "views" }, stage.field, trio);
   const view = choice("View", ["side by side", "swipe", "flicker"], 0, (index) => {
-    trio.classList.toggle("one", index > 0);
+    views.classList.toggle("one", index > 0);
     stage.show(["", "swipe", "flicker"][index]);
   });
   slot.append(
-    element("div", { class: "controls" }, view.field), stage.field, trio,
+    element("div", { class: "controls" }, view.field), views,
     element("div", { class: "player frames-player" }, play, slider), readout, strip,
   );
   show(place);
@@ -80,15 +81,26 @@ function startStage(left, middle) {
   const [below, above] = [element("img", { alt: left.alt }), element("img", { alt: middle.alt, class: "above" })];
   const edge = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of this run is shown" });
   const title = element("figcaption", {}, "");
-  const field = element("figure", { class: "stage", hidden: true }, title, element("div", { class: "pair" }, below, above), edge);
+  const line = element("div", { class: "edge", "aria-hidden": "true" });
+  const pair = element("div", { class: "pair" }, below, above, line);
+  const field = element("figure", { class: "stage", hidden: true }, title, pair, edge);
   let turning = 0;
-  const cover = () => { above.style.clipPath = `inset(0 0 0 ${edge.value}%)`; };
+  const cover = () => {
+    above.style.clipPath = `inset(0 0 0 ${edge.value}%)`;
+    line.style.left = `${edge.value}%`;
+  };
   edge.addEventListener("input", cover);
+  const drag = (event) => {
+    if (edge.hidden || !event.buttons) return;
+    edge.value = 100 * placeOn(pair, event).x / pair.clientWidth;
+    cover();
+  };
+  for (const kind of ["pointerdown", "pointermove"]) pair.addEventListener(kind, drag);
   const copy = () => { [below.src, above.src] = [left.src, middle.src]; };
   const show = (mode) => {
     clearInterval(turning);
     field.hidden = !mode;
-    edge.hidden = mode !== "swipe";
+    line.hidden = edge.hidden = mode !== "swipe";
     above.style.visibility = "visible";
     above.style.clipPath = "none";
     if (mode === "swipe") cover();

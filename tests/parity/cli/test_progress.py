@@ -33,6 +33,7 @@ def lines_of(calls: list[tuple[float, str, tuple[object, ...]]]) -> list[str]:
     said: list[str] = []
     now = [0.0]
     lines = module.Lines("native x", said.append, lambda: now[0])
+    lines.begin()
     for at, name, arguments in calls:
         now[0] = at
         getattr(lines, name)(*arguments)
@@ -82,6 +83,11 @@ def test_the_bar_keeps_no_total_of_the_steps_before() -> None:
         (task,) = drawn.tasks
         assert task.total is None and module.StepsColumn().render(task).plain == ""
         assert task.description == "official x: audio_decoding"
+        bar.end()
+    assert isinstance(console.file, io.StringIO)
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
+    stages = re.findall(r"official x: (\w+) (?:took|in) \d+\.\d s(, 1 step)?$", printed, re.MULTILINE)
+    assert stages == [("starting", ""), ("denoising", ", 1 step"), ("audio_decoding", ""), ("done", "")]
 
 
 def test_a_stage_is_told_when_it_works_and_once() -> None:

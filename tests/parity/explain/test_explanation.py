@@ -280,8 +280,8 @@ def test_an_engine_that_cannot_run_in_lockstep_is_not_sent_there(flow: Dataflow)
     lines = explanation_lines(explain(diff, flow, Floors(flow, "bf16"), bits_expected=False, runner="engine"))
     assert not any("isolate" in line for line in lines)
     assert lines[-1].startswith(
-        "next: `parity run --runner RUNNER --case CASE --weights DIR "
-        f"--taps '{HEAD}/cond/block/00/video/*' --keep full --out FULL`"
+        "next: `parity run --runner FILE.py:CLASS --case CASE --weights DIR "
+        f"--taps '{HEAD}/cond/block/00/video/*' --keep full --out full`"
     )
 
 

@@ -10,11 +10,11 @@ from parity.judge.perf import PerfVerdict
 from parity.judge.verdict import Verdict
 from parity.report.markdown import annotation, annotations, error_markdown, say_in_workflow, verdict_markdown
 from parity.report.terminal import Terminal
-from parity.report.words import in_words
+from parity.report.words import in_words, next_steps
 
 
 def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict: Verdict) -> None:
-    text = verdict_markdown(in_words(verdict))
+    text = verdict_markdown(in_words(verdict), next_steps("mine", "ref"))
     assert text.startswith(
         "### VERDICT\\: NOT AT PARITY\\: 1 of 5 metrics beyond their limits and 1 finding \\(judged by limits on "
     )
@@ -22,6 +22,9 @@ def test_the_summary_opens_with_the_decision_and_shows_what_failed_first(verdict
     before, after = text.split("<details>")
     assert "video\\_latent.relative\\_l2" in before and "frames.ssim.min |" not in before
     assert "frames.ssim.min |" in after
+    assert "- next\\: parity explain mine --against ref\n- next\\: parity report mine" in before
+    states = [line.split(" | ")[0] for line in after.splitlines() if line.startswith("| ") and " | " in line]
+    assert states[2] == "| FAIL" and "| FAIL" not in states[3:]  # below head and rule the worst, then the others
     assert all(line.replace("\\|", "").count("|") == 8 for line in text.splitlines() if line.startswith("|"))
 
 

@@ -26,6 +26,10 @@ def test_equal_runs_are_one_line(leave_run: LeaveRun) -> None:
     assert lines == ["b against a: all bits equal, of frames, sound, latents and 263 taps"]
     bare = leave_run("c", blocks=None), leave_run("d", runner="engine", blocks=None)
     assert drawn(*bare) == ["b against a: all bits equal, of frames, sound, latents"]
+    itself = drawn(bare[0], bare[0])
+    assert itself == [
+        "b against a: all bits equal, of frames, sound, latents; it is the reference's own run, or a copy"
+    ]
 
 
 @pytest.mark.parametrize("output", ["video_frames", "audio_waveform", "video_latent", "audio_latent"])

@@ -349,11 +349,19 @@ def test_frames_are_swiped_and_flickered(browser: Browser, page: Path) -> None:
     assert not browser.run(shown)
     browser.click(*browser.place("#frames .choice label:nth-of-type(2)"))
     assert browser.run(shown) and browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 50%)"
+    assert browser.place(".stage .edge")[0] == pytest.approx(browser.place(".stage .pair")[0], abs=1)
+    top, left = browser.run(  # the difference stands beside it
+        "['.stage', '.trio'].map((one) => document.querySelector(one).getBoundingClientRect())"
+        ".reduce((one, other) => [Math.abs(one.top - other.top), other.left - one.right])"
+    )
+    assert top < 2 and left > 0
     browser.run(
         "document.querySelector('.stage input').value = 20;"
         "document.querySelector('.stage input').dispatchEvent(new Event('input'))"
     )
     assert browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 20%)"
+    browser.click(*browser.place(".stage .pair", 0.75, 0.5))  # the edge goes where the picture is pressed
+    assert browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 75%)"
     browser.click(*browser.place("#frames .choice label:nth-of-type(3)"))
     seen = set()
     for _ in range(12):
@@ -367,6 +375,8 @@ def test_frames_are_swiped_and_flickered(browser: Browser, page: Path) -> None:
 def test_metrics_are_filtered_by_words_and_by_state(browser: Browser, page: Path) -> None:
     browser.open(page)
     left = "document.querySelectorAll('#metrics .metrics tbody tr:not([hidden])').length"
+    opened = "[...document.querySelectorAll('#metrics details.more')].map((one) => one.open)"
+    assert browser.run(opened) == [True, False, False]  # what failed is seen, what passed within, what is not judged
     every = browser.run(left)
     browser.run(
         "document.querySelector('.filter input[type=search]').value = 'bit_equal.frames';"

@@ -50,7 +50,9 @@ def test_perfect_absent_and_boundless_values_have_their_place() -> None:
     assert found["value"][0] == math.inf and found["floors"][0][1] == 1.0
 
 
-def test_failed_metrics_come_first_and_what_is_not_judged_is_folded(verdict: Verdict, registry: Registry) -> None:
+def test_failed_metrics_come_first_and_what_passes_or_is_not_judged_is_folded(
+    verdict: Verdict, registry: Registry
+) -> None:
     metrics = {row.metric: row.value for row in verdict.rows} | {"frames.max_abs": 3.0}
     text = metric_table(verdict, metrics, registry.limits_of("astronaut"))
     names = [
@@ -60,7 +62,8 @@ def test_failed_metrics_come_first_and_what_is_not_judged_is_folded(verdict: Ver
         "frames.max_abs",
     ]  # used: 1.2, 3 waived, 0
     places = [text.index(f"<code>{name}</code>") for name in names]
-    places.insert(3, text.index("1 more, measured without being judged"))
+    places.insert(1, text.index(f"{len(verdict.rows) - 1} within their limits"))
+    places.insert(4, text.index("1 more, measured without being judged"))
     assert places == sorted(places)
     assert "one byte says nothing" in text and "waived: known, see notes" in text
     assert (
@@ -94,6 +97,6 @@ def test_metrics_stand_there_without_a_verdict_too() -> None:
 def test_an_axis_is_explained_only_where_one_is_drawn(verdict: Verdict, registry: Registry) -> None:
     limits = registry.limits_of("astronaut")
     text = metric_table(verdict, {row.metric: row.value for row in verdict.rows}, limits)
-    assert text.count("Upper dots") == text.count("axis-key") == 1
+    assert (text.count("Upper dots"), text.count("axis-key")) == (1, 2)  # of those that failed and the others
     equal_bits = metric_table(verdict, {}, {})
     assert "Upper dots" not in equal_bits and "axis-key" not in equal_bits and "no-axis" in equal_bits

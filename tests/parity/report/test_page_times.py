@@ -4,7 +4,7 @@ import pytest
 
 from parity.judge.perf import Machine, Times
 from parity.judge.perf_history import HistoryLine
-from parity.report.page_times import change_words, chart, curve
+from parity.report.page_times import bar, bar_axis, change_words, chart, curve
 from parity.report.words import short
 
 
@@ -21,6 +21,14 @@ def test_a_measurement_has_four_digits_and_its_unit() -> None:
     assert short(0.0360407, "s") == "0.03604 s"
     assert short(5 << 29, "bytes") == "2.5000 GiB"
     assert short(None, "s") == "-"
+
+
+def test_a_bar_stands_on_one_axis_with_the_others() -> None:
+    # 198 wide at 2 times the reference run's 4 s: 3 s are 74.25, the reference 99, and 9 s end at the edge.
+    assert 'width="74.2"' in bar(3.0, 4.0, None) and 'class="before" x1="99.0" x2="99.0"' in bar(3.0, 4.0, None)
+    assert 'class="over"' in bar(9.0, 4.0, 5.0) and 'width="198.0"' in bar(9.0, 4.0, 5.0)
+    assert bar(3.0, None, 5.0) == ""
+    assert all(words in bar_axis() for words in (">0</text>", ">1×</text>", ">≥2×</text>"))
 
 
 def test_a_chart_begins_at_zero_and_names_its_axes() -> None:

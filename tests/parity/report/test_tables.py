@@ -13,7 +13,7 @@ from parity.judge.rules import judge
 from parity.judge.verdict import Verdict
 from parity.report.tables import draw_changes, draw_gate, draw_perf_changes
 from parity.report.terminal import Terminal
-from parity.report.words import folded, in_words, next_steps
+from parity.report.words import folded, head_and_list, in_words, next_steps
 
 
 def console(width: int) -> Terminal:
@@ -53,6 +53,23 @@ def test_a_wide_terminal_gets_a_table_and_a_narrow_one_lines(verdict: Verdict) -
     draw_gate(narrow, in_words(verdict), whole=True)
     assert "why this limit" in shown(wide) and "why this limit" not in shown(narrow)
     assert "video_latent.relative_l2 is 0.123457, wanted <= 0.1" in shown(narrow)
+
+
+def test_every_metric_comes_in_the_order_of_what_is_wrong(verdict: Verdict) -> None:
+    target = console(60)
+    draw_gate(target, in_words(verdict), whole=True)
+    states = [line.split(" ")[0] for line in shown(target).splitlines() if ", wanted " in line]
+    assert len(states) == len(verdict.rows) and states[0] == "FAIL" and "FAIL" not in states[1:]
+
+
+def test_a_note_that_ends_in_names_is_parted_before_them_and_no_other_note() -> None:
+    names = ", ".join(f"drift.block.video.ff.step_{number}" for number in range(30))
+    assert head_and_list(f"OVERLAP by 30 metrics, on which no case passes: {names}") == (
+        "OVERLAP by 30 metrics, on which no case passes",
+        names,
+    )
+    prose = f"limits were measured elsewhere (threads: 1 -> 2): they pass nothing; {'run there ' * 30}"
+    assert head_and_list(prose) == (prose, "")
 
 
 @pytest.mark.parametrize("width", [60, 200])
