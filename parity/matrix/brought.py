@@ -1,0 +1,102 @@
+"""What a row needs on its box, brought there from the store: the case's pictures, the weights, a project's limits.
+
+Weights stay on the box, in the user's cache under their content's hash, and are brought once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+import torch
+
+from parity.fleet.row import Row
+from parity.runs.places import PROJECT_FILE, PROJECT_FOLDER
+from parity.runs.store import Store, StoreEntry
+from parity.trace.atomic import changing, folder_atomic, write_bytes_atomic
+from runners.case import Case, parse_case
+from runners.errors import CaseError, CheckpointError, RunError
+from runners.forge.weights import ForgedWeights, weights_named
+from runners.load import load
+from runners.weights import WeightsFolder
+
+MAX_LISTING_BYTES: Final = 64 << 20
+
+
+def box_cache() -> Path:
+    """The folder of this box in which what rows share is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ltx-parity" / "boxes"
+
+
+def bring_case(row: Row, store: Store, place: Path) -> Case:
+    """The case of a row, its pictures beside it. Raises: CaseError; RunError if the store has them not."""
+    from runners.case import case_text
+
+    folder = place / "case"
+    folder.mkdir()
+    try:
+        case = msgspec.convert({**row.case, "folder": str(folder)}, Case, strict=True)
+    except (msgspec.ValidationError, CaseError) as error:
+        raise CaseError(f"The case of a row does not fit its form ({error}); are driver and box of one version?") from error
+    case = parse_case(case_text(case), folder)  # held to everything that a file is held to
+    for image in case.request.images:
+        target = case.image_place(image)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if image.path not in row.pictures:
+            raise CaseError(f"The row of {case.id!r} lacks its picture {image.path[:100]!r}.")
+        store.get(row.pictures[image.path], target)
+    return case
+
+
+def bring_weights(row: Row, store: Store, device: torch.device) -> WeightsFolder | ForgedWeights:
+    """The weights of a row. Raises: CheckpointError if a folder of the box has other ones; RunError."""
+    if not row.weights_files:
+        found = weights_named(row.weights, device)
+        if row.weights_hash and found.hash != row.weights_hash:
+            raise CheckpointError(
+                f"The weights in {row.weights} of this box have the hash {found.hash[:12]}; wanted "
+                f"{row.weights_hash[:12]}. Copy the others there, or leave weights_hash out."
+            )
+        return found
+    listed = json.dumps(msgspec.to_builtins(row.weights_files), sort_keys=True)
+    folder = box_cache() / "weights" / hashlib.sha256(listed.encode()).hexdigest()
+    with changing(folder):
+        if not _is_complete(folder):
+            with folder_atomic(folder, _is_complete, replace=True) as new:
+                _bring(row.weights_files, store, new)
+    return WeightsFolder(folder)
+
+
+def bring_project(row: Row, store: Store, place: Path) -> None:
+    """Make `place`, where a row works, a project with what its driver's has; without one, what ships is found."""
+    if row.project is None:
+        return
+    store.get(row.project, place / "files.json")
+    entries = load(
+        place / "files.json",
+        dict[str, StoreEntry],
+        RunError,
+        "begin the matrix anew",
+        max_bytes=MAX_LISTING_BYTES,
+    )
+    root = place / PROJECT_FOLDER
+    root.mkdir()
+    write_bytes_atomic(root / PROJECT_FILE, b'root = "."\n')
+    _bring(entries, store, root)
+
+
+def _bring(entries: Mapping[str, StoreEntry], store: Store, folder: Path) -> None:
+    for name, entry in entries.items():
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise RunError(f"{name[:200]!r} would lie outside of its folder; this list of files is not ours.")
+        target = folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.get(entry, target)
+
+
+def _is_complete(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob("ltx-2.3*.safetensors"))
