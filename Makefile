@@ -66,7 +66,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) .venv
 	$(if $(SYSTEM_TORCH),grep -vE '^(torch|torchaudio|triton)==' constraints.txt > .venv/constraints.txt,cp constraints.txt .venv/constraints.txt)
 	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt 'torch$(if $(SYSTEM_TORCH),,==2.13.0)'
-	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,dev]'
+	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,fleet,dev]'
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)

@@ -86,6 +86,4 @@ def grid_of(
             )
         )
     engines = tuple(one.label for one in rows[0].engines) if rows else ()
-    return Grid(
-        name=name, engines=engines, rows=tuple(lines), left_out=tuple(left_out), created_utc=created_utc
-    )
+    return Grid(name=name, engines=engines, rows=tuple(lines), left_out=tuple(left_out), created_utc=created_utc)

@@ -1,4 +1,4 @@
-"""The history of a matrix in the store: what each cell came to the last time, since when it differs, how long rows took.
+"""The history of a matrix in the store: what each cell came to last, since when it differs, how long rows took.
 
 Each call of a matrix leaves one record, named by its date, that holds everything known then: cells and rows that it did
 not run are carried over, so that the newest record is all that is read. A call that goes on with another one writes
@@ -35,8 +35,8 @@ class History(Strict, frozen=True, kw_only=True):
 
     schema_version: Literal[1] = 1
     created_utc: str = ""
-    cells: dict[str, CellHistory] = {}  # by `cell_place`
-    took_s: dict[str, float] = {}  # by `Row.place`
+    cells: dict[str, CellHistory] = msgspec.field(default_factory=dict)  # by `cell_place`
+    took_s: dict[str, float] = msgspec.field(default_factory=dict)  # by `Row.place`
 
 
 def cell_place(result: RowResult, engine: str) -> str:

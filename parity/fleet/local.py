@@ -23,7 +23,9 @@ class LocalExecutor(Executor):
     are free is refused when it is handed in.
     """
 
-    def __init__(self, cores: Sequence[int], gpus: Sequence[str] = (), accelerator: str = "", memory_bytes: int = 0) -> None:
+    def __init__(
+        self, cores: Sequence[int], gpus: Sequence[str] = (), accelerator: str = "", memory_bytes: int = 0
+    ) -> None:
         """Take what jobs may use.
 
         Args:
@@ -44,7 +46,10 @@ class LocalExecutor(Executor):
             slot.start()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Hand in a function of one `Job`. Raises: RunnerError for one that no slot can take; RuntimeError at the end."""
+        """Hand in a function of one `Job`.
+
+        Raises: RunnerError for one that no slot can take; RuntimeError at the end.
+        """
         (job,) = args
         self._require_possible(job.needs)
         future: Future[T] = Future()

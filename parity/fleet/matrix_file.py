@@ -74,7 +74,7 @@ class RunnerEntry(Strict, frozen=True, kw_only=True):
     name: str = ""  # column of the grid; by default the runner
     python: str = ""  # interpreter to run it in; $NAME is an environment variable of the driver
     engine_root: str = ""  # checkout of the engine; comfyui only
-    options: dict[str, str] = {}  # of the engine itself
+    options: dict[str, str] = msgspec.field(default_factory=dict)  # of the engine itself
     num_gpus: int | None = None  # that it wants, more than the device says
 
     def __post_init__(self) -> None:
@@ -187,7 +187,9 @@ def runners_there(file: MatrixFile) -> tuple[list[RunnerEntry], list[RunnerEntry
     there: list[RunnerEntry] = []
     left_out: list[RunnerEntry] = []
     for one in file.runners:
-        unset = any(variable_of(text) and not os.environ.get(variable_of(text)) for text in (one.python, one.engine_root))
+        unset = any(
+            variable_of(text) and not os.environ.get(variable_of(text)) for text in (one.python, one.engine_root)
+        )
         (left_out if unset else there).append(one)
     return there, left_out
 

@@ -10,7 +10,9 @@ from runners.errors import RunnerError
 
 T = TypeVar("T")
 RETRIES: Final = 2  # of a task whose worker or box is lost
-LOCAL_STORE_BYTES: Final = 128 << 20  # of Ray's own object store, where it is begun here: only small data goes through it
+LOCAL_STORE_BYTES: Final = (
+    128 << 20
+)  # of Ray's own object store, where it is begun here: only small data goes through it
 
 
 class RayExecutor(Executor):
@@ -37,9 +39,13 @@ class RayExecutor(Executor):
         self._refs: dict[Future[Any], Any] = {}
         begun_here = address is None and not os.environ.get("RAY_ADDRESS")
         own = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
+        quiet = {"logging_level": "ERROR", "log_to_driver": False}
         try:
             ray.init(
-                address=address, logging_level="ERROR", log_to_driver=False, namespace="parity", **(own if begun_here else {})
+                address=address,
+                logging_level="ERROR",
+                log_to_driver=False,
+                **(own if begun_here else {}),
             )
         except Exception as error:  # each of its parts has errors of its own
             raise RunnerError(f"Ray cannot be reached at {address or 'this machine'} ({error}).") from error

@@ -28,7 +28,7 @@ class EngineOfRow(Strict, frozen=True, kw_only=True):
     runner: str  # NAME[:TIER], or FILE.py:CLASS
     python: str = ""
     engine_root: str = ""
-    options: dict[str, str] = {}
+    options: dict[str, str] = msgspec.field(default_factory=dict)
     num_gpus: int | None = None
     source: str = ""  # SHA-256 of FILE.py, so that a row of another one is another row
 
@@ -48,7 +48,9 @@ class Row(Strict, frozen=True, kw_only=True):
     pictures: dict[str, StoreEntry]  # path in the case's folder -> its content
     weights: str  # forge:PRESET:SEED, or a folder that boxes have; "" where files are given
     weights_hash: str = ""  # of the tensors in a folder that boxes have
-    weights_files: dict[str, StoreEntry] = {}  # path in the weights folder -> its content
+    weights_files: dict[str, StoreEntry] = msgspec.field(
+        default_factory=dict
+    )  # path in the weights folder -> its content
     device: DeviceEntry
     official: OfficialOfRow | None  # None is what is installed
     engines: tuple[EngineOfRow, ...]
@@ -107,7 +109,7 @@ class Cell(Strict, frozen=True, kw_only=True):
     peak_bytes: int = 0
     same_bits_again: bool | None = None  # whether all repeats have the bits of the first; None without repeats
     perf: str = ""  # outcome beside the baseline, where that was asked for
-    files: dict[str, StoreEntry] = {}  # of its run's folder
+    files: dict[str, StoreEntry] = msgspec.field(default_factory=dict)  # of its run's folder
     numbers: StoreEntry | None = None  # the comparison, as `parity gate --numbers` judges it again
     report: StoreEntry | None = None  # its page
 
@@ -146,9 +148,7 @@ class RowResult(Strict, frozen=True, kw_only=True):
 
 def not_done(row: Row, state: RowState, reason: str, took_s: float = 0.0) -> RowResult:
     """The result of a row that did not come to its end."""
-    return RowResult(
-        key=row.key, case=row.case_id, device=row.device.name, state=state, reason=reason, took_s=took_s
-    )
+    return RowResult(key=row.key, case=row.case_id, device=row.device.name, state=state, reason=reason, took_s=took_s)
 
 
 def result_of(value: Any, row: Row) -> RowResult:
@@ -163,5 +163,7 @@ def result_of(value: Any, row: Row) -> RowResult:
     labels = [one.label for one in row.engines]
     whole = found.state != "done" or [cell.engine for cell in found.cells] == labels
     if (found.key, found.case, found.device) != (row.key, row.case_id, row.device.name) or not whole:
-        raise RunError(f"What came back of {row.place} is of {found.place} with {len(found.cells)} of {len(labels)} cells.")
+        raise RunError(
+            f"What came back of {row.place} is of {found.place} with {len(found.cells)} of {len(labels)} cells."
+        )
     return found

@@ -66,7 +66,7 @@ class JobEnd(Strict, frozen=True, kw_only=True):
     took_s: float = 0.0
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The process that jobs are forked from is no more."""
 
 
@@ -94,10 +94,10 @@ class _Forks:
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
         except OSError as error:
-            raise _Gone(self.last_words()) from error
+            raise _GoneError(self.last_words()) from error
 
     def answer(self, within_s: float) -> dict[str, int] | None:
-        """The next answer; None if there is none in time. Raises: _Gone if there will be none."""
+        """The next answer; None if there is none in time. Raises: _GoneError if there will be none."""
         assert self.process.stdout is not None
         until_s = time.monotonic() + within_s
         while b"\n" not in self._heard:
@@ -106,7 +106,7 @@ class _Forks:
                 return None
             part = os.read(self.process.stdout.fileno(), 1 << 16)
             if not part:
-                raise _Gone(self.last_words())
+                raise _GoneError(self.last_words())
             self._heard += part
         line, _, self._heard = self._heard.partition(b"\n")
         found: dict[str, int] = json.loads(line)
@@ -133,7 +133,7 @@ def do_job(job: Job) -> JobEnd:
     with partial_folder(Path(tempfile.gettempdir()) / f"parity-row-{os.getuid()}") as place:
         try:
             end = _done_in(job, place)
-        except _Gone as gone:
+        except _GoneError as gone:
             end_jobs()
             end = JobEnd(state="lost", said=str(gone))
         except BaseException:
@@ -215,4 +215,6 @@ def _last_words(place: Path) -> str:
             lines = log.read(MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
     except RunError:
         lines = []
-    return " / ".join(printable(line.strip())[:300] for line in lines[-SAID_LINES:] if line.strip()) or "it said nothing"
+    return (
+        " / ".join(printable(line.strip())[:300] for line in lines[-SAID_LINES:] if line.strip()) or "it said nothing"
+    )

@@ -24,7 +24,9 @@ _DIE_WITH_PARENT: Final = 1  # PR_SET_PDEATHSIG of Linux
 
 def main(module: str) -> None:
     """Import what rows need, then fork one for each order until there are no more."""
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for GPUs must not begin to use one before forks
+    os.environ.setdefault(
+        "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
+    )  # a look for GPUs must not begin to use one before forks
     if ROOT not in sys.path:
         sys.path.insert(0, ROOT)
     orders, answers = os.dup(0), os.dup(1)

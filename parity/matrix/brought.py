@@ -40,7 +40,9 @@ def bring_case(row: Row, store: Store, place: Path) -> Case:
     try:
         case = msgspec.convert({**row.case, "folder": str(folder)}, Case, strict=True)
     except (msgspec.ValidationError, CaseError) as error:
-        raise CaseError(f"The case of a row does not fit its form ({error}); are driver and box of one version?") from error
+        raise CaseError(
+            f"The case of a row does not fit its form ({error}); are driver and box of one version?"
+        ) from error
     case = parse_case(case_text(case), folder)  # held to everything that a file is held to
     for image in case.request.images:
         target = case.image_place(image)

@@ -58,13 +58,15 @@ class MatrixDrive:
     _out: dict[Any, tuple[Row, int]] = field(default_factory=dict, init=False)
 
     def run(self) -> None:
-        """Drive all rows to an end. On an interrupt, what is under way is asked to end, and what ended is written down."""
+        """Drive all rows to an end. Whatever ends it before, what came back until then is written down."""
         kept = {result.key: result for result in self.ledger.results() if result.state == "done"}
         waiting = []
         for row in self.rows:
             if (result := kept.get(row.key)) is not None:
                 self.watcher.ended(row, result)
-            elif self.ledger.resumed and (result := self._in_store(row)) is not None:  # done while no driver was there to hear it
+            elif (
+                self.ledger.resumed and (result := self._in_store(row)) is not None
+            ):  # done while no driver was there to hear it
                 self._write(row, result)
             else:
                 waiting.append(row)

@@ -91,7 +91,10 @@ class OfficialRun:
         return Reference(files=found.files, reused=True, times_s=found.times_s, release=self._case.reference)
 
     def keep(self, run: Run, times_s: tuple[float, ...]) -> Reference:
-        """Put a run that was made here into the store. Raises: RunError if the store does not take it, or it is other."""
+        """Put a run that was made here into the store.
+
+        Raises: RunError if the store does not take it, or it is another run than is wanted.
+        """
         self._require_wanted(run)
         files = stored_run(run, self._store)
         record = OfficialRecord(files=files, times_s=times_s)

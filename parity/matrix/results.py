@@ -23,7 +23,7 @@ def page_name(key: str, engine: str) -> str:
 
 
 def bring_pages(folder: Path, results: Iterable[RowResult], store: Store) -> list[str]:
-    """Bring the pages of cells home from the store; those that are there already stay. Returns: what could not be had."""
+    """Bring the pages of cells home from the store, but for those that are there. Returns: what could not be had."""
     own_folder(folder, PAGES).mkdir(exist_ok=True)
     missing = []
     for result in results:

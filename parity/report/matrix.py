@@ -116,7 +116,12 @@ def grid_markdown(grid: Grid) -> str:
     listed = [f"- {escaped(text)}" for text in [*notes(grid), *said[:MOST_REASONS]]]
     if (more := len(said) - MOST_REASONS) > 0:
         listed.append(f"- and {more} more; the page has all")
-    parts = [f"### {escaped(headline(grid))}", f"Matrix {escaped(grid.name)}.", table, *(["\n".join(listed)] if listed else [])]
+    parts = [
+        f"### {escaped(headline(grid))}",
+        f"Matrix {escaped(grid.name)}.",
+        table,
+        *(["\n".join(listed)] if listed else []),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
