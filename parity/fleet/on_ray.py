@@ -36,17 +36,13 @@ class RayExecutor(Executor):
         except ImportError as error:
             raise RunnerError(f"--executor ray needs Ray ({error}); install `ltx-parity[fleet]`.") from error
         self._ray = ray
-        self._refs: dict[Future[Any], Any] = {}
+        self._tasks: dict[Callable[..., Any], Any] = {}
+        self._refs: dict[Future[Any], Any] = {}  # of futures that have not ended
         begun_here = address is None and not os.environ.get("RAY_ADDRESS")
         own = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": LOCAL_STORE_BYTES}
         quiet = {"logging_level": "ERROR", "log_to_driver": False}
         try:
-            ray.init(
-                address=address,
-                logging_level="ERROR",
-                log_to_driver=False,
-                **(own if begun_here else {}),
-            )
+            ray.init(address=address, **quiet, **(own if begun_here else {}))
         except Exception as error:  # each of its parts has errors of its own
             raise RunnerError(f"Ray cannot be reached at {address or 'this machine'} ({error}).") from error
 
@@ -54,8 +50,9 @@ class RayExecutor(Executor):
         """Hand in a function of one `Job`, which says what it needs."""
         (job,) = args
         assert isinstance(job, Job)
-        task = self._ray.remote(max_retries=RETRIES, **options_of(job.needs))(fn)
-        ref = task.remote(job)
+        if fn not in self._tasks:  # made once: Ray keeps every task that it is told of
+            self._tasks[fn] = self._ray.remote(max_retries=RETRIES)(fn)
+        ref = self._tasks[fn].options(**options_of(job.needs)).remote(job)
         future: Future[T] = ref.future()
         self._refs[future] = ref
         future.add_done_callback(lambda done: self._refs.pop(done, None))

@@ -99,9 +99,8 @@ def _be_row(order: dict[str, Any], parent: int) -> NoReturn:
             os.sched_setaffinity(0, order["cores"])
         if order["memory_bytes"]:
             resource.setrlimit(resource.RLIMIT_DATA, (order["memory_bytes"], order["memory_bytes"]))
-        import torch
-
-        torch.set_num_threads(order["threads"])
+        if torch := sys.modules.get("torch"):  # imported later, it asks the environment
+            torch.set_num_threads(order["threads"])
         os.chdir(place)
         module, _, function = order["program"].partition(":")
         value = getattr(importlib.import_module(module), function)(order["request"], place)

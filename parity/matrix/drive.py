@@ -54,8 +54,14 @@ class MatrixDrive:
     store: Store
     executor: Submits
     watcher: Watcher
+    program: str = PROGRAM  # that a box runs of a row
     in_flight: int = IN_FLIGHT
     _out: dict[Any, tuple[Row, int]] = field(default_factory=dict, init=False)
+
+    @property
+    def handed_out(self) -> int:
+        """Number of rows that an executor has now."""
+        return len(self._out)
 
     def run(self) -> None:
         """Drive all rows to an end. Whatever ends it before, what came back until then is written down."""
@@ -94,11 +100,11 @@ class MatrixDrive:
         self._out[future] = row, attempt
 
     def _job(self, row: Row) -> Job:
-        order = RowOrder(row=row, store=self.store.absolute_url, run=self.ledger.head.run)
+        order = RowOrder(row=row, key=row.key, store=self.store.absolute_url, run=self.ledger.head.run)
         device = row.device
         memory_bytes = 0 if device.memory_gib is None else int(device.memory_gib * GIB)
         return Job(
-            program=PROGRAM,
+            program=self.program,
             request=msgspec.to_builtins(order),
             needs=Needs(
                 num_cpus=device.num_cpus,

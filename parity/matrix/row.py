@@ -53,6 +53,7 @@ class RowOrder(Strict, frozen=True, kw_only=True):
     """What a box is asked to do."""
 
     row: Row
+    key: str  # of the row, as the driver works it out
     store: str  # URL
     run: str  # of the ledger that asks, which names the record of the result
 
@@ -78,7 +79,7 @@ def run_row(request: dict[str, Any], place: Path) -> dict[str, Any]:
     """
     order = msgspec.convert(request, RowOrder, strict=True)
     row, store, start_s = order.row, Store(order.store), time.monotonic()
-    if row.code != source_hash():
+    if row.code != source_hash() or row.key != order.key:
         raise RunError("This box has another version of parity than the driver; install the same on both.")
     bring_project(row, store, place)
     case = bring_case(row, store, place)
