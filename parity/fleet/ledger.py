@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from runners.strict import Strict
 
 LEDGER: Final = "ledger.jsonl"
 LOCK: Final = ".ledger.lock"
+LOCK_WAIT_S: Final = 2.0
 MAX_BYTES: Final = 1 << 30
 MAX_LINE_BYTES: Final = 16 << 20
 REMEDY: Final = "name another --out, or start this one anew with --replace"
@@ -91,13 +93,25 @@ def held_ledger(folder: Path, matrix: str, *, replace: bool) -> Iterator[Ledger]
     require_target(lock)
     holder = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"Another call drives the matrix in {folder}; wait for its end, or end it.") from error
+        _lock(holder, folder)
         yield _opened(folder, path, matrix, replace=replace)
     finally:
         os.close(holder)
+
+
+def _lock(holder: int, folder: Path) -> None:
+    """Take the lock; what a driver that was killed had just begun may hold it for a moment yet. Raises: OutputError."""
+    until_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > until_s:
+                raise OutputError(
+                    f"Another call drives the matrix in {folder}; wait for its end, or end it."
+                ) from error
+            time.sleep(0.02)
 
 
 def _opened(folder: Path, path: Path, matrix: str, *, replace: bool) -> Ledger:

@@ -1,0 +1,231 @@
+"""A row on its box: the micro model, official code and engines, through a store, in this process."""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from parity.fleet.row import Row, RowResult, result_of
+from parity.matrix import row as row_module
+from parity.matrix.plan import plan_matrix
+from parity.matrix.row import RowOrder, record_name, run_row
+from parity.runs.folder import read_run
+from parity.runs.store import Store, StoreEntry
+from parity.suite.suite import compare_line
+from runners.errors import CheckpointError, RunError
+from runners.weights import WeightsFolder
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+MATRIX = """
+name = "micro"
+weights = "{weights}"
+cases = ["*.toml"]
+[[devices]]
+name = "cpu"
+[[runners]]
+runner = "native"
+"""
+
+
+class Place:
+    """A folder with a matrix file in it, a store, and a box."""
+
+    def __init__(self, folder: Path, weights: Path, case_text: str) -> None:
+        self.folder, self.store = folder, Store(str(folder / "store"))
+        self.text = MATRIX.format(weights=weights)
+        (folder / "cases").mkdir()
+        (folder / "cases" / "case.toml").write_text(case_text)
+        self.boxes = 0
+
+    def row(self, more: str = "", *, head: str = "") -> Row:
+        path = self.folder / "cases" / "matrix"
+        path.write_text(head + self.text + more)
+        [row] = plan_matrix(path, self.store).rows
+        return row
+
+    def run(self, row: Row) -> RowResult:
+        self.boxes += 1
+        box = self.folder / f"box{self.boxes}"
+        box.mkdir()
+        request = msgspec.to_builtins(RowOrder(row=row, key=row.key, store=self.store.url, run="f00d"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(box)
+            return result_of(run_row(request, box), row)
+
+    def brought(self, files: dict[str, StoreEntry], name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        for file, entry in files.items():
+            self.store.get(entry, folder / file)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory, micro_weights: WeightsFolder, micro_case_text: str
+) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("matrix")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        yield Place(folder, micro_weights.folder, micro_case_text)
+
+
+@pytest.fixture(scope="module")
+def first(place: Place) -> RowResult:
+    return place.run(place.row())
+
+
+def test_native_is_held_to_an_official_run_of_this_box(place: Place, first: RowResult) -> None:
+    [cell] = first.cells
+    assert first.code == cell.code == 0 and cell.profile == "exact"
+    assert cell.taps_equal == cell.taps_compared > 50 and not cell.first_tap
+    assert first.reference is not None and not first.reference.reused and first.reference.release == "1.0.0"
+    assert cell.speed_ratio == pytest.approx(first.reference.times_s[0] / cell.times_s[0])
+    official = read_run(place.brought(first.reference.files, "official"))
+    native = read_run(place.brought(cell.files, "native"))
+    assert (official.manifest.runner, native.manifest.runner) == ("official", "native")
+    assert compare_line("as the row says", official, native).code == 0
+    assert cell.report is not None and cell.numbers is not None
+    place.store.get(cell.report, place.folder / "page.html")
+    assert (place.folder / "page.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_its_result_lies_in_the_store_for_a_driver_that_was_not_there(place: Place, first: RowResult) -> None:
+    text = place.store.record(record_name("f00d", first.key))
+    assert text is not None and msgspec.json.decode(text, type=RowResult, strict=True) == first
+
+
+def test_an_official_run_of_this_environment_is_not_made_twice(
+    place: Place, first: RowResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = row_module.make_run
+
+    def noting(row: Row, engine: Any, *rest: Any) -> Any:
+        made.append(engine.label)
+        return make(row, engine, *rest)
+
+    monkeypatch.setattr(row_module, "make_run", noting)
+    again = place.run(place.row())
+    assert first.reference is not None and again.reference is not None
+    assert again.reference.reused and again.reference.files == first.reference.files
+    assert made == ["native"] and again.code == 0
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # another environment
+    try:
+        other = place.run(place.row())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert other.reference is not None and not other.reference.reused
+    assert made == ["native", "official", "native"]
+
+
+@pytest.mark.parametrize("damage", ["record", "file", "another run"])
+def test_an_official_run_that_is_damaged_in_the_store_is_made_again(
+    damage: str, place: Place, first: RowResult, tmp_path: Path
+) -> None:
+    assert first.reference is not None
+    root = Path(place.store.absolute_url)
+    for path in (root / "records" / "official").iterdir():
+        if damage == "record":
+            path.write_text('{"files": {}')
+        elif damage == "another run":  # native's, under the official key
+            files = msgspec.to_builtins(first.cells[0].files)
+            path.write_bytes(msgspec.json.encode({"files": files, "times_s": [1.0]}))
+    if damage == "file":
+        entry = first.reference.files["outputs.safetensors"]
+        lying = root / entry.sha256[:2] / entry.sha256
+        lying.write_bytes(lying.read_bytes()[:-1] + b"x")
+    again = place.run(place.row())
+    assert again.reference is not None and not again.reference.reused and again.code == 0
+    assert place.run(place.row()).reference == msgspec.structs.replace(again.reference, reused=True)
+
+
+@pytest.fixture
+def grey(place: Place) -> Path:
+    """The engine that docs/runners.md shows, and one beside it that raises."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/runners.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "class Grey" in block)
+    raises = '\n\nclass Broken(Grey):\n    def run(self, case, progress):\n        raise ValueError("no such kernel")\n'
+    path = place.folder / "cases" / "grey.py"
+    path.write_text(code + raises)
+    return path
+
+
+def test_engines_do_not_hinder_each_other(place: Place, first: RowResult, grey: Path) -> None:
+    more = (
+        '[[runners]]\nrunner = "grey.py:Broken"\nname = "broken"\n[[runners]]\nrunner = "grey.py:Grey"\nname = "grey"\n'
+    )
+    row = place.row(more, head="repeats = 2\n")
+    found = place.run(row)
+    native, broken, other = found.cells
+    assert [cell.engine for cell in found.cells] == ["native", "broken", "grey"]
+    assert (native.code, broken.code, other.code, found.code) == (0, 2, 1, 2)
+    assert "ValueError: no such kernel" in broken.why and broken.report is None and not broken.files
+    assert len(native.times_s) == 2 and native.same_bits_again is True
+    assert other.first_tap.startswith("init/") and other.why
+    grey.write_text(grey.read_text() + "\n# another engine\n")
+    with pytest.raises(RunError, match="another file than on the driver"):
+        raise RunError(place.run(row).cells[1].why)
+    assert place.row(more, head="repeats = 2\n").key != row.key, "an engine that was changed is another row"
+
+
+def test_a_full_store_is_no_verdict(place: Place, first: RowResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = place.row(head="reports = 'failing'\n")
+
+    def full(source: Any, target: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    copy, puts = shutil.copyfile, Store.put_record
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        place.run(row)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+
+    def full_for_records(self: Store, name: str, text: str) -> None:
+        if name.startswith("rows/"):
+            raise RunError("No space left on device")
+        puts(self, name, text)
+
+    monkeypatch.setattr(Store, "put_record", full_for_records)
+    with pytest.raises(RunError, match="No space left on device"):
+        place.run(row)
+    assert place.store.record(record_name("f00d", row.key)) is None
+    monkeypatch.setattr(Store, "put_record", puts)
+    [cell] = place.run(row).cells
+    assert cell.code == 0 and cell.report is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"code": "0" * 64}, RunError, "another version of parity"),
+        (
+            {"weights_files": {}, "weights": "{weights}", "weights_hash": "0" * 64},
+            CheckpointError,
+            "wanted 000000000000",
+        ),
+    ],
+)
+def test_a_box_that_is_another_than_the_driver_thinks_is_refused(
+    change: dict[str, Any], error: type[Exception], said: str, place: Place, micro_weights: WeightsFolder
+) -> None:
+    given = {name: str(micro_weights.folder) if value == "{weights}" else value for name, value in change.items()}
+    with pytest.raises(error, match=said):
+        place.run(msgspec.structs.replace(place.row(), **given))
+
+
+def test_weights_that_lie_on_every_box_are_held_to_their_hash(
+    place: Place, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = place.row(head=f'weights_hash = "{micro_weights.hash}"\n')
+    assert not row.weights_files and row.weights == str(micro_weights.folder)
+    assert place.run(row).code == 0
