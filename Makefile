@@ -9,6 +9,7 @@
 # REASON       why limits that thresholds or thresholds-quick would loosen are loosened.
 # SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
+# EXECUTOR     of matrix: ray, or local; MATRIX_STORE is where its runs go and official ones are found again.
 # COMFYUI_ROOT a checkout of ComfyUI with Lightricks' nodes in it, for test-engines (docs/engines.md).
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
@@ -19,6 +20,8 @@ WORKERS ?= 2
 ENGINES ?= build/engines
 SEED ?= 0
 COMFYUI_ROOT ?=
+EXECUTOR ?= ray
+MATRIX_STORE ?= $(CURDIR)/build/store
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -53,7 +56,7 @@ GPU_LIMITS ?= ltx_2.3_one_stage_ti2v_25f,ltx_2.3_one_stage_ti2v
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup wheel parity parity-gpu golden-gpu thresholds-gpu measurements \
+.PHONY: help setup wheel parity matrix parity-gpu golden-gpu thresholds-gpu measurements \
   test test-package sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds thresholds-quick coverage mutate hostile bench clean
 
@@ -79,6 +82,10 @@ wheel: $(STAMP) ## Build the wheel into build/dist
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
 	  --threads $(THREADS) --taps '*'
+
+# Engines of test-engines are in it where their variables name interpreters (matrix/tiny.toml).
+matrix: $(STAMP) ## The tiny cases by native, diffusers and engines that are here, as rows on a Ray of this machine: the grid
+	PARITY_STORE=$(MATRIX_STORE) $(PARITY) matrix matrix/tiny.toml --executor $(EXECUTOR) --out build/matrix --replace
 
 gate: gate-installed gate-releases ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
@@ -111,7 +118,7 @@ thresholds-gpu: $(STAMP) ## Limits of the cases at full size on a GPU, the most 
 	  --minutes $(GPU_MINUTES) $(if $(COMPILED),--compiled)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into docs/fleet.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 

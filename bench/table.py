@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.fleet_rows import FLEET_COLUMNS, fleet_machine, fleet_rows
 from bench.rows import (
     ENDS,
     Rows,
@@ -158,6 +159,16 @@ def tiers_table(kinds: Documents) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def fleet_table(kinds: Documents) -> str:
+    """What a row of a matrix costs beside its engines."""
+    return "\n".join(
+        table(
+            f"Rows of an engine that takes no time, {one['case']}, {fleet_machine(one)}", FLEET_COLUMNS, fleet_rows(one)
+        )
+        for one in kinds.get("fleet", [])
+    )
+
+
 def every_table(kinds: Documents) -> str:
     """All tables, one after another; a kind that no file is of has none."""
     parts = [
@@ -272,6 +283,7 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "engines": engines_table(kinds),
         "ladder": ladder_table(kinds),
         "tiers": tiers_table(kinds),
+        "fleet": fleet_table(kinds),
     }
 
 

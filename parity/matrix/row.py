@@ -29,7 +29,7 @@ from parity.report.page import write_page
 from parity.report.page_content import content_of
 from parity.runs.environment import source_hash
 from parity.runs.execute import device_named
-from parity.runs.folder import OUTPUTS_FILE, Run, read_run
+from parity.runs.folder import Run, read_run
 from parity.runs.places import baselines_path
 from parity.runs.store import Store, StoreEntry
 from parity.suite.suite import compare_line
@@ -224,8 +224,17 @@ def _first_tap(taps: Explanation | None) -> str:
 
 
 def _same_bits(runs: list[Run]) -> bool | None:
-    outputs = {run.manifest.files[OUTPUTS_FILE] for run in runs}
-    return None if len(runs) == 1 else len(outputs) == 1
+    """True if every repeat has the outputs of the first, bit for bit; None if there is none."""
+    if len(runs) == 1:
+        return None
+    first, *others = (vars(run.outputs()) for run in runs)
+    return all(_equal(value, other[name]) for other in others for name, value in first.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
 
 
 def _page(
