@@ -1,9 +1,12 @@
 """The executor of this machine: a slot a job, bound to cores and GPUs of its own, with its share of the memory."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -13,6 +16,8 @@ from runners.errors import RunnerError
 
 T = TypeVar("T")
 OVERTAKEN: Final = 8  # jobs that may go before one that does not fit yet, for each slot
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/version")
+ASK_S: Final = 120.0
 KEPT_FREE: Final = 0.1  # of the memory, for the driver and the system
 
 
@@ -133,14 +138,21 @@ class LocalExecutor(Executor):
 
 
 def this_machine() -> LocalExecutor:
-    """The executor of all cores and GPUs that this process may use."""
-    import torch
-
-    gpus: list[str] = []
-    accelerator = ""
-    if torch.cuda.is_available():
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
-        accelerator = torch.cuda.get_device_name(0)
+    """The executor of all cores and GPUs that this process may use. Raises: RunnerError if the GPUs cannot be asked."""
+    names = gpu_names()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(len(names))]
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return LocalExecutor(sorted(os.sched_getaffinity(0)), gpus, accelerator, memory_bytes)
+    return LocalExecutor(sorted(os.sched_getaffinity(0)), gpus[: len(names)], " ".join(set(names)), memory_bytes)
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that this process may use, as their driver names them; asked by another one, which holds none after."""
+    if not NVIDIA_DRIVER.exists():
+        return []
+    code = "import torch; print('\\n'.join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))))"
+    try:
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=ASK_S, text=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RunnerError(f"This machine has an NVIDIA driver, and torch does not say which GPUs ({error}).") from error
+    return [line for line in asked.stdout.splitlines() if line]

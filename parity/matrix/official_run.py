@@ -68,7 +68,7 @@ class OfficialRun:
         """Look and make while no other row of this box does: what one makes the next one finds."""
         place = box_cache() / "official"
         place.mkdir(parents=True, exist_ok=True)
-        return changing(place / self.key[:2])
+        return changing(place / self.key[:4])
 
     def fetched(self, folder: Path) -> Reference | None:
         """Bring the run into `folder` if the store has it, whole and of this environment; None if it has not.

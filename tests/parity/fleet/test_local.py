@@ -1,5 +1,6 @@
 """The executor of this machine: slots that share nothing, in order, none starved."""
 
+import os
 import threading
 import time
 from concurrent.futures import Executor, Future
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parity.fleet.local import OVERTAKEN, LocalExecutor
+from parity.fleet.local import OVERTAKEN, LocalExecutor, gpu_names, this_machine
 from parity.fleet.row_process import Job, Needs
 from runners.errors import RunnerError
 
@@ -128,3 +129,11 @@ def test_jobs_not_begun_are_cancelled_at_the_end_and_none_is_taken_then() -> Non
     with pytest.raises(RuntimeError, match="no more jobs"):
         executor.submit(stage, job(2))
     assert isinstance(under_way, Future)
+
+
+def test_this_machine_is_its_cores_and_gpus() -> None:
+    with this_machine() as executor:
+        every = job(0, len(os.sched_getaffinity(0)), len(gpu_names()))
+        found = executor.submit(lambda given: given, every).result(20)
+    assert found.cores == tuple(sorted(os.sched_getaffinity(0))) and found.memory_bytes > 0
+    assert len(found.gpus.split(",")) == max(1, len(gpu_names()))
