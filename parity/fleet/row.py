@@ -89,8 +89,9 @@ class Reference(Strict, frozen=True, kw_only=True):
 
     files: dict[str, StoreEntry]  # of its folder
     reused: bool  # it was there already, of this very environment
-    times_s: tuple[float, ...]  # end to end, of each repeat
+    times_s: tuple[float, ...]  # end to end, of runs whose taps were recorded
     release: str
+    untapped_s: tuple[float, ...] = ()  # the same of runs that were made to be timed
 
 
 class Cell(Strict, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class Cell(Strict, frozen=True, kw_only=True):
     profile: str = ""  # exact or limits
     taps_equal: int = 0
     taps_compared: int = 0
-    times_s: tuple[float, ...] = ()  # end to end, of each repeat
+    times_s: tuple[float, ...] = ()  # end to end, of each repeat; with `perf` of runs that record no taps
     speed_ratio: float | None = None  # median of the reference's times over that of its own: above 1 is faster
     peak_bytes: int = 0
     same_bits_again: bool | None = None  # whether all repeats have the bits of the first; None without repeats

@@ -33,9 +33,19 @@ def official_as_engine(row: Row) -> EngineOfRow:
 
 
 def make_run(
-    row: Row, engine: EngineOfRow, case: Case, weights: WeightsFolder | ForgedWeights, device: torch.device, out: Path
+    row: Row,
+    engine: EngineOfRow,
+    case: Case,
+    weights: WeightsFolder | ForgedWeights,
+    device: torch.device,
+    out: Path,
+    *,
+    timed: bool = False,
 ) -> Run:
-    """Run a case with an engine and leave a run folder, taps recorded. Raises: ParityError as the runner does."""
+    """Run a case with an engine and leave a run folder, with its taps unless it is made to be timed.
+
+    Raises: ParityError as the runner does.
+    """
     name, tier = runner_and_tier(engine.runner)
     options = RunOptions(device=device, tier=tier, engine=engine.options)
     official_root = Path(row.official.root) if name == "official" and row.official is not None else None
@@ -57,8 +67,9 @@ def make_run(
         )
     else:
         opened = open_runner(name, weights, options, None, None, official_root, engine_root)
-    windows = NO_WINDOWS if name in NAMES else prompt_tokens(case, weights)
-    run_to_folder(opened, case, weights, options, out, Quiet(), writing_trace(row.taps, "sketch", windows))
+    windows = NO_WINDOWS if timed or name in NAMES else prompt_tokens(case, weights)
+    tracing = None if timed else writing_trace(row.taps, "sketch", windows)
+    run_to_folder(opened, case, weights, options, out, Quiet(), tracing)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own
     return read_run(out)

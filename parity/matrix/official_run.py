@@ -6,6 +6,7 @@ recorded, and the whole fingerprint of the environment, not the part of it alone
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,8 @@ class OfficialRecord(Strict, frozen=True, kw_only=True):
     """The record of an official run in the store."""
 
     files: dict[str, StoreEntry]
-    times_s: tuple[float, ...]
+    times_s: tuple[float, ...]  # end to end, of runs whose taps were recorded
+    untapped_s: tuple[float, ...] = ()  # the same of runs that were made to be timed
 
 
 class OfficialRun:
@@ -43,7 +45,7 @@ class OfficialRun:
 
     def __init__(self, row: Row, case: Case, weights: Weights, device: torch.device, store: Store) -> None:
         """Work out the key. Raises: RunnerError if the official code, or its interpreter, is not on this box."""
-        self._store, self._case, self._taps = store, case, row.taps
+        self._store, self._case, self._lasting = store, case, True
         root = None if row.official is None else Path(row.official.root)
         python = None if row.official is None or not row.official.python else Path(row.official.python)
         self.environment = (
@@ -88,18 +90,43 @@ class OfficialRun:
                 self._require_wanted(read_run(new))
         except (msgspec.ValidationError, ParityError):  # damaged, or anybody's: it is made again
             return None
-        return Reference(files=found.files, reused=True, times_s=found.times_s, release=self._case.reference)
+        return self._reference(found, reused=True)
 
-    def keep(self, run: Run, times_s: tuple[float, ...]) -> Reference:
-        """Put a run that was made here into the store.
+    def keep(self, run: Run) -> Reference:
+        """Put a run that was made here into the store, to be found again if it is what its key says.
 
-        Raises: RunError if the store does not take it, or it is another run than is wanted.
+        Raises: RunError if the store does not take it.
         """
-        self._require_wanted(run)
-        files = stored_run(run, self._store)
-        record = OfficialRecord(files=files, times_s=times_s)
-        self._store.put_record(f"official/{self.key}", msgspec.json.encode(record).decode())
-        return Reference(files=files, reused=False, times_s=times_s, release=self._case.reference)
+        record = OfficialRecord(files=stored_run(run, self._store), times_s=(run.manifest.end_to_end_s,))
+        try:
+            self._require_wanted(run)
+        except RunError:  # it changed its environment while it ran: good here, and never found again
+            self._lasting = False
+        return self._kept(record)
+
+    def keep_times(self, reference: Reference, more_s: Sequence[float], *, untapped: bool) -> Reference:
+        """Add times of further runs of it. Raises: RunError if the store does not take them."""
+        tapped, plain = reference.times_s, reference.untapped_s
+        record = OfficialRecord(
+            files=reference.files,
+            times_s=tapped if untapped else (*tapped, *more_s),
+            untapped_s=(*plain, *more_s) if untapped else plain,
+        )
+        return msgspec.structs.replace(self._kept(record), reused=reference.reused)
+
+    def _kept(self, record: OfficialRecord) -> Reference:
+        if self._lasting:
+            self._store.put_record(f"official/{self.key}", msgspec.json.encode(record).decode())
+        return self._reference(record, reused=False)
+
+    def _reference(self, record: OfficialRecord, *, reused: bool) -> Reference:
+        return Reference(
+            files=record.files,
+            reused=reused,
+            times_s=record.times_s,
+            untapped_s=record.untapped_s,
+            release=self._case.reference,
+        )
 
     def _require_wanted(self, run: Run) -> None:
         manifest = run.manifest

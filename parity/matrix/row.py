@@ -106,24 +106,29 @@ def run_row(request: dict[str, Any], place: Path) -> dict[str, Any]:
 def _run_all(
     row: Row, case: Case, weights: WeightsFolder | ForgedWeights, device: torch.device, store: Store, place: Path
 ) -> tuple[Run, Reference, list[_EngineRuns]]:
-    """Reference and engines by turns, as often as the row says; a reference that the store has is not run."""
+    """Reference and engines by turns, as often as the row says; a reference that the store has is not run.
+
+    Where times are held to baselines, each turn is one without taps, after one with them that is judged.
+    """
     official, code = OfficialRun(row, case, weights, device, store), official_as_engine(row)
     with official.alone():
         found = official.fetched(place / "official")
         if found is None:
-            made = make_run(row, code, case, weights, device, place / "official")
-            found = official.keep(made, (made.manifest.end_to_end_s,))
+            found = official.keep(make_run(row, code, case, weights, device, place / "official"))
     reference = read_run(place / "official")
     engines = [_EngineRuns(engine=one) for one in row.engines]
-    for turn in range(row.repeats):
-        if turn and not found.reused:
-            again = make_run(row, code, case, weights, device, place / f"official_{turn}")
-            found = official.keep(reference, (*found.times_s, again.manifest.end_to_end_s))
+    owed = len(found.untapped_s) < row.repeats if row.perf else not found.reused
+    for turn in range(row.repeats + row.perf):
+        timed = row.perf and turn > 0
+        if turn and owed:
+            again = make_run(row, code, case, weights, device, place / f"official_{turn}", timed=timed)
+            found = official.keep_times(found, [again.manifest.end_to_end_s], untapped=timed)
         for number, one in enumerate(engines):
             if one.failed:
                 continue
             try:
-                one.runs.append(make_run(row, one.engine, case, weights, device, place / f"engine_{number}_{turn}"))
+                out = place / f"engine_{number}_{turn}"
+                one.runs.append(make_run(row, one.engine, case, weights, device, out, timed=timed))
             except OSError as error:
                 if error.errno in _FULL:  # that is the box's fault, and another time it goes
                     raise
@@ -147,14 +152,16 @@ def _judged(
     reference, made = against
     if one.failed:
         return Cell(engine=one.engine.label, code=2, why=one.failed)
-    first, times_s = one.runs[0], tuple(run.manifest.end_to_end_s for run in one.runs)
+    first, clocked = one.runs[0], one.runs[1:] if row.perf else one.runs
+    times_s = tuple(run.manifest.end_to_end_s for run in clocked)
+    of_reference_s = made.untapped_s if row.perf else made.times_s
     files = stored_run(first, store)
     try:
         isolated = _isolated(row, one, case, weights, device, reference, place)
         line = compare_line(one.engine.label, reference, first, isolated)
     except ParityError as error:  # runs that may not be compared
         return Cell(engine=one.engine.label, code=2, why=_reason(error), times_s=times_s, files=files)
-    perf, perf_code = _speed(row, one.runs)
+    perf, perf_code = _speed(row, clocked)
     code = gate_exit_code(line.code, perf_code)
     numbers = place / "numbers.json"
     write_json_atomic(numbers, line.found.document())
@@ -168,7 +175,7 @@ def _judged(
         taps_equal=0 if line.taps is None else line.taps.traces.compared - line.taps.traces.bit_different,
         taps_compared=0 if line.taps is None else line.taps.traces.compared,
         times_s=times_s,
-        speed_ratio=statistics.median(made.times_s) / statistics.median(times_s) if all(times_s) else None,
+        speed_ratio=statistics.median(of_reference_s) / statistics.median(times_s) if all(times_s) else None,
         peak_bytes=first.manifest.peak_bytes,
         same_bits_again=_same_bits(one.runs),
         perf=perf,

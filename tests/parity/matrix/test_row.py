@@ -178,6 +178,17 @@ def test_engines_do_not_hinder_each_other(place: Place, first: RowResult, grey: 
     assert place.row(more, head="repeats = 2\n").key != row.key, "an engine that was changed is another row"
 
 
+def test_times_are_of_runs_without_taps_and_want_a_baseline(place: Place, first: RowResult, grey: Path) -> None:
+    found = place.run(place.row(head="perf = true\nrepeats = 2\n", runner=GREY))
+    [cell] = found.cells
+    assert found.reference is not None and len(found.reference.untapped_s) == 2 == len(cell.times_s)
+    assert cell.code == 1 and cell.perf.startswith("No baseline of micro / grey"), "known to fail, whatever its speed"
+    middle = sum(found.reference.untapped_s) / 2 / (sum(cell.times_s) / 2)
+    assert cell.speed_ratio == pytest.approx(middle)
+    again = place.run(place.row(head="perf = true\nrepeats = 2\n", runner=GREY))
+    assert again.reference == msgspec.structs.replace(found.reference, reused=True), "its times are there, too"
+
+
 def test_a_full_store_is_no_verdict(
     place: Place, first: RowResult, grey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
