@@ -51,6 +51,7 @@ MAY_CHANGE_FILES = {
     "parity.judge.limit_table": "removes files of samples by their hashed names",
     "runners.forge": "a new checkpoint",
     "runners.sglang": "the checkpoint in SGLang's layout, in a temporary folder",
+    "bench.fleet": "matrix files in a temporary folder",
     "bench.identify_stress": "a copy in a temporary folder",
 }
 CHANGES_FILES = {

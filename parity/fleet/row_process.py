@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from parity.fleet.row_process_main import NO_MEMORY
-from parity.runs.child import collect_said
+from parity.runs.last_words import collect_said
 from runners.errors import ParityError, RunError
 from runners.load import load
 from runners.partial_folder import partial_folder

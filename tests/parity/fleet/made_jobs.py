@@ -38,6 +38,14 @@ def nap(request: dict[str, Any], place: Path) -> dict[str, Any]:
     return {"began_s": start_s, "ended_s": time.time(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
 
+def wait(request: dict[str, Any], place: Path) -> dict[str, Any]:
+    """Leave its process's number, and wait until it is let."""
+    Path(request["pids"]).joinpath(str(os.getpid())).touch()
+    while not Path(request["until"]).exists():
+        time.sleep(0.02)
+    return {}
+
+
 def killed(request: dict[str, Any], place: Path) -> dict[str, Any]:
     """Be killed the first times, as for want of memory."""
     mark = Path(request["marks"]) / str(len(list(Path(request["marks"]).iterdir())))

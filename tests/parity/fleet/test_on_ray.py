@@ -63,19 +63,22 @@ def test_rows_are_done_again_where_their_worker_or_their_box_is_lost(
     # A worker is killed: Ray does the row again.
     pids = tmp_path / "pids"
     pids.mkdir()
-    future = executor.submit(do_job, job("nap", {"seconds": 1.5, "pids": str(pids)}))
+    future = executor.submit(do_job, job("wait", {"pids": str(pids), "until": str(tmp_path / "first")}))
     [row] = begun(pids, 1)
     forks = int(Path(f"/proc/{row}/stat").read_text().rpartition(")")[2].split()[1])
     worker = int(Path(f"/proc/{forks}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(worker, signal.SIGKILL)
-    assert future.result(60).state == "done"
-    assert len(begun(pids, 2)) == 2
+    begun(pids, 2)
+    (tmp_path / "first").touch()
+    assert future.result(60).state == "done" and len(begun(pids, 2)) == 2
     # The box is lost: another one does the row.
-    future = executor.submit(do_job, job("nap", {"seconds": 3.0, "pids": str(pids)}))
+    future = executor.submit(do_job, job("wait", {"pids": str(pids), "until": str(tmp_path / "second")}))
     begun(pids, 3)
     boxes.append(box(cluster, num_cpus=NODE_CPUS))
     cluster.remove_node(boxes[0], allow_graceful=False)
-    end: JobEnd = future.result(90)
+    begun(pids, 4)
+    (tmp_path / "second").touch()
+    end: JobEnd = future.result(60)
     assert end.state == "done" and len(begun(pids, 4)) == 4
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from parity.fleet.row import Row, RowResult, result_of
-from parity.matrix import row as row_module
+from parity.matrix.engine_run import make_run
 from parity.matrix.plan import plan_matrix
 from parity.matrix.row import RowOrder, record_name, run_row
 from parity.runs.folder import read_run
@@ -117,13 +117,12 @@ def test_an_official_run_of_this_environment_is_not_made_twice(
     place: Place, first: RowResult, grey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    make = row_module.make_run
 
-    def noting(row: Row, engine: Any, *rest: Any) -> Any:
+    def noting(row: Row, engine: Any, *rest: Any, **named: Any) -> Any:
         made.append(engine.label)
-        return make(row, engine, *rest)
+        return make_run(row, engine, *rest, **named)
 
-    monkeypatch.setattr(row_module, "make_run", noting)
+    monkeypatch.setattr("parity.matrix.row.make_run", noting)
     again = place.run(place.row())
     assert first.reference is not None and again.reference is not None
     assert again.reference.reused and again.reference.files == first.reference.files

@@ -20,9 +20,8 @@ def test_submitits_executor_does_rows(
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]), prepend=":")
     executor = submitit.AutoExecutor(folder=tmp_path / "jobs", cluster="local")
     executor.update_parameters(timeout_min=2)
-    made = rows(2)
-    made += rows(3, {"code": "1"})[2:]
+    made = rows(1) + rows(2, {"code": "1"})[1:]
     with held_ledger(tmp_path / "out", "m", replace=False) as ledger:
         matrix: Any = drive(made, ledger, executor)
         matrix.run()
-        assert {result.case: result.code for result in ledger.results()} == {"case0": 0, "case1": 0, "case2": 1}
+        assert {result.case: result.code for result in ledger.results()} == {"case0": 0, "case1": 1}
