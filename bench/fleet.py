@@ -25,10 +25,11 @@ from parity.matrix.matrix import run_matrix
 from parity.matrix.plan import MatrixPlan, plan_matrix
 from parity.runs.store import Store
 from parity.trace.atomic import write_json_atomic
+from runners.forge.make import forge
 
 MATRIX = """
 name = "thousand"
-weights = "forge:tiny:0"
+weights = "weights"
 cases = ["tiny_ti2v"]
 reports = "failing"
 """
@@ -112,6 +113,7 @@ def measured(folder: Path, rows: int, kind: str) -> dict[str, Any]:
     """Rows that come back at once, then whole rows of the instant engine."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     store = Store(str(folder / "store"))
+    forge("tiny", 0, folder / "weights")
     path = folder / "matrix.toml"
     path.write_text(MATRIX + DEVICE.format(name="first") + NATIVE)
     first: list[MatrixPlan] = []
@@ -138,9 +140,10 @@ def measured(folder: Path, rows: int, kind: str) -> dict[str, Any]:
             rows=plan.rows, limits_s=limits_s, ledger=ledger, store=store, executor=made, watcher=alone, program=NOTHING
         ).run()
     found = {"alone": alone.document()}
-    made.shutdown(cancel_futures=True)  # type: ignore[attr-defined]
+    made.shutdown()  # type: ignore[attr-defined]
     whole = Measures(rows)
     grid = run_matrix(path, folder / "whole", executor, store, watcher=lambda _: whole)
+    assert grid.code == 0, grid.rows[0].cells[0].why or grid.rows[0].reason
     return {
         **found,
         "whole": whole.document(),

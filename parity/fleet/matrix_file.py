@@ -123,7 +123,7 @@ class MatrixFile(Strict, frozen=True, kw_only=True):
     repeats: int = 1  # runs of each runner, by turns; times are their median
     isolate: bool = False  # what each part of native's exact tier adds by itself, judged as well
     perf: bool = False  # hold times to the baselines of the machine
-    taps: str = "*"
+    taps: str = "*"  # pattern of those to record and compare; "" records none
     reports: Reports = "all"  # pages for every cell, or for those that are no parity
     limit_minutes: float | None = None  # of a row that nothing is known of yet
 

@@ -1,12 +1,14 @@
 """What a row needs on its box, brought there from the store: the case's pictures, the weights, a project's limits.
 
-Weights stay on the box, in the user's cache under their content's hash, and are brought once.
+Weights stay on the box, in the user's cache under their content's hash, and are brought once. The hash of their tensors,
+which takes minutes at full size, stays beside them for as long as no file of theirs is written to.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -21,6 +23,7 @@ from runners.case import Case, parse_case
 from runners.errors import CaseError, CheckpointError, RunError
 from runners.forge.weights import ForgedWeights, weights_named
 from runners.load import load
+from runners.strict import Strict
 from runners.weights import WeightsFolder
 
 MAX_LISTING_BYTES: Final = 64 << 20
@@ -69,7 +72,45 @@ def bring_weights(row: Row, store: Store, device: torch.device) -> WeightsFolder
         if not _is_complete(folder):
             with folder_atomic(folder, _is_complete, replace=True) as new:
                 _bring(row.weights_files, store, new)
-    return WeightsFolder(folder)
+        return BoxWeights(folder, _hash_of(folder, row.weights_files))
+
+
+class BoxWeights(WeightsFolder):
+    """A weights folder of the box's cache, whose hash is known."""
+
+    def __init__(self, folder: Path, known_hash: str) -> None:
+        """Open the folder. Raises: CheckpointError."""
+        super().__init__(folder)
+        self._known_hash = known_hash
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of every tensor of the checkpoint and of Gemma, hex."""
+        return self._known_hash
+
+
+class HashRecord(Strict, frozen=True, kw_only=True):
+    """The hash of weights, and the state of their files when it was taken."""
+
+    weights_hash: str
+    files: dict[str, tuple[int, int]]  # size and time of the last writing, ns
+
+
+def _hash_of(folder: Path, names: Collection[str]) -> str:
+    """The hash that was taken of weights before, taken again if a file was written to since."""
+    found = {name: (folder / name).stat() for name in names}
+    state = {name: (one.st_size, one.st_mtime_ns) for name, one in found.items()}
+    path = folder.with_name(f"{folder.name}.json")
+    if path.is_file():
+        try:
+            record = load(path, HashRecord, CheckpointError, "it is taken again", max_bytes=MAX_LISTING_BYTES)
+            if record.files == state:
+                return record.weights_hash
+        except CheckpointError:
+            pass
+    taken = WeightsFolder(folder).hash
+    write_bytes_atomic(path, msgspec.json.encode(HashRecord(weights_hash=taken, files=state)))
+    return taken
 
 
 def bring_project(row: Row, store: Store, place: Path) -> None:

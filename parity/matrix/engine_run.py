@@ -42,7 +42,7 @@ def make_run(
     *,
     timed: bool = False,
 ) -> Run:
-    """Run a case with an engine and leave a run folder, with its taps unless it is made to be timed.
+    """Run a case with an engine and leave a run folder, with its taps if it has any and is not made to be timed.
 
     Raises: ParityError as the runner does.
     """
@@ -67,8 +67,10 @@ def make_run(
         )
     else:
         opened = open_runner(name, weights, options, None, None, official_root, engine_root)
-    windows = NO_WINDOWS if timed or name in NAMES else prompt_tokens(case, weights)
-    tracing = None if timed else writing_trace(row.taps, "sketch", windows)
+    tracing = None
+    if row.taps and opened.capabilities.taps and not timed:
+        windows = NO_WINDOWS if name in NAMES else prompt_tokens(case, weights)
+        tracing = writing_trace(row.taps, "sketch", windows)
     run_to_folder(opened, case, weights, options, out, Quiet(), tracing)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the next run's peak is its own

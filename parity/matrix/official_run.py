@@ -46,6 +46,7 @@ class OfficialRun:
     def __init__(self, row: Row, case: Case, weights: Weights, device: torch.device, store: Store) -> None:
         """Work out the key. Raises: RunnerError if the official code, or its interpreter, is not on this box."""
         self._store, self._case, self._lasting = store, case, True
+        self._traced = bool(row.taps)
         root = None if row.official is None else Path(row.official.root)
         python = None if row.official is None or not row.official.python else Path(row.official.python)
         self.environment = (
@@ -132,7 +133,7 @@ class OfficialRun:
         manifest = run.manifest
         found = {"case": manifest.case, "inputs": manifest.inputs, "weights_hash": manifest.weights_hash}
         same = found == self._wanted and manifest.environment == self.environment and manifest.runner == "official"
-        if not same or not run.has(TRACE_FILE):
+        if not same or run.has(TRACE_FILE) != self._traced:
             raise RunError(f"{run.folder} is not the official run of {self._case.id!r} in this environment.")
 
 

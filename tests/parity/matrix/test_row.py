@@ -1,6 +1,7 @@
 """A row on its box: the micro model, official code and engines, through a store, in this process."""
 
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from parity.fleet.row import Row, RowResult, result_of
+from parity.matrix.brought import bring_weights
 from parity.matrix.engine_run import make_run
 from parity.matrix.plan import plan_matrix
 from parity.matrix.row import RowOrder, record_name, run_row
@@ -143,14 +145,13 @@ def test_an_official_run_that_is_damaged_in_the_store_is_made_again(
 ) -> None:
     root = Path(place.store.absolute_url)
     for path in (root / "records" / "official").iterdir():
-        record = msgspec.json.decode(path.read_bytes())
         if damage == "record":
             path.write_text('{"files": {}')
         elif damage == "another run":  # native's, under the official key
             files = msgspec.to_builtins(first.cells[0].files)
             path.write_bytes(msgspec.json.encode({"files": files, "times_s": [1.0]}))
-        else:
-            sha256 = record["files"]["outputs.safetensors"]["sha256"]
+        elif '"run.json"' in path.read_text():  # not damaged before
+            sha256 = msgspec.json.decode(path.read_bytes())["files"]["outputs.safetensors"]["sha256"]
             lying = root / sha256[:2] / sha256
             lying.write_bytes(lying.read_bytes()[:-1] + b"x")
     again = place.run(place.row(runner=GREY))
@@ -234,6 +235,26 @@ def test_a_box_that_is_another_than_the_driver_thinks_is_refused(
     given = {name: str(micro_weights.folder) if value == "{weights}" else value for name, value in change.items()}
     with pytest.raises(error, match=said):
         place.run(msgspec.structs.replace(place.row(), **given))
+
+
+def test_weights_are_brought_to_a_box_once_and_hashed_again_where_they_were_written_to(
+    place: Place, first: RowResult, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = place.row()
+    cpu = torch.device("cpu")
+    gets: list[StoreEntry] = []
+    monkeypatch.setattr(Store, "get", lambda self, entry, target: gets.append(entry))
+    found = bring_weights(row, place.store, cpu)
+    assert isinstance(found, WeightsFolder) and found.hash == micro_weights.hash and not gets
+    path = found.gemma_folder / "config.json"
+    taken = []
+    monkeypatch.setattr(WeightsFolder, "hash", property(lambda self: taken.append(self) or "ab" * 32))
+    assert bring_weights(row, place.store, cpu).hash == micro_weights.hash and not taken
+    os.utime(path)
+    assert bring_weights(row, place.store, cpu).hash == "ab" * 32 and len(taken) == 1
+    os.utime(path, ns=(1, 1))
+    monkeypatch.undo()
+    assert bring_weights(row, place.store, cpu).hash == micro_weights.hash
 
 
 def test_weights_that_lie_on_every_box_are_held_to_their_hash(
