@@ -125,10 +125,10 @@ def test_an_official_run_of_this_environment_is_not_made_twice(
         return make_run(row, engine, *rest, **named)
 
     monkeypatch.setattr("parity.matrix.row.make_run", noting)
-    again = place.run(place.row())
+    again = place.run(place.row(runner=GREY))
     assert first.reference is not None and again.reference is not None
     assert again.reference.reused and again.reference.files == first.reference.files
-    assert made == ["first"] and again.code == 0
+    assert made == ["first"] and again.state == "done"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # another environment
     try:
@@ -139,7 +139,10 @@ def test_an_official_run_of_this_environment_is_not_made_twice(
     assert made == ["first", "official", "first"]
 
 
-@pytest.mark.parametrize("damage", ["record", "file", "another run"])
+@pytest.mark.parametrize(
+    "damage",
+    ["record", pytest.param("file", marks=pytest.mark.sweep), pytest.param("another run", marks=pytest.mark.sweep)],
+)
 def test_an_official_run_that_is_damaged_in_the_store_is_made_again(
     damage: str, place: Place, first: RowResult, grey: Path
 ) -> None:
@@ -164,20 +167,23 @@ def test_engines_do_not_hinder_each_other(place: Place, first: RowResult, grey: 
     more = (
         '[[runners]]\nrunner = "grey.py:Broken"\nname = "broken"\n[[runners]]\nrunner = "grey.py:Grey"\nname = "grey"\n'
     )
-    row = place.row(more, head="repeats = 2\n")
+    row = place.row(more, head="repeats = 2\n", runner=GREY)
     found = place.run(row)
-    native, broken, other = found.cells
+    before, broken, other = found.cells
     assert [cell.engine for cell in found.cells] == ["first", "broken", "grey"]
-    assert (native.code, broken.code, other.code, found.code) == (0, 2, 1, 2)
+    assert (before.code, broken.code, other.code, found.code) == (1, 2, 1, 2)
     assert "ValueError: no such kernel" in broken.why and broken.report is None and not broken.files
-    assert len(native.times_s) == 2 and native.same_bits_again is True
+    assert len(before.times_s) == 2 and before.same_bits_again is True
     assert other.first_tap.startswith("init/") and other.why
     grey.write_text(grey.read_text() + "\n# another engine\n")
     with pytest.raises(RunError, match="another file than on the driver"):
         raise RunError(place.run(row).cells[1].why)
-    assert place.row(more, head="repeats = 2\n").key != row.key, "an engine that was changed is another row"
+    assert place.row(more, head="repeats = 2\n", runner=GREY).key != row.key, (
+        "an engine that was changed is another row"
+    )
 
 
+@pytest.mark.sweep
 def test_times_are_of_runs_without_taps_and_want_a_baseline(place: Place, first: RowResult, grey: Path) -> None:
     found = place.run(place.row(head="perf = true\nrepeats = 2\n", runner=GREY))
     [cell] = found.cells
@@ -192,8 +198,7 @@ def test_times_are_of_runs_without_taps_and_want_a_baseline(place: Place, first:
 def test_a_full_store_is_no_verdict(
     place: Place, first: RowResult, grey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = place.row(head="reports = 'failing'\n")
-    quick = place.row(head="reports = 'failing'\n", runner=GREY)
+    quick = place.row(runner=GREY)
 
     def full(source: Any, target: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -214,8 +219,16 @@ def test_a_full_store_is_no_verdict(
         place.run(quick)
     assert place.store.record(record_name("f00d", quick.key)) is None
     monkeypatch.setattr(Store, "put_record", puts)
-    [cell] = place.run(row).cells
-    assert cell.code == 0 and cell.report is None
+    assert place.run(quick).state == "done"
+
+
+@pytest.mark.sweep
+def test_what_is_at_parity_has_no_page_where_those_that_fail_alone_are_wanted(
+    place: Place, first: RowResult, grey: Path
+) -> None:
+    more = f'[[runners]]\nrunner = "{GREY}"\nname = "grey"\n'
+    native, other = place.run(place.row(more, head="reports = 'failing'\n")).cells
+    assert (native.code, native.report, other.code) == (0, None, 1) and other.report is not None
 
 
 @pytest.mark.parametrize(
