@@ -86,8 +86,11 @@ class MatrixDrive:
                     row, attempt = self._out.pop(future)
                     self._take(row, attempt, future)
         except BaseException:
-            for future in self._out:
-                future.cancel()
+            for future, (row, _) in self._out.items():
+                if future.done() and (result := self._result(row, future)).state == "done":
+                    self.ledger.add(result)
+                else:
+                    future.cancel()
             raise
 
     def _hand_out(self, row: Row, attempt: int) -> None:
