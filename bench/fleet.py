@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,9 @@ NOTHING = "bench.fleet_row:come_back"
 class Measures:
     """A watcher that reads the clock and this process's memory as rows end."""
 
-    def __init__(self, total: int) -> None:
-        """Begin to measure `total` rows."""
+    def __init__(self, total: int, say: Callable[[str], None] = lambda _: None) -> None:
+        """Begin to measure `total` rows; `say` is told how far it is."""
+        self._say = say
         self._every = max(1, total // 10)
         self.start_s = time.monotonic()
         self.first_s = 0.0
@@ -63,6 +64,7 @@ class Measures:
             self.first_s = time.monotonic() - self.start_s
         if ended % self._every == 0:
             self.memory.append({"rows": ended, "driver_bytes": resident_bytes()})
+            self._say(f"{ended} rows, {time.monotonic() - self.start_s:.0f} s, {resident_bytes() / (1 << 20):.0f} MiB")
 
     def document(self) -> dict[str, Any]:
         """What was measured. The first row carries the imports of its worker, and is taken out of the rest."""
@@ -131,7 +133,7 @@ def measured(folder: Path, rows: int, kind: str) -> dict[str, Any]:
     def executor() -> Submits:
         return RayExecutor() if kind == "ray" else this_machine()
 
-    alone = Measures(rows)
+    alone = Measures(rows, print)
     made = executor()
     with held_ledger(folder / "alone", "alone", replace=False) as ledger:
         limits_s = {row.key: 600.0 for row in plan.rows}
@@ -141,7 +143,7 @@ def measured(folder: Path, rows: int, kind: str) -> dict[str, Any]:
         ).run()
     found = {"alone": alone.document()}
     made.shutdown()  # type: ignore[attr-defined]
-    whole = Measures(rows)
+    whole = Measures(rows, print)
     grid = run_matrix(path, folder / "whole", executor, store, watcher=lambda _: whole)
     assert grid.code == 0, grid.rows[0].cells[0].why or grid.rows[0].reason
     return {
