@@ -9,6 +9,7 @@
 # REASON       why limits that thresholds or thresholds-quick would loosen are loosened.
 # SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
+# EXECUTOR     of matrix: ray, or local; MATRIX_STORE is where its runs go and official ones are found again.
 # COMFYUI_ROOT a checkout of ComfyUI with Lightricks' nodes in it, for test-engines (docs/engines.md).
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
@@ -19,6 +20,8 @@ WORKERS ?= 2
 ENGINES ?= build/engines
 SEED ?= 0
 COMFYUI_ROOT ?=
+EXECUTOR ?= ray
+MATRIX_STORE ?= $(CURDIR)/build/store
 
 ifdef INTERPRETER
 RUN := PYTHONPATH=$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(INTERPRETER)
@@ -55,7 +58,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads of one test that wait for one another leave the core to the other tests: three times less CPU time, same bits.
 test test-package sweep: export OMP_WAIT_POLICY := passive
 
-.PHONY: help setup wheel parity parity-gpu golden-gpu thresholds-gpu measurements \
+.PHONY: help setup wheel parity matrix parity-gpu golden-gpu thresholds-gpu measurements \
   test test-package sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds thresholds-quick coverage mutate hostile bench clean
 
@@ -68,7 +71,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 	$(PYTHON) -m venv $(if $(SYSTEM_TORCH),--system-site-packages) .venv
 	$(if $(SYSTEM_TORCH),grep -vE '^(torch|torchaudio|triton)==' constraints.txt > .venv/constraints.txt,cp constraints.txt .venv/constraints.txt)
 	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt 'torch$(if $(SYSTEM_TORCH),,==2.13.0)'
-	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,dev]'
+	.venv/bin/python -m pip install --quiet --constraint .venv/constraints.txt --editable '.[official,diffusers,fleet,dev]'
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
@@ -81,6 +84,10 @@ wheel: ## Build the wheel into build/dist; needs no .venv
 parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a real photograph, compared and judged
 	$(PARITY) suite $(CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
 	  --threads $(THREADS) --taps '*'
+
+# Engines of test-engines are in it where their variables name interpreters (matrix/tiny.toml).
+matrix: $(STAMP) ## The tiny cases by native, diffusers and engines that are here, as rows on a Ray of this machine: the grid
+	PARITY_STORE=$(MATRIX_STORE) $(PARITY) matrix matrix/tiny.toml --executor $(EXECUTOR) --out build/matrix --replace
 
 gate: gate-installed gate-releases ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
@@ -113,7 +120,7 @@ thresholds-gpu: $(STAMP) ## Limits of the cases at full size on a GPU, the most 
 	  --minutes $(GPU_MINUTES) $(if $(COMPILED),--compiled)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into docs/fleet.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.fleet_rows import FLEET_COLUMNS, PAPER_COLUMNS, fleet_machine, fleet_rows, paper_rows
 from bench.rows import (
     ENDS,
     Rows,
@@ -58,6 +59,7 @@ BLOCK = re.compile(r"(?<=<!-- measured: )(?P<name>[a-z ]+)( -->\n).*?(?=<!-- end
 FULL_SIZE_ON = "NVIDIA H100 80GB HBM3"  # the device of the README's rows
 FULL_SIZE_CASE = "ltx_2.3_one_stage_ti2v"  # the official default request
 HOW_PLANTED = "[1 % too large](docs/full-size.md#a-defect-at-full-size)"
+FULL_SIZE_GOLDEN = Path(__file__).parents[1] / "golden" / FULL_SIZE_CASE / "golden.json"
 PLANTED = "planted_defect"  # in the name of a file: the native model was made wrong on purpose
 
 
@@ -171,6 +173,20 @@ def tiers_table(kinds: Documents) -> str:
         for one in kinds.get("fused", [])
     ]
     return "\n".join(part for part in parts if part)
+
+
+def fleet_table(kinds: Documents) -> str:
+    """What a row of a matrix costs beside its engines, and what ten thousand at full size would."""
+    parts = [
+        table(
+            f"Rows of an engine that takes no time, {one['case']}, {fleet_machine(one)}", FLEET_COLUMNS, fleet_rows(one)
+        )
+        for one in kinds.get("fleet", [])
+    ]
+    for one in (found for found in kinds.get("fleet", []) if found["executor"] == "ray"):
+        rows = paper_rows(one, kinds.get("samples", []), json.loads(FULL_SIZE_GOLDEN.read_text(encoding="utf-8")))
+        parts.append(table("Ten thousand rows at full size, on paper", PAPER_COLUMNS, rows))
+    return "\n".join(parts)
 
 
 def every_table(kinds: Documents) -> str:
@@ -288,6 +304,7 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "ladder": ladder_table(kinds),
         "tiers": tiers_table(kinds),
         "whole runs": whole_table(kinds),
+        "fleet": fleet_table(kinds),
     }
 
 

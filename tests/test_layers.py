@@ -18,8 +18,10 @@ LAYERS = (  # lowest first; an import points to the same or a lower one
     *(
         "parity.calibrate",
         "parity.admit",
+        "parity.fleet",
         "parity.report",
         "parity.suite",
+        "parity.matrix",
         "parity.cli",
         "parity.__main__",
         "parity.pytest_plugin",
@@ -45,9 +47,11 @@ MAY_CHANGE_FILES = {
     "parity.runs.golden_folder": "the golden's own folder, after its checks",
     "parity.runs.store": "a copy, through the writer",
     "parity.report.ending": "a traceback, in a new temporary file",
+    "parity.fleet.row_process_main": "the result of a row, in a folder that goes with it",
     "parity.judge.limit_table": "removes files of samples by their hashed names",
     "runners.forge": "a new checkpoint",
     "runners.sglang": "the checkpoint in SGLang's layout, in a temporary folder",
+    "bench.fleet": "matrix files in a temporary folder",
     "bench.identify_stress": "a copy in a temporary folder",
 }
 CHANGES_FILES = {
@@ -89,7 +93,10 @@ UNSAFE_CALLS = {
     "yaml.load",
 }
 # The terminal; what is said before there is one, or after; and a child, whose every word is read as a stranger's.
-MAY_PRINT = ("parity.report.terminal", "parity.cli.main", "parity.cli.watcher", "parity.runs.child_main")
+MAY_PRINT = (
+    *("parity.report.terminal", "parity.cli.main", "parity.cli.watcher", "parity.runs.child_main"),
+    "parity.fleet.row_process_main",
+)
 PRINTING_CALLS = {"print", "typer.echo", "typer.secho", "os.write", "traceback.print_exc", "traceback.print_exception"}
 
 Source = tuple[str, str]  # dotted module name, text

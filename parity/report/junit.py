@@ -11,7 +11,9 @@ import xml.etree.ElementTree as ET  # writes only; nothing is parsed here
 from collections.abc import Iterable
 from pathlib import Path
 
+from parity.fleet.grid import Grid
 from parity.judge.perf import PerfVerdict
+from parity.report.matrix import STATES, cell_words
 from parity.report.words import GateWords, RowWords, bound, number, perf_sentence
 from parity.trace.atomic import write_bytes_atomic
 from runners.printable import printable
@@ -58,6 +60,25 @@ def perf_suite(perf: PerfVerdict) -> ET.Element:
     if perf.outcome == "not_comparable":
         _problem(_case(suite, perf.title, "comparable"), "error", "not comparable", [perf.reason])
     return _counted(suite)
+
+
+def matrix_suites(grid: Grid) -> list[ET.Element]:
+    """A test suite for each device of a matrix: one test case for each cell, one for a row that did not end."""
+    suites: dict[str, ET.Element] = {}
+    for row in grid.rows:
+        suite = suites.get(row.device)
+        if suite is None:
+            suite = suites[row.device] = ET.Element("testsuite", name=_xml(f"parity {grid.name} {row.device}"))
+        if row.state != "done":
+            message = f"the row {STATES[row.state]}"
+            _problem(_case(suite, row.case, "row"), "error", message, [row.reason])
+        for cell, since in zip(row.cells, row.since, strict=True):
+            case = _case(suite, row.case, cell.engine)
+            case.set("time", f"{sum(cell.times_s):.3f}")
+            if cell.code:
+                kind = "failure" if cell.code == 1 else "error"
+                _problem(case, kind, cell_words(cell, since), [cell.why])
+    return [_counted(suite) for suite in suites.values()]
 
 
 def error_suite(case: str, message: str, why: str = "") -> ET.Element:

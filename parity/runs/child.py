@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 import torch
@@ -28,6 +28,7 @@ import runners.errors
 from parity.runs.child_main import MARK, PROTOCOL, RESULT_FILE, TRACEBACK_FILE, kill_marked
 from parity.runs.execute import MeasuredOutcome
 from parity.runs.folder import MAX_RUN_BYTES, dtype_label
+from parity.runs.last_words import MAX_LINE_BYTES, MOST_OF_A_LINE, collect_said, shortened
 from parity.runs.outputs import OUTPUTS_FILE, read_outputs
 from parity.runs.sizes import most_bytes
 from parity.trace.file import TRACE_FILE, TRACE_JOURNAL
@@ -41,7 +42,6 @@ from runners.forge.weights import ForgedWeights
 from runners.load import load, read_text
 from runners.names import NAMES, OWN_ENVIRONMENT
 from runners.partial_folder import partial_folder
-from runners.printable import printable
 from runners.protocol import DTYPES, TIERS, Capabilities, RefusingRunner, RunOptions
 from runners.releases import REFERENCES
 from runners.tap import listener
@@ -50,7 +50,6 @@ from runners.weights import WeightsFolder
 REFUSING_HERE: Final = OWN_ENVIRONMENT | {"official"}  # runners that say what they refuse before importing anything
 PROGRAM: Final = Path(__file__).with_name("child_main.py")
 GRACE_S: Final = 5.0  # between asking a child to end and killing it
-MAX_LINE_BYTES: Final = 1 << 16  # of a message
 SAID_LINES: Final = 12  # of what a child printed, said in an error
 KEPT_LINES: Final = 400  # of the same, kept where it left no traceback
 MAX_TRACEBACK_BYTES: Final = 1 << 20
@@ -192,7 +191,7 @@ def environment_in(python: Path, device: torch.device, release: str) -> dict[str
         )
         if asked.returncode:
             lines = asked.stderr.decode("utf-8", "replace").splitlines() or ["it gives no reason"]
-            raise ValueError(_printable(lines[-1], 400))
+            raise ValueError(shortened(lines[-1], MOST_OF_A_LINE))
         found: dict[str, Any] = json.loads(asked.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise RunnerError(f"{python} does not say what it is ({error}); docs/runners.md says what it needs.") from error
@@ -323,20 +322,13 @@ def _follow(process: "subprocess.Popen[bytes]", runner: str, progress: Progress)
         raise died
 
 
-def collect_said(pipe: BinaryIO, said: deque[str]) -> None:
-    """Keep the last lines that come through a pipe, printable; ends with the pipe."""
-    with pipe:
-        while line := pipe.readline(MAX_LINE_BYTES):
-            said.append(_printable(line.decode("utf-8", "replace").rstrip(), 400))
-
-
 def _heard(line: bytes, runner: str, progress: Progress) -> ParityError | None:
     """Pass one message on. Returns: the error that it reports, if it does."""
     try:
         message = json.loads(line)
         ((kind, value),) = message.items()
         if kind == "stage" and isinstance(value, str):
-            progress.stage(_printable(value, 60))
+            progress.stage(shortened(value, 60))
             return None
         if kind == "step":
             index, count = value
@@ -344,10 +336,10 @@ def _heard(line: bytes, runner: str, progress: Progress) -> ParityError | None:
                 progress.step(index, count)
                 return None
         if kind == "error":
-            return _error_named(str(value["kind"]))(_printable(str(value["message"]), 4000))
+            return _error_named(str(value["kind"]))(shortened(str(value["message"]), 4000))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         pass
-    said = _printable(line[:100].decode("utf-8", "replace"), 100)
+    said = shortened(line[:100].decode("utf-8", "replace"), 100)
     raise RunnerError(
         f"The process of runner {runner!r} said {said!r}, no message of the protocol that docs/runners.md gives."
     )
@@ -358,10 +350,6 @@ def _error_named(name: str) -> type[ParityError]:
     return named if isinstance(named, type) and issubclass(named, ParityError) else RunnerError
 
 
-def _printable(text: str, length: int) -> str:
-    return printable(" ".join(text.split()))[:length]
-
-
 def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
     """The run that the child left, once every part of it is what it should be. Raises: RunError."""
     path = _regular(place / RESULT_FILE)
@@ -369,7 +357,7 @@ def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
     result = load(path, ChildResult, RunError, remedy, max_bytes=MAX_RUN_BYTES)
     name = result.runner
     if runner in NAMES and name != runner:
-        raise RunError(f"The child was asked for runner {runner!r} and ran {_printable(name, 60)!r}.")
+        raise RunError(f"The child was asked for runner {runner!r} and ran {shortened(name, 60)!r}.")
     if runner not in NAMES:
         require_own_name(name, runner)
     outputs = read_outputs(_regular(place / OUTPUTS_FILE), most_bytes(OUTPUTS_FILE, case, None))

@@ -4,10 +4,15 @@
 the user's cache. A file lies at `<root>/<first two digits>/<sha256>`. Its name says what is in it, so nothing is ever
 overwritten that has its name's content. What lies there is read before it is believed, also by who adds it again: a
 store may be anybody's.
+
+Beside the files lie records: small JSON texts under a name, at `<root>/records/<name>.json`, which say which files
+belong together (an official run of one environment, the result of a row, the history of a matrix). A record is replaced
+whole.
 """
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,12 +21,15 @@ import fsspec
 import msgspec
 from fsspec.implementations.local import LocalFileSystem
 
-from parity.trace.atomic import file_atomic, own_folder
+from parity.trace.atomic import file_atomic, own_folder, write_bytes_atomic
 from runners.errors import OutputError, RunError
 from runners.files import HeldFile
 
 ENVIRONMENT_VARIABLE: Final = "PARITY_STORE"
 MAX_FILE_BYTES: Final = 1 << 38
+MAX_RECORD_BYTES: Final = 64 << 20
+RECORDS: Final = "records"  # folder of a store beside those of files, which have two digits each
+_RECORD_NAME: Final = re.compile(r"[a-z0-9][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}){1,3}")
 _CHUNK: Final = 1 << 22  # bytes copied at a time
 
 
@@ -51,6 +59,11 @@ class Store:
             raise RunError(
                 f"No store at {url!r} ({error}); set {ENVIRONMENT_VARIABLE} to a folder, or install what it needs."
             ) from error
+
+    @property
+    def absolute_url(self) -> str:
+        """The URL by which a process that works in another folder opens the same store."""
+        return self._root if isinstance(self._files, LocalFileSystem) else self.url
 
     def put(self, file: HeldFile) -> StoreEntry:
         """Add a file, unless its content is there already; what lies under its name is read before it is believed.
@@ -107,6 +120,64 @@ class Store:
                 digest = self._copied(stored, local)
             if digest != stored.sha256:
                 raise RunError(f"{self.url} gave other content for {stored.sha256}; that store is damaged.")
+
+    def put_record(self, name: str, text: str) -> None:
+        """Write a record, in place of one that is there. Raises: RunError if the store does not take it; OutputError.
+
+        A record may be read by others while it is replaced: they find the older or the newer one, whole.
+        """
+        target, data = self._record_path(name), text.encode()
+        try:
+            if isinstance(self._files, LocalFileSystem):
+                path = own_folder(Path(self._root), *target.removeprefix(f"{self._root}/").split("/"))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes_atomic(path, data)
+            else:  # the others put a file at once
+                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(target, data)
+        except OutputError:
+            raise
+        except Exception as error:  # every kind of store has errors of its own
+            raise RunError(f"Storing {name} in {self.url} failed ({error!r}); is it writable for you?") from error
+
+    def record(self, name: str) -> str | None:
+        """A record's text; None if there is none of that name. Raises: RunError if it is there and cannot be read."""
+        path = self._record_path(name)
+        try:
+            found = self._files.info(path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise RunError(f"Looking for {name} in {self.url} failed ({error!r}); can you reach it?") from error
+        if found["type"] != "file" or found["size"] > MAX_RECORD_BYTES:
+            raise RunError(f"{name} in {self.url} is no file of at most {MAX_RECORD_BYTES} bytes; remove it there.")
+        try:
+            with self._files.open(path, "rb") as remote:
+                data: bytes = remote.read(MAX_RECORD_BYTES + 1)
+            if len(data) > MAX_RECORD_BYTES:  # it grew meanwhile
+                raise ValueError(f"more than {MAX_RECORD_BYTES} bytes")
+            return data.decode("utf-8")
+        except Exception as error:
+            raise RunError(f"Reading {name} from {self.url} failed ({error!r}).") from error
+
+    def record_names(self, folder: str) -> tuple[str, ...]:
+        """The names of the records directly in a folder of records, sorted. Raises: RunError if it cannot be listed."""
+        place = f"{self._root}/{RECORDS}/{folder}"
+        try:
+            self._files.invalidate_cache()  # others write there, too
+            found = self._files.ls(place, detail=False)
+        except FileNotFoundError:
+            return ()
+        except Exception as error:
+            raise RunError(f"Listing {folder} in {self.url} failed ({error!r}); can you reach it?") from error
+        names = (f"{folder}/{str(path).rstrip('/').rpartition('/')[2]}" for path in found)
+        bare = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return tuple(sorted(name for name in bare if _RECORD_NAME.fullmatch(name)))
+
+    def _record_path(self, name: str) -> str:
+        if not _RECORD_NAME.fullmatch(name):  # it becomes a path
+            raise RunError(f"{name[:200]!r} cannot be the name of a record: folders and a name, of plain signs.")
+        return f"{self._root}/{RECORDS}/{name}.json"
 
     def _copied(self, stored: StoreEntry, local: BinaryIO | None) -> str:
         """The hash of what lies there, "" if its size is another one; a copy goes to `local`, if there is one."""

@@ -26,6 +26,8 @@ OWN = {
     "runners/official/files.py": "lists of hashes of the package",
     "parity/defects/pictures.py": "defects put into the reading of pictures that were read before",
     "parity/cli/main.py": "what has no reader",
+    "parity/fleet/ledger.py": "the lock of a ledger",
+    "parity/fleet/row_process_main.py": "what has no reader, and writes a log",
     "parity/report/ending.py": "writes",
     "runners/closed_input.py": "standard input, which is closed",
     "parity/cli/new_runner.py": "what was just written",
