@@ -1,13 +1,13 @@
 """A case: one recorded request for video with sound, read from a TOML file that may come from a stranger.
 
-The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`;
-golden/tiny_ti2v/case.toml has every key. Unknown or missing keys and wrong types are errors, and an image path may not
-leave the case's folder.
+The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]`, `[switches]` and
+`[[loras]]`; golden/tiny_ti2v/case.toml has every key but those of `[[loras]]` and `quantization`, which docs/verbs.md
+shows. Unknown or missing keys and wrong types are errors, and no path may leave the case's folder.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from runners.errors import CaseError
 from runners.load import MAX_KEY_PARTS, parse_toml, read_text
 from runners.nearest import did_you_mean
 from runners.releases import REFERENCES
-from runners.request import Guider, ImageCondition, check_guider, check_request
+from runners.request import Guider, ImageCondition, Lora, check_guider, check_loras, check_request
 from runners.strict import Strict
 
+NOT_IN_FILES = frozenset({"folder", "lora_files"})  # keys that say where a case's files lie
 MAX_CASE_BYTES = 1 << 17  # a case is prose and numbers; a prompt is cut at 1024 tokens
+Quantization = Literal["fp8_cast", "fp8_scaled_mm"]
 CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under golden/
 
 
@@ -59,7 +61,10 @@ class Case(Strict, frozen=True, kw_only=True):
     request: Request
     guidance: Guidance
     switches: Switches = Switches()
+    loras: tuple[Lora, ...] = ()  # fused into the transformer, in this order
+    quantization: Quantization | None = None  # how the transformer's weights are kept; None: in the run's dtype
     folder: str = ""
+    lora_files: tuple[str, ...] = ()  # files given on the command line; a LoRA of the name of one is that file
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot run. Raises: CaseError."""
@@ -74,6 +79,7 @@ class Case(Strict, frozen=True, kw_only=True):
         check_request(whose, "request.", self.request)
         check_guider(f"{whose}: guidance.video", self.guidance.video)
         check_guider(f"{whose}: guidance.audio", self.guidance.audio)
+        check_loras(whose, self.loras)
 
     def image_path(self, image: ImageCondition) -> Path:
         """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""
@@ -85,16 +91,27 @@ class Case(Strict, frozen=True, kw_only=True):
 
     def image_place(self, image: ImageCondition) -> Path:
         """The path of a condition's picture, there or not. Raises: CaseError if that is not in the case's folder."""
+        return self._place("Image", image.path, "picture")
+
+    def lora_place(self, lora: Lora) -> Path:
+        """The path beside the case file that a LoRA has, there or not, or the file given for it on the command line.
+
+        Raises: CaseError if that is not in the case's folder.
+        """
+        given = next((Path(file) for file in self.lora_files if Path(file).name == lora.path), None)
+        return given or self._place("LoRA", lora.path, "LoRA")
+
+    def _place(self, kind: str, name: str, what: str) -> Path:
         folder = Path(self.folder).resolve()
         try:
-            path = (folder / image.path).resolve()
+            path = (folder / name).resolve()
             path.exists()  # some systems tell only now that there can be no such path
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
-            raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
-        if Path(image.path).is_absolute() or not path.is_relative_to(folder):
+            raise CaseError(f"{kind} path {name[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
+        if Path(name).is_absolute() or not path.is_relative_to(folder):
             raise CaseError(
-                f"Image path {image.path!r} of case {self.id!r} leaves the case's folder {folder}; "
-                "put the picture beside the case file and name it relative to that."
+                f"{kind} path {name!r} of case {self.id!r} leaves the case's folder {folder}; "
+                f"put the {what} beside the case file and name it relative to that."
             )
         return path
 
@@ -107,8 +124,8 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
     document = parse_toml(text, "The case", CaseError, "golden/tiny_ti2v/case.toml shows every key")
     for key, value in (overrides or {}).items():
         _override(document, key, value)
-    if "folder" in document:
-        raise CaseError("The case has an unknown key 'folder'; remove it.")
+    for key in NOT_IN_FILES & document.keys():
+        raise CaseError(f"The case has an unknown key {key!r}; remove it.")
     import msgspec  # a runner's own interpreter need not have it, see `runners.strict`
 
     try:
@@ -124,7 +141,7 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
 def _meant(document: Mapping[str, Any]) -> str:
     """The known key that the first unknown one of a case is nearest to."""
     forms = {"": Case, "request": Request, "guidance": Guidance, "switches": Switches}
-    forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider}
+    forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider, "loras": Lora}
     for table, form in forms.items():
         value: Any = document
         for part in table.split(".") if table else ():
@@ -155,12 +172,15 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def case_document(case: Case) -> dict[str, Any]:
-    """The case as JSON data, equal to what reading it back from JSON gives, without the folder it was read from."""
+    """The case as JSON data, equal to what reading it back from JSON gives, without the places of its files.
+
+    LoRAs and quantization are there only where a case has them: runs recorded before there were any stay equal.
+    """
     import msgspec
 
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
-    document.pop("folder")
-    return document
+    absent = {name for name in ("loras", "quantization") if not document[name]}
+    return {name: value for name, value in document.items() if name not in NOT_IN_FILES | absent}
 
 
 def case_text(case: Case) -> str:
@@ -176,7 +196,7 @@ def case_text(case: Case) -> str:
     return tomli_w.dumps(document)
 
 
-def case_of(document: Mapping[str, Any], folder: str) -> Case:
+def case_of(document: Mapping[str, Any], folder: str, lora_files: Sequence[str] = ()) -> Case:
     """The case that `case_document` was made of. Its form is trusted; what strangers wrote goes to `parse_case`."""
     request, guidance = document["request"], document["guidance"]
     images = tuple(ImageCondition(**image) for image in request["images"])
@@ -188,6 +208,8 @@ def case_of(document: Mapping[str, Any], folder: str) -> Case:
         "request": Request(**{**request, "images": images}),
         "guidance": Guidance(**guiders),
         "switches": Switches(**document["switches"]),
+        "loras": tuple(Lora(**lora) for lora in document.get("loras", ())),
         "folder": folder,
+        "lora_files": tuple(lora_files),
     }
     return Case(**{**document, **parts})
