@@ -30,6 +30,7 @@ class NativeRunner:
         behaviours=True,
         taps=("*",),
         loras=True,
+        quantizations=frozenset({"fp8_cast"}),
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class NativeRunner:
             tier=self.options.tier,
             disable_autocast=case.switches.disable_autocast,
             reference=reference_of(case.reference, self.options.behaviours),
+            quantization=case.quantization,
         )
         return resolve_pipeline_config(base, self.overrides, self.command_line)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runners.model_files import TensorSource
 from runners.official.lockstep import Key
+from runners.official.quantization import official_policy
 from runners.official.request import OfficialRequest, lora_path, official_loras
 from runners.weights import WeightsFolder
 
@@ -33,21 +34,21 @@ def model_ledger(request: OfficialRequest) -> Any:
     """The official `ModelLedger` for the weights and LoRAs of a run."""
     ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
     weights, dtype, device, loras = request.weights, request.options.dtype, request.options.device, request.loras
-    named = tuple(official_loras(request))
+    chosen = {"loras": tuple(official_loras(request)), "quantization": official_policy(request)}
     if isinstance(weights, WeightsFolder):
         return ledger_class(
             dtype=dtype,
             device=device,
             checkpoint_path=str(weights.checkpoint_path),
             gemma_root_path=str(weights.gemma_folder),
-            loras=named,
+            **chosen,
         )
     ledger = ledger_class(
         dtype=dtype,
         device=device,
         checkpoint_path="made on the device",
         gemma_root_path=str(weights.gemma_folder),
-        loras=named,
+        **chosen,
     )
     model = MadeLoader(weights.model, weights.config, {lora_path(lora): lora.source for lora in loras})
     gemma = MadeLoader(weights.gemma, weights.gemma_config)

@@ -86,6 +86,7 @@ class OfficialRunner:
             behaviours=False,
             taps=("*",),
             loras=True,
+            quantizations=frozenset({"fp8_cast"}),
         )
 
     def require(self, case: Case) -> None:
