@@ -153,5 +153,7 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
         stack.enter_context(patch.object(pipeline, "combined_image_conditionings", pictures))
         stack.enter_context(patch.object(samplers, "tqdm", iter))  # its bar would write over ours
         stack.enter_context(without_cpu_autocast_to_fp32())
-        stack.enter_context(made_weights_loader(request.weights, {lora_path(lora): lora.source for lora in request.loras}))
+        stack.enter_context(
+            made_weights_loader(request.weights, {lora_path(lora): lora.source for lora in request.loras})
+        )
         yield

@@ -6,7 +6,14 @@ from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import checkpoint_path, gemma_constant
 from runners.official.observe import listed_without_v2a, observe_one_by_one
 from runners.official.quantization import official_policy
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, official_loras, pipeline_arguments
+from runners.official.request import (
+    PIPELINE,
+    OfficialOutput,
+    OfficialRequest,
+    joined,
+    official_loras,
+    pipeline_arguments,
+)
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:

@@ -16,7 +16,14 @@ from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import any_number_of_heads, checkpoint_path
 from runners.official.observe import TextObserver
 from runners.official.quantization import official_policy
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, official_loras, pipeline_arguments
+from runners.official.request import (
+    PIPELINE,
+    OfficialOutput,
+    OfficialRequest,
+    joined,
+    official_loras,
+    pipeline_arguments,
+)
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:
