@@ -1,4 +1,4 @@
-"""The LoRAs of a case: found beside its file, on the command line or beside the checkpoint, and what identifies them."""
+"""The LoRAs of a case: found beside its file, on the command line or beside the checkpoint, and identified."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from runners.weights import TensorFiles, Weights
 def loras_of(case: Case, weights: Weights) -> tuple[LoraSource, ...]:
     """The LoRAs of a case in the order of fusion, each held to the checkpoint's transformer.
 
-    Raises: CaseError for a path that leaves the case's folder; CheckpointError for a file that is not there, is damaged,
+    Raises: CaseError for a path that leaves the case's folder; CheckpointError for a file that is missing or damaged,
         matches no weight, or has factors of another shape.
     """
     found = []

@@ -1,7 +1,8 @@
 """Weights on disk: the official single file beside a Gemma folder, read as untrusted input.
 
 A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `config` (JSON) and `model_version`, and
-one folder with Gemma 3 in Hugging Face form. LoRAs (`*-lora*.safetensors`) may lie beside it. Nothing is unpickled; headers are checked before a tensor is read.
+one folder with Gemma 3 in Hugging Face form. LoRAs (`*-lora*.safetensors`) may lie beside it. Nothing is unpickled;
+headers are checked before a tensor is read.
 """
 
 from collections.abc import Iterator, Mapping

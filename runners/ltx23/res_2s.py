@@ -10,14 +10,14 @@ of length h the linear part is solved exactly, and the prediction is taken at th
 (Hochbruck and Ostermann, Exponential integrators, 2010, section 2.3.) Either point is then moved down to a noise level
 below its own, and fresh noise of half its level is added, so that signal and noise keep the sum they have on the path
 of a rectified flow; the noise of middles and of whole steps comes from two generators of fixed seeds. Where a step is
-short, the start x is moved until the noisy middle lies on its path. A schedule that ends at 0 gets the level LEAST_SIGMA
-before it, which the last step goes to, and one more evaluation there is the result.
+short, the start x is moved until the noisy middle lies on its path. A schedule that ends at 0 ends at LEAST_SIGMA in
+place of it, and one more prediction there is the result.
 
 Sums run in fp64; of a whole step the coefficients are fp32, as its levels are.
 
 Source: ltx_pipelines.utils.{samplers.res2s_audio_video_denoising_loop,res2s} and
-ltx_core.components.diffusion_steps.Res2sDiffusionStep 1.0.0, with the arguments that the two-stage HQ pipeline leaves as
-they are.
+ltx_core.components.diffusion_steps.Res2sDiffusionStep 1.0.0, with the arguments that the two-stage HQ pipeline leaves
+as they are.
 
 Axes: B sample, T token, C channel.
 """
@@ -84,7 +84,7 @@ def weights_of(h: float) -> Weights:
 
 
 def unit_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """fp64 noise (B, T, C) of mean 0 and deviation 1: over all of it, then, for what rounding left, over each sample."""
+    """fp64 noise (B, T, C) of mean 0 and deviation 1: over all of it, then, for what rounding left, over a sample."""
     noise = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=generator.device)
     noise = (noise - noise.mean()) / noise.std()
     noise = noise - noise.mean(dim=(-2, -1), keepdim=True)
@@ -172,7 +172,7 @@ def _step(
     for state, start, slope, x0 in zip(states, starts, slopes, second, strict=True):
         point = start + h * (weights.b1 * slope + weights.b2 * (x0.double() - start))
         noise = unit_noise(state.latent, of_steps)
-        ended.append(_kept(renoised(start, point, *ends, noise), state))
+        ended.append(_kept(renoised(start, point, ends[0], ends[1], noise), state))
     return _with(states, (ended[0], ended[1]), dtype)
 
 

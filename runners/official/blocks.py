@@ -46,6 +46,8 @@ class ObservedBuilder:
         self._clock.begin(self._stage, told=self._stage != LATE)
         with self._clock.loading():
             model = self._builder.build(**(kwargs if self._dtype is None else {**kwargs, "dtype": self._dtype}))
+            if self._dtype is not None:
+                model = model.to(self._dtype)  # with LoRAs, 1.1.2 leaves what none is fused into in the file's dtype
         self._observe(model)
         return model
 

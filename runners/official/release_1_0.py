@@ -56,6 +56,7 @@ class ObservedLedger:
     def __init__(self, ledger: Any, request: OfficialRequest, observer: LoopObserver) -> None:
         self._ledger = ledger
         self._clock = request.clock
+        self._dtype = request.options.dtype
         self._watcher = request.watcher
         self._observer = observer
         text = TextObserver(request.case.guidance)
@@ -80,6 +81,8 @@ class ObservedLedger:
         self._clock.begin(stage, told=stage != LATE)
         with self._clock.loading():
             module = getattr(self._ledger, name)()
+            if name == "transformer" and self._dtype != torch.bfloat16:
+                module = module.to(self._dtype)  # its builder leaves what no LoRA is fused into in the file's dtype
         if self._watcher is not None:
             self._watcher.loaded(name, module, key_of(self._ledger, name))
         observe(module)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from runners.case import Case
+from runners.forge.make import LORA_NAME
 from runners.forge.presets import Preset
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
@@ -34,6 +35,7 @@ TWO_PICTURES = {
         {"path": "coffee.jpg", "frame_idx": 5, "strength": 0.85},
     ]
 }
+TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAME, "strength": 0.75}]}
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
@@ -81,6 +83,9 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
         BF16,
         {"guidance.video.skip_step": 1, "guidance.audio.skip_step": 2, "request.num_inference_steps": 3},
     ),
+    "lora": (BF16, {"loras": [{"path": LORA_NAME, "strength": 0.5}]}),
+    "two-loras-fp32": (FP32, TWO_LORAS),
+    "fp8-cast-with-two-loras": (BF16, TWO_LORAS | FIRST_FRAME | {"quantization": "fp8_cast"}),
     "default-negative-prompt": (BF16, {"request.negative_prompt": None, "guidance.video.cfg_scale": 1.5}),
 }
 
