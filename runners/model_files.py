@@ -34,6 +34,15 @@ class TensorSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LoraSource:
+    """A file of low-rank factors, and how strongly they are fused into the transformer."""
+
+    name: str  # for messages and records
+    source: TensorSource
+    strength: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFiles:
     """A checkpoint beside its language model."""
 

@@ -47,6 +47,8 @@ class Capabilities:
     behaviours: bool  # whether single reference behaviours can be set
     taps: tuple[str, ...]  # glob patterns of the tap names it can offer
     engine_options: frozenset[str] = frozenset()  # names of `RunOptions.engine` that it has
+    loras: bool = False  # whether it fuses LoRAs
+    quantizations: frozenset[str] = frozenset()  # of a case, that it can keep the transformer's weights in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,13 @@ def require_understood(name: str, capabilities: Capabilities, case: Case, option
                 f"Runner {name!r} does not understand {switch} = {str(getattr(switches, switch)).lower()}; "
                 f"it understands {', '.join(sorted(capabilities.switches)) or 'no switch'}. Choose another runner."
             )
+    if case.loras and not capabilities.loras:
+        raise RunnerError(f"Runner {name!r} fuses no LoRAs; case {case.id!r} has {len(case.loras)}.")
+    if case.quantization is not None and case.quantization not in capabilities.quantizations:
+        raise RunnerError(
+            f"Runner {name!r} does not keep weights as {case.quantization!r}; it has "
+            f"{', '.join(sorted(capabilities.quantizations)) or 'no quantization'}."
+        )
     if options.tier not in capabilities.tiers:
         raise RunnerError(
             f"Runner {name!r} has no {options.tier!r} tier; it has {', '.join(sorted(capabilities.tiers))}."

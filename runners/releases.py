@@ -47,6 +47,9 @@ class ReleaseBehaviours:
     pictures_as_displayed: bool = False
     # Requests without a negative prompt: the default has five more phrases. utils/constants.py
     more_negative_phrases: bool = False
+    # LoRAs: factors are cast to bf16 first, and a second file's product is accumulated on the first one's, not summed
+    # beside it. loader/fuse_loras.py
+    lora_accumulated: bool = False
 
 
 _SINCE_1_1_2 = ReleaseBehaviours(
@@ -68,6 +71,7 @@ RELEASES: dict[str, ReleaseBehaviours] = {
         decode_auto_tiled=True,
         pictures_as_displayed=True,
         more_negative_phrases=True,
+        lora_accumulated=True,
     ),
 }
 

@@ -1,7 +1,7 @@
 """Weights on disk: the official single file beside a Gemma folder, read as untrusted input.
 
 A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `config` (JSON) and `model_version`, and
-one folder with Gemma 3 in Hugging Face form. Nothing is unpickled; headers are checked before a tensor is read.
+one folder with Gemma 3 in Hugging Face form. LoRAs (`*-lora*.safetensors`) may lie beside it. Nothing is unpickled; headers are checked before a tensor is read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,10 @@ from runners.counts import require_counts
 from runners.errors import CheckpointError
 from runners.files import opened, opened_tensors
 from runners.load import parse, read_text
-from runners.model_files import ModelFiles
+from runners.model_files import ModelFiles, TensorSource
 
 MODEL_VERSION_PREFIX = "2.3"
+LORA = "-lora"  # in the name of a LoRA, as the official files have it
 _AGAIN = "copy or forge the weights again"
 GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
 
@@ -79,6 +80,10 @@ class Weights(ModelFiles):
         """Hash of every tensor of the checkpoint and of Gemma, hex."""
         raise NotImplementedError
 
+    def lora(self, name: str) -> TensorSource:
+        """The tensors of a LoRA that lies beside the checkpoint. Raises: CheckpointError if there is none so named."""
+        raise NotImplementedError
+
 
 def num_blocks(weights: Weights) -> int:
     """Number of blocks of the transformer. Raises: CheckpointError if the configuration gives none."""
@@ -101,7 +106,8 @@ class WeightsFolder(Weights):
                 f"No weights folder at {folder}; make one with `parity forge --preset tiny --out DIR`."
             )
         self.folder = folder
-        self.checkpoint_path = self._only(sorted(folder.glob("ltx-2.3*.safetensors")), "ltx-2.3*.safetensors file")
+        files = [path for path in sorted(folder.glob("ltx-2.3*.safetensors")) if LORA not in path.name]
+        self.checkpoint_path = self._only(files, "ltx-2.3*.safetensors file")
         gemma_folders = sorted(path.parent for path in folder.glob("*/tokenizer.model"))
         gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
         model = TensorFiles([self.checkpoint_path])
@@ -113,6 +119,20 @@ class WeightsFolder(Weights):
             raise CheckpointError(f"{gemma_folder} has no model*.safetensors; the Gemma folder is incomplete.")
         gemma = TensorFiles(shards)
         super().__init__(config=config, model=model, gemma_config=gemma_config, gemma=gemma, gemma_folder=gemma_folder)
+
+    def lora_path(self, name: str) -> Path:
+        """The file of a LoRA in this folder. Raises: CheckpointError if there is none of that name."""
+        path = self.folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(
+                f"LoRA {name[:200]!r} is neither beside the case file nor a file in {self.folder}; put it there, or "
+                "name it with --lora FILE:STRENGTH."
+            )
+        return path
+
+    def lora(self, name: str) -> TensorFiles:
+        """The tensors of a LoRA in this folder. Raises: CheckpointError if there is none of that name."""
+        return TensorFiles([self.lora_path(name)])
 
     def _only(self, found: list[Path], what: str) -> Path:
         if len(found) != 1:

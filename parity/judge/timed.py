@@ -82,6 +82,7 @@ def timed_run(manifest: RunManifest) -> TimedRun:
             "dtype": manifest.dtype,
             "reference": manifest.reference,
             "trace": "taps recorded" if "trace.safetensors" in manifest.files else "no taps",
+            **{key: str(manifest.case[key]) for key in ("quantization",) if key in manifest.case},
         },
         times=Times(
             end_to_end_s=manifest.end_to_end_s,

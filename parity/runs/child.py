@@ -211,6 +211,7 @@ def _request(child: ChildRunner, case: Case, writer: TraceWriter | None) -> dict
         "runner": f"{Path(runner).resolve()}:{name}" if colon else child.name,
         "case": case_document(case),
         "case_folder": str(Path(case.folder).resolve()),
+        "lora_files": [str(Path(file).resolve()) for file in case.lora_files],
         "weights": _named(child.weights),
         "device": str(options.device),
         "dtype": dtype_label(options.dtype),

@@ -133,6 +133,7 @@ def import_run(
             environment=fingerprint(device),
             end_to_end_s=0.0,
             num_blocks=None if weights is None else num_blocks(weights),
+            loras={} if weights is None else lora_hashes(case, weights, device),
         )
     return imported
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from runners.checksum import WeightEntry, weight_entry, weights_hash
 from runners.errors import CheckpointError
 from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inventory
+from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, lora_inventory, model_inventory
 from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
@@ -24,6 +24,7 @@ from runners.partial_folder import partial_folder, take_place
 SPEC_VERSION = 2  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
 GEMMA_FOLDER = "gemma"
+LORA_NAME = "ltx-2.3-distilled-lora.safetensors"
 MADE_BY = "forge"  # key of a made file's metadata
 GEMMA_WEIGHTS_NAME = "model.safetensors"
 _SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
@@ -67,6 +68,11 @@ def made_gemma(preset: Preset, seed: int) -> MadeTensors:
     return MadeTensors(gemma_inventory(preset.gemma), seed)
 
 
+def made_lora(preset: Preset, seed: int) -> MadeTensors:
+    """The distilled LoRA's tensors of a preset."""
+    return MadeTensors(lora_inventory(model_inventory(preset), preset.lora_rank), seed)
+
+
 def forged_hash(preset: str, seed: int, device: torch.device) -> str:
     """Hash of a made checkpoint with its Gemma: that of `runners.weights.WeightsFolder` on the forged folder."""
     sizes = preset_named(preset)
@@ -85,7 +91,7 @@ def forged_recipe(preset: str, seed: int) -> str:
 
 
 def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None, *, replace: bool = False) -> Path:
-    """Write a made checkpoint: `ltx-2.3.safetensors` and a `gemma` folder, byte for byte the same on every call.
+    """Write a made checkpoint, its distilled LoRA and a `gemma` folder, byte for byte the same on every call.
 
     The folder is written under a temporary name and renamed when whole. Values are made on `device`; None is the CPU.
     `replace` replaces a made checkpoint that is there already, and nothing else.
@@ -106,6 +112,7 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
         write_gemma_files(gemma_folder, sizes.gemma)
         metadata = {"format": "pt", MADE_BY: json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
         _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
+        _write_safetensors(new / LORA_NAME, made_lora(sizes, seed), metadata, device)
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
         _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
@@ -117,7 +124,8 @@ def is_forged(folder: Path) -> bool:
     """True if a folder holds nothing but a checkpoint that was made here, which can be made again."""
     path = folder / CHECKPOINT_NAME
     parts = {part.name for part in folder.iterdir()} if folder.is_dir() else set()
-    if parts != {CHECKPOINT_NAME, GEMMA_FOLDER} or path.is_symlink():
+    whole = {CHECKPOINT_NAME, LORA_NAME, GEMMA_FOLDER}
+    if parts not in (whole, whole - {LORA_NAME}) or path.is_symlink():  # earlier programs made no LoRA
         return False
     try:
         with safe_open(path, framework="pt") as file:

@@ -53,6 +53,7 @@ class Preset:
     # Released files hold the audio encoder, which nothing in text and image to video reads. `full` is made without it,
     # since the goldens at full size name the hash of every tensor there was when they were recorded.
     audio_encoder: bool = True
+    lora_rank: int = 6  # of the distilled LoRA
 
 
 def preset_named(name: str) -> Preset:
@@ -68,7 +69,7 @@ def preset_named(name: str) -> Preset:
         _depart(config, departures["config"])
         _depart(gemma, departures["gemma"])
     if name == "full":
-        return Preset(name=name, config=config, gemma=gemma, audio_encoder=False)
+        return Preset(name=name, config=config, gemma=gemma, audio_encoder=False, lora_rank=384)
     _depart(gemma, _MADE_TOKENIZER)
     return Preset(name=name, config=config, gemma=gemma)
 

@@ -71,6 +71,9 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     # Text features and connectors.
     (r"text_embedding_projection\..*\.weight", gain_recipe(1.0)),
     (r".*\.learnable_registers", spread_recipe(0.0, 0.6)),
+    # LoRAs: at full strength three tenths of the weight they are fused into.
+    (r".*\.lora_A\.weight", gain_recipe(1.0)),
+    (r".*\.lora_B\.weight", gain_recipe(0.3)),
     # Attention. Unit queries and keys give logits of the deviation q_norm x k_norm: 1.7, peaked but not one-hot.
     (r".*\.[qk]_norm\.weight", spread_recipe(1.3, 0.1)),
     (r".*\.to_[qkv]\.weight", gain_recipe(1.0)),

@@ -11,9 +11,9 @@ import torch
 
 from runners.errors import CheckpointError, OutOfMemoryError
 from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
+from runners.forge.inventory import Inventory, gemma_inventory, lora_inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
-from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, MadeTensors, forged_hash
+from runners.forge.make import GEMMA_WEIGHTS_NAME, LORA_NAME, SPEC_VERSION, MadeTensors, forged_hash
 from runners.forge.presets import Preset, preset_named
 from runners.weights import Weights, WeightsFolder
 
@@ -62,6 +62,13 @@ class ForgedWeights(Weights):
         # The official code wants to see a file of this name before it asks its loader, which does not read it.
         (folder / GEMMA_WEIGHTS_NAME).touch()
         return TensorMaker(model=model_inventory(sizes), gemma=gemma_inventory(sizes.gemma), gemma_folder=folder)
+
+    def lora(self, name: str) -> MadeTensors:
+        """The tensors of the distilled LoRA, the one there is. Raises: CheckpointError for another name."""
+        if name != LORA_NAME:
+            raise CheckpointError(f"Made weights have one LoRA, {LORA_NAME}; got {name[:200]!r}.")
+        rank = preset_named(self.preset).lora_rank
+        return MadeTensors(lora_inventory(self.prepared.model, rank), self.seed)
 
     @cached_property
     def recipe(self) -> str:

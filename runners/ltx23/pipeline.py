@@ -7,7 +7,7 @@ Order of stages and of random numbers: ltx_pipelines.ti2vid_one_stage 1.0.0.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
+from runners.ltx23.lora import FusedWeights
 from runners.ltx23.parts import model_parts
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -38,7 +39,7 @@ from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.vocoder import Vocoder
-from runners.model_files import ModelFiles
+from runners.model_files import LoraSource, ModelFiles, TensorSource
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -46,10 +47,21 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class ModelComponents:
     """Builds the model's parts from one set of files, each afresh whenever it is asked for."""
 
-    def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
-        """Prepare; nothing is built yet. Raises: ConfigError for a configuration that is not LTX-2.3's."""
+    def __init__(
+        self, files: ModelFiles, config: PipelineConfig, device: torch.device, loras: Sequence[LoraSource] = ()
+    ) -> None:
+        """Prepare; nothing is built yet.
+
+        Args:
+            files: of the model.
+            config: how it computes.
+            device: where its parts are built.
+            loras: fused into the transformer, in this order.
+        Raises: ConfigError for a configuration that is not LTX-2.3's; CheckpointError for a LoRA of another model.
+        """
         self.files = files
         self.device = device
+        self.reference = config.reference
         self.dtype = config.dtype
         gemma = gemma_text_config(files.gemma_config)
         self._parts = model_parts(
@@ -59,6 +71,8 @@ class ModelComponents:
             reference=config.reference,
         )
         self._skeletons: dict[str, Any] = {}
+        self._loras = loras
+        self._transformer_source(loras)  # LoRAs of another model are refused before anything is loaded
 
     def verify(self) -> None:
         """Check that configuration and tensors belong together. Raises: ConfigError, CheckpointError."""
@@ -76,6 +90,17 @@ class ModelComponents:
         if not isinstance(module, kind):
             raise TypeError(f"{name} is a {type(module).__name__}, not a {kind.__name__}")
         return load(module, prefixes, self.files.model, self.device, self.dtype)
+
+    def transformer(self, loras: Sequence[LoraSource] | None = None) -> Transformer:
+        """The loaded transformer, with other LoRAs than those of the whole run if any are given."""
+        source = self._transformer_source(self._loras if loras is None else loras)
+        module: Transformer = self._skeleton("transformer")
+        return load(module, module.CHECKPOINT_PREFIXES, source, self.device, self.dtype)
+
+    def _transformer_source(self, loras: Sequence[LoraSource]) -> TensorSource:
+        accumulated = self.reference.lora_accumulated
+        model = self.files.model
+        return FusedWeights(model, loras, self.dtype, accumulated=accumulated) if loras else model
 
     def text_encoder(self) -> TextEncodingStage:
         """The text encoding stage with Gemma loaded."""
@@ -100,11 +125,13 @@ class ModelComponents:
 class LTX23Pipeline:
     """Runs requests through the stages."""
 
-    def __init__(self, files: ModelFiles, config: PipelineConfig, device: torch.device) -> None:
-        """Check the model's files. Raises: ConfigError, CheckpointError."""
+    def __init__(
+        self, files: ModelFiles, config: PipelineConfig, device: torch.device, loras: Sequence[LoraSource] = ()
+    ) -> None:
+        """Check the model's files. Arguments as `ModelComponents` has them. Raises: ConfigError, CheckpointError."""
         self.config = config
         self.device = device
-        self.components = ModelComponents(files, config, device)
+        self.components = ModelComponents(files, config, device, loras)
         self.components.verify()
 
     @torch.inference_mode()
@@ -136,7 +163,7 @@ class LTX23Pipeline:
                 lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
             )
         self._stage(batch, "latent_preparation", LatentPreparationStage)
-        self._stage(batch, "denoising", lambda: self._denoising(components.build("transformer", Transformer)))
+        self._stage(batch, "denoising", lambda: self._denoising(components.transformer()))
         self._stage(
             batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
         )

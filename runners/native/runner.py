@@ -8,6 +8,7 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
+from runners.loras import loras_of
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -28,6 +29,7 @@ class NativeRunner:
         releases=frozenset(RELEASES),
         behaviours=True,
         taps=("*",),
+        loras=True,
     )
 
     def __init__(
@@ -77,7 +79,8 @@ class NativeRunner:
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
-                pipeline = LTX23Pipeline(self.weights, config, self.options.device)
+                loras = loras_of(case, self.weights)
+                pipeline = LTX23Pipeline(self.weights, config, self.options.device, loras)
             batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(

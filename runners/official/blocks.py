@@ -25,7 +25,7 @@ from runners.official.observe import (
     observe_audio_decoder,
     observe_image_encoder,
 )
-from runners.official.request import LATE, PIPELINE, OfficialOutput, OfficialRequest
+from runners.official.request import LATE, PIPELINE, OfficialOutput, OfficialRequest, lora_path
 
 BLOCKS = "ltx_pipelines.utils.blocks"
 
@@ -153,5 +153,5 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
         stack.enter_context(patch.object(pipeline, "combined_image_conditionings", pictures))
         stack.enter_context(patch.object(samplers, "tqdm", iter))  # its bar would write over ours
         stack.enter_context(without_cpu_autocast_to_fp32())
-        stack.enter_context(made_weights_loader(request.weights))
+        stack.enter_context(made_weights_loader(request.weights, {lora_path(lora): lora.source for lora in request.loras}))
         yield

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 
+from runners.model_files import TensorSource
 from runners.official.ledger import MadeLoader
 from runners.stand_ins import without_compiled_torchaudio
 from runners.weights import Weights, WeightsFolder
@@ -120,8 +121,13 @@ def checkpoint_path(weights: Weights) -> str:
 
 
 @contextmanager
-def made_weights_loader(weights: Weights) -> Iterator[None]:
-    """While inside, the loader of releases since 1.1.2 gets made weights from their source, not from a file."""
+def made_weights_loader(weights: Weights, loras: Mapping[str, TensorSource]) -> Iterator[None]:
+    """While inside, the loader of releases since 1.1.2 gets made weights from their source, not from a file.
+
+    Args:
+        weights: of the run.
+        loras: by the path that the loader is given.
+    """
     if isinstance(weights, WeightsFolder):
         yield
         return
@@ -129,12 +135,12 @@ def made_weights_loader(weights: Weights) -> Iterator[None]:
     # Since 1.2.0 the metadata hold the configuration under a name, and the version beside it.
     nested = importlib.util.find_spec("ltx_pipelines.utils.model_paths") is not None
     metadata = {"config": weights.config, "model_version": weights.model_version} if nested else weights.config
-    model = MadeLoader(weights.model, weights.config)
+    model = MadeLoader(weights.model, weights.config, loras)
     gemma = MadeLoader(weights.gemma, weights.gemma_config)
 
     def load(_self: Any, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
         first = path if isinstance(path, str) else path[0]
-        return (model if first == MADE_PATH else gemma).load(path, sd_ops, device)
+        return (model if first == MADE_PATH or first in loras else gemma).load(path, sd_ops, device)
 
     def read_metadata(_self: Any, path: Any) -> dict[str, Any]:
         return metadata if path == MADE_PATH else {}

@@ -6,6 +6,7 @@ tensors, through the loader argument they have for that. Everything after that i
 
 import dataclasses
 import importlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from runners.model_files import TensorSource
 from runners.official.lockstep import Key
-from runners.weights import Weights, WeightsFolder
+from runners.official.request import OfficialRequest, lora_path, official_loras
+from runners.weights import WeightsFolder
 
+NOTHING_BESIDE: Final[Mapping[str, TensorSource]] = {}
 BUILDERS: Final = {
     "text_encoder": "text_encoder_builder",
     "gemma_embeddings_processor": "embeddings_processor_builder",
@@ -26,20 +29,27 @@ BUILDERS: Final = {
 }  # what the official ledger hands out, and its attribute that builds it
 
 
-def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    """The official `ModelLedger` for these weights."""
+def model_ledger(request: OfficialRequest) -> Any:
+    """The official `ModelLedger` for the weights and LoRAs of a run."""
     ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
+    weights, dtype, device, loras = request.weights, request.options.dtype, request.options.device, request.loras
+    named = tuple(official_loras(request))
     if isinstance(weights, WeightsFolder):
         return ledger_class(
             dtype=dtype,
             device=device,
             checkpoint_path=str(weights.checkpoint_path),
             gemma_root_path=str(weights.gemma_folder),
+            loras=named,
         )
     ledger = ledger_class(
-        dtype=dtype, device=device, checkpoint_path="made on the device", gemma_root_path=str(weights.gemma_folder)
+        dtype=dtype,
+        device=device,
+        checkpoint_path="made on the device",
+        gemma_root_path=str(weights.gemma_folder),
+        loras=named,
     )
-    model = MadeLoader(weights.model, weights.config)
+    model = MadeLoader(weights.model, weights.config, {lora_path(lora): lora.source for lora in loras})
     gemma = MadeLoader(weights.gemma, weights.gemma_config)
     for part, name in BUILDERS.items():
         loader = gemma if part == "text_encoder" else model
@@ -64,9 +74,13 @@ def key_of(ledger: Any, part: str) -> Key:
 class MadeLoader:
     """The official loader protocol over a source of tensors."""
 
-    def __init__(self, source: TensorSource, config: dict[str, Any]) -> None:
+    def __init__(
+        self, source: TensorSource, config: dict[str, Any], beside: Mapping[str, TensorSource] = NOTHING_BESIDE
+    ) -> None:
+        """Load from `source`, whatever the path, but for the paths of `beside`."""
         self._source = source
         self._config = config
+        self._beside = beside
 
     def metadata(self, path: str) -> dict[str, Any]:
         """The checkpoint's configuration; there is no path to read it from."""
@@ -75,12 +89,13 @@ class MadeLoader:
     def load(self, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
         """Tensors under the names that `sd_ops` gives them, as the official loader names them."""
         where = device or torch.device("cpu")
-        wanted = {name: name if sd_ops is None else sd_ops.apply_to_key(name) for name in self._source.shapes}
+        source = self._beside.get(path if isinstance(path, str) else path[0], self._source)
+        wanted = {name: name if sd_ops is None else sd_ops.apply_to_key(name) for name in source.shapes}
         named: dict[str, Tensor] = {}
         for name, key in wanted.items():
             if key is None:
                 continue
-            tensor = self._source.read([name], where)[name]
+            tensor = source.read([name], where)[name]
             pairs = ((key, tensor),) if sd_ops is None else sd_ops.apply_to_key_value(key, tensor)
             named.update((pair[0], pair[1]) for pair in pairs)
         state = importlib.import_module("ltx_core.loader.primitives").StateDict

@@ -34,7 +34,7 @@ def execute(request: OfficialRequest) -> OfficialOutput:
     """Run a case."""
     case, options, clock = request.case, request.options, request.clock
     observer = LoopObserver(case, clock, listed_without_v2a, request.watcher)
-    ledger = ObservedLedger(model_ledger(request.weights, options.dtype, options.device), request, observer)
+    ledger = ObservedLedger(model_ledger(request), request, observer)
     arguments = pipeline_arguments(case, as_displayed=False)
     run = _through_helpers if request.through_helpers else _through_class
     with gemma_constant(request.weights.gemma_config), _captured(observer) as captured:
@@ -92,7 +92,7 @@ def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], device: to
         pipeline = module.TI2VidOneStagePipeline(
             checkpoint_path="",  # the ledger in its place knows where the weights are
             gemma_root="",
-            loras=[],
+            loras=[],  # as for these
             device=device,
         )
     return pipeline(**arguments)

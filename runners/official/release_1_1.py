@@ -5,7 +5,7 @@ import importlib
 from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import checkpoint_path, gemma_constant
 from runners.official.observe import listed_without_v2a, observe_one_by_one
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, official_loras, pipeline_arguments
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:
@@ -16,7 +16,7 @@ def execute(request: OfficialRequest) -> OfficialOutput:
         pipeline = module.TI2VidOneStagePipeline(
             checkpoint_path=checkpoint_path(weights),
             gemma_root=str(weights.gemma_folder),
-            loras=[],
+            loras=official_loras(request),
             device=request.options.device,
         )
         stage = observe_pipeline(pipeline, request, observe_one_by_one)

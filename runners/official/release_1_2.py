@@ -15,7 +15,7 @@ from torch import Tensor
 from runners.official.blocks import observe_pipeline, observed_blocks
 from runners.official.compat import any_number_of_heads, checkpoint_path
 from runners.official.observe import TextObserver
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
+from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, official_loras, pipeline_arguments
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:
@@ -26,7 +26,7 @@ def execute(request: OfficialRequest) -> OfficialOutput:
         paths = importlib.import_module("ltx_pipelines.utils.model_paths").ModelPaths.from_monolith(
             checkpoint_path(weights), str(weights.gemma_folder)
         )
-        pipeline = module.TI2VidOneStagePipeline(model_paths=paths, loras=[], device=request.options.device)
+        pipeline = module.TI2VidOneStagePipeline(model_paths=paths, loras=official_loras(request), device=request.options.device)
         stage = observe_pipeline(pipeline, request, _observe_together)
         arguments = pipeline_arguments(request.case, as_displayed=True)
         chunks, audio, _ = pipeline(**arguments, vae_dtype=request.options.dtype)

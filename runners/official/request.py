@@ -13,10 +13,11 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.image import read_picture, require_affordable
+from runners.model_files import LoraSource
 from runners.official.lockstep import Watcher
 from runners.protocol import RunOptions
 from runners.request import Guider
-from runners.weights import Weights
+from runners.weights import TensorFiles, Weights
 
 PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
 LATE: Final = "video_decoding"  # its decoder is loaded before sound is decoded, and works once its chunks are wanted
@@ -29,6 +30,7 @@ class OfficialRequest:
     case: Case
     weights: Weights
     options: RunOptions
+    loras: tuple[LoraSource, ...]  # those of the case, in order
     clock: Clock
     through_helpers: bool  # 1.0.0: the path of the fp32 oracle, which its pipeline class cannot take
     watcher: Watcher | None  # told what the pipeline is doing; 1.0.0
@@ -94,6 +96,20 @@ def negative_prompt(case: Case) -> str:
     """The case's negative prompt, or the default of the official code at hand."""
     default: str = importlib.import_module("ltx_pipelines.utils.constants").DEFAULT_NEGATIVE_PROMPT
     return default if case.request.negative_prompt is None else case.request.negative_prompt
+
+
+def official_loras(request: OfficialRequest) -> list[Any]:
+    """The LoRAs of a run in official terms: the path that each has, or stands for it where it is made on the spot."""
+    loader = importlib.import_module("ltx_core.loader")
+    return [
+        loader.LoraPathStrengthAndSDOps(lora_path(lora), lora.strength, loader.LTXV_LORA_COMFY_RENAMING_MAP)
+        for lora in request.loras
+    ]
+
+
+def lora_path(lora: LoraSource) -> str:
+    """Path of a LoRA's file as official code wants it; of a made one its name."""
+    return str(lora.source.paths[0]) if isinstance(lora.source, TensorFiles) else lora.name
 
 
 def images(case: Case, as_displayed: bool) -> list[Any]:

@@ -18,6 +18,7 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError, ParityError, RunnerError
+from runners.loras import loras_of
 from runners.official.compat import prepare_imports, without_cuda_calls
 from runners.official.files import PACKAGES, OfficialCode, official_code
 from runners.official.importing import import_from
@@ -84,6 +85,7 @@ class OfficialRunner:
             releases=frozenset({self.code.release}),
             behaviours=False,
             taps=("*",),
+            loras=True,
         )
 
     def require(self, case: Case) -> None:
@@ -111,11 +113,13 @@ class OfficialRunner:
         """Execute a case. Raises: RunnerError for a switch or a reference that this code is not."""
         self.require(case)
         device = self.options.device
+        loras = loras_of(case, self.weights)  # the official loader passes over one that matches nothing
         clock = Clock(device, progress)
         request = OfficialRequest(
             case=case,
             weights=self.weights,
             options=self.options,
+            loras=loras,
             clock=clock,
             through_helpers=self.through_helpers,
             watcher=self._watcher,

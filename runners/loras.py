@@ -1,0 +1,69 @@
+"""The LoRAs of a case: found beside its file, on the command line or beside the checkpoint, and what identifies them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from runners.case import Case
+from runners.checksum import WeightEntry, weight_entry, weights_hash
+from runners.errors import CaseError
+from runners.ltx23.lora import factor_keys
+from runners.model_files import LoraSource, TensorSource
+from runners.request import Lora
+from runners.strict import fields_of
+from runners.weights import TensorFiles, Weights
+
+
+def loras_of(case: Case, weights: Weights) -> tuple[LoraSource, ...]:
+    """The LoRAs of a case in the order of fusion, each held to the checkpoint's transformer.
+
+    Raises: CaseError for a path that leaves the case's folder; CheckpointError for a file that is not there, is damaged,
+        matches no weight, or has factors of another shape.
+    """
+    found = []
+    for lora in case.loras:
+        place = case.lora_place(lora)
+        source = TensorFiles([place]) if place.is_file() else weights.lora(lora.path)
+        one = LoraSource(name=lora.path, source=source, strength=lora.strength)
+        factor_keys(one, weights.model.shapes)
+        found.append(one)
+    return tuple(found)
+
+
+def with_loras(case: Case, named: Sequence[str]) -> Case:
+    """The case with further LoRAs, each named FILE:STRENGTH on a command line; the case records the file's name alone.
+
+    FILE is a path, or the name of a file beside the case or the weights. Raises: CaseError for text that is no such
+        pair, or two files of one name.
+    """
+    loras, files = list(case.loras), list(case.lora_files)
+    for text in named:
+        path, colon, strength = text.rpartition(":")
+        try:
+            factor = float(strength)
+        except ValueError:
+            factor = math.nan
+        if not colon or not path or not math.isfinite(factor):
+            raise CaseError(f"--lora wants FILE:STRENGTH, for example distilled-lora.safetensors:0.5; got {text!r}.")
+        if Path(path).is_file():
+            place = str(Path(path).resolve())
+            if any(Path(file).name == Path(path).name and file != place for file in files):
+                raise CaseError(f"--lora names two files that are called {Path(path).name}; rename one.")
+            files.append(place)
+        elif Path(path).name != path:
+            raise CaseError(f"--lora {text!r}: there is no file {path}.")
+        loras.append(Lora(path=Path(path).name, strength=factor))
+    document = {**fields_of(case), "loras": tuple(loras), "lora_files": tuple(dict.fromkeys(files))}
+    return Case(**document)
+
+
+def lora_hashes(case: Case, weights: Weights, device: torch.device) -> dict[str, str]:
+    """The hash of every tensor of each LoRA of a case, hex, by its path in the case. Raises: as `loras_of`."""
+    return {lora.name: weights_hash(_entries(lora.source, device)) for lora in loras_of(case, weights)}
+
+
+def _entries(source: TensorSource, device: torch.device) -> Iterator[WeightEntry]:
+    for name in source.shapes:
+        yield weight_entry(name, source.read([name], device)[name])
