@@ -47,14 +47,15 @@ class Pipeline:
     sigmas: tuple[float, ...] | None = None  # of the first stage; None: of as many steps as the request says
     lora_strengths: tuple[float, float] | None = None  # of the distilled LoRA in either stage; None: it has none
     only_keyframes: bool = False  # a picture at frame 0, too, is appended instead of put in
+    sound_moved: bool = False  # which stage's sound is decoded is another one in later releases
     sampler: str = "euler"
 
 
 PIPELINES: Final[Mapping[str, Pipeline]] = {
     "one_stage": Pipeline(two_stages=False),
     "distilled": Pipeline(guided=False, distilled=True, sigmas=DISTILLED_SIGMAS),
-    "two_stage": Pipeline(lora_strengths=(0.0, 1.0)),
-    "two_stage_hq": Pipeline(lora_strengths=(0.25, 0.5), sampler="res_2s"),
+    "two_stage": Pipeline(lora_strengths=(0.0, 1.0), sound_moved=True),
+    "two_stage_hq": Pipeline(lora_strengths=(0.25, 0.5), sound_moved=True, sampler="res_2s"),
     "keyframes": Pipeline(lora_strengths=(0.0, 1.0), only_keyframes=True),
 }
 
@@ -63,7 +64,7 @@ PIPELINES: Final[Mapping[str, Pipeline]] = {
 class StagePlan:
     """One stage of a request, all defaults filled in."""
 
-    prefix: str  # of the names of its taps: "" or "stage2/"
+    scope: str  # of its taps: "" or "stage2"
     height: int  # pixels
     width: int  # pixels
     steps: int
@@ -72,6 +73,11 @@ class StagePlan:
     audio: Guider
     guided: bool  # False: the conditional pass alone, its prediction taken as it is
     lora_strength: float = field(default=0.0)  # of the distilled LoRA
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the names of its taps."""
+        return self.scope and f"{self.scope}/"
 
     @property
     def guiders(self) -> tuple[Guider, Guider]:
@@ -108,7 +114,7 @@ def plan_stages(
     sigmas = stages.first.sigmas or kind.sigmas
     smaller = ENLARGEMENT if kind.two_stages else 1
     first = StagePlan(
-        prefix="",
+        scope="",
         height=request.height // smaller,
         width=request.width // smaller,
         steps=request.num_inference_steps if sigmas is None else len(sigmas) - 1,
@@ -122,7 +128,7 @@ def plan_stages(
         return (first,)
     refining = stages.second.sigmas or REFINING_SIGMAS
     second = StagePlan(
-        prefix=f"{SECOND}/",
+        scope=SECOND,
         height=request.height,
         width=request.width,
         steps=len(refining) - 1,
@@ -184,8 +190,10 @@ def _check_sides(whose: str, pipeline: str, request: RequestBounds) -> None:
 
 def _check_stage(where: str, pipeline: str, stage: Stage) -> None:
     if stage.lora_strength is not None:
-        if PIPELINES[pipeline].lora_strengths is None:
-            raise CaseError(f"{where}.lora_strength: pipeline {pipeline!r} has no distilled LoRA; remove it.")
+        strengths = PIPELINES[pipeline].lora_strengths
+        if strengths is None or (where.endswith("first") and not strengths[0]):
+            there = "has no distilled LoRA" if strengths is None else "fuses the distilled LoRA in its second stage alone"
+            raise CaseError(f"{where}.lora_strength: pipeline {pipeline!r} {there}; remove it.")
         if not abs(stage.lora_strength) <= sys.float_info.max:  # nor NaN
             raise CaseError(f"{where}.lora_strength is {stage.lora_strength}; wanted a finite number.")
     if stage.sigmas is None:
