@@ -34,7 +34,8 @@ def run(
     keep: Annotated[str, typer.Option(help="What to keep of a tap: sketch or full.")] = "sketch",
     setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. request.seed=3.")] = None,
     lora: Annotated[
-        list[str] | None, typer.Option(help="FILE:STRENGTH of a LoRA, after the case's own; several are fused in order.")
+        list[str] | None,
+        typer.Option(help="FILE:STRENGTH of a LoRA, after the case's own; several are fused in order."),
     ] = None,
     official_root: Annotated[
         Path | None, typer.Option(help="Checkout of Lightricks/LTX-2 to run instead of the installed release.")

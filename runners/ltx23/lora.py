@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from runners.errors import CheckpointError
-from runners.ltx23.loading import LISTED
+from runners.ltx23.fp8_cast import FP8
+from runners.ltx23.loading import LISTED, TRANSFORMER
 from runners.model_files import LoraSource, TensorSource
 
 LEFT_OUT: Final = "diffusion_model."  # the official loader takes this out of every key, wherever it stands
-TRANSFORMER: Final = "model.diffusion_model."  # where the transformer's weights stand in a checkpoint
 CONNECTOR: Final = "_embeddings_connector."  # stands there too, and is none of the transformer
 FACTORS: Final = (".lora_A.weight", ".lora_B.weight")
 WEIGHT: Final = ".weight"
@@ -137,9 +137,11 @@ class FusedWeights:
         return tensors
 
     def _fused(self, name: str, weight: Tensor, factors: Sequence[Factors]) -> Tensor:
-        if weight.dtype != torch.bfloat16:
-            raise CheckpointError(f"{name} is kept in {weight.dtype}; a LoRA is fused into bf16 weights.")
+        if weight.dtype not in (torch.bfloat16, FP8):
+            raise CheckpointError(f"{name} is kept in {weight.dtype}; a LoRA is fused into bf16 weights, or into e4m3.")
         if any(one.a.dtype != one.b.dtype for one in factors):
             raise CheckpointError(f"The factors of {name} differ in their dtype; they must be of one.")
         delta = lora_delta(factors, self._dtype, accumulated=self._accumulated)
+        if weight.dtype == FP8:
+            return delta.add_(weight.to(delta.dtype)).to(FP8)
         return delta.add_(weight)

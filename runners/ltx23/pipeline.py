@@ -21,6 +21,7 @@ from runners.errors import CheckpointError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
+from runners.ltx23.fp8_cast import CastWeights, keep_as_fp8
 from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
@@ -82,7 +83,7 @@ class ModelComponents:
         if files.upsampler is not None:
             self._parts["upsampler"] = partial(Upsampler, UpsamplerConfig.from_dict(files.upsampler.config))
         self._skeletons: dict[str, Any] = {}
-        self._loras = loras
+        self._loras, self._quantization = loras, config.quantization
         self._transformer_source(loras)  # LoRAs of another model are refused before anything is loaded
 
     def verify(self) -> None:
@@ -98,24 +99,29 @@ class ModelComponents:
                 expected |= shapes
         verify(expected, self.files.model, "the checkpoint")
 
-    def build(self, name: str, kind: type[ModuleT]) -> ModuleT:
-        """A loaded component, ready for inference on the run's device."""
+    def build(self, name: str, kind: type[ModuleT], loras: Sequence[LoraSource] | None = None) -> ModuleT:
+        """A loaded component, ready for inference on the run's device.
+
+        Args:
+            name: of the part.
+            kind: its class.
+            loras: fused into the transformer in place of those of the whole run; None takes these.
+        """
         module = self._skeleton(name)
         prefixes: dict[str, str] = module.CHECKPOINT_PREFIXES
         if not isinstance(module, kind):
             raise TypeError(f"{name} is a {type(module).__name__}, not a {kind.__name__}")
-        return load(module, prefixes, self.files.model, self.device, self.dtype)
-
-    def transformer(self, loras: Sequence[LoraSource] | None = None) -> Transformer:
-        """The loaded transformer, with other LoRAs than those of the whole run if any are given."""
-        source = self._transformer_source(self._loras if loras is None else loras)
-        module: Transformer = self._skeleton("transformer")
-        return load(module, module.CHECKPOINT_PREFIXES, source, self.device, self.dtype)
+        source = self.files.model
+        if name == "transformer":
+            source = self._transformer_source(self._loras if loras is None else loras)
+            if self._quantization == "fp8_cast":
+                keep_as_fp8(module)
+        return load(module, prefixes, source, self.device, self.dtype)
 
     def _transformer_source(self, loras: Sequence[LoraSource]) -> TensorSource:
+        source = self.files.model if self._quantization is None else CastWeights(self.files.model)
         accumulated = self.reference.lora_accumulated
-        model = self.files.model
-        return FusedWeights(model, loras, self.dtype, accumulated=accumulated) if loras else model
+        return FusedWeights(source, loras, self.dtype, accumulated=accumulated) if loras else source
 
     def text_encoder(self) -> TextEncodingStage:
         """The text encoding stage with Gemma loaded."""
@@ -199,16 +205,16 @@ class LTX23Pipeline:
             lambda: LTX2TextConnectorStage(components.build("connectors", TextConnectors)),
         )
         if not sampling.kind.two_stages:
-            self._denoised(batch, lambda: self._denoising(components.transformer()))
+            self._denoised(batch, lambda: self._denoising(components.build("transformer", Transformer)))
         elif self._second_loras is not None:
             self._in_two_stages(
                 batch,
-                lambda: self._denoising(components.transformer()),
-                lambda: self._denoising(components.transformer(self._second_loras)),
+                lambda: self._denoising(components.build("transformer", Transformer)),
+                lambda: self._denoising(components.build("transformer", Transformer, self._second_loras)),
             )
         else:
             with clock.loading():
-                denoising = self._denoising(components.transformer())
+                denoising = self._denoising(components.build("transformer", Transformer))
             self._in_two_stages(batch, lambda: denoising, lambda: denoising)
             del denoising
         self._stage(

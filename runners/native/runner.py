@@ -31,6 +31,7 @@ class NativeRunner:
         taps=("*",),
         loras=True,
         pipelines=frozenset({"one_stage", "distilled", "two_stage", "keyframes"}),
+        quantizations=frozenset({"fp8_cast"}),
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class NativeRunner:
             tier=self.options.tier,
             disable_autocast=case.switches.disable_autocast,
             reference=reference_of(case.reference, self.options.behaviours),
+            quantization=case.quantization,
         )
         return resolve_pipeline_config(base, self.overrides, self.command_line)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runners.model_files import TensorSource
 from runners.official.lockstep import Key
+from runners.official.quantization import official_policy
 from runners.official.request import OfficialRequest, checkpoint_path, lora_path, named_loras, upsampler_path
 from runners.weights import WeightsFolder
 
@@ -42,6 +43,7 @@ def model_ledger(request: OfficialRequest) -> Any:
         gemma_root_path=str(weights.gemma_folder),
         spatial_upsampler_path=upsampler_path(weights) or None,
         loras=tuple(named_loras(request.loras)),
+        quantization=official_policy(request),
     )
     return with_made_loaders(ledger, request) if made else ledger
 

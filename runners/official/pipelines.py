@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from runners.case import Case
+from runners.official.quantization import official_policy
 from runners.official.request import OfficialRequest, named_loras, pipeline_arguments, upsampler_path
+from runners.stages import PIPELINES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +56,23 @@ def official_class(case: Case) -> Any:
 
 
 def files_of(request: OfficialRequest) -> dict[str, Any]:
-    """Arguments by which a pipeline class is made with LoRAs and, where it has two stages, an upsampler."""
+    """Arguments that a pipeline class is made with, but for the paths of checkpoint and Gemma."""
     case = request.case
-    made: dict[str, Any] = {"loras": named_loras(request.loras), "device": request.options.device}
+    made: dict[str, Any] = {
+        "loras": named_loras(request.loras),
+        "quantization": official_policy(request),
+        "device": request.options.device,
+    }
     if len(case.plans) > 1:
         made["spatial_upsampler_path"] = upsampler_path(request.weights)
     if case.plans[0].guided and len(case.plans) > 1:
         made["distilled_lora"] = named_loras(request.distilled_lora)
     return made
+
+
+def checkpoint_keyword(case: Case) -> str:
+    """The argument that takes the checkpoint's path, before 1.2."""
+    return "distilled_checkpoint_path" if PIPELINES[case.pipeline].distilled else "checkpoint_path"
 
 
 def call_arguments(case: Case, as_displayed: bool) -> dict[str, Any]:

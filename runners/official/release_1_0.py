@@ -33,6 +33,7 @@ from runners.official.observe import (
 from runners.official.pipelines import (
     CLASSES,
     call_arguments,
+    checkpoint_keyword,
     constants_asked,
     files_of,
     official_class,
@@ -114,8 +115,8 @@ class ObservedLedger:
 
 def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], request: OfficialRequest) -> Any:
     module = official_module(request.case)
-    files: dict[str, Any] = {"gemma_root": "", **files_of(request)}  # the ledger in its place knows where they are
-    files["distilled_checkpoint_path" if request.case.pipeline == "distilled" else "checkpoint_path"] = ""
+    # The ledger in its place knows where they are.
+    files: dict[str, Any] = {"gemma_root": "", checkpoint_keyword(request.case): "", **files_of(request)}
     with patch.object(module, "ModelLedger", lambda **_: ledger):
         pipeline = official_class(request.case)(**files)
     return pipeline(**arguments)

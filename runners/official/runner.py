@@ -88,6 +88,7 @@ class OfficialRunner:
             taps=("*",),
             loras=True,
             pipelines=frozenset(CLASSES),
+            quantizations=frozenset({"fp8_cast"}),
         )
 
     def require(self, case: Case) -> None:
