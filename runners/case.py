@@ -1,8 +1,9 @@
 """A case: one recorded request for video with sound, read from a TOML file that may come from a stranger.
 
 The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]`, `[switches]` and
-`[[loras]]`; golden/tiny_ti2v/case.toml has every key but those of `[[loras]]` and `quantization`, which docs/verbs.md
-shows. Unknown or missing keys and wrong types are errors, and no path may leave the case's folder.
+`[[loras]]` and `[stages]`; golden/tiny_ti2v/case.toml has every key but those of `[[loras]]` and `quantization`, which
+docs/verbs.md shows, and of `[stages]`, which docs/pipelines.md does. Unknown or missing keys and wrong types are
+errors, and no path may leave the case's folder.
 """
 
 import json
@@ -16,6 +17,7 @@ from runners.load import MAX_KEY_PARTS, parse_toml, read_text
 from runners.nearest import did_you_mean
 from runners.releases import REFERENCES
 from runners.request import Guider, ImageCondition, Lora, check_guider, check_loras, check_request
+from runners.stages import PIPELINES, Stage, StagePlan, Stages, check_stages, pipeline_named, plan_stages
 from runners.strict import Strict
 
 NOT_IN_FILES = frozenset({"folder", "lora_files"})  # keys that say where a case's files lie
@@ -56,11 +58,12 @@ class Case(Strict, frozen=True, kw_only=True):
     """A complete case. `folder` is where its image paths start; it is not part of the file."""
 
     id: str
-    pipeline: Literal["one_stage"]
+    pipeline: str  # one of `runners.stages.PIPELINES`
     reference: str = "1.0.0"
     request: Request
     guidance: Guidance
     switches: Switches = Switches()
+    stages: Stages = Stages()
     loras: tuple[Lora, ...] = ()  # fused into the transformer, in this order
     quantization: Quantization | None = None  # how the transformer's weights are kept; None: in the run's dtype
     folder: str = ""
@@ -70,6 +73,7 @@ class Case(Strict, frozen=True, kw_only=True):
         """Refuse what the model cannot run. Raises: CaseError."""
         if not re.fullmatch(CASE_ID, self.id):
             raise CaseError(f"A case id is letters, digits, '_', '.' and '-', at most 100; got {self.id!r}.")
+        pipeline_named(self.pipeline)
         if self.reference not in REFERENCES:  # becomes the name of a folder
             raise CaseError(
                 f"Case {self.id!r} follows {self.reference[:40]!r}, no release that is known here; wanted one of "
@@ -80,6 +84,17 @@ class Case(Strict, frozen=True, kw_only=True):
         check_guider(f"{whose}: guidance.video", self.guidance.video)
         check_guider(f"{whose}: guidance.audio", self.guidance.audio)
         check_loras(whose, self.loras)
+        check_stages(whose, self.pipeline, self.stages, self.request, self.guidance.video, self.guidance.audio)
+
+    @property
+    def plans(self) -> tuple[StagePlan, ...]:
+        """The stages that the request goes through, one or two."""
+        return plan_stages(self.pipeline, self.stages, self.request, self.guidance.video, self.guidance.audio)
+
+    @property
+    def total_steps(self) -> int:
+        """Denoising steps of all stages."""
+        return sum(plan.steps for plan in self.plans)
 
     def image_path(self, image: ImageCondition) -> Path:
         """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""
@@ -126,6 +141,7 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
         _override(document, key, value)
     for key in NOT_IN_FILES & document.keys():
         raise CaseError(f"The case has an unknown key {key!r}; remove it.")
+    _fill_in(document)
     import msgspec  # a runner's own interpreter need not have it, see `runners.strict`
 
     try:
@@ -138,10 +154,27 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
         ) from error
 
 
+def _fill_in(document: dict[str, Any]) -> None:
+    """Fill in what the pipeline decides: no guidance, and the number of steps between fixed noise levels."""
+    name, request = document.get("pipeline"), document.get("request")
+    pipeline = PIPELINES.get(name) if isinstance(name, str) else None
+    if pipeline is None:
+        return
+    if not pipeline.guided:
+        document.setdefault("guidance", {"video": {}, "audio": {}})
+    sigmas: Any = document.get("stages")
+    for key in ("first", "sigmas"):
+        sigmas = sigmas.get(key) if isinstance(sigmas, dict) else None
+    sigmas = sigmas or pipeline.sigmas
+    if isinstance(request, dict) and isinstance(sigmas, list | tuple):
+        request.setdefault("num_inference_steps", len(sigmas) - 1)
+
+
 def _meant(document: Mapping[str, Any]) -> str:
     """The known key that the first unknown one of a case is nearest to."""
     forms = {"": Case, "request": Request, "guidance": Guidance, "switches": Switches}
     forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider, "loras": Lora}
+    forms |= {"stages": Stages, "stages.first": Stage, "stages.second": Stage}
     for table, form in forms.items():
         value: Any = document
         for part in table.split(".") if table else ():
@@ -174,12 +207,14 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
 def case_document(case: Case) -> dict[str, Any]:
     """The case as JSON data, equal to what reading it back from JSON gives, without the places of its files.
 
-    LoRAs and quantization are there only where a case has them: runs recorded before there were any stay equal.
+    LoRAs, quantization and stages are there only where a case has them: runs recorded before there were any stay equal.
     """
     import msgspec
 
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
     absent = {name for name in ("loras", "quantization") if not document[name]}
+    if case.stages == Stages():
+        absent.add("stages")
     return {name: value for name, value in document.items() if name not in NOT_IN_FILES | absent}
 
 
@@ -193,6 +228,9 @@ def case_text(case: Case) -> str:
         del request["negative_prompt"]
     if not request["images"]:
         del request["images"]
+    for stage in document.get("stages", {}).values():
+        for key in [key for key, value in stage.items() if value is None]:
+            del stage[key]
     return tomli_w.dumps(document)
 
 
@@ -208,8 +246,14 @@ def case_of(document: Mapping[str, Any], folder: str, lora_files: Sequence[str] 
         "request": Request(**{**request, "images": images}),
         "guidance": Guidance(**guiders),
         "switches": Switches(**document["switches"]),
+        "stages": Stages(**{name: _stage_of(stage) for name, stage in document.get("stages", {}).items()}),
         "loras": tuple(Lora(**lora) for lora in document.get("loras", ())),
         "folder": folder,
         "lora_files": tuple(lora_files),
     }
     return Case(**{**document, **parts})
+
+
+def _stage_of(document: Mapping[str, Any]) -> Stage:
+    sigmas = document["sigmas"]
+    return Stage(**{**document, "sigmas": None if sigmas is None else tuple(sigmas)})

@@ -32,6 +32,23 @@ def loras_of(case: Case, weights: Weights) -> tuple[LoraSource, ...]:
     return tuple(found)
 
 
+def stage_loras(case: Case, weights: Weights) -> tuple[tuple[LoraSource, ...], ...]:
+    """The LoRAs that each stage of a case fuses: the case's own, then the distilled one where the stage has it.
+
+    One tuple if all stages have the same, so that one transformer serves them; else one for each stage. Raises: as
+        `loras_of`, and CheckpointError if there is no distilled LoRA beside the checkpoint.
+    """
+    own = loras_of(case, weights)
+    if not any(plan.lora_strength for plan in case.plans):
+        return (own,)
+    name = weights.distilled_lora
+    source = weights.lora(name)
+    return tuple(
+        (*own, *([LoraSource(name=name, source=source, strength=plan.lora_strength)] if plan.lora_strength else ()))
+        for plan in case.plans
+    )
+
+
 def with_loras(case: Case, named: Sequence[str]) -> Case:
     """The case with further LoRAs, each named FILE:STRENGTH on a command line; the case records the file's name alone.
 
@@ -61,7 +78,8 @@ def with_loras(case: Case, named: Sequence[str]) -> Case:
 
 def lora_hashes(case: Case, weights: Weights, device: torch.device) -> dict[str, str]:
     """The hash of every tensor of each LoRA of a case, hex, by its path in the case. Raises: as `loras_of`."""
-    return {lora.name: weights_hash(_entries(lora.source, device)) for lora in loras_of(case, weights)}
+    every = {lora.name: lora for loras in stage_loras(case, weights) for lora in loras}
+    return {name: weights_hash(_entries(lora.source, device)) for name, lora in every.items()}
 
 
 def _entries(source: TensorSource, device: torch.device) -> Iterator[WeightEntry]:

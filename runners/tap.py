@@ -102,10 +102,10 @@ def current_scope() -> str:
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Prefix every tap inside with `name`."""
+    """Prefix every tap inside with `name`; an empty one changes nothing."""
     global _scope
     outer = _scope
-    _scope = (*outer, name)
+    _scope = (*outer, name) if name else outer
     try:
         yield
     finally:

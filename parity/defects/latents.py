@@ -35,7 +35,7 @@ def noise_audio_first(_: Original, stage: LatentPreparationStage, batch: Batch) 
     batch.sigmas = sigma_schedule(sampling.num_inference_steps)
     batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
     with_noise = vars(latent_preparation)["with_noise"]  # perhaps with another defect in it
-    batch.audio_state = with_noise(stage.empty_audio(batch), batch.generator, False)
+    batch.audio_state = with_noise(stage.initial_audio(batch), batch.generator, False)
     batch.video_state = with_noise(stage.conditioned_video(batch), batch.generator, False)
     tap("init/video", batch.video_state.latent)
     tap("init/audio", batch.audio_state.latent)

@@ -279,21 +279,24 @@ def _contradictions(old: RunManifest, new: RunManifest) -> Iterable[Finding]:
             yield Finding(code="identity_mismatch", where=where, message=message)
 
 
-def output_taps(outputs: RunOutputs | ReducedOutputs, steps: int) -> dict[str, Tensor]:
-    """The taps whose every bit the outputs tell. Of a reduced run, the frames are not all there."""
-    last, video, audio = f"denoise/{steps - 1:03d}/latent", outputs.video_latent, outputs.audio_latent
+def output_taps(outputs: RunOutputs | ReducedOutputs, latents: Mapping[str, str]) -> dict[str, Tensor]:
+    """The taps whose every bit the outputs tell. Of a reduced run, the frames are not all there.
+
+    `latents` are the taps of those that are decoded, by stream.
+    """
+    video, audio = outputs.video_latent, outputs.audio_latent
     found = {"decode/waveform": outputs.audio_waveform}
     if isinstance(outputs, RunOutputs):
         found["decode/frames"] = outputs.video_frames
     if video is not None:
-        found[f"{last}/video"] = rearrange(video, "b c f h w -> b (f h w) c")
+        found[latents["video"]] = rearrange(video, "b c f h w -> b (f h w) c")
     if audio is not None:
-        found[f"{last}/audio"] = rearrange(audio, "b c t m -> b t (c m)")
+        found[latents["audio"]] = rearrange(audio, "b c t m -> b t (c m)")
     return found
 
 
 def output_findings(
-    side: str, run: Run, outputs: RunOutputs | ReducedOutputs, steps: int, other: Trace
+    side: str, run: Run, outputs: RunOutputs | ReducedOutputs, latents: Mapping[str, str], other: Trace
 ) -> Iterable[Finding]:
     """Taps of a run with a trace that are not its own outputs.
 
@@ -301,12 +304,12 @@ def output_findings(
         side: "reference" or "candidate", for the message.
         run: the run. One that was imported has taps of a dump, and outputs that went through an encoder.
         outputs: of the run.
-        steps: that the case asks for.
+        latents: the taps of those that are decoded, by stream.
         other: trace of the other side; where it has the same bits, statistics are held to it already.
     """
     if run.imported is not None:
         return
-    for tap, output in output_taps(outputs, steps).items():
+    for tap, output in output_taps(outputs, latents).items():
         if tap not in run.trace:
             continue
         statistics = other.bits.get(tap) != run.trace.bits[tap]

@@ -112,7 +112,7 @@ def identify(
     Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
         as the native runner does.
     """
-    manifest = run.manifest
+    manifest, weights = run.manifest, weights.of_pipeline(case.pipeline)
     unsaid = run.imported is not None and not manifest.weights_hash
     if weights.hash != manifest.weights_hash and not unsaid:
         raise RunError(
@@ -145,9 +145,8 @@ def identify(
     )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[manifest.dtype]), own, buckets)
     observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
-    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | {f"{last}/video", f"{last}/audio"}
     flow = _flow(case, weights)
+    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | frozenset(flow.final_latents.values())
     search = Search(
         replay,
         observed,

@@ -152,7 +152,7 @@ def isolate(
             "tier": options.tier,
             "dtype": dtype_label(options.dtype),
             "details": details_of(config, sampling_params(case, config.reference)),
-            "weights_hash": weights.hash,
+            "weights_hash": weights.of_pipeline(case.pipeline).hash,
             "environment": environment,
             "stages": list(chosen),
             "steps": sorted(steps if steps is not None else range(case.request.num_inference_steps)),

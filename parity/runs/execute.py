@@ -168,7 +168,8 @@ def run_to_folder(
         require_affordable(case.image_path(image), case.request.height, case.request.width)
     if isinstance(runner, RefusingRunner):
         runner.require(case)
-    weights_hash, loras = weights.hash, lora_hashes(case, weights, options.device)  # before the clock starts
+    used = weights.of_pipeline(case.pipeline)
+    weights_hash, loras = used.hash, lora_hashes(case, used, options.device)  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
         _clear_crash(out)
         with crash_kept(out, folder):

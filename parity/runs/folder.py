@@ -399,7 +399,7 @@ def _check_values(path: Path, manifest: RunManifest) -> None:
         raise RunError(f"{path} says the model has {manifest.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
     imported_of(path, manifest)
     _check_labels(path, manifest)
-    steps = case_of_manifest(manifest.case, str(path)).request.num_inference_steps
+    steps = case_of_manifest(manifest.case, str(path)).total_steps
     if len(manifest.step_s) > steps:
         raise RunError(f"{path} has times of {len(manifest.step_s)} steps; its case has {steps}.")
 

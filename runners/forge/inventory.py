@@ -57,6 +57,17 @@ def lora_inventory(model: Inventory, rank: int) -> Inventory:
     return inventory
 
 
+def upsampler_inventory(config: Json) -> Inventory:
+    """The tensors of the spatial upsampler's file."""
+    from runners.ltx23.loading import expected_shapes
+    from runners.ltx23.upsampler import Upsampler
+    from runners.ltx23.upsampler_config import UpsamplerConfig
+
+    with torch.device("meta"):
+        module = Upsampler(UpsamplerConfig.from_dict(config))
+    return expected_shapes(module, module.CHECKPOINT_PREFIXES)
+
+
 def gemma_inventory(gemma: Json) -> Inventory:
     """The Gemma folder's tensors, under the names of Gemma's own files: vision tower included, no separate head."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration

@@ -1,13 +1,15 @@
-"""The native one-stage pipeline: text and image to video with sound.
+"""The native pipelines: text and image to video with sound, in one stage or in two.
 
 Components are built on the meta device, checked against the checkpoint as a whole, then loaded one after another and
 freed when their stage is done, so that text encoder, transformer and decoders never stand in memory together.
 
-Order of stages and of random numbers: ltx_pipelines.ti2vid_one_stage 1.0.0.
+Order of stages and of random numbers: ltx_pipelines.{ti2vid_one_stage,distilled,ti2vid_two_stages,
+keyframe_interpolation} 1.0.0.
 """
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from runners.clock import Clock
+from runners.errors import CheckpointError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -35,12 +38,18 @@ from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.stages.text_connector import LTX2TextConnectorStage
 from runners.ltx23.stages.text_encoding import TextEncodingStage
+from runners.ltx23.stages.upsampling import UpsamplingStage
 from runners.ltx23.stages.video_decoding import VideoDecodingStage
 from runners.ltx23.transformer import Transformer
+from runners.ltx23.upsampler import Upsampler
+from runners.ltx23.upsampler_config import UpsamplerConfig
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
+from runners.ltx23.video_vae_config import VideoVaeConfig
+from runners.ltx23.video_vae_statistics import PerChannelStatistics
 from runners.ltx23.vocoder import Vocoder
 from runners.model_files import LoraSource, ModelFiles, TensorSource
+from runners.tap import scope
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -71,6 +80,8 @@ class ModelComponents:
             num_hidden_states=gemma.num_hidden_layers + 1,
             reference=config.reference,
         )
+        if files.upsampler is not None:
+            self._parts["upsampler"] = partial(Upsampler, UpsamplerConfig.from_dict(files.upsampler.config))
         self._skeletons: dict[str, Any] = {}
         self._loras, self._quantization = loras, config.quantization
         self._transformer_source(loras)  # LoRAs of another model are refused before anything is loaded
@@ -80,8 +91,12 @@ class ModelComponents:
         with torch.device("meta"):
             self._skeletons = {name: make() for name, make in self._parts.items()}
         expected: dict[str, tuple[int, ...]] = {}
-        for module in self._skeletons.values():
-            expected |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
+        for name, module in self._skeletons.items():
+            shapes = expected_shapes(module, module.CHECKPOINT_PREFIXES)
+            if name == "upsampler":
+                verify(shapes, self._upsampler_tensors(), "the spatial upsampler")
+            else:
+                expected |= shapes
         verify(expected, self.files.model, "the checkpoint")
 
     def build(self, name: str, kind: type[ModuleT], loras: Sequence[LoraSource] | None = None) -> ModuleT:
@@ -115,6 +130,24 @@ class ModelComponents:
             load_gemma(files.gemma_config, files.gemma_folder, files.gemma, self.device, self.dtype)
         )
 
+    def upsampling(self) -> UpsamplingStage:
+        """The upsampling stage with the upsampler and the video VAE's statistics loaded."""
+        module: Upsampler = self._skeleton("upsampler")
+        source = self._upsampler_tensors()
+        upsampler = load(module, module.CHECKPOINT_PREFIXES, source, self.device, self.dtype)
+        with torch.device("meta"):
+            statistics = PerChannelStatistics(VideoVaeConfig.from_checkpoint(self.files.config).latent_channels)
+        prefixes = {"": VideoEncoder.CHECKPOINT_PREFIXES["per_channel_statistics."]}
+        return UpsamplingStage(upsampler, load(statistics, prefixes, self.files.model, self.device, self.dtype))
+
+    def _upsampler_tensors(self) -> TensorSource:
+        if self.files.upsampler is None:
+            raise CheckpointError(
+                "A pipeline of two stages needs a spatial upsampler, and these weights are those of one stage; take "
+                "them with `of_pipeline`."
+            )
+        return self.files.upsampler.tensors
+
     def vocoder(self) -> Vocoder | ExtendedVocoder:
         """The loaded vocoder, with or without bandwidth extension."""
         module: Vocoder | ExtendedVocoder = self._skeleton("vocoder")
@@ -132,11 +165,20 @@ class LTX23Pipeline:
     """Runs requests through the stages."""
 
     def __init__(
-        self, files: ModelFiles, config: PipelineConfig, device: torch.device, loras: Sequence[LoraSource] = ()
+        self,
+        files: ModelFiles,
+        config: PipelineConfig,
+        device: torch.device,
+        loras: Sequence[LoraSource] = (),
+        second_loras: Sequence[LoraSource] | None = None,
     ) -> None:
-        """Check the model's files. Arguments as `ModelComponents` has them. Raises: ConfigError, CheckpointError."""
+        """Check the model's files. Arguments as `ModelComponents` has them. Raises: ConfigError, CheckpointError.
+
+        `second_loras` are those of a second stage, in place of `loras`; None runs it with the first one's transformer.
+        """
         self.config = config
         self.device = device
+        self._second_loras = second_loras
         self.components = ModelComponents(files, config, device, loras)
         self.components.verify()
 
@@ -162,14 +204,19 @@ class LTX23Pipeline:
             "text_connector",
             lambda: LTX2TextConnectorStage(components.build("connectors", TextConnectors)),
         )
-        if sampling.images:
-            self._stage(
+        if not sampling.kind.two_stages:
+            self._denoised(batch, lambda: self._denoising(components.build("transformer", Transformer)))
+        elif self._second_loras is not None:
+            self._in_two_stages(
                 batch,
-                "image_conditioning",
-                lambda: ImageConditioningStage(components.build("video_encoder", VideoEncoder)),
+                lambda: self._denoising(components.build("transformer", Transformer)),
+                lambda: self._denoising(components.build("transformer", Transformer, self._second_loras)),
             )
-        self._stage(batch, "latent_preparation", LatentPreparationStage)
-        self._stage(batch, "denoising", lambda: self._denoising(components.build("transformer", Transformer)))
+        else:
+            with clock.loading():
+                denoising = self._denoising(components.build("transformer", Transformer))
+            self._in_two_stages(batch, lambda: denoising, lambda: denoising)
+            del denoising
         self._stage(
             batch, "video_decoding", lambda: VideoDecodingStage(components.build("video_decoder", VideoDecoder))
         )
@@ -179,6 +226,27 @@ class LTX23Pipeline:
             lambda: AudioDecodingStage(components.build("audio_decoder", AudioDecoder), components.vocoder()),
         )
         return batch
+
+    def _in_two_stages(
+        self, batch: Batch, first: Callable[[], DenoisingStage], second: Callable[[], DenoisingStage]
+    ) -> None:
+        """Both stages of the request, each denoised by what is made for it, and the upsampling between them."""
+        self._denoised(batch, first)
+        sound = batch.audio_latent
+        self._stage(batch, "upsampling", self.components.upsampling)
+        batch.stage = 1
+        with scope(batch.plan.scope):
+            self._denoised(batch, second)
+        if batch.sampling.kind.sound_moved and self.config.reference.sound_of_first_stage:
+            batch.audio_latent = sound
+
+    def _denoised(self, batch: Batch, make: Callable[[], DenoisingStage]) -> None:
+        """One stage of the request, from its pictures to its clean latents."""
+        if batch.sampling.images:
+            encoder = partial(self.components.build, "video_encoder", VideoEncoder)
+            self._stage(batch, "image_conditioning", lambda: ImageConditioningStage(encoder()))
+        self._stage(batch, "latent_preparation", LatentPreparationStage)
+        self._stage(batch, "denoising", make)
 
     def _denoising(self, transformer: Transformer) -> DenoisingStage:
         if self.config.tier == "exact":

@@ -8,7 +8,7 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
-from runners.loras import loras_of
+from runners.loras import stage_loras
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -30,6 +30,7 @@ class NativeRunner:
         behaviours=True,
         taps=("*",),
         loras=True,
+        pipelines=frozenset({"one_stage", "distilled", "two_stage", "keyframes"}),
         quantizations=frozenset({"fp8_cast"}),
     )
 
@@ -81,8 +82,8 @@ class NativeRunner:
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
-                loras = loras_of(case, self.weights)
-                pipeline = LTX23Pipeline(self.weights, config, self.options.device, loras)
+                weights = self.weights.of_pipeline(case.pipeline)
+                pipeline = LTX23Pipeline(weights, config, self.options.device, *stage_loras(case, weights))
             batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -90,7 +91,7 @@ class NativeRunner:
             ) from error
         assert batch.video_frames is not None and batch.audio_waveform is not None
         assert batch.video_latent is not None and batch.audio_latent is not None
-        assert batch.sigmas is not None and batch.sample_rate_hz is not None
+        assert batch.sample_rate_hz is not None
         return Outcome(
             video_frames=batch.video_frames,
             audio_waveform=batch.audio_waveform,
@@ -98,7 +99,7 @@ class NativeRunner:
             audio_latent=batch.audio_latent,
             frame_rate=case.request.frame_rate,
             sample_rate_hz=batch.sample_rate_hz,
-            sigmas=batch.sigmas,
+            sigmas=torch.cat(batch.schedules),
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from runners.model_files import TensorSource
 from runners.official.lockstep import Key
 from runners.official.quantization import official_policy
-from runners.official.request import OfficialRequest, lora_path, official_loras
+from runners.official.request import OfficialRequest, checkpoint_path, lora_path, named_loras, upsampler_path
 from runners.weights import WeightsFolder
 
 NOTHING_BESIDE: Final[Mapping[str, TensorSource]] = {}
@@ -27,34 +27,38 @@ BUILDERS: Final = {
     "video_decoder": "vae_decoder_builder",
     "audio_decoder": "audio_decoder_builder",
     "vocoder": "vocoder_builder",
+    "spatial_upsampler": "upsampler_builder",
 }  # what the official ledger hands out, and its attribute that builds it
 
 
 def model_ledger(request: OfficialRequest) -> Any:
     """The official `ModelLedger` for the weights and LoRAs of a run."""
     ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
-    weights, dtype, device, loras = request.weights, request.options.dtype, request.options.device, request.loras
-    chosen = {"loras": tuple(official_loras(request)), "quantization": official_policy(request)}
-    if isinstance(weights, WeightsFolder):
-        return ledger_class(
-            dtype=dtype,
-            device=device,
-            checkpoint_path=str(weights.checkpoint_path),
-            gemma_root_path=str(weights.gemma_folder),
-            **chosen,
-        )
+    weights = request.weights
+    made = not isinstance(weights, WeightsFolder)
     ledger = ledger_class(
-        dtype=dtype,
-        device=device,
-        checkpoint_path="made on the device",
+        dtype=request.options.dtype,
+        device=request.options.device,
+        checkpoint_path=checkpoint_path(weights),
         gemma_root_path=str(weights.gemma_folder),
-        **chosen,
+        spatial_upsampler_path=upsampler_path(weights) or None,
+        loras=tuple(named_loras(request.loras)),
+        quantization=official_policy(request),
     )
+    return with_made_loaders(ledger, request) if made else ledger
+
+
+def with_made_loaders(ledger: Any, request: OfficialRequest) -> Any:
+    """A ledger whose builders get made weights from their source."""
+    weights, loras = request.weights, (*request.loras, *request.distilled_lora)
     model = MadeLoader(weights.model, weights.config, {lora_path(lora): lora.source for lora in loras})
-    gemma = MadeLoader(weights.gemma, weights.gemma_config)
+    loaders = {"text_encoder": MadeLoader(weights.gemma, weights.gemma_config)}
+    if weights.upsampler is not None:
+        loaders["spatial_upsampler"] = MadeLoader(weights.upsampler.tensors, weights.upsampler.config)
     for part, name in BUILDERS.items():
-        loader = gemma if part == "text_encoder" else model
-        setattr(ledger, name, dataclasses.replace(getattr(ledger, name), model_loader=loader))
+        if hasattr(ledger, name):
+            builder = dataclasses.replace(getattr(ledger, name), model_loader=loaders.get(part, model))
+            setattr(ledger, name, builder)
     return ledger
 
 

@@ -49,8 +49,7 @@ class DenoisingStage:
             raise StageInputError(f"{type(self).__name__} needs video_state and audio_state; prepare latents first.")
         with batch.config.autocast(batch.device):
             video, audio = self._loop(batch, batch.video_state, batch.audio_state)
-        sampling = batch.sampling
-        shape = video_shape(sampling.num_frames, sampling.height, sampling.width)
+        shape = video_shape(batch.sampling.num_frames, batch.plan.height, batch.plan.width)
         # Keyframe tokens stand at the end and are dropped.
         batch.video_latent = video_grid(video.latent[:, : shape.tokens], shape)
         batch.audio_latent = audio_grid(audio.latent)
@@ -105,8 +104,10 @@ class DenoisingStage:
             return last
         disable_v2a: bool = batch.extra.get("ltx2_skip_v2a_cross_attn_for_video_gt", False)
         x0 = self.predict(batch, step, disable_v2a_cross_attn=disable_v2a)
-        sampling, cond = batch.sampling, step.passes[0]
-        modalities = ((sampling.video_guidance, cond.video_enabled), (sampling.audio_guidance, cond.audio_enabled))
+        if not batch.plan.guided:
+            return x0["cond"]  # as it is: combining it with nothing would make 0 of -0
+        cond = step.passes[0]
+        modalities = ((batch.plan.video, cond.video_enabled), (batch.plan.audio, cond.audio_enabled))
         guided = []
         for modality, (guider, evaluated) in enumerate(modalities):
             if not evaluated and last is not None:
@@ -166,9 +167,8 @@ class DenoisingStage:
 
     def passes_at(self, index: int, batch: Batch) -> tuple[GuidancePass, ...]:
         """The passes of a step of a request."""
-        guiders = batch.sampling.video_guidance, batch.sampling.audio_guidance
         negative_disables = batch.config.reference.negative_disables_skipped_modality
-        return passes_of_step(index, *guiders, negative_disables_skipped_modality=negative_disables)
+        return passes_of_step(index, *batch.plan.guiders, negative_disables_skipped_modality=negative_disables)
 
     def context(self, batch: Batch, *, negative: bool) -> Pair:
         """The text that video and audio attend to. Raises: StageInputError if it is missing."""
