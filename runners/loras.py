@@ -12,6 +12,7 @@ from runners.errors import CaseError
 from runners.ltx23.lora import factor_keys
 from runners.model_files import LoraSource, TensorSource
 from runners.request import Lora
+from runners.stages import PIPELINES
 from runners.strict import fields_of
 from runners.weights import TensorFiles, Weights
 
@@ -38,14 +39,14 @@ def stage_loras(case: Case, weights: Weights) -> tuple[tuple[LoraSource, ...], .
     One tuple if all stages have the same, so that one transformer serves them; else one for each stage. Raises: as
         `loras_of`, and CheckpointError if there is no distilled LoRA beside the checkpoint.
     """
-    own = loras_of(case, weights)
-    if not any(plan.lora_strength for plan in case.plans):
+    own, fuses = loras_of(case, weights), PIPELINES[case.pipeline].lora_strengths
+    if fuses is None:
         return (own,)
     name = weights.distilled_lora
     source = weights.lora(name)
     return tuple(
-        (*own, *([LoraSource(name=name, source=source, strength=plan.lora_strength)] if plan.lora_strength else ()))
-        for plan in case.plans
+        (*own, *([LoraSource(name=name, source=source, strength=plan.lora_strength)] if fused else ()))
+        for plan, fused in zip(case.plans, fuses, strict=True)
     )
 
 
