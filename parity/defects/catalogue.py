@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from parity.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer
+from parity.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer, weights
 from parity.defects.defect import Defect, defects_in
 from runners.case import Case
 
-CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, decoding)
+CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, weights, decoding)
 
 # Of the defects that matter to every case, those measured also on a case that others were made for: one for each part
 # of the model and each output, so that every limit has a defect to lie below.

@@ -20,7 +20,6 @@ from runners.official.quantization import official_policy
 from runners.official.request import OfficialRequest, named_loras, pipeline_arguments, upsampler_path
 from runners.stages import PIPELINES
 
-
 EULER: Final = "euler_denoising_loop"
 
 
