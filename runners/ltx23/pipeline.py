@@ -21,8 +21,8 @@ from runners.errors import CheckpointError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
-from runners.ltx23.fp8_cast import CastWeights, keep_as_fp8
 from runners.ltx23.fast.fp8_choice import choice_of_tier
+from runners.ltx23.fp8_cast import CastWeights, keep_as_fp8
 from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
