@@ -28,6 +28,7 @@ from runners.case import Case
 from runners.catalogue import require_own_name
 from runners.errors import MediaError, RunError, RunnerError
 from runners.files import HeldFile, opened_tensors
+from runners.loras import lora_hashes
 from runners.protocol import CANDIDATE, TAPS_OFFERED, Outcome
 from runners.tap import tap
 from runners.weights import Weights, num_blocks
