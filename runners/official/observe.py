@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.case import Case, Guidance
-from runners.clock import Clock
+from runners.clock import UPSAMPLING, Clock
 from runners.errors import RunnerError
 from runners.ltx23.branches import BRANCHES
 from runners.ltx23.passes import pass_names
@@ -161,13 +161,17 @@ class PictureObserver:
         self._count += 1
 
 
-def tapped_upsampling(official: Callable[..., Tensor], clock: Clock) -> Callable[..., Tensor]:
-    """The official upsampling of a latent, timed, its result tapped."""
+def tapped_upsampling(
+    official: Callable[..., Tensor], clock: Clock, watcher: Watcher | None = None
+) -> Callable[..., Tensor]:
+    """The official upsampling of a latent, timed, its result tapped and told to who watches."""
 
-    def upsample(*args: Any, **kwargs: Any) -> Tensor:
-        clock.begin("upsampling")
-        enlarged = official(*args, **kwargs)
+    def upsample(latent: Tensor, **modules: Any) -> Tensor:
+        clock.begin(UPSAMPLING)
+        enlarged = official(latent=latent, **modules)
         tap("upsample/latent", enlarged)
+        if watcher is not None:
+            watcher.upsampled(latent, enlarged)
         return enlarged
 
     return upsample
