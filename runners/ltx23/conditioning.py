@@ -29,7 +29,6 @@ def condition_on_image(
     shape: VideoShape,
     frame_rate: float,
     keyframe_spans_one_frame: bool,
-    *,
     always_append: bool = False,
     only_clean: bool = False,
 ) -> LatentState:

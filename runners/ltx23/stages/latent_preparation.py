@@ -76,8 +76,8 @@ class LatentPreparationStage:
                 shape,
                 sampling.frame_rate,
                 config.reference.keyframe_spans_one_frame,
-                always_append=sampling.kind.only_keyframes,
-                only_clean=config.reference.noise_lerp_fp32,
+                sampling.kind.only_keyframes,
+                config.reference.noise_lerp_fp32,
             )
         return state
 
