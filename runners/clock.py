@@ -12,11 +12,12 @@ from typing import Protocol
 
 import torch
 
+UPSAMPLING = "upsampling"  # between the two stages of a pipeline that has them
 STAGES = (
     "text_encoding",
     "text_connector",
     "image_conditioning",
-    "upsampling",
+    UPSAMPLING,
     "latent_preparation",
     "denoising",
     "video_decoding",

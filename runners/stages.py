@@ -11,6 +11,7 @@ ltx_pipelines.utils.constants 1.0.0.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, Literal
 
 from runners.errors import CaseError
@@ -216,14 +217,16 @@ def _check_stage(where: str, pipeline: str, stage: Stage) -> None:
     if stage.lora_strength is not None:
         strengths = PIPELINES[pipeline].lora_strengths
         if strengths is None or (where.endswith("first") and not strengths[0]):
-            there = "has no distilled LoRA" if strengths is None else "fuses the distilled LoRA in its second stage alone"
+            there = (
+                "has no distilled LoRA" if strengths is None else "fuses the distilled LoRA in its second stage alone"
+            )
             raise CaseError(f"{where}.lora_strength: pipeline {pipeline!r} {there}; remove it.")
         if not abs(stage.lora_strength) <= sys.float_info.max:  # nor NaN
             raise CaseError(f"{where}.lora_strength is {stage.lora_strength}; wanted a finite number.")
     if stage.sigmas is None:
         return
     sigmas = stage.sigmas
-    falling = all(type(one) in NUMBER and one > other for one, other in zip(sigmas, sigmas[1:], strict=False))
+    falling = all(type(one) in NUMBER and one > other for one, other in pairwise(sigmas))
     if not (2 <= len(sigmas) <= MAX_STEPS + 1 and falling and sigmas[0] <= 1 and sigmas[-1] == 0):
         shown = ", ".join(map(str, sigmas[:8]))
         raise CaseError(

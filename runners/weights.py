@@ -170,7 +170,9 @@ class WeightsFolder(Weights):
 
     def _upsampler(self) -> UpsamplerFiles:
         found = sorted(self.folder.glob(f"ltx-2.3*{SPATIAL_UPSCALER}*.safetensors"))
-        path = self._only(found, f"ltx-2.3*{SPATIAL_UPSCALER}*.safetensors file, which a pipeline with two stages needs")
+        path = self._only(
+            found, f"ltx-2.3*{SPATIAL_UPSCALER}*.safetensors file, which a pipeline with two stages needs"
+        )
         tensors = TensorFiles([path])
         if "config" not in tensors.metadata:
             raise CheckpointError(f"{path} has no 'config' in its metadata; it is not an official file.")

@@ -52,13 +52,19 @@ def noise_of_next_seed(original: Original, stage: LatentPreparationStage, batch:
 
 # The first sigma moves by an ULP, the second by much.
 @replaces(
-    LatentPreparationStage, "forward", FIRST_BLOCK, "denoise/000/latent/*", isolated_at=("sigmas",), shows_in=BOTH
+    LatentPreparationStage,
+    "forward",
+    FIRST_BLOCK,
+    "denoise/000/latent/*",
+    isolated_at=("sigmas",),
+    shows_in=BOTH,
+    when=lambda _stage, batch: batch.plan.sigmas is None,
 )
 def sigmas_of_real_token_count(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
     """The schedule is shifted for the request's own number of tokens instead of 4096."""
     original(stage, batch)
     assert batch.video_state is not None
-    batch.sigmas = sigma_schedule(batch.sampling.num_inference_steps, batch.video_state.latent.shape[1])
+    batch.sigmas = sigma_schedule(batch.plan.steps, batch.video_state.latent.shape[1])
     return batch
 
 

@@ -10,12 +10,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from parity.defects.defect import BOTH, Defect, edits, replaces, wrapped
-from parity.defects.variant import FP8_CAST, LORA, TWO_STAGE, TWO_STAGE_HQ
+from parity.defects.defect import BOTH, edits, replaces
+from parity.defects.variant import FP8_CAST, LORA, TWO_STAGE_HQ
 from runners.ltx23 import lora, res_2s
 from runners.ltx23.fp8_cast import FP8, UpcastLinear
 from runners.ltx23.lora import Factors, FusedWeights
-from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.transformer import Transformer
 
 Original = Callable[..., Any]
@@ -46,22 +45,6 @@ def lora_on_another_layer(original: Original, *args: Any) -> Any:
     query, key = ".attn1.to_q.weight", ".attn1.to_k.weight"
     other = {name: name.replace(query, key) if query in name else name.replace(key, query) for name in keys}
     return {name: keys[other[name]] for name in keys if other[name] in keys}
-
-
-def _left_in(original: Original, pipeline: LTX23Pipeline, files: Any, config: Any, device: Any, *loras: Any) -> None:
-    original(pipeline, files, config, device, loras[-1], loras[-1])
-
-
-lora_left_in_first_stage = Defect(
-    id="lora_left_in_first_stage",
-    component="pipeline",
-    description="the distilled LoRA of the second stage is fused in the first one, too",
-    first_taps=(f"{FIRST}/*",),
-    apply=wrapped(LTX23Pipeline, "__init__", _left_in, when=lambda *args: len(args) > 5),
-    shows_in=BOTH,
-    variant=TWO_STAGE,
-    alone=False,
-)
 
 
 @replaces(res_2s, "weights_of", "denoise/001/latent/*", variant=TWO_STAGE_HQ, shows_in=BOTH, alone=False)

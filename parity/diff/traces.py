@@ -103,7 +103,10 @@ class TraceDiff:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftGrid:
-    """Relative L2 of one branch in one guidance pass: `values[step][block]`, steps of all stages, nan where no such tap was compared."""
+    """Relative L2 of one branch in one guidance pass: `values[step][block]`, nan where no such tap was compared.
+
+    Steps of a second stage follow those of the first.
+    """
 
     guidance_pass: str
     stream: str

@@ -85,6 +85,11 @@ class DenoisingLockstep:
         if self._measured is not None:
             self._measured.modalities[:] = [(inputs[0], inputs[1])]
 
+    def begin_stage(self) -> None:
+        """The next step is the first of a second stage: nothing was predicted yet."""
+        self._measured = None
+        self._guided.clear()
+
     def begin_step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
         """Find out how our denoising stage would run a step that the official one is about to."""
         self._measured = None
@@ -112,7 +117,7 @@ class DenoisingLockstep:
         head, _, tail = name.rpartition("/")
         if head.endswith("/guided"):
             self._guided[tail] = tensor
-        if self._measured is None or not name.startswith("denoise/"):
+        if self._measured is None or not name.startswith(f"{self._batch.plan.prefix}denoise/"):
             return
         self._measured.taps[name] = tensor
         if not self._whole:
@@ -224,8 +229,8 @@ class DenoisingLockstep:
 
     def _exactly_guided(self, measured: MeasuredStep, head: str, stream: str) -> Tensor:
         """The official combination in float64; of a modality that skips the step, its last prediction."""
-        sampling, passes = self._batch.sampling, measured.step.passes
-        guider = {"video": sampling.video_guidance, "audio": sampling.audio_guidance}[stream]
+        plan, passes = self._batch.plan, measured.step.passes
+        guider = {"video": plan.video, "audio": plan.audio}[stream]
         enabled = bool(passes) and {"video": passes[0].video_enabled, "audio": passes[0].audio_enabled}[stream]
         if not enabled and measured.last is not None:
             return measured.last[STREAMS.index(stream)].double()

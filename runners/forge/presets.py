@@ -71,9 +71,7 @@ def preset_named(name: str) -> Preset:
         _depart(gemma, departures["gemma"])
         _depart(upsampler, departures["upsampler"])
     if name == "full":
-        return Preset(
-            name=name, config=config, gemma=gemma, upsampler=upsampler, audio_encoder=False, lora_rank=384
-        )
+        return Preset(name=name, config=config, gemma=gemma, upsampler=upsampler, audio_encoder=False, lora_rank=384)
     _depart(gemma, _MADE_TOKENIZER)
     return Preset(name=name, config=config, gemma=gemma, upsampler=upsampler)
 

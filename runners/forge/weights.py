@@ -124,7 +124,6 @@ class ForgedWeights(Weights):
                 f"{self.device} ran out of memory while the weights were hashed ({error}). Free it, or take another."
             ) from error
 
-
     def _parts(self) -> dict[str, MadeTensors]:
         parts = {"": self.model, "gemma/": self.gemma}
         if self.upsampler is not None:

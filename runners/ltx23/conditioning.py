@@ -29,7 +29,6 @@ def condition_on_image(
     shape: VideoShape,
     frame_rate: float,
     keyframe_spans_one_frame: bool,
-    *,
     always_append: bool = False,
     only_clean: bool = False,
 ) -> LatentState:
@@ -56,9 +55,7 @@ def condition_on_image(
     if frame_idx == 0 and not always_append:
         return _replace_first_frame(state, tokens, strength, only_clean)
     begun = torch.zeros_like(tokens) if only_clean else tokens
-    appended = _append_keyframe(
-        state, image_latent, tokens, frame_idx, strength, frame_rate, keyframe_spans_one_frame
-    )
+    appended = _append_keyframe(state, image_latent, tokens, frame_idx, strength, frame_rate, keyframe_spans_one_frame)
     return replace(appended, latent=torch.cat([state.latent, begun], dim=1))
 
 

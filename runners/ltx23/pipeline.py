@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from runners.clock import Clock
+from runners.clock import UPSAMPLING, Clock
 from runners.errors import CheckpointError
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
@@ -130,15 +130,18 @@ class ModelComponents:
             load_gemma(files.gemma_config, files.gemma_folder, files.gemma, self.device, self.dtype)
         )
 
-    def upsampling(self) -> UpsamplingStage:
-        """The upsampling stage with the upsampler and the video VAE's statistics loaded."""
-        module: Upsampler = self._skeleton("upsampler")
+    def upsampler(self) -> Upsampler:
+        """The loaded spatial upsampler. Raises: CheckpointError if these weights have none."""
         source = self._upsampler_tensors()
-        upsampler = load(module, module.CHECKPOINT_PREFIXES, source, self.device, self.dtype)
+        module: Upsampler = self._skeleton("upsampler")
+        return load(module, module.CHECKPOINT_PREFIXES, source, self.device, self.dtype)
+
+    def statistics(self) -> PerChannelStatistics:
+        """The loaded statistics of the video VAE."""
         with torch.device("meta"):
-            statistics = PerChannelStatistics(VideoVaeConfig.from_checkpoint(self.files.config).latent_channels)
+            module = PerChannelStatistics(VideoVaeConfig.from_checkpoint(self.files.config).latent_channels)
         prefixes = {"": VideoEncoder.CHECKPOINT_PREFIXES["per_channel_statistics."]}
-        return UpsamplingStage(upsampler, load(statistics, prefixes, self.files.model, self.device, self.dtype))
+        return load(module, prefixes, self.files.model, self.device, self.dtype)
 
     def _upsampler_tensors(self) -> TensorSource:
         if self.files.upsampler is None:
@@ -233,7 +236,8 @@ class LTX23Pipeline:
         """Both stages of the request, each denoised by what is made for it, and the upsampling between them."""
         self._denoised(batch, first)
         sound = batch.audio_latent
-        self._stage(batch, "upsampling", self.components.upsampling)
+        components = self.components
+        self._stage(batch, UPSAMPLING, lambda: UpsamplingStage(components.upsampler(), components.statistics()))
         batch.stage = 1
         with scope(batch.plan.scope):
             self._denoised(batch, second)

@@ -1,7 +1,7 @@
 """Sampling parameters: one request to the model, and what one-stage generation takes as given."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from runners.errors import CaseError
 from runners.releases import ReleaseBehaviours
@@ -62,6 +62,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+WHOLE: Final = Stages()  # nothing said of stages
+
+
 @dataclass(frozen=True, kw_only=True)
 class LTX23SamplingParams:
     """One request for a clip with sound. The defaults are those of the official one-stage pipeline for LTX-2.3.
@@ -82,7 +85,7 @@ class LTX23SamplingParams:
     audio_guidance: Guider = AUDIO_GUIDER
     skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all passes
     pipeline: str = "one_stage"
-    stages: Stages = Stages()
+    stages: Stages = WHOLE
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot run. Raises: CaseError."""

@@ -67,6 +67,8 @@ def key_of(ledger: Any, part: str) -> Key:
     operations = getattr(ledger, BUILDERS[part]).model_sd_ops
 
     def key(checkpoint_name: str) -> str | None:
+        if operations is None:  # the upsampler's file has the module's own names
+            return checkpoint_name
         renamed = operations.apply_to_key(checkpoint_name)
         if renamed is None:
             return None

@@ -8,12 +8,13 @@ Axes: B sample, T token, C channel, S prompt token, N of these without padding, 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from runners.case import Case, Guidance
-from runners.clock import Clock
+from runners.clock import UPSAMPLING, Clock
 from runners.errors import RunnerError
 from runners.ltx23.branches import BRANCHES
 from runners.ltx23.passes import pass_names
@@ -28,18 +29,19 @@ Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skippe
 class ObservedTransformer:
     """The official x0 model: names the pass of each call, taps it, and turns V2A off in all of them when asked."""
 
-    def __init__(self, x0_model: Any, skip_v2a: Perturb | None) -> None:
+    def __init__(self, x0_model: Any, skip_v2a: Perturb | None, *, hook: bool = True) -> None:
         """Observe a model.
 
         Args:
             x0_model: the official model that predicts x0 of both modalities.
             skip_v2a: adds "no V2A in any block" to a call's perturbations; None leaves V2A on.
+            hook: whether its blocks are to be hooked; not where they are those of a model that was observed before.
         """
         self._model = x0_model
         self._skip_v2a = skip_v2a
         self._passes: Sequence[str] = ()
         self._calls = 0
-        if tapping():
+        if tapping() and hook:
             for index, block in enumerate(x0_model.velocity_model.transformer_blocks):
                 _hook_block(index, block)
 
@@ -144,10 +146,13 @@ class PictureObserver:
             f"{plan.prefix}image/{index}/latent" for plan in case.plans for index in range(len(case.request.images))
         ]
         self._count = 0
+        self._observed: WeakSet[nn.Module] = WeakSet()
 
     def observe(self, encoder: nn.Module) -> None:
-        """Tap what this encoder puts out. The one that an upsampler takes statistics from encodes nothing."""
-        encoder.register_forward_hook(self._encoded)
+        """Tap what this encoder puts out; since 1.2.0 the same one may come again."""
+        if encoder not in self._observed:
+            self._observed.add(encoder)
+            encoder.register_forward_hook(self._encoded)
 
     def _encoded(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if self._count == len(self._names):
@@ -156,13 +161,17 @@ class PictureObserver:
         self._count += 1
 
 
-def tapped_upsampling(official: Callable[..., Tensor], clock: Clock) -> Callable[..., Tensor]:
-    """The official upsampling of a latent, timed, its result tapped."""
+def tapped_upsampling(
+    official: Callable[..., Tensor], clock: Clock, watcher: Watcher | None = None
+) -> Callable[..., Tensor]:
+    """The official upsampling of a latent, timed, its result tapped and told to who watches."""
 
-    def upsample(*args: Any, **kwargs: Any) -> Tensor:
-        clock.begin("upsampling")
-        enlarged = official(*args, **kwargs)
+    def upsample(latent: Tensor, **modules: Any) -> Tensor:
+        clock.begin(UPSAMPLING)
+        enlarged = official(latent=latent, **modules)
         tap("upsample/latent", enlarged)
+        if watcher is not None:
+            watcher.upsampled(latent, enlarged)
         return enlarged
 
     return upsample
@@ -190,6 +199,7 @@ class LoopObserver:
         """
         self._plans = iter(case.plans)
         self._passes: tuple[str, ...] = ()
+        self._observed: WeakSet[Any] = WeakSet()
         self._clock = clock
         self._skip_v2a = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
         self._watcher = watcher
@@ -197,7 +207,10 @@ class LoopObserver:
 
     def transformer(self, x0_model: Any) -> ObservedTransformer:
         """The model that the loop is about to call, observed."""
-        self._transformer = ObservedTransformer(x0_model, self._skip_v2a)
+        # Since 1.2.0 the second stage may get the first one's model, in a shell of its own.
+        known = x0_model.velocity_model in self._observed
+        self._observed.add(x0_model.velocity_model)
+        self._transformer = ObservedTransformer(x0_model, self._skip_v2a, hook=not known)
         return self._transformer
 
     def loop(self, official_loop: Callable[..., Any], denoiser: str) -> Callable[..., Any]:

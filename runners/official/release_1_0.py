@@ -223,7 +223,7 @@ def _captured(request: OfficialRequest, observer: LoopObserver) -> Iterator[Capt
         stack.enter_context(patch.object(module, "denoise_audio_video", denoise))
         stack.enter_context(patch.object(module, encode_pictures, pictures))
         if len(case.plans) > 1:
-            upsample = tapped_upsampling(module.upsample_video, request.clock)
+            upsample = tapped_upsampling(module.upsample_video, request.clock, request.watcher)
             stack.enter_context(patch.object(module, "upsample_video", upsample))
         stack.enter_context(patch.object(samplers, "tqdm", iter))  # its bar would write over ours
         yield captured

@@ -20,6 +20,7 @@ from runners.ltx23.latents import (
     audio_positions,
     audio_tokens,
     empty_state,
+    video_grid,
     video_positions,
     video_shape,
     video_tokens,
@@ -71,6 +72,10 @@ class LatentPreparationStage:
         state = empty_state(shape.tokens, VIDEO_CHANNELS, positions, config.dtype)
         if batch.initial_video is not None:
             state = _begun_with(state, video_tokens(batch.initial_video))
+        elif sampling.kind.two_stages and config.reference.noise_lerp_fp32:
+            # A lerp keeps the layout in memory of what it starts from, where the official tokens are a view of a grid.
+            # Products without guidance, and convolutions of what becomes of it, have other bits in another layout.
+            state = _begun_with(state, video_tokens(video_grid(state.latent, shape).contiguous()))
         for image, latent in zip(sampling.images, batch.image_latents, strict=True):
             state = condition_on_image(
                 state,
@@ -80,8 +85,8 @@ class LatentPreparationStage:
                 shape,
                 sampling.frame_rate,
                 config.reference.keyframe_spans_one_frame,
-                always_append=sampling.kind.only_keyframes,
-                only_clean=config.reference.noise_lerp_fp32,
+                sampling.kind.only_keyframes,
+                config.reference.noise_lerp_fp32,
             )
         return state
 

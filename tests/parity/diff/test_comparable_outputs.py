@@ -20,6 +20,7 @@ from tests.parity.conftest import BUCKETS
 
 LeaveRun = Callable[..., Path]
 TAPS = ("decode/waveform", "decode/frames", "denoise/001/latent/video", "denoise/001/latent/audio")
+LATENTS = {"video": "denoise/001/latent/video", "audio": "denoise/001/latent/audio"}
 
 
 def retraced(run: Path, change: Callable[[SketchTable], None]) -> Path:
