@@ -178,6 +178,23 @@ def sigmas_of_one_stage_in_second(original: Original, stage: LatentPreparationSt
 
 
 @replaces(
+    LatentPreparationStage,
+    "forward",
+    "denoise/000/cond/block/00/*",
+    "denoise/000/latent/*",
+    isolated_at=("sigmas",),
+    shows_in=BOTH,
+    variant=DISTILLED,
+    when=lambda _stage, batch: batch.stage == 0,
+)
+def sigmas_of_one_stage_in_first(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    """The distilled model's steps go along the schedule of the other model with as many."""
+    prepared: Batch = original(stage, batch)
+    prepared.sigmas = sigma_schedule(prepared.plan.steps)
+    return prepared
+
+
+@replaces(
     DenoisingStage,
     "evaluate_stage1_guided_x0",
     "denoise/000/guided/*",
