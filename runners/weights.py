@@ -163,8 +163,6 @@ class WeightsFolder(Weights):
     def _checkpoint(self, *, distilled: bool) -> Path:
         found = sorted(self.folder.glob("ltx-2.3*.safetensors"))
         models = [path for path in found if LORA not in path.name and UPSCALER not in path.name]
-        if len(models) == 1:  # whatever its name: it is the only one that can be meant
-            return models[0]
         kind = [path for path in models if (DISTILLED in path.name) == distilled]
         return self._only(kind, f"ltx-2.3*.safetensors file{' of the distilled model' if distilled else ''}")
 

@@ -5,7 +5,9 @@ Axes: B sample, T token, C channel, F latent frame, H and W cell.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from einops import rearrange
@@ -20,9 +22,10 @@ from runners.ltx23.latents import VIDEO_SCALE, LatentState
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.scheduler import sigma_schedule
-from runners.ltx23.stages import latent_preparation, upsampling
+from runners.ltx23.stages import image_conditioning, latent_preparation, upsampling
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
+from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Skips
 from runners.model_files import LoraSource
@@ -64,6 +67,47 @@ def upsampler_activates_before_the_sum(_: Original, block: Any, x: Tensor) -> Te
     """A residual block of the upsampler activates its branch instead of the sum."""
     inner = F.silu(block.norm1(block.conv1(x)))
     return F.silu(block.norm2(block.conv2(inner))) + x
+
+
+def _loaded_otherwise(change: Callable[..., Tensor]) -> Callable[..., Batch]:
+    """A stage that loads its pictures by `change`, which gets the right loader and its arguments."""
+
+    def encoded(original: Original, stage: Any, batch: Batch) -> Batch:
+        loader = vars(image_conditioning)["load_picture"]
+        with patch.object(image_conditioning, "load_picture", partial(change, loader)):
+            filled: Batch = original(stage, batch)
+        return filled
+
+    return encoded
+
+
+@replaces(ImageConditioningStage, "forward", "stage2/image/*", shows_in=VIDEO, variant=DISTILLED, when=_in_second)
+def second_picture_of_first_size(original: Original, stage: Any, batch: Batch) -> Batch:
+    """The second stage's picture is the first one's, stretched to twice the size."""
+
+    def stretched(load: Original, path: Any, crf: int, height: int, width: int, *rest: Any) -> Tensor:
+        small = load(path, crf, height // 2, width // 2, *rest)
+        return F.interpolate(small, (1, height, width), mode="trilinear")
+
+    return _loaded_otherwise(stretched)(original, stage, batch)
+
+
+@replaces(ImageConditioningStage, "forward", "stage2/image/*", shows_in=VIDEO, variant=TWO_STAGE, when=_in_second)
+def second_picture_not_compressed(original: Original, stage: Any, batch: Batch) -> Batch:
+    """The second stage's picture does not go through H.264."""
+
+    def plain(load: Original, path: Any, _crf: int, *rest: Any) -> Any:
+        return load(path, 0, *rest)
+
+    return _loaded_otherwise(plain)(original, stage, batch)
+
+
+@replaces(ImageConditioningStage, "forward", "stage2/image/*", shows_in=VIDEO, variant=KEYFRAMES, when=_in_second)
+def pictures_change_places_in_second(original: Original, stage: Any, batch: Batch) -> Batch:
+    """The second stage takes the pictures in another order than the frames they belong to."""
+    exchanged = replace(batch, sampling=replace(batch.sampling, images=batch.sampling.images[::-1]))
+    batch.image_latents = original(stage, exchanged).image_latents
+    return batch
 
 
 @replaces(
@@ -128,6 +172,23 @@ def second_sound_begins_anew(original: Original, stage: LatentPreparationStage, 
 )
 def sigmas_of_one_stage_in_second(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
     """The second stage's steps go along the schedule of a single stage with as many."""
+    prepared: Batch = original(stage, batch)
+    prepared.sigmas = sigma_schedule(prepared.plan.steps)
+    return prepared
+
+
+@replaces(
+    LatentPreparationStage,
+    "forward",
+    "denoise/000/cond/block/00/*",
+    "denoise/000/latent/*",
+    isolated_at=("sigmas",),
+    shows_in=BOTH,
+    variant=DISTILLED,
+    when=lambda _stage, batch: batch.stage == 0,
+)
+def sigmas_of_one_stage_in_first(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
+    """The distilled model's steps go along the schedule of the other model with as many."""
     prepared: Batch = original(stage, batch)
     prepared.sigmas = sigma_schedule(prepared.plan.steps)
     return prepared
