@@ -93,8 +93,8 @@ class Case(Strict, frozen=True, kw_only=True):
 
     @property
     def total_steps(self) -> int:
-        """Denoising steps of all stages."""
-        return sum(plan.steps for plan in self.plans)
+        """Denoising steps of all stages, as taps count them."""
+        return sum(plan.evaluations for plan in self.plans)
 
     def image_path(self, image: ImageCondition) -> Path:
         """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""

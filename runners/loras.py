@@ -1,4 +1,4 @@
-"""The LoRAs of a case: found beside its file, on the command line or beside the checkpoint, and what identifies them."""
+"""The LoRAs of a case: found beside its file, on the command line or beside the checkpoint, and identified."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from runners.errors import CaseError
 from runners.ltx23.lora import factor_keys
 from runners.model_files import LoraSource, TensorSource
 from runners.request import Lora
+from runners.stages import PIPELINES
 from runners.strict import fields_of
 from runners.weights import TensorFiles, Weights
 
@@ -19,7 +20,7 @@ from runners.weights import TensorFiles, Weights
 def loras_of(case: Case, weights: Weights) -> tuple[LoraSource, ...]:
     """The LoRAs of a case in the order of fusion, each held to the checkpoint's transformer.
 
-    Raises: CaseError for a path that leaves the case's folder; CheckpointError for a file that is not there, is damaged,
+    Raises: CaseError for a path that leaves the case's folder; CheckpointError for a file that is missing or damaged,
         matches no weight, or has factors of another shape.
     """
     found = []
@@ -38,14 +39,14 @@ def stage_loras(case: Case, weights: Weights) -> tuple[tuple[LoraSource, ...], .
     One tuple if all stages have the same, so that one transformer serves them; else one for each stage. Raises: as
         `loras_of`, and CheckpointError if there is no distilled LoRA beside the checkpoint.
     """
-    own = loras_of(case, weights)
-    if not any(plan.lora_strength for plan in case.plans):
+    own, fuses = loras_of(case, weights), PIPELINES[case.pipeline].lora_strengths
+    if fuses is None:
         return (own,)
     name = weights.distilled_lora
     source = weights.lora(name)
     return tuple(
-        (*own, *([LoraSource(name=name, source=source, strength=plan.lora_strength)] if plan.lora_strength else ()))
-        for plan in case.plans
+        (*own, *([LoraSource(name=name, source=source, strength=plan.lora_strength)] if fused else ()))
+        for plan, fused in zip(case.plans, fuses, strict=True)
     )
 
 

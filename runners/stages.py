@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 from runners.errors import CaseError
 from runners.request import MAX_STEPS, NUMBER, SPATIAL_FACTOR, Guider, RequestBounds
@@ -22,6 +22,9 @@ DISTILLED_SIGMAS: Final = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725
 REFINING_SIGMAS: Final = (0.909375, 0.725, 0.421875, 0.0)  # of the second stage
 ENLARGEMENT: Final = 2  # of height and width by the spatial upsampler
 SECOND: Final = "stage2"  # what the names of the second stage's taps begin with; those of the first are as ever
+
+
+Sampler = Literal["euler", "res_2s"]
 
 
 class Stage(Strict, frozen=True, kw_only=True):
@@ -49,14 +52,15 @@ class Pipeline:
     lora_strengths: tuple[float, float] | None = None  # of the distilled LoRA in either stage; None: it has none
     only_keyframes: bool = False  # a picture at frame 0, too, is appended instead of put in
     sound_moved: bool = False  # which stage's sound is decoded is another one in later releases
-    sampler: str = "euler"
+    sampler: Sampler = "euler"
+    sigmas_by_size: bool = False  # those of the scheduler follow the latent's size; else they are one size's, always
 
 
 PIPELINES: Final[Mapping[str, Pipeline]] = {
     "one_stage": Pipeline(two_stages=False),
     "distilled": Pipeline(guided=False, distilled=True, sigmas=DISTILLED_SIGMAS),
     "two_stage": Pipeline(lora_strengths=(0.0, 1.0), sound_moved=True),
-    "two_stage_hq": Pipeline(lora_strengths=(0.25, 0.5), sound_moved=True, sampler="res_2s"),
+    "two_stage_hq": Pipeline(lora_strengths=(0.25, 0.5), sound_moved=True, sampler="res_2s", sigmas_by_size=True),
     "keyframes": Pipeline(lora_strengths=(0.0, 1.0), only_keyframes=True),
 }
 
@@ -74,6 +78,24 @@ class StagePlan:
     audio: Guider
     guided: bool  # False: the conditional pass alone, its prediction taken as it is
     lora_strength: float = field(default=0.0)  # of the distilled LoRA
+    sampler: Sampler = "euler"
+
+    @property
+    def evaluations(self) -> int:
+        """How often the model is asked for a prediction: once a step, or at its start, its middle and after the last.
+
+        Taps count these as steps.
+        """
+        return 2 * self.steps + 1 if self.sampler == "res_2s" else self.steps
+
+    def guidance_step(self, evaluation: int) -> int:
+        """The step that guidance takes an evaluation for; middles are all step 0 to it, so that none is ever skipped.
+
+        Source: ltx_pipelines.utils.samplers.res2s_audio_video_denoising_loop 1.0.0.
+        """
+        if self.sampler == "euler":
+            return evaluation
+        return 0 if evaluation % 2 else evaluation // 2
 
     @property
     def prefix(self) -> str:
@@ -124,6 +146,7 @@ def plan_stages(
         audio=audio,
         guided=kind.guided,
         lora_strength=first_strength,
+        sampler=kind.sampler,
     )
     if not kind.two_stages:
         return (first,)
@@ -138,6 +161,7 @@ def plan_stages(
         audio=Guider(),
         guided=False,
         lora_strength=second_strength,
+        sampler=kind.sampler,
     )
     return first, second
 
@@ -201,8 +225,6 @@ def _check_stage(where: str, pipeline: str, stage: Stage) -> None:
             raise CaseError(f"{where}.lora_strength is {stage.lora_strength}; wanted a finite number.")
     if stage.sigmas is None:
         return
-    if PIPELINES[pipeline].sampler != "euler":
-        raise CaseError(f"{where}.sigmas: the sampler of {pipeline!r} has noise levels of its own; remove them.")
     sigmas = stage.sigmas
     falling = all(type(one) in NUMBER and one > other for one, other in pairwise(sigmas))
     if not (2 <= len(sigmas) <= MAX_STEPS + 1 and falling and sigmas[0] <= 1 and sigmas[-1] == 0):

@@ -2,11 +2,13 @@
 
 from typing import Final
 
-from parity.defects import decoding, guidance, latents, pictures, precision, serving, stages, text, transformer
+from parity.defects import decoding, guidance, latents, pictures, precision, serving, stages, text, transformer, weights
 from parity.defects.defect import Defect, defects_in
 from runners.case import Case
 
-CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, stages, decoding)
+CATALOGUE: Final = defects_in(
+    *(text, pictures, latents, transformer, precision, guidance, serving, stages, weights, decoding)
+)
 
 # Of the defects that matter to every case, those measured also on a case that others were made for: one for each part
 # of the model and each output, so that every limit has a defect to lie below.

@@ -3,6 +3,9 @@
 Both follow from the case alone (steps, guidance, pictures, switches) and the model's number of blocks, not from what a
 trace happens to hold, so a tap that is missing on both sides is missing still.
 
+The sampler `res_2s` asks the model at a step's start and at its middle: each counts as a step here, and so does the one
+evaluation after the last. The latent after a start is the middle's, and a whole step begins at its own start.
+
 A block reads each stream once and adds its branches in turn:
 
     stream in -> self_attn -> text_attn -> av_attn -> ff -> out      text_attn also reads the text context,
@@ -15,6 +18,7 @@ Source: runners.ltx23.block and runners.ltx23.stages, which follow ltx_core and 
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -44,14 +48,17 @@ class Dataflow:
             raise ConfigError(f"A model has at least one block; got {num_blocks}.")
         self.num_blocks = num_blocks
         self.plans = {plan.scope: plan for plan in case.plans}  # of one stage or two, by what their taps begin with
-        self.steps = case.plans[0].steps  # of the first stage
+        self.steps = case.plans[0].evaluations  # of the first stage
         self.images = len(case.request.images)
         self._skip_v2a = case.switches.skip_v2a_cross_attn_for_video_gt
         reference = reference_of(case.reference, {})
         negative_disables = reference.negative_disables_skipped_modality
         passes_of = partial(passes_of_step, negative_disables_skipped_modality=negative_disables)
         self._passes = {
-            scope: [{one.name: one for one in passes_of(step, *plan.guiders)} for step in range(plan.steps)]
+            scope: [
+                {one.name: one for one in passes_of(plan.guidance_step(step), *plan.guiders)}
+                for step in range(plan.evaluations)
+            ]
             for scope, plan in self.plans.items()
         }
         first_sound = reference.sound_of_first_stage and PIPELINES[case.pipeline].sound_moved
@@ -82,14 +89,16 @@ class Dataflow:
     def final_latents(self) -> dict[str, str]:
         """The taps of the latents that are decoded, by stream."""
         return {
-            stream: f"{plan.prefix}denoise/{plan.steps - 1:03d}/latent/{stream}"
+            stream: f"{plan.prefix}denoise/{plan.evaluations - 1:03d}/latent/{stream}"
             for stream, plan in self._decoded.items()
         }
 
     @property
     def step_heads(self) -> tuple[str, ...]:
         """What the names of a step's taps begin with, of every step of every stage."""
-        return tuple(f"{plan.prefix}denoise/{step:03d}" for plan in self.plans.values() for step in range(plan.steps))
+        return tuple(
+            f"{plan.prefix}denoise/{step:03d}" for plan in self.plans.values() for step in range(plan.evaluations)
+        )
 
     def guidance_gain(self, stream: str, scope: str = "") -> float:
         """By how much guidance amplifies independent errors of the passes: root of the sum of their squared weights."""
@@ -118,7 +127,7 @@ class Dataflow:
     def _stage_taps(self, scope: str, plan: StagePlan) -> list[str]:
         taps = [f"{plan.prefix}image/{index}/latent" for index in range(self.images)]
         taps += [f"{plan.prefix}init/{stream}" for stream in STREAMS]
-        for step in range(plan.steps):
+        for step in range(plan.evaluations):
             passes, head = self._passes[scope][step], f"{plan.prefix}denoise/{step:03d}"
             for block in range(self.num_blocks):
                 for one in passes.values():
@@ -165,9 +174,13 @@ class Dataflow:
             return (self._latent_before(at, stream), out)
         if at.part == "guided":
             plan = self.plans[at.scope]
-            if {"video": plan.video, "audio": plan.audio}[stream].skips(step):
+            if {"video": plan.video, "audio": plan.audio}[stream].skips(plan.guidance_step(step)):
                 return (f"{prefix}denoise/{step - 1:03d}/guided/{stream}",)
             return tuple(f"{head}/{name}/x0/{stream}" for name in self.passes_of(step, at.scope))
+        if self.plans[at.scope].sampler == "res_2s" and step % 2:  # a whole step, from before its middle
+            start = replace(at, step=step - 1)
+            before = f"{prefix}denoise/{step - 1:03d}/guided/{stream}"
+            return (self._latent_before(start, stream), *images, before, f"{head}/guided/{stream}")
         return (self._latent_before(at, stream), *images, f"{head}/guided/{stream}")
 
     def _block_inputs(self, at: Place) -> tuple[str, ...]:
@@ -198,4 +211,4 @@ class Dataflow:
 
     def _last_latent(self, scope: str, stream: str) -> str:
         plan = self.plans[scope]
-        return f"{plan.prefix}denoise/{plan.steps - 1:03d}/latent/{stream}"
+        return f"{plan.prefix}denoise/{plan.evaluations - 1:03d}/latent/{stream}"

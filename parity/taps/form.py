@@ -102,7 +102,7 @@ FORMS: Final = (
         axes="B T C",
         dtype="run",
         order="as init",
-        what="the state after the Euler step, the picture's tokens put back",
+        what="the state after the sampler's step, the picture's tokens put back",
     ),
     TapForm(
         names="upsample/latent",

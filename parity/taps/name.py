@@ -27,7 +27,7 @@ PART_WORDS: Final = {
     "out": "block output",
     "x0": "denoised prediction",
     "guided": "guided prediction",
-    "latent": "latent after the Euler step",
+    "latent": "latent after the step",
 }
 SIGN_WORDS: Final = {"pos": "prompt", "neg": "negative prompt"}
 CROSS_WORDS: Final = {"video": "audio-to-video attention", "audio": "video-to-audio attention"}  # by asking stream

@@ -45,7 +45,8 @@ def lora_inventory(model: Inventory, rank: int) -> Inventory:
         model: the checkpoint's tensors.
         rank: of every pair, whatever the layer's size, as in the released file.
     """
-    from runners.ltx23.lora import CONNECTOR, FACTORS, LEFT_OUT, TRANSFORMER, WEIGHT
+    from runners.ltx23.loading import TRANSFORMER
+    from runners.ltx23.lora import CONNECTOR, FACTORS, LEFT_OUT, WEIGHT
 
     inventory: Inventory = {}
     for name, shape in model.items():

@@ -1,4 +1,4 @@
-"""`fp8_cast`: attention and feed-forward layers of the blocks keep their numbers as e4m3, and up-cast them in every call.
+"""`fp8_cast`: attention and feed-forward layers of the blocks keep their numbers as e4m3 and up-cast them when called.
 
 Weights and biases are rounded to e4m3 as they are, without a scale; products and sums run in the input's dtype. The
 layers are those of the official list; gates, modulation, projections in and out, and every norm stay as they are.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from runners.errors import CheckpointError
 from runners.ltx23.fp8_cast import FP8
+from runners.ltx23.fp8_rounding import added_at_random
 from runners.ltx23.loading import LISTED, TRANSFORMER
 from runners.model_files import LoraSource, TensorSource
 
@@ -142,6 +143,8 @@ class FusedWeights:
         if any(one.a.dtype != one.b.dtype for one in factors):
             raise CheckpointError(f"The factors of {name} differ in their dtype; they must be of one.")
         delta = lora_delta(factors, self._dtype, accumulated=self._accumulated)
+        if weight.dtype == FP8 and weight.is_cuda:
+            return added_at_random(delta, weight)
         if weight.dtype == FP8:
             return delta.add_(weight.to(delta.dtype)).to(FP8)
         return delta.add_(weight)

@@ -10,14 +10,14 @@ of length h the linear part is solved exactly, and the prediction is taken at th
 (Hochbruck and Ostermann, Exponential integrators, 2010, section 2.3.) Either point is then moved down to a noise level
 below its own, and fresh noise of half its level is added, so that signal and noise keep the sum they have on the path
 of a rectified flow; the noise of middles and of whole steps comes from two generators of fixed seeds. Where a step is
-short, the start x is moved until the noisy middle lies on its path. A schedule that ends at 0 gets the level LEAST_SIGMA
-before it, which the last step goes to, and one more evaluation there is the result.
+short, the start x is moved until the noisy middle lies on its path. A schedule that ends at 0 ends at LEAST_SIGMA in
+place of it, and one more prediction there is the result.
 
 Sums run in fp64; of a whole step the coefficients are fp32, as its levels are.
 
 Source: ltx_pipelines.utils.{samplers.res2s_audio_video_denoising_loop,res2s} and
-ltx_core.components.diffusion_steps.Res2sDiffusionStep 1.0.0, with the arguments that the two-stage HQ pipeline leaves as
-they are.
+ltx_core.components.diffusion_steps.Res2sDiffusionStep 1.0.0, with the arguments that the two-stage HQ pipeline leaves
+as they are.
 
 Axes: B sample, T token, C channel.
 """
@@ -48,16 +48,8 @@ Pair = tuple[Tensor, Tensor]  # video, audio
 States = tuple[LatentState, LatentState]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The place in the schedule at which the model is asked for a prediction."""
-
-    step: int
-    middle: bool  # of the step, at the geometric mean of its two levels; else at its start
-
-
 # Guided x0 of both modalities, (B, T, C) each, of two states at a noise level: fp32 () at starts, fp64 () at middles.
-Predict = Callable[[Evaluation, LatentState, LatentState, Tensor], Pair]
+Predict = Callable[[LatentState, LatentState, Tensor], Pair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +76,7 @@ def weights_of(h: float) -> Weights:
 
 
 def unit_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """fp64 noise (B, T, C) of mean 0 and deviation 1: over all of it, then, for what rounding left, over each sample."""
+    """fp64 noise (B, T, C) of mean 0 and deviation 1: over all of it, then, for what rounding left, over a sample."""
     noise = torch.randn(like.shape, generator=generator, dtype=torch.float64, device=generator.device)
     noise = (noise - noise.mean()) / noise.std()
     noise = noise - noise.mean(dim=(-2, -1), keepdim=True)
@@ -122,7 +114,7 @@ def res_2s(sigmas: Tensor, video: LatentState, audio: LatentState, predict: Pred
         sigmas: fp32 (steps + 1,) falling noise levels, on the device of the states.
         video: state at the first level.
         audio: likewise.
-        predict: asks the model.
+        predict: asks the model: at each step's start and middle, and after the last one.
         dtype: of the latents that the model sees.
     Returns: both states with the last latents.
     """
@@ -135,15 +127,13 @@ def res_2s(sigmas: Tensor, video: LatentState, audio: LatentState, predict: Pred
     lengths: list[float] = (-torch.log(exact[1:] / exact[:-1])).tolist()
     states = video, audio
     for index, h in enumerate(lengths):
-        states = _step(index, h, levels[index : index + 2], states, predict, dtype, of_steps, of_middles)
+        states = _step(h, levels[index : index + 2], states, predict, dtype, of_steps, of_middles)
     if not ends_at_zero:
         return states
-    last = predict(Evaluation(step=len(lengths), middle=False), *states, levels[-1])
-    return _with(states, _pulled(last, states), dtype)
+    return _with(states, _pulled(predict(*states, levels[-1]), states), dtype)
 
 
 def _step(
-    index: int,
     h: float,
     ends: Tensor,
     states: States,
@@ -156,7 +146,7 @@ def _step(
     sigma, sigma_next = ends.double()
     middle = torch.sqrt(sigma * sigma_next)
     starts = [state.latent.double() for state in states]
-    first = [x0.double() for x0 in _pulled(predict(Evaluation(step=index, middle=False), *states, ends[0]), states)]
+    first = [x0.double() for x0 in _pulled(predict(*states, ends[0]), states)]
     slopes = [x0 - start for x0, start in zip(first, starts, strict=True)]
     middles = []
     for state, start, slope in zip(states, starts, slopes, strict=True):
@@ -167,12 +157,12 @@ def _step(
             starts = [point - h * weights.a * slope for point, slope in zip(middles, slopes, strict=True)]
             slopes = [x0 - start for x0, start in zip(first, starts, strict=True)]
     between = _with(states, (middles[0], middles[1]), dtype)
-    second = _pulled(predict(Evaluation(step=index, middle=True), *between, middle), states)
+    second = _pulled(predict(*between, middle), states)
     ended = []
     for state, start, slope, x0 in zip(states, starts, slopes, second, strict=True):
         point = start + h * (weights.b1 * slope + weights.b2 * (x0.double() - start))
         noise = unit_noise(state.latent, of_steps)
-        ended.append(_kept(renoised(start, point, *ends, noise), state))
+        ended.append(_kept(renoised(start, point, ends[0], ends[1], noise), state))
     return _with(states, (ended[0], ended[1]), dtype)
 
 

@@ -30,7 +30,7 @@ class NativeRunner:
         behaviours=True,
         taps=("*",),
         loras=True,
-        pipelines=frozenset({"one_stage", "distilled", "two_stage", "keyframes"}),
+        pipelines=frozenset({"one_stage", "distilled", "two_stage", "two_stage_hq", "keyframes"}),
         quantizations=frozenset({"fp8_cast"}),
     )
 

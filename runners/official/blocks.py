@@ -27,7 +27,7 @@ from runners.official.observe import (
     observe_audio_decoder,
     tapped_upsampling,
 )
-from runners.official.pipelines import CLASSES, official_module
+from runners.official.pipelines import CLASSES, EULER, official_module, with_dtype
 from runners.official.request import LATE, OfficialOutput, OfficialRequest, lora_path
 
 BLOCKS = "ltx_pipelines.utils.blocks"
@@ -49,6 +49,8 @@ class ObservedBuilder:
         self._clock.begin(self._stage, told=self._stage != LATE)
         with self._clock.loading():
             model = self._builder.build(**(kwargs if self._dtype is None else {**kwargs, "dtype": self._dtype}))
+            if self._dtype is not None:
+                model = model.to(self._dtype)  # with LoRAs, 1.1.2 leaves what none is fused into in the file's dtype
         self._observe(model)
         return model
 
@@ -160,7 +162,9 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
     encode_pictures = CLASSES[case.pipeline].encode_pictures
     official_pictures = getattr(pipeline, encode_pictures)
     observer = LoopObserver(request.case, request.clock, skip_v2a, request.watcher)
-    loop = observer.loop(blocks.euler_denoising_loop, "denoiser")
+    name = CLASSES[case.pipeline].loop
+    of_loop = blocks if name == EULER else pipeline  # the one that stages take unless a pipeline says so, or its own
+    loop = observer.loop(with_dtype(getattr(of_loop, name), case, options.dtype), "denoiser")
 
     def split(model: Any, max_batch_size: int) -> Any:
         # Observed below the split, where every call is a single pass.
@@ -171,7 +175,7 @@ def observed_blocks(request: OfficialRequest, skip_v2a: Perturb) -> Iterator[Non
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(blocks, "BatchSplitAdapter", split))
-        stack.enter_context(patch.object(blocks, "euler_denoising_loop", loop))
+        stack.enter_context(patch.object(of_loop, name, loop))
         stack.enter_context(patch.object(pipeline, encode_pictures, pictures))
         if len(case.plans) > 1:
             upsample = tapped_upsampling(blocks.upsample_video, request.clock)

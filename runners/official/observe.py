@@ -183,7 +183,7 @@ def observe_audio_decoder(decoder: nn.Module) -> None:
 
 
 class LoopObserver:
-    """Taps initial, guided and stepped latents of the official Euler loops and the passes between, and marks steps.
+    """Taps initial, guided and stepped latents of the official loops and the passes between, and marks steps.
 
     What is tapped of a step is complete before a watcher is told of the next one.
     """
@@ -218,8 +218,8 @@ class LoopObserver:
 
         def loop(*, sigmas: Tensor, video_state: Any, audio_state: Any, **others: Any) -> Any:
             official = others.pop(denoiser)
-            count = len(sigmas) - 1
             plan = next(self._plans)
+            count = plan.evaluations
             self._passes = pass_names(plan.video, plan.audio)
             self._clock.begin("denoising")
             with scope(plan.scope):
@@ -231,14 +231,18 @@ class LoopObserver:
             tap("init/video", video_state.latent)
             tap("init/audio", audio_state.latent)
 
-            def denoise(*call: Any) -> Any:
-                video, audio, _, index = call[-4:]  # so it ends in every release
+            evaluations = iter(range(count))
+
+            def denoise(*call: Any, **named: Any) -> Any:
+                # So a call ends in every release; res_2s names what it hands over at middles.
+                video, audio = (named["video_state"], named["audio_state"]) if named else call[-4:-2]
+                index = next(evaluations)
                 self._clock.mark_step(index, count)
                 if index:
                     _tap_latents(index - 1, video, audio)
                 if self._watcher is not None:
                     self._watcher.step(index, sigmas, state_of(video), state_of(audio))
-                return self._step(index, partial(official, *call))
+                return self._step(index, partial(official, *call, **named))
 
             states = official_loop(
                 sigmas=sigmas, video_state=video_state, audio_state=audio_state, **others, **{denoiser: denoise}

@@ -4,9 +4,10 @@ Shared by all releases. A constant of a pipeline, such as its noise levels, is r
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
@@ -19,6 +20,8 @@ from runners.official.quantization import official_policy
 from runners.official.request import OfficialRequest, named_loras, pipeline_arguments, upsampler_path
 from runners.stages import PIPELINES
 
+EULER: Final = "euler_denoising_loop"
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialPipeline:
@@ -27,6 +30,7 @@ class OfficialPipeline:
     module: str
     name: str
     encode_pictures: str = "combined_image_conditionings"  # the helper that it encodes its pictures with
+    loop: str = EULER  # of both stages
     stages: tuple[str, ...] = ("stage_1", "stage_2")  # attributes that denoise, since 1.1
 
 
@@ -36,6 +40,11 @@ CLASSES: Final = {
     ),
     "distilled": OfficialPipeline(module="ltx_pipelines.distilled", name="DistilledPipeline", stages=("stage",)),
     "two_stage": OfficialPipeline(module="ltx_pipelines.ti2vid_two_stages", name="TI2VidTwoStagesPipeline"),
+    "two_stage_hq": OfficialPipeline(
+        module="ltx_pipelines.ti2vid_two_stages_hq",
+        name="TI2VidTwoStagesHQPipeline",
+        loop="res2s_audio_video_denoising_loop",
+    ),
     "keyframes": OfficialPipeline(
         module="ltx_pipelines.keyframe_interpolation",
         name="KeyframeInterpolationPipeline",
@@ -67,6 +76,9 @@ def files_of(request: OfficialRequest) -> dict[str, Any]:
         made["spatial_upsampler_path"] = upsampler_path(request.weights)
     if case.plans[0].guided and len(case.plans) > 1:
         made["distilled_lora"] = named_loras(request.distilled_lora)
+    if (PIPELINES[case.pipeline].lora_strengths or (0.0,))[0]:
+        first, second = (plan.lora_strength for plan in case.plans)
+        made |= {"distilled_lora_strength_stage_1": first, "distilled_lora_strength_stage_2": second}
     return made
 
 
@@ -84,6 +96,11 @@ def call_arguments(case: Case, as_displayed: bool) -> dict[str, Any]:
     return arguments
 
 
+def with_dtype(official_loop: Callable[..., Any], case: Case, dtype: torch.dtype) -> Callable[..., Any]:
+    """The official loop of a case, told the dtype of the run if it is told any."""
+    return official_loop if CLASSES[case.pipeline].loop == EULER else partial(official_loop, model_dtype=dtype)
+
+
 def sigmas_asked(case: Case) -> dict[str, Tensor]:
     """The noise levels that a case wants in place of its pipeline's, by the names of arguments since 1.1."""
     stages = {"stage_1_sigmas": case.stages.first.sigmas, "stage_2_sigmas": case.stages.second.sigmas}
@@ -98,7 +115,7 @@ def constants_asked(case: Case) -> Iterator[None]:
         if second is not None:
             stack.enter_context(patch.object(module, "STAGE_2_DISTILLED_SIGMA_VALUES", list(second)))
         if first is not None and case.plans[0].guided:
-            schedule = SimpleNamespace(execute=lambda steps: torch.tensor(first))
+            schedule = SimpleNamespace(execute=lambda steps, **_: torch.tensor(first))
             stack.enter_context(patch.object(module, "LTX2Scheduler", lambda: schedule))
         elif first is not None:
             stack.enter_context(patch.object(module, "DISTILLED_SIGMA_VALUES", list(first)))

@@ -9,7 +9,7 @@ from runners.weights import WeightsFolder
 
 
 def official_policy(request: OfficialRequest) -> Any:
-    """The official `QuantizationPolicy` that keeps the transformer's weights as the case says; None for no other way."""
+    """The official `QuantizationPolicy` that keeps the transformer's weights as the case says, if it says anything."""
     quantization = request.case.quantization
     if quantization is None:
         return None

@@ -38,6 +38,7 @@ from runners.official.pipelines import (
     files_of,
     official_class,
     official_module,
+    with_dtype,
 )
 from runners.official.request import LATE, OfficialOutput, OfficialRequest, joined
 from runners.weights import WeightsFolder
@@ -75,6 +76,7 @@ class ObservedLedger:
         self._request = request
         self._pictures = pictures
         self._clock = request.clock
+        self._dtype = request.options.dtype
         self._watcher = request.watcher
         self._observer = observer
         text = TextObserver(request.case.guidance)
@@ -92,7 +94,13 @@ class ObservedLedger:
 
     def with_additional_loras(self, loras: Any) -> "ObservedLedger":
         """The ledger of a second stage, observed in the same way."""
-        ledger = self._ledger.with_additional_loras(loras)
+        return self._second(self._ledger.with_additional_loras(loras))
+
+    def with_loras(self, loras: Any) -> "ObservedLedger":
+        """The same, of a second stage that has other LoRAs than the first."""
+        return self._second(self._ledger.with_loras(loras))
+
+    def _second(self, ledger: Any) -> "ObservedLedger":
         if not isinstance(self._request.weights, WeightsFolder):
             ledger = with_made_loaders(ledger, self._request)
         return ObservedLedger(ledger, self._request, self._observer, self._pictures)
@@ -107,6 +115,8 @@ class ObservedLedger:
         self._clock.begin(stage, told=stage != LATE)
         with self._clock.loading():
             module = getattr(self._ledger, name)()
+            if name == "transformer" and self._dtype != torch.bfloat16:
+                module = module.to(self._dtype)  # its builder leaves what no LoRA is fused into in the file's dtype
         if self._watcher is not None:
             self._watcher.loaded(name, module, key_of(self._ledger, name))
         observe(module)
@@ -117,7 +127,7 @@ def _through_class(ledger: ObservedLedger, arguments: dict[str, Any], request: O
     module = official_module(request.case)
     # The ledger in its place knows where they are.
     files: dict[str, Any] = {"gemma_root": "", checkpoint_keyword(request.case): "", **files_of(request)}
-    with patch.object(module, "ModelLedger", lambda **_: ledger):
+    with patch.object(module, "ModelLedger", lambda **given: ledger.with_loras(tuple(given["loras"]))):
         pipeline = official_class(request.case)(**files)
     return pipeline(**arguments)
 
@@ -207,8 +217,9 @@ def _captured(request: OfficialRequest, observer: LoopObserver) -> Iterator[Capt
         return official_pictures(**{**kwargs, "dtype": dtype})
 
     with ExitStack() as stack:
-        loop = observer.loop(module.euler_denoising_loop, "denoise_fn")
-        stack.enter_context(patch.object(module, "euler_denoising_loop", loop))
+        name = CLASSES[case.pipeline].loop
+        loop = observer.loop(with_dtype(getattr(module, name), case, dtype), "denoise_fn")
+        stack.enter_context(patch.object(module, name, loop))
         stack.enter_context(patch.object(module, "denoise_audio_video", denoise))
         stack.enter_context(patch.object(module, encode_pictures, pictures))
         if len(case.plans) > 1:

@@ -60,7 +60,10 @@ def test_what_a_case_says_of_its_stages_comes_back(micro_case: MakeCase, tmp_pat
         ({"pipeline": "two_stages"}, "no pipeline 'two_stages'; known are one_stage, distilled"),
         ({"pipeline": "two_stage"}, r"width is 96; 'two_stage' begins at half .* multiple of 64. Take 64 or 128"),
         ({"pipeline": "two_stage", "request.width": 32}, "Take 64"),
-        ({"pipeline": "distilled", **LARGE, **UNGUIDED}, "num_inference_steps is 2; the first stage of 'distilled' has 8"),
+        (
+            {"pipeline": "distilled", **LARGE, **UNGUIDED},
+            "num_inference_steps is 2; the first stage of 'distilled' has 8",
+        ),
         ({"pipeline": "distilled", **LARGE, "request.num_inference_steps": 8}, "has no guidance; remove"),
         ({"stages.first.sigmas": [1.0, 0.0]}, "'one_stage' has one stage, and no"),
         ({"pipeline": "two_stage", **LARGE, "stages.second.sigmas": [0.5, 0.7, 0]}, "falling noise levels"),

@@ -1,4 +1,4 @@
-"""Denoising: up to four passes a step, guidance, the Euler step.
+"""Denoising: up to four passes a step, guidance, the Euler step or those of `res_2s`.
 
 The passes, which `runners.ltx23.passes` lists, run one after another; batching them changes the numbers.
 Source: ltx_pipelines.utils.{helpers.multi_modal_guider_denoising_func,samplers.euler_denoising_loop} 1.0.0.
@@ -16,13 +16,12 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
+from runners.ltx23.res_2s import Pair, res_2s
 from runners.ltx23.shared_blocks import SharedBlocks, departure
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.step_graph import StepGraphs
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
 from runners.tap import scope, tap
-
-Pair = tuple[Tensor, Tensor]  # video, audio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +46,9 @@ class DenoisingStage:
         """Run the whole schedule. Raises: StageInputError if a stage before was left out."""
         if batch.video_state is None or batch.audio_state is None:
             raise StageInputError(f"{type(self).__name__} needs video_state and audio_state; prepare latents first.")
+        loop = self._loop if batch.plan.sampler == "euler" else self._res_2s
         with batch.config.autocast(batch.device):
-            video, audio = self._loop(batch, batch.video_state, batch.audio_state)
+            video, audio = loop(batch, batch.video_state, batch.audio_state)
         shape = video_shape(batch.sampling.num_frames, batch.plan.height, batch.plan.width)
         # Keyframe tokens stand at the end and are dropped.
         batch.video_latent = video_grid(video.latent[:, : shape.tokens], shape)
@@ -80,6 +80,31 @@ class DenoisingStage:
             batch.clock.mark_step(index + 1, len(changes))
         batch.step_graphs = graphs.note
         return video, audio
+
+    def _res_2s(self, batch: Batch, video: LatentState, audio: LatentState) -> tuple[LatentState, LatentState]:
+        schedule = needed(batch.sigmas, type(self).__name__, "sigmas")
+        rotary = self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
+        last: Pair | None = None
+        count, index = batch.plan.evaluations, 0
+        batch.clock.mark_step(0, count)
+
+        def predict(video: LatentState, audio: LatentState, sigma: Tensor) -> Pair:
+            nonlocal last, index
+            if index:
+                _tap_latents(index - 1, video, audio)
+                batch.clock.mark_step(index, count)
+            with scope(f"denoise/{index:03d}"):
+                step = self.step_at(batch.plan.guidance_step(index), batch, video, audio, sigma, rotary)
+                last = self.evaluate_stage1_guided_x0(batch, step, last)
+                tap("guided/video", last[0])
+                tap("guided/audio", last[1])
+            index += 1
+            return last
+
+        states = res_2s(schedule.to(batch.device), video, audio, predict, batch.config.dtype)
+        _tap_latents(count - 1, *states)
+        batch.clock.mark_step(count, count)
+        return states
 
     def _guided(
         self,
@@ -181,6 +206,11 @@ class DenoisingStage:
                 needed(batch.negative_audio_context, stage, "negative_audio_context"),
             )
         return needed(batch.video_context, stage, "video_context"), needed(batch.audio_context, stage, "audio_context")
+
+
+def _tap_latents(index: int, video: LatentState, audio: LatentState) -> None:
+    tap(f"denoise/{index:03d}/latent/video", video.latent)
+    tap(f"denoise/{index:03d}/latent/audio", audio.latent)
 
 
 def modality_at(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool) -> ModalityInput:

@@ -36,8 +36,8 @@ class LatentPreparationStage:
 
     def forward(self, batch: Batch) -> Batch:
         """Make the two states from which denoising starts."""
-        plan, lerp_fp32 = batch.plan, batch.config.reference.noise_lerp_fp32
-        batch.sigmas = sigma_schedule(plan.steps) if plan.sigmas is None else torch.tensor(plan.sigmas)
+        lerp_fp32 = batch.config.reference.noise_lerp_fp32
+        batch.sigmas = self.schedule(batch)
         batch.schedules.append(batch.sigmas)
         if batch.generator is None:
             batch.generator = torch.Generator(device=batch.device).manual_seed(batch.sampling.seed)
@@ -48,6 +48,15 @@ class LatentPreparationStage:
         tap("init/audio", audio.latent)
         batch.video_state, batch.audio_state = video, audio
         return batch
+
+    def schedule(self, batch: Batch) -> Tensor:
+        """Noise levels of the stage: those that were asked for, or the scheduler's."""
+        plan, sampling = batch.plan, batch.sampling
+        if plan.sigmas is not None:
+            return torch.tensor(plan.sigmas)
+        if not sampling.kind.sigmas_by_size:
+            return sigma_schedule(plan.steps)
+        return sigma_schedule(plan.steps, video_shape(sampling.num_frames, plan.height, plan.width).tokens)
 
     def noise_scale(self, batch: Batch) -> float:
         """The share of noise in what a stage begins with: all of it, or the first noise level of a second stage."""

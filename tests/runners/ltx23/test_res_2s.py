@@ -12,7 +12,6 @@ from torch import Tensor
 from runners.ltx23.latents import LatentState
 from runners.ltx23.res_2s import (
     MIDDLE_SEED,
-    Evaluation,
     Pair,
     phi,
     renoised,
@@ -79,7 +78,7 @@ def official_loop(sigmas: Tensor, video: LatentState, audio: LatentState, dtype:
 def test_a_schedule_has_the_bits_of_the_official_loop(sigmas: list[float], dtype: torch.dtype) -> None:
     levels = torch.tensor(sigmas)
     video, audio = state_of(VIDEO, 1, dtype), state_of(AUDIO, 2, dtype)
-    ours = res_2s(levels, video, audio, lambda _, *states_and_sigma: denoised(*states_and_sigma), dtype)
+    ours = res_2s(levels, video, audio, denoised, dtype)
     theirs = official_loop(levels, video, audio, dtype)
     for one, other, before in zip(ours, theirs, (video, audio), strict=True):
         assert one.latent.dtype == dtype and torch.equal(one.latent, other.latent)
@@ -135,19 +134,19 @@ def test_noise_is_of_mean_0_and_deviation_1_and_never_drawn_twice() -> None:
 
 
 def test_a_step_asks_at_its_start_and_its_middle_and_the_schedule_once_more_at_its_end() -> None:
-    asked: list[tuple[int, bool, float, torch.dtype]] = []
+    asked: list[tuple[float, torch.dtype]] = []
 
-    def predict(where: Evaluation, video: LatentState, audio: LatentState, sigma: Tensor) -> Pair:
-        asked.append((where.step, where.middle, round(float(sigma), 4), sigma.dtype))
+    def predict(video: LatentState, audio: LatentState, sigma: Tensor) -> Pair:
+        asked.append((round(float(sigma), 4), sigma.dtype))
         return denoised(video, audio, sigma)
 
     video, audio = (replace(state_of(shape, 3), denoise_mask=torch.ones(1, shape[1], 1)) for shape in (VIDEO, AUDIO))
     res_2s(torch.tensor([0.9, 0.4, 0.0]), video, audio, predict, torch.bfloat16)
     single, double = torch.float32, torch.float64
     assert asked == [
-        (0, False, 0.9, single),
-        (0, True, 0.6, double),
-        (1, False, 0.4, single),
-        (1, True, 0.021, double),  # sqrt(0.4 x 0.0011)
-        (2, False, 0.0011, single),
+        (0.9, single),
+        (0.6, double),
+        (0.4, single),
+        (0.021, double),  # sqrt(0.4 x 0.0011)
+        (0.0011, single),
     ]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from runners.case import Case
+from runners.forge.make import LORA_NAME
 from runners.forge.presets import Preset
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
@@ -42,6 +43,7 @@ DISTILLED = UNGUIDED | {
     "stages.first.sigmas": [1.0, 0.6, 0.0],
 }
 TWO_STAGE = {"pipeline": "two_stage", "request.height": 128, "request.width": 64, "stages.second.sigmas": [0.8, 0.3, 0]}
+TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAME, "strength": 0.75}]}
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
@@ -98,6 +100,9 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     ),
     "two-stage-without-lora-fp32": (FP32, TWO_STAGE | {"stages.second.lora_strength": 0.0}),
     "keyframes": (BF16, TWO_STAGE | TWO_PICTURES | {"pipeline": "keyframes", "stages.first.sigmas": [1.0, 0.4, 0.0]}),
+    "lora": (BF16, {"loras": [{"path": LORA_NAME, "strength": 0.5}]}),
+    "two-loras-fp32": (FP32, TWO_LORAS),
+    "fp8-cast-with-two-loras": (BF16, TWO_LORAS | FIRST_FRAME | {"quantization": "fp8_cast"}),
     "default-negative-prompt": (BF16, {"request.negative_prompt": None, "guidance.video.cfg_scale": 1.5}),
 }
 
