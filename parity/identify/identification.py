@@ -109,8 +109,8 @@ def identify(
         weights: those of the run.
         device: where to compute the native model.
         say: told each site that is looked at.
-    Raises: RunError if it has two stages, the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
-        as the native runner does.
+    Raises: RunError if it has two stages, the weights are others, the dtype is none of ours, or the run is reduced and
+        has no trace; else as the native runner does.
     """
     if len(case.plans) > 1:
         raise RunError(
