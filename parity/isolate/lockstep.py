@@ -158,12 +158,12 @@ class Lockstep:
         if self._denoising is not None:
             self._denoising.begin_stage()
 
-    def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+    def step(self, index: int, sigmas: Tensor, sigma: Tensor, video: LatentState, audio: LatentState) -> None:
         """A denoising step of the official run begins."""
         if index == 0 and "latent_preparation" in self._choice.stages:
             self._latent_preparation(sigmas, video, audio)
         if self._denoising is not None:
-            self._denoising.begin_step(index, sigmas, video, audio)
+            self._denoising.begin_step(index, sigmas, sigma, video, audio)
 
     def hear(self, name: str, tensor: Tensor) -> None:
         """A tap of the official run."""

@@ -39,12 +39,13 @@ def _stage(flow: Dataflow, scope: str, plan: StagePlan, steps: frozenset[int]) -
     for stream in STREAMS:
         yield f"{plan.prefix}init/{stream}"
         yield from (f"{plan.prefix}init/{stream}/{part}" for part in ("clean", "denoise_mask", "positions"))
-    for step in sorted(steps & set(range(plan.steps))):
+    for step in sorted(steps & set(range(plan.evaluations))):
         for guidance_pass in flow.passes_of(step, scope):
             yield from _conditions(f"{plan.prefix}denoise/{step:03d}/{guidance_pass}")
     for tap in flow.taps:
         at = place_of(tap)
-        if at.step in steps and at.scope == scope:
+        alone = at.part != "latent" or plan.sampler == "euler"  # what another sampler adds up is of several predictions
+        if alone and at.step in steps and at.scope == scope:
             if at.part in ATTENTIONS and not _left_out(flow, tap):
                 yield f"{tap}/sdpa"
             yield tap

@@ -7,7 +7,7 @@ Axes: B sample, T token, C channel, S prompt token, N of these without padding, 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 import torch
@@ -22,6 +22,7 @@ from runners.official.lockstep import Watcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
+CALL: Final = ("video_state", "audio_state", "sigmas", "step_index")  # so a call of what denoises ends
 Observe = Callable[[Any], None]  # hooks a model that has been built
 Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skipped as well
 
@@ -235,13 +236,14 @@ class LoopObserver:
 
             def denoise(*call: Any, **named: Any) -> Any:
                 # So a call ends in every release; res_2s names what it hands over at middles.
-                video, audio = (named["video_state"], named["audio_state"]) if named else call[-4:-2]
+                given = [named[key] for key in CALL] if named else call[-len(CALL) :]
+                video, audio, levels, step = given
                 index = next(evaluations)
                 self._clock.mark_step(index, count)
                 if index:
                     _tap_latents(index - 1, video, audio)
                 if self._watcher is not None:
-                    self._watcher.step(index, sigmas, state_of(video), state_of(audio))
+                    self._watcher.step(index, sigmas, levels[step], state_of(video), state_of(audio))
                 return self._step(index, partial(official, *call, **named))
 
             states = official_loop(
