@@ -70,7 +70,7 @@ def request_of(case: Case) -> dict[str, Any]:
     if case.pipeline != "one_stage" or case.loras or case.quantization is not None:
         raise CaseError(
             f"Case {case.id!r} goes through {case.pipeline!r}, with {len(case.loras)} LoRAs and quantization "
-            f"{case.quantization}; a request is of one stage, without either. Give the engine the case in its own terms."
+            f"{case.quantization}; a request is of one stage, without either. Give the engine the case in its terms."
         )
     sampling = sampling_params(case)
     return {

@@ -156,6 +156,10 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
     return f"the clip has at most {frames} frames of at most {side} pixels, which is one tile"
 
 
+def _one_stage(case: Case, _dtype: str) -> str | None:
+    return None if len(case.plans) > 1 else "there is one stage"
+
+
 _WORDS: Final = {
     **WORDS,
     CONNECTORS_BATCHED: "both prompts through the connectors in one batch",
@@ -182,6 +186,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "decoder_chunked": (("frames",), never_idle),
     "decode_auto_tiled": (("frames",), _one_tile),
     "vocoder_fp32": (("sound",), in_fp32),
+    "sound_of_first_stage": (("sound",), _one_stage),
 }
 BEHAVIOURS: Final = {
     name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()

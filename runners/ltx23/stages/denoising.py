@@ -16,7 +16,7 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
-from runners.ltx23.res_2s import Pair as Pair
+from runners.ltx23.res_2s import Pair as Pair  # others take it from here
 from runners.ltx23.res_2s import res_2s
 from runners.ltx23.shared_blocks import SharedBlocks, departure
 from runners.ltx23.stages.batch import Batch, needed
