@@ -36,14 +36,17 @@ PARITY := $(RUN) -m parity.cli.app
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
 # What requests can do beside the main job: docs/coverage.md says which case sees what.
-WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps
+WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps tiny_distilled tiny_two_stage tiny_two_stage_hq \
+  tiny_keyframes
 RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
-  $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles)
+  $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles tiny_distilled tiny_two_stage)
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
-GPU_CASES ?= ltx_2.3_one_stage_ti2v ltx_2.3_one_stage_ti2v_no_v2a ltx_2.3_one_stage_ti2v_25f
-GPU_ISOLATED ?= ltx_2.3_one_stage_ti2v_25f
-GPU_ISOLATED_STEPS ?= 15,29
+# one_stage, distilled or two_stage: whose cases at full size are run.
+PIPELINE ?= one_stage
+GPU_CASES ?= $(addprefix ltx_2.3_$(PIPELINE)_,ti2v ti2v_no_v2a ti2v_25f)
+GPU_ISOLATED ?= ltx_2.3_$(PIPELINE)_ti2v_25f
+GPU_ISOLATED_STEPS ?= $(if $(filter distilled,$(PIPELINE)),7,15,29)
 OFFICIAL_ROOT ?=
 OFFICIAL_PYTHON ?=
 # Goldens are of made weights: the real ones are judged live alone, as is a case that has no golden yet.
@@ -51,7 +54,7 @@ GPU_GOLDENS = $(GPU_CASES:%=golden/%/golden.json)
 GPU_GOLDEN = $(if $(filter forge:%,$(GPU_WEIGHTS)),$(if $(filter-out $(wildcard $(GPU_GOLDENS)),$(GPU_GOLDENS)),,--golden))
 GPU_OUT ?= build/gpu
 GPU_MINUTES ?= 8.5
-GPU_LIMITS ?= ltx_2.3_one_stage_ti2v_25f,ltx_2.3_one_stage_ti2v
+GPU_LIMITS ?= ltx_2.3_$(PIPELINE)_ti2v_25f,ltx_2.3_$(PIPELINE)_ti2v
 
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -103,7 +106,7 @@ gate-releases: $(WEIGHTS)/ltx-2.3.safetensors
 	  --threads 1 --golden --taps '*'
 
 # Stopped half-way or out of time, the same call goes on where it was.
-parity-gpu: $(STAMP) ## The main job at full size on a GPU, with every tap compared, and every part of one case alone
+parity-gpu: $(STAMP) ## The main job at full size on a GPU, every tap compared, every part of one case alone (PIPELINE=...)
 	$(PARITY) suite $(GPU_CASES:%=--case %) --weights $(GPU_WEIGHTS) --device $(GPU_DEVICE) --taps '*' \
 	  --out $(GPU_OUT)/runs --replace --report $(GPU_OUT)/report --resume --minutes $(GPU_MINUTES) --quiet \
 	  $(GPU_ISOLATED:%=--isolate %) --isolate-steps $(GPU_ISOLATED_STEPS) \

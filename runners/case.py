@@ -1,13 +1,14 @@
 """A case: one recorded request for video with sound, read from a TOML file that may come from a stranger.
 
-The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]` and `[switches]`;
-golden/tiny_ti2v/case.toml has every key. Unknown or missing keys and wrong types are errors, and an image path may not
-leave the case's folder.
+The file's tables are `[request]`, `[[request.images]]`, `[guidance.video]`, `[guidance.audio]`, `[switches]` and
+`[[loras]]` and `[stages]`; golden/tiny_ti2v/case.toml has every key but those of `[[loras]]` and `quantization`, which
+docs/verbs.md shows, and of `[stages]`, which docs/pipelines.md does. Unknown or missing keys and wrong types are
+errors, and no path may leave the case's folder.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,13 @@ from runners.errors import CaseError
 from runners.load import MAX_KEY_PARTS, parse_toml, read_text
 from runners.nearest import did_you_mean
 from runners.releases import REFERENCES
-from runners.request import Guider, ImageCondition, check_guider, check_request
+from runners.request import Guider, ImageCondition, Lora, check_guider, check_loras, check_request
+from runners.stages import PIPELINES, Stage, StagePlan, Stages, check_stages, pipeline_named, plan_stages
 from runners.strict import Strict
 
+NOT_IN_FILES = frozenset({"folder", "lora_files"})  # keys that say where a case's files lie
 MAX_CASE_BYTES = 1 << 17  # a case is prose and numbers; a prompt is cut at 1024 tokens
+Quantization = Literal["fp8_cast", "fp8_scaled_mm"]
 CASE_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"  # also the name of a folder under golden/
 
 
@@ -54,17 +58,22 @@ class Case(Strict, frozen=True, kw_only=True):
     """A complete case. `folder` is where its image paths start; it is not part of the file."""
 
     id: str
-    pipeline: Literal["one_stage"]
+    pipeline: str  # one of `runners.stages.PIPELINES`
     reference: str = "1.0.0"
     request: Request
     guidance: Guidance
     switches: Switches = Switches()
+    stages: Stages = Stages()
+    loras: tuple[Lora, ...] = ()  # fused into the transformer, in this order
+    quantization: Quantization | None = None  # how the transformer's weights are kept; None: in the run's dtype
     folder: str = ""
+    lora_files: tuple[str, ...] = ()  # files given on the command line; a LoRA of the name of one is that file
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot run. Raises: CaseError."""
         if not re.fullmatch(CASE_ID, self.id):
             raise CaseError(f"A case id is letters, digits, '_', '.' and '-', at most 100; got {self.id!r}.")
+        pipeline_named(self.pipeline)
         if self.reference not in REFERENCES:  # becomes the name of a folder
             raise CaseError(
                 f"Case {self.id!r} follows {self.reference[:40]!r}, no release that is known here; wanted one of "
@@ -74,6 +83,18 @@ class Case(Strict, frozen=True, kw_only=True):
         check_request(whose, "request.", self.request)
         check_guider(f"{whose}: guidance.video", self.guidance.video)
         check_guider(f"{whose}: guidance.audio", self.guidance.audio)
+        check_loras(whose, self.loras)
+        check_stages(whose, self.pipeline, self.stages, self.request, self.guidance.video, self.guidance.audio)
+
+    @property
+    def plans(self) -> tuple[StagePlan, ...]:
+        """The stages that the request goes through, one or two."""
+        return plan_stages(self.pipeline, self.stages, self.request, self.guidance.video, self.guidance.audio)
+
+    @property
+    def total_steps(self) -> int:
+        """Denoising steps of all stages, as taps count them."""
+        return sum(plan.evaluations for plan in self.plans)
 
     def image_path(self, image: ImageCondition) -> Path:
         """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""
@@ -85,16 +106,27 @@ class Case(Strict, frozen=True, kw_only=True):
 
     def image_place(self, image: ImageCondition) -> Path:
         """The path of a condition's picture, there or not. Raises: CaseError if that is not in the case's folder."""
+        return self._place("Image", image.path, "picture")
+
+    def lora_place(self, lora: Lora) -> Path:
+        """The path beside the case file that a LoRA has, there or not, or the file given for it on the command line.
+
+        Raises: CaseError if that is not in the case's folder.
+        """
+        given = next((Path(file) for file in self.lora_files if Path(file).name == lora.path), None)
+        return given or self._place("LoRA", lora.path, "LoRA")
+
+    def _place(self, kind: str, name: str, what: str) -> Path:
         folder = Path(self.folder).resolve()
         try:
-            path = (folder / image.path).resolve()
+            path = (folder / name).resolve()
             path.exists()  # some systems tell only now that there can be no such path
         except (OSError, ValueError, RuntimeError) as error:  # a name too long, a zero byte, a loop of links
-            raise CaseError(f"Image path {image.path[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
-        if Path(image.path).is_absolute() or not path.is_relative_to(folder):
+            raise CaseError(f"{kind} path {name[:200]!r} of case {self.id!r} cannot be used: {error}.") from error
+        if Path(name).is_absolute() or not path.is_relative_to(folder):
             raise CaseError(
-                f"Image path {image.path!r} of case {self.id!r} leaves the case's folder {folder}; "
-                "put the picture beside the case file and name it relative to that."
+                f"{kind} path {name!r} of case {self.id!r} leaves the case's folder {folder}; "
+                f"put the {what} beside the case file and name it relative to that."
             )
         return path
 
@@ -107,8 +139,9 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
     document = parse_toml(text, "The case", CaseError, "`parity init --case tiny_ti2v` copies one with every key")
     for key, value in (overrides or {}).items():
         _override(document, key, value)
-    if "folder" in document:
-        raise CaseError("The case has an unknown key 'folder'; remove it.")
+    for key in NOT_IN_FILES & document.keys():
+        raise CaseError(f"The case has an unknown key {key!r}; remove it.")
+    _fill_in(document)
     import msgspec  # a runner's own interpreter need not have it, see `runners.strict`
 
     try:
@@ -122,10 +155,27 @@ def parse_case(text: str, folder: Path, overrides: Mapping[str, Any] | None = No
         ) from error
 
 
+def _fill_in(document: dict[str, Any]) -> None:
+    """Fill in what the pipeline decides: no guidance, and the number of steps between fixed noise levels."""
+    name, request = document.get("pipeline"), document.get("request")
+    pipeline = PIPELINES.get(name) if isinstance(name, str) else None
+    if pipeline is None:
+        return
+    if not pipeline.guided:
+        document.setdefault("guidance", {"video": {}, "audio": {}})
+    sigmas: Any = document.get("stages")
+    for key in ("first", "sigmas"):
+        sigmas = sigmas.get(key) if isinstance(sigmas, dict) else None
+    sigmas = sigmas or pipeline.sigmas
+    if isinstance(request, dict) and isinstance(sigmas, list | tuple):
+        request.setdefault("num_inference_steps", len(sigmas) - 1)
+
+
 def _meant(document: Mapping[str, Any]) -> str:
     """The known key that the first unknown one of a case is nearest to."""
     forms = {"": Case, "request": Request, "guidance": Guidance, "switches": Switches}
-    forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider}
+    forms |= {"request.images": ImageCondition, "guidance.video": Guider, "guidance.audio": Guider, "loras": Lora}
+    forms |= {"stages": Stages, "stages.first": Stage, "stages.second": Stage}
     for table, form in forms.items():
         value: Any = document
         for part in table.split(".") if table else ():
@@ -156,12 +206,17 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def case_document(case: Case) -> dict[str, Any]:
-    """The case as JSON data, equal to what reading it back from JSON gives, without the folder it was read from."""
+    """The case as JSON data, equal to what reading it back from JSON gives, without the places of its files.
+
+    LoRAs, quantization and stages are there only where a case has them: runs recorded before there were any stay equal.
+    """
     import msgspec
 
     document: dict[str, Any] = json.loads(msgspec.json.encode(case))
-    document.pop("folder")
-    return document
+    absent = {name for name in ("loras", "quantization") if not document[name]}
+    if case.stages == Stages():
+        absent.add("stages")
+    return {name: value for name, value in document.items() if name not in NOT_IN_FILES | absent}
 
 
 def case_text(case: Case) -> str:
@@ -174,10 +229,13 @@ def case_text(case: Case) -> str:
         del request["negative_prompt"]
     if not request["images"]:
         del request["images"]
+    for stage in document.get("stages", {}).values():
+        for key in [key for key, value in stage.items() if value is None]:
+            del stage[key]
     return tomli_w.dumps(document)
 
 
-def case_of(document: Mapping[str, Any], folder: str) -> Case:
+def case_of(document: Mapping[str, Any], folder: str, lora_files: Sequence[str] = ()) -> Case:
     """The case that `case_document` was made of. Its form is trusted; what strangers wrote goes to `parse_case`."""
     request, guidance = document["request"], document["guidance"]
     images = tuple(ImageCondition(**image) for image in request["images"])
@@ -189,6 +247,14 @@ def case_of(document: Mapping[str, Any], folder: str) -> Case:
         "request": Request(**{**request, "images": images}),
         "guidance": Guidance(**guiders),
         "switches": Switches(**document["switches"]),
+        "stages": Stages(**{name: _stage_of(stage) for name, stage in document.get("stages", {}).items()}),
+        "loras": tuple(Lora(**lora) for lora in document.get("loras", ())),
         "folder": folder,
+        "lora_files": tuple(lora_files),
     }
     return Case(**{**document, **parts})
+
+
+def _stage_of(document: Mapping[str, Any]) -> Stage:
+    sigmas = document["sigmas"]
+    return Stage(**{**document, "sigmas": None if sigmas is None else tuple(sigmas)})

@@ -7,14 +7,17 @@ end, so that timing never stalls the queue inside the denoising loop.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 
+UPSAMPLING = "upsampling"  # between the two stages of a pipeline that has them
 STAGES = (
     "text_encoding",
     "text_connector",
     "image_conditioning",
+    UPSAMPLING,
     "latent_preparation",
     "denoising",
     "video_decoding",
@@ -53,7 +56,7 @@ class Clock:
         self._told: str | None = None  # the stage that who listens takes to be under way
         self._started_s = 0.0
         self._loaded_in_stage_s = 0.0
-        self._marks: list[float | torch.cuda.Event] = []
+        self._marks: list[list[float | torch.cuda.Event]] = []  # of each denoising loop
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
@@ -87,21 +90,23 @@ class Clock:
         self.stage_s["load"] = self.stage_s.get("load", 0.0) + elapsed_s
 
     def mark_step(self, index: int, count: int) -> None:
-        """Mark a step boundary: once before the first step (index 0), then after each one."""
+        """Mark a step boundary: once before the first step (index 0) of a denoising loop, then after each one."""
+        if index == 0:
+            self._marks.append([])
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
-            self._marks.append(event)
+            self._marks[-1].append(event)
         else:
-            self._marks.append(time.perf_counter())
+            self._marks[-1].append(time.perf_counter())
         if index:
             self.progress.step(index, count)
 
     def step_s(self) -> list[float]:
-        """Seconds of each step, in order."""
+        """Seconds of each step, in order, those of all loops one after another."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return [_between_s(a, b) for a, b in zip(self._marks[:-1], self._marks[1:], strict=True)]
+        return [_between_s(a, b) for marks in self._marks for a, b in pairwise(marks)]
 
     def peak_bytes(self) -> int:
         """Most memory held: on CUDA what the allocator gave out, on a CPU the process's resident size."""

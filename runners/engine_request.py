@@ -58,13 +58,19 @@ class EngineRequest(Request, frozen=True, kw_only=True):
 def request_of(case: Case) -> dict[str, Any]:
     """The JSON document of a case's request.
 
-    Raises: CaseError for a case that runs under autocast, which no request can ask for, or whose picture is missing;
+    Raises: CaseError for a case that runs under autocast or in two stages, which no request can ask for, or whose
+        picture is missing;
     ConfigError for a reference that is no release.
     """
     if not case.switches.disable_autocast:
         raise CaseError(
             f"Case {case.id!r} runs under autocast (switches.disable_autocast = false), and a request has no place for "
             "that. Set disable_autocast = true, and turn autocast on in the engine itself."
+        )
+    if case.pipeline != "one_stage" or case.loras or case.quantization is not None:
+        raise CaseError(
+            f"Case {case.id!r} goes through {case.pipeline!r}, with {len(case.loras)} LoRAs and quantization "
+            f"{case.quantization}; a request is of one stage, without either. Give the engine the case in its terms."
         )
     sampling = sampling_params(case)
     return {

@@ -34,6 +34,24 @@ class TensorSource(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LoraSource:
+    """A file of low-rank factors, and how strongly they are fused into the transformer."""
+
+    name: str  # for messages and records
+    source: TensorSource
+    strength: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UpsamplerFiles:
+    """The file of the spatial upsampler that stands between two stages."""
+
+    config: dict[str, Any]
+    tensors: TensorSource
+    path: Path | None = None  # None: made on the spot
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFiles:
     """A checkpoint beside its language model."""
 
@@ -42,6 +60,7 @@ class ModelFiles:
     gemma_config: dict[str, Any]  # Gemma's config.json
     gemma: TensorSource
     gemma_folder: Path  # for the tokenizer
+    upsampler: UpsamplerFiles | None = None  # of pipelines with two stages
 
     def __post_init__(self) -> None:
         """Refuse a folder with code in it. Raises: CheckpointError."""

@@ -49,6 +49,9 @@ class Capabilities:
     taps: tuple[str, ...]  # glob patterns of the tap names it can offer
     engine_options: frozenset[str] = frozenset()  # names of `RunOptions.engine` that it has
     second_device: bool = False  # whether it can put guidance passes on another device
+    loras: bool = False  # whether it fuses LoRAs
+    pipelines: frozenset[str] = frozenset({"one_stage"})  # of `runners.stages.PIPELINES`
+    quantizations: frozenset[str] = frozenset()  # of a case, that it can keep the transformer's weights in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,18 @@ def require_understood(name: str, capabilities: Capabilities, case: Case, option
                 f"Runner {name!r} does not understand {switch} = {str(getattr(switches, switch)).lower()}; "
                 f"it understands {', '.join(sorted(capabilities.switches)) or 'no switch'}. Choose another runner."
             )
+    if case.pipeline not in capabilities.pipelines:
+        raise RunnerError(
+            f"Runner {name!r} does not run pipeline {case.pipeline!r}; it runs "
+            f"{', '.join(sorted(capabilities.pipelines))}."
+        )
+    if case.loras and not capabilities.loras:
+        raise RunnerError(f"Runner {name!r} fuses no LoRAs; case {case.id!r} has {len(case.loras)}.")
+    if case.quantization is not None and case.quantization not in capabilities.quantizations:
+        raise RunnerError(
+            f"Runner {name!r} does not keep weights as {case.quantization!r}; it has "
+            f"{', '.join(sorted(capabilities.quantizations)) or 'no quantization'}."
+        )
     if options.tier not in capabilities.tiers:
         raise RunnerError(
             f"Runner {name!r} has no {options.tier!r} tier; it has {', '.join(sorted(capabilities.tiers))}."

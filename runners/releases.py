@@ -26,6 +26,11 @@ class ReleaseBehaviours:
     # Steps where one modality is skipped: the negative pass, too, leaves it out. utils/denoisers.py
     negative_disables_skipped_modality: bool = False
 
+    # Since 1.1.7.
+    # Sound of the pipelines `two_stage` and `two_stage_hq`: that of the first stage is decoded, not of the second.
+    # ltx_pipelines/ti2vid_two_stages.py, ti2vid_two_stages_hq.py
+    sound_of_first_stage: bool = False
+
     # Since 1.2.0 (400fd31).
     # Text: both prompts go through Gemma in one pass, whether or not the negative one is used; rounding only, and none
     # on a CPU. text_encoders/gemma/encoders/base_encoder.py
@@ -47,6 +52,9 @@ class ReleaseBehaviours:
     pictures_as_displayed: bool = False
     # Requests without a negative prompt: the default has five more phrases. utils/constants.py
     more_negative_phrases: bool = False
+    # LoRAs: factors are cast to bf16 first, and a second file's product is accumulated on the first one's, not summed
+    # beside it. loader/fuse_loras.py
+    lora_accumulated: bool = False
 
 
 _SINCE_1_1_2 = ReleaseBehaviours(
@@ -59,6 +67,7 @@ RELEASES: dict[str, ReleaseBehaviours] = {
     "1.1.2": _SINCE_1_1_2,
     "1.2.0": replace(
         _SINCE_1_1_2,
+        sound_of_first_stage=True,
         prompts_encoded_together=True,
         positions_fp32=True,
         cross_timestep_per_token=True,
@@ -68,6 +77,7 @@ RELEASES: dict[str, ReleaseBehaviours] = {
         decode_auto_tiled=True,
         pictures_as_displayed=True,
         more_negative_phrases=True,
+        lora_accumulated=True,
     ),
 }
 

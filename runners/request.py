@@ -16,6 +16,7 @@ MAX_DURATION_S = 3600  # a frame rate may ask for any; nothing longer gets sound
 MAX_FRAME_RATE = 1000
 MAX_STEPS = 1000
 MAX_BLOCKS = 4096
+MAX_LORAS = 64
 SPATIAL_FACTOR = 32  # pixels a latent cell spans along height and width
 TEMPORAL_FACTOR = 8  # pixel frames a latent frame spans, the first one excepted
 AUDIO_LATENTS_PER_S = 25
@@ -29,6 +30,13 @@ class ImageCondition(Strict, frozen=True, kw_only=True):
     frame_idx: int = 0
     strength: float = 1.0  # 1 keeps the picture, 0 ignores it
     crf: int = 33  # H.264 quality of the round trip the picture takes first; 0 skips it
+
+
+class Lora(Strict, frozen=True, kw_only=True):
+    """Low-rank factors that are fused into weights of the transformer before it runs."""
+
+    path: str  # relative to the case file, or the name of a file in the weights folder
+    strength: float = 1.0  # what the product of the factors is multiplied by; 0 leaves the weights alone
 
 
 class Guider(Strict, frozen=True, kw_only=True):
@@ -150,3 +158,14 @@ def check_guider(where: str, guider: Guider) -> None:
     if not (type(blocks) is tuple and all(type(block) is int and 0 <= block < MAX_BLOCKS for block in blocks)):
         shown = list(blocks) if type(blocks) is tuple else blocks
         raise CaseError(f"{where}.stg_blocks is {shown!r}; wanted a tuple of block numbers from 0.")
+
+
+def check_loras(whose: str, loras: tuple[Lora, ...]) -> None:
+    """Refuse LoRAs that have no meaning. Raises: CaseError beginning with `whose`."""
+    if len(loras) > MAX_LORAS:
+        raise CaseError(f"{whose}: {len(loras)} LoRAs; at most {MAX_LORAS} are fused.")
+    for index, lora in enumerate(loras):
+        if not (type(lora.path) is str and lora.path):
+            raise CaseError(f"{whose}: loras[{index}].path is {lora.path!r}; wanted the name of a safetensors file.")
+        if not (type(lora.strength) in NUMBER and abs(lora.strength) <= sys.float_info.max):  # nor NaN
+            raise CaseError(f"{whose}: loras[{index}].strength is {lora.strength}; wanted a finite number.")

@@ -6,7 +6,6 @@ supply the head: inside `scope("denoise/003/cond")`, `tap("x0/video", x)` is hea
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol, Self, cast
 
 from torch import Tensor
@@ -39,8 +38,7 @@ class CapturingListener(Protocol):
 
 
 _listener: Listener | None = None
-# A thread has its own; whoever listens hears one thread.
-_scope: ContextVar[tuple[str, ...]] = ContextVar("scope", default=())
+_scope: tuple[str, ...] = ()
 
 
 def tapping() -> bool:
@@ -56,7 +54,7 @@ def listener() -> Listener | None:
 def tap(name: str, tensor: Tensor) -> None:
     """Offer `tensor` to the listener under the current scope; the listener must neither keep nor change it unasked."""
     if _listener is not None:
-        _listener("/".join((*_scope.get(), name)), tensor)
+        _listener("/".join((*_scope, name)), tensor)
 
 
 def can_repeat() -> bool:
@@ -67,7 +65,7 @@ def can_repeat() -> bool:
 def tap_again(earlier: str, name: str) -> None:
     """Offer everything that was tapped under the prefix `earlier` again, under `name` in the current scope."""
     if _listener is not None:
-        cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope.get(), name)))
+        cast(RepeatingListener, _listener).repeat(earlier, "/".join((*_scope, name)))
 
 
 def can_capture() -> bool:
@@ -99,17 +97,19 @@ class CapturedTaps:
 
 def current_scope() -> str:
     """The prefix of every name tapped here; empty outside of all scopes."""
-    return "/".join(_scope.get())
+    return "/".join(_scope)
 
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Prefix every tap inside with `name`."""
-    token = _scope.set((*_scope.get(), name))
+    """Prefix every tap inside with `name`; an empty one changes nothing."""
+    global _scope
+    outer = _scope
+    _scope = (*outer, name) if name else outer
     try:
         yield
     finally:
-        _scope.reset(token)
+        _scope = outer
 
 
 @contextmanager

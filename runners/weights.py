@@ -1,7 +1,9 @@
 """Weights on disk: the official single file beside a Gemma folder, read as untrusted input.
 
 A weights folder holds one `ltx-2.3*.safetensors` file, whose metadata carry `config` (JSON) and `model_version`, and
-one folder with Gemma 3 in Hugging Face form. Nothing is unpickled; headers are checked before a tensor is read.
+one folder with Gemma 3 in Hugging Face form. Beside it may lie LoRAs (`*-lora*.safetensors`), the distilled checkpoint
+(`*-distilled*.safetensors`) and the spatial upsampler (`*-spatial-upscaler*.safetensors`), named as the official files
+are. Nothing is unpickled; headers are checked before a tensor is read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +21,14 @@ from runners.counts import require_counts
 from runners.errors import CheckpointError
 from runners.files import opened, opened_tensors
 from runners.load import parse, read_text
-from runners.model_files import ModelFiles
+from runners.model_files import ModelFiles, TensorSource, UpsamplerFiles
+from runners.stages import PIPELINES, Pipeline, pipeline_named
 
 MODEL_VERSION_PREFIX = "2.3"
+LORA = "-lora"  # in the name of a LoRA, as the official files have it
+DISTILLED = "-distilled"  # in the name of the distilled checkpoint, and of its LoRA
+UPSCALER = "-upscaler"
+SPATIAL_UPSCALER = "-spatial-upscaler"
 _AGAIN = "copy or forge the weights again"
 GEMMA_FILES = ("config.json", "tokenizer.model", "preprocessor_config.json")
 
@@ -79,6 +86,28 @@ class Weights(ModelFiles):
         """Hash of every tensor of the checkpoint and of Gemma, hex."""
         raise NotImplementedError
 
+    def lora(self, name: str) -> TensorSource:
+        """The tensors of a LoRA that lies beside the checkpoint. Raises: CheckpointError if there is none so named."""
+        raise NotImplementedError
+
+    @property
+    def distilled_lora(self) -> str:
+        """The name, for `lora`, of the distilled LoRA. Raises: CheckpointError if there is none or more than one."""
+        raise NotImplementedError
+
+    def of_pipeline(self, name: str) -> "Weights":
+        """The weights that an official pipeline runs with: those it takes of these, and nothing else, hashed as such.
+
+        Raises: CheckpointError if a file of it is missing.
+        """
+        raise NotImplementedError
+
+
+def kind_of_files(pipeline: str) -> Pipeline:
+    """A pipeline reduced to what decides the files it takes; LoRAs are asked for by name. Raises: CaseError."""
+    named = pipeline_named(pipeline)
+    return Pipeline(two_stages=named.two_stages, distilled=named.distilled)
+
 
 def num_blocks(weights: Weights) -> int:
     """Number of blocks of the transformer. Raises: CheckpointError if the configuration gives none."""
@@ -94,14 +123,17 @@ class WeightsFolder(Weights):
     model: TensorFiles
     gemma: TensorFiles
 
-    def __init__(self, folder: Path) -> None:
-        """Find and check the parts. Raises: CheckpointError saying what is missing or of another version."""
+    def __init__(self, folder: Path, pipeline: Pipeline = PIPELINES["one_stage"]) -> None:
+        """Find and check the parts that a pipeline takes.
+
+        Raises: CheckpointError saying what is missing or of another version.
+        """
         if not folder.is_dir():
             raise CheckpointError(
                 f"No weights folder at {folder}; make one with `parity forge --preset tiny --out DIR`."
             )
         self.folder = folder
-        self.checkpoint_path = self._only(sorted(folder.glob("ltx-2.3*.safetensors")), "ltx-2.3*.safetensors file")
+        self.checkpoint_path = self._checkpoint(distilled=pipeline.distilled)
         gemma_folders = sorted(path.parent for path in folder.glob("*/tokenizer.model"))
         gemma_folder = self._only(gemma_folders, "Gemma folder (one with tokenizer.model)")
         model = TensorFiles([self.checkpoint_path])
@@ -111,8 +143,61 @@ class WeightsFolder(Weights):
         shards = sorted(gemma_folder.glob("model*.safetensors"))
         if not shards:
             raise CheckpointError(f"{gemma_folder} has no model*.safetensors; the Gemma folder is incomplete.")
-        gemma = TensorFiles(shards)
-        super().__init__(config=config, model=model, gemma_config=gemma_config, gemma=gemma, gemma_folder=gemma_folder)
+        super().__init__(
+            config=config,
+            model=model,
+            gemma_config=gemma_config,
+            gemma=TensorFiles(shards),
+            gemma_folder=gemma_folder,
+            upsampler=self._upsampler() if pipeline.two_stages else None,
+        )
+        self._of_kind: dict[Pipeline, WeightsFolder] = {pipeline: self}
+
+    def of_pipeline(self, name: str) -> "WeightsFolder":
+        """The same folder for another pipeline. Raises: CheckpointError if a file of it is missing."""
+        kind = kind_of_files(name)
+        if kind not in self._of_kind:
+            self._of_kind[kind] = WeightsFolder(self.folder, kind)
+        return self._of_kind[kind]
+
+    def _checkpoint(self, *, distilled: bool) -> Path:
+        found = sorted(self.folder.glob("ltx-2.3*.safetensors"))
+        models = [path for path in found if LORA not in path.name and UPSCALER not in path.name]
+        kind = [path for path in models if (DISTILLED in path.name) == distilled]
+        return self._only(kind, f"ltx-2.3*.safetensors file{' of the distilled model' if distilled else ''}")
+
+    def _upsampler(self) -> UpsamplerFiles:
+        found = sorted(self.folder.glob(f"ltx-2.3*{SPATIAL_UPSCALER}*.safetensors"))
+        path = self._only(
+            found, f"ltx-2.3*{SPATIAL_UPSCALER}*.safetensors file, which a pipeline with two stages needs"
+        )
+        tensors = TensorFiles([path])
+        if "config" not in tensors.metadata:
+            raise CheckpointError(f"{path} has no 'config' in its metadata; it is not an official file.")
+        where = f"'config' in the metadata of {path}"
+        config = self._json_object(tensors.metadata["config"], where)
+        require_counts(config, where)
+        return UpsamplerFiles(config=config, tensors=tensors, path=path)
+
+    def lora_path(self, name: str) -> Path:
+        """The file of a LoRA in this folder. Raises: CheckpointError if there is none of that name."""
+        path = self.folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(
+                f"LoRA {name[:200]!r} is neither beside the case file nor a file in {self.folder}; put it there, or "
+                "name it with --lora FILE:STRENGTH."
+            )
+        return path
+
+    def lora(self, name: str) -> TensorFiles:
+        """The tensors of a LoRA in this folder. Raises: CheckpointError if there is none of that name."""
+        return TensorFiles([self.lora_path(name)])
+
+    @property
+    def distilled_lora(self) -> str:
+        """The name, for `lora`, of the distilled LoRA. Raises: CheckpointError if there is none or more than one."""
+        found = sorted(self.folder.glob(f"ltx-2.3*{DISTILLED}{LORA}*.safetensors"))
+        return self._only(found, f"ltx-2.3*{DISTILLED}{LORA}*.safetensors file, which this pipeline needs").name
 
     def _only(self, found: list[Path], what: str) -> Path:
         if len(found) != 1:
@@ -162,7 +247,12 @@ class WeightsFolder(Weights):
 
     @cached_property
     def hash(self) -> str:
-        """Hash of every tensor of the checkpoint and of Gemma, hex."""
+        """Hash of every tensor of the checkpoint, of Gemma and of the upsampler where it is used, hex."""
         entries = [*self.model.checksums()]
-        entries += [(f"gemma/{name}", dtype, shape, value) for name, dtype, shape, value in self.gemma.checksums()]
+        parts = {"gemma": self.gemma}
+        if self.upsampler is not None:
+            assert isinstance(self.upsampler.tensors, TensorFiles)
+            parts["upsampler"] = self.upsampler.tensors
+        for part, files in parts.items():
+            entries += [(f"{part}/{name}", dtype, shape, value) for name, dtype, shape, value in files.checksums()]
         return weights_hash(entries)

@@ -266,7 +266,7 @@ def admit(
         provenance={
             "case": case_document(case),
             "dtype": dtype_label(options.dtype),
-            "weights_hash": weights.hash,
+            "weights_hash": weights.of_pipeline(case.pipeline).hash,
             "weights_shared": runner == "native" and not copies,
             "environment": environment,
             "taps": taps,

@@ -33,7 +33,7 @@ def added_alone(
     `around` is entered whenever native computes; `copies` gives it weights of its own, by default on a CPU.
     Raises: as `parity.isolate.isolation.isolate`.
     """
-    count = case.request.num_inference_steps
+    count = case.plans[0].evaluations
     return isolate(
         weights,
         case,

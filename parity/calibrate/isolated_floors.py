@@ -86,6 +86,7 @@ _PLACES: Final[dict[str, HarmlessFloor]] = {
     "text.hidden": HarmlessFloor(kind="product", what="products and attention of the language model"),
     "image.picture": HarmlessFloor(kind="elementwise", what="resizing and scaling of bytes", computed="fp32"),
     "image.latent": HarmlessFloor(kind="convolution", what="video encoder"),
+    "upsample.latent": HarmlessFloor(kind="convolution", what="spatial upsampler"),
     "sigmas": HarmlessFloor(kind="elementwise", what="noise schedule", computed="fp32", kept="fp32", roundings=7),
     **_per_stream(("connector.{}",), HarmlessFloor(kind="product", what="products and attention of the connector")),
     **_per_stream(("init.{}",), HarmlessFloor(kind="elementwise", what="noise laid on", computed="fp32")),

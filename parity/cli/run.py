@@ -36,6 +36,10 @@ def run(
     taps: Annotated[str | None, typer.Option(help="Record taps whose names match this pattern, '*' for all.")] = None,
     keep: Annotated[str, typer.Option(help="What to keep of a tap: sketch or full.")] = "sketch",
     setting: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, e.g. request.seed=3.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE:STRENGTH of a LoRA, after the case's own; several are fused in order."),
+    ] = None,
     official_root: Annotated[
         Path | None, typer.Option(help="Checkout of Lightricks/LTX-2 to run instead of the installed release.")
     ] = None,
@@ -71,6 +75,7 @@ def run(
     from parity.trace.trace_writer import NO_WINDOWS, Keep
     from runners.catalogue import open_runner
     from runners.forge.weights import weights_named
+    from runners.loras import with_loras
     from runners.names import NAMES, OWN_ENVIRONMENT
     from runners.protocol import DTYPES, TIERS, Runner, RunOptions
     from runners.releases import RELEASES
@@ -89,6 +94,7 @@ def run(
             f"Runner {runner!r} runs in an environment of its own, never in this process: name its interpreter with "
             "--runner-python. docs/engines.md says how to make one."
         )
+    found = with_loras(found, lora or [])
     where = device_named(device)
     threads = compute_on(threads, where)
     files = weights_named(weights, where)

@@ -2,11 +2,13 @@
 
 from typing import Final
 
-from parity.defects import decoding, guidance, latents, pictures, precision, serving, text, transformer
+from parity.defects import decoding, guidance, latents, pictures, precision, serving, stages, text, transformer, weights
 from parity.defects.defect import Defect, defects_in
 from runners.case import Case
 
-CATALOGUE: Final = defects_in(text, pictures, latents, transformer, precision, guidance, serving, decoding)
+CATALOGUE: Final = defects_in(
+    *(text, pictures, latents, transformer, precision, guidance, serving, stages, weights, decoding)
+)
 
 # Of the defects that matter to every case, those measured also on a case that others were made for: one for each part
 # of the model and each output, so that every limit has a defect to lie below.
@@ -25,6 +27,8 @@ WITNESSES: Final = frozenset(
         "sound_one_mel_frame_late",
     }
 )
+# Witnesses that the distilled pipeline never comes to: it has fixed noise levels and no guidance.
+OF_GUIDED_PIPELINES: Final = frozenset({"sigmas_of_real_token_count", "cfg_scale_one_too_large"})
 
 
 def defects_of(case: Case) -> tuple[Defect, ...]:
@@ -36,4 +40,5 @@ def defects_of(case: Case) -> tuple[Defect, ...]:
     fitting = tuple(defect for defect in CATALOGUE if defect.variant.fits(case))
     if not any(defect.variant.committed for defect in fitting):
         return fitting
-    return tuple(defect for defect in fitting if defect.variant.committed or defect.id in WITNESSES)
+    witnesses = WITNESSES if case.plans[0].guided else WITNESSES - OF_GUIDED_PIPELINES
+    return tuple(defect for defect in fitting if defect.variant.committed or defect.id in witnesses)

@@ -35,7 +35,7 @@ def noise_audio_first(_: Original, stage: LatentPreparationStage, batch: Batch) 
     batch.sigmas = sigma_schedule(sampling.num_inference_steps)
     batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
     with_noise = vars(latent_preparation)["with_noise"]  # perhaps with another defect in it
-    batch.audio_state = with_noise(stage.empty_audio(batch), batch.generator, False)
+    batch.audio_state = with_noise(stage.initial_audio(batch), batch.generator, False)
     batch.video_state = with_noise(stage.conditioned_video(batch), batch.generator, False)
     tap("init/video", batch.video_state.latent)
     tap("init/audio", batch.audio_state.latent)
@@ -52,13 +52,19 @@ def noise_of_next_seed(original: Original, stage: LatentPreparationStage, batch:
 
 # The first sigma moves by an ULP, the second by much.
 @replaces(
-    LatentPreparationStage, "forward", FIRST_BLOCK, "denoise/000/latent/*", isolated_at=("sigmas",), shows_in=BOTH
+    LatentPreparationStage,
+    "forward",
+    FIRST_BLOCK,
+    "denoise/000/latent/*",
+    isolated_at=("sigmas",),
+    shows_in=BOTH,
+    when=lambda _stage, batch: batch.plan.sigmas is None,
 )
 def sigmas_of_real_token_count(original: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
     """The schedule is shifted for the request's own number of tokens instead of 4096."""
     original(stage, batch)
     assert batch.video_state is not None
-    batch.sigmas = sigma_schedule(batch.sampling.num_inference_steps, batch.video_state.latent.shape[1])
+    batch.sigmas = sigma_schedule(batch.plan.steps, batch.video_state.latent.shape[1])
     return batch
 
 

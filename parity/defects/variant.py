@@ -11,8 +11,11 @@ import msgspec
 from parity.runs.golden import find_case
 from runners.case import Case, Guidance, case_document
 from runners.errors import CaseError
+from runners.forge.make import LORA_NAME
+from runners.request import Lora
 
 SOFT_STRENGTH = 0.6
+LORA_STRENGTH = 0.5
 KEYFRAME = 8  # pixel frame, the first of the second latent frame
 
 
@@ -50,6 +53,10 @@ def _video_skips(case: Case) -> Case:
     return msgspec.structs.replace(case, guidance=Guidance(video=video, audio=case.guidance.audio))
 
 
+def _with_lora(case: Case) -> Case:
+    return msgspec.structs.replace(case, loras=(Lora(path=LORA_NAME, strength=LORA_STRENGTH),))
+
+
 def case_variant(case_id: str) -> Variant:
     """A case under golden/, whatever the case at hand is."""
     return Variant(name=case_id, change=lambda _: find_case(case_id), committed=True)
@@ -65,6 +72,14 @@ VIDEO_SKIPS = Variant(name="every other step skipped for video", change=_video_s
 TEXT_ONLY = case_variant("tiny_text_only")
 TWO_PICTURES = case_variant("tiny_two_pictures")
 TWO_PICTURES_AS_DISPLAYED = case_variant("release_1.2.0_tiny_two_pictures")
+LORA = Variant(name="a LoRA", change=_with_lora)
+FP8_CAST = Variant(
+    name="weights kept as e4m3", change=lambda case: msgspec.structs.replace(case, quantization="fp8_cast")
+)
+TWO_STAGE_HQ = case_variant("tiny_two_stage_hq")
 UNGUIDED_30_STEPS = case_variant("tiny_unguided_30_steps")
+DISTILLED = case_variant("tiny_distilled")
+TWO_STAGE = case_variant("tiny_two_stage")
+KEYFRAMES = case_variant("tiny_keyframes")
 TILES = case_variant("release_1.2.0_tiny_tiles")
 WIDE_TILES = case_variant("release_1.2.0_tiny_wide_tiles")

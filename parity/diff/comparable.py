@@ -45,6 +45,7 @@ from runners.protocol import CANDIDATE
 OWN_PACKAGES: Final = {"1.2.0": ("transformers", "tokenizers")}
 SIGMA_ROUNDING: Final = 1e-6  # levels are at most 1, where an operation in float32 rounds by 6e-8
 SHORTEST_TOLD_S: Final = 0.01  # a time that scatters by 1 %, so over 100,000 billionths of a second
+QUANTIZATION: Final = "quantization"  # key of a case
 MOST_OF_A_VALUE: Final = 40  # characters of a prompt, say, in a message
 
 
@@ -69,10 +70,11 @@ def require_comparable(reference: Run, candidate: Run) -> None:
             f"Reference mismatch: {reference.folder} follows release {old.reference}, {candidate.folder} follows "
             f"{new.reference}. Run the candidate with --reference {old.reference}, or take a {new.reference} reference."
         )
-    if old.case != new.case:
+    # How weights are kept makes another model of the same request, which `weights_findings` names.
+    cases = [{**one.case, QUANTIZATION: None} for one in (old, new)]
+    if cases[0] != cases[1]:
         raise RunError(
-            f"{both} are runs of different cases: they differ in {_keys(old.case, new.case)}. "
-            "Run both with the same case file."
+            f"{both} are runs of different cases: they differ in {_keys(*cases)}. Run both with the same case file."
         )
     if old.inputs != new.inputs:
         raise RunError(f"{both} were run with different pictures under the same name; run both from one case folder.")
@@ -84,7 +86,7 @@ def require_comparable(reference: Run, candidate: Run) -> None:
 def require_same_weights(reference: Run, candidate: Run) -> None:
     """Refuse two runs of different weights, where nothing else can come of them. Raises: RunError."""
     for one in weights_findings(reference, candidate):
-        raise RunError(f"{one.message}; pass the same --weights to both.")
+        raise RunError(f"{one.message}; run both on the same --weights, LoRAs and quantization.")
 
 
 def flow_of(reference: Run, candidate: Run, trace: Trace | None) -> Dataflow:
@@ -124,12 +126,21 @@ def manifest_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
 
 
 def weights_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
-    """A finding if two runs name different weights; an imported run need not name any."""
-    old, new = reference.manifest.weights_hash, candidate.manifest.weights_hash
-    if not (old and new) or old == new:
-        return ()
-    message = f"{reference.folder} was run with weights {old}, {candidate.folder} with {new}"
-    return (Finding(code="identity_mismatch", where="weights", message=message),)
+    """A finding for each way in which two runs name different weights; an imported run need not name any."""
+    found = []
+    old, new = reference.manifest, candidate.manifest
+    kept = [one.case.get(QUANTIZATION) for one in (old, new)]
+    if kept[0] != kept[1]:
+        words = [f"as {quantization}" if quantization else "without quantization" for quantization in kept]
+        message = f"{reference.folder} ran {words[0]}, {candidate.folder} {words[1]}; neither is the other's reference"
+        found.append(Finding(code="quantization_mismatch", where=QUANTIZATION, message=message))
+    pairs = {"weights": (old.weights_hash, new.weights_hash)}
+    pairs |= {f"LoRA {name}": (old.loras.get(name, ""), new.loras.get(name, "")) for name in {**old.loras, **new.loras}}
+    for what, (theirs, ours) in pairs.items():
+        if theirs and ours and theirs != ours:
+            message = f"{reference.folder} was run with {what} {theirs}, {candidate.folder} with {ours}"
+            found.append(Finding(code="identity_mismatch", where="weights", message=message))
+    return tuple(found)
 
 
 def sigma_findings(reference: Run, candidate: Run) -> tuple[Finding, ...]:
@@ -268,21 +279,24 @@ def _contradictions(old: RunManifest, new: RunManifest) -> Iterable[Finding]:
             yield Finding(code="identity_mismatch", where=where, message=message)
 
 
-def output_taps(outputs: RunOutputs | ReducedOutputs, steps: int) -> dict[str, Tensor]:
-    """The taps whose every bit the outputs tell. Of a reduced run, the frames are not all there."""
-    last, video, audio = f"denoise/{steps - 1:03d}/latent", outputs.video_latent, outputs.audio_latent
+def output_taps(outputs: RunOutputs | ReducedOutputs, latents: Mapping[str, str]) -> dict[str, Tensor]:
+    """The taps whose every bit the outputs tell. Of a reduced run, the frames are not all there.
+
+    `latents` are the taps of those that are decoded, by stream.
+    """
+    video, audio = outputs.video_latent, outputs.audio_latent
     found = {"decode/waveform": outputs.audio_waveform}
     if isinstance(outputs, RunOutputs):
         found["decode/frames"] = outputs.video_frames
     if video is not None:
-        found[f"{last}/video"] = rearrange(video, "b c f h w -> b (f h w) c")
+        found[latents["video"]] = rearrange(video, "b c f h w -> b (f h w) c")
     if audio is not None:
-        found[f"{last}/audio"] = rearrange(audio, "b c t m -> b t (c m)")
+        found[latents["audio"]] = rearrange(audio, "b c t m -> b t (c m)")
     return found
 
 
 def output_findings(
-    side: str, run: Run, outputs: RunOutputs | ReducedOutputs, steps: int, other: Trace
+    side: str, run: Run, outputs: RunOutputs | ReducedOutputs, latents: Mapping[str, str], other: Trace
 ) -> Iterable[Finding]:
     """Taps of a run with a trace that are not its own outputs.
 
@@ -290,12 +304,12 @@ def output_findings(
         side: "reference" or "candidate", for the message.
         run: the run. One that was imported has taps of a dump, and outputs that went through an encoder.
         outputs: of the run.
-        steps: that the case asks for.
+        latents: the taps of those that are decoded, by stream.
         other: trace of the other side; where it has the same bits, statistics are held to it already.
     """
     if run.imported is not None:
         return
-    for tap, output in output_taps(outputs, steps).items():
+    for tap, output in output_taps(outputs, latents).items():
         if tap not in run.trace:
             continue
         statistics = other.bits.get(tap) != run.trace.bits[tap]

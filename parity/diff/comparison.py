@@ -48,6 +48,7 @@ CODES: Final[dict[str, str]] = {
     "reduced_candidate": "the candidate holds small copies and hashes in place of outputs, which nothing vouches for",
     "same_run": "the candidate is the reference's own run, or a copy of it, so nothing was compared",
     "identity_mismatch": "the two runs say that they are of different models",
+    "quantization_mismatch": "the transformer's weights were kept in different ways, which makes two models of them",
     "not_isolated": "a part of the candidate could not be compared although it was fed the reference's own inputs",
     "incomplete_trace": "the run ended before its trace was whole",
     "wrong_tag": "an imported file says of its frames or sound what is not so",

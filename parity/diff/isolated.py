@@ -22,7 +22,7 @@ from parity.runs.environment import differences
 from parity.runs.folder import TRACE_FILE, Run
 from parity.taps.group import isolated_group, worst_by_group
 from parity.taps.isolated_places import isolated_places
-from runners.clock import STAGES
+from runners.clock import STAGES, UPSAMPLING
 from runners.errors import RunError
 from runners.load import load
 
@@ -150,7 +150,8 @@ def read_isolated(path: Path, references: Sequence[Run], candidate: Run) -> Save
     found = load(path, SavedIsolation, RunError, remedy, max_bytes=MAX_BYTES, version=SCHEMA_VERSION, floats=("rows",))
     _require_of(path, found, references, candidate)
     count = len(candidate.manifest.step_s)
-    missing = [stage for stage in STAGES if stage not in found.stages]
+    had = [stage for stage in STAGES if stage != UPSAMPLING or len(candidate.case.plans) > 1]
+    missing = [stage for stage in had if stage not in found.stages]
     if missing or not found.whole or not set(range(min(FIRST_STEPS, count))) <= set(found.steps) or not found.rows:
         raise RunError(
             f"{path} is an isolation of some parts only (stages {', '.join(found.stages)}; steps {found.steps}); a "

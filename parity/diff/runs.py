@@ -188,7 +188,9 @@ def _compare_taps(reference: Run, candidate: Run, pattern: str | None) -> tuple[
     traces = compare_traces(old, new, flow, offered=candidate.offers)
     findings = [*traces.findings, *traces.left_out.owed]
     for side, run, other in (("reference", reference, new), ("candidate", candidate, old)):
-        findings += output_findings(side, run, reduced_of(run) if run.reduced else run.outputs(), flow.steps, other)
+        findings += output_findings(
+            side, run, reduced_of(run) if run.reduced else run.outputs(), flow.final_latents, other
+        )
     level = drift_level(traces, flow, candidate.offers, pattern)
     excused = {*traces.taps, *traces.by_bits, *traces.left_out.taps}
     level = replace(

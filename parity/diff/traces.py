@@ -103,7 +103,10 @@ class TraceDiff:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftGrid:
-    """Relative L2 of one branch in one guidance pass: `values[step][block]`, nan where no such tap was compared."""
+    """Relative L2 of one branch in one guidance pass: `values[step][block]`, nan where no such tap was compared.
+
+    Steps of a second stage follow those of the first.
+    """
 
     guidance_pass: str
     stream: str
@@ -348,10 +351,10 @@ def drift_grids(errors: Mapping[str, float], flow: Dataflow) -> tuple[DriftGrid,
             for part in BLOCK_PARTS:
                 values = tuple(
                     tuple(
-                        errors.get(f"denoise/{step:03d}/{name}/block/{block:02d}/{stream}/{part}", math.nan)
+                        errors.get(f"{head}/{name}/block/{block:02d}/{stream}/{part}", math.nan)
                         for block in range(flow.num_blocks)
                     )
-                    for step in range(flow.steps)
+                    for head in flow.step_heads
                 )
                 if any(not math.isnan(value) for row in values for value in row):
                     grids.append(DriftGrid(guidance_pass=name, stream=stream, part=part, values=values))

@@ -22,12 +22,7 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.name import place_of
 
 ALSO_RAISED: Final = 0.5  # an input this near to a root's ratio of error to floor may be where it begins
-_ENDS: Final = {
-    "video latent": "denoise/{last:03d}/latent/video",
-    "audio latent": "denoise/{last:03d}/latent/audio",
-    "frames": "decode/frames",
-    "waveform": "decode/waveform",
-}
+_ENDS: Final = {"frames": "decode/frames", "waveform": "decode/waveform"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +54,8 @@ class Explanation:
     @property
     def ends(self) -> dict[str, str]:
         """The taps of final latents, frames and waveform, by name, as far as they were compared."""
-        taps = {name: pattern.format(last=self.flow.steps - 1) for name, pattern in _ENDS.items()}
-        return {name: tap for name, tap in taps.items() if tap in self.traces.errors}
+        latents = {f"{stream} latent": tap for stream, tap in self.flow.final_latents.items()}
+        return {name: tap for name, tap in {**latents, **_ENDS}.items() if tap in self.traces.errors}
 
     @cached_property
     def floors_by_rule(self) -> int:

@@ -114,14 +114,15 @@ class Floors:
         if at.part in ("connector", "image"):
             return 2 * self._block * math.sqrt(TEXT_LAYERS)
         if at.part == "init":
-            return self._block
+            return guided if at.scope else self._block
         if at.part == "waveform":
             return WAVEFORM_FACTOR * guided
         if at.step is None:
             return guided
-        entry = guided if at.step else self._block
+        begun = at.step or at.scope  # with what is no longer noise alone
+        entry = guided if begun else self._block
         if at.part in ("guided", "latent"):
-            return math.hypot(entry, guided) if at.step else guided
+            return math.hypot(entry, guided) if begun else guided
         depth = self._depth if at.block is None else at.block + 1
         return math.hypot(entry, self._block * math.sqrt(depth))
 
@@ -130,8 +131,9 @@ def _names(tap: str) -> Iterable[str]:
     """A tap's own name, then with `*` for its block, its step and both, where it has them."""
     parts = tap.split("/")
     names = [parts]
-    if len(parts) > 4 and parts[3] == "block":
-        names.append([*parts[:4], "*", *parts[5:]])
-    if parts[0] == "denoise":
-        names += [[parts[0], "*", *name[2:]] for name in list(names)]
+    scope = 1 if place_of(tap).scope else 0  # parts before the name that a first stage would have
+    if len(parts) > 4 + scope and parts[3 + scope] == "block":
+        names.append([*parts[: 4 + scope], "*", *parts[5 + scope :]])
+    if parts[scope] == "denoise":
+        names += [[*parts[: scope + 1], "*", *name[scope + 2 :]] for name in list(names)]
     return dict.fromkeys("/".join(name) for name in names)

@@ -14,6 +14,7 @@ ALIKE: Final = 3.0  # how many times the least of the blocks' own errors the lar
 SDPA: Final = "/sdpa"  # ends the place of an isolation where attention is measured alone
 
 Kind = Literal[
+    "begun",  # what a second stage begins with
     "part",  # what computes that part, in the stream or outside the blocks
     "perturbation",  # which blocks are perturbed, and how
     "negative_prompt",  # its context in that pass
@@ -40,6 +41,8 @@ def likely_cause(places: Sequence[Place]) -> Cause:
     """The hint to follow, from all places at which a run first departs (at least one, in data-flow order)."""
     first = places[0]
     together = [place for place in places if (place.step, place.block) == (first.step, first.block)]
+    if first.scope and first.part == "init":
+        return Cause(kind="begun", part=first.part)
     if first.block is None:
         return Cause(kind="part", part=first.part)
     streams = {place.stream for place in together if place.part == first.part}

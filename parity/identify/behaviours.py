@@ -18,6 +18,7 @@ from runners.ltx23.passes import pass_names
 from runners.ltx23.video_tiling import AUTO_TILING
 from runners.releases import RELEASES, ReleaseBehaviours
 from runners.request import Guider
+from runners.stages import PIPELINES
 
 Setting = frozenset[str]  # the switches that are on
 
@@ -127,6 +128,10 @@ def _no_keyframe(case: Case, dtype: str) -> str | None:
     return no_picture(case, dtype) or "every picture is at frame 0"
 
 
+def _no_lora(case: Case, _dtype: str) -> str | None:
+    return None if case.loras or PIPELINES[case.pipeline].lora_strengths else "there is no LoRA"
+
+
 def in_fp32(_case: Case, dtype: str) -> str | None:
     """The reason of what computes something in fp32, in a run that is in fp32."""
     return "the run is in fp32 throughout" if dtype == "fp32" else None
@@ -151,6 +156,10 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
     return f"the clip has at most {frames} frames of at most {side} pixels, which is one tile"
 
 
+def _one_stage(case: Case, _dtype: str) -> str | None:
+    return None if len(case.plans) > 1 else "there is one stage"
+
+
 _WORDS: Final = {
     **WORDS,
     CONNECTORS_BATCHED: "both prompts through the connectors in one batch",
@@ -169,6 +178,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "positions_fp32": (("first_block", "passes", "denoising"), in_fp32),
     "keyframe_spans_one_frame": (("first_block", "passes", "denoising"), _no_keyframe),
     "cross_timestep_per_token": (("first_block", "passes", "denoising"), never_idle),
+    "lora_accumulated": (("first_block", "passes", "denoising"), _no_lora),
     PROMPT_PASSES_BATCHED: (("passes", "denoising"), _no_negative),
     ALL_PASSES_BATCHED: (("passes", "denoising"), _one_pass),
     "guidance_fp32": (("guided", "denoising"), _not_guided),
@@ -176,6 +186,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "decoder_chunked": (("frames",), never_idle),
     "decode_auto_tiled": (("frames",), _one_tile),
     "vocoder_fp32": (("sound",), in_fp32),
+    "sound_of_first_stage": (("sound",), _one_stage),
 }
 BEHAVIOURS: Final = {
     name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()

@@ -67,7 +67,7 @@ def require_same_request(reference: Run, candidate: Run) -> None:
     if old != new:
         keys = ", ".join(sorted(key for key in {*old, *new} if old.get(key) != new.get(key)))
         raise RunError(f"{both} are runs of different requests: they differ in {keys}. Run both with the same case.")
-    for name in ("inputs", "weights_hash", "dtype"):
+    for name in ("inputs", "weights_hash", "loras", "dtype"):
         if getattr(reference.manifest, name) != getattr(candidate.manifest, name):
             raise RunError(f"{both} differ in {name} too, so what their releases change cannot be told.")
 

@@ -109,10 +109,15 @@ def identify(
         weights: those of the run.
         device: where to compute the native model.
         say: told each site that is looked at.
-    Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
-        as the native runner does.
+    Raises: RunError if it has two stages, the weights are others, the dtype is none of ours, or the run is reduced and
+        has no trace; else as the native runner does.
     """
-    manifest = run.manifest
+    if len(case.plans) > 1:
+        raise RunError(
+            f"{run.folder} went through {case.pipeline!r}, and what a run of two stages follows cannot be identified; "
+            "`parity explain` and `parity isolate` say where it departs from the run of a release."
+        )
+    manifest, weights = run.manifest, weights.of_pipeline(case.pipeline)
     unsaid = run.imported is not None and not manifest.weights_hash
     if weights.hash != manifest.weights_hash and not unsaid:
         raise RunError(
@@ -145,9 +150,8 @@ def identify(
     )
     replay = Replay(weights, case, RunOptions(device=device, dtype=DTYPES[manifest.dtype]), own, buckets)
     observed = RunUnderTest(taps=seen, pattern=trace.pattern if trace else None, traced=trace is not None)
-    last = f"denoise/{case.request.num_inference_steps - 1:03d}/latent"
-    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | {f"{last}/video", f"{last}/audio"}
     flow = _flow(case, weights)
+    stood_in = frozenset(whole) if outputs is None else frozenset(whole) | frozenset(flow.final_latents.values())
     search = Search(
         replay,
         observed,

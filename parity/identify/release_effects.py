@@ -41,9 +41,10 @@ def measured(old: Run, new: Run, weights: Weights, pictures: Path, say: Say) -> 
     Raises: RunError if the runs, the weights or the pictures do not belong together.
     """
     found = named(old, new)
-    if weights.hash != old.manifest.weights_hash:
-        raise RunError(f"{old.folder} was run with other weights than the {weights.hash[:12]} given; pass its own.")
     case = _case_with_pictures(old, pictures)
+    weights_hash = weights.of_pipeline(case.pipeline).hash
+    if weights_hash != old.manifest.weights_hash:
+        raise RunError(f"{old.folder} was run with other weights than the {weights_hash[:12]} given; pass its own.")
     options = RunOptions(device=compute_as(old), dtype=DTYPES[old.manifest.dtype])
     with tempfile.TemporaryDirectory(prefix="parity-changes-") as folder:
 

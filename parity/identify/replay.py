@@ -35,6 +35,7 @@ from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 from runners.clock import Clock
 from runners.errors import OutOfMemoryError
+from runners.loras import loras_of
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -82,7 +83,8 @@ _CONNECTOR: Final = _TEXT | _ACTING["connector"] | {CONNECTORS_BATCHED, CONNECTO
 _IMAGE: Final = _ACTING["image"] | {"pictures_as_displayed"}
 _INIT: Final = _IMAGE | _ACTING["init"] | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
 _TRANSFORMER: Final = frozenset(name for name, one in PORT_DEFECTS.items() if one.at_loading) & _ACTING["denoising"] | {
-    "cross_timestep_per_token"
+    "cross_timestep_per_token",
+    "lora_accumulated",
 }
 _DENOISING: Final = (
     _CONNECTOR
@@ -337,7 +339,9 @@ class Replay:
         return self._once(
             "components",
             setting & OF_RELEASES,
-            lambda read: ModelComponents(self._weights, self._config(read), self._device),
+            lambda read: ModelComponents(
+                self._weights, self._config(read), self._device, loras_of(self.case, self._weights)
+            ),
         )
 
     @staticmethod
@@ -368,6 +372,7 @@ class Replay:
             dtype=self._options.dtype,
             disable_autocast=self.case.switches.disable_autocast,
             reference=reference_at(setting),
+            quantization=self.case.quantization,
         )
 
     def _fed(self, name: str, ours: Tensor) -> Tensor:

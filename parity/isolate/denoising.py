@@ -43,7 +43,7 @@ class MeasuredStep:
 
     step: Step
     sigma: float
-    change: float  # of sigma, by the step
+    change: float | None  # of sigma, by an Euler step
     last: Pair | None  # the official guided prediction of the step before
     wiring: Mapping[str, PassWiring]  # by scope
     taps: dict[str, Tensor] = field(default_factory=dict)
@@ -85,7 +85,12 @@ class DenoisingLockstep:
         if self._measured is not None:
             self._measured.modalities[:] = [(inputs[0], inputs[1])]
 
-    def begin_step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+    def begin_stage(self) -> None:
+        """The next step is the first of a second stage: nothing was predicted yet."""
+        self._measured = None
+        self._guided.clear()
+
+    def begin_step(self, index: int, sigmas: Tensor, sigma: Tensor, video: LatentState, audio: LatentState) -> None:
         """Find out how our denoising stage would run a step that the official one is about to."""
         self._measured = None
         if not self._choice.step(index):
@@ -93,16 +98,17 @@ class DenoisingLockstep:
         last = (self._guided["video"], self._guided["audio"]) if self._guided else None
         with self._choice.around(), scope(f"denoise/{index:03d}"):
             rotary = self._transformer.rotary_tables(video.positions, audio.positions, self._batch.config.dtype)
-            sigma = sigmas[index].to(self._batch.device)
-            step = self._stage.step_at(index, self._batch, video, audio, sigma, rotary)
+            sigma, plan = sigma.to(self._batch.device), self._batch.plan
+            step = self._stage.step_at(plan.guidance_step(index), self._batch, video, audio, sigma, rotary)
             wiring = wiring_of(
                 self._transformer, lambda: self._stage.evaluate_stage1_guided_x0(self._batch, step, last)
             )
         schedule = sigmas.float().cpu()
         self._measured = MeasuredStep(
             step=step,
-            sigma=float(schedule[index]),
-            change=float(schedule[index + 1] - schedule[index]),
+            sigma=float(sigma),
+            # What a step of `res_2s` adds up is no single prediction's, so that no step of it is tried alone.
+            change=float(schedule[index + 1] - schedule[index]) if plan.sampler == "euler" else None,
             last=last,
             wiring=wiring,
         )
@@ -112,7 +118,7 @@ class DenoisingLockstep:
         head, _, tail = name.rpartition("/")
         if head.endswith("/guided"):
             self._guided[tail] = tensor
-        if self._measured is None or not name.startswith("denoise/"):
+        if self._measured is None or not name.startswith(f"{self._batch.plan.prefix}denoise/"):
             return
         self._measured.taps[name] = tensor
         if not self._whole:
@@ -224,19 +230,21 @@ class DenoisingLockstep:
 
     def _exactly_guided(self, measured: MeasuredStep, head: str, stream: str) -> Tensor:
         """The official combination in float64; of a modality that skips the step, its last prediction."""
-        sampling, passes = self._batch.sampling, measured.step.passes
-        guider = {"video": sampling.video_guidance, "audio": sampling.audio_guidance}[stream]
+        plan, passes = self._batch.plan, measured.step.passes
+        guider = {"video": plan.video, "audio": plan.audio}[stream]
         enabled = bool(passes) and {"video": passes[0].video_enabled, "audio": passes[0].audio_enabled}[stream]
         if not enabled and measured.last is not None:
             return measured.last[STREAMS.index(stream)].double()
         return exactly.guided(guider, {one.name: measured.taps[f"{head}/{one.name}/x0/{stream}"] for one in passes})
 
     def _euler_step(self, measured: MeasuredStep, name: str, stream: str) -> None:
-        """Our Euler step to the official guided prediction."""
-        state, x0 = measured.state(stream), self._guided[stream]
+        """Our Euler step to the official guided prediction, if the sampler takes one."""
+        state, x0, change = measured.state(stream), self._guided[stream], measured.change
+        if change is None:
+            return
         with self._choice.around():
-            ours = denoising.advance(state, x0, measured.sigma, measured.change)
-        own = partial(exactly.latent, state, x0, measured.sigma, measured.change)
+            ours = denoising.advance(state, x0, measured.sigma, change)
+        own = partial(exactly.latent, state, x0, measured.sigma, change)
         self._table.compare(name, measured.taps[name], ours.latent, own)
 
 

@@ -152,10 +152,10 @@ def isolate(
             "tier": options.tier,
             "dtype": dtype_label(options.dtype),
             "details": details_of(config, sampling_params(case, config.reference)),
-            "weights_hash": weights.hash,
+            "weights_hash": weights.of_pipeline(case.pipeline).hash,
             "environment": environment,
             "stages": list(chosen),
-            "steps": sorted(steps if steps is not None else range(case.request.num_inference_steps)),
+            "steps": sorted(steps if steps is not None else range(case.plans[0].evaluations)),
             "whole": blocks is None,
         },
     )
@@ -168,7 +168,7 @@ def _require_known(
     if unknown or not stages:
         raise ConfigError(f"Unknown stage {', '.join(unknown) or '(none)'}; take some of {', '.join(STAGES)}.")
     counts = {
-        "step": (steps, case.request.num_inference_steps),
+        "step": (steps, case.plans[0].evaluations),
         "block": (blocks, num_blocks(weights)),
     }
     for kind, (given, count) in counts.items():

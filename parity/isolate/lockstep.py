@@ -17,19 +17,21 @@ from parity.isolate.denoising import DenoisingLockstep, MeasureBlock
 from parity.isolate.error import Table
 from parity.isolate.wiring import unheard
 from runners.case import Case
-from runners.clock import Clock
+from runners.clock import UPSAMPLING, Clock
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import load_gemma
-from runners.ltx23.latents import LatentState
+from runners.ltx23.latents import LatentState, audio_grid
 from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.stages.upsampling import UpsamplingStage
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
 from runners.ltx23.video_tiling import decode_frames
+from runners.ltx23.video_vae_statistics import PerChannelStatistics
 from runners.model_files import ModelFiles
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
@@ -42,6 +44,7 @@ STAGE_OF_PART: Final = {
     "text_encoder": "text_encoding",
     "gemma_embeddings_processor": "text_connector",
     "video_encoder": "image_conditioning",
+    "spatial_upsampler": UPSAMPLING,
     "transformer": "denoising",
     "video_decoder": "video_decoding",
     "audio_decoder": "audio_decoding",
@@ -76,8 +79,12 @@ class Lockstep:
         """
         self._table, self._measure_block = table, measure_block
         self._options, self._choice = options, choice
+        weights = weights.of_pipeline(case.pipeline)
         self._shared = SharedTensors(weights.model, copies=copies)
         self._shared_gemma = SharedTensors(weights.gemma, copies=copies)
+        self._shared_upsampler: SharedTensors | None = None
+        if weights.upsampler is not None:
+            self._shared_upsampler = SharedTensors(weights.upsampler.tensors, copies=copies)
         self._weights = weights
         config = NativeRunner(weights, options).pipeline_config(case)
         files = ModelFiles(
@@ -86,6 +93,9 @@ class Lockstep:
             gemma_config=weights.gemma_config,
             gemma=self._shared_gemma,
             gemma_folder=weights.gemma_folder,
+            upsampler=None
+            if weights.upsampler is None or self._shared_upsampler is None
+            else replace(weights.upsampler, tensors=self._shared_upsampler),
         )
         self._components = ModelComponents(files, config, options.device)
         self._components.verify()
@@ -102,17 +112,27 @@ class Lockstep:
         self._prompts = {"pos": sampling.prompt, "neg": sampling.negative_prompt}
         self._denoising: DenoisingLockstep | None = None
         self._frames: list[Tensor] = []
+        self._upsampling: UpsamplingStage | None = None
+        self._statistics: PerChannelStatistics | None = None
+        self._pictures: dict[int, list[Tensor]] = {}  # of each stage, as ours would give them to its encoder
+        self._sound: Tensor | None = None  # (B, T, C), the last that a step left
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
         """An official part is ready: build ours on its tensors, and measure whenever it is called."""
         measured = STAGE_OF_PART[name] in self._choice.stages
-        (self._shared_gemma if name == "text_encoder" else self._shared).hold(module, key)
+        holders = {"text_encoder": self._shared_gemma, "spatial_upsampler": self._shared_upsampler}
+        holder = holders.get(name, self._shared)
+        assert holder is not None
+        holder.hold(module, key)
         if name == "text_encoder" and measured:
             self._text_encoder(module)
         elif name == "gemma_embeddings_processor":
             self._connectors(module, measured)
         elif name == "video_encoder":
             self._video_encoder(module, measured)
+        elif name == "spatial_upsampler" and measured:
+            assert self._statistics is not None
+            self._upsampling = UpsamplingStage(self._components.upsampler(), self._statistics)
         elif name == "transformer" and measured:
             self._transformer(module)
         elif name == "video_decoder":
@@ -121,18 +141,34 @@ class Lockstep:
                 self._video_decoder(module)
         elif name in ("audio_decoder", "vocoder") and measured:
             self._audio(name, module)
-        self._shared_gemma.release()
-        self._shared.release()
+        holder.release()
 
-    def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+    def upsampled(self, latent: Tensor, enlarged: Tensor) -> None:
+        """The official upsampler ran: ours runs on the same latent; the second stage begins with what is official."""
+        if self._upsampling is not None:
+            sound = torch.empty(0)  # goes through untouched
+            with self._choice.around(), unheard():
+                ours = self._upsampling.forward(replace(self._batch, video_latent=latent, audio_latent=sound))
+            assert ours.initial_video is not None
+            self._table.compare("upsample/latent", enlarged, ours.initial_video)
+            self._upsampling = None
+        assert self._sound is not None
+        self._batch.stage, self._batch.image_latents = 1, []
+        self._batch.initial_video, self._batch.initial_audio = enlarged, audio_grid(self._sound)
+        if self._denoising is not None:
+            self._denoising.begin_stage()
+
+    def step(self, index: int, sigmas: Tensor, sigma: Tensor, video: LatentState, audio: LatentState) -> None:
         """A denoising step of the official run begins."""
         if index == 0 and "latent_preparation" in self._choice.stages:
             self._latent_preparation(sigmas, video, audio)
         if self._denoising is not None:
-            self._denoising.begin_step(index, sigmas, video, audio)
+            self._denoising.begin_step(index, sigmas, sigma, video, audio)
 
     def hear(self, name: str, tensor: Tensor) -> None:
         """A tap of the official run."""
+        if name.endswith("/latent/audio"):
+            self._sound = tensor
         if self._denoising is not None:
             self._denoising.hear(name, tensor)
         if name == "decode/frames" and self._frames:
@@ -181,20 +217,24 @@ class Lockstep:
 
     def _video_encoder(self, module: Any, measured: bool) -> None:
         ours = self._components.build("video_encoder", VideoEncoder) if measured else None
-        pictures = [] if ours is None else self._pictures(ours)
+        if self._shared_upsampler is not None:
+            self._statistics = self._components.statistics()
 
         def encoded(_module: Any, inputs: tuple[Tensor, ...], latent: Tensor) -> None:
-            number = len(self._batch.image_latents)
+            number, prefix = len(self._batch.image_latents), self._batch.plan.prefix
             self._batch.image_latents.append(latent)
             if ours is not None:
-                self._table.compare(f"image/{number}/picture", inputs[0], pictures[number])
+                if self._batch.stage not in self._pictures:
+                    self._pictures[self._batch.stage] = self._given_pictures(ours)
+                picture = self._pictures[self._batch.stage][number]
+                self._table.compare(f"{prefix}image/{number}/picture", inputs[0], picture)
                 with self._choice.around():
                     own = ours(inputs[0])
-                self._table.compare(f"image/{number}/latent", latent, own)
+                self._table.compare(f"{prefix}image/{number}/latent", latent, own)
 
         module.register_forward_hook(encoded)
 
-    def _pictures(self, encoder: VideoEncoder) -> list[Tensor]:
+    def _given_pictures(self, encoder: VideoEncoder) -> list[Tensor]:
         """The picture that our image conditioning would give its encoder."""
         given: list[Tensor] = []
 
@@ -207,14 +247,25 @@ class Lockstep:
         return given
 
     def _latent_preparation(self, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
+        prefix = self._batch.plan.prefix
         with self._choice.around(), unheard():
-            ours = LatentPreparationStage().forward(replace(self._batch))
+            ours = LatentPreparationStage().forward(replace(self._batch, schedules=[]))
+        self._batch.generator = self._drawn_from(video, audio)
         assert ours.sigmas is not None and ours.video_state is not None and ours.audio_state is not None
-        self._table.compare("sigmas", sigmas.cpu(), ours.sigmas.cpu())
+        self._table.compare(f"{prefix}sigmas", sigmas.cpu(), ours.sigmas.cpu())
         for stream, reference, found in (("video", video, ours.video_state), ("audio", audio, ours.audio_state)):
-            self._table.compare(f"init/{stream}", reference.latent, found.latent)
+            self._table.compare(f"{prefix}init/{stream}", reference.latent, found.latent)
             for name in ("clean", "denoise_mask", "positions"):
-                self._table.compare(f"init/{stream}/{name}", getattr(reference, name), getattr(found, name))
+                self._table.compare(f"{prefix}init/{stream}/{name}", getattr(reference, name), getattr(found, name))
+
+    def _drawn_from(self, video: LatentState, audio: LatentState) -> torch.Generator:
+        """The run's generator as the official noise of this stage leaves it for the next one."""
+        batch = self._batch
+        generator = torch.Generator(device=batch.device).manual_seed(batch.sampling.seed)
+        for state in (video, audio):
+            latent = state.latent
+            torch.randn(latent.shape, generator=generator, dtype=latent.dtype, device=latent.device)
+        return generator
 
     def _transformer(self, module: Any) -> None:
         ours = self._components.build("transformer", Transformer)

@@ -48,12 +48,12 @@ def steps_to_isolate(case: Case, more: Sequence[int]) -> list[int]:
 
     Raises: ConfigError for a step that there is not.
     """
-    return existing_steps(case, {*range(min(FIRST_STEPS, case.request.num_inference_steps)), *more})
+    return existing_steps(case, {*range(min(FIRST_STEPS, case.plans[0].evaluations)), *more})
 
 
 def existing_steps(case: Case, asked: Iterable[int]) -> list[int]:
     """Denoising steps in order, each once. Raises: ConfigError for a step that there is not."""
-    count, steps = case.request.num_inference_steps, sorted(set(asked))
+    count, steps = case.plans[0].evaluations, sorted(set(asked))
     if not steps or not 0 <= steps[0] <= steps[-1] < count:
         named = ",".join(map(str, steps)) or "(none)"
         raise ConfigError(f"Steps {named} are asked for; {case.id!r} has steps from 0 to {count - 1}.")

@@ -83,6 +83,7 @@ def timed_run(manifest: RunManifest) -> TimedRun:
             "reference": manifest.reference,
             "trace": "taps recorded" if "trace.safetensors" in manifest.files else "no taps",
             **({"second_device": second} if (second := manifest.details.get("second_device")) else {}),
+            **{key: str(manifest.case[key]) for key in ("quantization",) if key in manifest.case},
         },
         times=Times(
             end_to_end_s=manifest.end_to_end_s,

@@ -13,6 +13,8 @@ _OUTSIDE: Final = {
     "projection before it, or the prompts batched instead of one by one",
     "image": "the picture's way in: H.264 round trip, resize and crop, or the video VAE's encoder",
     "init": "the noise: seed, its dtype, video drawn before audio; or how pictures enter the first latent",
+    "upsample": "the spatial upsampler: the video VAE's statistics on either side of it, its blocks and norms, the "
+    "order of its pixel shuffle",
     "x0": "the output head, or x0 = x - sigma v with each token's own sigma",
     "guided": "the guided combination: scales, its rescale, its dtype, the order of its operations",
     "latent": "the Euler step: sigmas, their dtype, or the pull of given tokens to their clean values",
@@ -67,6 +69,11 @@ def cause_words(cause: Cause, flow: Dataflow) -> str:
             )
         case "every_kernel":
             return "the attention kernel, since attention alone adds about the same in every block"
+        case "begun":
+            return (
+                "what the second stage begins with: its first noise level as the share of noise, which latents it "
+                "takes up, the one generator going on, or how pictures enter it"
+            )
         case "part":
             if cause.part in _OUTSIDE:
                 return _OUTSIDE[cause.part]

@@ -34,6 +34,7 @@ _STAGE: Final = {
     "connector": "text_connector",
     "image": "image_conditioning",
     "init": "latent_preparation",
+    "upsample": "upsampling",
     **dict.fromkeys(("x0", "guided", "latent"), "denoising"),
     "frames": "video_decoding",
     **dict.fromkeys(("mel", "waveform"), "audio_decoding"),

@@ -39,14 +39,14 @@ def drift_data(diagnosis: Explanation) -> dict[str, Any]:
         return log_code(floors.of(tap)) if tap in flow else ABSENT
 
     found = diagnosis.divergence
-    outside = [tap for tap in flow.taps if not tap.startswith("denoise/")]
+    outside = [tap for tap in flow.taps if place_of(tap).step is None]
     return {
         "passes": [{"id": name, "words": PASS_WORDS[name]} for name in flow.passes],
         "streams": list(STREAMS),
         "parts": list(BLOCK_PARTS),
         "part_words": [[PART_WORDS.get(part, CROSS_WORDS[stream]) for part in BLOCK_PARTS] for stream in STREAMS],
         "end_words": [PART_WORDS[part] for part in END_PARTS],
-        "steps": flow.steps,
+        "steps": len(flow.step_heads),
         "blocks": flow.num_blocks,
         "scale": {"first": FIRST, "low": LOW, "step": STEP},
         "errors": packed(_blocks(flow, error)),
@@ -63,11 +63,11 @@ def drift_data(diagnosis: Explanation) -> dict[str, Any]:
 def _blocks(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
     """(P, S, K, T, B) codes."""
     names = (
-        f"denoise/{step:03d}/{name}/block/{block:02d}/{stream}/{part}"
+        f"{head}/{name}/block/{block:02d}/{stream}/{part}"
         for name in flow.passes
         for stream in STREAMS
         for part in BLOCK_PARTS
-        for step in range(flow.steps)
+        for head in flow.step_heads
         for block in range(flow.num_blocks)
     )
     return _coded(names, coder)
@@ -76,14 +76,14 @@ def _blocks(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
 def _ends(flow: Dataflow, coder: Coder) -> NDArray[np.uint16]:
     """(P, S, T, E) codes; guided predictions and latents, which a step has once, stand in the first pass alone."""
     codes = [
-        coder(f"denoise/{step:03d}/{name}/x0/{stream}")
+        coder(f"{head}/{name}/x0/{stream}")
         if part == "x0"
-        else coder(f"denoise/{step:03d}/{part}/{stream}")
+        else coder(f"{head}/{part}/{stream}")
         if name == flow.passes[0]
         else ABSENT
         for name in flow.passes
         for stream in STREAMS
-        for step in range(flow.steps)
+        for head in flow.step_heads
         for part in END_PARTS
     ]
     return np.array(codes, np.uint16)
@@ -101,7 +101,7 @@ def _root(root: FirstDivergence, flow: Dataflow) -> dict[str, Any]:
     return {
         "words": place.words(),
         "tap": root.tap,
-        "step": place.step if on_map else None,
+        "step": place.step + (flow.steps if place.scope else 0) if on_map and place.step is not None else None,
         "pass": flow.passes.index(place.guidance_pass) if place.guidance_pass else None,
         "stream": STREAMS.index(place.stream) if place.stream else None,
         "part": parts.index(place.part) if on_map else None,

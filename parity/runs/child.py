@@ -210,6 +210,7 @@ def _request(child: ChildRunner, case: Case, writer: TraceWriter | None) -> dict
         "runner": f"{Path(runner).resolve()}:{name}" if colon else child.name,
         "case": case_document(case),
         "case_folder": str(Path(case.folder).resolve()),
+        "lora_files": [str(Path(file).resolve()) for file in case.lora_files],
         "weights": _named(child.weights),
         "device": str(options.device),
         "dtype": dtype_label(options.dtype),
@@ -368,10 +369,8 @@ def _outcome(runner: str, case: Case, place: Path) -> MeasuredOutcome:
     times_s = (result.end_to_end_s, *result.stage_s.values(), *result.step_s)
     if not all(math.isfinite(seconds) and seconds >= 0 for seconds in times_s):
         raise RunError("The child reports a time that is negative or no number.")
-    if len(result.step_s) > request.num_inference_steps:
-        raise RunError(
-            f"The child reports times of {len(result.step_s)} steps; the case asks for {request.num_inference_steps}."
-        )
+    if len(result.step_s) > case.total_steps:
+        raise RunError(f"The child reports times of {len(result.step_s)} steps; the case asks for {case.total_steps}.")
     if result.sample_rate_hz < 1 or not (math.isfinite(result.frame_rate) and result.frame_rate > 0):
         raise RunError(f"The child reports {result.frame_rate} frames and {result.sample_rate_hz} samples a second.")
     fields: dict[str, Any] = {**msgspec.structs.asdict(result), **outputs}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from runners.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[2]
-PROTOCOL = 5
+PROTOCOL = 6
 RESULT_FILE = "result.json"
 TRACEBACK_FILE = "traceback.txt"
 MARK = "PARITY_CHILD"  # environment variable that everything started here inherits, each child's with its own value
@@ -131,7 +131,7 @@ def answer(request: dict[str, Any], folder: Path, say: "_Messages") -> None:
         request["command_line"],
         *(None if request[root] is None else Path(request[root]) for root in ("official_root", "engine_root")),
     )
-    case = case_of(request["case"], request["case_folder"])
+    case = case_of(request["case"], request["case_folder"], request["lora_files"])
     outcome = execute(runner, case, options, say, None if taps is None else writing_trace(**taps)(folder))
     write_outputs(folder, outcome)
     numbers = {name: value for name, value in vars(outcome).items() if name not in OUTPUTS}

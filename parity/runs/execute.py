@@ -160,6 +160,7 @@ def run_to_folder(
     RunError if the outputs are not finite: that run is kept, since it is what one diagnoses, but it is not a good one.
     """
     from parity.runs.folder import dtype_label, holds_run, write_run
+    from runners.loras import lora_hashes
     from runners.ltx23.image import require_affordable
 
     require_folder(out, holds_run, replace=replace)  # before weights are hashed, which takes minutes at full size
@@ -167,7 +168,8 @@ def run_to_folder(
         require_affordable(case.image_path(image), case.request.height, case.request.width)
     if isinstance(runner, RefusingRunner):
         runner.require(case)
-    weights_hash = weights.hash  # before the clock starts
+    used = weights.of_pipeline(case.pipeline)
+    weights_hash, loras = used.hash, lora_hashes(case, used, options.device)  # before the clock starts
     with folder_atomic(out, holds_run, replace=replace) as folder:
         _clear_crash(out)
         with crash_kept(out, folder):
@@ -184,6 +186,7 @@ def run_to_folder(
             environment=outcome.environment,
             end_to_end_s=outcome.end_to_end_s,
             num_blocks=num_blocks(weights),
+            loras=loras,
         )
     bad = [
         name

@@ -79,6 +79,7 @@ class RunManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     files: dict[str, str]  # file name to SHA-256
     num_blocks: int | None = None  # of the transformer, which says what taps a whole trace has; older runs lack it
     run_id: str = ""  # random, which tells a run from its copy; older runs lack it
+    loras: dict[str, str] = {}  # path in the case to the hash of its tensors
 
 
 class ImportRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,6 +239,7 @@ def write_run(
     environment: dict[str, Any],
     end_to_end_s: float,
     num_blocks: int | None,
+    loras: dict[str, str],
 ) -> None:
     """Fill a (temporary) folder with a run; files already there under the names of DATA_FILES become part of it.
 
@@ -278,6 +280,7 @@ def write_run(
         },
         num_blocks=num_blocks,
         run_id=secrets.token_hex(16),
+        loras=loras,
     )
     write_json_atomic(folder / RUN_FILE, msgspec.to_builtins(manifest))
 
@@ -396,7 +399,7 @@ def _check_values(path: Path, manifest: RunManifest) -> None:
         raise RunError(f"{path} says the model has {manifest.num_blocks} blocks; wanted 1 to {MOST_BLOCKS}.")
     imported_of(path, manifest)
     _check_labels(path, manifest)
-    steps = case_of_manifest(manifest.case, str(path)).request.num_inference_steps
+    steps = case_of_manifest(manifest.case, str(path)).total_steps
     if len(manifest.step_s) > steps:
         raise RunError(f"{path} has times of {len(manifest.step_s)} steps; its case has {steps}.")
 

@@ -121,7 +121,8 @@ def goldens_of_request(run: Run) -> Iterator[Run]:
 
     for path in (path for folder in case_folders() for path in sorted(folder.glob(f"**/{GOLDEN_FILE}"))):
         old = read_run(path.parent / RUN_FOLDER).manifest
-        same = (old.inputs, old.weights_hash) == (run.manifest.inputs, run.manifest.weights_hash)
+        new = run.manifest
+        same = (old.inputs, old.weights_hash, old.loras) == (new.inputs, new.weights_hash, new.loras)
         if same and request(old.case) == request(run.manifest.case):
             yield _checked(path.parent, str(old.case["id"]))
 

@@ -28,6 +28,7 @@ from runners.case import Case
 from runners.catalogue import require_own_name
 from runners.errors import MediaError, RunError, RunnerError
 from runners.files import HeldFile, opened_tensors
+from runners.loras import lora_hashes
 from runners.protocol import CANDIDATE, TAPS_OFFERED, Outcome
 from runners.tap import tap
 from runners.weights import Weights, num_blocks
@@ -72,6 +73,7 @@ def import_run(
     Raises: RunnerError for a name, MediaError for frames or sound, RunError for latents or taps, CaseError for pictures
         of the case that are missing.
     """
+    used = None if weights is None else weights.of_pipeline(case.pipeline)
     require_own_name(runner, "--runner-name")
     require_folder(out, holds_run, replace=replace)  # before anything is decoded
     if (files.taps is None) != (files.names is None) or (files.taps is not None and weights is None):
@@ -128,11 +130,12 @@ def import_run(
             runner=runner,
             tier="exact",
             dtype=dtype_label(dtype),
-            weights_hash=UNKNOWN if weights is None else weights.hash,
-            model_version=UNKNOWN if weights is None else weights.model_version,
+            weights_hash=UNKNOWN if used is None else used.hash,
+            model_version=UNKNOWN if used is None else used.model_version,
             environment=fingerprint(device),
             end_to_end_s=0.0,
-            num_blocks=None if weights is None else num_blocks(weights),
+            num_blocks=None if used is None else num_blocks(used),
+            loras={} if used is None else lora_hashes(case, used, device),
         )
     return imported
 

@@ -35,7 +35,7 @@ def most_taps(case: Case, num_blocks: int | None) -> int:
     """The largest number of taps that a trace of the case may have."""
     blocks = MOST_BLOCKS if num_blocks is None else num_blocks
     per_step = _PASSES * (blocks * _TAPS_PER_BLOCK + 2) + _TAPS_PER_STEP
-    flow = case.request.num_inference_steps * per_step + len(case.request.images) + _TAPS_OUTSIDE
+    flow = case.total_steps * per_step + len(case.plans) * (len(case.request.images) + _TAPS_OUTSIDE)
     return 2 * flow + _FOREIGN_TAPS
 
 

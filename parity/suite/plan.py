@@ -88,9 +88,10 @@ def require_weights_of_goldens(cases: Sequence[Case], weights: Files) -> None:
     """Refuse other weights than the goldens were recorded with. Raises: RunError."""
     for case in cases:
         recorded = golden_of(case.id).manifest.weights_hash
-        if recorded != weights.hash:
+        given = weights.of_pipeline(case.pipeline).hash
+        if recorded != given:
             raise RunError(
-                f"The golden of {case.id!r} was recorded with weights {recorded[:12]}; these are {weights.hash[:12]}. "
+                f"The golden of {case.id!r} was recorded with weights {recorded[:12]}; these are {given[:12]}. "
                 "Pass those it was recorded with, or leave --golden out and judge native against official alone."
             )
 

@@ -66,7 +66,7 @@ def run_is_there(plan: SuitePlan, case: Case, runner: str, target: Path) -> bool
     return (
         run.manifest.case == case_document(case)
         and run.manifest.inputs == {image.path: sha256_of(case.image_path(image)) for image in case.request.images}
-        and run.manifest.weights_hash == plan.weights.hash
+        and run.manifest.weights_hash == plan.weights.of_pipeline(case.pipeline).hash
         and run.has(TRACE_FILE) == (plan.taps is not None)
         and run.manifest.environment == expected
     )

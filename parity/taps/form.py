@@ -15,6 +15,7 @@ from parity.taps.name import Place
 from runners.case import Case
 from runners.ltx23.latents import AUDIO_CHANNELS, AUDIO_MEL_BINS, VIDEO_CHANNELS, audio_frames, video_shape
 from runners.ltx23.transformer_config import TransformerConfig
+from runners.stages import PIPELINES
 
 TEXT_WINDOW: Final = 1024  # tokens of the padded prompt, and after the connectors of its registers
 MEL_PER_LATENT: Final = 4  # mel frames a latent audio frame; the causal decoder drops three of the first four
@@ -101,7 +102,15 @@ FORMS: Final = (
         axes="B T C",
         dtype="run",
         order="as init",
-        what="the state after the Euler step, the picture's tokens put back",
+        what="the state after the sampler's step, the picture's tokens put back",
+    ),
+    TapForm(
+        names="upsample/latent",
+        axes="B C F H W",
+        dtype="run",
+        order="as decoded",
+        what="between two stages: the first one's video enlarged, normalized again; then image/{i}/latent, init/* and "
+        "denoise/* of the second stage follow, whose names begin with stage2/",
     ),
     TapForm(
         names="decode/frames",
@@ -137,20 +146,24 @@ def shape_of(place: Place, case: Case, config: Mapping[str, Any]) -> tuple[int |
     Raises: ConfigError for a configuration that is not LTX-2.3's.
     """
     request, part = case.request, place.part
-    cells = video_shape(request.num_frames, request.height, request.width)
+    plan = case.plans[-1 if place.scope or part == "upsample" else 0]
+    cells = video_shape(request.num_frames, plan.height, plan.width)
     sound = audio_frames(request.num_frames, request.frame_rate)
     mel = MEL_PER_LATENT * (sound - 1) + 1
     if part == "hidden":
         return 1, None, None, None
     if part == "image":
         return 1, VIDEO_CHANNELS, 1, cells.height, cells.width
+    if part == "upsample":
+        return 1, VIDEO_CHANNELS, cells.frames, cells.height, cells.width
     if part == "frames":
         return request.num_frames, request.height, request.width, 3
     if part == "mel":
         return 1, SOUND_CHANNELS, mel, MEL_BINS
     if part == "waveform":
         return SOUND_CHANNELS, SAMPLES_PER_MEL * mel
-    keyframes = sum(image.frame_idx != 0 for image in request.images)
+    always = PIPELINES[case.pipeline].only_keyframes
+    keyframes = sum(always or image.frame_idx != 0 for image in request.images)
     tokens = {"video": cells.tokens + keyframes * cells.height * cells.width, "audio": sound}[place.stream or ""]
     if part in ("init", "x0", "guided", "latent"):
         return 1, tokens, {"video": VIDEO_CHANNELS, "audio": AUDIO_CHANNELS * AUDIO_MEL_BINS}[place.stream or ""]

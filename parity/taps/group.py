@@ -3,12 +3,13 @@
 Drift, in a free run: a tap belongs to the part of the model that made it and, in denoising, to a range of steps, since
 harmless noise grows from step to step. Passes and blocks are not kept apart.
 
-    text  connector.{video,audio}  image  init.{video,audio}
+    text  connector.{video,audio}  image  init.{video,audio}  upsample
     block.{video,audio}.{self_attn,text_attn,av_attn,ff,out}.{first_step,first_half,second_half}
     {x0,guided,latent}.{video,audio}.{first_step,first_half,second_half}
     decode.{frames,mel,waveform}
 
-`first_half` are steps 1 to S // 2 of S, `second_half` those after.
+`first_half` are steps 1 to S // 2 of S, `second_half` those after. A second stage goes on where the first one ended, so
+that all it leaves, what it begins with included, counts as `second_half`; its pictures are pictures.
 
 Isolation, where each place is fed the reference's own inputs: nothing is inherited, so steps are not kept apart either,
 and what no tap shows (masks, positions, schedule, rotary tables, modulation, scaled dot-product attention alone) has
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from parity.taps.name import BLOCK_PARTS, STREAMS, Place, place_of
+from runners.stages import SECOND
 
 RANGES: Final = ("first_step", "first_half", "second_half")
 ATTENTIONS: Final = ("self_attn", "text_attn", "av_attn")
@@ -29,6 +31,7 @@ DRIFT_GROUPS: Final = (
     "text",
     *(f"connector.{stream}" for stream in STREAMS),
     "image",
+    "upsample",
     *(f"init.{stream}" for stream in STREAMS),
     *(f"block.{stream}.{part}.{steps}" for steps in RANGES for part in BLOCK_PARTS for stream in STREAMS),
     *(f"{part}.{stream}.{steps}" for steps in RANGES for part in ("x0", "guided", "latent") for stream in STREAMS),
@@ -40,6 +43,7 @@ ISOLATED_GROUPS: Final = (
     *(f"connector.{stream}" for stream in STREAMS),
     "image.picture",
     "image.latent",
+    "upsample.latent",
     "sigmas",
     *(f"init.{stream}{part}" for stream in STREAMS for part in ("", ".clean", ".denoise_mask", ".positions")),
     *(f"{part}.{stream}" for stream in STREAMS for part in ("entry", "context")),
@@ -51,6 +55,7 @@ ISOLATED_GROUPS: Final = (
     *(f"decode.{part}" for part in ("mel", "waveform", "frames")),
 )
 _COUNTED: Final = (
+    (re.compile(rf"^{SECOND}/"), ""),
     (re.compile(r"^denoise/\d+/(?:(?:cond|uncond|perturbed|isolated)/)?"), ""),
     (re.compile(r"^block/\d+/"), "block/"),
     (re.compile(r"^(text|connector|image)/[^/]+/"), r"\1/"),
@@ -67,14 +72,16 @@ def drift_group(tap: str, steps: int) -> str:
     at: Place = place_of(tap)
     if at.part == "hidden":
         return "text"
-    if at.part == "image":
-        return "image"
+    if at.part in ("image", "upsample"):
+        return at.part
+    if at.scope and at.part == "init":
+        return f"latent.{at.stream}.{RANGES[-1]}"
     if at.part in ("connector", "init"):
         return f"{at.part}.{at.stream}"
     if at.step is None:
         return f"decode.{at.part}"
     part = f"block.{at.stream}.{at.part}" if at.block is not None else f"{at.part}.{at.stream}"
-    return f"{part}.{range_of(at.step, steps)}"
+    return f"{part}.{RANGES[-1] if at.scope else range_of(at.step, steps)}"
 
 
 def isolated_group(where: str) -> str | None:

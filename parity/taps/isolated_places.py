@@ -1,7 +1,8 @@
 """The places of an isolation: what each part is compared at, fed the reference's own inputs, as the case lays it out.
 
 They follow from the case and the number of blocks (`parity.taps.dataflow`): its taps, and what no tap shows. The taps
-of the text, the pictures, the start and the decoders stand once. A measured step has for each pass the conditions that
+of the text, the pictures, the start and the decoders stand once, a second stage has its own. A measured step, in both
+stages, has for each pass the conditions that
 its blocks are given, every branch of every block, scaled dot-product attention alone before the branch it is in, and
 the output head; then the guided prediction and the state after the step.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import ATTENTIONS, MODULATIONS
 from parity.taps.name import STREAMS, place_of
+from runners.stages import StagePlan
 
 
 def isolated_places(flow: Dataflow, steps: Iterable[int]) -> tuple[str, ...]:
@@ -23,22 +25,30 @@ def _places(flow: Dataflow, steps: frozenset[int]) -> Iterator[str]:
         yield from (f"text/{sign}/mask", f"text/{sign}/hidden")
     for sign in flow.signs:
         yield from (f"connector/{sign}/{stream}" for stream in STREAMS)
+    for scope, plan in flow.plans.items():
+        if scope:
+            yield "upsample/latent"
+        yield from _stage(flow, scope, plan, steps)
+    yield from ("decode/frames", "decode/mel", "decode/waveform")
+
+
+def _stage(flow: Dataflow, scope: str, plan: StagePlan, steps: frozenset[int]) -> Iterator[str]:
     for image in range(flow.images):
-        yield from (f"image/{image}/picture", f"image/{image}/latent")
-    yield "sigmas"
+        yield from (f"{plan.prefix}image/{image}/picture", f"{plan.prefix}image/{image}/latent")
+    yield f"{plan.prefix}sigmas"
     for stream in STREAMS:
-        yield f"init/{stream}"
-        yield from (f"init/{stream}/{part}" for part in ("clean", "denoise_mask", "positions"))
-    for step in sorted(steps):
-        for guidance_pass in flow.passes_of(step):
-            yield from _conditions(f"denoise/{step:03d}/{guidance_pass}")
+        yield f"{plan.prefix}init/{stream}"
+        yield from (f"{plan.prefix}init/{stream}/{part}" for part in ("clean", "denoise_mask", "positions"))
+    for step in sorted(steps & set(range(plan.evaluations))):
+        for guidance_pass in flow.passes_of(step, scope):
+            yield from _conditions(f"{plan.prefix}denoise/{step:03d}/{guidance_pass}")
     for tap in flow.taps:
         at = place_of(tap)
-        if at.step in steps:
+        alone = at.part != "latent" or plan.sampler == "euler"  # what another sampler adds up is of several predictions
+        if alone and at.step in steps and at.scope == scope:
             if at.part in ATTENTIONS and not _left_out(flow, tap):
                 yield f"{tap}/sdpa"
             yield tap
-    yield from ("decode/frames", "decode/mel", "decode/waveform")
 
 
 def _conditions(head: str) -> Iterator[str]:

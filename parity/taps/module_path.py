@@ -39,6 +39,11 @@ _ELSEWHERE: Final = {
         native="runners.ltx23.stages.latent_preparation.LatentPreparationStage.forward",
         official="ltx_core.components.noisers.GaussianNoiser.__call__",
     ),
+    "upsample": ModulePath(
+        native="runners.ltx23.upsampler.upsample",
+        official="ltx_core.model.upsampler.model.upsample_video",
+        weights="the spatial upsampler's file",
+    ),
     "guided": ModulePath(
         native="runners.ltx23.guidance.combine",
         official="ltx_core.components.guiders.MultiModalGuider.calculate",
@@ -73,6 +78,7 @@ _DIFFUSERS: Final = {
     "image": "diffusers.models.autoencoders.autoencoder_kl_ltx2.AutoencoderKLLTX2Video.encode",
     "init": f"{_PIPELINE}.prepare_latents",
     "x0": f"{_PIPELINE}.convert_velocity_to_x0",
+    "upsample": "diffusers.pipelines.ltx2.pipeline_ltx2_latent_upsample.LTX2LatentUpsamplePipeline.__call__",
     "guided": f"{_PIPELINE}.__call__",
     "latent": "diffusers.schedulers.scheduling_flow_match_euler_discrete.FlowMatchEulerDiscreteScheduler.step",
     "frames": "diffusers.models.autoencoders.autoencoder_kl_ltx2.AutoencoderKLLTX2Video.decode",

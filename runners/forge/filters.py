@@ -21,6 +21,12 @@ def resampling_filter(shape: tuple[int, ...]) -> Tensor:
     return kaiser_sinc_filter().reshape(shape)
 
 
+def binomial_filter(shape: tuple[int, ...]) -> Tensor:
+    """(1, 1, 5, 5) outer product of the binomials 1, 4, 6, 4, 1, of sum 1; an upsampler's file carries it."""
+    binomials = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=torch.float64) / 16
+    return torch.outer(binomials, binomials).reshape(shape)
+
+
 def fourier_basis(shape: tuple[int, ...]) -> Tensor:
     """(2 K, 1, N) real parts, then imaginary parts, of a discrete Fourier transform under a periodic Hann window."""
     samples = shape[-1]

@@ -38,6 +38,36 @@ def model_inventory(preset: Preset) -> Inventory:
     return inventory | (audio_encoder_inventory(preset.config) if preset.audio_encoder else {})
 
 
+def lora_inventory(model: Inventory, rank: int) -> Inventory:
+    """A LoRA's tensors: a pair of factors for every linear layer of a checkpoint's transformer.
+
+    Args:
+        model: the checkpoint's tensors.
+        rank: of every pair, whatever the layer's size, as in the released file.
+    """
+    from runners.ltx23.loading import TRANSFORMER
+    from runners.ltx23.lora import CONNECTOR, FACTORS, LEFT_OUT, WEIGHT
+
+    inventory: Inventory = {}
+    for name, shape in model.items():
+        if name.startswith(TRANSFORMER) and CONNECTOR not in name and name.endswith(WEIGHT) and len(shape) == 2:
+            layer = LEFT_OUT + name.removeprefix(TRANSFORMER).removesuffix(WEIGHT)
+            inventory[layer + FACTORS[0]] = (rank, shape[1])
+            inventory[layer + FACTORS[1]] = (shape[0], rank)
+    return inventory
+
+
+def upsampler_inventory(config: Json) -> Inventory:
+    """The tensors of the spatial upsampler's file."""
+    from runners.ltx23.loading import expected_shapes
+    from runners.ltx23.upsampler import Upsampler
+    from runners.ltx23.upsampler_config import UpsamplerConfig
+
+    with torch.device("meta"):
+        module = Upsampler(UpsamplerConfig.from_dict(config))
+    return expected_shapes(module, module.CHECKPOINT_PREFIXES)
+
+
 def gemma_inventory(gemma: Json) -> Inventory:
     """The Gemma folder's tensors, under the names of Gemma's own files: vision tower included, no separate head."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration

@@ -24,16 +24,17 @@ from runners.forge.scales import made_tensor, recipe_of
 TABLE: Final = Path(__file__).with_name("known_hashes.json")
 
 
-def recipe_key(parts: list[Inventory], version: int, seed: int) -> str:
+def recipe_key(parts: list[Inventory], version: int, seed: int, kind: str = "") -> str:
     """SHA-256 of everything that the bits of made tensors follow from, hex.
 
     Args:
         parts: name -> shape, of the model and of Gemma.
         version: of the forge's specification.
         seed: of the values.
+        kind: what else decides the values: nothing, or that the transformer is a distilled one.
     """
     cpu = torch.device("cpu")
-    total = hashlib.sha256(f"{version} {seed} {DTYPE}\n".encode())
+    total = hashlib.sha256(f"{version} {seed} {DTYPE}{kind and ' '}{kind}\n".encode())
     smallest: dict[int, tuple[int, str, tuple[int, ...]]] = {}  # by the length of groups: size, name, shape
     for part, tensors in enumerate(parts):
         for name, shape in tensors.items():

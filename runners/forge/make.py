@@ -4,7 +4,7 @@ Every value follows from (seed, tensor name) alone, so both ways give the same b
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +15,14 @@ from torch import Tensor
 from runners.checksum import WeightEntry, weight_entry, weights_hash
 from runners.errors import CheckpointError
 from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.inventory import DTYPE, Inventory, gemma_inventory, model_inventory
+from runners.forge.inventory import (
+    DTYPE,
+    Inventory,
+    gemma_inventory,
+    lora_inventory,
+    model_inventory,
+    upsampler_inventory,
+)
 from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
 from runners.forge.scales import made_tensor
@@ -24,8 +31,13 @@ from runners.partial_folder import partial_folder, take_place
 SPEC_VERSION = 2  # counted up whenever the values, names or files of any preset change
 CHECKPOINT_NAME = "ltx-2.3.safetensors"
 GEMMA_FOLDER = "gemma"
+LORA_NAME = "ltx-2.3-distilled-lora.safetensors"
+DISTILLED_NAME = "ltx-2.3-distilled.safetensors"
+UPSAMPLER_NAME = "ltx-2.3-spatial-upscaler-x2.safetensors"
 MADE_BY = "forge"  # key of a made file's metadata
 GEMMA_WEIGHTS_NAME = "model.safetensors"
+_DISTILLED_SEEDS = 1 << 32  # added to the seed of what distillation trains
+_TRANSFORMER, _CONNECTOR = "model.diffusion_model.", "_embeddings_connector."
 _SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
 
 
@@ -35,16 +47,22 @@ class MadeTensors:
     `shapes` and `read` are those of `runners.model_files.TensorSource`.
     """
 
-    def __init__(self, inventory: Inventory, seed: int) -> None:
+    def __init__(self, inventory: Inventory, seed: int, *, distilled: bool = False) -> None:
+        """`distilled` gives the transformer other values, and leaves everything else alone, as distillation does."""
         self.shapes = inventory
         self.seed = seed
+        self.distilled = distilled
 
     def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
         """Tensors by name, made on `device`. Raises: CheckpointError for a name the model does not have."""
         unknown = [name for name in names if name not in self.shapes]
         if unknown:
             raise CheckpointError(f"The made model has no {', '.join(unknown[:10])}.")
-        return {name: made_tensor(name, self.shapes[name], DTYPE, self.seed, device) for name in names}
+        return {name: made_tensor(name, self.shapes[name], DTYPE, self._seed_of(name), device) for name in names}
+
+    def _seed_of(self, name: str) -> int:
+        trained = self.distilled and name.startswith(_TRANSFORMER) and _CONNECTOR not in name
+        return self.seed + _DISTILLED_SEEDS * trained
 
     def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its name, one at a time."""
@@ -62,20 +80,39 @@ def made_model(preset: Preset, seed: int) -> MadeTensors:
     return MadeTensors(model_inventory(preset), seed)
 
 
+def made_distilled(preset: Preset, seed: int) -> MadeTensors:
+    """The distilled checkpoint's tensors of a preset: those of the single file, with another transformer."""
+    return MadeTensors(model_inventory(preset), seed, distilled=True)
+
+
+def made_upsampler(preset: Preset, seed: int) -> MadeTensors:
+    """The spatial upsampler's tensors of a preset."""
+    return MadeTensors(upsampler_inventory(preset.upsampler), seed)
+
+
 def made_gemma(preset: Preset, seed: int) -> MadeTensors:
     """The Gemma folder's tensors of a preset."""
     return MadeTensors(gemma_inventory(preset.gemma), seed)
 
 
+def made_lora(preset: Preset, seed: int) -> MadeTensors:
+    """The distilled LoRA's tensors of a preset."""
+    return MadeTensors(lora_inventory(model_inventory(preset), preset.lora_rank), seed)
+
+
 def forged_hash(preset: str, seed: int, device: torch.device) -> str:
     """Hash of a made checkpoint with its Gemma: that of `runners.weights.WeightsFolder` on the forged folder."""
     sizes = preset_named(preset)
-    entries = [*made_model(sizes, seed).checksums(device)]
-    entries += [
-        (f"gemma/{name}", dtype, shape, checksum)
-        for name, dtype, shape, checksum in made_gemma(sizes, seed).checksums(device)
-    ]
-    return weights_hash(entries)
+    return parts_hash({"": made_model(sizes, seed), "gemma/": made_gemma(sizes, seed)}, device)
+
+
+def parts_hash(parts: Mapping[str, MadeTensors], device: torch.device) -> str:
+    """Hash of made tensors, those of each part under names that begin with its key."""
+    return weights_hash(
+        (f"{part}{name}", dtype, shape, checksum)
+        for part, made in parts.items()
+        for name, dtype, shape, checksum in made.checksums(device)
+    )
 
 
 def forged_recipe(preset: str, seed: int) -> str:
@@ -85,7 +122,9 @@ def forged_recipe(preset: str, seed: int) -> str:
 
 
 def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None, *, replace: bool = False) -> Path:
-    """Write a made checkpoint: `ltx-2.3.safetensors` and a `gemma` folder, byte for byte the same on every call.
+    """Write a made checkpoint, the distilled one, its LoRA, the spatial upsampler and a `gemma` folder.
+
+    All of it is byte for byte the same on every call.
 
     The folder is written under a temporary name and renamed when whole. Values are made on `device`; None is the CPU.
     `replace` replaces a made checkpoint that is there already, and nothing else.
@@ -106,9 +145,13 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
         write_gemma_files(gemma_folder, sizes.gemma)
         metadata = {"format": "pt", MADE_BY: json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
         _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
+        _write_safetensors(new / LORA_NAME, made_lora(sizes, seed), metadata, device)
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
         _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
+        _write_safetensors(new / DISTILLED_NAME, made_distilled(sizes, seed), metadata, device)
+        metadata["config"] = json.dumps(sizes.upsampler, sort_keys=True)
+        _write_safetensors(new / UPSAMPLER_NAME, made_upsampler(sizes, seed), metadata, device)
         take_place(new, out_dir)
     return out_dir
 
@@ -117,7 +160,8 @@ def is_forged(folder: Path) -> bool:
     """True if a folder holds nothing but a checkpoint that was made here, which can be made again."""
     path = folder / CHECKPOINT_NAME
     parts = {part.name for part in folder.iterdir()} if folder.is_dir() else set()
-    if parts != {CHECKPOINT_NAME, GEMMA_FOLDER} or path.is_symlink():
+    earlier = {CHECKPOINT_NAME, GEMMA_FOLDER}  # what was made before there were pipelines with two stages
+    if not earlier <= parts <= earlier | {LORA_NAME, DISTILLED_NAME, UPSAMPLER_NAME} or path.is_symlink():
         return False
     try:
         with safe_open(path, framework="pt") as file:

@@ -50,9 +50,11 @@ class Preset:
     name: str
     config: Json  # of the single-file checkpoint
     gemma: Json  # of the Gemma folder
+    upsampler: Json  # of the spatial upsampler's file
     # Released files hold the audio encoder, which nothing in text and image to video reads. `full` is made without it,
     # since the goldens at full size name the hash of every tensor there was when they were recorded.
     audio_encoder: bool = True
+    lora_rank: int = 6  # of the distilled LoRA
 
 
 def preset_named(name: str) -> Preset:
@@ -62,15 +64,16 @@ def preset_named(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}; forge one of {', '.join(PRESETS)}.")
-    config, gemma = full_config(), full_gemma()
+    config, gemma, upsampler = full_config(), full_gemma(), full_upsampler()
     for departure in _DEPARTURES[name]:
         departures = _read("presets.json")[departure]
         _depart(config, departures["config"])
         _depart(gemma, departures["gemma"])
+        _depart(upsampler, departures["upsampler"])
     if name == "full":
-        return Preset(name=name, config=config, gemma=gemma, audio_encoder=False)
+        return Preset(name=name, config=config, gemma=gemma, upsampler=upsampler, audio_encoder=False, lora_rank=384)
     _depart(gemma, _MADE_TOKENIZER)
-    return Preset(name=name, config=config, gemma=gemma)
+    return Preset(name=name, config=config, gemma=gemma, upsampler=upsampler)
 
 
 def full_config() -> Json:
@@ -81,6 +84,11 @@ def full_config() -> Json:
 def full_gemma() -> Json:
     """Gemma 3 12B: its public config.json, which LTX-2.3 runs on."""
     return _read("gemma-3-12b.config.json")
+
+
+def full_upsampler() -> Json:
+    """The configuration of the x2 spatial upsampler of LTX-2.3: the official classes' defaults but for its width."""
+    return _read("ltx-2.3-spatial-upscaler-x2.config.json")
 
 
 def _read(name: str) -> Json:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from runners.errors import CheckpointError
 from runners.forge.counter import fill_normal_, stream_key
-from runners.forge.filters import fourier_basis, inverse_fourier_basis, mel_basis, resampling_filter
+from runners.forge.filters import binomial_filter, fourier_basis, inverse_fourier_basis, mel_basis, resampling_filter
 
 Shape = tuple[int, ...]
 
@@ -71,6 +71,9 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     # Text features and connectors.
     (r"text_embedding_projection\..*\.weight", gain_recipe(1.0)),
     (r".*\.learnable_registers", spread_recipe(0.0, 0.6)),
+    # LoRAs: at full strength three tenths of the weight they are fused into.
+    (r".*\.lora_A\.weight", gain_recipe(1.0)),
+    (r".*\.lora_B\.weight", gain_recipe(0.3)),
     # Attention. Unit queries and keys give logits of the deviation q_norm x k_norm: 1.7, peaked but not one-hot.
     (r".*\.[qk]_norm\.weight", spread_recipe(1.3, 0.1)),
     (r".*\.to_[qkv]\.weight", gain_recipe(1.0)),
@@ -110,6 +113,11 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     (r"vocoder\..*\.convs2\.\d+\.weight", gain_recipe(0.4)),
     (r"vocoder\.vocoder\.conv_post\.weight", gain_recipe(0.1)),
     (r"vocoder\.bwe_generator\.conv_post\.weight", gain_recipe(0.03)),
+    # Spatial upsampler: SiLU leaves a deviation of 0.6, and a block adds a normed branch to what came in.
+    (r"upsampler\.blur_down\.kernel", binomial_filter),
+    (r"(.*\.)?(initial_)?norm\d?\.weight", spread_recipe(1.0, 0.1)),
+    (r"(.*\.)?(initial_)?conv\d?\.weight|upsampler\.0\.weight", gain_recipe(1.0)),
+    (r"final_conv\.weight", gain_recipe(1.7)),
     (r".*\.bias", spread_recipe(0.0, 0.05)),
 )
 COMPILED_RULES = tuple((re.compile(pattern), recipe) for pattern, recipe in RULES)

@@ -11,11 +11,20 @@ import torch
 
 from runners.errors import CheckpointError, OutOfMemoryError
 from runners.forge.gemma_folder import write_gemma_files
-from runners.forge.inventory import Inventory, gemma_inventory, model_inventory
+from runners.forge.inventory import Inventory, gemma_inventory, lora_inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
-from runners.forge.make import GEMMA_WEIGHTS_NAME, SPEC_VERSION, MadeTensors, forged_hash
+from runners.forge.make import (
+    GEMMA_WEIGHTS_NAME,
+    LORA_NAME,
+    SPEC_VERSION,
+    MadeTensors,
+    made_upsampler,
+    parts_hash,
+)
 from runners.forge.presets import Preset, preset_named
-from runners.weights import Weights, WeightsFolder
+from runners.model_files import UpsamplerFiles
+from runners.stages import PIPELINES, Pipeline
+from runners.weights import Weights, WeightsFolder, kind_of_files
 
 SCHEME = "forge:"
 
@@ -32,14 +41,22 @@ class TensorMaker:
 class ForgedWeights(Weights):
     """The weights of a preset, each tensor made where and when it is wanted; only the tokenizer is on disk."""
 
-    def __init__(self, preset: str, seed: int, device: torch.device, prepared: TensorMaker | None = None) -> None:
+    def __init__(
+        self,
+        preset: str,
+        seed: int,
+        device: torch.device,
+        prepared: TensorMaker | None = None,
+        pipeline: Pipeline = PIPELINES["one_stage"],
+    ) -> None:
         """Prepare the names and the tokenizer, unless another process has.
 
         Args:
             preset: size of the model.
             seed: of the values.
             device: where they are hashed.
-            prepared: of the same preset by another process.
+            prepared: of the same preset by another process, or for another pipeline.
+            pipeline: whose files these are.
         Raises: ConfigError for an unknown preset.
         """
         sizes = preset_named(preset)
@@ -48,11 +65,24 @@ class ForgedWeights(Weights):
         self.prepared = prepared or self._prepare(sizes)
         super().__init__(
             config=sizes.config,
-            model=MadeTensors(self.prepared.model, seed),
+            model=MadeTensors(self.prepared.model, seed, distilled=pipeline.distilled),
             gemma_config=sizes.gemma,
             gemma=MadeTensors(self.prepared.gemma, seed),
             gemma_folder=self.prepared.gemma_folder,
+            upsampler=self._upsampler(sizes) if pipeline.two_stages else None,
         )
+        self._distilled = pipeline.distilled
+        self._of_kind: dict[Pipeline, ForgedWeights] = {pipeline: self}
+
+    def of_pipeline(self, name: str) -> "ForgedWeights":
+        """The weights that a pipeline runs with."""
+        kind = kind_of_files(name)
+        if kind not in self._of_kind:
+            self._of_kind[kind] = ForgedWeights(self.preset, self.seed, self.device, self.prepared, kind)
+        return self._of_kind[kind]
+
+    def _upsampler(self, sizes: Preset) -> UpsamplerFiles:
+        return UpsamplerFiles(config=sizes.upsampler, tensors=made_upsampler(sizes, self.seed))
 
     def _prepare(self, sizes: Preset) -> TensorMaker:
         """Take the inventories, and write Gemma's small files into a folder that goes when this object does."""
@@ -63,10 +93,23 @@ class ForgedWeights(Weights):
         (folder / GEMMA_WEIGHTS_NAME).touch()
         return TensorMaker(model=model_inventory(sizes), gemma=gemma_inventory(sizes.gemma), gemma_folder=folder)
 
+    @property
+    def distilled_lora(self) -> str:
+        """The name of the distilled LoRA."""
+        return LORA_NAME
+
+    def lora(self, name: str) -> MadeTensors:
+        """The tensors of the distilled LoRA, the one there is. Raises: CheckpointError for another name."""
+        if name != LORA_NAME:
+            raise CheckpointError(f"Made weights have one LoRA, {LORA_NAME}; got {name[:200]!r}.")
+        rank = preset_named(self.preset).lora_rank
+        return MadeTensors(lora_inventory(self.prepared.model, rank), self.seed)
+
     @cached_property
     def recipe(self) -> str:
         """Key of everything that the bits follow from, with a few of the bits that this interpreter makes, hex."""
-        return recipe_key([self.prepared.model, self.prepared.gemma], SPEC_VERSION, self.seed)
+        parts = [made.shapes for made in self._parts().values()]
+        return recipe_key(parts, SPEC_VERSION, self.seed, "distilled" if self._distilled else "")
 
     @cached_property
     def hash(self) -> str:
@@ -75,11 +118,17 @@ class ForgedWeights(Weights):
         Raises: OutOfMemoryError.
         """
         try:
-            return known_hash(self.recipe) or forged_hash(self.preset, self.seed, self.device)
+            return known_hash(self.recipe) or parts_hash(self._parts(), self.device)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
                 f"{self.device} ran out of memory while the weights were hashed ({error}). Free it, or take another."
             ) from error
+
+    def _parts(self) -> dict[str, MadeTensors]:
+        parts = {"": self.model, "gemma/": self.gemma}
+        if self.upsampler is not None:
+            parts["upsampler/"] = self.upsampler.tensors
+        return {name: made for name, made in parts.items() if isinstance(made, MadeTensors)}
 
 
 def weights_named(name: str, device: torch.device) -> WeightsFolder | ForgedWeights:

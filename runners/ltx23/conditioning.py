@@ -13,6 +13,7 @@ from torch import Tensor
 
 from runners.errors import ShapeError
 from runners.ltx23.latents import (
+    VIDEO_SCALE,
     LatentState,
     VideoShape,
     cell_bounds_px,
@@ -28,6 +29,8 @@ def condition_on_image(
     shape: VideoShape,
     frame_rate: float,
     keyframe_spans_one_frame: bool,
+    always_append: bool = False,
+    only_clean: bool = False,
 ) -> LatentState:
     """Put an encoded picture into a video state.
 
@@ -35,6 +38,8 @@ def condition_on_image(
         state: the video state so far.
         image_latent: (B, C, 1, H, W) picture encoded by the video VAE.
         frame_idx: pixel frame at which it is to be seen; 0 replaces tokens, any other appends them.
+        always_append: append them at frame 0, too, as keyframe interpolation does.
+        only_clean: put the picture into the clean latent alone, and leave what is noised as it is.
         strength: 1 keeps the picture as it is, 0 leaves its tokens all to denoising.
         shape: the clip's latent shape.
         frame_rate: frames per second.
@@ -47,15 +52,18 @@ def condition_on_image(
             f"{(shape.height, shape.width)}; encode the picture at the clip's height and width."
         )
     tokens = video_tokens(image_latent)
-    if frame_idx == 0:
-        return _replace_first_frame(state, tokens, strength)
-    return _append_keyframe(state, image_latent, tokens, frame_idx, strength, frame_rate, keyframe_spans_one_frame)
+    if frame_idx == 0 and not always_append:
+        return _replace_first_frame(state, tokens, strength, only_clean)
+    begun = torch.zeros_like(tokens) if only_clean else tokens
+    appended = _append_keyframe(state, image_latent, tokens, frame_idx, strength, frame_rate, keyframe_spans_one_frame)
+    return replace(appended, latent=torch.cat([state.latent, begun], dim=1))
 
 
-def _replace_first_frame(state: LatentState, tokens: Tensor, strength: float) -> LatentState:
+def _replace_first_frame(state: LatentState, tokens: Tensor, strength: float, only_clean: bool) -> LatentState:
     latent, clean, mask = state.latent.clone(), state.clean.clone(), state.denoise_mask.clone()
     given = slice(0, tokens.shape[1])
-    latent[:, given] = tokens
+    if not only_clean:
+        latent[:, given] = tokens
     clean[:, given] = tokens
     mask[:, given] = 1.0 - strength
     return replace(state, latent=latent, clean=clean, denoise_mask=mask)
@@ -72,7 +80,8 @@ def _append_keyframe(
 ) -> LatentState:
     _, _, frames, height, width = image_latent.shape
     bounds = cell_bounds_px(VideoShape(frames=frames, height=height, width=width), tokens.device)
-    # Only a picture at frame 0 would be shifted back like the clip's own causal first frame.
+    if frame_idx == 0:  # shifted back like the clip's own causal first frame
+        bounds[:, 0] = (bounds[:, 0] + 1 - VIDEO_SCALE[0]).clamp(min=0)
     bounds[:, 0] += frame_idx
     if spans_one_frame:
         bounds[:, 0, :, 1] = bounds[:, 0, :, 0] + 1

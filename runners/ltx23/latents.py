@@ -67,6 +67,11 @@ def video_grid(tokens: Tensor, shape: VideoShape) -> Tensor:
     return rearrange(tokens, "b (f h w) c -> b c f h w", f=shape.frames, h=shape.height, w=shape.width)
 
 
+def audio_tokens(latent: Tensor) -> Tensor:
+    """(B, C, T, M) to (B, T, C * M)."""
+    return rearrange(latent, "b c t m -> b t (c m)")
+
+
 def audio_grid(tokens: Tensor) -> Tensor:
     """(B, T, C * M) to (B, C, T, M)."""
     return rearrange(tokens, "b t (c m) -> b c t m", c=AUDIO_CHANNELS, m=AUDIO_MEL_BINS)
@@ -110,18 +115,23 @@ def empty_state(num_tokens: int, channels: int, positions: Tensor, dtype: torch.
     return LatentState(latent=latent, clean=latent.clone(), denoise_mask=mask, positions=positions)
 
 
-def with_noise(state: LatentState, generator: torch.Generator, lerp_fp32: bool) -> LatentState:
+def with_noise(
+    state: LatentState, generator: torch.Generator, lerp_fp32: bool, noise_scale: float = 1.0
+) -> LatentState:
     """Fill a state with noise where its mask says so.
 
     Args:
         state: conditioned state.
         generator: the run's one generator, on the state's device; video is drawn before audio.
-        lerp_fp32: reference behaviour `noise_lerp_fp32`, an fp32 lerp from the clean latent.
+        lerp_fp32: reference behaviour `noise_lerp_fp32`, fp32 lerps from the latent, then from the clean latent.
+        noise_scale: share of noise where the mask is 1; the rest is what the state begins with.
     """
     latent = state.latent
     noise = torch.randn(latent.shape, generator=generator, dtype=latent.dtype, device=latent.device)
     if lerp_fp32:
-        mixed = torch.lerp(state.clean.float(), noise.float(), state.denoise_mask)
+        noisy = torch.lerp(latent.float(), noise.float(), noise_scale)
+        mixed = torch.lerp(state.clean.float(), noisy, state.denoise_mask)
     else:
-        mixed = noise * state.denoise_mask + latent * (1 - state.denoise_mask)  # promoted to fp32 by the mask
+        share = state.denoise_mask * noise_scale
+        mixed = noise * share + latent * (1 - share)  # promoted to fp32 by the mask
     return replace(state, latent=mixed.to(latent.dtype))

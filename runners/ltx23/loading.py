@@ -15,6 +15,7 @@ from runners.model_files import TensorSource
 
 # In official files, but nothing in text and image to video reads them; further statistics stand beside the two used.
 UNUSED_PREFIXES = ("audio_vae.encoder.", "audio_vae.per_channel_statistics.", "vae.per_channel_statistics.")
+TRANSFORMER = "model.diffusion_model."  # where the transformer's weights stand in a checkpoint
 LISTED = 10  # offending keys named in an error
 
 
@@ -66,6 +67,8 @@ def load(
 ) -> ModuleT:
     """Give a module built on the meta device its weights, in `dtype` on `device`, ready for inference.
 
+    Parameters that the module keeps in a narrower dtype than any it computes in stay in that.
+
     Raises: CheckpointError if a tensor is missing or has another shape.
     """
     wanted = {key: checkpoint_name(prefixes, key) for key in module.state_dict()}
@@ -74,8 +77,12 @@ def load(
         raise CheckpointError(f"{len(missing)} tensors are missing: {', '.join(missing[:LISTED])}.")
     stored = source.read(list(wanted.values()), device)
     # Popped one by one, so that the stored and the converted copy of a large model never stand side by side.
-    weights = {key: stored.pop(name).to(dtype) for key, name in wanted.items()}
-    _check_shapes(module.state_dict().items(), weights)
+    empty = module.state_dict()
+    weights = {
+        key: stored.pop(name).to(empty[key].dtype if empty[key].itemsize == 1 else dtype)
+        for key, name in wanted.items()
+    }
+    _check_shapes(empty.items(), weights)
     module.load_state_dict(weights, strict=True, assign=True)
     return module.to(device).eval().requires_grad_(False)
 

@@ -21,12 +21,18 @@ class PipelineConfig(Section):
     tier: Literal["exact", "fast", "fp8", "fp8x2"] = "exact"  # all but exact: passes together, in fused operations
     disable_autocast: bool = True  # the official run enters no autocast; a port that does computes other numbers
     reference: ReleaseBehaviours = RELEASES["1.0.0"]
+    quantization: Literal["fp8_cast", "fp8_scaled_mm"] | None = None  # how the transformer's weights are kept
 
     def __post_init__(self) -> None:
         """Check types, since overrides may come from anywhere. Raises: ConfigError."""
         if self.dtype not in (torch.bfloat16, torch.float32):
             raise ConfigError(f"dtype is {self.dtype}; wanted torch.bfloat16, or torch.float32 for the oracle.")
         super().__post_init__()
+        if self.quantization is not None and (self.dtype != torch.bfloat16 or self.tier != "exact"):
+            raise ConfigError(
+                f"Weights kept as {self.quantization} run in bf16 and the exact tier; asked for are {self.dtype} and "
+                f"{self.tier!r}."
+            )
         if not self.disable_autocast and self.dtype != torch.bfloat16:
             raise ConfigError(f"autocast computes in bf16, but dtype is {self.dtype}; take bf16, or disable_autocast.")
 

@@ -1,11 +1,12 @@
 """Sampling parameters: one request to the model, and what one-stage generation takes as given."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from runners.errors import CaseError
 from runners.releases import ReleaseBehaviours
 from runners.request import Guider, ImageCondition, check_guider, check_request
+from runners.stages import PIPELINES, Pipeline, StagePlan, Stages, check_stages, plan_stages
 
 # A fact of the official model: its text is part of the numbers (ltx_pipelines.utils.constants 1.0.0).
 DEFAULT_NEGATIVE_PROMPT = (
@@ -56,7 +57,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "video_guidance": (Guider,),
     "audio_guidance": (Guider,),
     "skip_v2a_cross_attn_for_video_gt": (bool,),
+    "pipeline": (str,),
+    "stages": (Stages,),
 }
+
+
+WHOLE: Final = Stages()  # nothing said of stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +84,8 @@ class LTX23SamplingParams:
     video_guidance: Guider = VIDEO_GUIDER
     audio_guidance: Guider = AUDIO_GUIDER
     skip_v2a_cross_attn_for_video_gt: bool = False  # audio-from-video attention off in every block of all passes
+    pipeline: str = "one_stage"
+    stages: Stages = WHOLE
 
     def __post_init__(self) -> None:
         """Refuse what the model cannot run. Raises: CaseError."""
@@ -89,6 +97,17 @@ class LTX23SamplingParams:
         check_request(whose, "", self)
         check_guider(f"{whose}: video_guidance", self.video_guidance)
         check_guider(f"{whose}: audio_guidance", self.audio_guidance)
+        check_stages(whose, self.pipeline, self.stages, self, self.video_guidance, self.audio_guidance)
+
+    @property
+    def kind(self) -> Pipeline:
+        """The pipeline that the request goes through."""
+        return PIPELINES[self.pipeline]
+
+    @property
+    def plans(self) -> tuple[StagePlan, ...]:
+        """Its stages, one or two."""
+        return plan_stages(self.pipeline, self.stages, self, self.video_guidance, self.audio_guidance)
 
     @property
     def do_classifier_free_guidance(self) -> bool:

@@ -21,4 +21,6 @@ def sampling_params(case: Case, reference: ReleaseBehaviours | None = None) -> L
         video_guidance=case.guidance.video,
         audio_guidance=case.guidance.audio,
         skip_v2a_cross_attn_for_video_gt=case.switches.skip_v2a_cross_attn_for_video_gt,
+        pipeline=case.pipeline,
+        stages=case.stages,
     )

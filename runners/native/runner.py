@@ -8,6 +8,7 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError
+from runners.loras import stage_loras
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
 from runners.ltx23.sampling import LTX23SamplingParams
@@ -29,6 +30,9 @@ class NativeRunner:
         behaviours=True,
         taps=("*",),
         second_device=True,
+        loras=True,
+        pipelines=frozenset({"one_stage", "distilled", "two_stage", "two_stage_hq", "keyframes"}),
+        quantizations=frozenset({"fp8_cast"}),
     )
 
     def __init__(
@@ -67,6 +71,7 @@ class NativeRunner:
             tier=self.options.tier,
             disable_autocast=case.switches.disable_autocast,
             reference=reference_of(case.reference, self.options.behaviours),
+            quantization=case.quantization,
         )
         return resolve_pipeline_config(base, self.overrides, self.command_line)
 
@@ -78,7 +83,14 @@ class NativeRunner:
         clock = Clock(self.options.device, progress)
         try:
             with clock.loading():
-                pipeline = LTX23Pipeline(self.weights, config, self.options.device, self.options.second_device)
+                weights = self.weights.of_pipeline(case.pipeline)
+                pipeline = LTX23Pipeline(
+                    weights,
+                    config,
+                    self.options.device,
+                    *stage_loras(case, weights),
+                    second_device=self.options.second_device,
+                )
             batch = pipeline(sampling, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
@@ -86,7 +98,7 @@ class NativeRunner:
             ) from error
         assert batch.video_frames is not None and batch.audio_waveform is not None
         assert batch.video_latent is not None and batch.audio_latent is not None
-        assert batch.sigmas is not None and batch.sample_rate_hz is not None
+        assert batch.sample_rate_hz is not None
         return Outcome(
             video_frames=batch.video_frames,
             audio_waveform=batch.audio_waveform,
@@ -94,7 +106,7 @@ class NativeRunner:
             audio_latent=batch.audio_latent,
             frame_rate=case.request.frame_rate,
             sample_rate_hz=batch.sample_rate_hz,
-            sigmas=batch.sigmas,
+            sigmas=torch.cat(batch.schedules),
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),

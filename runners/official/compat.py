@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +18,12 @@ from unittest.mock import patch
 
 import torch
 
+from runners.model_files import TensorSource
 from runners.official.ledger import MadeLoader
+from runners.official.request import MADE_PATH, MADE_UPSAMPLER_PATH
 from runners.stand_ins import without_compiled_torchaudio
 from runners.weights import Weights, WeightsFolder
 
-MADE_PATH = "made on the device"
 SIZES = (
     "hidden_size",
     "num_hidden_layers",
@@ -114,30 +115,37 @@ def any_number_of_heads() -> Iterator[None]:
         yield
 
 
-def checkpoint_path(weights: Weights) -> str:
-    """Path of the single file as official code wants it; for made weights a name that `made_weights_loader` knows."""
-    return str(weights.checkpoint_path) if isinstance(weights, WeightsFolder) else MADE_PATH
-
-
 @contextmanager
-def made_weights_loader(weights: Weights) -> Iterator[None]:
-    """While inside, the loader of releases since 1.1.2 gets made weights from their source, not from a file."""
+def made_weights_loader(weights: Weights, loras: Mapping[str, TensorSource]) -> Iterator[None]:
+    """While inside, the loader of releases since 1.1.2 gets made weights from their source, not from a file.
+
+    Args:
+        weights: of the run.
+        loras: by the path that the loader is given.
+    """
     if isinstance(weights, WeightsFolder):
         yield
         return
     module = importlib.import_module("ltx_core.loader.sft_loader")
     # Since 1.2.0 the metadata hold the configuration under a name, and the version beside it.
     nested = importlib.util.find_spec("ltx_pipelines.utils.model_paths") is not None
-    metadata = {"config": weights.config, "model_version": weights.model_version} if nested else weights.config
-    model = MadeLoader(weights.model, weights.config)
+    version = weights.model_version
+    metadata = {MADE_PATH: {"config": weights.config, "model_version": version} if nested else weights.config}
     gemma = MadeLoader(weights.gemma, weights.gemma_config)
+
+    beside = dict(loras)
+    if weights.upsampler is not None:
+        config = weights.upsampler.config
+        metadata[MADE_UPSAMPLER_PATH] = {"config": config, "model_version": version} if nested else config
+        beside[MADE_UPSAMPLER_PATH] = weights.upsampler.tensors
+    model = MadeLoader(weights.model, weights.config, beside)
 
     def load(_self: Any, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
         first = path if isinstance(path, str) else path[0]
-        return (model if first == MADE_PATH else gemma).load(path, sd_ops, device)
+        return (model if first == MADE_PATH or first in beside else gemma).load(path, sd_ops, device)
 
     def read_metadata(_self: Any, path: Any) -> dict[str, Any]:
-        return metadata if path == MADE_PATH else {}
+        return metadata.get(path, {})
 
     loader = module.SafetensorsModelStateDictLoader
     with patch.object(loader, "load", load), patch.object(loader, "metadata", read_metadata):

@@ -6,6 +6,7 @@ tensors, through the loader argument they have for that. Everything after that i
 
 import dataclasses
 import importlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor
 
 from runners.model_files import TensorSource
 from runners.official.lockstep import Key
-from runners.weights import Weights, WeightsFolder
+from runners.official.quantization import official_policy
+from runners.official.request import OfficialRequest, checkpoint_path, lora_path, named_loras, upsampler_path
+from runners.weights import WeightsFolder
 
+NOTHING_BESIDE: Final[Mapping[str, TensorSource]] = {}
 BUILDERS: Final = {
     "text_encoder": "text_encoder_builder",
     "gemma_embeddings_processor": "embeddings_processor_builder",
@@ -23,27 +27,38 @@ BUILDERS: Final = {
     "video_decoder": "vae_decoder_builder",
     "audio_decoder": "audio_decoder_builder",
     "vocoder": "vocoder_builder",
+    "spatial_upsampler": "upsampler_builder",
 }  # what the official ledger hands out, and its attribute that builds it
 
 
-def model_ledger(weights: Weights, dtype: torch.dtype, device: torch.device) -> Any:
-    """The official `ModelLedger` for these weights."""
+def model_ledger(request: OfficialRequest) -> Any:
+    """The official `ModelLedger` for the weights and LoRAs of a run."""
     ledger_class = importlib.import_module("ltx_pipelines.utils.model_ledger").ModelLedger
-    if isinstance(weights, WeightsFolder):
-        return ledger_class(
-            dtype=dtype,
-            device=device,
-            checkpoint_path=str(weights.checkpoint_path),
-            gemma_root_path=str(weights.gemma_folder),
-        )
+    weights = request.weights
+    made = not isinstance(weights, WeightsFolder)
     ledger = ledger_class(
-        dtype=dtype, device=device, checkpoint_path="made on the device", gemma_root_path=str(weights.gemma_folder)
+        dtype=request.options.dtype,
+        device=request.options.device,
+        checkpoint_path=checkpoint_path(weights),
+        gemma_root_path=str(weights.gemma_folder),
+        spatial_upsampler_path=upsampler_path(weights) or None,
+        loras=tuple(named_loras(request.loras)),
+        quantization=official_policy(request),
     )
-    model = MadeLoader(weights.model, weights.config)
-    gemma = MadeLoader(weights.gemma, weights.gemma_config)
+    return with_made_loaders(ledger, request) if made else ledger
+
+
+def with_made_loaders(ledger: Any, request: OfficialRequest) -> Any:
+    """A ledger whose builders get made weights from their source."""
+    weights, loras = request.weights, (*request.loras, *request.distilled_lora)
+    model = MadeLoader(weights.model, weights.config, {lora_path(lora): lora.source for lora in loras})
+    loaders = {"text_encoder": MadeLoader(weights.gemma, weights.gemma_config)}
+    if weights.upsampler is not None:
+        loaders["spatial_upsampler"] = MadeLoader(weights.upsampler.tensors, weights.upsampler.config)
     for part, name in BUILDERS.items():
-        loader = gemma if part == "text_encoder" else model
-        setattr(ledger, name, dataclasses.replace(getattr(ledger, name), model_loader=loader))
+        if hasattr(ledger, name):
+            builder = dataclasses.replace(getattr(ledger, name), model_loader=loaders.get(part, model))
+            setattr(ledger, name, builder)
     return ledger
 
 
@@ -52,6 +67,8 @@ def key_of(ledger: Any, part: str) -> Key:
     operations = getattr(ledger, BUILDERS[part]).model_sd_ops
 
     def key(checkpoint_name: str) -> str | None:
+        if operations is None:  # the upsampler's file has the module's own names
+            return checkpoint_name
         renamed = operations.apply_to_key(checkpoint_name)
         if renamed is None:
             return None
@@ -64,9 +81,13 @@ def key_of(ledger: Any, part: str) -> Key:
 class MadeLoader:
     """The official loader protocol over a source of tensors."""
 
-    def __init__(self, source: TensorSource, config: dict[str, Any]) -> None:
+    def __init__(
+        self, source: TensorSource, config: dict[str, Any], beside: Mapping[str, TensorSource] = NOTHING_BESIDE
+    ) -> None:
+        """Load from `source`, whatever the path, but for the paths of `beside`."""
         self._source = source
         self._config = config
+        self._beside = beside
 
     def metadata(self, path: str) -> dict[str, Any]:
         """The checkpoint's configuration; there is no path to read it from."""
@@ -75,12 +96,13 @@ class MadeLoader:
     def load(self, path: Any, sd_ops: Any = None, device: torch.device | None = None) -> Any:
         """Tensors under the names that `sd_ops` gives them, as the official loader names them."""
         where = device or torch.device("cpu")
-        wanted = {name: name if sd_ops is None else sd_ops.apply_to_key(name) for name in self._source.shapes}
+        source = self._beside.get(path if isinstance(path, str) else path[0], self._source)
+        wanted = {name: name if sd_ops is None else sd_ops.apply_to_key(name) for name in source.shapes}
         named: dict[str, Tensor] = {}
         for name, key in wanted.items():
             if key is None:
                 continue
-            tensor = self._source.read([name], where)[name]
+            tensor = source.read([name], where)[name]
             pairs = ((key, tensor),) if sd_ops is None else sd_ops.apply_to_key_value(key, tensor)
             named.update((pair[0], pair[1]) for pair in pairs)
         state = importlib.import_module("ltx_core.loader.primitives").StateDict

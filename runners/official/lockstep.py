@@ -33,8 +33,14 @@ class Watcher(Protocol):
     def loaded(self, name: str, module: Any, key: Key) -> None:
         """A part, one of `ledger.BUILDERS`, is ready; `key` names a checkpoint tensor in it, None for another's."""
 
-    def step(self, index: int, sigmas: Tensor, video: LatentState, audio: LatentState) -> None:
-        """A step begins: (steps + 1,) noise levels, and both states as the step gets them."""
+    def upsampled(self, latent: Tensor, enlarged: Tensor) -> None:
+        """A first stage's video, (B, C, F, H, W), was enlarged; what follows belongs to the second stage."""
+
+    def step(self, index: int, sigmas: Tensor, sigma: Tensor, video: LatentState, audio: LatentState) -> None:
+        """A step begins: (steps + 1,) noise levels, the level () at hand, and both states as the step gets them.
+
+        Of `res_2s` each evaluation is a step, as taps count them.
+        """
 
 
 class SharedTensors:

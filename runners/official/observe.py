@@ -7,13 +7,14 @@ Axes: B sample, T token, C channel, S prompt token, N of these without padding, 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from runners.case import Case, Guidance
-from runners.clock import Clock
+from runners.clock import UPSAMPLING, Clock
 from runners.errors import RunnerError
 from runners.ltx23.branches import BRANCHES
 from runners.ltx23.passes import pass_names
@@ -21,6 +22,7 @@ from runners.official.lockstep import Watcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
+CALL: Final = ("video_state", "audio_state", "sigmas", "step_index")  # so a call of what denoises ends
 Observe = Callable[[Any], None]  # hooks a model that has been built
 Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skipped as well
 
@@ -28,25 +30,25 @@ Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skippe
 class ObservedTransformer:
     """The official x0 model: names the pass of each call, taps it, and turns V2A off in all of them when asked."""
 
-    def __init__(self, x0_model: Any, passes: Sequence[str], skip_v2a: Perturb | None) -> None:
+    def __init__(self, x0_model: Any, skip_v2a: Perturb | None, *, hook: bool = True) -> None:
         """Observe a model.
 
         Args:
             x0_model: the official model that predicts x0 of both modalities.
-            passes: names of a step's passes in the order of the calls.
             skip_v2a: adds "no V2A in any block" to a call's perturbations; None leaves V2A on.
+            hook: whether its blocks are to be hooked; not where they are those of a model that was observed before.
         """
         self._model = x0_model
         self._skip_v2a = skip_v2a
-        self._passes = passes
+        self._passes: Sequence[str] = ()
         self._calls = 0
-        if tapping():
+        if tapping() and hook:
             for index, block in enumerate(x0_model.velocity_model.transformer_blocks):
                 _hook_block(index, block)
 
-    def begin_step(self) -> None:
-        """The next call is the first pass of a new step."""
-        self._calls = 0
+    def begin_step(self, passes: Sequence[str]) -> None:
+        """The next call is the first pass of a new step, whose passes these are, in the order of the calls."""
+        self._passes, self._calls = passes, 0
 
     def __call__(self, video: Any, audio: Any, perturbations: Any) -> tuple[Tensor, Tensor]:
         """One pass: (B, T, C) x0 of both modalities. Raises: RunnerError for a pass that the guidance does not want."""
@@ -96,7 +98,7 @@ class TextObserver:
     """Taps what the text encoder and the connectors put out, prompt by prompt."""
 
     def __init__(self, guidance: Guidance) -> None:
-        """An unused negative prompt is encoded all the same, but not tapped."""
+        """An unused negative prompt may be encoded all the same, but is not tapped."""
         signs = ["pos", "neg"] if "uncond" in pass_names(guidance.video, guidance.audio) else ["pos", None]
         self._hidden, self._connected = iter(signs), iter(signs)
 
@@ -137,16 +139,43 @@ def as_it_is(_model: Any) -> None:
     """Nothing in this model is hooked where it is built."""
 
 
-def observe_image_encoder(encoder: nn.Module) -> None:
-    """Tap the latent of each picture."""
-    count = 0
+class PictureObserver:
+    """Taps the latent of each picture, stage by stage, whether one encoder serves both stages or each has its own."""
 
-    def encoded(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        nonlocal count
-        tap(f"image/{count}/latent", output)
-        count += 1
+    def __init__(self, case: Case) -> None:
+        self._names = [
+            f"{plan.prefix}image/{index}/latent" for plan in case.plans for index in range(len(case.request.images))
+        ]
+        self._count = 0
+        self._observed: WeakSet[nn.Module] = WeakSet()
 
-    encoder.register_forward_hook(encoded)
+    def observe(self, encoder: nn.Module) -> None:
+        """Tap what this encoder puts out; since 1.2.0 the same one may come again."""
+        if encoder not in self._observed:
+            self._observed.add(encoder)
+            encoder.register_forward_hook(self._encoded)
+
+    def _encoded(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._count == len(self._names):
+            raise RunnerError("The official code encoded more pictures than the case has; it is another release.")
+        tap(self._names[self._count], output)
+        self._count += 1
+
+
+def tapped_upsampling(
+    official: Callable[..., Tensor], clock: Clock, watcher: Watcher | None = None
+) -> Callable[..., Tensor]:
+    """The official upsampling of a latent, timed, its result tapped and told to who watches."""
+
+    def upsample(latent: Tensor, **modules: Any) -> Tensor:
+        clock.begin(UPSAMPLING)
+        enlarged = official(latent=latent, **modules)
+        tap("upsample/latent", enlarged)
+        if watcher is not None:
+            watcher.upsampled(latent, enlarged)
+        return enlarged
+
+    return upsample
 
 
 def observe_audio_decoder(decoder: nn.Module) -> None:
@@ -155,13 +184,13 @@ def observe_audio_decoder(decoder: nn.Module) -> None:
 
 
 class LoopObserver:
-    """Taps initial, guided and stepped latents of the official Euler loop and the passes between, and marks its steps.
+    """Taps initial, guided and stepped latents of the official loops and the passes between, and marks steps.
 
     What is tapped of a step is complete before a watcher is told of the next one.
     """
 
     def __init__(self, case: Case, clock: Clock, skip_v2a: Perturb, watcher: Watcher | None) -> None:
-        """Observe the one loop of a run.
+        """Observe the loops of a run, one for each stage.
 
         Args:
             case: what is run.
@@ -169,7 +198,9 @@ class LoopObserver:
             skip_v2a: adds "no V2A in any block" to the perturbations of a pass, where the case wants that.
             watcher: told of every step; None if nobody watches.
         """
-        self._passes = pass_names(case.guidance.video, case.guidance.audio)
+        self._plans = iter(case.plans)
+        self._passes: tuple[str, ...] = ()
+        self._observed: WeakSet[Any] = WeakSet()
         self._clock = clock
         self._skip_v2a = skip_v2a if case.switches.skip_v2a_cross_attn_for_video_gt else None
         self._watcher = watcher
@@ -177,7 +208,10 @@ class LoopObserver:
 
     def transformer(self, x0_model: Any) -> ObservedTransformer:
         """The model that the loop is about to call, observed."""
-        self._transformer = ObservedTransformer(x0_model, self._passes, self._skip_v2a)
+        # Since 1.2.0 the second stage may get the first one's model, in a shell of its own.
+        known = x0_model.velocity_model in self._observed
+        self._observed.add(x0_model.velocity_model)
+        self._transformer = ObservedTransformer(x0_model, self._skip_v2a, hook=not known)
         return self._transformer
 
     def loop(self, official_loop: Callable[..., Any], denoiser: str) -> Callable[..., Any]:
@@ -185,19 +219,32 @@ class LoopObserver:
 
         def loop(*, sigmas: Tensor, video_state: Any, audio_state: Any, **others: Any) -> Any:
             official = others.pop(denoiser)
-            count = len(sigmas) - 1
+            plan = next(self._plans)
+            count = plan.evaluations
+            self._passes = pass_names(plan.video, plan.audio)
             self._clock.begin("denoising")
+            with scope(plan.scope):
+                return observed(official, count, sigmas, video_state, audio_state, others)
+
+        def observed(
+            official: Any, count: int, sigmas: Tensor, video_state: Any, audio_state: Any, others: dict[str, Any]
+        ) -> Any:
             tap("init/video", video_state.latent)
             tap("init/audio", audio_state.latent)
 
-            def denoise(*call: Any) -> Any:
-                video, audio, _, index = call[-4:]  # so it ends in every release
+            evaluations = iter(range(count))
+
+            def denoise(*call: Any, **named: Any) -> Any:
+                # So a call ends in every release; res_2s names what it hands over at middles.
+                given = [named[key] for key in CALL] if named else call[-len(CALL) :]
+                video, audio, levels, step = given
+                index = next(evaluations)
                 self._clock.mark_step(index, count)
                 if index:
                     _tap_latents(index - 1, video, audio)
                 if self._watcher is not None:
-                    self._watcher.step(index, sigmas, state_of(video), state_of(audio))
-                return self._step(index, partial(official, *call))
+                    self._watcher.step(index, sigmas, levels[step], state_of(video), state_of(audio))
+                return self._step(index, partial(official, *call, **named))
 
             states = official_loop(
                 sigmas=sigmas, video_state=video_state, audio_state=audio_state, **others, **{denoiser: denoise}
@@ -210,7 +257,7 @@ class LoopObserver:
 
     def _step(self, index: int, denoise: Callable[[], Any]) -> Any:
         assert self._transformer is not None
-        self._transformer.begin_step()
+        self._transformer.begin_step(self._passes)
         with scope(f"denoise/{index:03d}"):
             guided = denoise()
             for modality, x0 in zip(("video", "audio"), guided, strict=True):

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from runners.official.blocks import observe_pipeline, observed_blocks
-from runners.official.compat import any_number_of_heads, checkpoint_path
+from runners.official.compat import any_number_of_heads
 from runners.official.observe import TextObserver
-from runners.official.request import PIPELINE, OfficialOutput, OfficialRequest, joined, pipeline_arguments
+from runners.official.pipelines import call_arguments, files_of, official_class, sigmas_asked
+from runners.official.request import OfficialOutput, OfficialRequest, checkpoint_path, joined
 
 
 def execute(request: OfficialRequest) -> OfficialOutput:
     """Run a case."""
-    module = importlib.import_module(PIPELINE)
-    weights = request.weights
+    case, weights = request.case, request.weights
     with any_number_of_heads(), observed_blocks(request, _masked_without_v2a):
         paths = importlib.import_module("ltx_pipelines.utils.model_paths").ModelPaths.from_monolith(
             checkpoint_path(weights), str(weights.gemma_folder)
         )
-        pipeline = module.TI2VidOneStagePipeline(model_paths=paths, loras=[], device=request.options.device)
-        stage = observe_pipeline(pipeline, request, _observe_together)
-        arguments = pipeline_arguments(request.case, as_displayed=True)
-        chunks, audio, _ = pipeline(**arguments, vae_dtype=request.options.dtype)
+        pipeline = official_class(case)(model_paths=paths, **files_of(request))
+        observed = observe_pipeline(pipeline, request, _observe_together)
+        arguments = {**call_arguments(case, as_displayed=True), **sigmas_asked(case)}
+        chunks, audio, *_ = pipeline(**arguments, vae_dtype=request.options.dtype)
         frames = bytes_of(joined(chunks, request.clock))
-    return stage.output(frames, audio)
+    return observed.output(frames, audio)
 
 
 def bytes_of(frames: Tensor) -> Tensor:

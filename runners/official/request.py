@@ -4,6 +4,7 @@ Axes: F frame, H height, W width, C channel, N sample.
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.image import read_picture, require_affordable
+from runners.model_files import LoraSource
 from runners.official.lockstep import Watcher
 from runners.protocol import RunOptions
 from runners.request import Guider
-from runners.weights import Weights
+from runners.weights import TensorFiles, Weights, WeightsFolder
 
-PIPELINE: Final = "ltx_pipelines.ti2vid_one_stage"
+MADE_PATH: Final = "made on the device"  # in place of a path, where a loader makes tensors
+MADE_UPSAMPLER_PATH: Final = "upsampler made on the device"
 LATE: Final = "video_decoding"  # its decoder is loaded before sound is decoded, and works once its chunks are wanted
 
 
@@ -29,6 +32,8 @@ class OfficialRequest:
     case: Case
     weights: Weights
     options: RunOptions
+    loras: tuple[LoraSource, ...]  # those of the case, in order
+    distilled_lora: tuple[LoraSource, ...]  # fused after these in a second stage
     clock: Clock
     through_helpers: bool  # 1.0.0: the path of the fp32 oracle, which its pipeline class cannot take
     watcher: Watcher | None  # told what the pipeline is doing; 1.0.0
@@ -54,7 +59,7 @@ class Adapter(Protocol):
 
 
 def pipeline_arguments(case: Case, as_displayed: bool) -> dict[str, Any]:
-    """Arguments of `TI2VidOneStagePipeline.__call__` that all releases have in common.
+    """Arguments of the guided pipelines' `__call__` that all releases have in common.
 
     Args:
         case: what to run.
@@ -94,6 +99,32 @@ def negative_prompt(case: Case) -> str:
     """The case's negative prompt, or the default of the official code at hand."""
     default: str = importlib.import_module("ltx_pipelines.utils.constants").DEFAULT_NEGATIVE_PROMPT
     return default if case.request.negative_prompt is None else case.request.negative_prompt
+
+
+def named_loras(loras: Sequence[LoraSource]) -> list[Any]:
+    """LoRAs in official terms: the path that each has, or stands for it where it is made on the spot."""
+    loader = importlib.import_module("ltx_core.loader")
+    return [
+        loader.LoraPathStrengthAndSDOps(lora_path(lora), lora.strength, loader.LTXV_LORA_COMFY_RENAMING_MAP)
+        for lora in loras
+    ]
+
+
+def lora_path(lora: LoraSource) -> str:
+    """Path of a LoRA's file as official code wants it; of a made one its name."""
+    return str(lora.source.paths[0]) if isinstance(lora.source, TensorFiles) else lora.name
+
+
+def checkpoint_path(weights: Weights) -> str:
+    """Path of the single file as official code wants it; for made weights a name that stands for it."""
+    return str(weights.checkpoint_path) if isinstance(weights, WeightsFolder) else MADE_PATH
+
+
+def upsampler_path(weights: Weights) -> str:
+    """The same of the spatial upsampler's file, empty for weights without one."""
+    if weights.upsampler is None:
+        return ""
+    return MADE_UPSAMPLER_PATH if weights.upsampler.path is None else str(weights.upsampler.path)
 
 
 def images(case: Case, as_displayed: bool) -> list[Any]:

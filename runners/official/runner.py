@@ -18,10 +18,12 @@ import torch
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.errors import OutOfMemoryError, ParityError, RunnerError
+from runners.loras import loras_of, stage_loras
 from runners.official.compat import prepare_imports, without_cuda_calls
 from runners.official.files import PACKAGES, OfficialCode, official_code
 from runners.official.importing import import_from
 from runners.official.lockstep import Watcher
+from runners.official.pipelines import CLASSES
 from runners.official.request import Adapter, OfficialRequest
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.tap import tap
@@ -84,6 +86,9 @@ class OfficialRunner:
             releases=frozenset({self.code.release}),
             behaviours=False,
             taps=("*",),
+            loras=True,
+            pipelines=frozenset(CLASSES),
+            quantizations=frozenset({"fp8_cast"}),
         )
 
     def require(self, case: Case) -> None:
@@ -111,11 +116,15 @@ class OfficialRunner:
         """Execute a case. Raises: RunnerError for a switch or a reference that this code is not."""
         self.require(case)
         device = self.options.device
+        weights = self.weights.of_pipeline(case.pipeline)
+        loras = loras_of(case, weights)  # the official loader passes over one that matches nothing
         clock = Clock(device, progress)
         request = OfficialRequest(
             case=case,
-            weights=self.weights,
+            weights=weights,
             options=self.options,
+            loras=loras,
+            distilled_lora=stage_loras(case, weights)[-1][len(loras) :],
             clock=clock,
             through_helpers=self.through_helpers,
             watcher=self._watcher,

@@ -215,6 +215,7 @@ def leave_run(tmp_path: Path, micro_case_text: str) -> LeaveRun:
             environment={**ENVIRONMENT, **(environment or {})},
             end_to_end_s=4.0 + 1e-9 * len(list(tmp_path.iterdir())),  # as a clock would have it: never twice the same
             num_blocks=num_blocks,
+            loras={},
         )
         return folder
 

@@ -67,7 +67,7 @@ def test_a_run_without_steps_has_none_and_memory_is_counted_in_bytes() -> None:
 
 
 def test_stage_names_are_those_of_the_report() -> None:
-    assert len(set(STAGES)) == 7
+    assert len(set(STAGES)) == 8
 
 
 @pytest.mark.gpu

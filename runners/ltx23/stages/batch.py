@@ -15,6 +15,7 @@ from runners.errors import StageInputError
 from runners.ltx23.latents import LatentState
 from runners.ltx23.pipeline_config import PipelineConfig
 from runners.ltx23.sampling import LTX23SamplingParams
+from runners.stages import StagePlan
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,7 @@ class Batch:
     clock: Clock
     do_classifier_free_guidance: bool
     extra: dict[str, Any]  # the request's `build_request_extra`
+    stage: int = 0  # under way, of those of the request
 
     # text encoding: hidden states of every Gemma layer, stacked
     prompt_embeds: Tensor | list[Tensor] | None = None  # (B, S, D, L)
@@ -43,6 +45,9 @@ class Batch:
     image_latents: list[Tensor] = field(default_factory=list)  # each (B, C, 1, H, W)
     generator: torch.Generator | None = None  # the run's only source of noise
     sigmas: Tensor | None = None  # fp32 (steps + 1,) on the CPU
+    schedules: list[Tensor] = field(default_factory=list)  # the sigmas of every stage so far
+    initial_video: Tensor | None = None  # (B, C, F, H, W), what the stage begins with before its noise; None: nothing
+    initial_audio: Tensor | None = None  # (B, C, T, M)
     video_state: LatentState | None = None
     audio_state: LatentState | None = None
     step_graphs: str = ""  # how many steps were replayed as CUDA graphs, or why none
@@ -52,6 +57,11 @@ class Batch:
     video_frames: Tensor | None = None  # uint8 (F, H, W, 3)
     audio_waveform: Tensor | None = None  # fp32 (C, N)
     sample_rate_hz: int | None = None
+
+    @property
+    def plan(self) -> StagePlan:
+        """What the stage under way is to do."""
+        return self.sampling.plans[self.stage]
 
 
 def needed(value: Tensor | list[Tensor] | None, stage: str, name: str) -> Tensor:

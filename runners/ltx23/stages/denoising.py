@@ -1,4 +1,4 @@
-"""Denoising: up to four passes a step, guidance, the Euler step.
+"""Denoising: up to four passes a step, guidance, the Euler step or those of `res_2s`.
 
 The passes, which `runners.ltx23.passes` lists, run one after another; batching them changes the numbers.
 Source: ltx_pipelines.utils.{helpers.multi_modal_guider_denoising_func,samplers.euler_denoising_loop} 1.0.0.
@@ -17,14 +17,14 @@ from runners.ltx23.euler import euler_step, pull_to_clean
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import LatentState, audio_grid, video_grid, video_shape
 from runners.ltx23.passes import PASSES, GuidancePass, passes_of_step
+from runners.ltx23.res_2s import Pair as Pair  # others take it from here
+from runners.ltx23.res_2s import res_2s
 from runners.ltx23.shared_blocks import SharedBlocks, departure
 from runners.ltx23.shared_branches import SharedBranches
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.step_graph import StepGraphs
 from runners.ltx23.transformer import ModalityInput, Modulation, RotaryTables, Transformer
 from runners.tap import scope, tap
-
-Pair = tuple[Tensor, Tensor]  # video, audio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class DenoisingStage:
         """Run the whole schedule. Raises: StageInputError if a stage before was left out."""
         if batch.video_state is None or batch.audio_state is None:
             raise StageInputError(f"{type(self).__name__} needs video_state and audio_state; prepare latents first.")
+        loop = self._loop if batch.plan.sampler == "euler" else self._res_2s
         with batch.config.autocast(batch.device):
-            video, audio = self._loop(batch, batch.video_state, batch.audio_state)
-        sampling = batch.sampling
-        shape = video_shape(sampling.num_frames, sampling.height, sampling.width)
+            video, audio = loop(batch, batch.video_state, batch.audio_state)
+        shape = video_shape(batch.sampling.num_frames, batch.plan.height, batch.plan.width)
         # Keyframe tokens stand at the end and are dropped.
         batch.video_latent = video_grid(video.latent[:, : shape.tokens], shape)
         batch.audio_latent = audio_grid(audio.latent)
@@ -90,6 +90,31 @@ class DenoisingStage:
         """The graphs of a request's steps."""
         return StepGraphs(batch.device)
 
+    def _res_2s(self, batch: Batch, video: LatentState, audio: LatentState) -> tuple[LatentState, LatentState]:
+        schedule = needed(batch.sigmas, type(self).__name__, "sigmas")
+        rotary = self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
+        last: Pair | None = None
+        count, index = batch.plan.evaluations, 0
+        batch.clock.mark_step(0, count)
+
+        def predict(video: LatentState, audio: LatentState, sigma: Tensor) -> Pair:
+            nonlocal last, index
+            if index:
+                _tap_latents(index - 1, video, audio)
+                batch.clock.mark_step(index, count)
+            with scope(f"denoise/{index:03d}"):
+                step = self.step_at(batch.plan.guidance_step(index), batch, video, audio, sigma, rotary)
+                last = self.evaluate_stage1_guided_x0(batch, step, last)
+                tap("guided/video", last[0])
+                tap("guided/audio", last[1])
+            index += 1
+            return last
+
+        states = res_2s(schedule.to(batch.device), video, audio, predict, batch.config.dtype)
+        _tap_latents(count - 1, *states)
+        batch.clock.mark_step(count, count)
+        return states
+
     def _guided(
         self,
         index: int,
@@ -102,6 +127,8 @@ class DenoisingStage:
         sigma: Tensor,
         *last: Tensor,
     ) -> Pair:
+        if batch.plan.guided:  # officially in a batch of all passes, which is laid out anew
+            video_latent = video_latent.contiguous()
         video, audio = replace(video, latent=video_latent), replace(audio, latent=audio_latent)
         step = self.step_at(index, batch, video, audio, sigma, rotary)
         return self.evaluate_stage1_guided_x0(batch, step, (last[0], last[1]) if last else None)
@@ -113,8 +140,10 @@ class DenoisingStage:
             return last
         disable_v2a: bool = batch.extra.get("ltx2_skip_v2a_cross_attn_for_video_gt", False)
         x0 = self.predict(batch, step, disable_v2a_cross_attn=disable_v2a)
-        sampling, cond = batch.sampling, step.passes[0]
-        modalities = ((sampling.video_guidance, cond.video_enabled), (sampling.audio_guidance, cond.audio_enabled))
+        if not batch.plan.guided:
+            return x0["cond"]  # as it is: combining it with nothing would make 0 of -0
+        cond = step.passes[0]
+        modalities = ((batch.plan.video, cond.video_enabled), (batch.plan.audio, cond.audio_enabled))
         guided = []
         for modality, (guider, evaluated) in enumerate(modalities):
             if not evaluated and last is not None:
@@ -176,9 +205,8 @@ class DenoisingStage:
 
     def passes_at(self, index: int, batch: Batch) -> tuple[GuidancePass, ...]:
         """The passes of a step of a request."""
-        guiders = batch.sampling.video_guidance, batch.sampling.audio_guidance
         negative_disables = batch.config.reference.negative_disables_skipped_modality
-        return passes_of_step(index, *guiders, negative_disables_skipped_modality=negative_disables)
+        return passes_of_step(index, *batch.plan.guiders, negative_disables_skipped_modality=negative_disables)
 
     def context(self, batch: Batch, *, negative: bool) -> Pair:
         """The text that video and audio attend to. Raises: StageInputError if it is missing."""
@@ -189,6 +217,11 @@ class DenoisingStage:
                 needed(batch.negative_audio_context, stage, "negative_audio_context"),
             )
         return needed(batch.video_context, stage, "video_context"), needed(batch.audio_context, stage, "audio_context")
+
+
+def _tap_latents(index: int, video: LatentState, audio: LatentState) -> None:
+    tap(f"denoise/{index:03d}/latent/video", video.latent)
+    tap(f"denoise/{index:03d}/latent/audio", audio.latent)
 
 
 def modality_at(state: LatentState, sigma: Tensor, context: Tensor, enabled: bool) -> ModalityInput:

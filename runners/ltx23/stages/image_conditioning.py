@@ -18,13 +18,14 @@ class ImageConditioningStage:
 
     def forward(self, batch: Batch) -> Batch:
         """Encode the request's pictures; each gives (1, C, 1, H, W). Raises: MediaError for one that is no picture."""
-        sampling = batch.sampling
+        sampling, plan = batch.sampling, batch.plan
+        batch.image_latents = []
         for index, image in enumerate(sampling.images):
             picture = load_picture(
                 Path(image.path),
                 image.crf,
-                sampling.height,
-                sampling.width,
+                plan.height,
+                plan.width,
                 batch.config.dtype,
                 batch.device,
                 batch.config.reference.pictures_as_displayed,

@@ -18,7 +18,7 @@ class TextEncodingStage:
     def forward(self, batch: Batch) -> Batch:
         """Encode the batch's prompts; each gives (1, S, D, L) and a mask (1, S)."""
         sampling, guided = batch.sampling, batch.do_classifier_free_guidance
-        prompts = [sampling.prompt, sampling.negative_prompt]
+        prompts = [sampling.prompt, sampling.negative_prompt] if sampling.kind.guided else [sampling.prompt]
         if batch.config.reference.prompts_encoded_together:
             encoded = self.encoder.together(prompts)  # the negative one even where nothing asks for it, as officially
         else:

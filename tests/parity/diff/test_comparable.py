@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from parity.diff.comparable import environment_differences, manifest_findings, require_comparable
+from parity.diff.comparable import (
+    environment_differences,
+    manifest_findings,
+    require_comparable,
+    require_same_weights,
+)
 from parity.runs.difference import Difference
 from parity.runs.folder import Run, read_run
 from runners.errors import RunError
@@ -42,6 +48,26 @@ def test_two_cases_are_told_apart_by_the_key_and_both_values(leave_run: LeaveRun
     other = Run(folder=run.folder, manifest=msgspec.structs.replace(run.manifest, case=case))
     with pytest.raises(RunError, match=r"request\.prompt \('.*\.\.\. and 'x{39}\.\.\.\); request\.seed \(\d+ and 11\)"):
         require_comparable(run, other)
+
+
+def test_weights_kept_in_another_way_and_other_loras_are_other_models(leave_run: LeaveRun) -> None:
+    plain = read_run(leave_run("reference"))
+
+    def changed(**changes: Any) -> Run:
+        return Run(folder=plain.folder, manifest=msgspec.structs.replace(plain.manifest, **changes))
+
+    cast = changed(case={**plain.manifest.case, "quantization": "fp8_cast"})
+    for one, other in ((plain, cast), (cast, plain)):
+        require_comparable(one, other)  # measured, and named
+        (finding,) = manifest_findings(one, other)
+        assert finding.code == "quantization_mismatch" and "fp8_cast" in finding.message
+        with pytest.raises(RunError, match="neither is the other's reference"):
+            require_same_weights(one, other)
+    assert manifest_findings(cast, cast) == ()
+    old, new = (changed(loras={"style.safetensors": digit * 64}) for digit in "ab")
+    (finding,) = manifest_findings(old, new)
+    assert (finding.code, finding.where) == ("identity_mismatch", "weights") and "style.safetensors" in finding.message
+    assert manifest_findings(old, old) == ()
 
 
 def test_what_no_tap_shows_is_found_in_the_records(leave_run: LeaveRun) -> None:

@@ -20,6 +20,7 @@ from tests.parity.conftest import BUCKETS
 
 LeaveRun = Callable[..., Path]
 TAPS = ("decode/waveform", "decode/frames", "denoise/001/latent/video", "denoise/001/latent/audio")
+LATENTS = {"video": "denoise/001/latent/video", "audio": "denoise/001/latent/audio"}
 
 
 def retraced(run: Path, change: Callable[[SketchTable], None]) -> Path:
@@ -38,7 +39,7 @@ def truthful(run: Path) -> Path:
     outputs = read_run(run).outputs()
 
     def change(table: SketchTable) -> None:
-        for tap, tensor in output_taps(outputs, steps=2).items():
+        for tap, tensor in output_taps(outputs, LATENTS).items():
             row, true = table.names.index(tap), sketch(tensor.contiguous(), buckets=BUCKETS)
             table.shapes[row], table.dtypes[row] = true.shape, true.dtype
             table.floats[row] = torch.cat((true.buckets, torch.tensor([true.l2, true.max_abs, true.mean])))
@@ -55,7 +56,7 @@ def found_in(reference: Path, candidate: Path) -> list[tuple[str, str]]:
 def test_the_last_latent_is_the_output_as_tokens_and_frames_and_sound_are_taps_themselves(leave_run: LeaveRun) -> None:
     outputs = read_run(leave_run("official")).outputs()  # latents (1, 128, 2, 3, 4) and (1, 8, 5, 16)
     assert outputs.video_latent is not None and outputs.audio_latent is not None
-    taps = output_taps(outputs, steps=2)
+    taps = output_taps(outputs, LATENTS)
     assert torch.equal(taps["decode/frames"], outputs.video_frames)
     assert torch.equal(taps["decode/waveform"], outputs.audio_waveform)
     video, audio = taps["denoise/001/latent/video"], taps["denoise/001/latent/audio"]
@@ -117,5 +118,5 @@ def test_a_true_checksum_beside_the_references_statistics_is_found(leave_run: Le
 
 def test_a_reduced_run_is_held_to_what_it_keeps(leave_run: LeaveRun) -> None:
     outputs = read_run(leave_run("official", frames=(5, 64, 96))).outputs()
-    assert set(output_taps(outputs, steps=2)) == set(TAPS)
-    assert set(output_taps(reduce_outputs(outputs), steps=2)) == set(TAPS) - {"decode/frames"}
+    assert set(output_taps(outputs, LATENTS)) == set(TAPS)
+    assert set(output_taps(reduce_outputs(outputs), LATENTS)) == set(TAPS) - {"decode/frames"}

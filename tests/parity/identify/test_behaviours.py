@@ -58,6 +58,7 @@ def test_the_nearest_release_counts_only_what_was_told() -> None:
             {"guidance.video.skip_step": 1, "guidance.audio.skip_step": 1},
             {"guidance.audio.skip_step": 1},
         ),
+        ("lora_accumulated", {}, {"loras": [{"path": "style.safetensors"}]}),
         ("decode_auto_tiled", {"request.num_frames": 73}, {"request.num_frames": 81}),
         ("decode_auto_tiled", {"request.width": 768}, {"request.width": 800}),
         ("connectors_share_mask", {"guidance.video.cfg_scale": 1.0, "guidance.audio.cfg_scale": 1.0}, {}),

@@ -80,6 +80,26 @@ def test_native_adds_nothing_anywhere_and_everything_is_looked_at(
     assert [row["inherited"] for row in document["rows"] if row["where"] == "init/video"] == [0.25]
 
 
+@pytest.mark.parametrize("pipeline", ["two_stage", "keyframes"])  # an encoder for each stage, and one for both
+def test_both_stages_are_looked_at_and_what_is_between(
+    pipeline: str, measure: Measure, micro_case: Callable[..., Case]
+) -> None:
+    overrides = {
+        "pipeline": pipeline,
+        "request.height": 64,
+        "request.width": 128,
+        "request.images": [{"path": "astronaut.png", "strength": 0.7}, {"path": "coffee.jpg", "frame_idx": 3}],
+        "stages.second.sigmas": [0.8, 0.3, 0],
+    }
+    found = measure(overrides, harmless=False)
+    assert found.bit_equal, [row for row in found.rows if row.error][:5]
+    places = [row.where for row in found.rows]
+    assert sorted(places) == sorted(isolated_places(Dataflow(micro_case(overrides), 2), (0, 1)))
+    second = {"stage2/sigmas", "stage2/image/1/picture", "stage2/init/audio/clean", "stage2/denoise/001/guided/video"}
+    assert second | {"upsample/latent", "stage2/denoise/000/cond/rotary/audio/cross"} <= set(places)
+    assert {row.where for row in measure(overrides, harmless=False, stages=["upsampling"]).rows} == {"upsample/latent"}
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

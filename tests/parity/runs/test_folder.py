@@ -76,6 +76,7 @@ def write(tmp_path: Path, micro_case: Callable[..., Case]) -> Callable[..., Path
             environment={"torch": "2.13.0"},
             end_to_end_s=3.5,
             num_blocks=2,
+            loras={},
         )
         return folder
 

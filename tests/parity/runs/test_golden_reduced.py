@@ -94,6 +94,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
             environment={"torch": "2.13.0"},
             end_to_end_s=3.5,
             num_blocks=2,
+            loras={},
         )
         return read_run(out)
 

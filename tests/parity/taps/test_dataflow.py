@@ -55,6 +55,28 @@ def test_every_tap_stands_after_everything_it_is_computed_from(micro_case: MakeC
     assert without_inputs == ["text/pos/hidden", "text/neg/hidden", "image/0/latent", "image/1/latent", "init/audio"]
 
 
+def test_a_whole_step_of_res_2s_begins_before_its_middle(micro_case: MakeCase) -> None:
+    size = {"request.height": 64, "request.width": 128, "pipeline": "two_stage_hq"}
+    case = micro_case(REQUESTS["pictures"] | size | {"guidance.video.skip_step": 1})
+    flow = Dataflow(case, 2)
+    assert case.total_steps == (2 * 2 + 1) + (2 * 3 + 1) and flow.steps == 5
+    for tap in flow.taps:
+        assert all(flow.rank(name) < flow.rank(tap) for name in flow.inputs_of(tap))
+    images = ("image/0/latent", "image/1/latent")
+    latent, guided = "denoise/{}/latent/video", "denoise/{}/guided/video"
+    assert flow.inputs_of(latent.format("000")) == ("init/video", *images, guided.format("000"))
+    assert flow.inputs_of(latent.format("003")) == (
+        latent.format("001"),
+        *images,
+        guided.format("002"),
+        guided.format("003"),
+    )
+    # Video skips step 1, which begins at the third evaluation, and no middle.
+    assert flow.inputs_of(guided.format("002")) == (guided.format("001"),)
+    assert len(flow.inputs_of(guided.format("003"))) == 4
+    assert flow.final_latents["video"] == "stage2/denoise/006/latent/video"
+
+
 def test_joins_of_a_block_are_followed(micro_case: MakeCase) -> None:
     flow = Dataflow(micro_case(), 2)
     head = "denoise/001/uncond/block"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from runners.forge import counter, known, scales, weights
 from runners.forge.inventory import Inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
-from runners.forge.make import SPEC_VERSION, forged_hash, forged_recipe
+from runners.forge.make import SPEC_VERSION, MadeTensors, forged_hash, forged_recipe
 from runners.forge.presets import preset_named
 from runners.forge.weights import ForgedWeights
 
@@ -60,17 +61,19 @@ def test_the_key_moves_with_seed_version_names_shapes_distributions_and_arithmet
 
 
 def test_an_unknown_recipe_is_hashed_by_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[tuple[str, int]] = []
+    hashed: list[list[str]] = []
 
-    def by_bits(preset: str, seed: int, device: torch.device) -> str:
-        hashed.append((preset, seed))
+    def by_bits(parts: Mapping[str, MadeTensors], device: torch.device) -> str:
+        hashed.append([f"{part}{made.seed}" for part, made in parts.items()])
         return "ab" * 32
 
-    monkeypatch.setattr(weights, "forged_hash", by_bits)
+    monkeypatch.setattr(weights, "parts_hash", by_bits)
     assert ForgedWeights("tiny", 0, CPU).hash == known_hash(forged_recipe("tiny", 0))
     assert hashed == []
     assert ForgedWeights("tiny", 7, CPU).hash == "ab" * 32
-    assert hashed == [("tiny", 7)]
+    assert hashed == [["7", "gemma/7"]]
+    assert ForgedWeights("tiny", 7, CPU).of_pipeline("distilled").hash == "ab" * 32
+    assert hashed[1:] == [["7", "gemma/7", "upsampler/7"]]
 
 
 def test_the_weights_without_files_ask_for_the_same_recipe() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from runners.errors import CheckpointError
 from runners.forge.filters import fourier_basis, mel_basis, resampling_filter
-from runners.forge.inventory import gemma_inventory, model_inventory
+from runners.forge.inventory import gemma_inventory, lora_inventory, model_inventory, upsampler_inventory
 from runners.forge.presets import preset_named
 from runners.forge.scales import RULES, Spread, made_tensor, recipe_of
 
@@ -18,11 +18,13 @@ TO_OUT = "model.diffusion_model.transformer_blocks.3.attn1.to_out.0.weight"
 def test_every_tensor_has_a_rule_and_every_rule_a_tensor(name: str) -> None:
     preset = preset_named(name)
     used = set()
-    for inventory in (model_inventory(preset), gemma_inventory(preset.gemma)):
+    model, rational = model_inventory(preset), {**preset.upsampler, "rational_resampler": True}
+    upsamplers = upsampler_inventory(preset.upsampler) | upsampler_inventory(rational)
+    for inventory in (model, gemma_inventory(preset.gemma), lora_inventory(model, preset.lora_rank), upsamplers):
         for tensor, shape in inventory.items():
             pattern = next(pattern for pattern, _ in RULES if re.fullmatch(pattern, tensor))
             used.add(pattern)
-            if not re.search("filter|basis", tensor):
+            if not re.search("filter|basis|kernel", tensor):
                 recipe = recipe_of(tensor, shape)
                 assert isinstance(recipe, Spread) and recipe.std > 0
     assert [pattern for pattern, _ in RULES if pattern not in used] == []

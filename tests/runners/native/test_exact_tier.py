@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from runners.case import Case
+from runners.forge.make import LORA_NAME
 from runners.forge.presets import Preset
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
@@ -34,6 +35,15 @@ TWO_PICTURES = {
         {"path": "coffee.jpg", "frame_idx": 5, "strength": 0.85},
     ]
 }
+UNGUIDED: dict[str, Any] = {"guidance.video": {}, "guidance.audio": {}}
+DISTILLED = UNGUIDED | {
+    "pipeline": "distilled",
+    "request.height": 64,
+    "request.width": 128,
+    "stages.first.sigmas": [1.0, 0.6, 0.0],
+}
+TWO_STAGE = {"pipeline": "two_stage", "request.height": 128, "request.width": 64, "stages.second.sigmas": [0.8, 0.3, 0]}
+TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAME, "strength": 0.75}]}
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
@@ -81,6 +91,18 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
         BF16,
         {"guidance.video.skip_step": 1, "guidance.audio.skip_step": 2, "request.num_inference_steps": 3},
     ),
+    "distilled": (BF16, DISTILLED | TWO_PICTURES),
+    "distilled-without-v2a-fp32": (FP32, DISTILLED | V2A_OFF),
+    "two-stage": (BF16, TWO_STAGE | FIRST_FRAME | {"stages.second.lora_strength": 0.7}),
+    "two-stage-with-a-lora-in-both": (
+        BF16,
+        TWO_STAGE | {"loras": [{"path": "ltx-2.3-distilled-lora.safetensors", "strength": 0.4}]},
+    ),
+    "two-stage-without-lora-fp32": (FP32, TWO_STAGE | {"stages.second.lora_strength": 0.0}),
+    "keyframes": (BF16, TWO_STAGE | TWO_PICTURES | {"pipeline": "keyframes", "stages.first.sigmas": [1.0, 0.4, 0.0]}),
+    "lora": (BF16, {"loras": [{"path": LORA_NAME, "strength": 0.5}]}),
+    "two-loras-fp32": (FP32, TWO_LORAS),
+    "fp8-cast-with-two-loras": (BF16, TWO_LORAS | FIRST_FRAME | {"quantization": "fp8_cast"}),
     "default-negative-prompt": (BF16, {"request.negative_prompt": None, "guidance.video.cfg_scale": 1.5}),
 }
 

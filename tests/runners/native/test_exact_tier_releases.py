@@ -23,6 +23,7 @@ from parity.runs.folder import Run, read_run
 from parity.trace.file import read_trace
 from runners.case import Case
 from runners.clock import Quiet
+from runners.forge.make import LORA_NAME
 from runners.forge.presets import Preset
 from runners.forge.weights import ForgedWeights
 from runners.native.runner import NativeRunner
@@ -38,6 +39,7 @@ FIRST = {"request.images": [{"path": "astronaut.png"}]}
 WEAK_FIRST = {"request.images": [{"path": "astronaut.png", "strength": 0.55}]}
 ELSEWHERE = {"request.images": [{"path": "coffee.jpg", "frame_idx": 5, "strength": 0.85}]}
 BOTH = {"request.images": [*WEAK_FIRST["request.images"], *ELSEWHERE["request.images"]]}
+TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAME, "strength": 0.75}]}
 ONE_STEP = {"request.num_inference_steps": 1}
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
@@ -63,6 +65,9 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "89-frames": (BF16, ONE_STEP | {"request.num_frames": 89, "request.width": 64}),
     "89-frames-and-a-picture-without-v2a": (BF16, ONE_STEP | FIRST | V2A_OFF | {"request.num_frames": 89}),
     "800-pixels-wide": (BF16, ONE_STEP | {"request.height": 32, "request.width": 800}),
+    "two-loras": (BF16, ONE_STEP | TWO_LORAS),
+    "two-loras-fp32": (FP32, ONE_STEP | TWO_LORAS),
+    "fp8-cast-with-two-loras": (BF16, ONE_STEP | TWO_LORAS | {"quantization": "fp8_cast"}),
     "default-negative-prompt": (BF16, ONE_STEP | {"request.negative_prompt": None}),
     "no-guidance": (BF16, {"guidance.video": {}, "guidance.audio": {}}),
     "turned-picture-with-a-profile": (BF16, ONE_STEP | {"request.images": [{"path": "turned.jpg"}]}),

@@ -23,9 +23,9 @@ def test_calls_of_a_step_are_its_passes_in_order_and_one_more_is_refused() -> No
     model.velocity_model = SimpleNamespace(transformer_blocks=[])  # type: ignore[attr-defined]
     heard: list[str] = []
     with listening(lambda name, _: heard.append(name)):
-        observed = ObservedTransformer(model, ("cond", "uncond"), lambda perturbations: f"{perturbations} and no V2A")
+        observed = ObservedTransformer(model, lambda perturbations: f"{perturbations} and no V2A")
         for calls in (2, 1, 2):
-            observed.begin_step()
+            observed.begin_step(("cond", "uncond"))
             for number in range(calls):
                 observed(None, None, number)
         with pytest.raises(RunnerError, match="more passes in a step than cond, uncond; this is a release"):
