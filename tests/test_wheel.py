@@ -126,7 +126,7 @@ def test_two_runs_are_judged_without_anything_that_runs_a_model(site: Path, demo
     (demo / "test_engine.py").write_text(
         f"def test_engine(parity_gate):\n    parity_gate({native!r}, against={official!r})\n"
     )
-    plugin = ("-p", "parity.pytest_plugin", "-p", "no:cacheprovider", "test_engine.py")
+    plugin = ("-p", "no:parity", "-p", "parity.pytest_plugin", "-p", "no:cacheprovider", "test_engine.py")
     done = in_wheel(*plugin, site=site, here=demo, module="pytest", forbidden=RUNS_A_MODEL[:-1])
     assert done.returncode == 0 and "1 passed" in done.stdout, done
     done = in_wheel("report", native, "--against", official, "--out", "page.html", **without)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def _say_why_not(error: BaseException) -> None:
     """Say what kept a verb from beginning, with the little that may be left to say it by."""
     try:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        text = f"error: parity cannot start ({said}); `make setup` installs what it needs."
+        text = f"error: parity cannot start ({said}); install it again, in a checkout by `make setup`."
         if isinstance(error, KeyboardInterrupt):
             text = "interrupted; nothing was done"
         if isinstance(error, MemoryError):
