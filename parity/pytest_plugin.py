@@ -99,12 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def parity_case(request: pytest.FixtureRequest) -> "Case":
     """The case to run an engine with: `id`, `request`, `guidance`, `switches`; see `runners.case.Case`."""
-    try:
-        return _case(getattr(request, "param", None))
-    except pytest.UsageError:
-        raise
-    except Exception as error:
-        _could_not_judge(error)
+    return _case(getattr(request, "param", None))
 
 
 @pytest.fixture
@@ -233,7 +228,10 @@ def _case(name: str | None) -> "Case":
 
     if name is None:
         raise pytest.UsageError(f"{OPTION} is not given; name a case under golden/ or the path of a TOML file.")
-    return find_case(str(name))
+    try:
+        return find_case(str(name))
+    except Exception as error:
+        _could_not_judge(error)
 
 
 def _names(config: pytest.Config) -> list[str]:

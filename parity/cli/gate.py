@@ -128,12 +128,12 @@ def _judged(
         timed = judge_timed(load_perf_registry(baselines_path()), [timed_run(runs[1].manifest)])
     why, first = ("", "") if verdict.outcome == "parity" else _explained(runs, verdict, isolated)
     said = in_words(verdict, timed, followed, why, first)
-    if junit is not None:
-        write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
     beside = err if json else out  # JSON has the output to itself
     say_in_workflow(verdict_markdown(said, steps), annotations(said), beside)
+    if not json:  # first, so that a file that cannot be written hides no verdict; JSON is one document
+        draw_gate(out, said, whole=verbose, steps=steps)
+    if junit is not None:
+        write_junit(junit, [verdict_suite(said), *([perf_suite(timed)] if timed else [])])
     if json:
         out.document(gate_document(said, found))
-    else:
-        draw_gate(out, said, whole=verbose, steps=steps)
     return said.exit_code

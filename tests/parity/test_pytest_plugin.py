@@ -177,8 +177,10 @@ def test_a_missing_or_unknown_case_is_a_usage_error(suite: Suite, leave_run: Lea
     result = suite(body)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*--parity-case is not given*"])
-    result = suite(body, "--parity-case", "nothing")
-    result.assert_outcomes(errors=1)
+    for asked in (body, "def test_engine(parity_gate):\n    pass\n"):
+        result = suite(asked, "--parity-case", "nothing")
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["*could not judge: *nothing*"])
     native = leave_run("native", runner="native")
     other = gated(native, f", against={str(native)!r}")
     (native.parent / "other.toml").write_text(

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from parity.cli.app import app
 from parity.diff.metric import METRICS, Metric
+from parity.report import junit
 from parity.runs import golden
 from parity.runs.folder import read_run
 from parity.taps.dataflow import Dataflow
 from parity.trace.file import read_trace, write_trace
 from runners.case import parse_case
+from runners.errors import OutputError
 from runners.files import sha256_of
 from tests.parity.made_up_limits import save_limits
 
@@ -132,6 +134,20 @@ def test_text_and_json_name_both_sides(gate: Gate, leave_run: LeaveRun, tmp_path
         assert (side["runner"], side["run_id"], side["code"]) == (record.runner, record.run_id, "ab" * 32)
         assert record.run_id in (tmp_path / "gate.xml").read_text()
     assert document["judged_by"] == "equality of outputs and 263 taps"
+
+
+def test_a_junit_file_that_cannot_be_written_hides_no_verdict(
+    gate: Gate, leave_run: LeaveRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise OutputError(f"{path} could not be written: no space left.")
+
+    monkeypatch.setattr(junit, "write_bytes_atomic", full)
+    official, native = leave_run("official"), leave_run("native", runner="native")
+    code, said = gate(native, official, "--junit", str(tmp_path / "gate.xml"))
+    assert code == 2 and said.splitlines()[0].startswith("VERDICT: PARITY")
+    code, said = gate(native, official, "--json", "--junit", str(tmp_path / "gate.xml"))
+    assert code == 2 and json.loads(said)["outcome"] == "undecided"
 
 
 def grey(made: dict[str, Any]) -> None:
