@@ -260,8 +260,13 @@ def test_weights_are_brought_to_a_box_once_and_hashed_again_where_they_were_writ
     found = bring_weights(row, place.store, cpu)
     assert isinstance(found, WeightsFolder) and found.hash == known and not gets
     path = found.gemma_folder / "config.json"
-    taken = []
-    monkeypatch.setattr(WeightsFolder, "hash", property(lambda self: taken.append(self) or "ab" * 32))
+    taken: list[WeightsFolder] = []
+
+    def hashed(weights: WeightsFolder) -> str:
+        taken.append(weights)
+        return "ab" * 32
+
+    monkeypatch.setattr(WeightsFolder, "hash", property(hashed))
     assert bring_weights(row, place.store, cpu).hash == known and not taken
     os.utime(path)
     assert bring_weights(row, place.store, cpu).hash == "ab" * 32 and len(taken) == 1
