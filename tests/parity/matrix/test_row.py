@@ -198,7 +198,7 @@ def test_times_are_of_runs_without_taps_and_want_a_baseline(place: Place, first:
 def test_a_full_store_is_no_verdict(
     place: Place, first: RowResult, grey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = place.row(runner=GREY)
+    quick = place.row(head="reports = 'failing'\n", runner=GREY)  # a row that no other test has run
 
     def full(source: Any, target: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -253,21 +253,26 @@ def test_a_box_that_is_another_than_the_driver_thinks_is_refused(
 def test_weights_are_brought_to_a_box_once_and_hashed_again_where_they_were_written_to(
     place: Place, first: RowResult, micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = place.row()
+    row, known = place.row(), micro_weights.hash
     cpu = torch.device("cpu")
     gets: list[StoreEntry] = []
     monkeypatch.setattr(Store, "get", lambda self, entry, target: gets.append(entry))
     found = bring_weights(row, place.store, cpu)
-    assert isinstance(found, WeightsFolder) and found.hash == micro_weights.hash and not gets
+    assert isinstance(found, WeightsFolder) and found.hash == known and not gets
     path = found.gemma_folder / "config.json"
-    taken = []
-    monkeypatch.setattr(WeightsFolder, "hash", property(lambda self: taken.append(self) or "ab" * 32))
-    assert bring_weights(row, place.store, cpu).hash == micro_weights.hash and not taken
+    taken: list[WeightsFolder] = []
+
+    def hashed(weights: WeightsFolder) -> str:
+        taken.append(weights)
+        return "ab" * 32
+
+    monkeypatch.setattr(WeightsFolder, "hash", property(hashed))
+    assert bring_weights(row, place.store, cpu).hash == known and not taken
     os.utime(path)
     assert bring_weights(row, place.store, cpu).hash == "ab" * 32 and len(taken) == 1
     os.utime(path, ns=(1, 1))
     monkeypatch.undo()
-    assert bring_weights(row, place.store, cpu).hash == micro_weights.hash
+    assert bring_weights(row, place.store, cpu).hash == known
 
 
 def test_weights_that_lie_on_every_box_are_held_to_their_hash(
