@@ -101,7 +101,7 @@ def paper_rows(
             f"{(memory[0] + max(grown, 0) * ROWS * len(ENGINES)) / MIB:.0f}",
             f"{max(grown, 0):.0f} bytes a row of one engine",
         ),
-        ("store's history, MB a call", f"{ROWS * len(ENGINES) * 150 / 1e6:.1f}", "150 bytes a cell"),
+        ("store's history, MB a call", f"{ROWS * len(ENGINES) * 150 / 1e6:.1f}", "about 150 bytes a cell"),
     )
 
 
