@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.rows import Rows
+
 MIB = 1 << 20
 FLEET_COLUMNS = (
     *("executor", "rows", "each row", "wall clock a row, s", "inside a row, s", "until the first, s"),
@@ -11,7 +13,7 @@ FLEET_COLUMNS = (
 )
 
 
-def fleet_rows(document: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
+def fleet_rows(document: Mapping[str, Any]) -> Rows:
     """A row that comes back at once, and a whole one."""
     found = []
     for name, what in (("alone", "comes back at once"), ("whole", "reference fetched, engine run, judged, stored")):
@@ -49,9 +51,7 @@ REQUESTS_OF_A_FILE_BROUGHT = 2  # is it there, get
 REQUESTS_OF_A_ROW = 4  # picture (two), the official record, the result's record
 
 
-def paper_rows(
-    fleet: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], golden: Mapping[str, Any]
-) -> Sequence[tuple[str, ...]]:
+def paper_rows(fleet: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], golden: Mapping[str, Any]) -> Rows:
     """What ten thousand rows at full size come to, from what was measured of one.
 
     Args:
@@ -117,4 +117,4 @@ def _seconds(samples: Sequence[Mapping[str, Any]], runner: str, tier: str) -> fl
         if (run["case"], run["runner"], run["tier"]) == (FULL_SIZE_CASE, runner, tier)
         and "H200" in run["machine"]["device"]
     ]
-    return statistics.median(times)
+    return float(statistics.median(times))
