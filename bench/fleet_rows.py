@@ -15,7 +15,7 @@ FLEET_COLUMNS = (
 
 def fleet_rows(document: Mapping[str, Any]) -> Rows:
     """A row that comes back at once, and a whole one."""
-    found = []
+    found: Rows = []
     for name, what in (("alone", "comes back at once"), ("whole", "reference fetched, engine run, judged, stored")):
         one = document[name]
         memory = [point["driver_bytes"] / MIB for point in one["driver"]]
@@ -70,7 +70,7 @@ def paper_rows(fleet: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], g
     memory = [point["driver_bytes"] for point in fleet["whole"]["driver"]]
     grown = (memory[-1] - memory[0]) / (fleet["whole"]["driver"][-1]["rows"] - fleet["whole"]["driver"][0]["rows"])
     a_s = ROWS / (hours * 3600)
-    return (
+    return [
         ("a row's four runs, s", f"{row_s:.0f}", "medians end to end, taps not recorded"),
         ("all rows, hours", f"{hours:.1f}", "runs alone; comparison, pages and first imports come to it"),
         ("a run in the store, MB", f"{run_bytes / 1e6:.0f}", f"the golden of {FULL_SIZE_CASE}"),
@@ -102,7 +102,7 @@ def paper_rows(fleet: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], g
             f"{max(grown, 0):.0f} bytes a row of one engine",
         ),
         ("store's history, MB a call", f"{ROWS * len(ENGINES) * 150 / 1e6:.1f}", "about 150 bytes a cell"),
-    )
+    ]
 
 
 _RUNS = (("official", "exact"), *(("native", tier) for tier in ENGINES))
