@@ -181,6 +181,9 @@ class DenoisingStage:
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
     ) -> Step:
         """The passes of a step and what they share, at the noise level `sigma`."""
+        if batch.plan.guided and batch.config.reference.noise_lerp_fp32:
+            # Since 1.2.0 guided passes get copies of the tokens, row by row in memory; see `conditioned_video`.
+            video, audio = (replace(state, latent=state.latent.contiguous()) for state in (video, audio))
         context = self.context(batch, negative=False)  # modulation does not look at the text, so any serves
         return Step(
             passes=self.passes_at(index, batch),
