@@ -91,7 +91,13 @@ _DENOISING: Final = (
     | _INIT
     | _TRANSFORMER
     | _ACTING["denoising"]
-    | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
+    | {
+        "guided_passes_repeated",
+        "guidance_fp32",
+        "negative_disables_skipped_modality",
+        PROMPT_PASSES_BATCHED,
+        ALL_PASSES_BATCHED,
+    }
 )
 _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
 _SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}

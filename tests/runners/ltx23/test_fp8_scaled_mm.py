@@ -1,5 +1,6 @@
 """Layers of pre-quantised checkpoints: which they are, what they compute, and LoRAs fused into them."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -26,15 +27,15 @@ OUT, IN = 16, 32  # the product of e4m3 numbers wants multiples of 16
 
 
 def test_a_weight_and_its_scale_have_the_bits_of_the_official_function() -> None:
-    from ltx_core.quantization.fp8_scaled_mm import quantize_weight_to_fp8_per_tensor
-
+    importlib.import_module("ltx_core.loader")  # the other imports this one halfway
+    official: Any = importlib.import_module("ltx_core.quantization.fp8_scaled_mm").quantize_weight_to_fp8_per_tensor
     weight, delta = torch.randn(7, 5).bfloat16(), torch.randn(7, 5).bfloat16()
     ours, scale = scaled(weight)
-    theirs, their_scale = quantize_weight_to_fp8_per_tensor(weight)  # (5, 7), as TensorRT-LLM wants it
+    theirs, their_scale = official(weight)  # (5, 7), as TensorRT-LLM wants it
     assert torch.equal(ours.float(), theirs.t().float()) and torch.equal(scale, their_scale)
     assert ours.float().abs().max() == LARGEST and scale.shape == ()
     again, scale_again = fused_scaled(ours, scale, delta)
-    wanted, wanted_scale = quantize_weight_to_fp8_per_tensor(ours.float() * scale + delta.float())
+    wanted, wanted_scale = official(ours.float() * scale + delta.float())
     assert torch.equal(again.float(), wanted.t().float()) and torch.equal(scale_again, wanted_scale)
 
 
