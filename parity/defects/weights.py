@@ -6,20 +6,32 @@ Axes: B sample, T token, C channel, O output channel, I input channel, R rank.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from parity.defects.defect import BOTH, edits, replaces
+from parity.defects.defect import BOTH, VIDEO, edits, replaces
 from parity.defects.variant import FP8_CAST, LORA, TWO_STAGE_HQ
 from runners.ltx23 import lora, res_2s
 from runners.ltx23.fp8_cast import FP8, UpcastLinear
 from runners.ltx23.lora import Factors, FusedWeights
+from runners.ltx23.scheduler import sigma_schedule
+from runners.ltx23.stages import image_conditioning, upsampling
+from runners.ltx23.stages.batch import Batch
+from runners.ltx23.stages.image_conditioning import ImageConditioningStage
+from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
+from runners.stages import ENLARGEMENT
 
 Original = Callable[..., Any]
 FIRST: Final = "denoise/000/cond/block/00"
 FP8_MAX: Final = 448.0
+
+
+def _first(_stage: Any, batch: Batch, *_: Any) -> bool:
+    return batch.stage == 0
 
 
 @replaces(lora, "lora_delta", f"{FIRST}/*", variant=LORA, shows_in=BOTH)
@@ -57,6 +69,39 @@ def res_2s_without_midpoint(_: Original, h: float) -> res_2s.Weights:
 def res_2s_noise_reused(original: Original, like: Any, generator: torch.Generator) -> Any:
     """The noise that middles and steps add is one and the same, drawn from the same seed every time."""
     return original(like, generator.manual_seed(res_2s.MIDDLE_SEED))
+
+
+@replaces(
+    LatentPreparationStage,
+    "schedule",
+    "denoise/00[01]/*",
+    variant=TWO_STAGE_HQ,
+    shows_in=BOTH,
+    alone=False,
+    when=_first,
+)
+def res_2s_sigmas_of_one_size(_: Original, _stage: Any, batch: Batch) -> Tensor:
+    """The noise levels of the first stage are those of 4096 tokens, whatever its size."""
+    return sigma_schedule(batch.plan.steps)
+
+
+@replaces(upsampling, "upsample", "upsample/latent", variant=TWO_STAGE_HQ, shows_in=VIDEO, alone=False)
+def upsampled_by_repetition(_: Original, latent: Tensor, _network: Any, _statistics: Any) -> Tensor:
+    """The latent between the stages is enlarged by repeating its cells."""
+    return latent.repeat_interleave(ENLARGEMENT, dim=-2).repeat_interleave(ENLARGEMENT, dim=-1)
+
+
+@replaces(ImageConditioningStage, "forward", "image/*", variant=TWO_STAGE_HQ, shows_in=VIDEO, alone=False, when=_first)
+def first_picture_of_second_size(original: Original, stage: Any, batch: Batch) -> Any:
+    """The first stage's picture is fitted to the full size and then averaged down."""
+    loader = vars(image_conditioning)["load_picture"]
+
+    def averaged(path: Any, crf: int, height: int, width: int, *rest: Any) -> Tensor:
+        large = loader(path, crf, height * ENLARGEMENT, width * ENLARGEMENT, *rest)
+        return F.interpolate(large.float(), (1, height, width), mode="area").to(large.dtype)
+
+    with patch.object(image_conditioning, "load_picture", averaged):
+        return original(stage, batch)
 
 
 @edits(Transformer, f"{FIRST}/*/self_attn", component="attention", variant=FP8_CAST)

@@ -135,6 +135,10 @@ def _no_lora(case: Case, _dtype: str) -> str | None:
     return None if case.loras or PIPELINES[case.pipeline].lora_strengths else "there is no LoRA"
 
 
+def _no_res_2s(case: Case, _dtype: str) -> str | None:
+    return None if case.plans[0].sampler == "res_2s" else "the sampler takes no step in fp64"
+
+
 def in_fp32(_case: Case, dtype: str) -> str | None:
     """The reason of what computes something in fp32, in a run that is in fp32."""
     return "the run is in fp32 throughout" if dtype == "fp32" else None
@@ -183,6 +187,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "positions_fp32": (("first_block", "passes", "denoising"), in_fp32),
     "keyframe_spans_one_frame": (("first_block", "passes", "denoising"), _no_keyframe),
     "cross_timestep_per_token": (("first_block", "passes", "denoising"), never_idle),
+    "guided_passes_repeated": (("denoising",), _no_res_2s),
     "lora_accumulated": (("first_block", "passes", "denoising"), _no_lora),
     PROMPT_PASSES_BATCHED: (("passes", "denoising"), _no_negative),
     ALL_PASSES_BATCHED: (("passes", "denoising"), _one_pass),

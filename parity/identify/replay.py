@@ -92,7 +92,13 @@ _DENOISING: Final = (
     | _INIT
     | _TRANSFORMER
     | _ACTING["denoising"]
-    | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
+    | {
+        "guided_passes_repeated",
+        "guidance_fp32",
+        "negative_disables_skipped_modality",
+        PROMPT_PASSES_BATCHED,
+        ALL_PASSES_BATCHED,
+    }
 )
 _SECOND: Final = _DENOISING | {"sound_of_first_stage"}
 _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}

@@ -90,6 +90,7 @@ def test_the_new_cases_have_defects_that_were_made_for_them() -> None:
         "tiny_text_only",
         "tiny_two_pictures",
         "tiny_two_stage",
+        "tiny_two_stage_hq",
         "tiny_unguided_30_steps",
     ]
     assert len(defects_of(find_case("tiny_ti2v"))) > 50
