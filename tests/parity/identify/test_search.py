@@ -54,6 +54,8 @@ class Model:
         return {name: value for site in SITES for name, value in self.taps(site, setting).items()}
 
     def _names(self, site: str) -> list[str]:
+        if site == "second":  # the case has one stage
+            return []
         return [VIDEO_LATENT, AUDIO_LATENT] if site == "denoising" else [TAPS[site]]
 
     def _sketch(self, site: str, tap: str, setting: Setting) -> TapSketch:
