@@ -36,7 +36,7 @@ from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 from runners.clock import Clock
 from runners.errors import OutOfMemoryError
-from runners.loras import loras_of, stage_loras
+from runners.loras import stage_loras
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -392,7 +392,7 @@ class Replay:
             "components",
             setting & OF_RELEASES,
             lambda read: ModelComponents(
-                self._weights, self._config(read), self._device, loras_of(self.case, self._weights)
+                self._weights, self._config(read), self._device, stage_loras(self.case, self._weights)[0]
             ),
         )
 
