@@ -67,7 +67,7 @@ def schema_fields(kind: Any = Case, prefix: str = "") -> Iterator[str]:
             if listed:
                 yield f"{prefix}{name}[]"  # how many there are
             yield from schema_fields(tables[0], f"{prefix}{name}{'[]' if listed else ''}.")
-        elif not (typing.get_origin(of) is typing.Literal and len(typing.get_args(of)) == 1 or name in NOT_IN_FILES):
+        elif not ((typing.get_origin(of) is typing.Literal and len(typing.get_args(of)) == 1) or name in NOT_IN_FILES):
             yield f"{prefix}{name}"
 
 
