@@ -26,7 +26,7 @@ from typing import Any
 import coverage
 import msgspec
 
-from runners.case import Case, case_document, load_case
+from runners.case import NOT_IN_FILES, Case, load_case
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "runners/ltx23"
@@ -67,13 +67,13 @@ def schema_fields(kind: Any = Case, prefix: str = "") -> Iterator[str]:
             if listed:
                 yield f"{prefix}{name}[]"  # how many there are
             yield from schema_fields(tables[0], f"{prefix}{name}{'[]' if listed else ''}.")
-        elif not (typing.get_origin(of) is typing.Literal and len(typing.get_args(of)) == 1) and name != "folder":
+        elif not ((typing.get_origin(of) is typing.Literal and len(typing.get_args(of)) == 1) or name in NOT_IN_FILES):
             yield f"{prefix}{name}"
 
 
 def values(cases: list[Case], field: str) -> set[str]:
     """The different values, as JSON, that a field has over the cases."""
-    found: list[Any] = [case_document(case) for case in cases]
+    found: list[Any] = [msgspec.to_builtins(case) for case in cases]  # with what a case may leave out
     for name in field.split("."):
         found = [value[name.removesuffix("[]")] for value in found]
         if name.endswith("[]"):

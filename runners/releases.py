@@ -52,6 +52,9 @@ class ReleaseBehaviours:
     pictures_as_displayed: bool = False
     # Requests without a negative prompt: the default has five more phrases. utils/constants.py
     more_negative_phrases: bool = False
+    # Guided runs: passes get tokens repeated for each, row by row in memory, and a noise level each. One stage does not
+    # see it; `res_2s` does, whose levels at middles are fp64. utils/denoisers.py
+    guided_passes_repeated: bool = False
     # LoRAs: factors are cast to bf16 first, and a second file's product is accumulated on the first one's, not summed
     # beside it. loader/fuse_loras.py
     lora_accumulated: bool = False
@@ -77,6 +80,7 @@ RELEASES: dict[str, ReleaseBehaviours] = {
         decode_auto_tiled=True,
         pictures_as_displayed=True,
         more_negative_phrases=True,
+        guided_passes_repeated=True,
         lora_accumulated=True,
     ),
 }

@@ -74,9 +74,9 @@ def res_2s_noise_reused(original: Original, like: Any, generator: torch.Generato
 @replaces(
     LatentPreparationStage,
     "schedule",
+    # Both schedules begin at 1 and end at one level before 0, which is all there is of two steps, but for rounding.
     "denoise/00[01]/*",
     variant=TWO_STAGE_HQ,
-    shows_in=BOTH,
     alone=False,
     when=_first,
 )

@@ -57,7 +57,8 @@ SITES: Final = (
     "passes",  # of the first step, all
     "guided",  # the first step's guided prediction
     "skipping",  # the first step at which exactly one modality is skipped
-    "denoising",  # all steps, and the final latents
+    "denoising",  # all steps, and the final latents of a single stage
+    "second",  # the second stage, with the upsampling before it, and the final latents
     "frames",
     "sound",
 )
@@ -117,6 +118,8 @@ def no_picture(case: Case, _dtype: str) -> str | None:
 
 
 def _no_partial_strength(case: Case, dtype: str) -> str | None:
+    if len(case.plans) > 1:  # a second stage begins with part noise everywhere
+        return None
     if any(image.strength not in (0.0, 1.0) for image in case.request.images):
         return None
     return no_picture(case, dtype) or "every picture has strength 1 or 0"
@@ -130,6 +133,10 @@ def _no_keyframe(case: Case, dtype: str) -> str | None:
 
 def _no_lora(case: Case, _dtype: str) -> str | None:
     return None if case.loras or PIPELINES[case.pipeline].lora_strengths else "there is no LoRA"
+
+
+def _no_res_2s(case: Case, _dtype: str) -> str | None:
+    return None if case.plans[0].sampler == "res_2s" else "the sampler takes no step in fp64"
 
 
 def in_fp32(_case: Case, dtype: str) -> str | None:
@@ -156,8 +163,10 @@ def _one_tile(case: Case, _dtype: str) -> str | None:
     return f"the clip has at most {frames} frames of at most {side} pixels, which is one tile"
 
 
-def _one_stage(case: Case, _dtype: str) -> str | None:
-    return None if len(case.plans) > 1 else "there is one stage"
+def _sound_did_not_move(case: Case, _dtype: str) -> str | None:
+    return (
+        None if PIPELINES[case.pipeline].sound_moved else "its pipeline decodes the last stage's sound in all releases"
+    )
 
 
 _WORDS: Final = {
@@ -174,10 +183,11 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     CONNECTORS_BATCHED: (("connector",), _no_negative),
     CONNECTORS_SHARE_MASK: (("connector",), _no_negative),
     "pictures_as_displayed": (("image",), no_picture),
-    "noise_lerp_fp32": (("init",), _no_partial_strength),
+    "noise_lerp_fp32": (("init", "second"), _no_partial_strength),
     "positions_fp32": (("first_block", "passes", "denoising"), in_fp32),
     "keyframe_spans_one_frame": (("first_block", "passes", "denoising"), _no_keyframe),
     "cross_timestep_per_token": (("first_block", "passes", "denoising"), never_idle),
+    "guided_passes_repeated": (("denoising",), _no_res_2s),
     "lora_accumulated": (("first_block", "passes", "denoising"), _no_lora),
     PROMPT_PASSES_BATCHED: (("passes", "denoising"), _no_negative),
     ALL_PASSES_BATCHED: (("passes", "denoising"), _one_pass),
@@ -186,7 +196,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "decoder_chunked": (("frames",), never_idle),
     "decode_auto_tiled": (("frames",), _one_tile),
     "vocoder_fp32": (("sound",), in_fp32),
-    "sound_of_first_stage": (("sound",), _one_stage),
+    "sound_of_first_stage": (("second",), _sound_did_not_move),
 }
 BEHAVIOURS: Final = {
     name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()

@@ -29,6 +29,7 @@ WORDS: Final = {  # a noun phrase for what a release that has it does
     "decode_auto_tiled": "video decoding in tiles without being asked",
     "pictures_as_displayed": "pictures turned upright and converted to sRGB",
     "more_negative_phrases": "five more phrases in the default negative prompt",
+    "guided_passes_repeated": "guided passes on repeated tokens, each with a noise level of its own",
     "lora_accumulated": "LoRAs in bf16, each further one accumulated on the sum of those before",
 }
 

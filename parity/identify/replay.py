@@ -30,12 +30,13 @@ from parity.identify.behaviours import (
 )
 from parity.identify.port_defects import PORT_DEFECTS, defects_at
 from parity.identify.replay_denoising import denoise, fed
+from parity.identify.replay_second import second_stage
 from parity.taps.name import place_of
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
 from runners.clock import Clock
 from runners.errors import OutOfMemoryError
-from runners.loras import loras_of
+from runners.loras import stage_loras
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -91,8 +92,15 @@ _DENOISING: Final = (
     | _INIT
     | _TRANSFORMER
     | _ACTING["denoising"]
-    | {"guidance_fp32", "negative_disables_skipped_modality", PROMPT_PASSES_BATCHED, ALL_PASSES_BATCHED}
+    | {
+        "guided_passes_repeated",
+        "guidance_fp32",
+        "negative_disables_skipped_modality",
+        PROMPT_PASSES_BATCHED,
+        ALL_PASSES_BATCHED,
+    }
 )
+_SECOND: Final = _DENOISING | {"sound_of_first_stage"}
 _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
 _SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
 
@@ -131,10 +139,11 @@ class Replay:
     def __init__(self, weights: Weights, case: Case, options: RunOptions, own: RunTensors, buckets: int) -> None:
         """Prepare; `buckets` is the number that the run's own sketches have."""
         self.case, self.own, self.buckets = case, own, buckets
-        self._weights, self._options = weights, options
+        self._weights, self._options = weights.of_pipeline(case.pipeline), options
         self._skipping_step = first_skipping_step(case)
         self._made: dict[tuple[str, Setting], Any] = {}
-        self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the end, by what denoising reads
+        self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the first stage's end, by what it reads
+        self._decoded: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours of two stages, by what the second reads
         self._transformers: dict[Setting, Transformer] = {}
         self.computed = 0  # stages, or parts of denoising, that were run
 
@@ -157,13 +166,20 @@ class Replay:
             return self._frames(setting)
         if site == "sound":
             return self._sound(setting)
+        if site == "second":
+            return self._second(setting)
         return self._denoised(site, setting)
 
     def at(self, site: str, tap: str) -> bool:
         """True if a tap belongs to a site."""
+        last = "second" if len(self.case.plans) > 1 else "denoising"
         if tap in (VIDEO_LATENT, AUDIO_LATENT):
-            return site == "denoising"
+            return site == last
         place = place_of(tap)
+        if place.scope or place.part == "upsample":
+            return site == "second"
+        if site == "second":
+            return False
         if place.step is None:
             of_part = {
                 "hidden": "text",
@@ -258,14 +274,14 @@ class Replay:
             if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
                 together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
                 stage = BatchedDenoisingStage(stage.transformer, together)
-            every = self.case.request.num_inference_steps
+            every = self.case.plans[0].steps
             steps = {"denoising": every, "skipping": (self._skipping_step or 0) + 1}.get(site, 1)
             latents: Taps = {}
 
             def forward() -> None:
                 video, audio = denoise(stage, batch, steps, self.own.taps)
-                request = self.case.request
-                shape = video_shape(request.num_frames, request.height, request.width)
+                plan = self.case.plans[0]
+                shape = video_shape(self.case.request.num_frames, plan.height, plan.width)
                 grid = video_grid(video.latent[:, : shape.tokens], shape)
                 latents[VIDEO_LATENT] = self._sketch(grid)
                 latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
@@ -273,9 +289,39 @@ class Replay:
 
             with self._defects("denoising", read):
                 taps = self._heard(forward, lambda name: self.at(site, name))
-            return taps | latents if site == "denoising" else taps
+            whole = site == "denoising" and len(self.case.plans) == 1
+            return taps | latents if whole else taps
 
         return self._once(site, setting & _DENOISING, make)
+
+    def _second(self, setting: Setting) -> Taps:
+        if len(self.case.plans) == 1:
+            return {}
+
+        def make(read: Setting) -> Taps:
+            text, start = self._connected(read)[0], self._prepared(read)[0]
+            video, audio = self._final_of_first(read)
+            assert start.generator is not None
+            batch = replace(
+                self._batch(read),
+                video_context=text.video_context,
+                audio_context=text.audio_context,
+                generator=torch.Generator(start.device).set_state(start.generator.get_state()),
+                video_latent=video,
+                audio_latent=audio,
+            )
+            components, loras = self._components(read), stage_loras(self.case, self._weights)
+            latents: Taps = {}
+
+            def forward() -> None:
+                made = second_stage(batch, components, lambda: components.build("transformer", Transformer, loras[-1]))
+                latents[VIDEO_LATENT], latents[AUDIO_LATENT] = map(self._sketch, made)
+                self._decoded[read] = made
+
+            with self._defects("image", read), self._defects("init", read), self._defects("denoising", read):
+                return self._heard(forward) | latents
+
+        return self._once("second", setting & _SECOND, make)
 
     def _frames(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
@@ -312,9 +358,15 @@ class Replay:
     @property
     def _before_decoding(self) -> Setting:
         """The switches that decoding reads besides its own: none, if it starts from the run's own latents."""
-        return _DENOISING if self.own.video_latent is None else frozenset()
+        return _SECOND if self.own.video_latent is None else frozenset()
 
     def _final(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        if len(self.case.plans) == 1:
+            return self._final_of_first(setting)
+        self._second(setting)
+        return self._decoded[setting & _SECOND]
+
+    def _final_of_first(self, setting: Setting) -> tuple[Tensor, Tensor]:
         self._denoised("denoising", setting)
         return self._latents[setting & _DENOISING]
 
@@ -340,7 +392,7 @@ class Replay:
             "components",
             setting & OF_RELEASES,
             lambda read: ModelComponents(
-                self._weights, self._config(read), self._device, loras_of(self.case, self._weights)
+                self._weights, self._config(read), self._device, stage_loras(self.case, self._weights)[0]
             ),
         )
 

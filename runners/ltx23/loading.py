@@ -67,7 +67,7 @@ def load(
 ) -> ModuleT:
     """Give a module built on the meta device its weights, in `dtype` on `device`, ready for inference.
 
-    Parameters that the module keeps in a narrower dtype than any it computes in stay in that.
+    Parameters that the module keeps in a narrower dtype than any it computes in stay in that, and scales in theirs.
 
     Raises: CheckpointError if a tensor is missing or has another shape.
     """
@@ -79,12 +79,17 @@ def load(
     # Popped one by one, so that the stored and the converted copy of a large model never stand side by side.
     empty = module.state_dict()
     weights = {
-        key: stored.pop(name).to(empty[key].dtype if empty[key].itemsize == 1 else dtype)
+        key: stored.pop(name).to(empty[key].dtype if _keeps_its_own(empty[key]) else dtype)
         for key, name in wanted.items()
     }
     _check_shapes(empty.items(), weights)
     module.load_state_dict(weights, strict=True, assign=True)
     return module.to(device).eval().requires_grad_(False)
+
+
+def _keeps_its_own(parameter: Tensor) -> bool:
+    """True for 8-bit numbers, and for the scale of a tensor."""
+    return parameter.itemsize == 1 or parameter.ndim == 0
 
 
 def _check_shapes(wanted: Iterable[tuple[str, Tensor]], weights: Mapping[str, Tensor]) -> None:

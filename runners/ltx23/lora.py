@@ -21,6 +21,7 @@ from torch import Tensor
 from runners.errors import CheckpointError
 from runners.ltx23.fp8_cast import FP8
 from runners.ltx23.fp8_rounding import added_at_random
+from runners.ltx23.fp8_scaled_mm import SCALE, fused_scaled
 from runners.ltx23.loading import LISTED, TRANSFORMER
 from runners.model_files import LoraSource, TensorSource
 
@@ -133,7 +134,14 @@ class FusedWeights:
                 for lora, keys, there in files
                 if name in keys
             ]
-            if factors:
+            if factors and name + SCALE in self.shapes:
+                scale_name = name + SCALE
+                scale = self._source.read([scale_name], device)[scale_name]
+                delta = lora_delta(factors, torch.bfloat16, accumulated=self._accumulated)
+                tensors[name], scale = fused_scaled(tensors[name], scale, delta)
+                if scale_name in tensors:
+                    tensors[scale_name] = scale
+            elif factors:
                 tensors[name] = self._fused(name, tensors[name], factors)
         return tensors
 

@@ -23,6 +23,7 @@ from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.fast.fp8_choice import choice_of_tier
 from runners.ltx23.fp8_cast import CastWeights, keep_as_fp8
+from runners.ltx23.fp8_scaled_mm import ScaledWeights, keep_as_scaled, scaled_layers
 from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
@@ -85,6 +86,7 @@ class ModelComponents:
             self._parts["upsampler"] = partial(Upsampler, UpsamplerConfig.from_dict(files.upsampler.config))
         self._skeletons: dict[str, Any] = {}
         self._loras, self._quantization = loras, config.quantization
+        self._parts["transformer"] = partial(self._quantized, self._parts["transformer"])
         self._transformer_source(loras)  # LoRAs of another model are refused before anything is loaded
 
     def verify(self) -> None:
@@ -122,14 +124,25 @@ class ModelComponents:
         source = self.files.model
         if name == "transformer":
             source = self._transformer_source(self._loras if loras is None else loras)
-            if self._quantization == "fp8_cast":
-                keep_as_fp8(module)
         return load(module, prefixes, source, device or self.device, self.dtype)
 
     def _transformer_source(self, loras: Sequence[LoraSource]) -> TensorSource:
-        source = self.files.model if self._quantization is None else CastWeights(self.files.model)
+        source = self._kept(self.files.model)
         accumulated = self.reference.lora_accumulated
         return FusedWeights(source, loras, self.dtype, accumulated=accumulated) if loras else source
+
+    def _kept(self, source: TensorSource) -> TensorSource:
+        if self._quantization == "fp8_cast":
+            return CastWeights(source)
+        return source if self._quantization is None else ScaledWeights(source)
+
+    def _quantized(self, make: Callable[[], nn.Module]) -> nn.Module:
+        transformer = make()
+        if self._quantization == "fp8_cast":
+            keep_as_fp8(transformer)
+        elif self._quantization == "fp8_scaled_mm":
+            keep_as_scaled(transformer, scaled_layers(self.files.model.shapes))
+        return transformer
 
     def text_encoder(self) -> TextEncodingStage:
         """The text encoding stage with Gemma loaded."""

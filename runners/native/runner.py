@@ -1,13 +1,13 @@
 """The `native` runner: our own LTX-2.3 behind the runner protocol."""
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 
 from runners.case import Case
 from runners.clock import Clock, Progress
-from runners.errors import OutOfMemoryError
+from runners.errors import OutOfMemoryError, RunnerError
 from runners.loras import stage_loras
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.pipeline_config import PipelineConfig, resolve_pipeline_config
@@ -16,6 +16,8 @@ from runners.native.request import sampling_params
 from runners.protocol import TIERS, Capabilities, Outcome, RunOptions, require_understood
 from runners.releases import RELEASES, reference_of
 from runners.weights import Weights
+
+WITH_TENSORRT: Final = ("1.0.0", "1.1.2")  # releases whose fp8_scaled_mm needs another library
 
 
 class NativeRunner:
@@ -32,7 +34,7 @@ class NativeRunner:
         second_device=True,
         loras=True,
         pipelines=frozenset({"one_stage", "distilled", "two_stage", "two_stage_hq", "keyframes"}),
-        quantizations=frozenset({"fp8_cast"}),
+        quantizations=frozenset({"fp8_cast", "fp8_scaled_mm"}),
     )
 
     def __init__(
@@ -65,7 +67,12 @@ class NativeRunner:
             torch.cuda.empty_cache()
 
     def pipeline_config(self, case: Case) -> PipelineConfig:
-        """The configuration a case is run with, fully resolved. Raises: ConfigError."""
+        """The configuration a case is run with, fully resolved. Raises: ConfigError, RunnerError."""
+        if case.quantization == "fp8_scaled_mm" and case.reference in WITH_TENSORRT:
+            raise RunnerError(
+                f"Official {case.reference} computes fp8_scaled_mm with kernels of TensorRT-LLM, which native does not "
+                "follow; it does since 1.2.0, with torch's own. Take --reference 1.2.0, or fp8_cast."
+            )
         base = PipelineConfig(
             dtype=self.options.dtype,
             tier=self.options.tier,

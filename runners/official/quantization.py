@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 from unittest.mock import patch
 
+from runners.errors import CheckpointError
 from runners.official.request import OfficialRequest
 from runners.weights import WeightsFolder
 
@@ -21,5 +22,7 @@ def official_policy(request: OfficialRequest) -> Any:
     weights = request.weights
     if isinstance(weights, WeightsFolder):
         return module.build_policy(str(weights.checkpoint_path))
+    if quantization != "fp8_cast":
+        raise CheckpointError(f"{quantization} wants a checkpoint that was quantised before; made weights are not.")
     with patch.object(module, "_read_scales", lambda _: {}):
         return module.build_policy("")

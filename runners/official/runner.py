@@ -88,7 +88,7 @@ class OfficialRunner:
             taps=("*",),
             loras=True,
             pipelines=frozenset(CLASSES),
-            quantizations=frozenset({"fp8_cast"}),
+            quantizations=frozenset({"fp8_cast", "fp8_scaled_mm"}),
         )
 
     def require(self, case: Case) -> None:

@@ -76,7 +76,6 @@ def test_what_a_case_says_of_its_stages_comes_back(micro_case: MakeCase, tmp_pat
         ({"pipeline": "two_stage", **LARGE, "stages.first.lora_strength": 1.0}, "in its second stage alone"),
         ({"pipeline": "distilled", **LARGE, "stages.second.lora_strength": 1.0}, "has no distilled LoRA"),
         ({"pipeline": "two_stage", **LARGE, "stages.second.lora_strength": float("nan")}, "wanted a finite number"),
-        ({"pipeline": "two_stage_hq", **LARGE, "stages.first.sigmas": [1.0, 0.5, 0]}, "noise levels of its own"),
         ({"pipeline": "two_stage", **LARGE, "stages.third.sigmas": [1.0, 0]}, "unknown field `third`"),
     ],
 )

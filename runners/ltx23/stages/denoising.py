@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from runners.errors import StageInputError
@@ -127,8 +128,6 @@ class DenoisingStage:
         sigma: Tensor,
         *last: Tensor,
     ) -> Pair:
-        if batch.plan.guided:  # officially in a batch of all passes, which is laid out anew
-            video_latent = video_latent.contiguous()
         video, audio = replace(video, latent=video_latent), replace(audio, latent=audio_latent)
         step = self.step_at(index, batch, video, audio, sigma, rotary)
         return self.evaluate_stage1_guided_x0(batch, step, (last[0], last[1]) if last else None)
@@ -191,7 +190,15 @@ class DenoisingStage:
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
     ) -> Step:
         """The passes of a step and what they share, at the noise level `sigma`."""
+        if batch.plan.guided and batch.config.reference.guided_passes_repeated:
+            video, audio = (replace(state, latent=state.latent.contiguous()) for state in (video, audio))
+            if (
+                sigma.dtype == torch.float64
+            ):  # one a sample decides the dtype of tokens' levels, a single number does not
+                sigma = sigma.expand(video.latent.shape[0])
         context = self.context(batch, negative=False)  # modulation does not look at the text, so any serves
+        if batch.plan.guided:  # officially in a batch of all passes, which is laid out anew
+            video = replace(video, latent=video.latent.contiguous())
         return Step(
             passes=self.passes_at(index, batch),
             modulation=self.transformer.modulation(

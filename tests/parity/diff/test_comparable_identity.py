@@ -176,7 +176,7 @@ def test_a_golden_is_not_replaced_by_a_run_of_other_weights(checkout: Path, leav
     kept = golden.golden_of("micro")
     other = read_run(relabelled(leave_run("other", frames=(5, 64, 96)), weights_hash="cd" * 32))
     assert ("identity_mismatch", "weights") in [(one.code, one.where) for one in compare_runs(kept, other).findings]
-    with pytest.raises(RunError, match="pass the same --weights to both"):
+    with pytest.raises(RunError, match="run both on the same --weights, LoRAs and quantization"):
         require_same_weights(kept, other)
 
 

@@ -65,12 +65,25 @@ def test_every_site_has_the_runners_bits(
     assert [name for name, tensor in wanted.taps.items() if not taps[name].same_bits(sketch(tensor))] == []
     assert taps[VIDEO_LATENT].same_bits(sketch(wanted.outcome.video_latent))
     assert taps[AUDIO_LATENT].same_bits(sketch(wanted.outcome.audio_latent))
-    assert {site for site in SITES if found.taps(site, setting)} == set(SITES)
+    assert {site for site in SITES if found.taps(site, setting)} == set(SITES) - {"second"}
     for site in SITES:
         assert all(found.at(site, name) for name in found.taps(site, setting)), site
     computed = found.computed
     every(found, setting)
     assert found.computed == computed, "nothing is computed twice"
+
+
+def test_both_stages_have_the_runners_bits(
+    micro_weights: WeightsFolder, micro_case: MakeCase, run: Callable[..., Any]
+) -> None:
+    sizes = {"request.height": 64, "request.width": 128, "stages.second.sigmas": [0.8, 0.0]}
+    pictures = {"request.images": EVERYTHING["request.images"]}
+    case, setting = micro_case({"pipeline": "two_stage", **pictures, **sizes}), setting_of("1.2.0")
+    wanted = executed(run, micro_weights, case, setting)
+    taps = every(replay(micro_weights, case, wanted, {}), setting)
+    assert set(taps) == set(wanted.taps) | {VIDEO_LATENT, AUDIO_LATENT}
+    assert [name for name, tensor in wanted.taps.items() if not taps[name].same_bits(sketch(tensor))] == []
+    assert taps[AUDIO_LATENT].same_bits(sketch(wanted.outcome.audio_latent))  # of the first stage
 
 
 def test_a_stage_goes_on_from_the_runs_own_tensors(

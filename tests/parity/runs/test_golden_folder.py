@@ -233,5 +233,5 @@ def test_a_run_of_other_weights_does_not_replace_a_golden(checkout: Path, leave_
     rewritten(run, weights_hash="cd" * 32)
     before = tree(checkout / "golden")
     done = CliRunner().invoke(app, ["bless", str(run), "--reason", "it ships"])
-    assert done.exit_code == 2 and "pass the same --weights to both" in done.output
+    assert done.exit_code == 2 and "run both on the same --weights, LoRAs and quantization" in done.output
     assert tree(checkout / "golden") == before

@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_listed_tensors_are_the_official_ones(micro_weights: WeightsFolder) -> None:
+    importlib.import_module("ltx_core.loader")  # the other imports this one halfway
     operations: Any = importlib.import_module("ltx_core.quantization").TRANSFORMER_LINEAR_DOWNCAST_MAP
     prefix = "model.diffusion_model."
     names = [
