@@ -8,7 +8,7 @@ import pytest
 from parity.runs.golden import golden_of
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "WIDE_CASES": 6, "RELEASE_CASES": 9, "GPU_CASES": 3}
+VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 9, "GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
