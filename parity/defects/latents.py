@@ -31,9 +31,9 @@ FIRST_BLOCK: Final = "denoise/000/cond/block/00/*"
 @replaces(LatentPreparationStage, "forward", "init/*", shows_in=BOTH)
 def noise_audio_first(_: Original, stage: LatentPreparationStage, batch: Batch) -> Batch:
     """The generator gives audio its noise before video."""
-    sampling = batch.sampling
-    batch.sigmas = sigma_schedule(sampling.num_inference_steps)
-    batch.generator = torch.Generator(device=batch.device).manual_seed(sampling.seed)
+    batch.sigmas = stage.schedule(batch)
+    batch.schedules.append(batch.sigmas)
+    batch.generator = torch.Generator(device=batch.device).manual_seed(batch.sampling.seed)
     with_noise = vars(latent_preparation)["with_noise"]  # perhaps with another defect in it
     batch.audio_state = with_noise(stage.initial_audio(batch), batch.generator, False)
     batch.video_state = with_noise(stage.conditioned_video(batch), batch.generator, False)

@@ -43,7 +43,8 @@ def save_limits(
     """
     groups = {f"{DRIFT}{drift_group(tap, flow.steps)}" for tap in flow.taps}
     if isolated:
-        there = ISOLATED_GROUPS if flow.images else [one for one in ISOLATED_GROUPS if not one.startswith("image")]
+        lacking = [part for part, there in (("image", flow.images), ("upsample", len(flow.plans) > 1)) if not there]
+        there = [one for one in ISOLATED_GROUPS if not one.startswith(tuple(lacking))]
         groups |= {f"{ISOLATED}{group}" for group in there}
     limits = {
         name: exact_limit(metric)

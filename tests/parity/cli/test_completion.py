@@ -26,7 +26,7 @@ def completed(words: str) -> list[str]:
         ("parity ga", ["gate"]),
         ("parity new", ["new-runner"]),
         ("parity run --runner na", ["native"]),
-        ("parity run --case tiny_t", ["tiny_text_only", "tiny_ti2v", "tiny_ti2v_no_v2a", "tiny_two_pictures"]),
+        ("parity run --case tiny_ti", ["tiny_ti2v", "tiny_ti2v_no_v2a"]),
         ("parity suite --case tiny_un", ["tiny_unguided_30_steps"]),
         ("parity perf --hi", ["--history"]),
     ],

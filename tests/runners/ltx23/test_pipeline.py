@@ -93,9 +93,9 @@ def test_a_component_is_gone_when_the_next_is_loaded_without_waiting_for_a_colle
     together: dict[str, int] = {}
     build = ModelComponents.build
 
-    def watched(self: ModelComponents, name: str, kind: type[nn.Module]) -> nn.Module:
+    def watched(self: ModelComponents, name: str, kind: type[nn.Module], *more: Any) -> nn.Module:
         together[name] = sum(reference() is not None for reference in alive)
-        module = build(self, name, kind)
+        module = build(self, name, kind, *more)
         alive.extend(weakref.ref(part) for part in module.modules())
         return module
 
