@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from parity.judge.registry import load_registry
 from parity.runs.golden import golden_of
+from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 9, "GPU_CASES": 3}
+VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 7, "WITHOUT_LIMITS": 2, "GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
@@ -43,13 +45,16 @@ def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp
     calls = [line.split() for line in done.stdout.splitlines() if line.startswith("called: ")]
     judged = [words[i + 1] for words in calls for i, word in enumerate(words) if word == "--case"]
     if code == 0:
-        assert sorted(judged) == sorted(path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml"))
+        named = [name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)]
+        assert sorted(judged) == sorted(named)
         assert [words[1] for words in calls][-1] == "rejudge" and all("--golden" in words for words in calls[1:-1])
 
 
-def test_every_tiny_case_is_judged_by_the_gate() -> None:
+def test_every_tiny_case_that_has_limits_is_judged_by_the_gate() -> None:
     judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
-    assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
+    waiting, limited = set(cases_of("WITHOUT_LIMITS")), {key.case for key in load_registry(limits_path()).cases}
+    assert judged <= limited and not waiting & limited
+    assert judged | waiting == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
 
 
 def test_limits_from_kept_samples_run_nothing_and_minutes_keep_samples() -> None:
