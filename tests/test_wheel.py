@@ -16,6 +16,8 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 
+from parity.runs.golden import find_case
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("parity", "runners", "golden", "thresholds", "docs/measurements")
 LARGEST_BYTES = 16_000_000
@@ -110,7 +112,9 @@ def test_the_wheel_holds_what_is_read_once_and_no_more(wheel: Path) -> None:
     assert {f"golden/{case}/golden.json" for case in tiny} <= shipped
     full = {name for name in cases - tiny if not name.startswith("release")}
     assert {name for name in shipped if name.split("/")[1] in full} == {
-        f"golden/{case}/{name}" for case in full for name in ("case.toml", "astronaut.png")
+        f"golden/{case}/{name}"
+        for case in full
+        for name in ("case.toml", *(image.path for image in find_case(case).request.images))
     }
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "thresholds").rglob("*.json")}
     assert there == {name for name in shipped if name.startswith("thresholds/")}
