@@ -215,26 +215,28 @@ def distilled_model_guided(
 
 
 def _with_loras(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., None]:
-    def made(original: Original, pipeline: Any, files: Any, config: Any, device: Any, *loras: Any) -> None:
-        original(pipeline, files, config, device, *change(*loras))
+    def made(
+        original: Original, pipeline: Any, files: Any, config: Any, device: Any, *loras: Any, **options: Any
+    ) -> None:
+        original(pipeline, files, config, device, *change(*loras), **options)
 
     return made
 
 
 @replaces(LTX23Pipeline, "__init__", "denoise/000/cond/block/00/*", shows_in=BOTH, variant=TWO_STAGE, alone=False)
-def distilled_lora_in_first_stage(original: Original, pipeline: Any, *given: Any) -> None:
+def distilled_lora_in_first_stage(original: Original, pipeline: Any, *given: Any, **options: Any) -> None:
     """The distilled LoRA is fused for the first stage, too."""
-    _with_loras(lambda _first, second: (second, second))(original, pipeline, *given)
+    _with_loras(lambda _first, second: (second, second))(original, pipeline, *given, **options)
 
 
 @replaces(LTX23Pipeline, "__init__", SECOND_BLOCK, shows_in=BOTH, variant=TWO_STAGE, alone=False)
-def distilled_lora_at_half_strength(original: Original, pipeline: Any, *given: Any) -> None:
+def distilled_lora_at_half_strength(original: Original, pipeline: Any, *given: Any, **options: Any) -> None:
     """The distilled LoRA is fused at half its strength."""
 
     def halved(first: Any, second: tuple[LoraSource, ...]) -> Any:
         return first, (*second[:-1], replace(second[-1], strength=second[-1].strength / 2))
 
-    _with_loras(halved)(original, pipeline, *given)
+    _with_loras(halved)(original, pipeline, *given, **options)
 
 
 @replaces(LTX23Pipeline, "_in_two_stages", "decode/mel", shows_in=AUDIO, variant=TWO_STAGE, alone=False)
