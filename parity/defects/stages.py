@@ -14,32 +14,67 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.defects.defect import AUDIO, BOTH, VIDEO, replaces
-from parity.defects.variant import DISTILLED, KEYFRAMES, TWO_STAGE
-from runners.ltx23 import upsampler
+from parity.defects.defect import AUDIO, BOTH, VIDEO, Defect, replaces, together, wrapped
+from parity.defects.variant import DISTILLED, KEYFRAMES, TWO_STAGE, TWO_STAGE_HQ
+from runners.ltx23 import sampling, upsampler
 from runners.ltx23.guidance import combine
 from runners.ltx23.latents import VIDEO_SCALE, LatentState
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.pipeline import LTX23Pipeline
 from runners.ltx23.scheduler import sigma_schedule
-from runners.ltx23.stages import image_conditioning, latent_preparation, upsampling
+from runners.ltx23.stages import image_conditioning, latent_preparation, upsampling, video_decoding
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, Step
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
 from runners.ltx23.stages.latent_preparation import LatentPreparationStage
+from runners.ltx23.stages.upsampling import UpsamplingStage
 from runners.ltx23.transformer import Skips
+from runners.ltx23.video_tiling import Tiling
 from runners.model_files import LoraSource
 from runners.request import Guider
+from runners.stages import StagePlan
 from runners.tap import listening
 
 Original = Callable[..., Any]
 ENLARGED: Final = "upsample/latent"
 SECOND_START: Final = "stage2/init/*"
 SECOND_BLOCK: Final = "stage2/denoise/000/cond/block/00/*"
+ROUNDED_TO_PX: Final = 64  # what the sides of a whole request are multiples of where there are two stages
+SMALL_TILES: Final = Tiling(tile_px=128, overlap_px=32)  # pixels of the result, which holds more than one
 
 
 def _in_second(_stage: Any, batch: Batch, *_: Any) -> bool:
     return batch.stage == 1
+
+
+def _first_rounded(original: Original, *request: Any) -> tuple[StagePlan, ...]:
+    first, *others = original(*request)
+    sides = {name: getattr(first, name) // ROUNDED_TO_PX * ROUNDED_TO_PX for name in ("height", "width")}
+    return replace(first, **sides), *others
+
+
+def _stretched_to_second(original: Original, stage: UpsamplingStage, batch: Batch) -> Batch:
+    filled: Batch = original(stage, batch)
+    latent, plan = filled.initial_video, batch.sampling.plans[1]
+    assert latent is not None
+    size = (latent.shape[2], plan.height // VIDEO_SCALE[1], plan.width // VIDEO_SCALE[2])
+    filled.initial_video = F.interpolate(latent, size, mode="nearest")
+    return filled
+
+
+half_size_rounded = Defect(
+    id="half_size_rounded",
+    component="sampling",
+    description="half the height and width are rounded down to multiples of 64 pixels, and what comes of it stretched",
+    first_taps=("image/*",),
+    apply=together(
+        wrapped(sampling, "plan_stages", _first_rounded),
+        wrapped(UpsamplingStage, "forward", _stretched_to_second),
+    ),
+    shows_in=VIDEO,
+    variant=DISTILLED,
+    alone=False,
+)
 
 
 @replaces(upsampling, "upsample", ENLARGED, shows_in=VIDEO, variant=DISTILLED)
@@ -241,9 +276,24 @@ def distilled_lora_at_half_strength(original: Original, pipeline: Any, *given: A
 
 @replaces(LTX23Pipeline, "_in_two_stages", "decode/mel", shows_in=AUDIO, variant=TWO_STAGE, alone=False)
 def sound_of_the_other_stage(original: Original, pipeline: Any, batch: Batch, *rest: Any) -> None:
-    """The sound that is decoded is the first stage's where the release decodes the second one's."""
-    original(pipeline, batch, *rest)
-    batch.audio_latent = batch.initial_audio
+    """The sound that is decoded is the first stage's where the release decodes the second one's, or the other way."""
+    reference = pipeline.config.reference
+    moved = replace(reference, sound_of_first_stage=not reference.sound_of_first_stage)
+    with patch.object(pipeline, "config", replace(pipeline.config, reference=moved)):
+        original(pipeline, batch, *rest)
+
+
+@replaces(
+    video_decoding,
+    "decode_frames",
+    "decode/frames",
+    component="stages.video_decoding",
+    shows_in=frozenset({"frames"}),
+    variant=TWO_STAGE_HQ,
+)
+def decoded_in_tiles(original: Original, decoder: Any, latent: Tensor, _tiling: Any, *rest: Any) -> Any:
+    """Frames are decoded in blended tiles where the pipeline decodes them whole."""
+    return original(decoder, latent, SMALL_TILES, *rest)
 
 
 @replaces(latent_preparation, "condition_on_image", "init/video", shows_in=VIDEO, variant=KEYFRAMES)
