@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import parity
+from parity.runs.sglang_names import SGLANG_NAMES
 from runners.errors import CaseError, ConfigError, RunError
 from runners.load import parse_toml, read_text
 from runners.nearest import did_you_mean
@@ -79,6 +80,11 @@ def case_root(case_id: str) -> Path:
     return next((root for root in roots if (root / "golden" / case_id / CASE_FILE).is_file()), roots[0])
 
 
+def case_id_of(name: str) -> str:
+    """The id of a case that is named by it, or by SGLang's name for it; a case of one's own may have such a name."""
+    return name if (case_folder(name) / CASE_FILE).is_file() else SGLANG_NAMES.get(name, name)
+
+
 def case_folder(case_id: str) -> Path:
     """The folder of a case: its file, pictures and golden."""
     return case_root(case_id) / "golden" / case_id
@@ -96,15 +102,16 @@ def own_case_folder(case_id: str) -> Path:
 
 
 def case_file(name: str) -> Path:
-    """The file of a case, named by its id under golden/ or by its path. Raises: CaseError."""
+    """The file of a case, named by its id under golden/, by SGLang's name for it or by its path. Raises: CaseError."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return path
     if path.name != name or name.startswith("."):
         raise CaseError(f"{name!r} is neither a TOML file nor an id under golden/; give one of them.")
-    path = case_folder(name) / CASE_FILE
+    path = case_folder(case_id_of(name)) / CASE_FILE
     if not path.exists():
         there = [folder.name for folder in case_folders()]
+        there += [alias for alias, case_id in SGLANG_NAMES.items() if case_id in there]
         raise CaseError(
             f"There is no case {name!r}; pass the path of a TOML file or an id under golden/: "
             f"{', '.join(there) or 'there is none'}.{did_you_mean(name, there)}"

@@ -9,6 +9,7 @@ from parity.runs.places import (
     PYPROJECT,
     TABLE,
     case_folder,
+    case_id_of,
     found_project,
     project_root,
 )
@@ -62,6 +63,7 @@ def copy_case(name: str) -> Path:
     Returns: its folder.
     Raises: CaseError for a case that there is not, or that is one's own already; RunError if there is no project.
     """
+    name = case_id_of(name)
     source, target = case_folder(name), project_root() / "golden" / name
     if source == target and (source / CASE_FILE).is_file():
         raise CaseError(f"Case {name!r} is one of this project already, in {target}.")

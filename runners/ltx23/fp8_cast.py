@@ -9,6 +9,7 @@ the same in 1.1.2 and 1.2.0.
 Axes: B sample, T token, I input channel, O output channel.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -43,12 +44,20 @@ def is_cast(layer: str) -> bool:
     return layer.startswith(BLOCKS) and layer.endswith(LAYERS)
 
 
-def keep_as_fp8(transformer: nn.Module) -> None:
-    """Put layers that keep e4m3 into a transformer on the meta device, in place of those that are cast."""
+def put_in_place(
+    transformer: nn.Module, kind: Callable[[int, int, bool], nn.Linear], is_kept: Callable[[str], bool]
+) -> None:
+    """Put layers that keep e4m3 numbers into a transformer on the meta device.
+
+    Args:
+        transformer: whose linear layers are replaced.
+        kind: makes a layer from its input and output channels, and whether it has a bias.
+        is_kept: whether a layer is replaced, by its module's name.
+    """
     for name, layer in list(transformer.named_modules()):
-        if isinstance(layer, nn.Linear) and is_cast(name):
+        if isinstance(layer, nn.Linear) and is_kept(name):
             parent, _, last = name.rpartition(".")
-            kept = UpcastLinear(layer.in_features, layer.out_features, layer.bias is not None)
+            kept = kind(layer.in_features, layer.out_features, layer.bias is not None)
             setattr(transformer.get_submodule(parent), last, kept)
 
 

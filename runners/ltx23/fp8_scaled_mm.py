@@ -10,7 +10,7 @@ TensorRT-LLM, which are not followed here.
 Axes: B sample, T token, I input channel, O output channel.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -65,15 +65,6 @@ def scaled_layers(weights: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
             "has none. Take such a checkpoint, or fp8_cast."
         )
     return found
-
-
-def keep_as_scaled(transformer: nn.Module, layers: Collection[str]) -> None:
-    """Put layers that multiply e4m3 numbers into a transformer on the meta device, in place of those named."""
-    for name, layer in list(transformer.named_modules()):
-        if name in layers and isinstance(layer, nn.Linear):
-            parent, _, last = name.rpartition(".")
-            kept = ScaledLinear(layer.in_features, layer.out_features, layer.bias is not None)
-            setattr(transformer.get_submodule(parent), last, kept)
 
 
 class ScaledWeights:

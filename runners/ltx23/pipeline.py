@@ -22,8 +22,8 @@ from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.fast.fp8_choice import choice_of_tier
-from runners.ltx23.fp8_cast import CastWeights, keep_as_fp8
-from runners.ltx23.fp8_scaled_mm import ScaledWeights, keep_as_scaled, scaled_layers
+from runners.ltx23.fp8_cast import CastWeights, UpcastLinear, is_cast, put_in_place
+from runners.ltx23.fp8_scaled_mm import ScaledLinear, ScaledWeights, scaled_layers
 from runners.ltx23.gemma import gemma_text_config, load_gemma
 from runners.ltx23.image import read_picture, require_affordable
 from runners.ltx23.loading import expected_shapes, load, verify
@@ -139,9 +139,9 @@ class ModelComponents:
     def _quantized(self, make: Callable[[], nn.Module]) -> nn.Module:
         transformer = make()
         if self._quantization == "fp8_cast":
-            keep_as_fp8(transformer)
+            put_in_place(transformer, UpcastLinear, is_cast)
         elif self._quantization == "fp8_scaled_mm":
-            keep_as_scaled(transformer, scaled_layers(self.files.model.shapes))
+            put_in_place(transformer, ScaledLinear, scaled_layers(self.files.model.shapes).__contains__)
         return transformer
 
     def text_encoder(self) -> TextEncodingStage:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from runners.ltx23.fp8_cast import FP8, UpcastLinear, is_cast, keep_as_fp8
+from runners.ltx23.fp8_cast import FP8, UpcastLinear, is_cast, put_in_place
 from runners.ltx23.loading import expected_shapes
 from runners.ltx23.pipeline import ModelComponents
 from runners.ltx23.pipeline_config import PipelineConfig
@@ -49,7 +49,7 @@ def test_a_loaded_transformer_keeps_e4m3_where_the_list_says_and_bf16_elsewhere(
 def test_a_layer_computes_in_its_inputs_dtype() -> None:
     layer = nn.Linear(5, 3)
     holder = nn.ModuleDict({"transformer_blocks": nn.ModuleList([nn.ModuleDict({"to_q": layer, "to_gate": layer})])})
-    keep_as_fp8(holder)
+    put_in_place(holder, UpcastLinear, is_cast)
     block: Any = holder["transformer_blocks"]
     kept = block[0]["to_q"]
     assert isinstance(kept, UpcastLinear) and block[0]["to_gate"] is layer

@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from runners.errors import CheckpointError
-from runners.ltx23.fp8_cast import FP8
+from runners.ltx23.fp8_cast import FP8, put_in_place
 from runners.ltx23.fp8_scaled_mm import (
     LARGEST,
     ScaledLinear,
     ScaledWeights,
     fused_scaled,
-    keep_as_scaled,
     scaled,
     scaled_layers,
 )
@@ -42,7 +41,7 @@ def test_a_weight_and_its_scale_have_the_bits_of_the_official_function() -> None
 def test_a_layer_multiplies_rounded_numbers_and_adds_its_bias_to_the_rounded_product() -> None:
     holder: Any = nn.ModuleDict({"first": nn.Linear(IN, OUT), "other": nn.Linear(IN, OUT)})
     plain = holder["other"]
-    keep_as_scaled(holder, {"first"})
+    put_in_place(holder, ScaledLinear, {"first"}.__contains__)
     layer = holder["first"]
     assert isinstance(layer, ScaledLinear) and holder["other"] is plain
     weight, scale = scaled(torch.randn(OUT, IN))
