@@ -38,10 +38,8 @@ CASES := tiny_ti2v tiny_ti2v_no_v2a
 # What requests can do beside the main job: docs/coverage.md says which case sees what.
 WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps tiny_distilled tiny_two_stage tiny_two_stage_hq \
   tiny_keyframes
-# Left out of the gate until they have limits, without which another CPU than their golden's has no judge.
-WITHOUT_LIMITS := $(addprefix release_1.2.0_,tiny_distilled tiny_two_stage)
 RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
-  $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles)
+  $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles tiny_distilled tiny_two_stage)
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
 # one_stage, distilled or two_stage: whose cases at full size are run.

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.fleet_rows import FLEET_COLUMNS, PAPER_COLUMNS, fleet_machine, fleet_rows, paper_rows
+from bench.pipeline_rows import COLUMNS as PIPELINE_COLUMNS
+from bench.pipeline_rows import pipeline_rows
 from bench.rows import (
     ENDS,
     Rows,
@@ -189,6 +191,13 @@ def fleet_table(kinds: Documents) -> str:
     return "\n".join(parts)
 
 
+def pipelines_table(kinds: Documents) -> str:
+    """Each pipeline in each official release, and what is shown of it."""
+    machines = sorted({machine(one["environment"]) for one in kinds.get("pipelines", [])})
+    title = f"Pipelines; equal bits: taps with V2A + without, and all outputs; CPU: {', '.join(machines)}"
+    return table(title, PIPELINE_COLUMNS, pipeline_rows(kinds)) if machines else ""
+
+
 def every_table(kinds: Documents) -> str:
     """All tables, one after another; a kind that no file is of has none."""
     parts = [
@@ -305,6 +314,7 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "tiers": tiers_table(kinds),
         "whole runs": whole_table(kinds),
         "fleet": fleet_table(kinds),
+        "pipelines": pipelines_table(kinds),
     }
 
 

@@ -10,7 +10,7 @@ from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 7, "WITHOUT_LIMITS": 2, "GPU_CASES": 3}
+VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 9, "GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
@@ -52,9 +52,8 @@ def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp
 
 def test_every_tiny_case_that_has_limits_is_judged_by_the_gate() -> None:
     judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
-    waiting, limited = set(cases_of("WITHOUT_LIMITS")), {key.case for key in load_registry(limits_path()).cases}
-    assert judged <= limited and not waiting & limited
-    assert judged | waiting == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
+    assert judged <= {key.case for key in load_registry(limits_path()).cases}
+    assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
 
 
 def test_limits_from_kept_samples_run_nothing_and_minutes_keep_samples() -> None:
