@@ -25,6 +25,9 @@ class ReleaseBehaviours:
     keyframe_spans_one_frame: bool = False
     # Steps where one modality is skipped: the negative pass, too, leaves it out. utils/denoisers.py
     negative_disables_skipped_modality: bool = False
+    # Guided runs: passes get tokens repeated for each, row by row in memory, and a noise level each. One stage does not
+    # see it; `res_2s` does, whose levels at middles are fp64. utils/denoisers.py
+    guided_passes_repeated: bool = False
 
     # Since 1.1.7.
     # Sound of the pipelines `two_stage` and `two_stage_hq`: that of the first stage is decoded, not of the second.
@@ -52,9 +55,6 @@ class ReleaseBehaviours:
     pictures_as_displayed: bool = False
     # Requests without a negative prompt: the default has five more phrases. utils/constants.py
     more_negative_phrases: bool = False
-    # Guided runs: passes get tokens repeated for each, row by row in memory, and a noise level each. One stage does not
-    # see it; `res_2s` does, whose levels at middles are fp64. utils/denoisers.py
-    guided_passes_repeated: bool = False
     # LoRAs: factors are cast to bf16 first, and a second file's product is accumulated on the first one's, not summed
     # beside it. loader/fuse_loras.py
     lora_accumulated: bool = False
@@ -64,6 +64,7 @@ _SINCE_1_1_2 = ReleaseBehaviours(
     vocoder_fp32=True,
     keyframe_spans_one_frame=True,
     negative_disables_skipped_modality=True,
+    guided_passes_repeated=True,
 )
 RELEASES: dict[str, ReleaseBehaviours] = {
     "1.0.0": ReleaseBehaviours(),
@@ -80,7 +81,6 @@ RELEASES: dict[str, ReleaseBehaviours] = {
         decode_auto_tiled=True,
         pictures_as_displayed=True,
         more_negative_phrases=True,
-        guided_passes_repeated=True,
         lora_accumulated=True,
     ),
 }

@@ -19,6 +19,7 @@ WORDS: Final = {  # a noun phrase for what a release that has it does
     "vocoder_fp32": "vocoder in fp32",
     "keyframe_spans_one_frame": "keyframes of 1 pixel frame instead of 8",
     "negative_disables_skipped_modality": "skipped modalities left out of the negative pass, too",
+    "guided_passes_repeated": "guided passes on repeated tokens, each with a noise level of its own",
     "sound_of_first_stage": "sound of the first of two stages",
     "prompts_encoded_together": "both prompts through Gemma in one pass",
     "positions_fp32": "video positions in fp32",
@@ -29,7 +30,6 @@ WORDS: Final = {  # a noun phrase for what a release that has it does
     "decode_auto_tiled": "video decoding in tiles without being asked",
     "pictures_as_displayed": "pictures turned upright and converted to sRGB",
     "more_negative_phrases": "five more phrases in the default negative prompt",
-    "guided_passes_repeated": "guided passes on repeated tokens, each with a noise level of its own",
     "lora_accumulated": "LoRAs in bf16, each further one accumulated on the sum of those before",
 }
 
