@@ -53,10 +53,11 @@ def test_each_change_is_measured_alone_and_all_are_accounted_for(
 ) -> None:
     said: list[str] = []
     found = measured(official("1.0.0"), official("1.1.2"), micro_weights, pictures, said.append)
-    assert said[0] == "native at 1.0.0" and "native at 1.0.0, vocoder_fp32 = true" in said and len(said) == 5
+    assert said[0] == "native at 1.0.0" and "native at 1.0.0, vocoder_fp32 = true" in said and len(said) == 6
     sound = found.alone["vocoder_fp32"]
     assert (sound.first_tap, sound.taps_moved, sound.frames) == ("decode/waveform", 1, 0.0) and sound.audio > 1e-4
     assert found.alone["keyframe_spans_one_frame"].bit_equal  # this request has no picture
+    assert found.alone["guided_passes_repeated"].bit_equal  # nor the sampler that sees it
     skipped = found.alone["negative_disables_skipped_modality"]
     assert (skipped.first_tap or "").startswith("denoise/001/uncond/") and skipped.audio > 0
     assert skipped.taps_unmatched > 0  # a modality left out leaves no taps
