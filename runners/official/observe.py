@@ -24,7 +24,8 @@ from runners.tap import scope, tap, tapping
 
 CALL: Final = ("video_state", "audio_state", "sigmas", "step_index")  # so a call of what denoises ends
 Observe = Callable[[Any], None]  # hooks a model that has been built
-Perturb = Callable[[Any], Any]  # the perturbations of one pass, with V2A skipped as well
+# The perturbations of one pass with V2A skipped as well: of those it has (None: none), the x0 model, and its latent.
+Perturb = Callable[[Any, Any, Tensor], Any]
 
 
 class ObservedTransformer:
@@ -60,7 +61,7 @@ class ObservedTransformer:
         name = self._passes[self._calls]
         self._calls += 1
         if self._skip_v2a is not None:
-            perturbations = self._skip_v2a(perturbations)
+            perturbations = self._skip_v2a(perturbations, self._model, video.latent)
         with scope(name):
             x0: tuple[Tensor, Tensor] = self._model(video=video, audio=audio, perturbations=perturbations)
             tap("x0/video", x0[0])
@@ -71,7 +72,7 @@ class ObservedTransformer:
         return getattr(self._model, name)
 
 
-def listed_without_v2a(perturbations: Any) -> Any:
+def listed_without_v2a(perturbations: Any, _model: Any, _latent: Tensor) -> Any:
     """Perturbations with V2A skipped everywhere, where a batch of them is a list a sample (1.0.0, 1.1.2)."""
     from ltx_core.guidance import perturbations as official
 

@@ -52,9 +52,13 @@ def _observe_together(encoder: Any, text: TextObserver) -> None:
     encoder.encode = encode
 
 
-def _masked_without_v2a(perturbations: Any) -> Any:
+def _masked_without_v2a(perturbations: Any, model: Any, latent: Tensor) -> Any:
     """Perturbations with V2A skipped everywhere, where a batch of them is a mask: 0 skips, 1 keeps."""
     official = importlib.import_module("ltx_core.guidance.perturbations")
+    if perturbations is None:  # a pass without guidance, whose mask the model makes itself
+        perturbations = official.BatchedPerturbationConfig.empty(
+            latent.shape[0], model.num_blocks, latent.device, latent.dtype
+        )
     row = official.PerturbationType.SKIP_V2A_CROSS_ATTN
     masks = [perturbations.block_masks.clone(), perturbations.block_masks_cpu.clone()]
     for mask in masks:

@@ -30,6 +30,7 @@ from runners.native.runner import NativeRunner
 from runners.official.files import known_commit
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
+from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -41,6 +42,7 @@ ELSEWHERE = {"request.images": [{"path": "coffee.jpg", "frame_idx": 5, "strength
 BOTH = {"request.images": [*WEAK_FIRST["request.images"], *ELSEWHERE["request.images"]]}
 TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAME, "strength": 0.75}]}
 ONE_STEP = {"request.num_inference_steps": 1}
+HQ = TWO_STAGE | {"pipeline": "two_stage_hq", "guidance.video.stg_scale": 0.0, "guidance.audio.stg_scale": 0.0}
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
@@ -68,6 +70,13 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "two-loras": (BF16, ONE_STEP | TWO_LORAS),
     "two-loras-fp32": (FP32, ONE_STEP | TWO_LORAS),
     "fp8-cast-with-two-loras": (BF16, ONE_STEP | TWO_LORAS | {"quantization": "fp8_cast"}),
+    "distilled": (BF16, DISTILLED | WEAK_FIRST),
+    "distilled-without-v2a-fp32": (FP32, DISTILLED | V2A_OFF),
+    "two-stage": (BF16, TWO_STAGE | BOTH | ONE_STEP),
+    "two-stage-without-v2a": (BF16, TWO_STAGE | V2A_OFF | ONE_STEP),
+    "two-stage-hq": (BF16, HQ | FIRST | ONE_STEP),
+    "two-stage-hq-without-v2a-fp32": (FP32, HQ | V2A_OFF | ONE_STEP),
+    "keyframes": (BF16, TWO_STAGE | BOTH | ONE_STEP | {"pipeline": "keyframes"}),
     "default-negative-prompt": (BF16, ONE_STEP | {"request.negative_prompt": None}),
     "no-guidance": (BF16, {"guidance.video": {}, "guidance.audio": {}}),
     "turned-picture-with-a-profile": (BF16, ONE_STEP | {"request.images": [{"path": "turned.jpg"}]}),
