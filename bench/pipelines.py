@@ -113,7 +113,9 @@ def main() -> None:
         for pipeline, case in requests(given.release, given.weights, skip_v2a):
             with tempfile.TemporaryDirectory() as folder:
                 lines.append(line(pipeline, case, compared(case, given.weights, checkout, Path(folder))))
-            print({key: lines[-1][key] for key in ("pipeline", "v2a", "taps", "taps_equal", "outputs_equal")}, flush=True)
+            print(
+                {key: lines[-1][key] for key in ("pipeline", "v2a", "taps", "taps_equal", "outputs_equal")}, flush=True
+            )
     document = {
         "kind": KIND,
         "release": given.release,

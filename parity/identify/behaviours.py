@@ -197,6 +197,7 @@ _SHOWS: Final[dict[str, tuple[tuple[str, ...], Callable[[Case, str], str | None]
     "decode_auto_tiled": (("frames",), _one_tile),
     "vocoder_fp32": (("sound",), in_fp32),
     "sound_of_first_stage": (("second",), _sound_did_not_move),
+    "unguided_level_per_sample": (("second",), _no_res_2s),
 }
 BEHAVIOURS: Final = {
     name: Behaviour(name=name, words=_WORDS[name], sites=sites, idle=idle) for name, (sites, idle) in _SHOWS.items()

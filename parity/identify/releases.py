@@ -30,6 +30,7 @@ WORDS: Final = {  # a noun phrase for what a release that has it does
     "decode_auto_tiled": "video decoding in tiles without being asked",
     "pictures_as_displayed": "pictures turned upright and converted to sRGB",
     "more_negative_phrases": "five more phrases in the default negative prompt",
+    "unguided_level_per_sample": "passes without guidance with a noise level a sample",
     "lora_accumulated": "LoRAs in bf16, each further one accumulated on the sum of those before",
 }
 

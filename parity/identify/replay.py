@@ -100,7 +100,7 @@ _DENOISING: Final = (
         ALL_PASSES_BATCHED,
     }
 )
-_SECOND: Final = _DENOISING | {"sound_of_first_stage"}
+_SECOND: Final = _DENOISING | {"sound_of_first_stage", "unguided_level_per_sample"}
 _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
 _SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
 

@@ -190,12 +190,13 @@ class DenoisingStage:
         self, index: int, batch: Batch, video: LatentState, audio: LatentState, sigma: Tensor, rotary: RotaryTables
     ) -> Step:
         """The passes of a step and what they share, at the noise level `sigma`."""
-        if batch.plan.guided and batch.config.reference.guided_passes_repeated:
+        guided, reference = batch.plan.guided, batch.config.reference
+        if guided and reference.guided_passes_repeated:
             video, audio = (replace(state, latent=state.latent.contiguous()) for state in (video, audio))
-            if (
-                sigma.dtype == torch.float64
-            ):  # one a sample decides the dtype of tokens' levels, a single number does not
-                sigma = sigma.expand(video.latent.shape[0])
+        per_sample = reference.guided_passes_repeated if guided else reference.unguided_level_per_sample
+        if per_sample and sigma.dtype == torch.float64:
+            # One a sample decides the dtype of tokens' levels, a single number does not.
+            sigma = sigma.expand(video.latent.shape[0])
         context = self.context(batch, negative=False)  # modulation does not look at the text, so any serves
         if batch.plan.guided:  # officially in a batch of all passes, which is laid out anew
             video = replace(video, latent=video.latent.contiguous())

@@ -33,7 +33,10 @@ TAPS = {
 }
 # The request has its own negative prompt, one stage and no LoRA; these stand as the release has them.
 IDLE: Setting = frozenset(
-    {"more_negative_phrases", "sound_of_first_stage", "lora_accumulated", "guided_passes_repeated"}
+    {
+        *("more_negative_phrases", "sound_of_first_stage", "lora_accumulated", "guided_passes_repeated"),
+        "unguided_level_per_sample",
+    }
 )
 MOVES = {name: switch.sites[0] for name, switch in SWITCHES.items()}
 
