@@ -330,9 +330,10 @@ def machine(environment: dict[str, Any]) -> str:
 def mutation_note(document: dict[str, Any]) -> str:
     """Location, equivalents and the machine, in one line."""
     named = ", ".join(document["equivalents"]) or "none"
+    machines = dict.fromkeys(machine(one) for one in document.get("environments", [document["environment"]]))
     return (
         f"{document['located']} of {document['killed']} defects caught are located in the right module; equivalent by "
-        f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {machine(document['environment'])}.\n"
+        f"the oracle: {named}. Case {document['limits_of']}, {document['date']}, {'; '.join(machines)}.\n"
     )
 
 

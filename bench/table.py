@@ -43,6 +43,7 @@ from bench.rows import (
     vocoder_rows,
     without_latents_row,
 )
+from bench.scores import joined_scores
 from bench.tier_rows import (
     FUSED_COLUMNS,
     GATE_COLUMNS,
@@ -111,7 +112,7 @@ def caught_table(kinds: Documents) -> str:
     columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
     title = "Known defects caught, by what a candidate is judged by"
     parts = []
-    for one in kinds.get("mutation", []):
+    for one in joined_scores(kinds.get("mutation", [])):
         forms = [form_row(form) for form in kinds.get("form", []) if form["limits_of"] == one["limits_of"]]
         parts += [table(title, columns, [*level_rows(one), without_latents_row(one), *forms]), mutation_note(one)]
     return "\n".join(parts)
@@ -282,7 +283,7 @@ def every_table(kinds: Documents) -> str:
             [sketch_row(document) for document in kinds.get("sketch", [])],
         ),
     ]
-    for document in kinds.get("mutation", []):
+    for document in joined_scores(kinds.get("mutation", [])):
         parts.append(caught_table({"mutation": [document], "form": kinds.get("form", [])}))
         parts.append(table("The same, by single kinds of metric", ("metrics", "caught", "rate"), metric_rows(document)))
     return "\n".join(part for part in parts if part)

@@ -55,7 +55,7 @@ class ReleaseBehaviours:
     pictures_as_displayed: bool = False
     # Requests without a negative prompt: the default has five more phrases. utils/constants.py
     more_negative_phrases: bool = False
-    # Passes without guidance get a noise level each sample, too, so that an fp64 one of `res_2s` makes the tokens' levels
+    # Passes without guidance get a noise level each sample, too, so that an fp64 one of `res_2s` makes those of tokens
     # fp64; rounding only. utils/denoisers.py
     unguided_level_per_sample: bool = False
     # LoRAs: factors are cast to bf16 first, and a second file's product is accumulated on the first one's, not summed

@@ -1,0 +1,33 @@
+from typing import Any
+
+from bench.scores import joined_scores
+
+
+def row(name: str, killed: str, **facts: Any) -> dict[str, Any]:
+    """A defect or harmless run that the gate stops on the levels named, `o` outputs and `d` drift."""
+    levels = {"outputs": "o" in killed, "outputs+drift": bool(killed)}
+    return {"id": name, "case": "c", "killed": bool(killed), "killed_by_bits": True, "killed_by": levels} | facts
+
+
+def score(machine: str, rows: list[dict[str, Any]], harmless: list[dict[str, Any]], limits_of: str = "c") -> Any:
+    levels = {"outputs": 0, "outputs+drift": 0}
+    head = {"kind": "mutation", "limits_of": limits_of, "date": "2026-01-02", "killed_by_levels": levels}
+    return head | {"environment": {"cpu": machine}, "rows": rows, "benign_rows": harmless}
+
+
+def test_pieces_of_one_case_count_what_each_has_tried_once() -> None:
+    plain = {"located": True, "equivalent": False}
+    first = score(
+        "A",
+        [row("x", "od", **plain), row("y", "", located=False, equivalent=False), row("z", "", equivalent=True)],
+        [row("repeated", ""), row("one_thread", "d")],
+    )
+    second = score("B", [row("y", "d", **plain), row("w", "d", located=False, equivalent=False)], [row("repeated", "")])
+    other = score("A", [], [], limits_of="another")
+    found, unchanged = joined_scores([first, other, second])
+    assert unchanged is other
+    assert (found["defects"], found["killed"], found["located"]) == (3, 3, 2)
+    assert found["equivalents"] == ["z"] and found["benign_runs"] == 2
+    assert found["killed_by_levels"] == {"outputs": 1, "outputs+drift": 3}
+    assert found["false_alarms_by_levels"] == {"outputs": 0, "outputs+drift": 1}
+    assert [one["cpu"] for one in found["environments"]] == ["A", "B"]
