@@ -8,6 +8,7 @@ a dash.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,14 @@ def known_cases(root: Path) -> dict[str, KnownCase]:
 
 
 def pipeline_rows(kinds: Mapping[str, Sequence[dict[str, Any]]], root: Path | None = None) -> Rows:
+    """A row for each pipeline, whose cells have a line for each release of which something is shown."""
+    rows: Rows = []
+    for name, of_name in groupby(release_rows(kinds, root), key=lambda row: row[0]):
+        rows.append((name, *("<br>".join(column) for column in list(zip(*of_name, strict=True))[1:])))
+    return rows
+
+
+def release_rows(kinds: Mapping[str, Sequence[dict[str, Any]]], root: Path | None = None) -> Rows:
     """A row for each pipeline and release of which something is shown."""
     root = root or shipped_root()
     cases = known_cases(root)
