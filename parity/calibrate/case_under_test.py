@@ -9,7 +9,7 @@ own limits. Of a changed case there is no golden; there it stands for what it st
 not tried alone, since nothing official runs beside them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 import torch
 
 from parity.calibrate.drift import CandidateDrift, SketchedRun, compare_with_golden, drift, same_bits, sketched_run
-from parity.calibrate.harmless import Variation, threads, variations
+from parity.calibrate.harmless import threads, variations
 from parity.calibrate.isolated_errors import added_alone
 from parity.calibrate.mutation_evidence import Judge
 from parity.calibrate.populations import measure_floor
@@ -191,7 +191,8 @@ def open_case(weights: Weights, evidence: CaseEvidence, say: Say, tier: Tier = "
         if golden is not None and not evidence.changed:
             _require_that_native_stands_for(golden, reference, evidence)
         if not evidence.own:
-            harmless = _that_run(variations(FLOOR_DRAWS, case.reference, device=device), case)
+            in_fp32 = case.quantization is None  # weights kept as e4m3 have no float32 run
+            harmless = variations(FLOOR_DRAWS, case.reference, device=device, oracle=in_fp32)
             beside = official and tier == "exact"  # else no part is tried alone, and needs no floor
             floor = measure_floor(weights, case, reference, harmless, say, official=beside, device=device)
             registry = widened(registry, evidence.limits_of, floor, evidence.limits_on)
@@ -202,11 +203,6 @@ def open_case(weights: Weights, evidence: CaseEvidence, say: Say, tier: Tier = "
         compared_on=subset_phrase(evidence.subset),
     )
     return CaseUnderTest(evidence=evidence, weights=weights, reference=reference, judge=judge, tier=tier)
-
-
-def _that_run(harmless: Sequence[Variation], case: Case) -> list[Variation]:
-    """The variations that a case can run in: weights kept as e4m3 have no float32 run."""
-    return [one for one in harmless if case.quantization is None or one.dtype == torch.bfloat16]
 
 
 def here(weights: Weights, device: torch.device = CPU) -> dict[str, str]:

@@ -228,11 +228,12 @@ def _of_a_cpu() -> tuple[Variation, ...]:
 
 
 def variations(
-    draws: range, release: str = "1.0.0", compiled: bool = False, device: torch.device = CPU
+    draws: range, release: str = "1.0.0", compiled: bool = False, device: torch.device = CPU, oracle: bool = True
 ) -> tuple[Variation, ...]:
     """The population on a device.
 
-    `draws` seeds the ULP moves; populations that must be independent take ranges apart.
+    `draws` seeds the ULP moves; populations that must be independent take ranges apart. Without `oracle` there is no
+    float32 run in it.
     """
     fixed = (
         Variation(id="repeated", description="the same run once more", apply=nullcontext),
@@ -243,7 +244,7 @@ def variations(
             apply=partial(sdpa_kernel, SDPBackend.MATH),
             alone=True,
         ),
-        oracle_at(release),
+        *((oracle_at(release),) if oracle else ()),
         *((COMPILED,) if compiled else ()),
     )
     moves = (

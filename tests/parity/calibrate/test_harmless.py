@@ -143,3 +143,9 @@ def test_a_gpu_moves_every_element_as_a_cpu_does(dtype: torch.dtype) -> None:
     x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(2)).to(dtype)
     here, there = (one_ulp_off(x.to(name), torch.Generator().manual_seed(3)) for name in ("cpu", "cuda"))
     assert torch.equal(here, there.cpu()) and not (here == x).any()
+
+
+def test_a_population_without_the_oracle_is_of_one_dtype() -> None:
+    whole, narrow = variations(range(1)), variations(range(1), oracle=False)
+    assert [one.id for one in whole if one.dtype == torch.bfloat16] == [one.id for one in narrow]
+    assert len(whole) == len(narrow) + 1

@@ -6,6 +6,7 @@ import pytest
 
 from parity.defects.variant import (
     AS_IS,
+    DISTILLED,
     KEYFRAME_PICTURE,
     PICTURE,
     SOFT_PICTURE,
@@ -63,3 +64,9 @@ def test_a_committed_case_stands_in_place_of_any_other_and_fits_itself_alone(mic
     assert TWO_PICTURES.fits(moved), "however its folder is written"
     other = msgspec.structs.replace(wide, request=msgspec.structs.replace(wide.request, seed=1))
     assert not TWO_PICTURES.fits(other), "a changed request is another"
+
+
+def test_the_same_request_of_another_release_has_the_defects_of_its_pipeline() -> None:
+    assert DISTILLED.fits(find_case("tiny_distilled")) and DISTILLED.fits(find_case("release_1.2.0_tiny_distilled"))
+    assert not DISTILLED.fits(find_case("release_1.2.0_tiny_distilled", {"request.seed": 11}))
+    assert not TWO_PICTURES.fits(find_case("release_1.2.0_tiny_two_pictures"))  # which has entries of its own
