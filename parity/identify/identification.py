@@ -109,14 +109,9 @@ def identify(
         weights: those of the run.
         device: where to compute the native model.
         say: told each site that is looked at.
-    Raises: RunError if the weights are others, the sampler is not Euler's, the dtype is none of ours, or the run is
-        reduced and has no trace; else as the native runner does.
+    Raises: RunError if the weights are others, the dtype is none of ours, or the run is reduced and has no trace; else
+        as the native runner does.
     """
-    if case.plans[0].sampler != "euler":
-        raise RunError(
-            f"{run.folder} went through {case.pipeline!r}, whose sampler {case.plans[0].sampler} identification does "
-            "not follow; run the same request as two_stage, or compare with `parity explain`."
-        )
     manifest, weights = run.manifest, weights.of_pipeline(case.pipeline)
     unsaid = run.imported is not None and not manifest.weights_hash
     if weights.hash != manifest.weights_hash and not unsaid:

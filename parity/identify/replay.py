@@ -141,6 +141,8 @@ class Replay:
         self.case, self.own, self.buckets = case, own, buckets
         self._weights, self._options = weights.of_pipeline(case.pipeline), options
         self._skipping_step = first_skipping_step(case)
+        if self._skipping_step is not None and case.plans[0].sampler == "res_2s":
+            self._skipping_step *= 2  # taps count a step's start and its middle
         self._made: dict[tuple[str, Setting], Any] = {}
         self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the first stage's end, by what it reads
         self._decoded: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours of two stages, by what the second reads

@@ -1,6 +1,7 @@
 """Denoising step by step, with what the run under test kept standing in for ours between the parts of a step.
 
-The loop is that of `runners.ltx23.stages.denoising`; a trial that feeds nothing and goes to the end has its bits.
+The loop is that of `runners.ltx23.stages.denoising`; a trial that feeds nothing and goes to the end has its bits. The
+sampler `res_2s` goes from a point that it keeps in fp64 and no tap holds, so that nothing is fed into it.
 
 Axes: B sample, T token, C channel.
 """
@@ -25,12 +26,15 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
     Args:
         stage: with its transformer loaded.
         batch: as latent preparation leaves it.
-        steps: how many steps of the schedule to run.
+        steps: how many steps of the schedule to run; of `res_2s` always all.
         own: tensors of the run under test by tap; x0, guided predictions and latents are used.
     Returns: the states of video and audio.
     """
     video, audio = batch.video_state, batch.audio_state
     assert video is not None and audio is not None
+    if batch.plan.sampler == "res_2s":
+        with batch.config.autocast(batch.device):
+            return stage.by_res_2s(batch, video, audio)
     schedule = needed(batch.sigmas, "denoise", "sigmas")
     sigmas, changes = schedule.tolist(), schedule.diff().tolist()
     on_device = schedule.to(batch.device)

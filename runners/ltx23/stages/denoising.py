@@ -50,7 +50,7 @@ class DenoisingStage:
         """Run the whole schedule. Raises: StageInputError if a stage before was left out."""
         if batch.video_state is None or batch.audio_state is None:
             raise StageInputError(f"{type(self).__name__} needs video_state and audio_state; prepare latents first.")
-        loop = self._loop if batch.plan.sampler == "euler" else self._res_2s
+        loop = self._loop if batch.plan.sampler == "euler" else self.by_res_2s
         with batch.config.autocast(batch.device):
             video, audio = loop(batch, batch.video_state, batch.audio_state)
         shape = video_shape(batch.sampling.num_frames, batch.plan.height, batch.plan.width)
@@ -91,7 +91,8 @@ class DenoisingStage:
         """The graphs of a request's steps."""
         return StepGraphs(batch.device)
 
-    def _res_2s(self, batch: Batch, video: LatentState, audio: LatentState) -> tuple[LatentState, LatentState]:
+    def by_res_2s(self, batch: Batch, video: LatentState, audio: LatentState) -> tuple[LatentState, LatentState]:
+        """The states after the whole schedule of the sampler `res_2s`, in the autocast of the caller."""
         schedule = needed(batch.sigmas, type(self).__name__, "sigmas")
         rotary = self.transformer.rotary_tables(video.positions, audio.positions, batch.config.dtype)
         last: Pair | None = None

@@ -77,6 +77,20 @@ def test_a_mixture_of_releases_is_named_with_certainty(
     }
 
 
+def test_the_release_of_a_run_by_res_2s_is_told_by_the_dtype_of_its_noise_levels(
+    left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    sizes = {"request.height": 64, "request.width": 128, "request.num_inference_steps": 1}
+    unperturbed = {"guidance.video.stg_scale": 0.0, "guidance.audio.stg_scale": 0.0}
+    case = micro_case({"pipeline": "two_stage_hq", "stages.second.sigmas": [0.8, 0.3, 0], **sizes, **unperturbed})
+    run = left(case, "guided_passes_repeated", "unguided_level_per_sample", dtype="fp32")
+    found = identify(run, case, micro_weights, CPU)
+    assert on(found) == {"guided_passes_repeated", "unguided_level_per_sample"}
+    assert found.confidence == "certain" and found.unexplained == ()
+    taps = [found.decisions[name].tap for name in ("guided_passes_repeated", "unguided_level_per_sample")]
+    assert taps == [f"{stage}denoise/001/cond/block/00/video/self_attn" for stage in ("", "stage2/")]
+
+
 def test_outputs_alone_tell_too_and_it_says_so(
     left: Left, micro_weights: WeightsFolder, micro_case: Callable[..., Case]
 ) -> None:
