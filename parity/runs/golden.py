@@ -353,7 +353,7 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
             shutil.copyfile(run.file(name).address(), folder / name)
         return {}
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks)
+        write_reduced_trace(run.trace, folder, run.case.plans, run.manifest.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
     return {name: store.put(run.file(name)) for name in (RUN_FILE, *run.manifest.files)}
@@ -366,8 +366,8 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
             f"{run.folder} holds reduced outputs and is not the golden of {run.case_id!r}; bless the whole run, or the "
             "golden itself to keep less of it."
         )
-    for name in (REDUCED_FILE, *KEY_FRAME_FILES):
+    for name in (REDUCED_FILE, *filter(run.has, KEY_FRAME_FILES)):
         shutil.copyfile(run.file(name).address(), folder / name)
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks, thin=True)
+        write_reduced_trace(run.trace, folder, run.case.plans, run.manifest.num_blocks, thin=True)
     return history[-1].whole

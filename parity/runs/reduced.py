@@ -2,11 +2,12 @@
 
 Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
 
-Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing). Of all
-frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or
-of twice that and so on until no side is longer than 48. Of the trace stay the checksum of every tap, which decides bit
-equality, and for drift the sketches of all taps outside the blocks and, at three steps, of those in every eighth block
-and the last. A candidate is reduced as the golden was before it is compared, so both sides always hold the same.
+Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing), of
+frames of more than a megapixel the middle one alone. Of all frames stay the SHA-256 of each, which decides bit
+equality, and small copies, averaged over boxes of 8 x 8 pixels, or of twice that and so on until no side is longer than
+48. Of the trace stay the checksum of every tap, which decides bit equality, and for drift the sketches of all taps
+outside the blocks and, at three steps of each stage, of those in every eighth block and the last. A candidate is
+reduced as the golden was before it is compared, so both sides always hold the same.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
+from parity.runs.folder import KEY_FRAME_FILES, MIDDLE_FRAME_FILE, REDUCED_FILE, RunOutputs
 from parity.runs.outputs import LATENT_DTYPES, read_tensors, write_tensors
 from parity.taps.pattern import includes
 from parity.trace.atomic import file_atomic
@@ -32,6 +33,7 @@ from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, write_trace
 from runners.errors import RunError
 from runners.files import HeldFile, opened
+from runners.stages import StagePlan
 
 BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
 SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
@@ -39,6 +41,8 @@ LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fit
 SHORTEST_SIDE_PX: Final = 7  # of a small frame, which SSIM's window needs; no doubling goes below
 BLOCKS_APART: Final = 8  # of those whose sketches are kept
 MAX_FRAME_PIXELS: Final = 1 << 24
+MAX_PIXELS_OF_THREE: Final = 1 << 20  # of a frame; of larger ones, whose PNGs take 4 MB and more, one is kept
+_KEY_FRAMES: Final = {name: index for index, name in enumerate(KEY_FRAME_FILES)}  # of `spread`
 _DIGEST_BYTES: Final = 32
 _BLOCK: Final = re.compile(r"/block/(\d+)/")
 _TENSORS: Final = {
@@ -65,10 +69,21 @@ class ReducedOutputs:
     frame_rate: float
     sample_rate: int
 
+    @property
+    def key_frame_places(self) -> tuple[int, ...]:
+        """Which of all frames the key frames are."""
+        frames, height_px, width_px, _ = self.frame_shape
+        return tuple(spread(frames)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px))
 
-def key_frame_places(frames: int) -> tuple[int, int, int]:
-    """First, middle and last frame."""
-    return 0, frames // 2, frames - 1
+
+def key_frame_files(height_px: int, width_px: int) -> tuple[str, ...]:
+    """Names of the key frames that are kept of frames of this size."""
+    return KEY_FRAME_FILES if height_px * width_px <= MAX_PIXELS_OF_THREE else (MIDDLE_FRAME_FILE,)
+
+
+def spread(count: int) -> tuple[int, int, int]:
+    """The first, the middle and the last of so many frames or steps."""
+    return 0, count // 2, count - 1
 
 
 def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOutputs:
@@ -84,12 +99,14 @@ def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOut
         raise RunError(
             f"Frames of shape {tuple(frames.shape)} and {frames.dtype} cannot be reduced; wanted uint8 (F, H, W, 3)."
         )
-    box_px = box_px or default_box_px(*frames.shape[1:3])
+    count, height_px, width_px, _ = frames.shape
+    box_px = box_px or default_box_px(height_px, width_px)
+    kept = [spread(count)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px)]
     return ReducedOutputs(
         frame_shape=tuple(frames.shape),
         box_px=box_px,
         frame_sha256=torch.stack([_digest(frame) for frame in frames]),
-        key_frames=frames[list(key_frame_places(len(frames)))],
+        key_frames=frames[kept],
         small_frames=torch.stack([_small(frame, box_px) for frame in frames]),
         audio_waveform=outputs.audio_waveform,
         video_latent=outputs.video_latent,
@@ -134,7 +151,7 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
         "audio_latent": reduced.audio_latent,
     }
     write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None})
-    for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
+    for name, frame in zip(key_frame_files(*reduced.frame_shape[1:3]), reduced.key_frames, strict=True):
         with file_atomic(folder / name) as new:
             Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)
 
@@ -150,8 +167,13 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
     """
     tensors = _read_tensors(file(REDUCED_FILE))
     frames, *small = tensors["small_frames"].shape
-    files = [file(name) for name in KEY_FRAME_FILES]
-    pictures = [_read_key_frame(one, tuple(small)) for one in files]
+    middle = _read_key_frame(file(MIDDLE_FRAME_FILE), tuple(small))
+    names = key_frame_files(*middle.shape[:2])  # the size of one says whether there are more
+    files = [file(name) for name in names]
+    pictures = [
+        middle if name == MIDDLE_FRAME_FILE else _read_key_frame(one, tuple(small))
+        for name, one in zip(names, files, strict=True)
+    ]
     if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise RunError(
             f"The key frames beside {file(REDUCED_FILE)} have different sizes: {sorted(sizes)}. Restore the golden."
@@ -159,7 +181,8 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
     key_frames = torch.stack(pictures)
     box_px = _box_of(key_frames.shape[1:3], tuple(small))
     assert box_px is not None  # or no key frame would have been read
-    for place, frame, one in zip(key_frame_places(frames), key_frames, files, strict=True):
+    for name, frame, one in zip(names, key_frames, files, strict=True):
+        place = spread(frames)[_KEY_FRAMES[name]]
         if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
             raise RunError(f"{one} is not frame {place} of its run: the hash is another. Restore the golden.")
     return ReducedOutputs(
@@ -210,37 +233,45 @@ def _box_of(size_px: Sequence[int], small: tuple[int, ...]) -> int | None:
     return box_px
 
 
-def kept_taps(steps: int, last_block: int) -> str:
-    """The taps whose sketches a reduced trace keeps, as a pattern."""
-    outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+def kept_taps(plans: Sequence[StagePlan], last_block: int) -> str:
+    """The taps whose sketches a reduced trace keeps, as a pattern, for a request of these stages."""
     blocks = dict.fromkeys((*range(0, last_block, BLOCKS_APART), last_block))
+    outside = []
+    for plan in plans:
+        first = plan.prefix == ""
+        names = ("text", "connector", "image", "init", "decode") if first else ("upsample", "image", "init")
+        for name in (*names, "denoise/*/x0", "denoise/*/guided", "denoise/*/latent"):
+            outside.append(f"{name if name == 'upsample' else plan.prefix + name}/*")
     inside = (
-        f"denoise/{step:03d}/*/block/{block:02d}/*"
-        for step in dict.fromkeys(key_frame_places(steps))
+        f"{plan.prefix}denoise/{step:03d}/*/block/{block:02d}/*"
+        for plan in plans
+        for step in dict.fromkeys(spread(plan.evaluations))
         for block in blocks
     )
-    return " ".join((outside, *inside))
+    return " ".join((*outside, *inside))
 
 
-def kept_taps_of(trace: Trace, steps: int, num_blocks: int | None) -> str:
+def kept_taps_of(trace: Trace, plans: Sequence[StagePlan], num_blocks: int | None) -> str:
     """The same for a trace; where it is not known how many blocks the model has, the last in the trace is the last."""
     if num_blocks is None:
         num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
-    return kept_taps(steps, num_blocks - 1)
+    return kept_taps(plans, num_blocks - 1)
 
 
-def write_reduced_trace(trace: Trace, folder: Path, steps: int, num_blocks: int | None, *, thin: bool = False) -> None:
+def write_reduced_trace(
+    trace: Trace, folder: Path, plans: Sequence[StagePlan], num_blocks: int | None, *, thin: bool = False
+) -> None:
     """Write into `folder` what a golden keeps of a trace.
 
     Args:
         trace: of a run; or of a golden already, with `thin`, which then need have no more than one keeps today.
         folder: of the golden.
-        steps: of the run.
+        plans: the stages of the run.
         num_blocks: of the transformer, where it is known.
         thin: take the trace of a golden.
     Raises: RunError if that trace is not whole.
     """
-    kept = kept_taps_of(trace, steps, num_blocks)
+    kept = kept_taps_of(trace, plans, num_blocks)
     wanted = kept if thin else "*"
     if not (includes(trace.pattern, wanted) and trace.complete):
         raise RunError("What a golden is made of is not a whole trace of all taps; record the run again, --taps '*'.")
