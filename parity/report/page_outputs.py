@@ -35,8 +35,12 @@ def shown_outputs(reference: Run, candidate: Run) -> tuple[ShownOutputs, ShownOu
         return _whole(reference), _whole(candidate), ()
     old, new = reduced_alike(reference, candidate)
     places = ", ".join(map(str, old.key_frame_places))
+    height_px, width_px = old.key_frames.shape[1:3]
+    kept = f"frames {places} are whole"
+    if (height_px, width_px) != old.frame_shape[1:3]:
+        kept = f"of frame {places} the middle {width_px} x {height_px} pixels are kept"
     note = (
-        f"The golden is reduced: frames {places} are whole; the others, and the numbers below, are of copies averaged "
+        f"The golden is reduced: {kept}; the others, and the numbers below, are of copies averaged "
         f"over boxes of {old.box_px} x {old.box_px} pixels."
     )
     return _small(old), _small(new), (note,)
@@ -53,7 +57,7 @@ def _whole(run: Run) -> ShownOutputs:
 
 
 def _small(reduced: ReducedOutputs) -> ShownOutputs:
-    """Small frames, with whole ones in the places where those are kept."""
+    """Small frames, with key frames in their places."""
     frames = list(reduced.small_frames.numpy())
     for place, frame in zip(reduced.key_frame_places, reduced.key_frames.numpy(), strict=True):
         frames[place] = frame

@@ -3,9 +3,9 @@
 Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
 
 Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing), of
-frames of more than a megapixel the middle one alone. Of all frames stay the SHA-256 of each, which decides bit
-equality, and small copies, averaged over boxes of 8 x 8 pixels, or of twice that and so on until no side is longer than
-48. Of the trace stay the checksum of every tap, which decides bit equality, and for drift the sketches of all taps
+frames of more than a megapixel a window of the middle one alone. Of all frames stay the SHA-256 of each, which decides
+bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or of twice that and so on until no side is longer
+than 48. Of the trace stay the checksum of every tap, which decides bit equality, and for drift the sketches of all taps
 outside the blocks and, at three steps of each stage, of those in every eighth block and the last. A candidate is
 reduced as the golden was before it is compared, so both sides always hold the same.
 """
@@ -32,7 +32,7 @@ from parity.trace.atomic import file_atomic
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, write_trace
 from runners.errors import RunError
-from runners.files import HeldFile, opened
+from runners.files import HeldFile, opened, opened_tensors
 from runners.stages import StagePlan
 
 BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
@@ -40,10 +40,12 @@ SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have n
 LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fits
 SHORTEST_SIDE_PX: Final = 7  # of a small frame, which SSIM's window needs; no doubling goes below
 BLOCKS_APART: Final = 8  # of those whose sketches are kept
-MAX_FRAME_PIXELS: Final = 1 << 24
-MAX_PIXELS_OF_THREE: Final = 1 << 20  # of a frame; of larger ones, whose PNGs take 4 MB and more, one is kept
+MAX_KEY_PIXELS: Final = (
+    1 << 20
+)  # of a key frame; of larger ones, whose three PNGs take 12 MB and more, one window stays
 _KEY_FRAMES: Final = {name: index for index, name in enumerate(KEY_FRAME_FILES)}  # of `spread`
 _DIGEST_BYTES: Final = 32
+_FRAME_SIZE: Final = "frame_size"  # in the header, as HEIGHTxWIDTH, where key frames do not have it
 _BLOCK: Final = re.compile(r"/block/(\d+)/")
 _TENSORS: Final = {
     "small_frames": (4, ("U8",)),
@@ -61,7 +63,7 @@ class ReducedOutputs:
     frame_shape: tuple[int, ...]
     box_px: int  # side of the boxes that small frames are means of
     frame_sha256: Tensor  # uint8 (F, 32), of each frame's bytes
-    key_frames: Tensor  # uint8 (K, H, W, 3)
+    key_frames: Tensor  # uint8 (K, H, W, 3), or the window of that that is kept
     small_frames: Tensor  # uint8 (F, h, w, 3)
     audio_waveform: Tensor  # fp32 (C, N)
     video_latent: Tensor | None
@@ -78,7 +80,16 @@ class ReducedOutputs:
 
 def key_frame_files(height_px: int, width_px: int) -> tuple[str, ...]:
     """Names of the key frames that are kept of frames of this size."""
-    return KEY_FRAME_FILES if height_px * width_px <= MAX_PIXELS_OF_THREE else (MIDDLE_FRAME_FILE,)
+    return KEY_FRAME_FILES if height_px * width_px <= MAX_KEY_PIXELS else (MIDDLE_FRAME_FILE,)
+
+
+def key_window(height_px: int, width_px: int) -> tuple[slice, slice]:
+    """The rows and columns of a key frame that are kept: all, or the middle of sides halved until few are enough."""
+    rows, columns = height_px, width_px
+    while rows * columns > MAX_KEY_PIXELS:
+        rows, columns = rows // 2, columns // 2
+    top, left = (height_px - rows) // 2, (width_px - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
 
 
 def spread(count: int) -> tuple[int, int, int]:
@@ -101,12 +112,13 @@ def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOut
         )
     count, height_px, width_px, _ = frames.shape
     box_px = box_px or default_box_px(height_px, width_px)
+    rows, columns = key_window(height_px, width_px)
     kept = [spread(count)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px)]
     return ReducedOutputs(
         frame_shape=tuple(frames.shape),
         box_px=box_px,
         frame_sha256=torch.stack([_digest(frame) for frame in frames]),
-        key_frames=frames[kept],
+        key_frames=frames[kept, rows, columns],
         small_frames=torch.stack([_small(frame, box_px) for frame in frames]),
         audio_waveform=outputs.audio_waveform,
         video_latent=outputs.video_latent,
@@ -150,8 +162,11 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
         "video_latent": reduced.video_latent,
         "audio_latent": reduced.audio_latent,
     }
-    write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None})
-    for name, frame in zip(key_frame_files(*reduced.frame_shape[1:3]), reduced.key_frames, strict=True):
+    height_px, width_px = reduced.frame_shape[1:3]
+    cut = reduced.key_frames.shape[1:3] != (height_px, width_px)
+    said = {_FRAME_SIZE: f"{height_px}x{width_px}"} if cut else None
+    write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None}, said)
+    for name, frame in zip(key_frame_files(height_px, width_px), reduced.key_frames, strict=True):
         with file_atomic(folder / name) as new:
             Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)
 
@@ -165,28 +180,24 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
         sample_rate: samples a second.
     Raises: RunError; forms and sizes are checked in the headers before anything is read.
     """
-    tensors = _read_tensors(file(REDUCED_FILE))
+    tensors, cut_px = _read_tensors(file(REDUCED_FILE))
     frames, *small = tensors["small_frames"].shape
-    middle = _read_key_frame(file(MIDDLE_FRAME_FILE), tuple(small))
-    names = key_frame_files(*middle.shape[:2])  # the size of one says whether there are more
-    files = [file(name) for name in names]
-    pictures = [
-        middle if name == MIDDLE_FRAME_FILE else _read_key_frame(one, tuple(small))
-        for name, one in zip(names, files, strict=True)
-    ]
+    names = KEY_FRAME_FILES if cut_px is None else (MIDDLE_FRAME_FILE,)
+    pictures = [_read_key_frame(file(name), tuple(small), cut_px) for name in names]
     if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise RunError(
             f"The key frames beside {file(REDUCED_FILE)} have different sizes: {sorted(sizes)}. Restore the golden."
         )
     key_frames = torch.stack(pictures)
-    box_px = _box_of(key_frames.shape[1:3], tuple(small))
+    height_px, width_px = cut_px or key_frames.shape[1:3]
+    box_px = _box_of((height_px, width_px), tuple(small))
     assert box_px is not None  # or no key frame would have been read
-    for name, frame, one in zip(names, key_frames, files, strict=True):
+    for name, frame in zip(names, key_frames, strict=True) if cut_px is None else ():
         place = spread(frames)[_KEY_FRAMES[name]]
         if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
-            raise RunError(f"{one} is not frame {place} of its run: the hash is another. Restore the golden.")
+            raise RunError(f"{file(name)} is not frame {place} of its run: the hash is another. Restore the golden.")
     return ReducedOutputs(
-        frame_shape=(frames, *key_frames.shape[1:]),
+        frame_shape=(frames, height_px, width_px, 3),
         box_px=box_px,
         frame_sha256=tensors["frame_sha256"],
         key_frames=key_frames,
@@ -199,22 +210,36 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
     )
 
 
-def _read_tensors(path: Path | HeldFile) -> dict[str, Tensor]:
+def _read_tensors(path: Path | HeldFile) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+    """The tensors, and the height and width of frames of which a window is kept."""
     tensors = read_tensors(path, _TENSORS)
     small, digests = tensors["small_frames"], tensors["frame_sha256"]
     if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
         raise RunError(f"{path} has small frames {tuple(small.shape)} and frame hashes {tuple(digests.shape)}.")
-    return tensors
+    with opened_tensors(path, RunError, "restore the golden") as file:
+        said = (file.metadata() or {}).get(_FRAME_SIZE)
+    if said is None:
+        return tensors, None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", said)
+    cut_px = (int(found[1]), int(found[2])) if found else None
+    if cut_px is None or cut_px[0] * cut_px[1] <= MAX_KEY_PIXELS or _box_of(cut_px, tuple(small.shape[1:])) is None:
+        raise RunError(f"{path} is of frames of {said[:20]!r} pixels, and has small frames {tuple(small.shape)}.")
+    return tensors, cut_px
 
 
-def _read_key_frame(path: Path | HeldFile, small: tuple[int, ...]) -> Tensor:
-    """One PNG; its size is checked against the small frames before a pixel is decoded."""
+def _read_key_frame(path: Path | HeldFile, small: tuple[int, ...], cut_px: tuple[int, int] | None) -> Tensor:
+    """One PNG; its size is checked, against the small frames where it is whole, before a pixel is decoded."""
     try:
         with opened(path, RunError, "restore the golden") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more pixels than are taken here
             image = Image.open(file, formats=["PNG"])
             width, height = image.size
-            if image.mode != "RGB" or _box_of((height, width), small) is None or width * height > MAX_FRAME_PIXELS:
+            if cut_px is None:
+                fits = _box_of((height, width), small) is not None and height * width <= MAX_KEY_PIXELS
+            else:
+                rows, columns = key_window(*cut_px)
+                fits = (height, width) == (rows.stop - rows.start, columns.stop - columns.start)
+            if image.mode != "RGB" or not fits:
                 raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
             pixels = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -14,6 +14,7 @@ from parity.diff.comparison import level_of
 from parity.diff.metric import METRICS
 from parity.diff.outputs import OutputsDiff, compare_reduced
 from parity.runs.folder import KEY_FRAME_FILES, MIDDLE_FRAME_FILE, REDUCED_FILE, RunOutputs
+from parity.runs.outputs import write_tensors
 from parity.runs.reduced import (
     ReducedOutputs,
     default_box_px,
@@ -219,20 +220,34 @@ def test_of_two_stages_each_keeps_its_own_steps(tap: str, kept: bool, micro_case
     assert chosen(tap, kept_taps(two.plans, 3)) is kept
 
 
-def test_of_frames_of_more_than_a_megapixel_the_middle_one_is_kept_whole(tmp_path: Path, outputs: RunOutputs) -> None:
-    frames = torch.arange(3 * 1025 * 1025 * 3).reshape(3, 1025, 1025, 3).to(torch.uint8)
+def test_of_frames_of_more_than_a_megapixel_a_window_of_the_middle_one_is_kept(
+    tmp_path: Path, outputs: RunOutputs
+) -> None:
+    height, width = 1000, 1054
+    frames = torch.arange(3 * height * width * 3).remainder(251).reshape(3, height, width, 3).to(torch.uint8)
     reduced = reduce_outputs(replace(outputs, video_frames=frames))
-    assert reduced.key_frame_places == (1,) and torch.equal(reduced.key_frames, frames[1:2])
+    assert reduced.key_frame_places == (1,)
+    assert torch.equal(reduced.key_frames, frames[1:2, 250:750, 263:790])  # half of either side, in the middle
     write_reduced(tmp_path, reduced)
     assert {path.name for path in tmp_path.iterdir()} == {REDUCED_FILE, MIDDLE_FRAME_FILE}
     found = read_reduced(tmp_path.joinpath, 24.0, 48000)
-    assert found.frame_shape == (3, 1025, 1025, 3) and found.key_frame_places == (1,)
-    last = frames.clone()
-    last[2, -1, -1, -1] ^= 1
-    diff = compare_reduced(found, reduce_outputs(replace(outputs, video_frames=last)))
-    assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 0.0]
-    diff = compare_reduced(found, changed(outputs, frame=1, row=0))  # of other frames, three of which are kept
-    assert {finding.code for finding in diff.findings} >= {"shape_mismatch"}
+    assert found.frame_shape == (3, height, width, 3) and found.key_frame_places == (1,)
+    assert torch.equal(found.key_frames, reduced.key_frames)
+    for place in ((2, 500, 500, 0), (1, 249, 500, 0)):  # of another frame, and beside the window
+        other = frames.clone()
+        other[place] ^= 1
+        diff = compare_reduced(found, reduce_outputs(replace(outputs, video_frames=other)))
+        assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 0.0]
+    frames[1, 250, 263, 0] ^= 1
+    diff = compare_reduced(found, reduce_outputs(replace(outputs, video_frames=frames)))
+    assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 1.0]
+    for size in ("1000x2108", "1000x1054 ", "-1x5", "99999x99999", "100x105"):
+        write_tensors(tmp_path / REDUCED_FILE, load_file(tmp_path / REDUCED_FILE), {"frame_size": size})
+        with pytest.raises(RunError, match=r"is of frames of|picture of 527 x 500"):
+            read_reduced(tmp_path.joinpath, 24.0, 48000)
+    write_tensors(tmp_path / REDUCED_FILE, load_file(tmp_path / REDUCED_FILE))  # whole, there would be three
+    with pytest.raises(RunError, match="frame_first"):
+        read_reduced(tmp_path.joinpath, 24.0, 48000)
 
 
 @pytest.mark.parametrize(
