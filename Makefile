@@ -42,9 +42,9 @@ RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v rele
   $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles tiny_distilled tiny_two_stage)
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
-# one_stage, distilled or two_stage: whose cases at full size are run.
+# one_stage, distilled, two_stage or two_stage_hq (25 frames alone): whose cases at full size are run.
 PIPELINE ?= one_stage
-GPU_CASES ?= $(addprefix ltx_2.3_$(PIPELINE)_,ti2v ti2v_no_v2a ti2v_25f)
+GPU_CASES ?= $(addprefix ltx_2.3_$(PIPELINE)_,$(if $(filter two_stage_hq,$(PIPELINE)),,ti2v ti2v_no_v2a) ti2v_25f)
 GPU_ISOLATED ?= ltx_2.3_$(PIPELINE)_ti2v_25f
 GPU_ISOLATED_STEPS ?= $(if $(filter distilled,$(PIPELINE)),7,15,29)
 OFFICIAL_ROOT ?=

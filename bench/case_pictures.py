@@ -2,7 +2,7 @@
 
     python bench/case_pictures.py
 
-Both are cut from golden/tiny_ti2v/astronaut.png (Eileen Collins, NASA, public domain, from scikit-image) and carry what
+Both are cut from golden/pictures/astronaut.png (Eileen Collins, NASA, public domain, from scikit-image) and carry what
 phones and editors leave in a file: one lies on its side and says so in EXIF, has colours under a see-through edge and
 an ICC profile that is broken; the other has a profile that is whole and not sRGB's.
 """
@@ -16,8 +16,8 @@ from PIL import ExifTags, Image, ImageCms
 
 from parity.trace.atomic import file_atomic
 
-SOURCE = Path("golden/tiny_ti2v/astronaut.png")
-FOLDERS = (Path("golden/tiny_two_pictures"), Path("golden/release_1.2.0_tiny_two_pictures"))
+FOLDER = Path("golden/pictures")
+SOURCE = FOLDER / "astronaut.png"
 TURNED = 6  # EXIF: shown a quarter turn clockwise
 
 
@@ -64,14 +64,13 @@ def _fixed(value: float) -> bytes:
 
 
 def main() -> None:
-    """Write both pictures into both folders."""
+    """Write both pictures."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = TURNED
-    for folder in FOLDERS:
-        with file_atomic(folder / "face_on_its_side.png") as new:
-            face().save(new, format="PNG", exif=exif, icc_profile=b"no profile")
-        with file_atomic(folder / "shuttle_linear.png") as new:
-            shuttle().save(new, format="PNG", icc_profile=linear_profile())
+    with file_atomic(FOLDER / "face_on_its_side.png") as new:
+        face().save(new, format="PNG", exif=exif, icc_profile=b"no profile")
+    with file_atomic(FOLDER / "shuttle_linear.png") as new:
+        shuttle().save(new, format="PNG", icc_profile=linear_profile())
 
 
 if __name__ == "__main__":

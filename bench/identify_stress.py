@@ -92,9 +92,8 @@ def main() -> None:
     trials = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        original = Path("golden/tiny_ti2v")
-        for name in ("case.toml", "astronaut.png"):
-            shutil.copyfile(original / name, folder / name)
+        for original in (Path("golden/tiny_ti2v/case.toml"), Path("golden/pictures/astronaut.png")):
+            shutil.copyfile(original, folder / original.name)
         exif = Image.Exif()
         exif[EXIF_ORIENTATION] = 6
         Image.open(folder / "astronaut.png").convert("RGB").crop((0, 0, 300, 200)).save(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from runners.errors import CaseError
 from runners.load import MAX_KEY_PARTS, parse_toml, read_text
 from runners.nearest import did_you_mean
+from runners.pictures import picture_file
 from runners.releases import REFERENCES
 from runners.request import Guider, ImageCondition, Lora, check_guider, check_loras, check_request
 from runners.stages import PIPELINES, Stage, StagePlan, Stages, check_stages, pipeline_named, plan_stages
@@ -97,15 +98,22 @@ class Case(Strict, frozen=True, kw_only=True):
         return sum(plan.evaluations for plan in self.plans)
 
     def image_path(self, image: ImageCondition) -> Path:
-        """The path of a condition's picture. Raises: CaseError if the path leaves the case's folder or is no file."""
-        path = self.image_place(image)
+        """The path of a condition's picture, beside the case file or one that cases share.
+
+        Raises: CaseError if the path leaves the case's folder or is no file.
+        """
+        self.image_place(image)  # which refuses a path that leaves
+        folder = Path(self.folder).resolve()
+        path = picture_file(folder, image.path)
         if not path.is_file():
-            folder = Path(self.folder).resolve()
             raise CaseError(f"Image {image.path!r} of case {self.id!r} is not a file in {folder}; put it there.")
-        return path
+        return path.resolve()
 
     def image_place(self, image: ImageCondition) -> Path:
-        """The path of a condition's picture, there or not. Raises: CaseError if that is not in the case's folder."""
+        """The path beside the case file that a condition's picture has, there or not.
+
+        Raises: CaseError if that is not in the case's folder.
+        """
         return self._place("Image", image.path, "picture")
 
     def lora_place(self, lora: Lora) -> Path:

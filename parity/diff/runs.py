@@ -319,7 +319,7 @@ def subset_of_new(run: Run, reduced: bool) -> GoldenSubset | None:
     box_px = reduced_of(run).box_px if run.reduced else default_box_px(*run.outputs().video_frames.shape[1:3])
     pattern = None
     if run.has(TRACE_FILE):
-        pattern = kept_taps_of(run.trace, len(run.manifest.step_s), run.manifest.num_blocks)
+        pattern = kept_taps_of(run.trace, run.case.plans, run.manifest.num_blocks)
     return GoldenSubset(box_px=box_px, pattern=pattern)
 
 

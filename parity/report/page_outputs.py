@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parity.diff.runs import reduced_alike
 from parity.runs.folder import Run
-from parity.runs.reduced import ReducedOutputs, key_frame_places
+from parity.runs.reduced import ReducedOutputs
 
 Frames = list[NDArray[np.uint8]]
 
@@ -34,9 +34,13 @@ def shown_outputs(reference: Run, candidate: Run) -> tuple[ShownOutputs, ShownOu
     if not (reference.reduced or candidate.reduced):
         return _whole(reference), _whole(candidate), ()
     old, new = reduced_alike(reference, candidate)
-    places = ", ".join(map(str, key_frame_places(old.frame_shape[0])))
+    places = ", ".join(map(str, old.key_frame_places))
+    height_px, width_px = old.key_frames.shape[1:3]
+    kept = f"frames {places} are whole"
+    if (height_px, width_px) != old.frame_shape[1:3]:
+        kept = f"of frame {places} the middle {width_px} x {height_px} pixels are kept"
     note = (
-        f"The golden is reduced: frames {places} are whole; the others, and the numbers below, are of copies averaged "
+        f"The golden is reduced: {kept}; the others, and the numbers below, are of copies averaged "
         f"over boxes of {old.box_px} x {old.box_px} pixels."
     )
     return _small(old), _small(new), (note,)
@@ -53,9 +57,9 @@ def _whole(run: Run) -> ShownOutputs:
 
 
 def _small(reduced: ReducedOutputs) -> ShownOutputs:
-    """Small frames, with whole ones in the places where those are kept."""
+    """Small frames, with key frames in their places."""
     frames = list(reduced.small_frames.numpy())
-    for place, frame in zip(key_frame_places(len(frames)), reduced.key_frames.numpy(), strict=True):
+    for place, frame in zip(reduced.key_frame_places, reduced.key_frames.numpy(), strict=True):
         frames[place] = frame
     return ShownOutputs(
         frames=frames,

@@ -48,6 +48,7 @@ TENSORS_FILE = "tensors.safetensors"
 VIDEO_FILE = "video.mp4"
 REDUCED_FILE = "reduced.safetensors"
 KEY_FRAME_FILES = ("frame_first.png", "frame_middle.png", "frame_last.png")
+MIDDLE_FRAME_FILE = KEY_FRAME_FILES[1]  # the one that every reduced run has
 DATA_FILES = (OUTPUTS_FILE, TRACE_FILE, CHECKSUMS_FILE, TENSORS_FILE, VIDEO_FILE, REDUCED_FILE, *KEY_FRAME_FILES)
 MOST_OF_A_LABEL = 100  # characters; a hash has 64
 MAX_RUN_BYTES = 4 << 20  # of run.json; one has 6 kB
@@ -326,7 +327,7 @@ def read_run(folder: Path) -> Run:
     )
     _check_values(path, manifest)
     unknown = sorted(manifest.files.keys() - set(DATA_FILES))
-    reduced = {REDUCED_FILE, *KEY_FRAME_FILES} <= manifest.files.keys()
+    reduced = {REDUCED_FILE, MIDDLE_FRAME_FILE} <= manifest.files.keys()
     if unknown or not (OUTPUTS_FILE in manifest.files or reduced):
         raise RunError(
             f"{path} lists files {sorted(manifest.files)}; wanted {OUTPUTS_FILE} and others of {DATA_FILES}."

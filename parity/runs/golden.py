@@ -1,9 +1,10 @@
 """Goldens: recorded official runs, one folder a case under `golden/`, changed by `parity bless` alone.
 
-`golden/<case id>/` holds `case.toml`, its pictures, `golden.json` (reason, date, hashes, and what stood there before)
-and `run/`, the official run as it was recorded. A case without a golden yet is the same folder without the last two.
-Of a run too large for a repository, `run/` holds a reduced copy (`parity.runs.reduced`); the whole one goes to the
-store (`parity.runs.store`), and `golden.json` names the hashes of its files.
+`golden/<case id>/` holds `case.toml`, pictures of its own, `golden.json` (reason, date, hashes, and what stood there
+before) and `run/`, the official run as it was recorded. A case without a golden yet is the same folder without the last
+two. `golden/pictures/` holds pictures that cases share. Of a run too large for a repository, `run/` holds a reduced
+copy (`parity.runs.reduced`); the whole one goes to the store (`parity.runs.store`), and `golden.json` names the hashes
+of its files.
 
 A case that moved to another release keeps what held before in `previous/<release>/`: case file, `golden.json`, `run/`
 and saved numbers, as they were; the pictures are the case's. `golden@<release>` names it.
@@ -59,6 +60,7 @@ from runners.errors import CaseError, RunError
 from runners.files import read_bytes, sha256_of
 from runners.load import read_text
 from runners.partial_folder import partial_folder
+from runners.pictures import picture_file
 from runners.releases import REFERENCES, RELEASES
 
 GOLDEN, WHOLE_GOLDEN = "golden", "whole-golden"  # names of references on the command line
@@ -152,7 +154,7 @@ def _checked(folder: Path, case_id: str) -> Run:
     if run.case_id != case_id:
         raise RunError(f"The golden in {folder} is of case {run.case_id!r}; bless a run of {case_id!r}.")
     for name, wanted in run.manifest.inputs.items():
-        picture = pictures / name
+        picture = picture_file(pictures, name)
         if not picture.is_file() or sha256_of(picture) != wanted:
             raise RunError(f"{picture} is not the picture that the golden in {folder} was recorded with; restore it.")
     return run
@@ -315,8 +317,9 @@ def require_blessable(run: Run, reason: str, reference: str | None = None) -> st
             "the case moves to."
         )
     for name, wanted in run.manifest.inputs.items():
-        if sha256_of(path.parent / name) != wanted:
-            raise RunError(f"{path.parent / name} is not the picture that {run.folder} was run with; run it again.")
+        picture = picture_file(path.parent, name)
+        if sha256_of(picture) != wanted:
+            raise RunError(f"{picture} is not the picture that {run.folder} was run with; run it again.")
     return text
 
 
@@ -350,7 +353,7 @@ def _kept(run: Run, folder: Path, store: Store | None, reduced: bool) -> dict[st
             shutil.copyfile(run.file(name).address(), folder / name)
         return {}
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks)
+        write_reduced_trace(run.trace, folder, run.case.plans, run.manifest.num_blocks)
     write_reduced(folder, reduce_outputs(run.outputs()))
     store = store or open_store()
     return {name: store.put(run.file(name)) for name in (RUN_FILE, *run.manifest.files)}
@@ -363,8 +366,8 @@ def _thinned(run: Run, folder: Path, history: tuple[Blessing, ...]) -> dict[str,
             f"{run.folder} holds reduced outputs and is not the golden of {run.case_id!r}; bless the whole run, or the "
             "golden itself to keep less of it."
         )
-    for name in (REDUCED_FILE, *KEY_FRAME_FILES):
+    for name in (REDUCED_FILE, *filter(run.has, KEY_FRAME_FILES)):
         shutil.copyfile(run.file(name).address(), folder / name)
     if run.has(TRACE_FILE):
-        write_reduced_trace(run.trace, folder, len(run.manifest.step_s), run.manifest.num_blocks, thin=True)
+        write_reduced_trace(run.trace, folder, run.case.plans, run.manifest.num_blocks, thin=True)
     return history[-1].whole

@@ -2,11 +2,12 @@
 
 Axes: F frame, K key frame, H height, W width, h and w those of a small frame, C channel, N sample.
 
-Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing). Of all
-frames stay the SHA-256 of each, which decides bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or
-of twice that and so on until no side is longer than 48. Of the trace stay the checksum of every tap, which decides bit
-equality, and for drift the sketches of all taps outside the blocks and, at three steps, of those in every eighth block
-and the last. A candidate is reduced as the golden was before it is compared, so both sides always hold the same.
+Whole stay the waveform, both final latents and three key frames (first, middle, last; PNG, which loses nothing), of
+frames of more than a megapixel a window of the middle one alone. Of all frames stay the SHA-256 of each, which decides
+bit equality, and small copies, averaged over boxes of 8 x 8 pixels, or of twice that and so on until no side is longer
+than 48. Of the trace stay the checksum of every tap, which decides bit equality, and for drift the sketches of all taps
+outside the blocks and, at three steps of each stage, of those in every eighth block and the last. A candidate is
+reduced as the golden was before it is compared, so both sides always hold the same.
 """
 
 import hashlib
@@ -24,22 +25,27 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
+from parity.runs.folder import KEY_FRAME_FILES, MIDDLE_FRAME_FILE, REDUCED_FILE, RunOutputs
 from parity.runs.outputs import LATENT_DTYPES, read_tensors, write_tensors
 from parity.taps.pattern import includes
 from parity.trace.atomic import file_atomic
 from parity.trace.checksums import TapChecksums, write_checksums
 from parity.trace.file import Trace, write_trace
 from runners.errors import RunError
-from runners.files import HeldFile, opened
+from runners.files import HeldFile, opened, opened_tensors
+from runners.stages import StagePlan
 
 BOX_PX: Final = 8  # a side of what one pixel of a small frame is the mean of
 SMALLEST_BOX_PX: Final = 4  # for frames so narrow that a small one would have no room for the window of SSIM
 LONGEST_SIDE_PX: Final = 48  # of a small frame; the box is doubled until it fits
 SHORTEST_SIDE_PX: Final = 7  # of a small frame, which SSIM's window needs; no doubling goes below
 BLOCKS_APART: Final = 8  # of those whose sketches are kept
-MAX_FRAME_PIXELS: Final = 1 << 24
+MAX_KEY_PIXELS: Final = (
+    1 << 20
+)  # of a key frame; of larger ones, whose three PNGs take 12 MB and more, one window stays
+_KEY_FRAMES: Final = {name: index for index, name in enumerate(KEY_FRAME_FILES)}  # of `spread`
 _DIGEST_BYTES: Final = 32
+_FRAME_SIZE: Final = "frame_size"  # in the header, as HEIGHTxWIDTH, where key frames do not have it
 _BLOCK: Final = re.compile(r"/block/(\d+)/")
 _TENSORS: Final = {
     "small_frames": (4, ("U8",)),
@@ -57,7 +63,7 @@ class ReducedOutputs:
     frame_shape: tuple[int, ...]
     box_px: int  # side of the boxes that small frames are means of
     frame_sha256: Tensor  # uint8 (F, 32), of each frame's bytes
-    key_frames: Tensor  # uint8 (K, H, W, 3)
+    key_frames: Tensor  # uint8 (K, H, W, 3), or the window of that that is kept
     small_frames: Tensor  # uint8 (F, h, w, 3)
     audio_waveform: Tensor  # fp32 (C, N)
     video_latent: Tensor | None
@@ -65,10 +71,30 @@ class ReducedOutputs:
     frame_rate: float
     sample_rate: int
 
+    @property
+    def key_frame_places(self) -> tuple[int, ...]:
+        """Which of all frames the key frames are."""
+        frames, height_px, width_px, _ = self.frame_shape
+        return tuple(spread(frames)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px))
 
-def key_frame_places(frames: int) -> tuple[int, int, int]:
-    """First, middle and last frame."""
-    return 0, frames // 2, frames - 1
+
+def key_frame_files(height_px: int, width_px: int) -> tuple[str, ...]:
+    """Names of the key frames that are kept of frames of this size."""
+    return KEY_FRAME_FILES if height_px * width_px <= MAX_KEY_PIXELS else (MIDDLE_FRAME_FILE,)
+
+
+def key_window(height_px: int, width_px: int) -> tuple[slice, slice]:
+    """The rows and columns of a key frame that are kept: all, or the middle of sides halved until few are enough."""
+    rows, columns = height_px, width_px
+    while rows * columns > MAX_KEY_PIXELS:
+        rows, columns = rows // 2, columns // 2
+    top, left = (height_px - rows) // 2, (width_px - columns) // 2
+    return slice(top, top + rows), slice(left, left + columns)
+
+
+def spread(count: int) -> tuple[int, int, int]:
+    """The first, the middle and the last of so many frames or steps."""
+    return 0, count // 2, count - 1
 
 
 def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOutputs:
@@ -84,12 +110,15 @@ def reduce_outputs(outputs: RunOutputs, box_px: int | None = None) -> ReducedOut
         raise RunError(
             f"Frames of shape {tuple(frames.shape)} and {frames.dtype} cannot be reduced; wanted uint8 (F, H, W, 3)."
         )
-    box_px = box_px or default_box_px(*frames.shape[1:3])
+    count, height_px, width_px, _ = frames.shape
+    box_px = box_px or default_box_px(height_px, width_px)
+    rows, columns = key_window(height_px, width_px)
+    kept = [spread(count)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px)]
     return ReducedOutputs(
         frame_shape=tuple(frames.shape),
         box_px=box_px,
         frame_sha256=torch.stack([_digest(frame) for frame in frames]),
-        key_frames=frames[list(key_frame_places(len(frames)))],
+        key_frames=frames[kept, rows, columns],
         small_frames=torch.stack([_small(frame, box_px) for frame in frames]),
         audio_waveform=outputs.audio_waveform,
         video_latent=outputs.video_latent,
@@ -133,8 +162,11 @@ def write_reduced(folder: Path, reduced: ReducedOutputs) -> None:
         "video_latent": reduced.video_latent,
         "audio_latent": reduced.audio_latent,
     }
-    write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None})
-    for name, frame in zip(KEY_FRAME_FILES, reduced.key_frames, strict=True):
+    height_px, width_px = reduced.frame_shape[1:3]
+    cut = reduced.key_frames.shape[1:3] != (height_px, width_px)
+    said = {_FRAME_SIZE: f"{height_px}x{width_px}"} if cut else None
+    write_tensors(folder / REDUCED_FILE, {name: one for name, one in tensors.items() if one is not None}, said)
+    for name, frame in zip(key_frame_files(height_px, width_px), reduced.key_frames, strict=True):
         with file_atomic(folder / name) as new:
             Image.fromarray(frame.numpy()).save(new, format="PNG", optimize=True)
 
@@ -148,22 +180,24 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
         sample_rate: samples a second.
     Raises: RunError; forms and sizes are checked in the headers before anything is read.
     """
-    tensors = _read_tensors(file(REDUCED_FILE))
+    tensors, cut_px = _read_tensors(file(REDUCED_FILE))
     frames, *small = tensors["small_frames"].shape
-    files = [file(name) for name in KEY_FRAME_FILES]
-    pictures = [_read_key_frame(one, tuple(small)) for one in files]
+    names = KEY_FRAME_FILES if cut_px is None else (MIDDLE_FRAME_FILE,)
+    pictures = [_read_key_frame(file(name), tuple(small), cut_px) for name in names]
     if len(sizes := {tuple(picture.shape) for picture in pictures}) > 1:
         raise RunError(
             f"The key frames beside {file(REDUCED_FILE)} have different sizes: {sorted(sizes)}. Restore the golden."
         )
     key_frames = torch.stack(pictures)
-    box_px = _box_of(key_frames.shape[1:3], tuple(small))
+    height_px, width_px = cut_px or key_frames.shape[1:3]
+    box_px = _box_of((height_px, width_px), tuple(small))
     assert box_px is not None  # or no key frame would have been read
-    for place, frame, one in zip(key_frame_places(frames), key_frames, files, strict=True):
+    for name, frame in zip(names, key_frames, strict=True) if cut_px is None else ():
+        place = spread(frames)[_KEY_FRAMES[name]]
         if not torch.equal(_digest(frame), tensors["frame_sha256"][place]):
-            raise RunError(f"{one} is not frame {place} of its run: the hash is another. Restore the golden.")
+            raise RunError(f"{file(name)} is not frame {place} of its run: the hash is another. Restore the golden.")
     return ReducedOutputs(
-        frame_shape=(frames, *key_frames.shape[1:]),
+        frame_shape=(frames, height_px, width_px, 3),
         box_px=box_px,
         frame_sha256=tensors["frame_sha256"],
         key_frames=key_frames,
@@ -176,22 +210,36 @@ def read_reduced(file: Callable[[str], Path | HeldFile], frame_rate: float, samp
     )
 
 
-def _read_tensors(path: Path | HeldFile) -> dict[str, Tensor]:
+def _read_tensors(path: Path | HeldFile) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
+    """The tensors, and the height and width of frames of which a window is kept."""
     tensors = read_tensors(path, _TENSORS)
     small, digests = tensors["small_frames"], tensors["frame_sha256"]
     if small.numel() == 0 or small.shape[3] != 3 or digests.shape != (small.shape[0], _DIGEST_BYTES):
         raise RunError(f"{path} has small frames {tuple(small.shape)} and frame hashes {tuple(digests.shape)}.")
-    return tensors
+    with opened_tensors(path, RunError, "restore the golden") as file:
+        said = (file.metadata() or {}).get(_FRAME_SIZE)
+    if said is None:
+        return tensors, None
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", said)
+    cut_px = (int(found[1]), int(found[2])) if found else None
+    if cut_px is None or cut_px[0] * cut_px[1] <= MAX_KEY_PIXELS or _box_of(cut_px, tuple(small.shape[1:])) is None:
+        raise RunError(f"{path} is of frames of {said[:20]!r} pixels, and has small frames {tuple(small.shape)}.")
+    return tensors, cut_px
 
 
-def _read_key_frame(path: Path | HeldFile, small: tuple[int, ...]) -> Tensor:
-    """One PNG; its size is checked against the small frames before a pixel is decoded."""
+def _read_key_frame(path: Path | HeldFile, small: tuple[int, ...], cut_px: tuple[int, int] | None) -> Tensor:
+    """One PNG; its size is checked, against the small frames where it is whole, before a pixel is decoded."""
     try:
         with opened(path, RunError, "restore the golden") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of more pixels than are taken here
             image = Image.open(file, formats=["PNG"])
             width, height = image.size
-            if image.mode != "RGB" or _box_of((height, width), small) is None or width * height > MAX_FRAME_PIXELS:
+            if cut_px is None:
+                fits = _box_of((height, width), small) is not None and height * width <= MAX_KEY_PIXELS
+            else:
+                rows, columns = key_window(*cut_px)
+                fits = (height, width) == (rows.stop - rows.start, columns.stop - columns.start)
+            if image.mode != "RGB" or not fits:
                 raise RunError(f"{path} is a {image.mode} picture of {width} x {height}; small frames are {small}.")
             pixels = np.array(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -210,37 +258,45 @@ def _box_of(size_px: Sequence[int], small: tuple[int, ...]) -> int | None:
     return box_px
 
 
-def kept_taps(steps: int, last_block: int) -> str:
-    """The taps whose sketches a reduced trace keeps, as a pattern."""
-    outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+def kept_taps(plans: Sequence[StagePlan], last_block: int) -> str:
+    """The taps whose sketches a reduced trace keeps, as a pattern, for a request of these stages."""
     blocks = dict.fromkeys((*range(0, last_block, BLOCKS_APART), last_block))
+    outside = []
+    for plan in plans:
+        first = plan.prefix == ""
+        names = ("text", "connector", "image", "init", "decode") if first else ("upsample", "image", "init")
+        for name in (*names, "denoise/*/x0", "denoise/*/guided", "denoise/*/latent"):
+            outside.append(f"{name if name == 'upsample' else plan.prefix + name}/*")
     inside = (
-        f"denoise/{step:03d}/*/block/{block:02d}/*"
-        for step in dict.fromkeys(key_frame_places(steps))
+        f"{plan.prefix}denoise/{step:03d}/*/block/{block:02d}/*"
+        for plan in plans
+        for step in dict.fromkeys(spread(plan.evaluations))
         for block in blocks
     )
-    return " ".join((outside, *inside))
+    return " ".join((*outside, *inside))
 
 
-def kept_taps_of(trace: Trace, steps: int, num_blocks: int | None) -> str:
+def kept_taps_of(trace: Trace, plans: Sequence[StagePlan], num_blocks: int | None) -> str:
     """The same for a trace; where it is not known how many blocks the model has, the last in the trace is the last."""
     if num_blocks is None:
         num_blocks = 1 + max((int(found[1]) for name in trace if (found := _BLOCK.search(name))), default=0)
-    return kept_taps(steps, num_blocks - 1)
+    return kept_taps(plans, num_blocks - 1)
 
 
-def write_reduced_trace(trace: Trace, folder: Path, steps: int, num_blocks: int | None, *, thin: bool = False) -> None:
+def write_reduced_trace(
+    trace: Trace, folder: Path, plans: Sequence[StagePlan], num_blocks: int | None, *, thin: bool = False
+) -> None:
     """Write into `folder` what a golden keeps of a trace.
 
     Args:
         trace: of a run; or of a golden already, with `thin`, which then need have no more than one keeps today.
         folder: of the golden.
-        steps: of the run.
+        plans: the stages of the run.
         num_blocks: of the transformer, where it is known.
         thin: take the trace of a golden.
     Raises: RunError if that trace is not whole.
     """
-    kept = kept_taps_of(trace, steps, num_blocks)
+    kept = kept_taps_of(trace, plans, num_blocks)
     wanted = kept if thin else "*"
     if not (includes(trace.pattern, wanted) and trace.complete):
         raise RunError("What a golden is made of is not a whole trace of all taps; record the run again, --taps '*'.")

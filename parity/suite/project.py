@@ -69,8 +69,9 @@ def copy_case(name: str) -> Path:
         raise CaseError(f"Case {name!r} is one of this project already, in {target}.")
     case = load_case(source / CASE_FILE)
     target.mkdir(parents=True, exist_ok=True)
-    for path in {source / CASE_FILE, *(case.image_path(image) for image in case.request.images)}:
-        copy = target / path.relative_to(source)
+    pictures = {image.path: case.image_path(image) for image in case.request.images}
+    for inside, path in {CASE_FILE: source / CASE_FILE, **pictures}.items():
+        copy = target / inside
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(copy, read_bytes(path, CaseError, "restore it", max_bytes=MAX_PICTURE_BYTES))
     return target

@@ -75,7 +75,7 @@ def test_every_committed_case_comes_back_from_its_request_as_it_was(path: Path, 
     back = read(request, tmp_path)
     assert parse_case(case_text(back), path.parent) == case
     for image in case.request.images:
-        (tmp_path / image.path).write_bytes((path.parent / image.path).read_bytes())
+        (tmp_path / image.path).write_bytes(case.image_path(image).read_bytes())
     assert request_of(back) == request
 
 

@@ -199,7 +199,7 @@ def test_native_stands_for_a_release_that_cannot_run_here(
 def test_drift_is_measured_on_the_taps_that_a_reduced_golden_keeps(
     recorded: Callable[..., Run], micro_weights: WeightsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trace_reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    monkeypatch.setattr(trace_reduced, "kept_taps", lambda plans, last_block: "text/* decode/*")
     run = recorded(reduced=True, pattern="*")
     found = measure(micro_weights, golden.find_case("micro"), lambda _: None, run)
     drift = {name for values in found.floor.values() for name in values if name.startswith("drift.")}

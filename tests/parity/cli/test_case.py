@@ -23,7 +23,7 @@ def test_a_case_goes_there_and_back_through_both_verbs(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["case", "--from-request", str(tmp_path / "recorded.json")])
     assert printed.exit_code == 0, printed.output
     (tmp_path / "case.toml").write_bytes(printed.stdout_bytes)
-    (tmp_path / "astronaut.png").write_bytes((folder / "astronaut.png").read_bytes())
+    (tmp_path / "astronaut.png").write_bytes((GOLDEN / "pictures" / "astronaut.png").read_bytes())
     back, case = load_case(tmp_path / "case.toml"), load_case(folder / "case.toml")
     assert (back.id, back.reference, back.request) == (case.id, case.reference, case.request)
     assert (back.guidance, back.switches) == (case.guidance, case.switches)

@@ -99,7 +99,7 @@ def test_what_a_new_golden_will_keep_is_what_it_keeps(
     assert foreseen == subset_of_case("micro") is not None
     monkeypatch.setattr(golden, "LARGEST_WHOLE_BYTES", 1000)
     assert subset_of_new(new, reduced=False) == foreseen  # too large to stay whole
-    monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    monkeypatch.setattr(reduced, "kept_taps", lambda plans, last_block: "text/* decode/*")
     thinner = subset_of_new(golden.golden_of("micro"), reduced=False)
     golden.bless(golden.golden_of("micro"), "thinner")
     assert thinner == subset_of_case("micro") and (thinner == foreseen) == (blocks is None)
@@ -117,7 +117,7 @@ def test_a_reduced_candidate_is_compared_on_what_it_holds_and_not_on_what_its_go
 ) -> None:
     golden.bless(official, "smaller", reduced=True)
     small = read_run(shutil.copytree(golden.golden_of("micro").folder, tmp_path / "small"))
-    monkeypatch.setattr(reduced, "kept_taps", lambda steps, last_block: "text/* decode/*")
+    monkeypatch.setattr(reduced, "kept_taps", lambda plans, last_block: "text/* decode/*")
     golden.bless(golden.golden_of("micro"), "thinner")
     found = compare_as_judged(official, small, profile="limits")
     assert found.compared_on == subset_phrase(subset_of(small)) != subset_phrase(subset_of_case("micro"))

@@ -1,6 +1,7 @@
 """A case's folder: a run names no path in it, nothing but what is ours goes, and what is refused changes nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,3 +236,19 @@ def test_a_run_of_other_weights_does_not_replace_a_golden(checkout: Path, leave_
     done = CliRunner().invoke(app, ["bless", str(run), "--reason", "it ships"])
     assert done.exit_code == 2 and "run both on the same --weights, LoRAs and quantization" in done.output
     assert tree(checkout / "golden") == before
+
+
+def test_a_golden_is_held_to_the_picture_that_cases_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = Path(__file__).parents[3] / "golden"
+    for name in ("tiny_ti2v", "pictures"):
+        shutil.copytree(checkout / name, tmp_path / "golden" / name)
+    monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
+    assert golden.golden_of("tiny_ti2v").case_id == "tiny_ti2v"
+    shared = tmp_path / "golden" / "pictures" / "astronaut.png"
+    with shared.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(RunError, match=r"pictures/astronaut\.png is not the picture that the golden in"):
+        golden.golden_of("tiny_ti2v")
+    shared.unlink()
+    with pytest.raises(RunError, match=r"tiny_ti2v/astronaut\.png is not the picture that the golden in"):
+        golden.golden_of("tiny_ti2v")

@@ -169,7 +169,7 @@ def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_ha
     once = "text/* connector/* image/* init/* decode/* denoise/*"  # as goldens were: more sketches and no checksums
     official, folder = leave_run("old"), case.parent / "run"
     with monkeypatch.context() as earlier:
-        earlier.setattr(reduced, "kept_taps", lambda steps, last_block: once)
+        earlier.setattr(reduced, "kept_taps", lambda plans, last_block: once)
         earlier.setattr(reduced, "write_checksums", lambda folder, checksums: None)
         bless(official, reduced=True)
     before, wider = golden.blessing_of("micro"), read_trace(folder)
@@ -194,7 +194,7 @@ def test_a_golden_is_thinned_by_blessing_itself_and_keeps_the_bits_of_what_it_ha
 
 
 def test_a_run_of_some_taps_does_not_become_a_reduced_golden(case: Path, leave_run: LeaveRun) -> None:
-    kept = reduced.kept_taps(2, 2)
+    kept = reduced.kept_taps(load_case(case).plans, 2)
     with pytest.raises(RunError, match="not a whole trace of all taps"):
         bless(leave_run("some", pattern=kept), reduced=True)
     assert not (case.parent / "run").exists()

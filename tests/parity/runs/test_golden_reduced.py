@@ -20,7 +20,7 @@ from parity.runs.folder import (
     read_run,
     write_run,
 )
-from parity.runs.reduced import read_reduced, reduce_outputs
+from parity.runs.reduced import reduce_outputs
 from parity.runs.store import ENVIRONMENT_VARIABLE
 from parity.trace.file import read_trace
 from runners.case import load_case
@@ -220,7 +220,7 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     run = golden.golden_of(release + case)
     trace = read_trace(run.folder)
     assert trace.complete and len(trace.bits) == taps and 1000 < len(trace) < 1300
-    kept = read_reduced(run.file, run.manifest.frame_rate, run.manifest.sample_rate_hz)
+    kept = reduced_of(run)
     frames = run.manifest.case["request"]["num_frames"]
     assert kept.box_px == 16 and kept.frame_shape == (frames, 512, 768, 3)
     assert "H100" in run.manifest.environment["device_name"]

@@ -1,6 +1,7 @@
 """Reduction: what a golden keeps of a large run, and what a stranger's golden is refused for."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +13,24 @@ from safetensors.torch import load_file, save_file
 from parity.diff.comparison import level_of
 from parity.diff.metric import METRICS
 from parity.diff.outputs import OutputsDiff, compare_reduced
-from parity.runs.folder import KEY_FRAME_FILES, REDUCED_FILE, RunOutputs
+from parity.runs.folder import KEY_FRAME_FILES, MIDDLE_FRAME_FILE, REDUCED_FILE, RunOutputs
+from parity.runs.outputs import write_tensors
 from parity.runs.reduced import (
     ReducedOutputs,
     default_box_px,
     kept_taps,
-    key_frame_places,
     read_reduced,
     reduce_outputs,
+    spread,
     write_reduced,
     write_reduced_trace,
 )
 from parity.taps.pattern import chosen
 from parity.trace.file import SketchTable, read_trace, write_trace
+from runners.case import Case
 from runners.errors import RunError
+from runners.request import Guider
+from runners.stages import StagePlan
 
 FRAMES, HEIGHT, WIDTH = 5, 60, 96  # the height is no multiple of a box
 
@@ -173,6 +178,78 @@ def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: RunO
             read_reduced(tmp_path.joinpath, 24.0, 48000)
 
 
+def one_stage(steps: int) -> tuple[StagePlan, ...]:
+    guider = Guider()
+    return (
+        StagePlan(scope="", height=64, width=96, steps=steps, sigmas=None, video=guider, audio=guider, guided=True),
+    )
+
+
+def test_what_a_golden_keeps_of_one_stage_is_named_as_in_goldens_there_are() -> None:
+    outside = "text/* connector/* image/* init/* decode/* denoise/*/x0/* denoise/*/guided/* denoise/*/latent/*"
+    blocks = [f"denoise/{step:03d}/*/block/{block:02d}/*" for step in (0, 2, 4) for block in (0, 8, 9)]
+    assert kept_taps(one_stage(5), 9) == " ".join((outside, *blocks))
+
+
+@pytest.mark.parametrize(
+    ("tap", "kept"),
+    [
+        ("denoise/007/cond/block/03/video/ff", True),  # the last of eight, whose middle is 4
+        ("denoise/005/cond/block/03/video/ff", False),
+        ("upsample/latent", True),
+        ("stage2/image/0/latent", True),
+        ("stage2/init/video", True),
+        ("stage2/denoise/001/latent/audio", True),
+        ("stage2/denoise/002/cond/x0/video", True),
+        ("stage2/denoise/002/cond/block/00/video/ff", True),
+        ("stage2/denoise/002/cond/block/01/video/ff", False),
+        ("stage2/denoise/003/cond/block/00/video/ff", False),
+        ("decode/frames", True),
+    ],
+)
+def test_of_two_stages_each_keeps_its_own_steps(tap: str, kept: bool, micro_case: Callable[..., Case]) -> None:
+    two = micro_case(
+        {
+            "pipeline": "distilled",
+            "request.width": 64,
+            "request.num_inference_steps": 8,
+            "guidance.video": {},
+            "guidance.audio": {},
+        }
+    )
+    assert chosen(tap, kept_taps(two.plans, 3)) is kept
+
+
+def test_of_frames_of_more_than_a_megapixel_a_window_of_the_middle_one_is_kept(
+    tmp_path: Path, outputs: RunOutputs
+) -> None:
+    height, width = 1000, 1054
+    frames = torch.arange(3 * height * width * 3).remainder(251).reshape(3, height, width, 3).to(torch.uint8)
+    reduced = reduce_outputs(replace(outputs, video_frames=frames))
+    assert reduced.key_frame_places == (1,)
+    assert torch.equal(reduced.key_frames, frames[1:2, 250:750, 263:790])  # half of either side, in the middle
+    write_reduced(tmp_path, reduced)
+    assert {path.name for path in tmp_path.iterdir()} == {REDUCED_FILE, MIDDLE_FRAME_FILE}
+    found = read_reduced(tmp_path.joinpath, 24.0, 48000)
+    assert found.frame_shape == (3, height, width, 3) and found.key_frame_places == (1,)
+    assert torch.equal(found.key_frames, reduced.key_frames)
+    for place in ((2, 500, 500, 0), (1, 249, 500, 0)):  # of another frame, and beside the window
+        other = frames.clone()
+        other[place] ^= 1
+        diff = compare_reduced(found, reduce_outputs(replace(outputs, video_frames=other)))
+        assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 0.0]
+    frames[1, 250, 263, 0] ^= 1
+    diff = compare_reduced(found, reduce_outputs(replace(outputs, video_frames=frames)))
+    assert values(diff, "outputs.bit_equal.frames", "frames.max_abs") == [0.0, 1.0]
+    for size in ("1000x2108", "1000x1054 ", "-1x5", "99999x99999", "100x105"):
+        write_tensors(tmp_path / REDUCED_FILE, load_file(tmp_path / REDUCED_FILE), {"frame_size": size})
+        with pytest.raises(RunError, match=r"is of frames of|picture of 527 x 500"):
+            read_reduced(tmp_path.joinpath, 24.0, 48000)
+    write_tensors(tmp_path / REDUCED_FILE, load_file(tmp_path / REDUCED_FILE))  # whole, there would be three
+    with pytest.raises(RunError, match="frame_first"):
+        read_reduced(tmp_path.joinpath, 24.0, 48000)
+
+
 @pytest.mark.parametrize(
     ("tap", "kept"),
     [
@@ -191,11 +268,11 @@ def test_a_reduced_file_of_another_form_is_refused(tmp_path: Path, outputs: RunO
 def test_sketches_of_all_taps_outside_blocks_are_kept_and_of_every_eighth_block_at_three_steps(
     tap: str, kept: bool
 ) -> None:
-    assert chosen(tap, kept_taps(30, 47)) is kept
+    assert chosen(tap, kept_taps(one_stage(30), 47)) is kept
 
 
 def test_places_of_short_clips_and_runs() -> None:
-    assert (key_frame_places(1), key_frame_places(2), key_frame_places(121)) == ((0, 0, 0), (0, 1, 1), (0, 60, 120))
+    assert (spread(1), spread(2), spread(121)) == ((0, 0, 0), (0, 1, 1), (0, 60, 120))
 
 
 def table(pattern: str | None = "*", complete: bool = True) -> SketchTable:
@@ -217,30 +294,30 @@ def test_a_trace_is_reduced_to_rows_that_stay_as_they_are_and_the_bits_of_all(tm
     for folder in (source, target):
         folder.mkdir()
     write_trace(source, table())
-    write_reduced_trace(read_trace(source), target, steps=4, num_blocks=None)
+    write_reduced_trace(read_trace(source), target, one_stage(4), num_blocks=None)
     whole, reduced = read_trace(source), read_trace(target)
     assert list(reduced) == [f"denoise/{step:03d}/cond/block/08/video/ff" for step in (0, 2, 3)]
     assert dict(reduced.bits) == dict(whole.bits) and len(reduced.bits) == 8
     for name in reduced:
         assert (reduced[name].checksum, reduced[name].shape) == (whole[name].checksum, whole[name].shape)
         assert torch.equal(reduced[name].buckets, whole[name].buckets)
-    assert reduced.pattern == kept_taps(4, 8)
+    assert reduced.pattern == kept_taps(one_stage(4), 8)
 
 
 @pytest.mark.parametrize("bad", [table(pattern="decode/*"), table(complete=False)])
 def test_a_trace_that_is_not_whole_is_not_reduced(tmp_path: Path, bad: SketchTable) -> None:
     write_trace(tmp_path, bad)
     with pytest.raises(RunError, match="not a whole trace"):
-        write_reduced_trace(read_trace(tmp_path), tmp_path, steps=4, num_blocks=None)
+        write_reduced_trace(read_trace(tmp_path), tmp_path, one_stage(4), num_blocks=None)
 
 
 def test_blocks_that_the_model_has_and_a_pattern_left_out_are_missed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    write_trace(source, table(pattern=kept_taps(4, 8)))
+    write_trace(source, table(pattern=kept_taps(one_stage(4), 8)))
     with pytest.raises(RunError, match="not a whole trace"):  # of a run, the bits of every tap are wanted
-        write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=9)
+        write_reduced_trace(read_trace(source), tmp_path, one_stage(4), num_blocks=9)
     with pytest.raises(RunError, match="not a whole trace"):
-        write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=17, thin=True)
-    write_reduced_trace(read_trace(source), tmp_path, steps=4, num_blocks=9, thin=True)
-    assert read_trace(tmp_path).pattern == kept_taps(4, 8)
+        write_reduced_trace(read_trace(source), tmp_path, one_stage(4), num_blocks=17, thin=True)
+    write_reduced_trace(read_trace(source), tmp_path, one_stage(4), num_blocks=9, thin=True)
+    assert read_trace(tmp_path).pattern == kept_taps(one_stage(4), 8)

@@ -42,8 +42,9 @@ def test_halves_of_short_runs(steps: int, ranges: str) -> None:
 
 def test_every_group_of_a_case_is_in_a_reduced_trace_too(micro_case: Callable[..., Case]) -> None:
     for steps in (1, 2, 3, 4, 30):
-        flow = Dataflow(micro_case({"request.num_inference_steps": steps}), 5)
-        kept = {drift_group(tap, steps) for tap in flow.taps if chosen(tap, kept_taps(steps, 4))}
+        case = micro_case({"request.num_inference_steps": steps})
+        flow = Dataflow(case, 5)
+        kept = {drift_group(tap, steps) for tap in flow.taps if chosen(tap, kept_taps(case.plans, 4))}
         assert kept == {drift_group(tap, steps) for tap in flow.taps} <= set(DRIFT_GROUPS)
     assert len(DRIFT_GROUPS) < 64 and len(ISOLATED_GROUPS) < 64
 

@@ -22,12 +22,29 @@ from runners.protocol import RunOptions
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 OUTPUTS = ("video_frames", "audio_waveform", "video_latent", "audio_latent")
+PICTURE: dict[str, Any] = {"request.images": [{"path": "astronaut.png"}]}
+TWO_PICTURES = {"request.images": [{"path": "astronaut.png"}, {"path": "coffee.jpg", "frame_idx": 8, "strength": 0.8}]}
+V2A_OFF = {"switches.skip_v2a_cross_attn_for_video_gt": True}
+DISTILLED = PICTURE | {
+    "pipeline": "distilled",
+    "guidance.video": {},
+    "guidance.audio": {},
+    "stages.first.sigmas": [1.0, 0.6, 0.0],  # two steps, as the case says
+}
+LORA = {"loras": [{"path": "ltx-2.3-distilled-lora.safetensors", "strength": 0.4}]}
 REQUESTS: dict[str, dict[str, Any]] = {
-    "picture": {"request.images": [{"path": "astronaut.png"}]},
-    "picture-without-v2a": {
-        "request.images": [{"path": "astronaut.png"}],
-        "switches.skip_v2a_cross_attn_for_video_gt": True,
-    },
+    "picture": PICTURE,
+    "picture-without-v2a": PICTURE | V2A_OFF,
+    "lora": LORA,
+    "fp8-cast": PICTURE | {"quantization": "fp8_cast"},
+    "fp8-cast-with-a-lora": LORA | {"quantization": "fp8_cast"},
+    "distilled": DISTILLED,
+    "distilled-without-v2a": DISTILLED | V2A_OFF,
+    "two-stage": PICTURE | {"pipeline": "two_stage"},
+    "two-stage-without-v2a": PICTURE | V2A_OFF | {"pipeline": "two_stage"},
+    "two-stage-with-a-lora-in-both": LORA | {"pipeline": "two_stage"},
+    "two-stage-hq": PICTURE | {"pipeline": "two_stage_hq", "guidance.video.stg_scale": 0.0},
+    "keyframes": TWO_PICTURES | {"pipeline": "keyframes"},
 }
 SIZE = {"request.height": 128, "request.width": 192, "request.num_frames": 17}
 MakeCase = Callable[..., Case]
