@@ -22,14 +22,17 @@ def test_calls_of_a_step_are_its_passes_in_order_and_one_more_is_refused() -> No
 
     model.velocity_model = SimpleNamespace(transformer_blocks=[])  # type: ignore[attr-defined]
     heard: list[str] = []
+    video = SimpleNamespace(latent=VIDEO)
     with listening(lambda name, _: heard.append(name)):
-        observed = ObservedTransformer(model, lambda perturbations: f"{perturbations} and no V2A")
+        observed = ObservedTransformer(
+            model, lambda asked, of, latent: f"{asked} and no V2A of {of is model}, {len(latent)}"
+        )
         for calls in (2, 1, 2):
             observed.begin_step(("cond", "uncond"))
             for number in range(calls):
-                observed(None, None, number)
+                observed(video, None, number)
         with pytest.raises(RunnerError, match="more passes in a step than cond, uncond; this is a release"):
-            observed(None, None, 2)
+            observed(video, None, 2)
     names = ("cond", "uncond", "cond", "cond", "uncond")
     assert heard == [f"{name}/x0/{stream}" for name in names for stream in ("video", "audio")]
-    assert asked == [f"{number} and no V2A" for number in (0, 1, 0, 0, 1)]
+    assert asked == [f"{number} and no V2A of True, 1" for number in (0, 1, 0, 0, 1)]
