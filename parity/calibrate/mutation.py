@@ -42,7 +42,8 @@ from runners.protocol import Tier
 from runners.weights import Weights
 
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
-MAX_EQUIVALENT: Final = 3
+MAX_EQUIVALENT: Final = 0.05  # of those tried, or FEW if that is more
+FEW: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
 MACHINE: Final = (  # what of the environment a score says
@@ -120,7 +121,7 @@ class Score:
             0 < len(self.killed) == len(self.counted)
             and located >= MIN_LOCATED * len(self.killed)
             and not self.false_alarms
-            and len(self.trials) - len(self.counted) <= MAX_EQUIVALENT
+            and len(self.trials) - len(self.counted) <= max(FEW, MAX_EQUIVALENT * len(self.trials))
         )
 
     def kills_by_level(self) -> dict[str, int]:

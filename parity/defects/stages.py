@@ -233,6 +233,7 @@ def sigmas_of_one_stage_in_first(original: Original, stage: LatentPreparationSta
     DenoisingStage,
     "evaluate_stage1_guided_x0",
     "denoise/000/guided/*",
+    isolated_at=("denoise/000/isolated", "denoise/000/guided/*"),  # a pass that the pipeline does not have
     shows_in=BOTH,
     variant=DISTILLED,
     when=lambda _stage, batch, *_: batch.stage == 0,
