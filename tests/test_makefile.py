@@ -10,7 +10,7 @@ from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 9, "GPU_CASES": 3}
+VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 11, "GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
