@@ -92,8 +92,11 @@ def measured(runner: str, case: Case, weights: Weights, device: torch.device, ta
 
 
 def shortened(name: str, steps: int) -> Case:
-    """A case with fewer steps."""
-    return find_case(name, {"request.num_inference_steps": steps})
+    """A case with fewer steps, in the first stage where there are two."""
+    sigmas = find_case(name).plans[0].sigmas
+    if sigmas is None:
+        return find_case(name, {"request.num_inference_steps": steps})
+    return find_case(name, {"stages.first.sigmas": [*sigmas[:steps], 0.0]})
 
 
 def speed(arguments: argparse.Namespace, device: torch.device, out: Path) -> None:

@@ -11,7 +11,7 @@ NOT_RUN = "no result is there yet"
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
-    """One row of the grid. `cells` are in the order of the engines; none where the row did not come to its end."""
+    """One row of the grid. `cells` are of the engines asked, in order; none where the row did not come to its end."""
 
     case: str
     device: str
@@ -20,8 +20,14 @@ class GridRow:
     reason: str
     took_s: float
     reference: Reference | None
+    asked: tuple[str, ...]  # the engines that run its case
     cells: tuple[Cell, ...]
     since: tuple[str, ...]  # of each cell: since when it is no parity, "" if it is one
+
+    def cell_of(self, engine: str) -> tuple[Cell, str] | None:
+        """The cell of an engine and since when it is no parity; None if there is none."""
+        found = zip(self.cells, self.since, strict=True)
+        return next(((cell, since) for cell, since in found if cell.engine == engine), None)
 
     @property
     def code(self) -> int:
@@ -81,9 +87,10 @@ def grid_of(
                 reason=result.reason,
                 took_s=result.took_s,
                 reference=result.reference,
+                asked=tuple(one.label for one in row.engines),
                 cells=result.cells,
                 since=tuple(since_of(history.cells, cell_place(result, cell.engine)) for cell in result.cells),
             )
         )
-    engines = tuple(one.label for one in rows[0].engines) if rows else ()
+    engines = tuple(dict.fromkeys(one.label for row in rows for one in row.engines))
     return Grid(name=name, engines=engines, rows=tuple(lines), left_out=tuple(left_out), created_utc=created_utc)

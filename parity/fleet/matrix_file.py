@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -76,6 +77,7 @@ class RunnerEntry(Strict, frozen=True, kw_only=True):
     engine_root: str = ""  # checkout of the engine; comfyui only
     options: dict[str, str] = msgspec.field(default_factory=dict)  # of the engine itself
     num_gpus: int | None = None  # that it wants, more than the device says
+    cases: tuple[str, ...] = ("*",)  # globs of ids: of the matrix's cases, those that it is asked for
 
     def __post_init__(self) -> None:
         """Refuse a runner that there is not. Raises: ConfigError."""
@@ -86,6 +88,10 @@ class RunnerEntry(Strict, frozen=True, kw_only=True):
         _require_label("A runner", self.label, "; give it a name of its own")
         if self.num_gpus is not None and not 1 <= self.num_gpus <= MOST_OF_A_KIND:
             raise ConfigError(f"Runner {self.label!r} has num_gpus = {self.num_gpus}; wanted 1 to {MOST_OF_A_KIND}.")
+        if not self.cases:
+            raise ConfigError(
+                f"Runner {self.label!r} is asked for no case; name some in cases, or leave the runner out."
+            )
         if runner_and_tier(self.runner)[0] in OWN_ENVIRONMENT and not self.python:
             raise ConfigError(
                 f"Runner {self.label!r} runs in an environment of its own; name its interpreter with python."
@@ -95,6 +101,10 @@ class RunnerEntry(Strict, frozen=True, kw_only=True):
     def label(self) -> str:
         """Its column in the grid."""
         return self.name or self.runner
+
+    def is_asked_for(self, case_id: str) -> bool:
+        """True if it runs a case of the matrix."""
+        return any(fnmatchcase(case_id, pattern) for pattern in self.cases)
 
 
 class OfficialEntry(Strict, frozen=True, kw_only=True):

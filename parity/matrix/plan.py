@@ -52,8 +52,9 @@ def plan_matrix(path: Path, store: Store) -> MatrixPlan:
     there, left_out = runners_there(file)
     if not there:
         raise ConfigError(f"{path}: none of its runners has an interpreter here; set the variables it names.")
-    engines = tuple(_engine(one, beside) for one in there)
     cases = cases_of(file.cases, beside)
+    engines = {case.id: _engines_of(case.id, there, beside) for case in cases}
+    _require_asked(there, cases)
     kept = _Kept(store)
     official = {
         one.release: OfficialOfRow(root=path_on_boxes(one.root, beside), python=path_on_boxes(one.python, beside))
@@ -73,7 +74,7 @@ def plan_matrix(path: Path, store: Store) -> MatrixPlan:
             weights_files=weights_files,
             device=device,
             official=official.get(case.reference),
-            engines=engines,
+            engines=engines[case.id],
             repeats=file.repeats,
             isolate=file.isolate,
             perf=file.perf,
@@ -116,6 +117,27 @@ def _case_files(pattern: str, beside: Path) -> Iterator[Path]:
         yield Path(pattern)
     else:
         yield from sorted(beside.glob(pattern))
+
+
+def _engines_of(case_id: str, there: Sequence[RunnerEntry], beside: Path) -> tuple[EngineOfRow, ...]:
+    """The engines of a case's row. Raises: ConfigError if no runner is asked for it, since nothing then judges it."""
+    engines = tuple(_engine(one, beside) for one in there if one.is_asked_for(case_id))
+    if not engines:
+        raise ConfigError(
+            f"No runner of the matrix that is here is asked for the case {case_id!r}; leave it out of cases, or name "
+            "it in the cases of a runner."
+        )
+    return engines
+
+
+def _require_asked(there: Sequence[RunnerEntry], cases: Sequence[Case]) -> None:
+    """Refuse a runner whose patterns name no case, a typo that would leave its column empty. Raises: ConfigError."""
+    for one in there:
+        if not any(one.is_asked_for(case.id) for case in cases):
+            raise ConfigError(
+                f"Runner {one.label!r} is asked for {', '.join(one.cases)[:200]}, which no case of the matrix fits: "
+                f"{', '.join(case.id for case in cases)}."
+            )
 
 
 def _engine(entry: RunnerEntry, beside: Path) -> EngineOfRow:

@@ -16,6 +16,7 @@ from parity.report.terminal import Terminal
 from runners.printable import printable
 
 WORDS: Final = {0: "PARITY", 1: "NOT AT PARITY", 2: "COULD NOT JUDGE"}
+NOT_ASKED: Final = "-"  # of an engine that the matrix does not ask for a case
 SHORT: Final = {0: "parity", 1: "DIFFERS", 2: "UNJUDGED"}
 STATES: Final[dict[RowState, str]] = {
     "done": "ended",
@@ -47,9 +48,10 @@ def columns(grid: Grid) -> tuple[str, ...]:
 def cells_of(grid: Grid, row: GridRow) -> tuple[str, ...]:
     """A row as texts, one a column."""
     if row.state != "done" or row.reference is None:
-        return (row.case, row.device, "-", *(SHORT[2] for _ in grid.engines))
+        return (row.case, row.device, "-", *(SHORT[2] if name in row.asked else NOT_ASKED for name in grid.engines))
     times = f"{_middle(row.reference.times_s):.2f} s{', reused' if row.reference.reused else ''}"
-    found = [cell_words(cell, since) for cell, since in zip(row.cells, row.since, strict=True)]
+    cells = [row.cell_of(name) for name in grid.engines]
+    found = [NOT_ASKED if cell is None else cell_words(*cell) for cell in cells]
     return (row.case, row.device, f"{row.reference.release}, {times}", *found)
 
 
@@ -91,7 +93,7 @@ def draw_grid(console: Terminal, grid: Grid) -> None:
         table.add_column(printable(name), overflow="fold", no_wrap=not console.is_terminal)  # nothing is cut short
     for row in grid.rows:
         texts = cells_of(grid, row)
-        codes = [None, None, None, *(_code_at(row, number) for number in range(len(grid.engines)))]
+        codes = [None, None, None, *(code_at(row, name) for name in grid.engines)]
         styles = ["" if code is None else _STYLE[code] for code in codes]
         table.add_row(*(Text(printable(text), style) for text, style in zip(texts, styles, strict=True)))
     width = console.width
@@ -154,8 +156,10 @@ def grid_document(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _code_at(row: GridRow, number: int) -> int:
-    return row.cells[number].code if number < len(row.cells) else 2
+def code_at(row: GridRow, engine: str) -> int | None:
+    """The code of an engine's cell, 2 where the row did not come to its end; None if the engine was not asked."""
+    found = row.cell_of(engine)
+    return found[0].code if found else 2 if engine in row.asked else None
 
 
 def _middle(times_s: Sequence[float]) -> float:

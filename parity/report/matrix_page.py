@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from parity.fleet.grid import Grid, GridRow
-from parity.report.matrix import WORDS, cell_words, cells_of, columns, headline, notes, reasons
+from parity.report.matrix import WORDS, cells_of, code_at, columns, headline, notes, reasons
 from parity.report.page_html import Html, Node, cell, table, tag
 
 STYLE: Final = """
@@ -55,11 +55,9 @@ def _row(grid: Grid, row: GridRow, pages: Mapping[tuple[str, str], str]) -> Html
     heads, texts = columns(grid), cells_of(grid, row)
     parts = [cell(head, text) for head, text in zip(heads[:3], texts[:3], strict=True)]
     for number, engine in enumerate(grid.engines):
-        found = row.cells[number] if number < len(row.cells) else None
-        page = pages.get((row.key, engine))
-        words = texts[3 + number] if found is None else cell_words(found, row.since[number])
+        page, code, words = pages.get((row.key, engine)), code_at(row, engine), texts[3 + number]
         shown: Node = words if page is None else tag("a", {"href": page}, words)
-        parts.append(cell(engine, shown, kind=_KIND[2 if found is None else found.code]))
+        parts.append(cell(engine, shown, kind="" if code is None else _KIND[code]))
     return tag("tr", {}, parts)
 
 

@@ -125,3 +125,23 @@ def test_a_case_is_text_that_a_file_may_have(micro_case_text: str, tmp_path: Pat
     (tmp_path / "a.toml").write_text(micro_case_text)
     [case] = cases_of(["a.toml"], tmp_path)
     assert 'id = "micro"' in case_text(case)
+
+
+def test_a_runner_is_asked_for_its_own_cases_alone(tmp_path: Path, store: Store) -> None:
+    text = TEXT.format(cases='["tiny_ti2v", "tiny_two_stage"]') + '[[runners]]\nrunner = "native:fast"\ncases = {}\n'
+    (tmp_path / "m.toml").write_text(text.format('["*_ti2v", "tiny_x*"]'))
+    labels = {row.place: [one.label for one in row.engines] for row in plan_matrix(tmp_path / "m.toml", store).rows}
+    assert labels["tiny_ti2v@one"] == ["native", "native:fast"] and labels["tiny_two_stage@two"] == ["native"]
+    (tmp_path / "m.toml").write_text(text.format('["tiny_tiv2"]'))
+    with pytest.raises(
+        ConfigError, match=r"'native:fast' is asked for tiny_tiv2, which no case of the matrix fits: tiny"
+    ):
+        plan_matrix(tmp_path / "m.toml", store)
+    (tmp_path / "m.toml").write_text(text.format('["*"]').replace('"native"', '"native"\ncases = ["tiny_ti2v"]', 1))
+    assert [len(row.engines) for row in plan_matrix(tmp_path / "m.toml", store).rows] == [2, 2, 1, 1]
+    only = text.format('["tiny_ti2v"]').replace('"native"', '"native"\ncases = ["tiny_ti2v"]', 1)
+    (tmp_path / "m.toml").write_text(only)
+    with pytest.raises(
+        ConfigError, match="No runner of the matrix that is here is asked for the case 'tiny_two_stage'"
+    ):
+        plan_matrix(tmp_path / "m.toml", store)

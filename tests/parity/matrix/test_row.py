@@ -1,6 +1,7 @@
 """A row on its box: the micro model, official code and engines, through a store, in this process."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -223,12 +224,20 @@ def test_a_full_store_is_no_verdict(
 
 
 @pytest.mark.sweep
-def test_what_is_at_parity_has_no_page_where_those_that_fail_alone_are_wanted(
+def test_parts_are_judged_alone_and_pages_drawn_where_that_is_wanted(
     place: Place, first: RowResult, grey: Path
 ) -> None:
     more = f'[[runners]]\nrunner = "{GREY}"\nname = "grey"\n'
-    native, other = place.run(place.row(more, head="reports = 'failing'\n")).cells
+    native, other = place.run(place.row(more, head="reports = 'failing'\nisolate = true\n")).cells
     assert (native.code, native.report, other.code) == (0, None, 1) and other.report is not None
+    measured = []
+    for cell in (*first.cells, native, other):  # what other engines add by themselves, native cannot tell
+        assert cell.numbers is not None
+        place.store.get(cell.numbers, place.folder / "numbers.json")
+        numbers = json.loads((place.folder / "numbers.json").read_text())
+        measured.append(numbers["levels"]["isolated"]["measured"])
+        (place.folder / "numbers.json").unlink()
+    assert measured == [False, True, False]
 
 
 @pytest.mark.parametrize(

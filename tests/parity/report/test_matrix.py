@@ -3,6 +3,7 @@
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from parity.fleet.row import Cell, Reference, RowResult
 from parity.report.junit import matrix_suites, write_junit
 from parity.report.matrix import (
     cell_words,
+    cells_of,
     draw_grid,
     grid_document,
     grid_markdown,
@@ -36,6 +38,7 @@ def grid_row(case: str, *cells: Cell, since: tuple[str, ...] = ("", ""), **chang
         "reason": "",
         "took_s": 12.0,
         "reference": REFERENCE,
+        "asked": ("native", "diffusers"),
     }
     return GridRow(case=case, cells=cells, since=since[: len(cells)], **{**made, **changes})
 
@@ -124,3 +127,14 @@ def test_many_reasons_are_told_to_be_more() -> None:
     assert len(reasons(grid)) == 50 and "and 10 more; the page has all" in drawn(grid)
     assert "and 10 more; the page has all" in grid_markdown(grid)
     assert headline(grid) == "VERDICT: NOT AT PARITY (50 rows: 50 not)"
+
+
+def test_an_engine_that_is_not_asked_for_a_case_has_a_dash_there_and_keeps_nobody_from_parity() -> None:
+    ended = grid_row("a", PARITY, asked=("native",))
+    lost = grid_row("b", state="lost", reference=None, asked=("native",))
+    grid = replace(GRID, rows=(ended, lost))
+    assert (ended.code, lost.code) == (0, 2)
+    assert [cells_of(grid, row)[3:] for row in grid.rows] == [("parity (bits), 1.60x", "-"), ("UNJUDGED", "-")]
+    page = matrix_page(grid, {})
+    assert page.count('class="parity"') == page.count('class="unjudged"') == 1
+    assert grid_document(grid)["rows"][0]["cells"] == [grid_document(GRID)["rows"][0]["cells"][0]]

@@ -227,6 +227,31 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
 
 
 @pytest.mark.parametrize(
+    ("case", "taps"),
+    [
+        ("ltx_2.3_distilled_ti2v", 5359),
+        ("ltx_2.3_distilled_ti2v_25f", 5359),
+        ("ltx_2.3_distilled_ti2v_no_v2a", 4831),  # 11 passes with 48 attentions less: 528
+        ("ltx_2.3_two_stage_ti2v", 56554),
+        ("ltx_2.3_two_stage_ti2v_25f", 56554),
+        ("ltx_2.3_two_stage_ti2v_no_v2a", 52090),  # 30 steps of 3 passes and 3 of one: 4464
+        ("ltx_2.3_two_stage_hq_ti2v_25f", 45392),
+    ],
+)
+def test_the_goldens_of_two_stages_at_full_size_know_the_bits_of_both(case: str, taps: int) -> None:
+    run = golden.golden_of(case)
+    trace, request = read_trace(run.folder), run.case.request
+    assert trace.complete and len(trace.bits) == taps
+    for kept in ("upsample/latent", "stage2/init/video", "stage2/denoise/000/cond/block/47/video/ff"):
+        assert kept in trace, kept
+    found = reduced_of(run)
+    assert found.frame_shape == (request.num_frames, request.height, request.width, 3)
+    assert found.key_frame_places == (request.num_frames // 2,)
+    assert found.key_frames.shape[1:3] == (request.height // 2, request.width // 2)
+    assert "H200" in run.manifest.environment["device_name"]
+
+
+@pytest.mark.parametrize(
     ("case", "video_tokens", "audio_tokens"),
     # 768x512 has 24 x 16 tokens a latent frame, of which 121 frames have 16 and 25 have 4; a second has 25 of sound.
     [
