@@ -61,10 +61,10 @@ GPU_LIMITS ?= ltx_2.3_$(PIPELINE)_ti2v_25f,ltx_2.3_$(PIPELINE)_ti2v
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Threads of one test that wait for one another leave the core to the other tests: three times less CPU time, same bits.
-test test-package sweep: export OMP_WAIT_POLICY := passive
+test test-package sweep test-all: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup wheel parity matrix parity-gpu golden-gpu thresholds-gpu measurements \
-  test test-package sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
+  test test-package sweep test-all test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
   thresholds thresholds-quick coverage mutate hostile bench clean
 
 help: ## Show this list
@@ -137,6 +137,9 @@ test-package: $(STAMP) ## The wheel built and used in an empty folder, and the s
 
 sweep: $(STAMP) ## Tests of whole catalogues: each known defect located and named, 400 damaged inputs, branches of native
 	$(RUN) -m pytest -m 'sweep and not gpu' $(IN_PROCESSES)
+
+test-all: $(STAMP) ## These three in one call, as CI runs them: imported once, and no core waits for the last file of each
+	$(RUN) -m pytest -m 'not gpu and not browser' $(IN_PROCESSES)
 
 # Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
 $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt
