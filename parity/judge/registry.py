@@ -8,6 +8,7 @@ them lies in files is said in `parity.judge.limit_table`.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,6 +23,7 @@ from parity.judge.limit_table import (
     TableKey,
     joined,
     remove_samples,
+    require_samples,
     split,
     spread,
     write_samples,
@@ -198,13 +200,23 @@ def load_registry(path: Path) -> Registry:
     """Read the registry and the samples that it names; one of schema version 1, too. Raises: RegistryError."""
     while True:
         text = document_text(path, WANTED)
-        value = json_value(text, path, WANTED)
         try:
+            found, names = _read(text, path)
             with naming(path, WANTED):
-                return _registry_of(value, path.parent / SAMPLES_FOLDER)
+                for name in names:
+                    require_samples(name, path.parent / SAMPLES_FOLDER)
+            return found
         except RegistryError:  # a writer takes away the samples of the registry that it has just replaced
             if document_text(path, WANTED) == text:
                 raise
+
+
+@lru_cache(maxsize=8)  # a suite asks a dozen times a case; files of samples are held to their hashes each time
+def _read(text: str, path: Path) -> tuple[Registry, tuple[str, ...]]:
+    """What the text of a registry says, and the files of samples that it names."""
+    value = json_value(text, path, WANTED)
+    with naming(path, WANTED):
+        return _registry_of(value, path.parent / SAMPLES_FOLDER)
 
 
 def save_registry(path: Path, registry: Registry) -> None:
@@ -229,9 +241,9 @@ def save_registry(path: Path, registry: Registry) -> None:
     remove_samples(folder, unless={table.samples for table in tables})
 
 
-def _registry_of(value: Any, folder: Path) -> Registry:
+def _registry_of(value: Any, folder: Path) -> tuple[Registry, tuple[str, ...]]:
     if isinstance(value, dict) and value.get("schema_version") == 1:
-        return _registry_of_version_1(value)
+        return _registry_of_version_1(value), ()
     document = as_form(value, Document)
     tables: dict[TableKey, dict[str, Limit]] = {}
     calibrations: dict[str, Calibration] = {}
@@ -243,7 +255,7 @@ def _registry_of(value: Any, folder: Path) -> Registry:
         for name, calibration in its.items():
             if calibrations.setdefault(name, calibration) != calibration:
                 raise RegistryError(f"calibration {name!r} of {key} is another one elsewhere.")
-    return Registry(
+    registry = Registry(
         method=document.method,
         calibrations=calibrations,
         defaults=tables.pop(DEFAULTS, {}),
@@ -251,6 +263,7 @@ def _registry_of(value: Any, folder: Path) -> Registry:
         unjudged=document.unjudged,
         waivers=document.waivers,
     )
+    return registry, tuple(table.samples for table in document.tables if table.samples is not None)
 
 
 def _registry_of_version_1(value: dict[str, Any]) -> Registry:
