@@ -8,7 +8,6 @@ them lies in files is said in `parity.judge.limit_table`.
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +36,7 @@ SCHEMA_VERSION: Final = 2
 WANTED: Final = "threshold registry"
 LIMITS_LINES_AT: Final = 4  # how deep in the file a value takes one line: tables, one of them, its limits, one of them
 MOST_COMPLAINTS: Final = 5  # that are said one by one
+MOST_READ: Final = 8  # registries that are kept as they were read: a suite asks a dozen times for each case
 DEFAULTS: Final = TableKey("defaults")  # stands for the defaults wherever a case is named
 
 
@@ -177,6 +177,9 @@ class Document1(Strict, frozen=True, kw_only=True):
     waivers: tuple[Waiver, ...]
 
 
+_READ: dict[str, tuple[Registry, tuple[str, ...]]] = {}  # by their text
+
+
 def root_of_limits(case: str, form: str = "") -> Path:
     """The root of data whose registry judges a case: one's own if it has limits of it, else what ships.
 
@@ -211,12 +214,17 @@ def load_registry(path: Path) -> Registry:
                 raise
 
 
-@lru_cache(maxsize=8)  # a suite asks a dozen times a case; files of samples are held to their hashes each time
 def _read(text: str, path: Path) -> tuple[Registry, tuple[str, ...]]:
-    """What the text of a registry says, and the files of samples that it names."""
-    value = json_value(text, path, WANTED)
-    with naming(path, WANTED):
-        return _registry_of(value, path.parent / SAMPLES_FOLDER)
+    """What the text of a registry says, and the files of samples that it names; their names are their hashes."""
+    found = _READ.get(text)
+    if found is None:
+        value = json_value(text, path, WANTED)
+        with naming(path, WANTED):
+            found = _registry_of(value, path.parent / SAMPLES_FOLDER)
+        if len(_READ) == MOST_READ:
+            _READ.clear()
+        _READ[text] = found
+    return found
 
 
 def save_registry(path: Path, registry: Registry) -> None:
