@@ -36,8 +36,8 @@ PARITY := $(RUN) -m parity.cli.app
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
 # What requests can do beside the main job: docs/coverage.md says which case sees what.
-WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps tiny_distilled tiny_two_stage tiny_two_stage_hq \
-  tiny_keyframes
+WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps
+STAGED_CASES := tiny_distilled tiny_two_stage tiny_two_stage_hq tiny_keyframes
 RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
   $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles tiny_distilled tiny_two_stage \
   tiny_two_stage_hq tiny_keyframes)
@@ -60,11 +60,11 @@ GPU_LIMITS ?= ltx_2.3_$(PIPELINE)_ti2v_25f,ltx_2.3_$(PIPELINE)_ti2v
 # Images of containers set it; then each of the hundreds of processes below would compile these sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 # Threads of one test that wait for one another leave the core to the other tests: three times less CPU time, same bits.
-test test-package sweep: export OMP_WAIT_POLICY := passive
+test test-package sweep test-all: export OMP_WAIT_POLICY := passive
 
 .PHONY: help setup wheel parity matrix parity-gpu golden-gpu thresholds-gpu measurements \
-  test test-package sweep test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-releases \
-  thresholds thresholds-quick coverage mutate hostile bench clean
+  test test-package sweep test-all test-engines comfyui-root test-gpu test-browser check gate gate-installed gate-stages \
+  gate-releases thresholds thresholds-quick coverage mutate hostile bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,12 +93,16 @@ parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a
 matrix: $(STAMP) ## The tiny cases by native, diffusers and engines that are here, as rows on a Ray of this machine: the grid
 	PARITY_STORE=$(MATRIX_STORE) $(PARITY) matrix matrix/tiny.toml --executor $(EXECUTOR) --out build/matrix --replace
 
-gate: gate-installed gate-releases ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
+gate: gate-installed gate-stages gate-releases ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
 	$(if $(wildcard golden/*/numbers/*.json),$(PARITY) rejudge)
 
-# The halves share nothing but the checkpoint: `make -j2 gate` runs them side by side.
+# The parts share nothing but the checkpoint: `make -j2 gate` runs them side by side.
 gate-installed: $(WEIGHTS)/ltx-2.3.safetensors
 	$(PARITY) suite $(patsubst %,--case %,$(CASES) $(WIDE_CASES)) --weights $(WEIGHTS) --out build/runs --replace \
+	  --threads $(THREADS) --taps '*' --golden
+
+gate-stages: $(WEIGHTS)/ltx-2.3.safetensors
+	$(PARITY) suite $(STAGED_CASES:%=--case %) --weights $(WEIGHTS) --out build/runs --replace \
 	  --threads $(THREADS) --taps '*' --golden
 
 # Later releases compute sound in fp32, whose sums differ from run to run on more than one thread.
@@ -124,7 +128,7 @@ thresholds-gpu: $(STAMP) ## Limits of the cases at full size on a GPU, the most 
 	  --minutes $(GPU_MINUTES) $(if $(COMPILED),--compiled)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into docs/fleet.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into docs/fleet.md --into docs/full-size.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 
@@ -136,6 +140,9 @@ test-package: $(STAMP) ## The wheel built and used in an empty folder, and the s
 
 sweep: $(STAMP) ## Tests of whole catalogues: each known defect located and named, 400 damaged inputs, branches of native
 	$(RUN) -m pytest -m 'sweep and not gpu' $(IN_PROCESSES)
+
+test-all: $(STAMP) ## These three in one call, as CI runs them: imported once, and no core waits for the last file of each
+	$(RUN) -m pytest -m 'not gpu and not browser' $(IN_PROCESSES)
 
 # Engines bring dependencies of their own, and the version whose files docs/engines.md names: without them, as they are.
 $(ENGINES)/sglang/.ready: runners/sglang/requirements.txt

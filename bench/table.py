@@ -61,7 +61,7 @@ Documents = dict[str, list[dict[str, Any]]]  # by kind
 BLOCK = re.compile(r"(?<=<!-- measured: )(?P<name>[a-z ]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 FULL_SIZE_ON = "NVIDIA H100 80GB HBM3"  # the device of the README's rows
 FULL_SIZE_CASE = "ltx_2.3_one_stage_ti2v"  # the official default request
-HOW_PLANTED = "[1 % too large](docs/full-size.md#a-defect-at-full-size)"
+HOW_PLANTED = "[1 % too large](full-size.md#a-defect-at-full-size)"  # from docs/
 FULL_SIZE_GOLDEN = Path(__file__).parents[1] / "golden" / FULL_SIZE_CASE / "golden.json"
 PLANTED = "planted_defect"  # in the name of a file: the native model was made wrong on purpose
 

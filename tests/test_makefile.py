@@ -10,7 +10,8 @@ from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = {"CASES": 2, "WIDE_CASES": 7, "RELEASE_CASES": 11, "GPU_CASES": 3}
+JUDGED = {"CASES": 2, "WIDE_CASES": 3, "STAGED_CASES": 4, "RELEASE_CASES": 11}
+VARIABLES = JUDGED | {"GPU_CASES": 3}
 
 
 def cases_of(variable: str) -> list[str]:
@@ -33,9 +34,9 @@ def test_every_case_of_the_makefile_has_a_whole_golden(variable: str) -> None:
 
 @pytest.mark.parametrize(
     ("fails", "code"),
-    [("nothing", 0), ("tiny_text_only", 2), ("release_1.1.2", 2), ("rejudge", 2)],
+    [("nothing", 0), ("tiny_text_only", 2), ("tiny_keyframes", 2), ("release_1.1.2", 2), ("rejudge", 2)],
 )
-def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp_path: Path) -> None:
+def test_the_gate_fails_with_any_part_side_by_side(fails: str, code: int, tmp_path: Path) -> None:
     parity = tmp_path / "parity"
     parity.write_text(f'#!/bin/sh\necho "called: $*"\ncase "$*" in *{fails}*) exit 1;; esac\n')
     parity.chmod(0o755)
@@ -45,13 +46,13 @@ def test_the_gate_fails_with_either_half_side_by_side(fails: str, code: int, tmp
     calls = [line.split() for line in done.stdout.splitlines() if line.startswith("called: ")]
     judged = [words[i + 1] for words in calls for i, word in enumerate(words) if word == "--case"]
     if code == 0:
-        named = [name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)]
+        named = [name for variable in JUDGED for name in cases_of(variable)]
         assert sorted(judged) == sorted(named)
         assert [words[1] for words in calls][-1] == "rejudge" and all("--golden" in words for words in calls[1:-1])
 
 
 def test_every_tiny_case_that_has_limits_is_judged_by_the_gate() -> None:
-    judged = {name for variable in ("CASES", "WIDE_CASES", "RELEASE_CASES") for name in cases_of(variable)}
+    judged = {name for variable in JUDGED for name in cases_of(variable)}
     assert judged <= {key.case for key in load_registry(limits_path()).cases}
     assert judged == {path.parent.name for path in (ROOT / "golden").glob("*tiny_*/case.toml")}
 

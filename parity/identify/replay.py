@@ -11,6 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import torch
@@ -67,6 +68,13 @@ VIDEO_LATENT: Final = "outputs/video_latent"
 AUDIO_LATENT: Final = "outputs/audio_latent"
 # Parts of the data flow at whose taps the run's own tensors stand in for ours.
 FED_PARTS: Final = ("hidden", "connector", "image", "init", "x0", "guided", "latent", "mel")
+
+
+def _shows_first_at(name: str, tap: str) -> bool:
+    defect = PORT_DEFECTS[name].defect
+    return defect is not None and tap in defect.first_taps
+
+
 # Sites at which a defect is put into each stage.
 _STAGES: Final[dict[str, tuple[str, ...]]] = {
     "text": ("text",),
@@ -103,6 +111,8 @@ _DENOISING: Final = (
 _SECOND: Final = _DENOISING | {"sound_of_first_stage", "unguided_level_per_sample"}
 _FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
 _SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
+_MEL: Final = frozenset(name for name in _ACTING["sound"] if _shows_first_at(name, "decode/mel"))
+_FIRST_STEP: Final = "first_step"  # of denoising, whole
 
 
 KEPT_BYTES: Final = 1 << 30  # of weights of transformers, beside the one in use
@@ -143,6 +153,7 @@ class Replay:
         self._skipping_step = first_skipping_step(case)
         if self._skipping_step is not None and case.plans[0].sampler == "res_2s":
             self._skipping_step *= 2  # taps count a step's start and its middle
+        self._of_latents = "second" if len(case.plans) > 1 else "denoising"  # the site at which the final ones are
         self._made: dict[tuple[str, Setting], Any] = {}
         self._latents: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours at the first stage's end, by what it reads
         self._decoded: dict[Setting, tuple[Tensor, Tensor]] = {}  # ours of two stages, by what the second reads
@@ -174,9 +185,8 @@ class Replay:
 
     def at(self, site: str, tap: str) -> bool:
         """True if a tap belongs to a site."""
-        last = "second" if len(self.case.plans) > 1 else "denoising"
         if tap in (VIDEO_LATENT, AUDIO_LATENT):
-            return site == last
+            return site == self._of_latents
         place = place_of(tap)
         if place.scope or place.part == "upsample":
             return site == "second"
@@ -259,42 +269,65 @@ class Replay:
         return self._once("init", setting & _INIT, make)
 
     def _denoised(self, site: str, setting: Setting) -> Taps:
-        def make(read: Setting) -> Taps:
-            text, start = self._connected(read)[0], self._prepared(read)[0]
-            batch = replace(
-                self._batch(read),
-                video_context=text.video_context,
-                audio_context=text.audio_context,
-                negative_video_context=text.negative_video_context,
-                negative_audio_context=text.negative_audio_context,
-                sigmas=start.sigmas,
-                video_state=start.video_state,
-                audio_state=start.audio_state,
-            )
-            with self._defects("denoising", read):
-                stage = DenoisingStage(self._loaded_transformer(read))
-            if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
-                together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
-                stage = BatchedDenoisingStage(stage.transformer, together)
-            every = self.case.plans[0].steps
-            steps = {"denoising": every, "skipping": (self._skipping_step or 0) + 1}.get(site, 1)
-            latents: Taps = {}
+        """The taps of a site of denoising, from a longer run at the same setting where there is one."""
+        read = setting & _DENOISING
+        parts = self._parts_with(site, read)
+        part = next((one for one in parts if (one, read) in self._made), parts[0])
+        taps = self._once(part, read, partial(self._denoise, part))
+        if part == site:
+            return taps
+        cut = (f"{part}/{site}", read)
+        if cut not in self._made:
+            self._made[cut] = {name: sketched for name, sketched in taps.items() if self.at(site, name)}
+        found: Taps = self._made[cut]
+        return found
 
-            def forward() -> None:
-                video, audio = denoise(stage, batch, steps, self.own.taps)
-                plan = self.case.plans[0]
-                shape = video_shape(self.case.request.num_frames, plan.height, plan.width)
-                grid = video_grid(video.latent[:, : shape.tokens], shape)
-                latents[VIDEO_LATENT] = self._sketch(grid)
-                latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
-                self._latents[read] = grid, audio_grid(audio.latent)
+    def _parts_with(self, site: str, read: Setting) -> tuple[str, ...]:
+        """The parts of denoising that hold the taps of a site, first the one that is run where none of them was."""
+        steps = self.case.plans[0].steps
+        step = ("denoising",) if steps == 1 else (_FIRST_STEP, "denoising")
+        if site == "first_block":  # of a batch of passes, only what is heard before another pass is
+            return (site,) if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED} else (site, *step)
+        if site == "skipping":
+            return ("denoising",) if self._skipping_step == steps - 1 else (site, "denoising")
+        return ("denoising",) if site == "denoising" else step
 
-            with self._defects("denoising", read):
-                taps = self._heard(forward, lambda name: self.at(site, name))
-            whole = site == "denoising" and len(self.case.plans) == 1
-            return taps | latents if whole else taps
+    def _denoise(self, part: str, read: Setting) -> Taps:
+        text, start = self._connected(read)[0], self._prepared(read)[0]
+        batch = replace(
+            self._batch(read),
+            video_context=text.video_context,
+            audio_context=text.audio_context,
+            negative_video_context=text.negative_video_context,
+            negative_audio_context=text.negative_audio_context,
+            sigmas=start.sigmas,
+            video_state=start.video_state,
+            audio_state=start.audio_state,
+        )
+        with self._defects("denoising", read):
+            stage = DenoisingStage(self._loaded_transformer(read))
+        if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
+            together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
+            stage = BatchedDenoisingStage(stage.transformer, together)
+        every = self.case.plans[0].steps
+        steps = {"denoising": every, "skipping": (self._skipping_step or 0) + 1}.get(part, 1)
+        latents: Taps = {}
 
-        return self._once(site, setting & _DENOISING, make)
+        def forward() -> None:
+            video, audio = denoise(stage, batch, steps, self.own.taps)
+            if part != "denoising":
+                return
+            plan = self.case.plans[0]
+            shape = video_shape(self.case.request.num_frames, plan.height, plan.width)
+            grid = video_grid(video.latent[:, : shape.tokens], shape)
+            latents[VIDEO_LATENT] = self._sketch(grid)
+            latents[AUDIO_LATENT] = self._sketch(audio_grid(audio.latent))
+            self._latents[read] = grid, audio_grid(audio.latent)
+
+        wanted = None if part == _FIRST_STEP else partial(self.at, part)
+        with self._defects("denoising", read):
+            taps = self._heard(forward, wanted)
+        return taps | latents if self._of_latents == part else taps
 
     def _second(self, setting: Setting) -> Taps:
         if len(self.case.plans) == 1:
@@ -343,19 +376,25 @@ class Replay:
     def _sound(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
             batch = self._batch(read)
-            latent = self.own.audio_latent
-            latent = self._final(read)[1] if latent is None else latent
-            batch.audio_latent = latent.to(batch.device, batch.config.dtype)
-            components = self._components(read)
+            batch.audio_latent, mel = self._spectrogram(read)
             with self._defects("sound", read):
-                vocoder = components.vocoder()
-                fed_vocoder = _FedVocoder(vocoder, lambda ours: self._fed("decode/mel", ours))
-                stage = AudioDecodingStage(
-                    components.build("audio_decoder", AudioDecoder), cast(ExtendedVocoder, fed_vocoder)
-                )
+                fed_vocoder = _FedVocoder(self._components(read).vocoder(), lambda ours: self._fed("decode/mel", ours))
+                stage = AudioDecodingStage(cast(AudioDecoder, lambda _latent: mel), cast(ExtendedVocoder, fed_vocoder))
                 return self._heard(lambda: stage.forward(batch))
 
         return self._once("sound", setting & (_SOUND | self._before_decoding), make)
+
+    def _spectrogram(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        """The latent that sound is decoded from, and the spectrogram, which few switches of sound change."""
+
+        def make(read: Setting) -> tuple[Tensor, Tensor]:
+            batch = self._batch(read)
+            latent = self.own.audio_latent
+            latent = (self._final(read)[1] if latent is None else latent).to(batch.device, batch.config.dtype)
+            with self._defects("sound", read), batch.config.autocast(batch.device):
+                return latent, self._components(read).build("audio_decoder", AudioDecoder)(latent)
+
+        return self._once("mel", setting & (_MEL | self._before_decoding), make)
 
     @property
     def _before_decoding(self) -> Setting:

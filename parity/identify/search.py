@@ -165,7 +165,7 @@ class Search:
                     setting = setting - {name} | (self._declared & {name})
         for name, switch in BEHAVIOURS.items():
             if name not in decisions:
-                reason = self._idle.get(name, self._unseen(switch, setting))
+                reason = self._idle[name] if name in self._idle else self._unseen(switch, setting)
                 verdict: Verdict = "idle" if name in self._idle or reason == _NO_BIT else "undecided"
                 decisions[name] = BehaviourDecision(switch=switch, on=name in setting, verdict=verdict, reason=reason)
                 setting = setting - {name} | (self._declared & {name})

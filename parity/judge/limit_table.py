@@ -28,6 +28,7 @@ from runners.strict import Strict
 SAMPLES_FOLDER: Final = "samples"  # beside the registry
 SAMPLES_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,180}-([0-9a-f]{64})\.json"  # no folder can be said in it
 MAX_SAMPLES_BYTES: Final = 4 << 20  # ten times the largest there is
+SAMPLES_WANTED: Final = "file of samples"
 SAMPLES_LINES_AT: Final = 2  # how deep in the file a value takes one line: each calibration, each metric
 
 
@@ -174,26 +175,32 @@ def _spread(value: Any, depth: int, indent: str) -> str:
     return f"{first}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{last}"
 
 
-def _samples_named(name: str, folder: Path) -> TableSamples:
+def require_samples(name: str, folder: Path) -> str:
+    """The text of a file of samples. Raises: RegistryError if it is missing, too large or changed, or no such name."""
     form = re.fullmatch(SAMPLES_NAME, name)
     if form is None:
         raise RegistryError(f"{name!r} does not name a file of samples; wanted CASE-SHA256.json, without a folder.")
-    wanted = "file of samples"
     if not (folder / name).is_file():
         raise RegistryError(
             f"limits name the samples {name}, which are not in {folder}. Restore the whole of thresholds/ as it was "
             "committed, or measure again with `make thresholds`."
         )
-    text = document_text(folder / name, wanted, MAX_SAMPLES_BYTES)
-    with naming(folder / name, wanted):
+    text = document_text(folder / name, SAMPLES_WANTED, MAX_SAMPLES_BYTES)
+    with naming(folder / name, SAMPLES_WANTED):
         if (found := hashlib.sha256(text.encode()).hexdigest()) != form.group(1):
             raise RegistryError(f"its bytes have the hash {found[:12]}..., not that of its name; they were changed.")
-        return _samples_of(text, folder / name, wanted)
+    return text
 
 
-@lru_cache(maxsize=64)  # a registry has a file a case, and a suite reads it for each; their hash is asked every time
-def _samples_of(text: str, path: Path, wanted: str) -> TableSamples:
-    return as_form(json_value(text, path, wanted), TableSamples)
+def _samples_named(name: str, folder: Path) -> TableSamples:
+    text = require_samples(name, folder)
+    with naming(folder / name, SAMPLES_WANTED):
+        return _samples_of(text, folder / name)
+
+
+@lru_cache(maxsize=64)  # a registry has a file a case, and most of them stay when it changes
+def _samples_of(text: str, path: Path) -> TableSamples:
+    return as_form(json_value(text, path, SAMPLES_WANTED), TableSamples)
 
 
 def _line(limit: Limit) -> LimitLine:

@@ -22,6 +22,7 @@ from parity.judge.limit_table import (
     TableKey,
     joined,
     remove_samples,
+    require_samples,
     split,
     spread,
     write_samples,
@@ -35,6 +36,7 @@ SCHEMA_VERSION: Final = 2
 WANTED: Final = "threshold registry"
 LIMITS_LINES_AT: Final = 4  # how deep in the file a value takes one line: tables, one of them, its limits, one of them
 MOST_COMPLAINTS: Final = 5  # that are said one by one
+MOST_READ: Final = 8  # registries that are kept as they were read: a suite asks a dozen times for each case
 DEFAULTS: Final = TableKey("defaults")  # stands for the defaults wherever a case is named
 
 
@@ -175,6 +177,9 @@ class Document1(Strict, frozen=True, kw_only=True):
     waivers: tuple[Waiver, ...]
 
 
+_READ: dict[str, tuple[Registry, tuple[str, ...]]] = {}  # by their text
+
+
 def root_of_limits(case: str, form: str = "") -> Path:
     """The root of data whose registry judges a case: one's own if it has limits of it, else what ships.
 
@@ -198,13 +203,28 @@ def load_registry(path: Path) -> Registry:
     """Read the registry and the samples that it names; one of schema version 1, too. Raises: RegistryError."""
     while True:
         text = document_text(path, WANTED)
-        value = json_value(text, path, WANTED)
         try:
+            found, names = _read(text, path)
             with naming(path, WANTED):
-                return _registry_of(value, path.parent / SAMPLES_FOLDER)
+                for name in names:
+                    require_samples(name, path.parent / SAMPLES_FOLDER)
+            return found
         except RegistryError:  # a writer takes away the samples of the registry that it has just replaced
             if document_text(path, WANTED) == text:
                 raise
+
+
+def _read(text: str, path: Path) -> tuple[Registry, tuple[str, ...]]:
+    """What the text of a registry says, and the files of samples that it names; their names are their hashes."""
+    found = _READ.get(text)
+    if found is None:
+        value = json_value(text, path, WANTED)
+        with naming(path, WANTED):
+            found = _registry_of(value, path.parent / SAMPLES_FOLDER)
+        if len(_READ) == MOST_READ:
+            _READ.clear()
+        _READ[text] = found
+    return found
 
 
 def save_registry(path: Path, registry: Registry) -> None:
@@ -229,9 +249,9 @@ def save_registry(path: Path, registry: Registry) -> None:
     remove_samples(folder, unless={table.samples for table in tables})
 
 
-def _registry_of(value: Any, folder: Path) -> Registry:
+def _registry_of(value: Any, folder: Path) -> tuple[Registry, tuple[str, ...]]:
     if isinstance(value, dict) and value.get("schema_version") == 1:
-        return _registry_of_version_1(value)
+        return _registry_of_version_1(value), ()
     document = as_form(value, Document)
     tables: dict[TableKey, dict[str, Limit]] = {}
     calibrations: dict[str, Calibration] = {}
@@ -243,7 +263,7 @@ def _registry_of(value: Any, folder: Path) -> Registry:
         for name, calibration in its.items():
             if calibrations.setdefault(name, calibration) != calibration:
                 raise RegistryError(f"calibration {name!r} of {key} is another one elsewhere.")
-    return Registry(
+    registry = Registry(
         method=document.method,
         calibrations=calibrations,
         defaults=tables.pop(DEFAULTS, {}),
@@ -251,6 +271,7 @@ def _registry_of(value: Any, folder: Path) -> Registry:
         unjudged=document.unjudged,
         waivers=document.waivers,
     )
+    return registry, tuple(table.samples for table in document.tables if table.samples is not None)
 
 
 def _registry_of_version_1(value: dict[str, Any]) -> Registry:

@@ -17,7 +17,7 @@ from tests.hostile.damage import Damage
 from tests.hostile.honest import linked
 from tests.hostile.targets import TARGETS
 
-pytestmark = pytest.mark.sweep
+pytestmark = [pytest.mark.slow, pytest.mark.sweep]
 
 VARIANTS = int(os.environ.get("PARITY_HOSTILE_VARIANTS", "400"))
 SEED = os.environ.get("PARITY_HOSTILE_SEED")

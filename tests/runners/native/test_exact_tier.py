@@ -47,11 +47,8 @@ TWO_LORAS = {"loras": [{"path": LORA_NAME, "strength": -0.25}, {"path": LORA_NAM
 
 REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "text": (BF16, {}),
-    "text-fp32": (FP32, {"request.seed": 2**40 + 7, "request.frame_rate": 23.976}),
-    "picture-first": (BF16, FIRST_FRAME | {"request.height": 96, "request.width": 64}),
-    "picture-first-without-v2a-fp32": (FP32, FIRST_FRAME | V2A_OFF),
     "two-pictures": (BF16, TWO_PICTURES | {"request.num_frames": 17}),
-    "two-pictures-fp32": (FP32, TWO_PICTURES),
+    "two-pictures-without-v2a-fp32": (FP32, TWO_PICTURES | V2A_OFF),
     "keyframe-before-first": (
         BF16,
         {
@@ -79,9 +76,11 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
         BF16,
         {"guidance.video.stg_blocks": [1, 28], "guidance.audio.stg_blocks": [28]},
     ),
-    "video-skips-steps": (
+    "picture-first-and-video-skips-steps": (
         BF16,
-        FIRST_FRAME | {"guidance.video.skip_step": 1, "request.num_inference_steps": 3},
+        FIRST_FRAME
+        | {"request.height": 96, "request.width": 64}
+        | {"guidance.video.skip_step": 1, "request.num_inference_steps": 3},
     ),
     "audio-skips-steps-without-v2a-fp32": (
         FP32,
@@ -101,7 +100,10 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "two-stage-without-lora-fp32": (FP32, TWO_STAGE | {"stages.second.lora_strength": 0.0}),
     "keyframes": (BF16, TWO_STAGE | TWO_PICTURES | {"pipeline": "keyframes", "stages.first.sigmas": [1.0, 0.4, 0.0]}),
     "lora": (BF16, {"loras": [{"path": LORA_NAME, "strength": 0.5}]}),
-    "two-loras-fp32": (FP32, TWO_LORAS),
+    "picture-first-with-two-loras-fp32": (
+        FP32,
+        TWO_LORAS | FIRST_FRAME | {"request.seed": 2**40 + 7, "request.frame_rate": 23.976},
+    ),
     "fp8-cast-with-two-loras": (BF16, TWO_LORAS | FIRST_FRAME | {"quantization": "fp8_cast"}),
     "default-negative-prompt": (BF16, {"request.negative_prompt": None, "guidance.video.cfg_scale": 1.5}),
 }
