@@ -85,7 +85,7 @@ def test_a_run_that_only_says_1_2_0_fails_and_is_told_that_it_has_the_bits_of_1_
 def test_the_goldens_of_two_releases_are_a_table_of_named_changes() -> None:
     code, said = invoke("diff", GOLDENS / "tiny_ti2v/run", GOLDENS / "release_1.1.2_tiny_ti2v/run")
     assert code == 0 and "From release 1.0.0 to 1.1.2" in said and "vocoder_fp32 (1.1.2)" in said
-    assert "3 named changes; pass --weights" in said
+    assert "4 named changes; pass --weights" in said
     arguments = ("diff", GOLDENS / "release_1.2.0_tiny_ti2v/run", GOLDENS / "release_1.1.2_tiny_ti2v/run", "--json")
     code, said = invoke(*arguments)
     document = json.loads(said)
