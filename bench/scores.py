@@ -1,10 +1,13 @@
 """Mutation scores of one case, measured in pieces: `parity mutate --defect`, or `--share`, each into a file of its own.
 
-Nothing is measured here. A defect or a harmless run that several pieces have tried counts once, as the last one says.
+Nothing is measured here. A defect or a harmless run that several pieces have tried counts once, as the last one says;
+of several pieces, a defect that is no longer in the catalogue does not count.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from parity.defects.catalogue import CATALOGUE
 
 
 def joined_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -16,7 +19,8 @@ def joined_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _joined(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    rows = list({row["id"]: row for piece in pieces for row in piece["rows"]}.values())
+    known = {defect.id for defect in CATALOGUE}
+    rows = list({row["id"]: row for piece in pieces for row in piece["rows"] if row["id"] in known}.values())
     harmless = list({(row["id"], row["case"]): row for piece in pieces for row in piece["benign_rows"]}.values())
     counted = [row for row in rows if not row["equivalent"]]
     killed = [row for row in counted if row["killed"]]

@@ -42,7 +42,7 @@ from runners.protocol import Tier
 from runners.weights import Weights
 
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
-MAX_EQUIVALENT: Final = 0.05  # of those tried, or FEW if that is more
+MAX_EQUIVALENT: Final = 0.03  # of those tried, or FEW if that is more
 FEW: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")

@@ -17,11 +17,9 @@ from parity.defects.variant import FP8_CAST, LORA, TWO_STAGE_HQ
 from runners.ltx23 import lora, res_2s
 from runners.ltx23.fp8_cast import FP8, UpcastLinear
 from runners.ltx23.lora import Factors, FusedWeights
-from runners.ltx23.scheduler import sigma_schedule
 from runners.ltx23.stages import image_conditioning, upsampling
 from runners.ltx23.stages.batch import Batch
 from runners.ltx23.stages.image_conditioning import ImageConditioningStage
-from runners.ltx23.stages.latent_preparation import LatentPreparationStage
 from runners.ltx23.transformer import Transformer
 from runners.stages import ENLARGEMENT
 
@@ -69,20 +67,6 @@ def res_2s_without_midpoint(_: Original, h: float) -> res_2s.Weights:
 def res_2s_noise_reused(original: Original, like: Any, generator: torch.Generator) -> Any:
     """The noise that middles and steps add is one and the same, drawn from the same seed every time."""
     return original(like, generator.manual_seed(res_2s.MIDDLE_SEED))
-
-
-@replaces(
-    LatentPreparationStage,
-    "schedule",
-    # Both schedules begin at 1 and end at one level before 0, which is all there is of two steps, but for rounding.
-    "denoise/00[01]/*",
-    variant=TWO_STAGE_HQ,
-    alone=False,
-    when=_first,
-)
-def res_2s_sigmas_of_one_size(_: Original, _stage: Any, batch: Batch) -> Tensor:
-    """The noise levels of the first stage are those of 4096 tokens, whatever its size."""
-    return sigma_schedule(batch.plan.steps)
 
 
 @replaces(upsampling, "upsample", "upsample/latent", variant=TWO_STAGE_HQ, shows_in=VIDEO, alone=False)

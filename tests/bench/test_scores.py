@@ -19,15 +19,24 @@ def test_pieces_of_one_case_count_what_each_has_tried_once() -> None:
     plain = {"located": True, "equivalent": False}
     first = score(
         "A",
-        [row("x", "od", **plain), row("y", "", located=False, equivalent=False), row("z", "", equivalent=True)],
+        [
+            row("key_norm_eps_default", "od", **plain),
+            row("gelu_exact", "", located=False, equivalent=False),
+            row("frames_rounded", "", equivalent=True),
+        ],
         [row("repeated", ""), row("one_thread", "d")],
     )
-    second = score("B", [row("y", "d", **plain), row("w", "d", located=False, equivalent=False)], [row("repeated", "")])
+    gone = row("of_another_time", "", located=False, equivalent=True)
+    second = score(
+        "B",
+        [gone, row("gelu_exact", "d", **plain), row("lora_at_full_strength", "d", located=False, equivalent=False)],
+        [row("repeated", "")],
+    )
     other = score("A", [], [], limits_of="another")
     found, unchanged = joined_scores([first, other, second])
     assert unchanged is other
     assert (found["defects"], found["killed"], found["located"]) == (3, 3, 2)
-    assert found["equivalents"] == ["z"] and found["benign_runs"] == 2
+    assert found["equivalents"] == ["frames_rounded"] and found["benign_runs"] == 2
     assert found["killed_by_levels"] == {"outputs": 1, "outputs+drift": 3}
     assert found["false_alarms_by_levels"] == {"outputs": 0, "outputs+drift": 1}
     assert [one["cpu"] for one in found["environments"]] == ["A", "B"]
