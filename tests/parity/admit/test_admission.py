@@ -66,7 +66,8 @@ def test_official_bits_are_admitted_everywhere_and_no_place_is_left_out(
     overrides = {"guidance.audio.skip_step": 1}  # so that a last prediction is used again
     found = tried(overrides, free_run=True)
     flow = Dataflow(micro_case(overrides), 2)
-    assert found.outcome == "admitted" and found.exit_code == 0 and not found.refused
+    assert not found.refused, found.refused
+    assert found.outcome == "admitted" and found.exit_code == 0
     assert [row.where for row in found.rows] == list(places_to_try(flow, (0, 1), "*", EVERYTHING))
     assert {row.ratio for row in found.rows} == {1.0}
     # The text is handed on as it is; in its second step audio keeps its prediction, and its stream as projected in
@@ -241,6 +242,9 @@ def test_what_can_not_be_tried_is_an_error(tried: Admit) -> None:
         ({"bias": -0.26}, "bias -0.26 of the error's RMS, the official one's 0.1"),
         ({"bias": math.nan}, "bias nan"),
         ({"bias": -0.26, "elements": 100}, ""),  # 3 / sqrt(100) is 0.3
+        ({"bias": -0.31, "official_bias": -0.31}, ""),
+        ({"bias": 0.31, "official_bias": -0.31}, "bias 0.31 of the error's RMS, the official one's -0.31"),
+        ({"bias": 0.31, "official_bias": math.nan}, "bias 0.31"),
         ({"special": SpecialValues(nan=1)}, "1 NaN and 0 infinities"),
         ({"special": SpecialValues(signed_zero=5, subnormal=7)}, ""),
         ({"note": "was not tried"}, "was not tried"),
