@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def test_each_tier_is_as_far_from_fp32_as_it_says(
     out = tmp_path / "ladder.json"
     case = tmp_path / "case.toml"
     case.write_text(micro_case_text)
-    asked = ["--case", str(case), "--weights", str(micro_weights.folder), "--at", "1", "--rounds", "2"]
+    asked = ["--case", str(case), "--weights", str(micro_weights.folder), "--at", "0,1", "--rounds", "2"]
     monkeypatch.setattr(sys, "argv", ["ladder.py", "--out", str(out), "--device", "cpu", *asked])
     ladder.main()
     found = json.loads(out.read_text())
@@ -38,8 +39,9 @@ def test_each_tier_is_as_far_from_fp32_as_it_says(
     assert found["error"].keys() == {"exact", "other_kernel", "fast", "fp8", "fp8x2", "fp8_cast"}
     assert all(len(samples) == 1 for samples in found["step_s"].values())  # the first warms up
     for modality in ("video", "audio"):
-        error = {tier: of[modality]["1"] for tier, of in found["error"].items()}
-        assert error["fast"] < error["exact"]  # nearer than the official code, whose bits exact has
+        # Of both steps together: with AVX2 audio's second step alone is at 0.803, its first at 0.73.
+        error = {tier: fmean(of[modality][step] for step in "01") for tier, of in found["error"].items()}
+        assert error["fast"] < 0.8 * error["exact"]  # nearer than the official code, whose bits exact has
         assert error["other_kernel"] == pytest.approx(error["exact"], rel=0.2)
         assert error["fast"] < error["fp8"] < error["fp8x2"] and error["exact"] < error["fp8_cast"]
 
