@@ -123,11 +123,22 @@ def _in_dtype(latent: Tensor | None, of: Tensor | None) -> Tensor | None:
 
 
 def compare_with_golden(golden: Run, candidate: SketchedRun) -> OutputsDiff:
-    """Compare a run's outputs with what a golden keeps of its own."""
+    """Compare a run's outputs with what a golden keeps of its own, on the CPU, where those come from their files."""
+    outputs = _on_cpu(candidate.outputs)
     if golden.reduced:
         old = reduced_of(golden)
-        return compare_reduced(old, reduce_outputs(candidate.outputs, old.box_px))
-    return compare_outputs(golden.outputs(), candidate.outputs)
+        return compare_reduced(old, reduce_outputs(outputs, old.box_px))
+    return compare_outputs(golden.outputs(), outputs)
+
+
+def _on_cpu(outputs: RunOutputs) -> RunOutputs:
+    return replace(
+        outputs,
+        video_frames=outputs.video_frames.cpu(),
+        audio_waveform=outputs.audio_waveform.cpu(),
+        video_latent=None if outputs.video_latent is None else outputs.video_latent.cpu(),
+        audio_latent=None if outputs.audio_latent is None else outputs.audio_latent.cpu(),
+    )
 
 
 def same_bits(outputs: OutputsDiff) -> bool:
