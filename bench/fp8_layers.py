@@ -34,7 +34,6 @@ from runners.ltx23.fast.block import BlockLanes, FastBlock, LaneStream, StreamSt
 from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fp8_choice import Fp8Choice
 from runners.ltx23.fast.products import LARGE, PlainProduct, joined, maker
-from runners.ltx23.fast.residual import Residual
 from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch
@@ -68,19 +67,15 @@ class MeasuredBlock:
         """The block as the fast tier computes it, after its errors were noted."""
         given = video, audio
         wide = FastBlock(copy.deepcopy(self._layers).float(), maker(frozenset(), keep=True))
-        exact = tuple(
-            LaneStream(x=Residual.of(one.x.float(), torch.float32), prepared=one.prepared.float()) for one in given
-        )
+        exact = tuple(LaneStream(x=one.x.clone(), prepared=one.prepared.float()) for one in given)
         wide.forward(*exact, *(replace(at, text=at.text.float()) for at in (at_video, at_audio)), lanes, side)
         del wide
         squared: dict[str, float] = {}
         for name in ("", *LARGE):
             block = self._plain if not name else FastBlock(self._layers, maker(frozenset({name}), keep=True))
-            ours = tuple(LaneStream(x=one.x.rows(range(len(one.x))), prepared=one.prepared.clone()) for one in given)
+            ours = tuple(LaneStream(x=one.x.clone(), prepared=one.prepared.clone()) for one in given)
             block.forward(*ours, at_video, at_audio, lanes, side)
-            squared[name] = sum(
-                relative_l2(one.x.float(), its.x.float()) ** 2 for one, its in zip(ours, exact, strict=True)
-            )
+            squared[name] = sum(relative_l2(one.x, its.x) ** 2 for one, its in zip(ours, exact, strict=True))
         for name in LARGE:
             added = self._found["added"].setdefault(name, {})
             added[str(self._index)] = added.get(str(self._index), 0.0) + max(0.0, squared[name] - squared[""])

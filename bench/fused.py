@@ -22,15 +22,14 @@ from parity.runs.execute import device_named
 from parity.trace.atomic import write_json_atomic
 from runners.ltx23.fast import fused
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary
-from runners.ltx23.fast.residual import Residual
 
 EPS = 1e-6
-Work = Callable[[Any], object]  # of a tensor or a stream
+Work = Callable[[Tensor], object]
 
 
 def operations(
     a: argparse.Namespace, device: torch.device, given: list[Tensor]
-) -> dict[str, tuple[float, list[Any], Work]]:
+) -> dict[str, tuple[float, list[Tensor], Work]]:
     """Each fused operation of the stream, how many bf16 tensors of its size it moves, and on what it works."""
 
     def rows() -> Rows:
@@ -43,12 +42,12 @@ def operations(
     weight, rotary = torch.ones(a.width, device=device, dtype=torch.bfloat16), TokenRotary(*tables, a.heads)
     logits = torch.zeros(a.lanes, a.tokens, a.heads, device=device, dtype=torch.bfloat16)
     prepare = tuple(Prepare(rows=its, row=row, out=out) for its, out in zip((one, two), outs, strict=True))
-    streams = [Residual.of(one, one.dtype) for one in given]  # in 24 bits: 1.5 tensors to read, 1.5 to write
+    streams = [one.float() for one in given]  # the residual stream is in fp32: two tensors to read, two to write
     both = [one.repeat(1, 1, 2) for one in given]  # queries and keys as one product leaves them
     return {
-        "norm_modulate": (2.5, streams, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
-        "add_branch": (5, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
-        "add_branch_two": (6, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
+        "norm_modulate": (3, streams, lambda x: fused.norm_modulate(x, prepare[0], EPS)),
+        "add_branch": (6, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare[:1], EPS)),
+        "add_branch_two": (7, streams, lambda x: fused.add_branch_(x, branch, gate, row, prepare, EPS)),
         "norm_rotate": (4, both, lambda x: fused.norm_rotate_(x, (weight, weight), rotary, EPS)),
         "norm_queries": (2, given, lambda x: fused.norm_rotate_(x, (weight,), None, EPS)),
         "gate_heads": (2, given, lambda x: fused.gate_heads_(x, logits)),

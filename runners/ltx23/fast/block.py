@@ -28,7 +28,6 @@ from runners.ltx23.fast.fp8 import Fp8Product
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, add_branch_, modulate, norm_modulate
 from runners.ltx23.fast.lanes import Lane, lanes_of
 from runners.ltx23.fast.products import Make, linear_of
-from runners.ltx23.fast.residual import Residual
 from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.feed_forward import FeedForward
 from runners.tap import tap, tapping
@@ -100,7 +99,7 @@ class LaneStream:
     Until the first attention to text, where the passes begin to differ, one lane may stand for all.
     """
 
-    x: Residual  # (L, T, C) the stream
+    x: Tensor  # (L, T, C) the stream, in fp32: bf16 would lose more here than everywhere else together
     prepared: Tensor  # (L, T, C) the input of the branch that comes next, in the model's dtype
     asking: Tensor | None = None  # (M, T, C) as it looks at the other stream
     asked: Tensor | None = None  # (M, T, C) as the other stream looks at it
@@ -108,7 +107,7 @@ class LaneStream:
     def spread(self, lanes: int) -> None:
         """Put copies of the one lane that there is in place of all."""
         if len(self.x) < lanes:
-            self.x, self.prepared = self.x.rows([0] * lanes), self.prepared.repeat(lanes, 1, 1)
+            self.x, self.prepared = self.x.repeat(lanes, 1, 1), self.prepared.repeat(lanes, 1, 1)
 
 
 class StreamBlock:
@@ -139,9 +138,7 @@ class StreamBlock:
             stream.spread(len(lanes.lanes))
             if seeing:
                 stream.asked = torch.empty_like(stream.prepared[:seeing])
-                norm_modulate(
-                    stream.x.part(slice(seeing)), Prepare(rows=asked, row=at.cross_row, out=stream.asked), self.eps
-                )
+                norm_modulate(stream.x[:seeing], Prepare(rows=asked, row=at.cross_row, out=stream.asked), self.eps)
             return
         values_only = lanes.values_only(self.name)[: len(stream.x)]
         attended = self.self_attention(stream.prepared, at.rotary, values_only)
@@ -166,10 +163,10 @@ class StreamBlock:
                 Prepare(rows=asking, row=at.cross_row, out=stream.asking),
                 Prepare(rows=asked, row=at.cross_row, out=stream.asked),
             )
-            add_branch_(x.part(slice(seeing)), attended[:seeing], gate, at.row, across, self.eps)
+            add_branch_(x[:seeing], attended[:seeing], gate, at.row, across, self.eps)
         if seeing < len(x):
             alone = self._ahead(at, block, stream.prepared[seeing:])
-            add_branch_(x.part(slice(seeing, None)), attended[seeing:], gate, at.row, (alone,), self.eps)
+            add_branch_(x[seeing:], attended[seeing:], gate, at.row, (alone,), self.eps)
 
     def go_on(
         self, stream: LaneStream, at: StreamStep, other: LaneStream, at_other: StreamStep, lanes: BlockLanes
@@ -193,12 +190,12 @@ class StreamBlock:
         attended = self.cross_attention(stream.asking, keys_values, at.cross_rotary)
         lanes.offer(f"{self.name}/av_attn", attended)
         ahead = self._ahead(at, block, stream.prepared[:seeing])
-        add_branch_(stream.x.part(slice(seeing)), attended, at.cross_gate[block], at.only_row, (ahead,), self.eps)
+        add_branch_(stream.x[:seeing], attended, at.cross_gate[block], at.only_row, (ahead,), self.eps)
 
     def look_away(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """Prepare the leading lanes' feed-forward branch where nobody looks."""
         front = slice(0, lanes.seeing)
-        norm_modulate(stream.x.part(front), self._ahead(at, lanes.block, stream.prepared[front]), self.eps)
+        norm_modulate(stream.x[front], self._ahead(at, lanes.block, stream.prepared[front]), self.eps)
 
     def feed_forward(self, stream: LaneStream, at: StreamStep, lanes: BlockLanes) -> None:
         """The feed-forward branch; prepares the next block's self-attention."""
@@ -257,5 +254,5 @@ class FastBlock:
         self.video.go_on(video, at_video, audio, at_audio, lanes)
         side.join()
         if tapping():
-            lanes.offer("video/out", video.x.float().to(video.prepared.dtype))
-            lanes.offer("audio/out", audio.x.float().to(audio.prepared.dtype))
+            lanes.offer("video/out", video.x.to(video.prepared.dtype))
+            lanes.offer("audio/out", audio.x.to(audio.prepared.dtype))

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runners.errors import ConfigError, ShapeError
-from runners.ltx23.fast.residual import Residual
 from runners.ltx23.rotary import Rotary, SplitRotary
 
 
@@ -56,39 +55,37 @@ class TokenRotary:
         return cls(cos, sin, table.cos.shape[1])
 
 
-def norm_modulate(x: Residual, prepare: Prepare, eps: float) -> Tensor:
-    """rms(x) (1 + scale) + shift, of a contiguous stream; written where `prepare` says, and returned."""
-    if kernels := _kernels(x.high):
-        return kernels.norm_modulate(x, prepare, eps)  # type: ignore[no-any-return]
-    return prepare.out.copy_(_modulated(_normed(x.float(), eps), prepare.rows, prepare.row))
+def norm_modulate(x: Tensor, prepare: Prepare, eps: float) -> Tensor:
+    """rms(x) (1 + scale) + shift, of a contiguous (L, T, C); written where `prepare` says, and returned."""
+    if kernels := _kernels(x):
+        return kernels.modulate(x, prepare, eps, norm=True)  # type: ignore[no-any-return]
+    return prepare.out.copy_(_modulated(_normed(x, eps), prepare.rows, prepare.row))
 
 
 def modulate(x: Tensor, prepare: Prepare) -> Tensor:
-    """x (1 + scale) + shift of a contiguous (L, T, C), as `norm_modulate` without its norm."""
+    """x (1 + scale) + shift, as `norm_modulate` without its norm."""
     if kernels := _kernels(x):
-        return kernels.modulate(x, prepare)  # type: ignore[no-any-return]
+        return kernels.modulate(x, prepare, 0.0, norm=False)  # type: ignore[no-any-return]
     return prepare.out.copy_(_modulated(x.float(), prepare.rows, prepare.row))
 
 
 def add_branch_(
-    x: Residual, branch: Tensor, gate: Tensor, gate_row: Tensor, prepare: tuple[Prepare, ...], eps: float
-) -> Residual:
+    x: Tensor, branch: Tensor, gate: Tensor, gate_row: Tensor, prepare: tuple[Prepare, ...], eps: float
+) -> Tensor:
     """Add a branch to the stream through its gate, and prepare the inputs of the branches after it.
 
     Args:
-        x: (L, T, C) the stream, contiguous; becomes x + branch gate.
+        x: (L, T, C) the stream, contiguous, fp32; becomes x + branch gate.
         branch: (L, T, C), contiguous.
         gate: (U, C) fp32.
         gate_row: (T,) int32 row of the gate for each token.
-        prepare: inputs of none, one or two branches after, as `norm_modulate` of the new stream makes them, before it
-            is rounded.
+        prepare: inputs of none, one or two branches after, as `norm_modulate` of the new stream makes them.
         eps: of the norm.
     """
-    if kernels := _kernels(x.high):
+    if kernels := _kernels(x):
         return kernels.add_branch_(x, branch, gate, gate_row, prepare, eps)  # type: ignore[no-any-return]
-    wide = x.float() + branch.float() * gate[gate_row.long()]
-    x.copy_(wide)
-    normed = _normed(wide, eps)
+    x.copy_(x.float() + branch.float() * gate[gate_row.long()])
+    normed = _normed(x, eps)
     for one in prepare:
         one.out.copy_(_modulated(normed, one.rows, one.row))
     return x

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from runners.errors import ShapeError
 from runners.ltx23.fast.fused import LARGEST_FP8, SMALLEST, Prepare, TokenRotary
-from runners.ltx23.fast.residual import Residual
 
 
 class Compilations:
@@ -48,32 +47,11 @@ class Compilations:
 
 
 @triton.jit
-def _read(high, low, at, inside, PLANES: tl.constexpr):
-    if PLANES == 1:
-        return tl.load(high + at, inside, 0).to(tl.float32)
-    bits = tl.load(high + at, inside, 0).to(tl.int32) << 16 | tl.load(low + at, inside, 0).to(tl.int32) << 8
-    return bits.to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _write(high, low, at, value, inside, PLANES: tl.constexpr):
-    if PLANES == 1:
-        tl.store(high + at, value, inside)
-    else:
-        bits = value.to(tl.int32, bitcast=True)
-        bits = tl.where(value == value, bits + 128, bits)  # a GPU's own NaN would become -0
-        tl.store(high + at, (bits >> 16).to(tl.int16), inside)
-        tl.store(low + at, (bits >> 8 & 255).to(tl.uint8), inside)
-
-
-@triton.jit
-def _modulate(
-    high, low, y, scale, shift, row, tokens, width, eps, NORM: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr
-):
+def _modulate(x, y, scale, shift, row, tokens, width, eps, NORM: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
-    value = _read(high, low, program * width + column, inside, PLANES)
+    value = tl.load(x + program * width + column, inside, 0.0).to(tl.float32)
     if NORM:
         value = value * tl.rsqrt(tl.sum(value * value) / width + eps)
     level = tl.load(row + program % tokens).to(tl.int64) * width
@@ -84,8 +62,7 @@ def _modulate(
 
 @triton.jit
 def _add_branch(
-    high,
-    low,
+    x,
     branch,
     gate,
     gate_row,
@@ -101,7 +78,6 @@ def _add_branch(
     width,
     eps,
     OUTPUTS: tl.constexpr,
-    PLANES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
@@ -110,9 +86,9 @@ def _add_branch(
     at = program * width + column
     token = program % tokens
     level = tl.load(gate_row + token).to(tl.int64) * width
-    value = _read(high, low, at, inside, PLANES)
+    value = tl.load(x + at, inside, 0.0).to(tl.float32)
     value += tl.load(branch + at, inside, 0.0).to(tl.float32) * tl.load(gate + level + column, inside, 0.0)
-    _write(high, low, at, value, inside, PLANES)
+    tl.store(x + at, value, inside)
     if OUTPUTS > 0:
         normed = value * tl.rsqrt(tl.sum(value * value) / width + eps)
         level = tl.load(row1 + token).to(tl.int64) * width
@@ -197,73 +173,44 @@ def _quantize_rows(
     tl.store(values + program * width + column, (value / scale).to(values.dtype.element_ty), inside)
 
 
-def norm_modulate(x: Residual, prepare: Prepare, eps: float) -> Tensor:
-    """See `fused.norm_modulate`. Raises: ShapeError for tensors that are not contiguous."""
-    return _modulated(*_planes(x), prepare, eps, norm=True, planes=1 if x.low is None else 2)
-
-
-def modulate(x: Tensor, prepare: Prepare) -> Tensor:
-    """See `fused.modulate`. Raises: ShapeError for tensors that are not contiguous."""
-    return _modulated(x, x, prepare, 0.0, norm=False, planes=1)
-
-
-def _modulated(high: Tensor, low: Tensor, prepare: Prepare, eps: float, *, norm: bool, planes: int) -> Tensor:
+def modulate(x: Tensor, prepare: Prepare, eps: float, *, norm: bool) -> Tensor:
+    """`fused.norm_modulate`, or `fused.modulate`. Raises: ShapeError for tensors that are not contiguous."""
     rows, row, y = prepare.rows, prepare.row, prepare.out
-    _require_contiguous("modulate", high, low, rows.scale, rows.shift, y)
-    tokens, width = high.shape[-2:]
+    _require_contiguous("modulate", x, rows.scale, rows.shift, y)
+    tokens, width = x.shape[-2:]
     block = triton.next_power_of_2(width)
-    _modulate[(high.numel() // width,)](
-        high,
-        low,
-        y,
-        rows.scale,
-        rows.shift,
-        row,
-        tokens,
-        width,
-        eps,
-        NORM=norm,
-        PLANES=planes,
-        BLOCK=block,
-        num_warps=_warps(block),
+    _modulate[(x.numel() // width,)](
+        x, y, rows.scale, rows.shift, row, tokens, width, eps, NORM=norm, BLOCK=block, num_warps=_warps(block)
     )
     return y
 
 
 def add_branch_(
-    x: Residual, branch: Tensor, gate: Tensor, gate_row: Tensor, prepare: tuple[Prepare, ...], eps: float
-) -> Residual:
+    x: Tensor, branch: Tensor, gate: Tensor, gate_row: Tensor, prepare: tuple[Prepare, ...], eps: float
+) -> Tensor:
     """See `fused.add_branch_`. Raises: ShapeError for tensors that are not contiguous."""
-    high, low = _planes(x)
-    _require_contiguous("add_branch_", high, low, branch, gate)
+    _require_contiguous("add_branch_", x, branch, gate)
     given: list[Tensor] = []
     for one in prepare:
         _require_contiguous("add_branch_", one.out, one.rows.scale, one.rows.shift)
         given += one.out, one.rows.scale, one.rows.shift, one.row
-    tokens, width = high.shape[-2:]
+    tokens, width = x.shape[-2:]
     block = triton.next_power_of_2(width)
-    _add_branch[(high.numel() // width,)](
-        high,
-        low,
+    _add_branch[(x.numel() // width,)](
+        x,
         branch,
         gate,
         gate_row,
         *given,
-        *[branch, gate, gate, gate_row] * (2 - len(prepare)),  # never read
+        *[x, gate, gate, gate_row] * (2 - len(prepare)),  # never read
         tokens,
         width,
         eps,
         OUTPUTS=len(prepare),
-        PLANES=1 if x.low is None else 2,
         BLOCK=block,
         num_warps=_warps(block),
     )
     return x
-
-
-def _planes(x: Residual) -> tuple[Tensor, Tensor]:
-    """Both planes, the first as its bits; one that is not there is never read."""
-    return (x.high, x.high) if x.low is None else (x.high.view(torch.int16), x.low)
 
 
 def norm_rotate_(x: Tensor, weights: tuple[Tensor, ...], rotary: TokenRotary | None, eps: float) -> Tensor:

@@ -24,7 +24,6 @@ from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary, modulate, norm_
 from runners.ltx23.fast.lanes import first_lanes, lanes_of, seeing, skip_alike, split_lanes
 from runners.ltx23.fast.levels import TokenLevels
 from runners.ltx23.fast.products import maker
-from runners.ltx23.fast.residual import Residual
 from runners.ltx23.fast.side_stream import SideStream
 from runners.ltx23.passes import GuidancePass
 from runners.ltx23.transformer import RotaryTables, Transformer, denoised_of_velocity
@@ -99,10 +98,10 @@ class FastTransformer:
                 rows = (0,) * len(lanes)
             if rows is not None:
                 for stream in streams:
-                    stream.x, stream.prepared = stream.x.rows(rows), lanes_of(stream.prepared, rows)
+                    stream.x, stream.prepared = lanes_of(stream.x, rows), lanes_of(stream.prepared, rows)
             at = BlockLanes(block=index, lanes=lanes, seeing=seeing(lanes))
             block.forward(*streams, at_video, at_audio, at, self._side)
-        x0 = self._video.finish(streams[0].x.float(), video), self._audio.finish(streams[1].x.float(), audio)
+        x0 = self._video.finish(streams[0].x, video), self._audio.finish(streams[1].x, audio)
         row = {one.name: row for row, lane in enumerate(lanes) for one in lane.passes}
         return {one.name: (x0[0][row[one.name], None], x0[1][row[one.name], None]) for one in passes}
 
@@ -159,13 +158,13 @@ class _StreamLayers:
 
     def begin(self, given: StreamInput, at: StreamStep) -> LaneStream:
         """The stream before the first block, the same in every lane: one."""
-        projected: Tensor = self._project_in(given.latent)
-        x = Residual.of(projected, projected.dtype)
-        first = Prepare(rows=at.rows(0, SELF_ATTENTION_ROWS), row=at.row, out=torch.empty_like(projected))
-        return LaneStream(x=x, prepared=norm_modulate(x, first, self._eps))
+        x = self._project_in(given.latent)
+        first = Prepare(rows=at.rows(0, SELF_ATTENTION_ROWS), row=at.row, out=torch.empty_like(x))
+        prepared = norm_modulate(x, first, self._eps)
+        return LaneStream(x=x.float(), prepared=prepared)
 
     def finish(self, x: Tensor, given: StreamInput) -> Tensor:
-        """(L, T, C) fp32 after the last block to x0, (L, T, P)."""
+        """(L, T, C) after the last block to x0, (L, T, P)."""
         shift, scale = (self._table[:, None] + given.modulation.embedding.float()).unbind()  # each (U, C)
         normed = F.layer_norm(x, x.shape[-1:], eps=self._eps)
         out = torch.empty_like(x, dtype=given.latent.dtype)

@@ -12,7 +12,6 @@ from torch import Tensor
 from runners.errors import ShapeError
 from runners.ltx23.fast import fused
 from runners.ltx23.fast.fused import Prepare, Rows, TokenRotary
-from runners.ltx23.fast.residual import Residual
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 pytestmark: pytest.MarkDecorator | list[pytest.MarkDecorator] = [] if INTERPRETED else pytest.mark.gpu
@@ -24,7 +23,6 @@ SIZES = [(4, 6), (32, 64), (7, 10)]
 # The largest error in units of the largest value: fp32 sums in another order, or a rounding that falls the other way.
 WITHIN = {torch.float32: 2e-6, torch.bfloat16: 2**-6 if INTERPRETED else 2**-7}
 DTYPES = list(WITHIN)
-STREAM_WITHIN = {torch.float32: 2e-6, torch.bfloat16: 2**-15}  # of the stream: it has 24 bits in a bf16 model
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,37 +43,18 @@ def assert_near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     assert (found.float() - expected).abs().max() <= WITHIN[dtype] * expected.abs().max()
 
 
-def prepare_of(rows: Rows, row: Tensor, out: Tensor) -> Prepare:
-    """What to prepare, on the device of `out`."""
-    return Prepare(rows=Rows(rows.scale.to(out.device), rows.shift.to(out.device)), row=row.to(out.device), out=out)
-
-
-def on_cpu(x: Residual) -> Residual:
-    return Residual(x.high.cpu().clone(), None if x.low is None else x.low.cpu().clone())
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "pairs"), SIZES)
-def test_modulate(dtype: torch.dtype, heads: int, pairs: int) -> None:
+@pytest.mark.parametrize("norm", [True, False])
+def test_modulate(dtype: torch.dtype, heads: int, pairs: int, norm: bool) -> None:
     from runners.ltx23.fast import fused_triton
 
     width = heads * pairs * 2
     x, rows, row = randn(LANES, TOKENS, width, dtype=dtype), rows_of(width), levels_of_tokens()
     found, expected = torch.empty_like(x), torch.empty_like(x, device="cpu")
-    fused_triton.modulate(x, prepare_of(rows, row, found))
-    assert_near(found, fused.modulate(x.cpu(), prepare_of(rows, row, expected)), dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "pairs"), SIZES)
-def test_norm_modulate(dtype: torch.dtype, heads: int, pairs: int) -> None:
-    from runners.ltx23.fast import fused_triton
-
-    width = heads * pairs * 2
-    x, rows, row = Residual.of(randn(LANES, TOKENS, width), dtype), rows_of(width), levels_of_tokens()
-    found, expected = torch.empty_like(x.high), torch.empty_like(x.high, device="cpu")
-    fused_triton.norm_modulate(x, prepare_of(rows, row, found), EPS)
-    assert_near(found, fused.norm_modulate(on_cpu(x), prepare_of(rows, row, expected), EPS), dtype)
+    fused_triton.modulate(x, Prepare(rows=rows, row=row, out=found), EPS, norm=norm)
+    its = Prepare(rows=Rows(rows.scale.cpu(), rows.shift.cpu()), row=row.cpu(), out=expected)
+    assert_near(found, fused.norm_modulate(x.cpu(), its, EPS) if norm else fused.modulate(x.cpu(), its), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,29 +64,22 @@ def test_add_branch(dtype: torch.dtype, heads: int, pairs: int, following: int) 
     from runners.ltx23.fast import fused_triton
 
     width = heads * pairs * 2
-    x = Residual.of(randn(LANES, TOKENS, width), dtype)
-    branch = randn(LANES + 1, TOKENS, width, dtype=dtype)[:LANES]
+    x, branch = randn(LANES, TOKENS, width), randn(LANES + 1, TOKENS, width, dtype=dtype)[:LANES]
     gate, row, zeros = randn(LEVELS, width), levels_of_tokens(), torch.zeros(TOKENS, dtype=torch.int32, device=DEVICE)
     after = [(rows_of(width), row), (rows_of(width, levels=1), zeros)][:following]
-    prepare = tuple(prepare_of(rows, its, torch.empty_like(branch)) for rows, its in after)
-    expected = tuple(prepare_of(rows, its, torch.empty_like(branch, device="cpu")) for rows, its in after)
-    its = on_cpu(x)
-    fused.add_branch_(its, branch.cpu(), gate.cpu(), row.cpu(), expected, EPS)
+    prepare = tuple(Prepare(rows=rows, row=its, out=torch.empty_like(branch)) for rows, its in after)
+    expected = tuple(
+        Prepare(
+            rows=Rows(rows.scale.cpu(), rows.shift.cpu()), row=its.cpu(), out=torch.empty_like(branch, device="cpu")
+        )
+        for rows, its in after
+    )
+    on_cpu = x.cpu().clone()
+    fused.add_branch_(on_cpu, branch.cpu(), gate.cpu(), row.cpu(), expected, EPS)
     fused_triton.add_branch_(x, branch, gate, row, prepare, EPS)
-    assert (x.float().cpu() - its.float()).abs().max() <= STREAM_WITHIN[dtype] * its.float().abs().max()
+    assert_near(x, on_cpu, torch.float32)
     for found, wanted in zip(prepare, expected, strict=True):
         assert_near(found.out, wanted.out, dtype)
-
-
-def test_what_is_not_finite_stays_so_in_the_stream() -> None:
-    from runners.ltx23.fast import fused_triton
-
-    x = Residual.of(randn(1, 1, 16), torch.bfloat16)
-    branch = torch.zeros(1, 1, 16, dtype=torch.bfloat16, device=DEVICE)
-    branch[..., :3] = torch.tensor([torch.inf, -torch.inf, torch.nan])
-    gate, row = torch.ones(1, 16, device=DEVICE), torch.zeros(1, dtype=torch.int32, device=DEVICE)
-    found = fused_triton.add_branch_(x, branch, gate, row, (), EPS).float()[0, 0]
-    assert found[:2].tolist() == [torch.inf, -torch.inf] and found[2].isnan() and found[3:].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -152,7 +124,7 @@ def test_strided_tensors_are_refused() -> None:
 
     x = randn(LANES, TOKENS, 32)[..., ::2]
     with pytest.raises(ShapeError, match="contiguous"):
-        fused_triton.modulate(x, Prepare(rows=rows_of(16), row=levels_of_tokens(), out=x))
+        fused_triton.modulate(x, Prepare(rows=rows_of(16), row=levels_of_tokens(), out=x), EPS, norm=True)
     with pytest.raises(ShapeError, match="one stride"):
         fused_triton.norm_rotate_(x, (randn(16),), None, EPS)
 
