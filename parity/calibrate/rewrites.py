@@ -8,7 +8,7 @@ Axes: B sample, T token, H head, F frequency.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from types import SimpleNamespace
@@ -83,15 +83,35 @@ def _products(owner: object) -> Apply:
 
 
 def _raise_product(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    module.dtype_before = inputs[0].dtype
-    module.float()
+    raised = ExitStack()
+    raised.enter_context(_in_float32(module))
+    module.before = raised, inputs[0].dtype
     return tuple(_float(value) for value in inputs)
 
 
 def _lower_product(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    dtype: Any = module.dtype_before
-    module.to(dtype)
+    before: Any = module.before
+    raised, dtype = before
+    raised.close()
     return output.to(dtype)
+
+
+@contextmanager
+def _in_float32(module: nn.Module) -> Iterator[None]:
+    """Let a module have float32 copies of its weights, and after that its own again.
+
+    Casting it forth and back would put its weights elsewhere, where a replayed graph of the step does not look.
+    """
+    own = [dict(part.named_parameters(recurse=False)) for part in module.modules()]
+    for part, weights in zip(module.modules(), own, strict=True):
+        for name, weight in weights.items():
+            setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
+    try:
+        yield
+    finally:
+        for part, weights in zip(module.modules(), own, strict=True):
+            for name, weight in weights.items():
+                setattr(part, name, weight)
 
 
 def _attention(reach: Reach) -> AbstractContextManager[Any]:
@@ -127,9 +147,8 @@ def _euler(_: Original, latent: Tensor, x0: Tensor, sigma: float, sigma_change: 
 def _noise_level(
     original: Original, module: AdaLayerNormSingle, levels: Tensor, batch: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    module.float()
-    rows, embedding = original(module, levels, batch, torch.float32)
-    module.to(dtype)
+    with _in_float32(module):
+        rows, embedding = original(module, levels, batch, torch.float32)
     return rows.to(dtype), embedding.to(dtype)
 
 

@@ -52,6 +52,10 @@ class StepGraphs:
         """The number of steps that were replayed, and what spoke against graphs in others."""
         return self._against or f"{self._replayed} steps replayed, {len(self._captured)} forms captured"
 
+    def has_captured(self, form: Hashable) -> bool:
+        """True if steps of a form are replayed from now on."""
+        return not self._against and form in self._captured
+
     def run(self, form: Hashable | None, compute: Compute, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The outputs of `compute(*inputs)`, new tensors each time.
 

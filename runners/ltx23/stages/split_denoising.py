@@ -3,11 +3,13 @@
 A pass needs nothing of another but what they share, so passes that share blocks stay together. The second device has a
 transformer of its own; in a step it is sent the latents and sends back x0, a few megabytes. On CUDA each device replays
 a graph of its passes: one host thread could not start the kernels of both in time, and two would wait for each other.
+Each graph is replayed by a thread of its own, since replaying one of thousands of kernels returns when most have run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,11 +59,16 @@ class _Side:
 
         return computed
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Work inside goes to this device."""
-        with torch.cuda.device(self.device if self.device.type == "cuda" else -1):
-            yield
+    def run(
+        self,
+        form: tuple[GuidancePass, ...] | None,
+        compute: Callable[..., tuple[Tensor, ...]],
+        given: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        """`StepGraphs.run` on this device, in any thread."""
+        device = torch.cuda.device(self.device if self.device.type == "cuda" else -1)
+        with torch.inference_mode(), device:
+            return self.graphs.run(form, compute, given)
 
 
 class SplitDenoisingStage(DenoisingStage):
@@ -93,17 +100,26 @@ class SplitDenoisingStage(DenoisingStage):
         """x0 of both modalities by the name of the pass, on the run's device."""
         if self._sides is None or self._sides[0].rotary is not step.rotary:  # a request has its own
             self._sides = self._sides_of(batch, step)
-        x0: dict[str, Pair] = {}
-        found: list[tuple[tuple[GuidancePass, ...], tuple[Tensor, ...]]] = []
         parts = split_passes(step.passes, len(self.transformer.transformer_blocks))
+        work: list[tuple[tuple[GuidancePass, ...], Callable[[], tuple[Tensor, ...]]]] = []
         # The second device first: it has more to do.
         for side, passes in list(zip(self._sides, parts, strict=True))[::-1]:
             if passes:
                 given = tuple(one.to(side.device) for one in (step.video.latent, step.audio.latent, step.sigma))
-                with side.current():
-                    compute = side.compute(passes, disable_v2a_cross_attn=disable_v2a_cross_attn)
-                    found.append((passes, side.graphs.run(None if tapping() else passes, compute, given)))
-        for passes, tensors in found:
+                compute = side.compute(passes, disable_v2a_cross_attn=disable_v2a_cross_attn)
+                work.append((passes, partial(side.run, None if tapping() else passes, compute, given)))
+        # Who hears taps, what autocasts and what is captured belong to this thread; a replay needs none of them.
+        replays = not tapping() and all(
+            side.graphs.has_captured(passes) for side, passes in zip(self._sides, parts, strict=True) if passes
+        )
+        runs = [run for _, run in work]
+        if replays:
+            with ThreadPoolExecutor(len(work)) as threads:
+                outputs = [one.result() for one in [threads.submit(run) for run in runs]]
+        else:
+            outputs = [run() for run in runs]
+        x0: dict[str, Pair] = {}
+        for (passes, _), tensors in zip(work, outputs, strict=True):
             home = [tensor.to(batch.device) for tensor in tensors]
             x0 |= {one.name: (home[2 * at], home[2 * at + 1]) for at, one in enumerate(passes)}
         return x0

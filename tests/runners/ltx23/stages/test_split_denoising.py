@@ -1,6 +1,6 @@
 """Passes on two devices: which go where, and that the run is the one of one device.
 
-A CPU stands for both here: everything moves, nothing runs beside. Two GPUs are measured by `bench/gpu.py speed`.
+Mostly a CPU stands for both: everything moves, nothing runs beside. Two GPUs are measured by `bench/gpu.py speed`.
 """
 
 from collections.abc import Callable
@@ -89,3 +89,20 @@ def test_a_second_device_takes_the_exact_tier_and_is_of_one_kind(
     runner = NativeRunner(micro_weights, replace(TWO, **options))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="exact tier, and is of the first one's kind"):
         runner.run(micro_case(), Quiet())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_replay_their_graphs_beside_each_other_with_the_bits_of_one(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case]
+) -> None:
+    case = micro_case({"request.num_inference_steps": 6})
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    found = []
+    for options in (RunOptions(device=first), RunOptions(device=first, second_device=second)):
+        with NativeRunner(micro_weights, options) as runner:
+            found.append(runner.run(case, Quiet()))
+    one, two = found
+    for name in ("video_frames", "audio_waveform", "video_latent", "audio_latent"):
+        assert torch.equal(getattr(one, name), getattr(two, name)), name
+    assert two.details["step_graphs"].count("5 steps replayed") == 2
