@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from parity.identify.behaviours import OF_RELEASES, SITES, nearest_release, setting_of
-from parity.identify.replay import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, Replay, RunTensors
+from parity.identify.replay import Replay
+from parity.identify.run_tensors import AUDIO_LATENT, FED_PARTS, VIDEO_LATENT, RunTensors
 from parity.identify.search import BehaviourDecision, RunUnderTest, Search
 from parity.runs.difference import Difference
 from parity.runs.environment import differences, fingerprint

@@ -2,15 +2,12 @@
 
 Where the run under test kept whole tensors, they stand in for ours at the entrance of the next stage: then a stage is
 judged by what it does with the run's own inputs, however far these have drifted. Latents that are decoded always do.
-
-Axes: B sample, S token of the padded prompt, D width, L Gemma layer, T token, C channel, F frame, H height, W width,
-M mel bin.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -18,7 +15,6 @@ import torch
 from torch import Tensor
 
 from parity.defects.batched import ALL_PASSES, PROMPT_PASSES, BatchedConnectorStage, BatchedDenoisingStage, each_pass
-from parity.defects.defect import present
 from parity.identify.behaviours import (
     ALL_PASSES_BATCHED,
     CONNECTORS_BATCHED,
@@ -29,9 +25,22 @@ from parity.identify.behaviours import (
     first_skipping_step,
     reference_at,
 )
-from parity.identify.port_defects import PORT_DEFECTS, defects_at
-from parity.identify.replay_denoising import denoise, fed
+from parity.identify.replay_denoising import denoise
 from parity.identify.replay_second import second_stage
+from parity.identify.run_tensors import AUDIO_LATENT, VIDEO_LATENT, FedVocoder, RunTensors, fed, fed_text
+from parity.identify.stage_switches import (
+    CONNECTOR,
+    DENOISING,
+    FRAMES,
+    IMAGE,
+    INIT,
+    MEL,
+    SECOND,
+    SOUND,
+    TEXT,
+    TRANSFORMER,
+    stage_defects,
+)
 from parity.taps.name import place_of
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
@@ -54,93 +63,20 @@ from runners.ltx23.stages.video_decoding import VideoDecodingStage
 from runners.ltx23.transformer import Transformer
 from runners.ltx23.video_decoder import VideoDecoder
 from runners.ltx23.video_encoder import VideoEncoder
-from runners.ltx23.vocoder import Vocoder
 from runners.native.request import sampling_params
 from runners.protocol import RunOptions
-from runners.real_tokens import real_tokens, with_real_tokens
 from runners.tap import listening
 from runners.weights import Weights
 
 Taps = dict[str, TapSketch]
 Made = TypeVar("Made")
 
-VIDEO_LATENT: Final = "outputs/video_latent"
-AUDIO_LATENT: Final = "outputs/audio_latent"
-# Parts of the data flow at whose taps the run's own tensors stand in for ours.
-FED_PARTS: Final = ("hidden", "connector", "image", "init", "x0", "guided", "latent", "mel")
-
-
-def _shows_first_at(name: str, tap: str) -> bool:
-    defect = PORT_DEFECTS[name].defect
-    return defect is not None and tap in defect.first_taps
-
-
-# Sites at which a defect is put into each stage.
-_STAGES: Final[dict[str, tuple[str, ...]]] = {
-    "text": ("text",),
-    "connector": ("connector",),
-    "image": ("image",),
-    "init": ("init",),
-    "denoising": ("first_block", "passes", "guided", "skipping", "denoising"),
-    "frames": ("frames",),
-    "sound": ("sound",),
-}
-_ACTING: Final = {stage: defects_at(*sites) for stage, sites in _STAGES.items()}
-# Switches that each stage reads, those of the stages that feed it included.
-_TEXT: Final = _ACTING["text"] | {"prompts_encoded_together", "more_negative_phrases"}
-_CONNECTOR: Final = _TEXT | _ACTING["connector"] | {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK}
-_IMAGE: Final = _ACTING["image"] | {"pictures_as_displayed"}
-_INIT: Final = _IMAGE | _ACTING["init"] | {"noise_lerp_fp32", "positions_fp32", "keyframe_spans_one_frame"}
-_TRANSFORMER: Final = frozenset(name for name, one in PORT_DEFECTS.items() if one.at_loading) & _ACTING["denoising"] | {
-    "cross_timestep_per_token",
-    "lora_accumulated",
-}
-_DENOISING: Final = (
-    _CONNECTOR
-    | _INIT
-    | _TRANSFORMER
-    | _ACTING["denoising"]
-    | {
-        "guided_passes_repeated",
-        "guidance_fp32",
-        "negative_disables_skipped_modality",
-        PROMPT_PASSES_BATCHED,
-        ALL_PASSES_BATCHED,
-    }
-)
-_SECOND: Final = _DENOISING | {"sound_of_first_stage", "unguided_level_per_sample"}
-_FRAMES: Final = _ACTING["frames"] | {"decoder_chunked", "decode_auto_tiled"}
-_SOUND: Final = _ACTING["sound"] | {"vocoder_fp32"}
-_MEL: Final = frozenset(name for name in _ACTING["sound"] if _shows_first_at(name, "decode/mel"))
 _FIRST_STEP: Final = "first_step"  # of denoising, whole
-
-
 KEPT_BYTES: Final = 1 << 30  # of weights of transformers, beside the one in use
 
 
 class _EnoughError(Exception):
     """Every tap that was asked for has been heard."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunTensors:
-    """Tensors that the run under test kept: final latents, unless it is reduced, and whole tensors of taps."""
-
-    video_latent: Tensor | None  # (1, C, F, H, W)
-    audio_latent: Tensor | None  # (1, C, T, M)
-    taps: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class _FedVocoder:
-    """A vocoder that is given the run's own spectrogram, where there is one, in place of ours."""
-
-    def __init__(self, vocoder: Vocoder | ExtendedVocoder, feed: Callable[[Tensor], Tensor]) -> None:
-        self._vocoder, self._feed = vocoder, feed
-        self.output_sampling_rate_hz = vocoder.output_sampling_rate_hz
-
-    def __call__(self, mel: Tensor) -> Tensor:
-        waveform: Tensor = self._vocoder(self._feed(mel))
-        return waveform
 
 
 class Replay:
@@ -212,7 +148,7 @@ class Replay:
     def _encoded(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = self._batch(read)
-            with self._defects("text", read):
+            with stage_defects("text", read):
                 taps = self._heard(lambda: self._components(read).text_encoder().forward(batch))
             gc.collect()  # transformers' modules refer to each other in cycles
             batch.prompt_embeds = self._fed_text("pos", batch.prompt_embeds, batch.prompt_attention_mask)
@@ -222,12 +158,12 @@ class Replay:
                 )
             return batch, taps
 
-        return self._once("text", setting & _TEXT, make)
+        return self._once("text", setting & TEXT, make)
 
     def _connected(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = replace(self._encoded(read)[0])
-            with self._defects("connector", read):
+            with stage_defects("connector", read):
                 connectors = self._components(read).build("connectors", TextConnectors)
                 stage: LTX2TextConnectorStage | BatchedConnectorStage = LTX2TextConnectorStage(connectors)
                 if read & {CONNECTORS_BATCHED, CONNECTORS_SHARE_MASK} and batch.do_classifier_free_guidance:
@@ -240,25 +176,25 @@ class Replay:
                         setattr(batch, name, self._fed(f"connector/{sign}/{stream}", ours))
             return batch, taps
 
-        return self._once("connector", setting & _CONNECTOR, make)
+        return self._once("connector", setting & CONNECTOR, make)
 
     def _pictured(self, setting: Setting) -> tuple[list[Tensor], Taps]:
         def make(read: Setting) -> tuple[list[Tensor], Taps]:
             batch = self._batch(read)
             if not batch.sampling.images:
                 return [], {}
-            with self._defects("image", read):
+            with stage_defects("image", read):
                 stage = ImageConditioningStage(self._components(read).build("video_encoder", VideoEncoder))
                 taps = self._heard(lambda: stage.forward(batch))
             latents = [self._fed(f"image/{i}/latent", ours) for i, ours in enumerate(batch.image_latents)]
             return latents, taps
 
-        return self._once("image", setting & _IMAGE, make)
+        return self._once("image", setting & IMAGE, make)
 
     def _prepared(self, setting: Setting) -> tuple[Batch, Taps]:
         def make(read: Setting) -> tuple[Batch, Taps]:
             batch = replace(self._batch(read), image_latents=list(self._pictured(read)[0]))
-            with self._defects("init", read):
+            with stage_defects("init", read):
                 taps = self._heard(lambda: LatentPreparationStage().forward(batch))
             video, audio = batch.video_state, batch.audio_state
             assert video is not None and audio is not None
@@ -266,11 +202,11 @@ class Replay:
             batch.audio_state = replace(audio, latent=self._fed("init/audio", audio.latent))
             return batch, taps
 
-        return self._once("init", setting & _INIT, make)
+        return self._once("init", setting & INIT, make)
 
     def _denoised(self, site: str, setting: Setting) -> Taps:
         """The taps of a site of denoising, from a longer run at the same setting where there is one."""
-        read = setting & _DENOISING
+        read = setting & DENOISING
         parts = self._parts_with(site, read)
         part = next((one for one in parts if (one, read) in self._made), parts[0])
         taps = self._once(part, read, partial(self._denoise, part))
@@ -304,7 +240,7 @@ class Replay:
             video_state=start.video_state,
             audio_state=start.audio_state,
         )
-        with self._defects("denoising", read):
+        with stage_defects("denoising", read):
             stage = DenoisingStage(self._loaded_transformer(read))
         if read & {ALL_PASSES_BATCHED, PROMPT_PASSES_BATCHED}:
             together = ALL_PASSES if ALL_PASSES_BATCHED in read else PROMPT_PASSES
@@ -325,7 +261,7 @@ class Replay:
             self._latents[read] = grid, audio_grid(audio.latent)
 
         wanted = None if part == _FIRST_STEP else partial(self.at, part)
-        with self._defects("denoising", read):
+        with stage_defects("denoising", read):
             taps = self._heard(forward, wanted)
         return taps | latents if self._of_latents == part else taps
 
@@ -353,10 +289,10 @@ class Replay:
                 latents[VIDEO_LATENT], latents[AUDIO_LATENT] = map(self._sketch, made)
                 self._decoded[read] = made
 
-            with self._defects("image", read), self._defects("init", read), self._defects("denoising", read):
+            with stage_defects("image", read), stage_defects("init", read), stage_defects("denoising", read):
                 return self._heard(forward) | latents
 
-        return self._once("second", setting & _SECOND, make)
+        return self._once("second", setting & SECOND, make)
 
     def _frames(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
@@ -367,22 +303,22 @@ class Replay:
             drawn = self._prepared(read)[0].generator  # a decoder that draws noise goes on where the latents ended
             assert drawn is not None
             batch.generator = torch.Generator(batch.device).set_state(drawn.get_state())
-            with self._defects("frames", read):
+            with stage_defects("frames", read):
                 stage = VideoDecodingStage(self._components(read).build("video_decoder", VideoDecoder))
                 return self._heard(lambda: stage.forward(batch))
 
-        return self._once("frames", setting & (_FRAMES | self._before_decoding), make)
+        return self._once("frames", setting & (FRAMES | self._before_decoding), make)
 
     def _sound(self, setting: Setting) -> Taps:
         def make(read: Setting) -> Taps:
             batch = self._batch(read)
             batch.audio_latent, mel = self._spectrogram(read)
-            with self._defects("sound", read):
-                fed_vocoder = _FedVocoder(self._components(read).vocoder(), lambda ours: self._fed("decode/mel", ours))
+            with stage_defects("sound", read):
+                fed_vocoder = FedVocoder(self._components(read).vocoder(), lambda ours: self._fed("decode/mel", ours))
                 stage = AudioDecodingStage(cast(AudioDecoder, lambda _latent: mel), cast(ExtendedVocoder, fed_vocoder))
                 return self._heard(lambda: stage.forward(batch))
 
-        return self._once("sound", setting & (_SOUND | self._before_decoding), make)
+        return self._once("sound", setting & (SOUND | self._before_decoding), make)
 
     def _spectrogram(self, setting: Setting) -> tuple[Tensor, Tensor]:
         """The latent that sound is decoded from, and the spectrogram, which few switches of sound change."""
@@ -391,25 +327,25 @@ class Replay:
             batch = self._batch(read)
             latent = self.own.audio_latent
             latent = (self._final(read)[1] if latent is None else latent).to(batch.device, batch.config.dtype)
-            with self._defects("sound", read), batch.config.autocast(batch.device):
+            with stage_defects("sound", read), batch.config.autocast(batch.device):
                 return latent, self._components(read).build("audio_decoder", AudioDecoder)(latent)
 
-        return self._once("mel", setting & (_MEL | self._before_decoding), make)
+        return self._once("mel", setting & (MEL | self._before_decoding), make)
 
     @property
     def _before_decoding(self) -> Setting:
         """The switches that decoding reads besides its own: none, if it starts from the run's own latents."""
-        return _SECOND if self.own.video_latent is None else frozenset()
+        return SECOND if self.own.video_latent is None else frozenset()
 
     def _final(self, setting: Setting) -> tuple[Tensor, Tensor]:
         if len(self.case.plans) == 1:
             return self._final_of_first(setting)
         self._second(setting)
-        return self._decoded[setting & _SECOND]
+        return self._decoded[setting & SECOND]
 
     def _final_of_first(self, setting: Setting) -> tuple[Tensor, Tensor]:
         self._denoised("denoising", setting)
-        return self._latents[setting & _DENOISING]
+        return self._latents[setting & DENOISING]
 
     def _once(self, stage: str, read: Setting, make: Callable[[Setting], Made]) -> Made:
         key = (stage, read)
@@ -421,7 +357,7 @@ class Replay:
 
     def _loaded_transformer(self, setting: Setting) -> Transformer:
         """Small ones are kept, since a search goes to and fro between them; of large ones one at a time."""
-        read = setting & _TRANSFORMER
+        read = setting & TRANSFORMER
         if read not in self._transformers:
             if sum(map(_weights_bytes, self._transformers.values())) > KEPT_BYTES:
                 self._transformers.clear()
@@ -436,17 +372,6 @@ class Replay:
                 self._weights, self._config(read), self._device, stage_loras(self.case, self._weights)[0]
             ),
         )
-
-    @staticmethod
-    @contextmanager
-    def _defects(stage: str, setting: Setting) -> Iterator[None]:
-        """Run with the defects of a setting that act in a stage in the native model, all together."""
-        with ExitStack() as stack:
-            for name in sorted(setting & _ACTING[stage]):
-                defect = PORT_DEFECTS[name].defect
-                assert defect is not None
-                stack.enter_context(present(defect, must_reach=False))
-            yield
 
     def _batch(self, setting: Setting) -> Batch:
         config = self._config(setting)
@@ -472,11 +397,7 @@ class Replay:
         return fed(self.own.taps, name, ours, self._options.dtype)
 
     def _fed_text(self, sign: str, ours: object, mask: object) -> Tensor:
-        """Our hidden states (1, S, D, L) with the run's own real tokens in them; no connector reads the padding."""
-        assert isinstance(ours, Tensor) and isinstance(mask, Tensor)
-        if f"text/{sign}/hidden" not in self.own.taps:
-            return ours
-        return with_real_tokens(ours, mask, self._fed(f"text/{sign}/hidden", real_tokens(ours, mask)))
+        return fed_text(self.own.taps, sign, ours, mask, self._options.dtype)
 
     @property
     def _device(self) -> torch.device:

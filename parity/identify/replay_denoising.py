@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from parity.identify.run_tensors import fed
 from runners.ltx23.latents import LatentState
 from runners.ltx23.stages.batch import Batch, needed
 from runners.ltx23.stages.denoising import DenoisingStage, Pair, advance
@@ -67,10 +68,3 @@ def denoise(stage: DenoisingStage, batch: Batch, steps: int, own: Mapping[str, T
 
 def _fed(own: Mapping[str, Tensor], name: str, ours: Pair, dtype: torch.dtype | None) -> Pair:
     return fed(own, f"{name}/video", ours[0], dtype), fed(own, f"{name}/audio", ours[1], dtype)
-
-
-def fed(own: Mapping[str, Tensor], name: str, ours: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The run's own tensor, where it kept one of our shape, else ours; in `dtype`, or as it is if that is None."""
-    theirs = own.get(name)
-    taken = ours if theirs is None or theirs.shape != ours.shape else theirs
-    return taken.to(ours.device, dtype)

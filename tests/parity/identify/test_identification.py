@@ -14,7 +14,7 @@ import torch
 
 from parity.defects.batched import ALL_PASSES, BatchedDenoisingStage
 from parity.identify.identification import Identification, identify
-from parity.identify.replay import FED_PARTS
+from parity.identify.run_tensors import FED_PARTS
 from parity.report.identification import identification_document, identification_lines
 from parity.runs.folder import Run
 from parity.taps.name import place_of

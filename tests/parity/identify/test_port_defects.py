@@ -15,7 +15,8 @@ from parity.defects.defect import Defect, present
 from parity.identify.behaviours import SITES
 from parity.identify.identification import Identification, identify
 from parity.identify.port_defects import PORT_DEFECTS, defects_at, may_go_together
-from parity.identify.replay import Replay, RunTensors
+from parity.identify.replay import Replay
+from parity.identify.run_tensors import RunTensors
 from parity.report.identification import identification_document, identification_lines
 from parity.runs.folder import Run
 from runners.case import Case

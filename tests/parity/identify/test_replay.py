@@ -20,7 +20,8 @@ from parity.identify.behaviours import (
     reference_at,
     setting_of,
 )
-from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, RunTensors, Taps
+from parity.identify.replay import Replay, Taps
+from parity.identify.run_tensors import AUDIO_LATENT, VIDEO_LATENT, RunTensors
 from parity.trace.sketch import sketch
 from runners.case import Case
 from runners.native.runner import NativeRunner

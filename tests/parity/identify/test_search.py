@@ -8,7 +8,8 @@ import torch
 
 from parity.identify.behaviours import BEHAVIOURS, SITES, Setting, setting_of
 from parity.identify.port_defects import PORT_DEFECTS, defects_at
-from parity.identify.replay import AUDIO_LATENT, VIDEO_LATENT, Replay, Taps
+from parity.identify.replay import Replay, Taps
+from parity.identify.run_tensors import AUDIO_LATENT, VIDEO_LATENT
 from parity.identify.search import EXHAUSTIVE, FACTOR, MOST_TRIED, SWITCHES, BehaviourDecision, RunUnderTest, Search
 from parity.trace.sketch import TapSketch, sketch
 from runners.case import Case
