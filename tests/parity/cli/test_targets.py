@@ -111,8 +111,8 @@ def test_a_whole_golden_is_fetched_over_another_run_only_where_that_is_asked_for
 def test_a_made_checkpoint_is_made_anew_only_where_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "made_model", lambda preset, seed: make.MadeTensors({"a": (3, seed + 1)}, seed))
-    monkeypatch.setattr(make, "made_gemma", lambda preset, seed: make.MadeTensors({"b": (2,)}, seed))
+    monkeypatch.setattr(make, "made_model", lambda preset, seed: MadeTensors({"a": (3, seed + 1)}, seed))
+    monkeypatch.setattr(make, "made_gemma", lambda preset, seed: MadeTensors({"b": (2,)}, seed))
     monkeypatch.setattr(make, "made_tensor", lambda name, shape, dtype, seed, device: torch.zeros(shape).to(dtype))
     out = tmp_path / "w"
     assert invoke("forge", "--out", out)[0] == 0
