@@ -15,7 +15,7 @@ that it refuses to run with as refused, and neither are counted.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -341,6 +341,15 @@ def _rewritten_and_moved(seed: int) -> Iterator[None]:
         yield
 
 
+def tried_on(case: Case, defect: Defect) -> Defect:
+    """A defect as it is tried with a case at hand: on that case as it is, if it is the one that the defect was made for.
+
+    So the case of another release with the same request is judged by its own limits, not by those of 1.0.0's.
+    """
+    at_home = defect.variant.committed and defect.variant.fits(case)
+    return replace(defect, variant=AS_IS) if at_home else defect
+
+
 def mutate(
     weights: Weights,
     case: Case,
@@ -368,6 +377,7 @@ def mutate(
         that hold here, RunError for one of a release that cannot run here and without a golden.
     """
     first, shares = share[0] - 1, share[1]
+    catalogue = [tried_on(case, defect) for defect in catalogue]
     mutation = MutationRun(weights, case, registry, say, device, tier)
     mutation.require_evidence(catalogue)
     return Score(
