@@ -81,6 +81,13 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "no-guidance": (BF16, {"guidance.video": {}, "guidance.audio": {}}),
     "turned-picture-with-a-profile": (BF16, ONE_STEP | {"request.images": [{"path": "turned.jpg"}]}),
 }
+# Of checkpoints quantised beforehand, in bf16: 1.1.2 needs TensorRT-LLM for them, and official fp32 casts the weights.
+SCALED: dict[str, dict[str, Any]] = {
+    "one-stage": FIRST,
+    "two-loras-without-v2a": ONE_STEP | TWO_LORAS | V2A_OFF,
+    "distilled": DISTILLED | WEAK_FIRST,
+    "two-stage-without-v2a": TWO_STAGE | V2A_OFF | ONE_STEP,
+}
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,21 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
     assert official.manifest.details["official_release"] == release
     assert official.manifest.details["official_commit"] == known_commit(release)
     assert different(official, native_run(micro_weights, case, dtype, tmp_path / "native")) == []
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("release", ["1.2.0"])
+def test_products_of_e4m3_numbers_have_the_bits_of_the_release(
+    release: str,
+    name: str,
+    released_checkout: Checkout,
+    scaled_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    tmp_path: Path,
+) -> None:
+    case = micro_case({**SCALED[name], "reference": release, "quantization": "fp8_scaled_mm"})
+    official = official_run(released_checkout, scaled_weights, case, BF16, tmp_path / "official")
+    assert different(official, native_run(scaled_weights, case, BF16, tmp_path / "native")) == []
 
 
 @pytest.mark.parametrize("release", ["1.1.2", "1.2.0"])
