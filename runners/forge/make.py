@@ -13,7 +13,6 @@ from runners.checksum import weights_hash
 from runners.errors import CheckpointError, ConfigError
 from runners.forge.gemma_folder import write_gemma_files
 from runners.forge.inventory import (
-    Inventory,
     gemma_inventory,
     lora_inventory,
     model_inventory,

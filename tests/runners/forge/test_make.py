@@ -76,7 +76,13 @@ def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wa
     importlib.import_module("ltx_core.loader")  # the other imports this one halfway
     excluded: tuple[str, ...] = importlib.import_module("ltx_core.quantization.fp8_scaled_mm").EXCLUDED_LAYER_SUBSTRINGS
     preset = preset_named("small")
-    preset.config["transformer"].update(num_layers=45, num_attention_heads=16, audio_num_attention_heads=16)
+    preset.config["transformer"].update(
+        num_layers=45,
+        num_attention_heads=16,
+        attention_head_dim=32,
+        audio_num_attention_heads=16,
+        audio_attention_head_dim=12,
+    )
     made, plain = made_model(preset, 0, "fp8_scaled_mm"), made_model(preset, 0)
     transformer = "model.diffusion_model."
     linear = {
