@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.pipeline_rows import pipeline_rows, release_rows
-from bench.pipelines import WITH_FP8_CAST, WITH_LORA, requests
+from bench.pipelines import WITH_FP8_CAST, WITH_FP8_SCALED, WITH_LORA, requests
 from parity.defects.variant import LORA
 from runners.forge.make import LORA_NAME
 from runners.stages import PIPELINES
@@ -46,7 +46,15 @@ KINDS = {
                 defect("a keyframe", True),
                 defect(LORA.name, True),
             ],
-        }
+            "false_alarms": 0,
+            "benign_runs": 7,
+        },
+        {
+            "limits_of": "release_1.2.0_tiny_keyframes",
+            "rows": [defect("as it is", True), defect("as it is", True)],
+            "false_alarms": 3,
+            "benign_runs": 11,
+        },
     ],
 }
 
@@ -58,6 +66,7 @@ def test_a_row_says_what_files_show_of_a_pipeline_in_a_release_and_a_dash_where_
     assert goldens.endswith("1 tiny") and limits.startswith("1 CPU")  # of the checkout's own
     assert rows["distilled", "1.1.2"] == ("CPU", "400 of 519 + 0 of 475", "-", "-", "-", "-")
     assert rows["one_stage", "1.0.0"][-1] == "1 of 1" and rows[WITH_LORA, "1.0.0"][-1] == "1 of 1"
+    assert rows["keyframes", "1.2.0"][-1] == "2 of 2, 3 of 11 harmless runs stopped"
     assert (WITH_FP8_CAST, "1.0.0") not in rows and ("two_stage_hq", "1.1.2") not in rows
 
 
@@ -68,9 +77,17 @@ def test_releases_of_a_pipeline_share_a_row() -> None:
 
 def test_every_pipeline_is_asked_of_a_release_with_and_without_v2a(tmp_path: Path) -> None:
     (tmp_path / LORA_NAME).touch()
-    asked = dict(requests("1.2.0", tmp_path, skip_v2a=True))
+    asked = {name: case for name, case, _ in requests("1.2.0", tmp_path, skip_v2a=True)}
     assert {case.pipeline for case in asked.values()} == set(PIPELINES)
     assert all(case.reference == "1.2.0" for case in asked.values())
     assert all(case.switches.skip_v2a_cross_attn_for_video_gt for case in asked.values())
     assert [name for name, case in asked.items() if case.loras] == [WITH_LORA]
     assert [name for name, case in asked.items() if case.quantization] == [WITH_FP8_CAST]
+
+
+def test_products_of_e4m3_numbers_have_weights_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / LORA_NAME).touch()
+    scaled = tmp_path / "scaled"
+    asked = [(name, case) for name, case, weights in requests("1.2.0", tmp_path, False, scaled) if weights == scaled]
+    assert [(name, case.pipeline) for name, case in asked] == [(n, p) for p, n in WITH_FP8_SCALED.items()]
+    assert {case.quantization for _, case in asked} == {"fp8_scaled_mm"}
