@@ -151,7 +151,7 @@ def _counts(counts: Counter[tuple[Key, str]], key: Key) -> str:
 
 
 def _caught(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase]) -> dict[Key, str]:
-    """Defects caught by limits, of those tried on cases of a pipeline and release, and harmless runs if some stopped."""
+    """Defects caught by limits, of those tried in a pipeline and release, and harmless runs if any were stopped."""
     tried: Counter[Key] = Counter()
     killed: Counter[Key] = Counter()
     stopped: dict[Key, str] = {}

@@ -5,8 +5,8 @@
 
 The requests are those of the tiny cases of 1.0.0, held to the release; a LoRA and weights kept as e4m3 go through one
 stage, and with `--scaled-weights`, which `parity forge --quantization fp8_scaled_mm` makes, products of e4m3 numbers
-through one and two. Both sides run here and now, record all taps and are compared. The table is made of the saved files by
-`bench/table.py`, which takes what ran on a GPU from the suites of `make parity-gpu`.
+through one and two. Both sides run here and now, record all taps and are compared. The table is made of the saved files
+by `bench/table.py`, which takes what ran on a GPU from the suites of `make parity-gpu`.
 """
 
 import argparse

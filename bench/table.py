@@ -136,17 +136,13 @@ def engines_table(kinds: Documents, kind: str = "engines") -> str:
     columns = ("engine", "follows", "taps equal", "first divergence", "look at", "verdict")
     return "\n".join(
         table(
-            f"Engines held to the release they follow, {_case_of(one)}tiny model, {machine(one['environment'])}",
+            f"Engines held to the release they follow, {case}tiny model, {machine(one['environment'])}",
             columns,
             [engine_row(row) for row in one["rows"]],
         )
         for one in kinds.get(kind, [])
+        for case in ["" if kind == "engines" else f"`{one['rows'][0]['case']}`, "]
     )
-
-
-def _case_of(document: dict[str, Any]) -> str:
-    """The case of engines that were held to another one than the usual."""
-    return "" if document["kind"] == "engines" else f"`{document['rows'][0]['case']}`, "
 
 
 def ladder_table(kinds: Documents) -> str:
@@ -221,6 +217,7 @@ def every_table(kinds: Documents) -> str:
     """All tables, one after another; a kind that no file is of has none."""
     parts = [
         engines_table(kinds),
+        engines_table(kinds, "engines_of_pipelines"),
         table(
             "Parity at full size",
             ("case", "comparison", "taps", "parts alone", "environment differs", "verdict", "device"),

@@ -22,6 +22,7 @@ from runners.forge.presets import preset_named
 from runners.forge.tensors import FP8
 from runners.official.compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.weights import WeightsFolder
+from tests.conftest import shrink_to_micro
 
 CPU = torch.device("cpu")
 
@@ -98,21 +99,25 @@ def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wa
     assert {made.dtype(name) for name in scales} == {torch.float32}
 
 
-def test_quantised_weights_and_their_scales_give_the_weights_back(tmp_path: Path) -> None:
-    folder = WeightsFolder(forge("tiny", 0, tmp_path / "scaled", quantization="fp8_scaled_mm"))
-    assert json.loads(folder.model.metadata["forge"])["quantization"] == "fp8_scaled_mm"
-    assert is_forged(folder.folder) and folder.hash != forged_hash("tiny", 0, CPU)
+def test_quantised_weights_and_their_scales_give_the_weights_back(scaled_weights: WeightsFolder) -> None:
+    assert json.loads(scaled_weights.model.metadata["forge"])["quantization"] == "fp8_scaled_mm"
+    assert is_forged(scaled_weights.folder)
+    preset = preset_named("odd")
+    shrink_to_micro(preset)
     layer = "model.diffusion_model.transformer_blocks.1.attn1.to_q"
-    for files, made in ((folder, made_model), (folder.of_pipeline("distilled"), made_distilled)):
-        assert files.model.shapes == made(preset_named("tiny"), 0, "fp8_scaled_mm").shapes
-        names = [f"{layer}.{part}" for part in ("weight", "weight_scale", "input_scale", "bias")]
+    names = [f"{layer}.{part}" for part in ("weight", "weight_scale", "input_scale", "bias")]
+    found = []
+    for files, made in ((scaled_weights, made_model), (scaled_weights.of_pipeline("distilled"), made_distilled)):
         weight, scale, of_inputs, bias = files.model.read(names, CPU).values()
-        exact = made(preset_named("tiny"), 0).read([f"{layer}.weight"], CPU)[f"{layer}.weight"].float()
+        exact = made(preset, 0).read([f"{layer}.weight"], CPU)[f"{layer}.weight"].float()
         assert weight.dtype == FP8 and scale.dtype == of_inputs.dtype == torch.float32 and bias.dtype == torch.bfloat16
-        torch.testing.assert_close(weight.float() * scale, exact, rtol=2**-4, atol=float(exact.abs().max()) * 2**-9)
-        assert 4 / 448 < of_inputs < 12 / 448
-    heads = "model.diffusion_model.transformer_blocks.1.attn1.to_gate_logits"  # five of them, and CUDA wants sixteens
-    assert f"{heads}.weight" in folder.model.shapes and f"{heads}.weight_scale" not in folder.model.shapes
+        assert scale == exact.abs().max() / 448 and 4 / 448 < of_inputs < 12 / 448
+        torch.testing.assert_close(weight.float() * scale, exact, rtol=2**-4, atol=float(scale) * 2**-9)
+        found.append(weight.float())
+    assert not torch.equal(*found)  # distillation has trained it
+    heads = "model.diffusion_model.transformer_blocks.1.attn1.to_gate_logits"  # three of them, and CUDA wants sixteens
+    assert f"{heads}.weight" in scaled_weights.model.shapes
+    assert f"{heads}.weight_scale" not in scaled_weights.model.shapes
 
 
 def test_a_quantisation_that_no_checkpoint_is_made_for_is_refused() -> None:
