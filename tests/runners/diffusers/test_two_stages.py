@@ -1,4 +1,4 @@
-"""diffusers in two stages: the taps of both but for the second picture, the same model from the same noise, a verdict."""
+"""diffusers in two stages: its taps but for the second picture, the same model from the same noise, and a verdict."""
 
 import importlib
 from collections.abc import Callable

@@ -5,11 +5,8 @@ the checkouts, PARITY_PYTHON_1_2_0 an interpreter with transformers 5.8 to 5.14;
 with that reason. Taps are compared by the checksums of their bytes.
 """
 
-import os
 import struct
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from runners.native.runner import NativeRunner
 from runners.official.files import known_commit
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
+from tests.runners.conftest import Checkout
 from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
 
 pytestmark = pytest.mark.slow
@@ -88,22 +86,6 @@ SCALED: dict[str, dict[str, Any]] = {
     "distilled": DISTILLED | WEAK_FIRST,
     "two-stage-without-v2a": TWO_STAGE | V2A_OFF | ONE_STEP,
 }
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """A release on this machine."""
-
-    root: Path
-    python: Path
-
-
-@pytest.fixture
-def released_checkout(release: str) -> Checkout:
-    """The checkout of a release, and what runs it."""
-    name = release.replace(".", "_")
-    python = os.environ.get(f"PARITY_PYTHON_{name}", sys.executable)
-    return Checkout(Path(os.environ[f"PARITY_OFFICIAL_{name}"]), Path(python))
 
 
 def gamma_1_8_profile() -> bytes:
@@ -224,10 +206,15 @@ def widen_decoder(preset: Preset) -> None:
 
 
 def official_run(
-    checkout: Checkout, weights: WeightsFolder | ForgedWeights, case: Case, dtype: torch.dtype, out: Path
+    checkout: Checkout,
+    weights: WeightsFolder | ForgedWeights,
+    case: Case,
+    dtype: torch.dtype,
+    out: Path,
+    device: torch.device = CPU,
 ) -> Run:
     """The real release's run of a case."""
-    options = RunOptions(device=CPU, dtype=dtype)
+    options = RunOptions(device=device, dtype=dtype)
     child = ChildRunner(
         python=checkout.python,
         name="official",
@@ -242,10 +229,15 @@ def official_run(
 
 
 def native_run(
-    weights: WeightsFolder, case: Case, dtype: torch.dtype, out: Path, behaviours: dict[str, bool] | None = None
+    weights: WeightsFolder,
+    case: Case,
+    dtype: torch.dtype,
+    out: Path,
+    behaviours: dict[str, bool] | None = None,
+    device: torch.device = CPU,
 ) -> Run:
     """Ours."""
-    options = RunOptions(device=CPU, dtype=dtype, behaviours=behaviours or {})
+    options = RunOptions(device=device, dtype=dtype, behaviours=behaviours or {})
     run_to_folder(NativeRunner(weights, options), case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 
