@@ -45,7 +45,7 @@ CASES: Final[Mapping[str, str]] = {
     "keyframes": "tiny_keyframes",
 }
 WITH_LORA, WITH_FP8_CAST = "one_stage, a LoRA", "one_stage, fp8_cast"
-WITH_FP8_SCALED: Final = {"one_stage": "one_stage, fp8_scaled_mm", "distilled": "distilled, fp8_scaled_mm"}
+SCALED_CASES, WITH_FP8_SCALED = ("one_stage", "distilled"), "one_stage and distilled, fp8_scaled_mm"
 LORA_STRENGTH: Final = 0.5
 
 
@@ -60,9 +60,9 @@ def requests(
     yield WITH_LORA, with_loras(plain, [f"{weights / LORA_NAME}:{LORA_STRENGTH}"]), weights
     yield WITH_FP8_CAST, msgspec.structs.replace(plain, quantization="fp8_cast"), weights
     if scaled is not None:
-        for pipeline, name in WITH_FP8_SCALED.items():
+        for pipeline in SCALED_CASES:
             case = find_case(CASES[pipeline], settings)
-            yield name, msgspec.structs.replace(case, quantization="fp8_scaled_mm"), scaled
+            yield WITH_FP8_SCALED, msgspec.structs.replace(case, quantization="fp8_scaled_mm"), scaled
 
 
 def line(pipeline: str, case: Case, found: SuiteLine) -> dict[str, Any]:

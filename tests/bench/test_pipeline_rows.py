@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.pipeline_rows import pipeline_rows, release_rows
-from bench.pipelines import WITH_FP8_CAST, WITH_FP8_SCALED, WITH_LORA, requests
+from bench.pipelines import SCALED_CASES, WITH_FP8_CAST, WITH_FP8_SCALED, WITH_LORA, requests
 from parity.defects.variant import LORA
 from runners.forge.make import LORA_NAME
 from runners.stages import PIPELINES
@@ -89,5 +89,5 @@ def test_products_of_e4m3_numbers_have_weights_of_their_own(tmp_path: Path) -> N
     (tmp_path / LORA_NAME).touch()
     scaled = tmp_path / "scaled"
     asked = [(name, case) for name, case, weights in requests("1.2.0", tmp_path, False, scaled) if weights == scaled]
-    assert [(name, case.pipeline) for name, case in asked] == [(n, p) for p, n in WITH_FP8_SCALED.items()]
+    assert [(name, case.pipeline) for name, case in asked] == [(WITH_FP8_SCALED, one) for one in SCALED_CASES]
     assert {case.quantization for _, case in asked} == {"fp8_scaled_mm"}
