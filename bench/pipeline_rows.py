@@ -152,8 +152,7 @@ def _counts(counts: Counter[tuple[Key, str]], key: Key) -> str:
 
 def _caught(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase]) -> dict[Key, str]:
     """Defects caught by limits, of those tried in a pipeline and release, and harmless runs if any were stopped."""
-    tried: Counter[Key] = Counter()
-    killed: Counter[Key] = Counter()
+    killed: dict[Key, dict[str, bool]] = {}  # by a defect's id: of several files, the last says
     stopped: dict[Key, str] = {}
     for document in documents:
         at_hand = cases[document["limits_of"]].key
@@ -164,6 +163,5 @@ def _caught(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase])
             if row["case"] in VARIANTS:
                 key = VARIANTS[row["case"]], at_hand[1]
             if not row["equivalent"]:
-                tried[key] += 1
-                killed[key] += row["killed"]
-    return {key: f"{killed[key]} of {count}{stopped.get(key, '')}" for key, count in tried.items()}
+                killed.setdefault(key, {})[row["id"]] = row["killed"]
+    return {key: f"{sum(of.values())} of {len(of)}{stopped.get(key, '')}" for key, of in killed.items()}

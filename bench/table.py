@@ -124,11 +124,15 @@ def whole_scores(kinds: Documents) -> list[dict[str, Any]]:
 
 
 def made_for_table(kinds: Documents) -> str:
-    """The scores of cases of other releases that some defects were made for, a row each."""
+    """The scores of cases, of whichever release, that some defects were made for, a row each."""
     scores = [one for one in joined_scores(kinds.get("mutation", [])) if made_for_one_case(one)]
     machines = ", ".join(dict.fromkeys(machine(one["environment"]) for one in scores))
     rows = [made_for_row(one) for one in scores]
-    return table(f"Defects of two stages on the cases of another release, {machines}", MADE_FOR_COLUMNS, rows)
+    return table(
+        f"Defects of two stages on the cases that they were made for, and on those of another release, {machines}",
+        MADE_FOR_COLUMNS,
+        rows,
+    )
 
 
 def engines_table(kinds: Documents, kind: str = "engines") -> str:
@@ -326,7 +330,7 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "all": every_table(kinds),
         "full size": full_size_table(kinds),
         "caught": caught_table(kinds),
-        "caught in another release": made_for_table(kinds),
+        "caught on their own cases": made_for_table(kinds),
         "engines": engines_table(kinds),
         "engines of pipelines": engines_table(kinds, "engines_of_pipelines"),
         "ladder": ladder_table(kinds),

@@ -20,8 +20,8 @@ def suite(device: str, *lines: tuple[str, str, int, bool]) -> dict[str, Any]:
     return {"environment": {"device_name": device}, "lines": found}
 
 
-def defect(case: str, killed: bool, equivalent: bool = False) -> dict[str, Any]:
-    return {"case": case, "killed": killed, "equivalent": equivalent}
+def defect(name: str, case: str, killed: bool, equivalent: bool = False) -> dict[str, Any]:
+    return {"id": name, "case": case, "killed": killed, "equivalent": equivalent}
 
 
 LIVE = "native against official"
@@ -40,19 +40,25 @@ KINDS = {
         {
             "limits_of": "tiny_ti2v",
             "rows": [
-                defect("tiny_distilled", True),
-                defect("tiny_distilled", False),
-                defect("tiny_distilled", False, equivalent=True),
-                defect("a keyframe", True),
-                defect(LORA.name, True),
+                defect("a", "tiny_distilled", True),
+                defect("b", "tiny_distilled", False),
+                defect("c", "tiny_distilled", False, equivalent=True),
+                defect("d", "a keyframe", True),
+                defect("e", LORA.name, True),
             ],
             "false_alarms": 0,
             "benign_runs": 7,
         },
         {
             "limits_of": "release_1.2.0_tiny_keyframes",
-            "rows": [defect("as it is", True), defect("as it is", True)],
+            "rows": [defect("a", "as it is", True), defect("f", "as it is", True)],
             "false_alarms": 3,
+            "benign_runs": 11,
+        },
+        {  # tried again, and counted once
+            "limits_of": "tiny_distilled",
+            "rows": [defect("a", "as it is", True)],
+            "false_alarms": 0,
             "benign_runs": 11,
         },
     ],
