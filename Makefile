@@ -132,7 +132,7 @@ thresholds-gpu: $(STAMP) ## Limits of the cases at full size on a GPU, the most 
 	  --minutes $(GPU_MINUTES) $(if $(COMPILED),--compiled)
 
 measurements: ## Print the tables of docs/measurements, and put them into the documents that show them
-	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/tiers.md --into docs/fleet.md --into docs/full-size.md --into README.md
+	$(RUN) -m bench.table docs/measurements/*.json --into docs/measurements.md --into docs/engines.md --into docs/defects.md --into docs/tiers.md --into docs/fleet.md --into docs/full-size.md --into README.md
 
 IN_PROCESSES := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) --benchmark-disable
 

@@ -2,11 +2,11 @@
 
     python bench/engines.py --weights build/weights/tiny --save docs/measurements/engines.json
 
-Each engine runs `tiny_ti2v`, held to 1.0.0. If `parity identify` says that it follows another release, it runs once
-more, held to that one, and that is what its row is about. The reference is computed here too: the official code where
-its release is installed, else native's exact tier, which `make gate` holds to that release's golden. SGLang and ComfyUI
-are where PARITY_SGLANG_PYTHON, PARITY_COMFYUI_PYTHON and PARITY_COMFYUI_ROOT say; without these they have no row.
-The tables are made of the saved file by `bench/table.py`.
+Each engine runs `tiny_ti2v`, or `--case tiny_distilled` where it has that pipeline, held to 1.0.0. If `parity identify`
+says that it follows another release, it runs once more, held to that one, and that is what its row is about. The
+reference is computed here too: the official code where its release is installed, else native's exact tier, which `make
+gate` holds to that release's golden. SGLang and ComfyUI are where PARITY_SGLANG_PYTHON, PARITY_COMFYUI_PYTHON and
+PARITY_COMFYUI_ROOT say; without these they have no row. The tables are made of the saved file by `bench/table.py`.
 """
 
 import argparse
@@ -37,11 +37,13 @@ from parity.trace.atomic import write_json_atomic
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
-from runners.protocol import CANDIDATE, Runner, RunOptions
+from runners.protocol import CANDIDATE, Capabilities, Runner, RunOptions
 from runners.weights import WeightsFolder
 
 CPU: Final = torch.device("cpu")
 BF16: Final = RunOptions(device=CPU)
+KIND, KIND_OF_OTHERS = "engines", "engines_of_pipelines"
+CASE: Final = "tiny_ti2v"
 INSTALLED: Final = "1.0.0"  # the official release that this environment has
 MOST_CAUSES: Final = 3
 
@@ -68,9 +70,9 @@ class Engine:
             threads=torch.get_num_threads(),
         )
 
-    def releases(self, weights: WeightsFolder) -> frozenset[str]:
-        """The releases that it may be held to; opening it imports nothing of it."""
-        return open_runner(self.name, weights, BF16, engine_root=self.root).capabilities.releases
+    def capabilities(self, weights: WeightsFolder) -> Capabilities:
+        """What it may be asked; opening it imports nothing of it."""
+        return open_runner(self.name, weights, BF16, engine_root=self.root).capabilities
 
 
 def engines_here() -> list[Engine]:
@@ -84,32 +86,33 @@ def engines_here() -> list[Engine]:
     return found
 
 
-def case_of_release(release: str) -> Case:
+def case_of_release(case: str, release: str) -> Case:
     """The same request, held to a release."""
-    return find_case("tiny_ti2v" if release == INSTALLED else f"release_{release}_tiny_ti2v")
+    return find_case(case if release == INSTALLED else f"release_{release}_{case}")
 
 
-def reference(release: str, weights: WeightsFolder, folder: Path) -> Run:
+def reference(case: str, release: str, weights: WeightsFolder, folder: Path) -> Run:
     """The run taken as true, made once a release."""
     out = folder / f"reference-{release}"
     if not out.exists():
         name = "official" if release == INSTALLED else "native"
         taps = writing_trace("*", "sketch")
-        run_to_folder(open_runner(name, weights, BF16), case_of_release(release), weights, BF16, out, Quiet(), taps)
+        runner = open_runner(name, weights, BF16)
+        run_to_folder(runner, case_of_release(case, release), weights, BF16, out, Quiet(), taps)
     return read_run(out)
 
 
-def row(engine: Engine, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
-    """One engine, measured."""
+def row(engine: Engine, case: str, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
+    """One engine, measured on a case of 1.0.0 or on that of the release that it follows."""
     release, out = INSTALLED, folder / f"{engine.name}-{INSTALLED}"
-    run = made(engine, release, weights, out)
+    run = made(engine, case_of_release(case, release), weights, out)
     found = identify(run, case_with_pictures(run), weights, CPU)
-    if found.release != release and found.release in engine.releases(weights):
+    if found.release != release and found.release in engine.capabilities(weights).releases:
         release, out = found.release, folder / f"{engine.name}-{found.release}"
-        run = made(engine, release, weights, out)
+        run = made(engine, case_of_release(case, release), weights, out)
         found = identify(run, case_with_pictures(run), weights, CPU)
     lines = identification_lines(found)
-    return measured(engine.name, run, reference(release, weights, folder), release, lines[0])
+    return measured(engine.name, run, reference(case, release, weights, folder), release, lines[0])
 
 
 def measured(name: str, run: Run, true: Run, release: str, identified: str) -> dict[str, Any]:
@@ -143,11 +146,9 @@ def named(name: str, run: Run) -> str:
     return " ".join([name, *filter(None, [run.manifest.details.get(f"{name}_version")])])
 
 
-def made(engine: Engine, release: str, weights: WeightsFolder, out: Path) -> Run:
+def made(engine: Engine, case: Case, weights: WeightsFolder, out: Path) -> Run:
     """A run of an engine with every tap kept whole, which identification goes furthest with."""
-    run_to_folder(
-        engine.opened(weights, out), case_of_release(release), weights, BF16, out, Quiet(), writing_trace("*", "full")
-    )
+    run_to_folder(engine.opened(weights, out), case, weights, BF16, out, Quiet(), writing_trace("*", "full"))
     return read_run(out)
 
 
@@ -155,13 +156,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every engine there is, and save what came of it."""
     parser = argparse.ArgumentParser(description="Hold every engine there is to the release it follows.")
     parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument(
+        "--case", default=CASE, help="id of a tiny case of 1.0.0; engines without its pipeline have no row"
+    )
     parser.add_argument("--save", required=True, type=Path)
     given = parser.parse_args(arguments)
     torch.set_num_threads(DEFAULT_THREADS)
     weights = WeightsFolder(given.weights)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row(engine, weights, Path(folder)) for engine in engines_here()]
-    document = {"kind": "engines", "environment": fingerprint(CPU), "rows": rows}
+        pipeline = find_case(given.case).pipeline
+        able = [engine for engine in engines_here() if pipeline in engine.capabilities(weights).pipelines]
+        rows = [row(engine, given.case, weights, Path(folder)) for engine in able]
+    kind = KIND if given.case == CASE else KIND_OF_OTHERS
+    document = {"kind": kind, "environment": fingerprint(CPU), "rows": rows}
     write_json_atomic(given.save, document)
 
 

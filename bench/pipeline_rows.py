@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from bench.pipelines import CASES, KIND, WITH_FP8_CAST, WITH_LORA
+from bench.pipelines import CASES, KIND, WITH_FP8_CAST, WITH_FP8_SCALED, WITH_LORA
 from bench.rows import Rows
 from parity.defects.variant import FP8_CAST, LORA
 from parity.judge.registry import load_registry
@@ -22,7 +22,7 @@ from runners.case import load_case
 from runners.releases import RELEASES
 
 COLUMNS: Final = ("pipeline", "release", "official ran on", "equal bits, CPU", "GPU", "goldens", "limits", "caught")
-NAMES: Final = (*CASES, WITH_LORA, WITH_FP8_CAST)
+NAMES: Final = (*CASES, WITH_LORA, WITH_FP8_CAST, WITH_FP8_SCALED)
 VARIANTS: Final[Mapping[str, str]] = {LORA.name: WITH_LORA, FP8_CAST.name: WITH_FP8_CAST}
 COMPARISON: Final = "native against official"
 NOTHING: Final = "-"
@@ -151,16 +151,17 @@ def _counts(counts: Counter[tuple[Key, str]], key: Key) -> str:
 
 
 def _caught(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase]) -> dict[Key, str]:
-    """Defects caught by limits, of those that are tried on cases of a pipeline and release."""
-    tried: Counter[Key] = Counter()
-    killed: Counter[Key] = Counter()
+    """Defects caught by limits, of those tried in a pipeline and release, and harmless runs if any were stopped."""
+    killed: dict[Key, dict[str, bool]] = {}  # by a defect's id: of several files, the last says
+    stopped: dict[Key, str] = {}
     for document in documents:
+        at_hand = cases[document["limits_of"]].key
+        if document["false_alarms"]:
+            stopped[at_hand] = f", {document['false_alarms']} of {document['benign_runs']} harmless runs stopped"
         for row in document["rows"]:
-            at_hand = cases[document["limits_of"]].key
             key = cases[row["case"]].key if row["case"] in cases else at_hand
             if row["case"] in VARIANTS:
                 key = VARIANTS[row["case"]], at_hand[1]
             if not row["equivalent"]:
-                tried[key] += 1
-                killed[key] += row["killed"]
-    return {key: f"{killed[key]} of {count}" for key, count in tried.items()}
+                killed.setdefault(key, {})[row["id"]] = row["killed"]
+    return {key: f"{sum(of.values())} of {len(of)}{stopped.get(key, '')}" for key, of in killed.items()}

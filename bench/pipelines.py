@@ -4,8 +4,9 @@
     python bench/pipelines.py --release 1.2.0 --official-root CHECKOUT_120 --official-python PYTHON_120 ...
 
 The requests are those of the tiny cases of 1.0.0, held to the release; a LoRA and weights kept as e4m3 go through one
-stage. Both sides run here and now, record all taps and are compared. The table is made of the saved files by
-`bench/table.py`, which takes what ran on a GPU from the suites of `make parity-gpu`.
+stage, and with `--scaled-weights`, which `parity forge --quantization fp8_scaled_mm` makes, products of e4m3 numbers
+through one and two. Both sides run here and now, record all taps and are compared. The table is made of the saved files
+by `bench/table.py`, which takes what ran on a GPU from the suites of `make parity-gpu`.
 """
 
 import argparse
@@ -44,17 +45,24 @@ CASES: Final[Mapping[str, str]] = {
     "keyframes": "tiny_keyframes",
 }
 WITH_LORA, WITH_FP8_CAST = "one_stage, a LoRA", "one_stage, fp8_cast"
+SCALED_CASES, WITH_FP8_SCALED = ("one_stage", "distilled"), "one_stage and distilled, fp8_scaled_mm"
 LORA_STRENGTH: Final = 0.5
 
 
-def requests(release: str, weights: Path, skip_v2a: bool) -> Iterator[tuple[str, Case]]:
-    """Each pipeline's request, held to a release, with its name in the table."""
+def requests(
+    release: str, weights: Path, skip_v2a: bool, scaled: Path | None = None
+) -> Iterator[tuple[str, Case, Path]]:
+    """Each pipeline's request, held to a release, with its name in the table before it and its weights after it."""
     settings = {"reference": release, "switches.skip_v2a_cross_attn_for_video_gt": skip_v2a}
     for pipeline, case in CASES.items():
-        yield pipeline, find_case(case, settings)
+        yield pipeline, find_case(case, settings), weights
     plain = find_case(CASES["one_stage"], settings)
-    yield WITH_LORA, with_loras(plain, [f"{weights / LORA_NAME}:{LORA_STRENGTH}"])
-    yield WITH_FP8_CAST, msgspec.structs.replace(plain, quantization="fp8_cast")
+    yield WITH_LORA, with_loras(plain, [f"{weights / LORA_NAME}:{LORA_STRENGTH}"]), weights
+    yield WITH_FP8_CAST, msgspec.structs.replace(plain, quantization="fp8_cast"), weights
+    if scaled is not None:
+        for pipeline in SCALED_CASES:
+            case = find_case(CASES[pipeline], settings)
+            yield WITH_FP8_SCALED, msgspec.structs.replace(case, quantization="fp8_scaled_mm"), scaled
 
 
 def line(pipeline: str, case: Case, found: SuiteLine) -> dict[str, Any]:
@@ -102,6 +110,7 @@ def main() -> None:
     parser.add_argument("--official-root", type=Path, help="checkout of a release that is not installed")
     parser.add_argument("--official-python", type=Path, help="interpreter that runs it")
     parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--scaled-weights", type=Path, help="quantised beforehand, for a release without TensorRT-LLM")
     parser.add_argument("--save", required=True, type=Path)
     given = parser.parse_args()
     torch.set_num_threads(DEFAULT_THREADS)
@@ -110,9 +119,9 @@ def main() -> None:
         parser.error(f"--official-root names no checkout of {given.release}")
     lines = []
     for skip_v2a in (False, True):
-        for pipeline, case in requests(given.release, given.weights, skip_v2a):
+        for pipeline, case, weights in requests(given.release, given.weights, skip_v2a, given.scaled_weights):
             with tempfile.TemporaryDirectory() as folder:
-                lines.append(line(pipeline, case, compared(case, given.weights, checkout, Path(folder))))
+                lines.append(line(pipeline, case, compared(case, weights, checkout, Path(folder))))
             print(
                 {key: lines[-1][key] for key in ("pipeline", "v2a", "taps", "taps_equal", "outputs_equal")}, flush=True
             )

@@ -4,10 +4,13 @@ Nothing is measured here. A defect or a harmless run that several pieces have tr
 of several pieces, a defect that is no longer in the catalogue does not count.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from parity.defects.catalogue import CATALOGUE
+from parity.defects.variant import AS_IS
+
+MADE_FOR_COLUMNS: Final = ("case", "caught by outputs", "and drift of taps", "located", "harmless runs stopped")
 
 
 def joined_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -16,6 +19,22 @@ def joined_scores(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for document in documents:
         pieces.setdefault(document["limits_of"], []).append(document)
     return [of_case[0] if len(of_case) == 1 else _joined(of_case) for of_case in pieces.values()]
+
+
+def made_for_one_case(score: Mapping[str, Any]) -> bool:
+    """True if all its defects were tried on the case at hand as it is: that one was made for them."""
+    return {row.get("case") for row in score["rows"]} == {AS_IS.name}
+
+
+def made_for_row(score: Mapping[str, Any]) -> tuple[str, ...]:
+    """Such a score in a row of its own, as MADE_FOR_COLUMNS has it."""
+    caught, stopped = score["killed_by_levels"], score["false_alarms_by_levels"]["outputs+drift"]
+    return (
+        score["limits_of"],
+        *(f"{caught[level]} of {score['defects']}" for level in ("outputs", "outputs+drift")),
+        f"{score['located']} of {score['killed']}",
+        f"{stopped} of {score['benign_runs']}",
+    )
 
 
 def _joined(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:

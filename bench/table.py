@@ -43,7 +43,7 @@ from bench.rows import (
     vocoder_rows,
     without_latents_row,
 )
-from bench.scores import joined_scores
+from bench.scores import MADE_FOR_COLUMNS, joined_scores, made_for_one_case, made_for_row
 from bench.tier_rows import (
     FUSED_COLUMNS,
     GATE_COLUMNS,
@@ -112,22 +112,40 @@ def caught_table(kinds: Documents) -> str:
     columns = ("judged by", "known defects caught", "rate", "harmless runs stopped")
     title = "Known defects caught, by what a candidate is judged by"
     parts = []
-    for one in joined_scores(kinds.get("mutation", [])):
+    for one in whole_scores(kinds):
         forms = [form_row(form) for form in kinds.get("form", []) if form["limits_of"] == one["limits_of"]]
         parts += [table(title, columns, [*level_rows(one), without_latents_row(one), *forms]), mutation_note(one)]
     return "\n".join(parts)
 
 
-def engines_table(kinds: Documents) -> str:
+def whole_scores(kinds: Documents) -> list[dict[str, Any]]:
+    """The scores of cases that the catalogue as such is tried with."""
+    return [one for one in joined_scores(kinds.get("mutation", [])) if not made_for_one_case(one)]
+
+
+def made_for_table(kinds: Documents) -> str:
+    """The scores of cases, of whichever release, that some defects were made for, a row each."""
+    scores = [one for one in joined_scores(kinds.get("mutation", [])) if made_for_one_case(one)]
+    machines = ", ".join(dict.fromkeys(machine(one["environment"]) for one in scores))
+    rows = [made_for_row(one) for one in scores]
+    return table(
+        f"Defects of two stages on the cases that they were made for, and on those of another release, {machines}",
+        MADE_FOR_COLUMNS,
+        rows,
+    )
+
+
+def engines_table(kinds: Documents, kind: str = "engines") -> str:
     """Every engine beside the release that it follows."""
     columns = ("engine", "follows", "taps equal", "first divergence", "look at", "verdict")
     return "\n".join(
         table(
-            f"Engines held to the release they follow, tiny model, {machine(one['environment'])}",
+            f"Engines held to the release they follow, {case}tiny model, {machine(one['environment'])}",
             columns,
             [engine_row(row) for row in one["rows"]],
         )
-        for one in kinds.get("engines", [])
+        for one in kinds.get(kind, [])
+        for case in ["" if kind == "engines" else f"`{one['rows'][0]['case']}`, "]
     )
 
 
@@ -203,6 +221,7 @@ def every_table(kinds: Documents) -> str:
     """All tables, one after another; a kind that no file is of has none."""
     parts = [
         engines_table(kinds),
+        engines_table(kinds, "engines_of_pipelines"),
         table(
             "Parity at full size",
             ("case", "comparison", "taps", "parts alone", "environment differs", "verdict", "device"),
@@ -283,9 +302,10 @@ def every_table(kinds: Documents) -> str:
             [sketch_row(document) for document in kinds.get("sketch", [])],
         ),
     ]
-    for document in joined_scores(kinds.get("mutation", [])):
+    for document in whole_scores(kinds):
         parts.append(caught_table({"mutation": [document], "form": kinds.get("form", [])}))
         parts.append(table("The same, by single kinds of metric", ("metrics", "caught", "rate"), metric_rows(document)))
+    parts.append(made_for_table(kinds))
     return "\n".join(part for part in parts if part)
 
 
@@ -310,7 +330,9 @@ def blocks_of(kinds: Documents) -> dict[str, str]:
         "all": every_table(kinds),
         "full size": full_size_table(kinds),
         "caught": caught_table(kinds),
+        "caught on their own cases": made_for_table(kinds),
         "engines": engines_table(kinds),
+        "engines of pipelines": engines_table(kinds, "engines_of_pipelines"),
         "ladder": ladder_table(kinds),
         "tiers": tiers_table(kinds),
         "whole runs": whole_table(kinds),

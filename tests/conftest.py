@@ -161,7 +161,12 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
         except CheckpointError:  # parts that no preset has, such as a timestep-conditioned decoder
             return scales.Spread(std=0.3)
 
-    def forge_changed(name: str, change: Callable[[Preset], None], preset: str = "odd") -> WeightsFolder:
+    def forge_changed(
+        name: str,
+        change: Callable[[Preset], None],
+        preset: str = "odd",
+        quantization: make.Prequantized | None = None,
+    ) -> WeightsFolder:
         if (root / name).exists():
             return WeightsFolder(root / name)
 
@@ -171,7 +176,7 @@ def forged(tmp_path_factory: pytest.TempPathFactory) -> Forge:
             return sizes
 
         with patch.object(make, "preset_named", changed), patch.object(scales, "recipe_of", recipe_or_default):
-            return WeightsFolder(make.forge(name, 0, root / name))
+            return WeightsFolder(make.forge(name, 0, root / name, quantization=quantization))
 
     return forge_changed
 
@@ -192,6 +197,12 @@ def odd_weights(forged: Forge) -> WeightsFolder:
 def micro_weights(forged: Forge) -> WeightsFolder:
     """A checkpoint with odd ratios, still smaller than `odd`."""
     return forged("micro", shrink_to_micro)
+
+
+@pytest.fixture(scope="session")
+def scaled_weights(forged: Forge) -> WeightsFolder:
+    """The micro checkpoints quantised beforehand, for `fp8_scaled_mm`; their second block is."""
+    return forged("scaled", shrink_to_micro, quantization="fp8_scaled_mm")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ that it refuses to run with as refused, and neither are counted.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -45,6 +45,7 @@ ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn f
 MAX_EQUIVALENT: Final = 0.03  # of those tried, or FEW if that is more
 FEW: Final = 3
 MIN_LOCATED: Final = 0.95  # of the killed ones
+CHANGES: Final = (V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS)
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
 MACHINE: Final = (  # what of the environment a score says
     *("device", "device_name", "cpu", "cpu_capability", "cores", "threads", "torch", "transformers", "ltx-core"),
@@ -197,8 +198,11 @@ class MutationRun:
         say: Say,
         device: torch.device = CPU,
         tier: Tier = "exact",
+        *,
+        made_for: bool = False,
     ) -> None:
-        """Nothing is run yet."""
+        """Nothing is run yet. `made_for`: defects were made for this very case, and none for small changes of it."""
+        self._made_for = made_for
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._device, self._tier = device, tier
         self.unreached: list[str] = []  # ids of defects in code that the tier does not run
@@ -252,7 +256,7 @@ class MutationRun:
         run = partial(partial, self._free_run)
         for one in variations(ALARM_DRAWS, self._case.reference, device=self._device):
             yield run(one.id, AS_IS, one.apply, one.dtype, variables=one.variables)
-        every = (AS_IS, V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS, *_committed(catalogue))
+        every = (AS_IS, *(() if self._made_for else CHANGES), *_committed(catalogue))
         if self._tier != "exact":
             yield from (run(self._tier, variant, nullcontext) for variant in every)
             return
@@ -341,6 +345,11 @@ def _rewritten_and_moved(seed: int) -> Iterator[None]:
         yield
 
 
+def _made_for(case: Case, defect: Defect) -> bool:
+    """True if a defect names this committed case, of whichever release: its own limits judge, not those of 1.0.0's."""
+    return defect.variant.committed and defect.variant.fits(case)
+
+
 def mutate(
     weights: Weights,
     case: Case,
@@ -368,7 +377,9 @@ def mutate(
         that hold here, RunError for one of a release that cannot run here and without a golden.
     """
     first, shares = share[0] - 1, share[1]
-    mutation = MutationRun(weights, case, registry, say, device, tier)
+    made_for = any(_made_for(case, defect) for defect in catalogue)
+    catalogue = [replace(defect, variant=AS_IS) if _made_for(case, defect) else defect for defect in catalogue]
+    mutation = MutationRun(weights, case, registry, say, device, tier, made_for=made_for)
     mutation.require_evidence(catalogue)
     return Score(
         limits_of=case.id,

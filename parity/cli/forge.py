@@ -17,17 +17,24 @@ def forge(
     folder: Annotated[Path | None, typer.Option("--out", help="Folder to write.")] = None,
     device: Annotated[str, typer.Option(help="Where to make the values; the bits are the same.")] = "cpu",
     replace: Annotated[bool, typer.Option("--replace", help="Replace a made checkpoint in --out.")] = False,
+    quantization: Annotated[
+        str | None, typer.Option(help="fp8_scaled_mm: quantise the checkpoints beforehand, with scales.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Show how the made model behaves.")] = False,
 ) -> int:
     """Make an LTX-2.3 checkpoint and a Gemma folder whose values follow from a seed."""
     from parity.runs.execute import device_named
     from runners.errors import ConfigError
     from runners.forge.make import forge as make
+    from runners.forge.make import prequantized
 
     if folder is None and not check:
         raise ConfigError("forge needs --out DIR, --check, or both.")
+    wanted = prequantized(quantization)
+    if wanted is not None and folder is None:
+        raise ConfigError(f"forge --quantization {wanted} makes files; add --out DIR.")
     if folder is not None:
-        path = make(preset, seed, folder, device_named(device), replace=replace)
+        path = make(preset, seed, folder, device_named(device), replace=replace, quantization=wanted)
         out.print(f"made {preset} with seed {seed} in {path}")
     if check:
         from runners.forge.check import check_weights
@@ -36,7 +43,7 @@ def forge(
 
         where = device_named(device)
         made = ForgedWeights(preset, seed, where) if folder is None else WeightsFolder(folder)
-        figures = check_weights(made, where)
+        figures = check_weights(made, where, quantization=wanted)
         table = Table("figure", "value", "wanted", "", title=f"How the made model behaves: {preset}, seed {seed}")
         for figure in figures:
             table.add_row(

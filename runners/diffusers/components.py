@@ -18,9 +18,10 @@ from runners.diffusers.names import GEMMA, renaming_of
 from runners.errors import CheckpointError, RunnerError
 from runners.ltx23.audio_vae_config import AudioVaeConfig
 from runners.ltx23.transformer_config import TextConnectorsConfig, TransformerConfig
+from runners.ltx23.upsampler_config import UpsamplerConfig
 from runners.ltx23.video_vae_config import VaeStage, VideoVaeConfig
 from runners.ltx23.vocoder_config import ExtendedVocoderConfig, VocoderConfig, read_vocoder_config
-from runners.model_files import TensorSource
+from runners.model_files import TensorSource, UpsamplerFiles
 from runners.renaming import LISTED
 from runners.weights import Weights
 
@@ -84,6 +85,22 @@ def build_transformer(weights: Weights, device: torch.device, dtype: torch.dtype
             fill()
             return component
     raise AssertionError(f"{TRANSFORMER} is one of {', '.join(CLASSES)}")
+
+
+def build_upsampler(files: UpsamplerFiles, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The spatial upsampler, filled. Raises: ConfigError, CheckpointError."""
+    config = UpsamplerConfig.from_dict(files.config)
+    upsampler_class = importlib.import_module("diffusers.pipelines.ltx2.latent_upsampler").LTX2LatentUpsamplerModel
+    with _as_from_pretrained(dtype):
+        upsampler: nn.Module = upsampler_class(
+            in_channels=config.in_channels,
+            mid_channels=config.mid_channels,
+            num_blocks_per_stage=config.num_blocks_per_stage,
+            use_rational_resampler=config.rational_resampler,
+        )
+    keys = {name: name for name in files.tensors.shapes}  # the same in both
+    _filling(upsampler, "upsampler", keys, files.tensors, device, dtype)()
+    return upsampler
 
 
 def component_arguments(config: Mapping[str, Any], hidden_width: int, num_hidden_states: int) -> dict[str, Arguments]:

@@ -26,13 +26,23 @@ from runners.tap import tap, tapping
 class Observer:
     """Listens to one call of a pipeline, times its stages and keeps the final latents."""
 
-    def __init__(self, pipeline: Any, clock: Clock, steps: int, guided: bool) -> None:
-        """Prepare for a call with so many steps; `guided` says whether it runs the negative prompt too."""
+    def __init__(self, pipeline: Any, clock: Clock, steps: int, guided: bool, stage: str = "") -> None:
+        """Prepare for a call.
+
+        Args:
+            pipeline: which is called.
+            clock: told of every stage.
+            steps: of this call.
+            guided: whether it runs the negative prompt too.
+            stage: what the names of its taps begin with; a second stage has text and picture from the first one.
+        """
         self.pipeline = pipeline
         self.video_latent: Tensor | None = None  # (1, C, F, H, W), as the decoder gets it but for its statistics
         self.audio_latent: Tensor | None = None  # (1, C, T, M)
         self._clock = clock
         self._steps = steps
+        self._stage = stage
+        self._begun = False  # denoising
         self._prompts = ("neg", "pos") if guided else ("pos",)  # in the order of the batch
         self._encoded = 0
         self._step = 0
@@ -63,7 +73,7 @@ class Observer:
 
     def step_ended(self, _pipeline: Any, index: int, _timestep: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """The pipeline's own callback at the end of a step."""
-        tap(f"denoise/{index:03d}/latent/video", values["latents"])
+        tap(f"{self._stage}denoise/{index:03d}/latent/video", values["latents"])
         self._clock.mark_step(index + 1, self._steps)
         self._step = index + 1
         return values
@@ -72,8 +82,9 @@ class Observer:
         pipeline = self.pipeline
         yield pipeline.text_encoder.register_forward_pre_hook(lambda *_: self._begin_once("text_encoding"))
         yield pipeline.text_encoder.register_forward_hook(self._text_encoded, with_kwargs=True)
-        yield pipeline.connectors.register_forward_pre_hook(lambda *_: self._clock.begin("text_connector"))
-        yield pipeline.connectors.register_forward_hook(self._connected)
+        if not self._stage:
+            yield pipeline.connectors.register_forward_pre_hook(lambda *_: self._clock.begin("text_connector"))
+            yield pipeline.connectors.register_forward_hook(self._connected)
         yield pipeline.transformer.register_forward_pre_hook(self._transformer_called, with_kwargs=True)
         # An inner module, for the transformer itself may still have to be loaded when it is called.
         yield pipeline.transformer.proj_in.register_forward_pre_hook(lambda *_: self._denoising_begins())
@@ -94,11 +105,8 @@ class Observer:
             self._clock.begin(stage)
 
     def _denoising_begins(self) -> None:
-        if (
-            "denoising" not in self._clock.stage_s
-            and self._step == 0
-            and self._passes in (("cond",), ("uncond", "cond"))
-        ):
+        if not self._begun and self._passes in (("cond",), ("uncond", "cond")):
+            self._begun = True
             self._clock.begin("denoising")
             self._clock.mark_step(0, self._steps)
 
@@ -118,17 +126,18 @@ class Observer:
         self._clock.begin("latent_preparation")
         prepared = original(*arguments, **options)
         # The image pipeline also gives the mask of what is to be kept.
-        tap("init/video", prepared[0] if isinstance(prepared, tuple) else prepared)
+        tap(f"{self._stage}init/video", prepared[0] if isinstance(prepared, tuple) else prepared)
         return prepared
 
     def _prepare_audio_latents(self, original: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
         latents = original(*arguments, **options)
-        tap("init/audio", latents)
+        tap(f"{self._stage}init/audio", latents)
         return latents
 
     def _normalize_latents(self, original: Callable[..., Tensor], *arguments: Any) -> Tensor:
         latent = original(*arguments)
-        tap("image/0/latent", latent)
+        if not self._stage:  # what a second stage normalizes is the enlarged latent
+            tap("image/0/latent", latent)
         return latent
 
     def _transformer_called(self, _module: nn.Module, _inputs: Any, arguments: dict[str, Any]) -> None:
@@ -143,7 +152,7 @@ class Observer:
     def _branch(self, index: int, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             for guidance_pass, part in zip(self._passes, output.chunk(len(self._passes)), strict=True):
-                tap(f"denoise/{self._step:03d}/{guidance_pass}/block/{index:02d}/{name}", part)
+                tap(f"{self._stage}denoise/{self._step:03d}/{guidance_pass}/block/{index:02d}/{name}", part)
 
         return hook
 
@@ -164,21 +173,24 @@ class Observer:
         # The pipeline converts the conditional prediction first, though it stands last in the batch.
         guidance_pass = self._passes[::-1][self._converted[stream]]
         self._converted[stream] += 1
-        tap(f"denoise/{index:03d}/{guidance_pass}/x0/{stream}", x0)
+        tap(f"{self._stage}denoise/{index:03d}/{guidance_pass}/x0/{stream}", x0)
         return x0
 
     def _convert_x0_to_velocity(
         self, original: Callable[..., Tensor], sample: Tensor, x0: Tensor, index: int, scheduler: Any
     ) -> Tensor:
         # The image pipeline has unpacked video to (B, C, F, H, W) by now.
-        tap(f"denoise/{index:03d}/guided/{self._stream(scheduler)}", self._packed(x0) if x0.ndim == 5 else x0)
+        tap(
+            f"{self._stage}denoise/{index:03d}/guided/{self._stream(scheduler)}",
+            self._packed(x0) if x0.ndim == 5 else x0,
+        )
         return original(sample, x0, index, scheduler)
 
     def _stepping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(scheduler: Any, *arguments: Any, **options: Any) -> Any:
             stepped = original(scheduler, *arguments, **options)
             if self._stream(scheduler) == "audio":  # the video latent is whole only after the step
-                tap(f"denoise/{self._step:03d}/latent/audio", stepped[0])
+                tap(f"{self._stage}denoise/{self._step:03d}/latent/audio", stepped[0])
             return stepped
 
         return step

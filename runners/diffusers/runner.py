@@ -1,10 +1,10 @@
 """The `diffusers` runner: a port of LTX-2.3 that nobody here wrote, diffusers 0.39, executed as its users execute it.
 
 A case goes through `LTX2ImageToVideoPipeline`, or `LTX2Pipeline` where it has no picture, with the arguments that
-diffusers' documentation gives for LTX-2.3. Nothing is corrected: where diffusers computes something else than the
-reference, that is what the harness is to show (docs/diffusers.md). Options of a case that the pipelines have no
-argument for are errors, with one exception: a picture's `crf`, since handing the pipeline a picture is all that a user
-can do. The run's details say that it was not applied.
+diffusers' documentation gives for LTX-2.3, `distilled` through it twice (`two_stages.py`). Nothing is corrected: where
+diffusers computes something else than the reference, that is what the harness is to show (docs/diffusers.md). Options
+of a case that the pipelines have no argument for are errors, with one exception: a picture's `crf`, since handing the
+pipeline a picture is all that a user can do. The run's details say that it was not applied.
 """
 
 import gc
@@ -20,6 +20,7 @@ from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.diffusers.components import build_components
 from runners.diffusers.observe import Observer
+from runners.diffusers.two_stages import Made, in_two_stages
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.request import Guider
@@ -28,8 +29,8 @@ from runners.weights import Weights
 
 VERSION: Final = "0.39.0"
 
-# Tap patterns that a case leaves and this runner does not, each with the reason: none.
-NOT_OFFERED: Final[dict[str, str]] = {}
+# Tap patterns that a case leaves and this runner does not, each with the reason.
+NOT_OFFERED: Final = {"stage2/image/*": "its second stage has no picture; it keeps the enlarged latent's first frame"}
 
 
 class DiffusersRunner:
@@ -43,6 +44,7 @@ class DiffusersRunner:
         releases=frozenset({"1.0.0"}),  # the one diffusers was ported from; it has no switches for later ones
         behaviours=False,
         taps=("*",),
+        pipelines=frozenset({"one_stage", "distilled"}),  # others want a LoRA, which diffusers leaves to peft
     )
 
     def __init__(self, weights: Weights, options: RunOptions) -> None:
@@ -76,27 +78,25 @@ class DiffusersRunner:
         clock = Clock(device, progress)
         clock.begin("text_encoding")
         with clock.loading():
-            pipeline = self.open_pipeline(bool(case.request.images), clock)
+            weights = self.weights.of_pipeline(case.pipeline)
+            pipeline = self.open_pipeline(bool(case.request.images), clock, weights)
             if case.request.images:
                 picture = case.image_path(case.request.images[0])
                 arguments["image"] = importlib.import_module("diffusers.utils").load_image(str(picture))
         guided = any(guider.cfg_scale != 1.0 for guider in (case.guidance.video, case.guidance.audio))
-        observer = Observer(pipeline, clock, case.request.num_inference_steps, guided)
+        arguments["generator"] = torch.Generator(device=device).manual_seed(case.request.seed)
         try:
-            with observer.attached():
-                video, audio = pipeline(
-                    **arguments,
-                    generator=torch.Generator(device=device).manual_seed(case.request.seed),
-                    callback_on_step_end=observer.step_ended,
-                    output_type="np",
-                    return_dict=False,
-                )
+            if len(case.plans) == 1:
+                made = _in_one_stage(pipeline, Observer(pipeline, clock, case.total_steps, guided), arguments)
+            else:
+                made = in_two_stages(pipeline, weights.upsampler, case.plans, arguments, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{device} ran out of memory in the diffusers run ({error}).") from error
         clock.end()
         # As diffusers' own `encode_video` makes bytes and sound of them.
-        frames = torch.from_numpy((video[0] * 255).round().astype("uint8"))
-        waveform: Tensor = audio[0].float().cpu()
+        frames = torch.from_numpy((made.video[0] * 255).round().astype("uint8"))
+        waveform: Tensor = made.audio[0].float().cpu()
+        observer = made.observer
         tap("decode/frames", frames)
         tap("decode/waveform", waveform)
         assert observer.video_latent is not None and observer.audio_latent is not None
@@ -107,7 +107,7 @@ class DiffusersRunner:
             audio_latent=observer.audio_latent.to(self.options.dtype),
             frame_rate=case.request.frame_rate,
             sample_rate_hz=pipeline.vocoder.config.output_sampling_rate,
-            sigmas=pipeline.scheduler.sigmas.cpu(),
+            sigmas=made.sigmas,
             stage_s=clock.stage_s,
             step_s=clock.step_s(),
             peak_bytes=clock.peak_bytes(),
@@ -116,7 +116,7 @@ class DiffusersRunner:
                 "pipeline": type(pipeline).__name__,
                 "batched_passes": ["uncond", "cond"] if guided else [],
                 "crf_not_applied": [image.crf for image in case.request.images if image.crf],
-                "taps_not_offered": NOT_OFFERED,
+                "taps_not_offered": NOT_OFFERED if len(case.plans) > 1 and case.request.images else {},
             },
         )
 
@@ -124,7 +124,7 @@ class DiffusersRunner:
         blocks: int = self.weights.config["transformer"]["num_layers"]
         return blocks
 
-    def open_pipeline(self, with_picture: bool, clock: Clock) -> Any:
+    def open_pipeline(self, with_picture: bool, clock: Clock, weights: Weights | None = None) -> Any:
         """A pipeline on the device. Its language model makes room when the transformer is first called.
 
         Both together leave too little of an 80 GB card. diffusers' own answer, components that wait in host memory,
@@ -132,7 +132,7 @@ class DiffusersRunner:
         """
         diffusers = importlib.import_module("diffusers")
         pipeline_class = diffusers.LTX2ImageToVideoPipeline if with_picture else diffusers.LTX2Pipeline
-        components = build_components(self.weights, self.options.device, self.options.dtype)
+        components = build_components(weights or self.weights, self.options.device, self.options.dtype)
         pipeline = pipeline_class(**components.arguments)
         pipeline.set_progress_bar_config(disable=True)
 
@@ -144,6 +144,14 @@ class DiffusersRunner:
 
         handle = pipeline.transformer.register_forward_pre_hook(make_room)
         return pipeline
+
+
+def _in_one_stage(pipeline: Any, observer: Observer, arguments: dict[str, Any]) -> Made:
+    with observer.attached():
+        video, audio = pipeline(
+            **arguments, callback_on_step_end=observer.step_ended, output_type="np", return_dict=False
+        )
+    return Made(video=video, audio=audio, observer=observer, sigmas=pipeline.scheduler.sigmas.cpu())
 
 
 def pipeline_arguments(case: Case, num_blocks: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
-from runners.case import Case, parse_case
+from runners.case import Case, Quantization, parse_case
 from runners.clock import Clock, Progress
 from runners.ltx23 import audio_vae_layers, video_vae_resnet
 from runners.ltx23.block import FEED_FORWARD_ROWS, SELF_ATTENTION_ROWS, TEXT_ATTENTION_ROWS, AudioVideoBlock
@@ -68,7 +68,11 @@ class Figure:
 
 
 def check_weights(
-    weights: Weights, device: torch.device, overrides: dict[str, Any] | None = None, progress: Progress | None = None
+    weights: Weights,
+    device: torch.device,
+    overrides: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    quantization: Quantization | None = None,
 ) -> list[Figure]:
     """Run a small request with a picture on a model and measure it.
 
@@ -77,11 +81,12 @@ def check_weights(
         device: to run on.
         overrides: dotted keys of the case, for another request than the one for `tiny`.
         progress: told what the run is doing.
+        quantization: how the transformer's weights are kept.
     Raises: ParityError of the kind that fits, if the weights cannot be run.
     """
     with tempfile.TemporaryDirectory() as scratch, observed() as observations:
         case = check_case(Path(scratch), num_blocks(weights), overrides)
-        pipeline = LTX23Pipeline(weights, PipelineConfig(), device)
+        pipeline = LTX23Pipeline(weights, PipelineConfig(quantization=quantization), device)
         batch = pipeline(sampling_params(case), Clock(device, progress))
     return figures(observations, batch)
 

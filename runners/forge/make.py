@@ -1,23 +1,18 @@
-"""Making checkpoints: as files in the official format, or tensor by tensor straight on a device.
-
-Every value follows from (seed, tensor name) alone, so both ways give the same bits and hence the same hash.
-"""
+"""Making checkpoints as files in the official format, and the hash that they have, without the files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from runners.checksum import WeightEntry, weight_entry, weights_hash
-from runners.errors import CheckpointError
+from runners.checksum import weights_hash
+from runners.errors import CheckpointError, ConfigError
 from runners.forge.gemma_folder import write_gemma_files
 from runners.forge.inventory import (
-    DTYPE,
-    Inventory,
     gemma_inventory,
     lora_inventory,
     model_inventory,
@@ -25,7 +20,7 @@ from runners.forge.inventory import (
 )
 from runners.forge.known import recipe_key
 from runners.forge.presets import Preset, preset_named
-from runners.forge.scales import made_tensor
+from runners.forge.tensors import FP8, MadeTensors, ScaledTensors
 from runners.partial_folder import partial_folder, take_place
 
 SPEC_VERSION = 2  # counted up whenever the values, names or files of any preset change
@@ -36,53 +31,19 @@ DISTILLED_NAME = "ltx-2.3-distilled.safetensors"
 UPSAMPLER_NAME = "ltx-2.3-spatial-upscaler-x2.safetensors"
 MADE_BY = "forge"  # key of a made file's metadata
 GEMMA_WEIGHTS_NAME = "model.safetensors"
-_DISTILLED_SEEDS = 1 << 32  # added to the seed of what distillation trains
-_TRANSFORMER, _CONNECTOR = "model.diffusion_model.", "_embeddings_connector."
-_SAFETENSORS_DTYPE = {torch.bfloat16: "BF16"}
+_SAFETENSORS_DTYPE = {torch.bfloat16: "BF16", torch.float32: "F32", FP8: "F8_E4M3"}
+Prequantized = Literal["fp8_scaled_mm"]  # what of `runners.case.Quantization` wants a checkpoint of its own
+_KIND: Final[dict[Prequantized | None, type[MadeTensors]]] = {None: MadeTensors, "fp8_scaled_mm": ScaledTensors}
 
 
-class MadeTensors:
-    """Named tensors that are made when read: what a file's tensors would be, without the file.
-
-    `shapes` and `read` are those of `runners.model_files.TensorSource`.
-    """
-
-    def __init__(self, inventory: Inventory, seed: int, *, distilled: bool = False) -> None:
-        """`distilled` gives the transformer other values, and leaves everything else alone, as distillation does."""
-        self.shapes = inventory
-        self.seed = seed
-        self.distilled = distilled
-
-    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
-        """Tensors by name, made on `device`. Raises: CheckpointError for a name the model does not have."""
-        unknown = [name for name in names if name not in self.shapes]
-        if unknown:
-            raise CheckpointError(f"The made model has no {', '.join(unknown[:10])}.")
-        return {name: made_tensor(name, self.shapes[name], DTYPE, self._seed_of(name), device) for name in names}
-
-    def _seed_of(self, name: str) -> int:
-        trained = self.distilled and name.startswith(_TRANSFORMER) and _CONNECTOR not in name
-        return self.seed + _DISTILLED_SEEDS * trained
-
-    def tensors(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor with its name, one at a time."""
-        for name in self.shapes:
-            yield name, self.read([name], device)[name]
-
-    def checksums(self, device: torch.device) -> Iterator[WeightEntry]:
-        """The facts on every tensor that `weights_hash` needs."""
-        for name, tensor in self.tensors(device):
-            yield weight_entry(name, tensor)
-
-
-def made_model(preset: Preset, seed: int) -> MadeTensors:
+def made_model(preset: Preset, seed: int, quantization: Prequantized | None = None) -> MadeTensors:
     """The single file's tensors of a preset."""
-    return MadeTensors(model_inventory(preset), seed)
+    return _KIND[quantization](model_inventory(preset), seed)
 
 
-def made_distilled(preset: Preset, seed: int) -> MadeTensors:
+def made_distilled(preset: Preset, seed: int, quantization: Prequantized | None = None) -> MadeTensors:
     """The distilled checkpoint's tensors of a preset: those of the single file, with another transformer."""
-    return MadeTensors(model_inventory(preset), seed, distilled=True)
+    return _KIND[quantization](model_inventory(preset), seed, distilled=True)
 
 
 def made_upsampler(preset: Preset, seed: int) -> MadeTensors:
@@ -121,13 +82,22 @@ def forged_recipe(preset: str, seed: int) -> str:
     return recipe_key([model_inventory(sizes), gemma_inventory(sizes.gemma)], SPEC_VERSION, seed)
 
 
-def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = None, *, replace: bool = False) -> Path:
+def forge(
+    preset: str,
+    seed: int,
+    out_dir: Path,
+    device: torch.device | None = None,
+    *,
+    replace: bool = False,
+    quantization: Prequantized | None = None,
+) -> Path:
     """Write a made checkpoint, the distilled one, its LoRA, the spatial upsampler and a `gemma` folder.
 
     All of it is byte for byte the same on every call.
 
     The folder is written under a temporary name and renamed when whole. Values are made on `device`; None is the CPU.
-    `replace` replaces a made checkpoint that is there already, and nothing else.
+    `replace` replaces a made checkpoint that is there already, and nothing else. With `quantization` both checkpoints
+    are quantised beforehand.
 
     Returns: `out_dir`.
     Raises: ConfigError for an unknown preset; CheckpointError if `out_dir` exists and is not empty, or is a link.
@@ -143,17 +113,30 @@ def forge(preset: str, seed: int, out_dir: Path, device: torch.device | None = N
         gemma_folder = new / GEMMA_FOLDER
         gemma_folder.mkdir(parents=True)
         write_gemma_files(gemma_folder, sizes.gemma)
-        metadata = {"format": "pt", MADE_BY: json.dumps({"preset": preset, "seed": seed, "spec": SPEC_VERSION})}
+        made_by = {"preset": preset, "seed": seed, "spec": SPEC_VERSION}
+        if quantization is not None:
+            made_by["quantization"] = quantization
+        metadata = {"format": "pt", MADE_BY: json.dumps(made_by)}
         _write_safetensors(gemma_folder / GEMMA_WEIGHTS_NAME, made_gemma(sizes, seed), metadata, device)
         _write_safetensors(new / LORA_NAME, made_lora(sizes, seed), metadata, device)
         metadata["config"] = json.dumps(sizes.config, sort_keys=True)
         metadata["model_version"] = f"2.3.0-forged-{preset}"
-        _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed), metadata, device)
-        _write_safetensors(new / DISTILLED_NAME, made_distilled(sizes, seed), metadata, device)
+        _write_safetensors(new / CHECKPOINT_NAME, made_model(sizes, seed, quantization), metadata, device)
+        _write_safetensors(new / DISTILLED_NAME, made_distilled(sizes, seed, quantization), metadata, device)
         metadata["config"] = json.dumps(sizes.upsampler, sort_keys=True)
         _write_safetensors(new / UPSAMPLER_NAME, made_upsampler(sizes, seed), metadata, device)
         take_place(new, out_dir)
     return out_dir
+
+
+def prequantized(name: str | None) -> Prequantized | None:
+    """A quantisation that a checkpoint can be made for. Raises: ConfigError for another name."""
+    if name is not None and name not in get_args(Prequantized):
+        raise ConfigError(
+            f"--quantization {name[:40]!r}: wanted {', '.join(get_args(Prequantized))}. For fp8_cast take the plain "
+            'checkpoint, and quantization = "fp8_cast" in the case.'
+        )
+    return cast(Prequantized | None, name)
 
 
 def is_forged(folder: Path) -> bool:
@@ -178,8 +161,9 @@ def _write_safetensors(path: Path, made: MadeTensors, metadata: dict[str, str], 
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name, shape in made.shapes.items():
-        start, end = end, end + torch.Size(shape).numel() * DTYPE.itemsize
-        header[name] = {"dtype": _SAFETENSORS_DTYPE[DTYPE], "shape": list(shape), "data_offsets": [start, end]}
+        dtype = made.dtype(name)
+        start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": _SAFETENSORS_DTYPE[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

@@ -119,6 +119,8 @@ RULES: tuple[tuple[str, Recipe], ...] = (
     (r"(.*\.)?(initial_)?conv\d?\.weight|upsampler\.0\.weight", gain_recipe(1.0)),
     (r"final_conv\.weight", gain_recipe(1.7)),
     (r".*\.bias", spread_recipe(0.0, 0.05)),
+    # Of checkpoints quantised beforehand: the largest e4m3 number, 448, stands for eight deviations of an input.
+    (r".*\.input_scale", spread_recipe(8.0 / 448.0, 1.0 / 448.0)),
 )
 COMPILED_RULES = tuple((re.compile(pattern), recipe) for pattern, recipe in RULES)
 

@@ -17,11 +17,11 @@ from runners.forge.make import (
     GEMMA_WEIGHTS_NAME,
     LORA_NAME,
     SPEC_VERSION,
-    MadeTensors,
     made_upsampler,
     parts_hash,
 )
 from runners.forge.presets import Preset, preset_named
+from runners.forge.tensors import MadeTensors
 from runners.model_files import UpsamplerFiles
 from runners.stages import PIPELINES, Pipeline
 from runners.weights import Weights, WeightsFolder, kind_of_files

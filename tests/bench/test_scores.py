@@ -1,6 +1,6 @@
 from typing import Any
 
-from bench.scores import joined_scores
+from bench.scores import joined_scores, made_for_one_case, made_for_row
 
 
 def row(name: str, killed: str, **facts: Any) -> dict[str, Any]:
@@ -40,3 +40,11 @@ def test_pieces_of_one_case_count_what_each_has_tried_once() -> None:
     assert found["killed_by_levels"] == {"outputs": 1, "outputs+drift": 3}
     assert found["false_alarms_by_levels"] == {"outputs": 0, "outputs+drift": 1}
     assert [one["cpu"] for one in found["environments"]] == ["A", "B"]
+
+
+def test_a_case_that_all_defects_were_made_for_has_a_row_of_its_own() -> None:
+    one = score("A", [row("a", "od", case="as it is"), row("b", "d", case="as it is")], [row("repeated", "d")])
+    one |= {"killed_by_levels": {"outputs": 1, "outputs+drift": 2}, "defects": 2, "killed": 2, "located": 1}
+    one |= {"false_alarms_by_levels": {"outputs": 0, "outputs+drift": 3}, "benign_runs": 7}
+    assert made_for_one_case(one) and not made_for_one_case(one | {"rows": [*one["rows"], row("c", "o")]})
+    assert made_for_row(one) == ("c", "1 of 2", "2 of 2", "1 of 2", "3 of 7")

@@ -1,6 +1,8 @@
 """Tests against checkouts of official releases and against engines are left out by name where there are none."""
 
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,22 @@ def missing_variables(release: str) -> list[str]:
     if release == "1.2.0":  # it needs other transformers than this project
         names.append("PARITY_PYTHON_1_2_0")
     return [name for name in names if not os.environ.get(name)]
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A release on this machine."""
+
+    root: Path
+    python: Path
+
+
+@pytest.fixture
+def released_checkout(release: str) -> Checkout:
+    """The checkout of a release, and what runs it."""
+    name = release.replace(".", "_")
+    python = os.environ.get(f"PARITY_PYTHON_{name}", sys.executable)
+    return Checkout(Path(os.environ[f"PARITY_OFFICIAL_{name}"]), Path(python))
 
 
 @pytest.fixture

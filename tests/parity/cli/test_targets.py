@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from parity.cli.app import app
 from parity.runs import golden
 from parity.runs.folder import RUN_FILE, read_run
-from runners.forge import make
+from runners.forge import make, tensors
+from runners.forge.tensors import MadeTensors
 
 LeaveRun = Callable[..., Path]
 FILES = (  # every verb that writes a file which its command names
@@ -111,9 +112,9 @@ def test_a_whole_golden_is_fetched_over_another_run_only_where_that_is_asked_for
 def test_a_made_checkpoint_is_made_anew_only_where_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "made_model", lambda preset, seed: make.MadeTensors({"a": (3, seed + 1)}, seed))
-    monkeypatch.setattr(make, "made_gemma", lambda preset, seed: make.MadeTensors({"b": (2,)}, seed))
-    monkeypatch.setattr(make, "made_tensor", lambda name, shape, dtype, seed, device: torch.zeros(shape).to(dtype))
+    monkeypatch.setattr(make, "made_model", lambda preset, seed, _=None: MadeTensors({"a": (3, seed + 1)}, seed))
+    monkeypatch.setattr(make, "made_gemma", lambda preset, seed: MadeTensors({"b": (2,)}, seed))
+    monkeypatch.setattr(tensors, "made_tensor", lambda name, shape, dtype, seed, device: torch.zeros(shape).to(dtype))
     out = tmp_path / "w"
     assert invoke("forge", "--out", out)[0] == 0
     size = (out / make.CHECKPOINT_NAME).stat().st_size

@@ -11,8 +11,9 @@ import torch
 from runners.forge import counter, known, scales, weights
 from runners.forge.inventory import Inventory, model_inventory
 from runners.forge.known import known_hash, recipe_key
-from runners.forge.make import SPEC_VERSION, MadeTensors, forged_hash, forged_recipe
+from runners.forge.make import SPEC_VERSION, forged_hash, forged_recipe
 from runners.forge.presets import preset_named
+from runners.forge.tensors import MadeTensors
 from runners.forge.weights import ForgedWeights
 
 CPU = torch.device("cpu")

@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 
@@ -8,10 +9,20 @@ from runners.checksum import checksum64
 from runners.errors import CheckpointError, ConfigError
 from runners.forge import make
 from runners.forge.known import known_hash
-from runners.forge.make import forge, forged_hash, forged_recipe, made_distilled, made_model
+from runners.forge.make import (
+    forge,
+    forged_hash,
+    forged_recipe,
+    is_forged,
+    made_distilled,
+    made_model,
+    prequantized,
+)
 from runners.forge.presets import preset_named
+from runners.forge.tensors import FP8
 from runners.official.compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.weights import WeightsFolder
+from tests.conftest import shrink_to_micro
 
 CPU = torch.device("cpu")
 
@@ -59,6 +70,60 @@ def test_the_file_reads_back_with_its_metadata_and_the_hash_made_without_files(t
     assert json.loads(weights.model.metadata["forge"]) == {"preset": "tiny", "seed": 0, "spec": make.SPEC_VERSION}
     assert weights.hash == forged_hash("tiny", 0, CPU) == known_hash(forged_recipe("tiny", 0))
     assert weights.hash != forged_hash("tiny", 1, CPU)
+
+
+def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wants_them(tmp_path: Path) -> None:
+    prepare_imports()
+    importlib.import_module("ltx_core.loader")  # the other imports this one halfway
+    excluded: tuple[str, ...] = importlib.import_module("ltx_core.quantization.fp8_scaled_mm").EXCLUDED_LAYER_SUBSTRINGS
+    preset = preset_named("small")
+    preset.config["transformer"].update(
+        num_layers=45,
+        num_attention_heads=16,
+        attention_head_dim=32,
+        audio_num_attention_heads=16,
+        audio_attention_head_dim=12,
+    )
+    made, plain = made_model(preset, 0, "fp8_scaled_mm"), made_model(preset, 0)
+    transformer = "model.diffusion_model."
+    linear = {
+        name.removesuffix(".weight")
+        for name, shape in plain.shapes.items()
+        if name.startswith(f"{transformer}transformer_blocks.") and name.endswith(".weight") and len(shape) == 2
+    }
+    wanted = {name for name in linear if not any(part in name for part in excluded)}
+    assert {name for name in made.shapes if made.dtype(name) == FP8} == {f"{name}.weight" for name in wanted}
+    assert f"{transformer}transformer_blocks.42.ff.net.2" in wanted and len(wanted) % 42 == 0
+    scales = {f"{name}.{kind}_scale": () for name in wanted for kind in ("weight", "input")}
+    assert made.shapes == {**plain.shapes, **scales}
+    assert {made.dtype(name) for name in scales} == {torch.float32}
+
+
+def test_quantised_weights_and_their_scales_give_the_weights_back(scaled_weights: WeightsFolder) -> None:
+    assert json.loads(scaled_weights.model.metadata["forge"])["quantization"] == "fp8_scaled_mm"
+    assert is_forged(scaled_weights.folder)
+    preset = preset_named("odd")
+    shrink_to_micro(preset)
+    layer = "model.diffusion_model.transformer_blocks.1.attn1.to_q"
+    names = [f"{layer}.{part}" for part in ("weight", "weight_scale", "input_scale", "bias")]
+    found = []
+    for files, made in ((scaled_weights, made_model), (scaled_weights.of_pipeline("distilled"), made_distilled)):
+        weight, scale, of_inputs, bias = files.model.read(names, CPU).values()
+        exact = made(preset, 0).read([f"{layer}.weight"], CPU)[f"{layer}.weight"].float()
+        assert weight.dtype == FP8 and scale.dtype == of_inputs.dtype == torch.float32 and bias.dtype == torch.bfloat16
+        assert scale == exact.abs().max() / 448 and 4 / 448 < of_inputs < 12 / 448
+        torch.testing.assert_close(weight.float() * scale, exact, rtol=2**-4, atol=float(scale) * 2**-9)
+        found.append(weight.float())
+    assert not torch.equal(*found)  # distillation has trained it
+    heads = "model.diffusion_model.transformer_blocks.1.attn1.to_gate_logits"  # three of them, and CUDA wants sixteens
+    assert f"{heads}.weight" in scaled_weights.model.shapes
+    assert f"{heads}.weight_scale" not in scaled_weights.model.shapes
+
+
+def test_a_quantisation_that_no_checkpoint_is_made_for_is_refused() -> None:
+    assert (prequantized(None), prequantized("fp8_scaled_mm")) == (None, "fp8_scaled_mm")
+    with pytest.raises(ConfigError, match="wanted fp8_scaled_mm"):
+        prequantized("fp8_cast")
 
 
 def test_a_subset_in_any_order_has_the_bits_of_the_whole() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from runners.errors import ConfigError, ShapeError
 from runners.forge.inventory import upsampler_inventory
-from runners.forge.make import MadeTensors
+from runners.forge.tensors import MadeTensors
 from runners.ltx23.loading import load
 from runners.ltx23.upsampler import Upsampler, shuffled, upsample
 from runners.ltx23.upsampler_config import UpsamplerConfig

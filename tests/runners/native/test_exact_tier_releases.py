@@ -5,11 +5,8 @@ the checkouts, PARITY_PYTHON_1_2_0 an interpreter with transformers 5.8 to 5.14;
 with that reason. Taps are compared by the checksums of their bytes.
 """
 
-import os
 import struct
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from runners.native.runner import NativeRunner
 from runners.official.files import known_commit
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
+from tests.runners.conftest import Checkout
 from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
 
 pytestmark = pytest.mark.slow
@@ -81,22 +79,13 @@ REQUESTS: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "no-guidance": (BF16, {"guidance.video": {}, "guidance.audio": {}}),
     "turned-picture-with-a-profile": (BF16, ONE_STEP | {"request.images": [{"path": "turned.jpg"}]}),
 }
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """A release on this machine."""
-
-    root: Path
-    python: Path
-
-
-@pytest.fixture
-def released_checkout(release: str) -> Checkout:
-    """The checkout of a release, and what runs it."""
-    name = release.replace(".", "_")
-    python = os.environ.get(f"PARITY_PYTHON_{name}", sys.executable)
-    return Checkout(Path(os.environ[f"PARITY_OFFICIAL_{name}"]), Path(python))
+# Of checkpoints quantised beforehand, in bf16: 1.1.2 needs TensorRT-LLM for them, and official fp32 casts the weights.
+SCALED: dict[str, dict[str, Any]] = {
+    "one-stage": FIRST,
+    "two-loras-without-v2a": ONE_STEP | TWO_LORAS | V2A_OFF,
+    "distilled": DISTILLED | WEAK_FIRST,
+    "two-stage-without-v2a": TWO_STAGE | V2A_OFF | ONE_STEP,
+}
 
 
 def gamma_1_8_profile() -> bytes:
@@ -163,6 +152,21 @@ def test_every_tap_and_output_has_the_bits_of_the_release(
     assert different(official, native_run(micro_weights, case, dtype, tmp_path / "native")) == []
 
 
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("release", ["1.2.0"])
+def test_products_of_e4m3_numbers_have_the_bits_of_the_release(
+    release: str,
+    name: str,
+    released_checkout: Checkout,
+    scaled_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    tmp_path: Path,
+) -> None:
+    case = micro_case({**SCALED[name], "reference": release, "quantization": "fp8_scaled_mm"})
+    official = official_run(released_checkout, scaled_weights, case, BF16, tmp_path / "official")
+    assert different(official, native_run(scaled_weights, case, BF16, tmp_path / "native")) == []
+
+
 @pytest.mark.parametrize("release", ["1.1.2", "1.2.0"])
 def test_weights_made_on_the_spot_reach_the_release_without_a_file(
     release: str,
@@ -202,10 +206,15 @@ def widen_decoder(preset: Preset) -> None:
 
 
 def official_run(
-    checkout: Checkout, weights: WeightsFolder | ForgedWeights, case: Case, dtype: torch.dtype, out: Path
+    checkout: Checkout,
+    weights: WeightsFolder | ForgedWeights,
+    case: Case,
+    dtype: torch.dtype,
+    out: Path,
+    device: torch.device = CPU,
 ) -> Run:
     """The real release's run of a case."""
-    options = RunOptions(device=CPU, dtype=dtype)
+    options = RunOptions(device=device, dtype=dtype)
     child = ChildRunner(
         python=checkout.python,
         name="official",
@@ -220,10 +229,15 @@ def official_run(
 
 
 def native_run(
-    weights: WeightsFolder, case: Case, dtype: torch.dtype, out: Path, behaviours: dict[str, bool] | None = None
+    weights: WeightsFolder,
+    case: Case,
+    dtype: torch.dtype,
+    out: Path,
+    behaviours: dict[str, bool] | None = None,
+    device: torch.device = CPU,
 ) -> Run:
     """Ours."""
-    options = RunOptions(device=CPU, dtype=dtype, behaviours=behaviours or {})
+    options = RunOptions(device=device, dtype=dtype, behaviours=behaviours or {})
     run_to_folder(NativeRunner(weights, options), case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
     return read_run(out)
 

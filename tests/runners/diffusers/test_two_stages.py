@@ -1,0 +1,80 @@
+"""diffusers in two stages: its taps but for the second picture, the same model from the same noise, and a verdict."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.explain.diagnosis import diagnose
+from parity.judge.gate import calibrated_floors, gate
+from parity.runs.execute import run_to_folder, writing_trace
+from parity.runs.folder import read_run
+from parity.runs.golden import find_case, golden_of
+from parity.trace.file import read_trace
+from runners.case import Case
+from runners.clock import Clock, Quiet
+from runners.diffusers.runner import NOT_OFFERED, DiffusersRunner
+from runners.diffusers.two_stages import in_two_stages
+from runners.errors import CheckpointError, RunnerError
+from runners.native.runner import NativeRunner
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
+from tests.runners.diffusers.test_runner import relative_l2
+from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
+
+CPU = torch.device("cpu")
+BF16, FP32 = RunOptions(device=CPU), RunOptions(device=CPU, dtype=torch.float32)
+
+
+def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+) -> None:
+    case = micro_case(DISTILLED)
+    native = run(NativeRunner(micro_weights, FP32), case)
+    noise = {name: [native.taps[f"{stage}init/{name}"] for stage in ("", "stage2/")] for name in ("video", "audio")}
+
+    def drawn(name: str) -> Callable[..., Tensor]:
+        return lambda *_, **__: noise[name].pop(0)
+
+    pipeline = importlib.import_module("diffusers").LTX2Pipeline
+    with (
+        patch.object(pipeline, "prepare_latents", drawn("video")),
+        patch.object(pipeline, "prepare_audio_latents", drawn("audio")),
+    ):
+        theirs = run(DiffusersRunner(micro_weights, FP32), case)
+    assert not any(noise.values())
+    assert theirs.taps.keys() == native.taps.keys() and "upsample/latent" in theirs.taps
+    different = {n: relative_l2(tap, theirs.taps[n]) for n, tap in native.taps.items() if n != "decode/frames"}
+    assert max(different.values()) < 1e-3, max(different, key=different.__getitem__)
+    assert torch.allclose(theirs.outcome.sigmas, native.outcome.sigmas, atol=1e-6)
+    assert len(theirs.outcome.step_s) == len(native.outcome.step_s) == case.total_steps
+    assert theirs.outcome.stage_s.keys() == native.outcome.stage_s.keys()
+
+
+def test_a_run_in_two_stages_is_judged_and_explained(tiny_weights: WeightsFolder, tmp_path: Path) -> None:
+    case, true = find_case("tiny_distilled"), golden_of("tiny_distilled")
+    runner = DiffusersRunner(tiny_weights, BF16)
+    run_to_folder(runner, case, tiny_weights, BF16, tmp_path / "port", Quiet(), writing_trace("*", "sketch"))
+    port = read_run(tmp_path / "port")
+    assert port.manifest.details["taps_not_offered"] == NOT_OFFERED
+    assert set(read_trace(true.folder)) - set(read_trace(port.folder)) == {"stage2/image/0/latent"}
+    why = diagnose(true, port, calibrated=calibrated_floors(port))
+    assert next(iter(why.bits.firsts)) == "connector/pos/video"
+    assert [root.tap for root in why.divergence.roots] == ["image/0/latent", "init/audio"]
+    verdict = gate(true, port)
+    assert verdict.outcome == "not_at_parity"
+    assert ("missing_tensor", "stage2/image/0/latent") in {(one.code, one.where) for one in why.divergence.findings}
+
+
+def test_pipelines_with_a_lora_are_refused_and_so_are_weights_without_an_upsampler(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+) -> None:
+    with pytest.raises(RunnerError, match="distilled, one_stage"):
+        run(DiffusersRunner(micro_weights, BF16), micro_case(TWO_STAGE))
+    with pytest.raises(CheckpointError, match="these weights have none"):
+        in_two_stages(None, None, micro_case(DISTILLED).plans, {}, Clock(CPU))
