@@ -31,8 +31,10 @@ def device(document: dict[str, Any]) -> str:
 
 
 def runner_of(run: dict[str, Any]) -> str:
-    """A run's runner as it is asked for: NAME, or NAME:TIER."""
-    return str(run["runner"]) if run["tier"] == "exact" else f"{run['runner']}:{run['tier']}"
+    """A run's runner as it is asked for: NAME, or NAME:TIER, or NAME+DEVICE with a second one."""
+    tier = "" if run["tier"] == "exact" else f":{run['tier']}"
+    second = run["work"].get("second_device")
+    return f"{run['runner']}{tier}" + (f"+{second}" if second else "")
 
 
 def newest_code(documents: Sequence[dict[str, Any]]) -> dict[str, set[str]]:
@@ -52,7 +54,8 @@ def speed_rows(document: dict[str, Any], newest: Mapping[str, set[str]]) -> Rows
     """Medians over the samples of each case, runner and kind of run; rows of older code than the newest say so."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in document["runs"]:
-        kind = (run["case"], run["runner"], run["tier"], run["work"].get("trace", ""))
+        tier = run["tier"] + (", two devices" if run["work"].get("second_device") else "")
+        kind = (run["case"], run["runner"], tier, run["work"].get("trace", ""))
         groups.setdefault(kind, []).append(run["times"])
     rows: Rows = []
     for key, times in groups.items():

@@ -178,7 +178,12 @@ def whole_table(kinds: Documents) -> str:
 def tiers_table(kinds: Documents) -> str:
     """What the gate says of each tier, which products are in fp8, and the fused operations by themselves."""
     parts = [
-        table(f"{one['case']}, judged by limits, {machine(one['environment'])}", GATE_COLUMNS, gate_rows(one))
+        table(
+            f"{one['case']}, judged by limits, "
+            + (device(one) if one["environment"]["device"] == "cuda" else machine(one["environment"])),
+            GATE_COLUMNS,
+            gate_rows(one),
+        )
         for one in kinds.get("tiers", [])
     ]
     for one in kinds.get("fp8_layers", []):

@@ -42,6 +42,17 @@ def test_code_is_newest_by_the_date_of_a_cases_last_samples() -> None:
     assert rows.newest_code(documents[::-1]) == {"c": {"b", "e"}, "d": {"a"}}
 
 
+def test_a_run_on_two_devices_is_not_one_of_one() -> None:
+    one, two = timed("native", 40.0, 1 << 30), timed("native", 25.0, 1 << 30)
+    two = {**two, "work": two["work"] | {"second_device": "cuda:1"}}
+    document = {"code_version": "aa", "environment": {"device": "cpu"}, "runs": [one, two]}
+    assert [(row[2], row[5]) for row in rows.speed_rows(document, {"c": {"aa"}})] == [
+        ("exact", "40.00"),
+        ("exact, two devices", "25.00"),
+    ]
+    assert [rows.runner_of(run) for run in (one, two)] == ["native", "native+cuda:1"]
+
+
 def test_tiers_are_runners_of_their_own_in_a_line_of_speed() -> None:
     runs = [timed("official", 60.0, 1 << 30), timed("native", 50.0, 1 << 30), timed("native", 40.0, 1 << 30)]
     runs[2] |= {"tier": "fast"}
