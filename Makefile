@@ -40,7 +40,7 @@ WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps
 STAGED_CASES := tiny_distilled tiny_two_stage tiny_two_stage_hq tiny_keyframes
 RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
   $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles tiny_distilled tiny_two_stage \
-  tiny_two_stage_hq tiny_keyframes)
+  tiny_two_stage_hq tiny_keyframes) release_1.1.2_tiny_two_stage
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
 # one_stage, distilled, two_stage or two_stage_hq (25 frames alone): whose cases at full size are run.

@@ -61,8 +61,8 @@ def requests(
     yield WITH_FP8_CAST, msgspec.structs.replace(plain, quantization="fp8_cast"), weights
     if scaled is not None:
         for pipeline in SCALED_CASES:
-            case = find_case(CASES[pipeline], settings)
-            yield WITH_FP8_SCALED, msgspec.structs.replace(case, quantization="fp8_scaled_mm"), scaled
+            of_pipeline = find_case(CASES[pipeline], settings)
+            yield WITH_FP8_SCALED, msgspec.structs.replace(of_pipeline, quantization="fp8_scaled_mm"), scaled
 
 
 def line(pipeline: str, case: Case, found: SuiteLine) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from parity.calibrate.mutation import Alarm, MutationTrial, Score, mutate
 from parity.calibrate.mutation_evidence import Evidence
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import Reach
+from parity.defects.variant import DISTILLED
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
 from parity.judge.registry import Registry
 from parity.judge.strength import CatchCount, load_strength
 from parity.runs.environment import fingerprint
+from parity.runs.golden import find_case
 from runners.case import Case
 from runners.errors import ConfigError, RegistryError, RunnerError
 from runners.weights import WeightsFolder
@@ -134,6 +136,22 @@ def test_shares_try_every_defect_and_harmless_run_once(
     assert {trial.defect.id for one in scores for trial in one.trials} == {one.id for one in few}
     harmless = [(alarm.id, alarm.case) for one in scores for alarm in one.harmless]
     assert sorted(harmless) == sorted((alarm.id, alarm.case) for alarm in whole.harmless) and len(set(harmless)) > 20
+
+
+def test_a_defect_that_was_made_for_the_case_at_hand_is_tried_on_it_whichever_its_release(
+    stations: list[tuple[Case, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
+    monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
+    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    made_for = replace(next(one for one in CATALOGUE if one.variant is DISTILLED), apply=lambda _: nullcontext())
+    case = find_case("release_1.2.0_tiny_distilled")
+    score = mutate(weights, case, Registry(), [made_for], quiet)
+    assert {opened.id for opened, _ in stations} == {case.id}  # not tiny_distilled, nor changes of it
+    assert [trial.document()["case"] for trial in score.trials] == ["as it is"]
+    assert {alarm.case for alarm in score.harmless} == {"as it is"} and len(score.harmless) > 20
+    mutate(weights, find_case("tiny_ti2v"), Registry(), [made_for], quiet)
+    assert {"tiny_distilled", "tiny_ti2v"} <= {opened.id for opened, _ in stations}
 
 
 def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reach(

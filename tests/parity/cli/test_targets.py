@@ -130,3 +130,10 @@ def test_a_made_checkpoint_is_made_anew_only_where_that_is_asked_for(
     assert invoke("forge", "--out", out, "--replace")[0] == 2, "these weights were not made here"
     (tmp_path / "link").symlink_to(out)
     assert invoke("forge", "--out", tmp_path / "link", "--replace")[0] == 2
+
+
+def test_a_checkpoint_is_quantised_beforehand_in_files_alone(tmp_path: Path) -> None:
+    code, said = invoke("forge", "--check", "--quantization", "fp8_scaled_mm")
+    assert code == 2 and "makes files; add --out DIR" in said
+    code, said = invoke("forge", "--out", tmp_path / "w", "--quantization", "nvfp4")
+    assert code == 2 and "wanted fp8_scaled_mm" in said and not (tmp_path / "w").exists()

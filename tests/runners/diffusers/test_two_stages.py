@@ -1,6 +1,7 @@
 """diffusers in two stages: its taps but for the second picture, the same model from the same noise, and a verdict."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,28 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
     native = run(NativeRunner(micro_weights, FP32), case)
     noise = {name: [native.taps[f"{stage}init/{name}"] for stage in ("", "stage2/")] for name in ("video", "audio")}
 
-    def drawn(name: str) -> Callable[..., Tensor]:
-        return lambda *_, **__: noise[name].pop(0)
+    pipeline: Any = importlib.import_module("diffusers").LTX2Pipeline
+    taken_up: dict[str, list[tuple[float, Any]]] = {"video": [], "audio": []}  # noise level and latents of each call
 
-    pipeline = importlib.import_module("diffusers").LTX2Pipeline
+    def drawn(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def prepare(*arguments: Any, **options: Any) -> Tensor:
+            given = inspect.signature(original).bind(*arguments, **options).arguments
+            taken_up[name].append((given["noise_scale"], given["latents"]))
+            return noise[name].pop(0)
+
+        return prepare
+
     with (
-        patch.object(pipeline, "prepare_latents", drawn("video")),
-        patch.object(pipeline, "prepare_audio_latents", drawn("audio")),
+        patch.object(pipeline, "prepare_latents", drawn("video", pipeline.prepare_latents)),
+        patch.object(pipeline, "prepare_audio_latents", drawn("audio", pipeline.prepare_audio_latents)),
     ):
         theirs = run(DiffusersRunner(micro_weights, FP32), case)
+    assert [level for level, _ in (taken_up["video"][1], taken_up["audio"][1])] == [0.909375] * 2
+    video, audio = (calls[1][1] for calls in taken_up.values())
+    of = [f"vae.per_channel_statistics.{name}" for name in ("mean-of-means", "std-of-means")]
+    mean, std = (one.float().view(1, -1, 1, 1, 1) for one in micro_weights.model.read(of, CPU).values())
+    torch.testing.assert_close((video - mean) / std, theirs.taps["upsample/latent"])  # it is given unnormalized
+    assert audio.shape == native.outcome.audio_latent.shape
     assert not any(noise.values())
     assert theirs.taps.keys() == native.taps.keys() and "upsample/latent" in theirs.taps
     different = {n: relative_l2(tap, theirs.taps[n]) for n, tap in native.taps.items() if n != "decode/frames"}

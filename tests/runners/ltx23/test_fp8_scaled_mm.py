@@ -1,13 +1,15 @@
 """Layers of pre-quantised checkpoints: which they are, what they compute, and LoRAs fused into them."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from runners.errors import CheckpointError
+from runners.case import Case
+from runners.errors import CheckpointError, RunnerError
 from runners.ltx23.fp8_cast import FP8, put_in_place
 from runners.ltx23.fp8_scaled_mm import (
     LARGEST,
@@ -19,6 +21,9 @@ from runners.ltx23.fp8_scaled_mm import (
 )
 from runners.ltx23.loading import load
 from runners.ltx23.lora import FusedWeights
+from runners.native.runner import NativeRunner
+from runners.protocol import RunOptions
+from runners.weights import WeightsFolder
 from tests.runners.ltx23.test_lora import LAYER, WEIGHT, Tensors, lora
 
 CPU = torch.device("cpu")
@@ -84,3 +89,30 @@ def test_a_lora_gives_a_scaled_weight_another_scale() -> None:
     wanted, wanted_scale = fused_scaled(weight, scale, torch.matmul(b * 0.5, a))
     assert torch.equal(made[WEIGHT].float(), wanted.float()) and torch.equal(made[f"{WEIGHT}_scale"], wanted_scale)
     assert not torch.equal(wanted_scale, scale)
+
+
+def test_a_whole_run_multiplies_e4m3_numbers_in_the_blocks_that_have_a_scale_alone(
+    scaled_weights: WeightsFolder,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
+) -> None:
+    one_step = {"reference": "1.2.0", "request.num_inference_steps": 1}
+    plain = run(NativeRunner(micro_weights, RunOptions(device=CPU)), micro_case(one_step)).taps
+    case = micro_case({**one_step, "quantization": "fp8_scaled_mm"})
+    taps = run(NativeRunner(scaled_weights, RunOptions(device=CPU)), case).taps
+    assert taps.keys() == plain.keys()
+    for stream in ("video", "audio"):
+        for branch in ("self_attn", "ff"):
+            first, second = (f"denoise/000/cond/block/{block:02d}/{stream}/{branch}" for block in (0, 1))
+            assert torch.equal(taps[first], plain[first]) and not torch.equal(taps[second], plain[second])
+        x0 = f"denoise/000/cond/x0/{stream}"
+        away = (taps[x0].float() - plain[x0].float()).norm() / plain[x0].float().norm()
+        assert 1e-3 < away < 0.1  # e4m3 has four binary digits
+
+
+def test_a_release_that_computes_it_with_another_library_is_refused(
+    scaled_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+) -> None:
+    with pytest.raises(RunnerError, match=r"Official 1\.0\.0 computes fp8_scaled_mm with kernels of TensorRT-LLM"):
+        run(NativeRunner(scaled_weights, RunOptions(device=CPU)), micro_case({"quantization": "fp8_scaled_mm"}))
