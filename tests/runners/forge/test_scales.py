@@ -9,6 +9,7 @@ from runners.forge.filters import fourier_basis, mel_basis, resampling_filter
 from runners.forge.inventory import gemma_inventory, lora_inventory, model_inventory, upsampler_inventory
 from runners.forge.presets import preset_named
 from runners.forge.scales import RULES, Spread, made_tensor, recipe_of
+from runners.forge.tensors import ScaledTensors
 
 CPU = torch.device("cpu")
 TO_OUT = "model.diffusion_model.transformer_blocks.3.attn1.to_out.0.weight"
@@ -20,7 +21,12 @@ def test_every_tensor_has_a_rule_and_every_rule_a_tensor(name: str) -> None:
     used = set()
     model, rational = model_inventory(preset), {**preset.upsampler, "rational_resampler": True}
     upsamplers = upsampler_inventory(preset.upsampler) | upsampler_inventory(rational)
-    for inventory in (model, gemma_inventory(preset.gemma), lora_inventory(model, preset.lora_rank), upsamplers):
+    scaled = ScaledTensors(model, 0).shapes
+    inputs = {
+        name: shape for name, shape in scaled.items() if name.endswith(".input_scale")
+    }  # weights' follow from them
+    language, lora = gemma_inventory(preset.gemma), lora_inventory(model, preset.lora_rank)
+    for inventory in (model, language, lora, upsamplers, inputs):
         for tensor, shape in inventory.items():
             pattern = next(pattern for pattern, _ in RULES if re.fullmatch(pattern, tensor))
             used.add(pattern)
