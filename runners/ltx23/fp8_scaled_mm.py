@@ -62,7 +62,7 @@ def scaled_layers(weights: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
     if not found:
         raise CheckpointError(
             "fp8_scaled_mm wants a checkpoint that was quantised before, a scale beside each e4m3 weight, and this one "
-            "has none. Take such a checkpoint, or fp8_cast."
+            "has none. Take such a checkpoint, which `parity forge --quantization fp8_scaled_mm` makes, or fp8_cast."
         )
     return found
 

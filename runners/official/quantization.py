@@ -23,6 +23,9 @@ def official_policy(request: OfficialRequest) -> Any:
     if isinstance(weights, WeightsFolder):
         return module.build_policy(str(weights.checkpoint_path))
     if quantization != "fp8_cast":
-        raise CheckpointError(f"{quantization} wants a checkpoint that was quantised before; made weights are not.")
+        raise CheckpointError(
+            f"{quantization} wants files that were quantised before, which `parity forge --quantization {quantization} "
+            "--out DIR` writes; weights made on the spot are not."
+        )
     with patch.object(module, "_read_scales", lambda _: {}):
         return module.build_policy("")
