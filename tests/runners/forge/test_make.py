@@ -8,6 +8,7 @@ import torch
 from runners.checksum import checksum64
 from runners.errors import CheckpointError, ConfigError
 from runners.forge import make
+from runners.forge.inventory import model_inventory
 from runners.forge.known import known_hash
 from runners.forge.make import (
     forge,
@@ -19,7 +20,7 @@ from runners.forge.make import (
     prequantized,
 )
 from runners.forge.presets import preset_named
-from runners.forge.tensors import FP8
+from runners.forge.tensors import FP8, ScaledTensors
 from runners.official.compat import gemma_constant, prepare_imports, without_cuda_calls
 from runners.weights import WeightsFolder
 from tests.conftest import shrink_to_micro
@@ -72,7 +73,7 @@ def test_the_file_reads_back_with_its_metadata_and_the_hash_made_without_files(t
     assert weights.hash != forged_hash("tiny", 1, CPU)
 
 
-def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wants_them(tmp_path: Path) -> None:
+def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wants_them() -> None:
     prepare_imports()
     importlib.import_module("ltx_core.loader")  # the other imports this one halfway
     excluded: tuple[str, ...] = importlib.import_module("ltx_core.quantization.fp8_scaled_mm").EXCLUDED_LAYER_SUBSTRINGS
@@ -84,18 +85,19 @@ def test_a_checkpoint_quantised_beforehand_has_scales_where_the_official_code_wa
         audio_num_attention_heads=16,
         audio_attention_head_dim=12,
     )
-    made, plain = made_model(preset, 0, "fp8_scaled_mm"), made_model(preset, 0)
+    plain = model_inventory(preset)
+    made = ScaledTensors(plain, 0)
     transformer = "model.diffusion_model."
     linear = {
         name.removesuffix(".weight")
-        for name, shape in plain.shapes.items()
+        for name, shape in plain.items()
         if name.startswith(f"{transformer}transformer_blocks.") and name.endswith(".weight") and len(shape) == 2
     }
     wanted = {name for name in linear if not any(part in name for part in excluded)}
     assert {name for name in made.shapes if made.dtype(name) == FP8} == {f"{name}.weight" for name in wanted}
     assert f"{transformer}transformer_blocks.42.ff.net.2" in wanted and len(wanted) % 42 == 0
     scales = {f"{name}.{kind}_scale": () for name in wanted for kind in ("weight", "input")}
-    assert made.shapes == {**plain.shapes, **scales}
+    assert made.shapes == {**plain, **scales}
     assert {made.dtype(name) for name in scales} == {torch.float32}
 
 
