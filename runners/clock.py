@@ -58,7 +58,7 @@ class Clock:
         self._loaded_in_stage_s = 0.0
         self._marks: list[list[float | torch.cuda.Event]] = []  # of each denoising loop
         if device.type == "cuda":
-            torch.cuda.init()  # what follows knows no device before
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # what follows knows no device before
             torch.cuda.reset_peak_memory_stats(device)
 
     def begin(self, name: str, *, told: bool = True) -> None:

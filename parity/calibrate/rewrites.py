@@ -72,8 +72,7 @@ def _products(owner: object) -> Apply:
             loaded = loading.load(module, *args)
             for part in loaded.modules():
                 if isinstance(part, _PRODUCTS):
-                    part.register_forward_pre_hook(_raise_product)
-                    part.register_forward_hook(_lower_product)
+                    _raise_product(part)
                     reach.hit()
             return loaded
 
@@ -82,18 +81,22 @@ def _products(owner: object) -> Apply:
     return apply
 
 
-def _raise_product(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    raised = ExitStack()
-    raised.enter_context(_in_float32(module))
-    module.before = raised, inputs[0].dtype
-    return tuple(_float(value) for value in inputs)
+def _raise_product(part: nn.Module) -> None:
+    called: list[tuple[ExitStack, torch.dtype]] = []
 
+    def raised(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        weights = ExitStack()
+        weights.enter_context(_in_float32(module))
+        called.append((weights, inputs[0].dtype))
+        return tuple(_float(value) for value in inputs)
 
-def _lower_product(module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    before: Any = module.before
-    raised, dtype = before
-    raised.close()
-    return output.to(dtype)
+    def lowered(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        weights, dtype = called.pop()
+        weights.close()
+        return output.to(dtype)
+
+    part.register_forward_pre_hook(raised)
+    part.register_forward_hook(lowered)
 
 
 @contextmanager

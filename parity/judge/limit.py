@@ -176,6 +176,11 @@ def _amplitude(level_db: float) -> float:
     return math.inf if level_db > 6000 else 10.0 ** (level_db / 20)
 
 
+def distances_of(floor: Mapping[str, Sequence[float]], unit: str, direction: Direction) -> list[float]:
+    """How far every sample of some harmless variations is from perfect agreement."""
+    return [distance(value, unit, direction) for values in floor.values() for value in values]
+
+
 def derive_limit(
     metric: Metric,
     *,
@@ -230,8 +235,8 @@ def derive_limit(
     if weakest is not None:
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
-    enough = sum(len(values) for values in floor.values()) >= MIN_FLOOR_SAMPLES
-    ratio = reach([distance(value, unit, direction) for values in floor.values() for value in values])
+    distances = distances_of(floor, unit, direction)
+    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances)
     calibrated = enough and separation is not None and separation >= ratio**2
     within = bound is not None and f <= bound
     if bound is not None:
@@ -249,7 +254,7 @@ def derive_limit(
         status="calibrated" if calibrated else "OVERLAP",
         reason=reason
         or (
-            _reason(worst_harmless, weakest, separation, enough, ratio)
+            reason_of_populations(worst_harmless, weakest, separation, distances)
             if bound is None
             else _bound_reason(bound, bound_from, worst_harmless, weakest)
         ),
@@ -332,13 +337,23 @@ def _widened(floor: float, ratio: float, unit: str, direction: Direction) -> flo
     return 1.0 - ratio * distance(floor, unit, direction)
 
 
-def _reason(
-    floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, enough: bool, ratio: float
+def reason_of_populations(
+    floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, distances: Sequence[float]
 ) -> str:
+    """The reason of a limit between two populations.
+
+    Args:
+        floor: the worst harmless variation and its value.
+        weakest: the weakest defect and its value, if any was measured that the metric should catch.
+        separation: how many times as far from perfect agreement the defect is as the floor.
+        distances: of every harmless sample, from perfect agreement.
+    """
+    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances)
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"
-    between = f"{floor_words}, weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
+    apart = f"weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
+    between = f"{floor_words}, {apart}"
     if not enough:
         return f"{between}; fewer than {MIN_FLOOR_SAMPLES} floor samples"
     if separation >= ratio**2:

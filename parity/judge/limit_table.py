@@ -19,7 +19,7 @@ import msgspec
 
 from parity.diff.metric import METRICS, Direction
 from parity.judge.document import as_form, document_text, json_value, naming
-from parity.judge.limit import Calibration, Limit, Samples, Status
+from parity.judge.limit import Calibration, Limit, Samples, Status, distances_of, reason_of_populations
 from parity.trace.atomic import plain, write_bytes_atomic
 from runners.errors import RegistryError
 from runners.files import read_bytes
@@ -54,7 +54,7 @@ class LimitLine(Strict, frozen=True, kw_only=True, omit_defaults=True):
     floor: tuple[float, str | None] | None = None  # and the harmless variation it is of
     weakest_defect: tuple[float, str | None] | None = None  # and the defect it is of
     separation: float | None = None
-    reason: str
+    reason: str | None = None  # left out where it is what the samples say by themselves
 
 
 class Table(Strict, frozen=True, kw_only=True, omit_defaults=True):
@@ -212,7 +212,7 @@ def _line(limit: Limit) -> LimitLine:
         floor=None if limit.floor is None else (limit.floor, limit.floor_from),
         weakest_defect=None if limit.weakest_defect is None else (limit.weakest_defect, limit.weakest_defect_from),
         separation=limit.separation,
-        reason=limit.reason,
+        reason=None if limit.reason == _reason_in_samples(limit) else limit.reason,
     )
 
 
@@ -221,12 +221,12 @@ def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
     weakest_defect, weakest_defect_from = line.weakest_defect or (None, None)
     fields = {} if samples is None else _fields(samples)
     calibration = fields.pop("calibration", None)
-    return Limit(
+    limit = Limit(
         value=line.value,
         unit=line.unit,
         direction=line.direction,
         status=line.status,
-        reason=line.reason,
+        reason="left out" if line.reason is None else line.reason,
         floor=floor,
         floor_from=floor_from,
         weakest_defect=weakest_defect,
@@ -235,6 +235,21 @@ def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
         calibration=calibration,
         samples=None if samples is None else Samples(**fields),
     )
+    if line.reason is not None:
+        return limit
+    if (reason := _reason_in_samples(limit)) is None:
+        raise RegistryError("A limit without samples of harmless variations, each with its name, needs a reason.")
+    return msgspec.structs.replace(limit, reason=reason)
+
+
+def _reason_in_samples(limit: Limit) -> str | None:
+    """The reason that follows from a limit's samples; None if they give none."""
+    named = limit.floor_from is not None and (limit.weakest_defect is None or limit.weakest_defect_from is not None)
+    if limit.samples is None or limit.floor is None or not named:
+        return None
+    weakest = None if limit.weakest_defect is None else (str(limit.weakest_defect_from), limit.weakest_defect)
+    distances = distances_of(limit.samples.floor, limit.unit, limit.direction)
+    return reason_of_populations((str(limit.floor_from), limit.floor), weakest, limit.separation, distances)
 
 
 def _fields(samples: Samples) -> dict[str, Any]:

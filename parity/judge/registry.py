@@ -32,7 +32,7 @@ from parity.trace.atomic import write_bytes_atomic
 from runners.errors import RegistryError
 from runners.strict import Strict
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 WANTED: Final = "threshold registry"
 LIMITS_LINES_AT: Final = 4  # how deep in the file a value takes one line: tables, one of them, its limits, one of them
 MOST_COMPLAINTS: Final = 5  # that are said one by one
@@ -156,9 +156,12 @@ class Registry(Strict, frozen=True, kw_only=True):
 
 
 class Document(Strict, frozen=True, kw_only=True):
-    """The registry as it is kept: tables without their samples, which each of them names."""
+    """The registry as it is kept: tables without their samples, which each of them names.
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    In schema version 2 every limit gave its reason; since then one that its samples say is left out.
+    """
+
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     method: str
     unjudged: dict[str, str]
     waivers: tuple[Waiver, ...]
