@@ -71,7 +71,7 @@ MODEL = "runners.ltx23"
 MODEL_MAY_IMPORT = {"torch", "numpy", "einops", "av", "PIL", "transformers", "triton"} | sys.stdlib_module_names
 MODEL_MAY_USE = (
     *("runners.errors", "runners.tap", "runners.real_tokens", "runners.clock", "runners.request", "runners.releases"),
-    *("runners.model_files", "runners.files", "runners.stages"),
+    *("runners.model_files", "runners.files", "runners.stages", "runners.laid_out"),
     MODEL,
 )
 OFFICIAL = ("ltx_core", "ltx_pipelines")

@@ -11,6 +11,7 @@ import torch
 
 from runners.forge.audio_encoder import audio_encoder_inventory
 from runners.forge.presets import Json, Preset
+from runners.laid_out import laid_out
 
 Inventory = dict[str, tuple[int, ...]]  # checkpoint name to shape, in the order of the model
 
@@ -31,7 +32,7 @@ def model_inventory(preset: Preset) -> Inventory:
         reference=ReleaseBehaviours(),
     )
     inventory: Inventory = {}
-    with torch.device("meta"):
+    with laid_out():
         for make in parts.values():
             module: Any = make()
             inventory |= expected_shapes(module, module.CHECKPOINT_PREFIXES)
@@ -63,7 +64,7 @@ def upsampler_inventory(config: Json) -> Inventory:
     from runners.ltx23.upsampler import Upsampler
     from runners.ltx23.upsampler_config import UpsamplerConfig
 
-    with torch.device("meta"):
+    with laid_out():
         module = Upsampler(UpsamplerConfig.from_dict(config))
     return expected_shapes(module, module.CHECKPOINT_PREFIXES)
 
@@ -72,7 +73,7 @@ def gemma_inventory(gemma: Json) -> Inventory:
     """The Gemma folder's tensors, under the names of Gemma's own files: vision tower included, no separate head."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-    with torch.device("meta"):
+    with laid_out():
         model = Gemma3ForConditionalGeneration(Gemma3Config.from_dict(gemma))
     inventory: Inventory = {}
     for key, value in model.state_dict().items():

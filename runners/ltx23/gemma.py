@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, Gemma3Config, Gemma3TextConfig, Gemma3Te
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
 from runners.errors import CheckpointError
+from runners.laid_out import laid_out
 from runners.ltx23.loading import expected_shapes, load, verify
 from runners.model_files import TensorSource
 from runners.real_tokens import PROMPT_TOKENS
@@ -105,7 +106,7 @@ def gemma_text_config(config: dict[str, Any]) -> Gemma3TextConfig:
 def gemma_skeleton(config: dict[str, Any]) -> Gemma3TextModel:
     """The language model on the meta device. Raises: CheckpointError."""
     text_config = gemma_text_config(config)
-    with _described(), torch.device("meta"):
+    with _described(), laid_out():
         return Gemma3TextModel(text_config)
 
 

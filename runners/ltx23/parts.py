@@ -22,7 +22,7 @@ from runners.releases import ReleaseBehaviours
 def model_parts(
     config: Mapping[str, Any], *, hidden_width: int, num_hidden_states: int, reference: ReleaseBehaviours
 ) -> dict[str, Callable[[], nn.Module]]:
-    """Makers of every part, by name; call one under `torch.device("meta")` for its names and shapes alone.
+    """Makers of every part, by name; call one under `runners.laid_out.laid_out` for its names and shapes alone.
 
     Args:
         config: the checkpoint's whole configuration.

@@ -18,6 +18,7 @@ from torch import nn
 
 from runners.clock import UPSAMPLING, Clock
 from runners.errors import CheckpointError, ConfigError
+from runners.laid_out import laid_out
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.bandwidth_extension import ExtendedVocoder
 from runners.ltx23.connectors import TextConnectors
@@ -91,7 +92,7 @@ class ModelComponents:
 
     def verify(self) -> None:
         """Check that configuration and tensors belong together. Raises: ConfigError, CheckpointError."""
-        with torch.device("meta"):
+        with laid_out():
             self._skeletons = {name: make() for name, make in self._parts.items()}
         expected: dict[str, tuple[int, ...]] = {}
         for name, module in self._skeletons.items():
@@ -159,7 +160,7 @@ class ModelComponents:
 
     def statistics(self) -> PerChannelStatistics:
         """The loaded statistics of the video VAE."""
-        with torch.device("meta"):
+        with laid_out():
             module = PerChannelStatistics(VideoVaeConfig.from_checkpoint(self.files.config).latent_channels)
         prefixes = {"": VideoEncoder.CHECKPOINT_PREFIXES["per_channel_statistics."]}
         return load(module, prefixes, self.files.model, self.device, self.dtype)
@@ -181,7 +182,7 @@ class ModelComponents:
         skeleton = self._skeletons.pop(name, None)  # the one that was checked; whoever asks again gets another
         if skeleton is not None:
             return skeleton
-        with torch.device("meta"):
+        with laid_out():
             return self._parts[name]()
 
 
