@@ -4,15 +4,17 @@ It is built from a copy of the tree and unpacked into a folder, from which proce
 must not need is forbidden to be imported there.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,14 @@ class Forbid:
             raise ModuleNotFoundError(name + " is not installed here", name=name)
 sys.meta_path.insert(0, Forbid())
 """
+SEVERAL = """
+import json, sys
+from typer.testing import CliRunner
+from parity.cli.app import app
+for line in json.loads(sys.argv[1]):
+    ended = CliRunner().invoke(app, line)
+    print(json.dumps([ended.exit_code, ended.stdout, ended.stderr]))
+"""
 RUNS_A_MODEL = ("transformers", "diffusers", "accelerate", "sentencepiece", "ltx_core", "ltx_pipelines", "pytest")
 
 pytestmark = [pytest.mark.slow, pytest.mark.package]
@@ -42,14 +52,21 @@ def named_packages() -> set[str]:
 def in_wheel(
     *arguments: object, site: Path, here: Path, forbidden: tuple[str, ...] = (), module: str = "parity", **more: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`parity` of the unpacked wheel in a folder, or another module beside it, without what is forbidden."""
+    """`parity` of the unpacked wheel in a folder, another module beside it, or several verbs; without the forbidden."""
     blocked = here.parent / f"blocked-{len(forbidden)}"
     blocked.mkdir(exist_ok=True)
     (blocked / "sitecustomize.py").write_text(FORBID.format(names=forbidden))
     kept: Mapping[str, str] = {name: text for name, text in os.environ.items() if name != "PARITY_ROOT"}
     environment = {**kept, "PYTHONPATH": f"{blocked}{os.pathsep}{site}", **more}
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+    command = [sys.executable, *(("-c", SEVERAL) if module == "" else ("-m", module)), *map(str, arguments)]
     return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def called_in_wheel(*lines: Sequence[str], **where: Any) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of several verbs of the unpacked wheel, in one process that imports all once."""
+    done = in_wheel(json.dumps(lines), module="", **where)
+    assert done.returncode == 0, done
+    return [(code, out, err) for code, out, err in map(json.loads, done.stdout.splitlines())]
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +139,19 @@ def test_the_wheel_holds_what_is_read_once_and_no_more(wheel: Path) -> None:
 
 def test_two_runs_are_judged_without_anything_that_runs_a_model(site: Path, demo: Path) -> None:
     official, native = (f"parity-demo/runs/tiny_ti2v/{name}" for name in ("official", "native"))
-    without = {"site": site, "here": demo, "forbidden": RUNS_A_MODEL}
-    for verb in ("diff", "explain"):
-        done = in_wheel(verb, native, "--against", official, **without)  # type: ignore[arg-type]
-        assert (done.returncode, done.stderr) == (0, ""), done
+    against = (native, "--against", official)
+    verbs = ("diff", *against), ("explain", *against), ("report", *against, "--out", "page.html")
+    golden = ("gate", official, "--against", "golden")
+    *ended, judged = called_in_wheel(*verbs, golden, site=site, here=demo, forbidden=RUNS_A_MODEL)
+    assert [(code, said) for code, _, said in ended] == [(0, "")] * len(verbs), ended
+    assert (demo / "page.html").stat().st_size > 100_000
+    assert judged[0] in (0, 2) and "VERDICT" in judged[1], judged  # elsewhere than the golden's machine
     (demo / "test_engine.py").write_text(
         f"def test_engine(parity_gate):\n    parity_gate({native!r}, against={official!r})\n"
     )
     plugin = ("-p", "no:parity", "-p", "parity.pytest_plugin", "-p", "no:cacheprovider", "test_engine.py")
     done = in_wheel(*plugin, site=site, here=demo, module="pytest", forbidden=RUNS_A_MODEL[:-1])
     assert done.returncode == 0 and "1 passed" in done.stdout, done
-    done = in_wheel("report", native, "--against", official, "--out", "page.html", **without)  # type: ignore[arg-type]
-    assert done.returncode == 0 and (demo / "page.html").stat().st_size > 100_000
-    done = in_wheel("gate", official, "--against", "golden", **without)  # type: ignore[arg-type]
-    assert done.returncode in (0, 2) and "VERDICT" in done.stdout, done  # elsewhere than the golden's machine
 
 
 def test_a_verb_that_runs_a_model_says_what_to_install(site: Path, demo: Path) -> None:
@@ -145,12 +161,13 @@ def test_a_verb_that_runs_a_model_says_what_to_install(site: Path, demo: Path) -
 
 
 def test_own_cases_lie_in_the_users_project(site: Path, demo: Path) -> None:
-    refused = in_wheel("bless", "parity-demo/runs/tiny_ti2v/official", "--reason", "x", site=site, here=demo)
-    assert refused.returncode == 2 and "parity init" in refused.stderr, refused
-    assert in_wheel("init", "--case", "tiny_ti2v", site=site, here=demo).returncode == 0
     official = "parity-demo/runs/tiny_ti2v/official"
-    done = in_wheel("bless", official, "--reason", "ours from now on", site=site, here=demo)
-    assert done.returncode == 0 and (demo / "parity/golden/tiny_ti2v/golden.json").is_file(), done
+    bless = ("bless", official, "--reason", "ours from now on")
+    init = ("init", "--case", "tiny_ti2v")
+    refused, made, done = called_in_wheel(bless, init, bless, site=site, here=demo)
+    assert refused[0] == 2 and "parity init" in refused[2], refused
+    assert made[0] == 0, made
+    assert done[0] == 0 and (demo / "parity/golden/tiny_ti2v/golden.json").is_file(), done
     below = demo / "tests"
     below.mkdir()
     judged = in_wheel("gate", "../parity-demo/runs/tiny_ti2v/native", site=site, here=below)
