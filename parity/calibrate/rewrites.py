@@ -105,16 +105,19 @@ def _in_float32(module: nn.Module) -> Iterator[None]:
 
     Casting it forth and back would put its weights elsewhere, where a replayed graph of the step does not look.
     """
-    own = [dict(part.named_parameters(recurse=False)) for part in module.modules()]
-    for part, weights in zip(module.modules(), own, strict=True):
-        for name, weight in weights.items():
-            setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
+    own = [
+        (part, name, weight)
+        for part in module.modules()
+        for name, weight in part.named_parameters(recurse=False)
+        if weight.dtype != torch.float32
+    ]
+    for part, name, weight in own:
+        setattr(part, name, nn.Parameter(weight.float(), requires_grad=False))
     try:
         yield
     finally:
-        for part, weights in zip(module.modules(), own, strict=True):
-            for name, weight in weights.items():
-                setattr(part, name, weight)
+        for part, name, weight in own:
+            setattr(part, name, weight)
 
 
 def _attention(reach: Reach) -> AbstractContextManager[Any]:
