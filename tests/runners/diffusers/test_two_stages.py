@@ -78,7 +78,9 @@ def test_a_run_in_two_stages_is_judged_and_explained(tiny_weights: WeightsFolder
     assert port.manifest.details["taps_not_offered"] == NOT_OFFERED
     assert set(read_trace(true.folder)) - set(read_trace(port.folder)) == {"stage2/image/0/latent"}
     why = diagnose(true, port, calibrated=calibrated_floors(port))
-    assert next(iter(why.bits.firsts)) == "connector/pos/video"
+    same = true.manifest.environment["cpu_capability"] == port.manifest.environment["cpu_capability"]
+    # On a CPU of another capability than the golden's, even the language model has other bits.
+    assert next(iter(why.bits.firsts)) == ("connector/pos/video" if same else "text/pos/hidden")
     assert [root.tap for root in why.divergence.roots] == ["image/0/latent", "init/audio"]
     verdict = gate(true, port)
     assert verdict.outcome == "not_at_parity"
