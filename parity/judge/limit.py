@@ -352,8 +352,7 @@ def reason_of_populations(
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"
-    apart = f"weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
-    between = f"{floor_words}, {apart}"
+    between = f"{floor_words}, weakest defect {weakest[1]:.4g} ({weakest[0]}), {separation:.3g}x apart"
     if not enough:
         return f"{between}; fewer than {MIN_FLOOR_SAMPLES} floor samples"
     if separation >= ratio**2:

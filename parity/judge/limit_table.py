@@ -204,7 +204,7 @@ def _samples_of(text: str, path: Path) -> TableSamples:
 
 
 def _line(limit: Limit) -> LimitLine:
-    return LimitLine(
+    line = LimitLine(
         value=limit.value,
         unit=limit.unit,
         direction=limit.direction,
@@ -212,21 +212,27 @@ def _line(limit: Limit) -> LimitLine:
         floor=None if limit.floor is None else (limit.floor, limit.floor_from),
         weakest_defect=None if limit.weakest_defect is None else (limit.weakest_defect, limit.weakest_defect_from),
         separation=limit.separation,
-        reason=None if limit.reason == _reason_in_samples(limit) else limit.reason,
+        reason=limit.reason,
     )
+    said = limit.reason == _reason_in_samples(line, limit.samples)
+    return msgspec.structs.replace(line, reason=None) if said else line
 
 
 def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
+    reason = line.reason if line.reason is not None else _reason_in_samples(line, samples)
+    if reason is None:
+        what = "a reason" if line.status == "exact" else "floor, samples and calibration, or a reason"
+        raise RegistryError(f"A limit that is {line.status} needs {what}.")
     floor, floor_from = line.floor or (None, None)
     weakest_defect, weakest_defect_from = line.weakest_defect or (None, None)
     fields = {} if samples is None else _fields(samples)
     calibration = fields.pop("calibration", None)
-    limit = Limit(
+    return Limit(
         value=line.value,
         unit=line.unit,
         direction=line.direction,
         status=line.status,
-        reason="left out" if line.reason is None else line.reason,
+        reason=reason,
         floor=floor,
         floor_from=floor_from,
         weakest_defect=weakest_defect,
@@ -235,21 +241,16 @@ def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
         calibration=calibration,
         samples=None if samples is None else Samples(**fields),
     )
-    if line.reason is not None:
-        return limit
-    if (reason := _reason_in_samples(limit)) is None:
-        raise RegistryError("A limit without samples of harmless variations, each with its name, needs a reason.")
-    return msgspec.structs.replace(limit, reason=reason)
 
 
-def _reason_in_samples(limit: Limit) -> str | None:
-    """The reason that follows from a limit's samples; None if they give none."""
-    named = limit.floor_from is not None and (limit.weakest_defect is None or limit.weakest_defect_from is not None)
-    if limit.samples is None or limit.floor is None or not named:
+def _reason_in_samples(line: LimitLine, samples: Samples | None) -> str | None:
+    """The reason that follows from the samples of a line's metric; None if they give none."""
+    extremes = [(name, value) for value, name in filter(None, (line.floor, line.weakest_defect)) if name is not None]
+    if samples is None or line.floor is None or len(extremes) < 1 + (line.weakest_defect is not None):
         return None
-    weakest = None if limit.weakest_defect is None else (str(limit.weakest_defect_from), limit.weakest_defect)
-    distances = distances_of(limit.samples.floor, limit.unit, limit.direction)
-    return reason_of_populations((str(limit.floor_from), limit.floor), weakest, limit.separation, distances)
+    floor, *weakest = extremes
+    distances = distances_of(samples.floor, line.unit, line.direction)
+    return reason_of_populations(floor, weakest[0] if weakest else None, line.separation, distances)
 
 
 def _fields(samples: Samples) -> dict[str, Any]:
