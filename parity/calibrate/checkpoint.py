@@ -1,14 +1,15 @@
-"""The checkpoint of a calibration: which members of the populations are measured, for how long, what is kept already.
+"""The checkpoint of a long measurement: which members are measured, for how long, what is kept already.
 
 On a CPU with a tiny model a population is measured in one go. At full size a member takes most of a minute, so a file
-keeps each as soon as it is measured, and a call ends in time; the same call goes on where the last one stopped.
+keeps each as soon as it is measured, and a call ends in time; the same call goes on where the last one stopped. Members
+of a calibration are metrics; those of a mutation score are trials (`parity.calibrate.mutation`).
 """
 
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import torch
@@ -22,13 +23,21 @@ SCHEMA_VERSION: Final = 1
 Numbers = dict[str, float]
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Anything that took a while to measure."""
+
+    took_s: float = 0.0
+
+
+MeasuredT = TypeVar("MeasuredT", bound=Measured)
+
+
+class Member(Measured, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The measurements of one harmless variation, rewrite or defect."""
 
     metrics: dict[str, float | str]  # JSON holds infinities as strings
     findings: tuple[str, ...] = ()  # what the comparison refused outright
     shown_at: tuple[str, ...] = ()  # metrics of groups in which a defect departs first, or adds its error
-    took_s: float = 0.0
 
     @property
     def numbers(self) -> Numbers:
@@ -36,10 +45,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {name: float(value) for name, value in self.metrics.items()}
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _File(msgspec.Struct, Generic[MeasuredT], frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema_version: int
     origin: dict[str, Any]
-    members: dict[str, Member]
+    members: dict[str, MeasuredT]
 
 
 def measured_in(device: torch.device) -> dict[str, Any]:
@@ -48,14 +57,15 @@ def measured_in(device: torch.device) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
-class CalibrationCheckpoint:
-    """Takes members one by one. Without arguments it takes them all and keeps nothing."""
+class Checkpoint(Generic[MeasuredT]):
+    """Takes members of one type one by one. With nothing more than that it takes them all and keeps nothing."""
 
-    only: Collection[str] = ()  # ids of the members to measure; empty for all
+    form: type[MeasuredT]
+    made_by: str  # the command that keeps such files
     kept: Path | None = None
     minutes: float | None = None
     origin: dict[str, Any] = field(default_factory=dict)  # what a kept file must have been measured with
-    _members: dict[str, Member] = field(default_factory=dict)
+    _members: dict[str, MeasuredT] = field(default_factory=dict)
     begun_s: float = field(default_factory=time.monotonic)  # by that clock, when the minutes began
     _longest_s: float = 0.0
 
@@ -63,8 +73,8 @@ class CalibrationCheckpoint:
         """Read what was kept. Raises: RegistryError if it is of another case, model or machine."""
         if self.kept is None or not self.kept.is_file():
             return
-        remedy = "samples are kept by `parity calibrate --samples FILE`; give another file"
-        found = load(self.kept, _File, RegistryError, remedy, version=SCHEMA_VERSION)
+        remedy = f"samples are kept by `{self.made_by} --samples FILE`; give another file"
+        found = load(self.kept, _File[self.form], RegistryError, remedy, version=SCHEMA_VERSION)  # type: ignore[name-defined]
         here = msgspec.json.decode(msgspec.json.encode(self.origin))
         if found.origin != here:
             changed = [name for name, value in here.items() if found.origin.get(name) != value]
@@ -74,17 +84,7 @@ class CalibrationCheckpoint:
         self._members = dict(found.members)
         self._longest_s = max((member.took_s for member in self._members.values()), default=0.0)
 
-    def require_known(self, known: Iterable[str]) -> None:
-        """Refuse ids that no member has. Raises: RegistryError."""
-        names = list(known)
-        if unknown := sorted(set(self.only) - set(names)):
-            raise RegistryError(f"--only names {', '.join(unknown)}; there are {', '.join(names)}.")
-
-    def wants(self, name: str) -> bool:
-        """True if a member is measured."""
-        return not self.only or name in self.only
-
-    def take(self, name: str, measure: Callable[[], Member]) -> Member:
+    def take(self, name: str, measure: Callable[[], MeasuredT]) -> MeasuredT:
         """A member, measured now or kept from before. Raises: OutOfTimeError if it would not end in time."""
         if name in self._members:
             return self._members[name]
@@ -102,3 +102,22 @@ class CalibrationCheckpoint:
             document = {"schema_version": SCHEMA_VERSION, "origin": self.origin, "members": self._members}
             write_json_atomic(self.kept, msgspec.to_builtins(document))
         return self._members[name]
+
+
+@dataclass(kw_only=True)
+class CalibrationCheckpoint(Checkpoint[Member]):
+    """The checkpoint of one case's populations, or of some of their members."""
+
+    form: type[Member] = Member
+    made_by: str = "parity calibrate"
+    only: Collection[str] = ()  # ids of the members to measure; empty for all
+
+    def require_known(self, known: Iterable[str]) -> None:
+        """Refuse ids that no member has. Raises: RegistryError."""
+        names = list(known)
+        if unknown := sorted(set(self.only) - set(names)):
+            raise RegistryError(f"--only names {', '.join(unknown)}; there are {', '.join(names)}.")
+
+    def wants(self, name: str) -> bool:
+        """True if a member is measured."""
+        return not self.only or name in self.only

@@ -1,11 +1,9 @@
-"""The mutation score: every known defect put into the native model, and what of the gate notices.
+"""The trials of a mutation score: every known defect put into the native model, and what of the gate notices.
 
-Bit equality notices everything, so the score that counts is the one under limits: what a candidate with other bits
-(another engine, a faster tier) is judged by. A candidate that offers no internals is judged by its outputs alone, which
-is weaker; that score stands beside it. Every judgement is the gate's own (`parity.calibrate.mutation_evidence`).
-Harmless runs, other draws and other combinations of rewrites than those that the limits came from, must raise no alarm.
-A defect that no level notices is a survivor, unless the oracle shows that it is none: an equivalent defect takes the
-model no farther from float32 than the reference itself is.
+Every judgement is the gate's own (`parity.calibrate.mutation_evidence`). Harmless runs, other draws and other
+combinations of rewrites than those that the limits came from, must raise no alarm. A defect that no level notices is a
+survivor, unless the oracle shows that it is none: an equivalent defect takes the model no farther from float32 than the
+reference itself is. What they count up to is in `parity.calibrate.mutation_score`.
 
 A faster tier is tried in the same way: it must pass as it is, and with each defect in it be stopped. It has fused
 parts, which are not fed alone, and code of its own: defects in code that it does not run are named as unreached, those
@@ -18,33 +16,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 
 from parity.calibrate.case_under_test import CaseEvidence, CaseUnderTest, grounds_of, here, open_case
+from parity.calibrate.checkpoint import Checkpoint, Measured
 from parity.calibrate.drift import CandidateDrift
 from parity.calibrate.harmless import noise_one_ulp_off, oracle_at, variations
 from parity.calibrate.mutation_evidence import Evidence
+from parity.calibrate.mutation_score import Alarm, MutationTrial, Score
 from parity.calibrate.rewrites import ALL_AT_ONCE, pairs, rewritten
 from parity.defects.defect import Defect, Reach, present, require_reached
 from parity.defects.variant import AS_IS, KEYFRAME_PICTURE, SOFT_PICTURE, V2A_OFF, VIDEO_SKIPS, Variant
-from parity.diff.comparison import LEVELS
 from parity.explain.oracle import CLEAR, Arbitration
 from parity.isolate.error import IsolatedError, error_of
 from parity.judge.registry import Registry
-from parity.judge.strength import KIND, key
 from parity.runs.folder import RunOutputs
 from parity.runs.in_memory import CPU, run_in_memory
 from runners.case import Case
-from runners.errors import ParityError
+from runners.errors import ParityError, RegistryError
 from runners.protocol import Tier
 from runners.weights import Weights
 
 ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn for nothing else
-MAX_EQUIVALENT: Final = 0.03  # of those tried, or FEW if that is more
-FEW: Final = 3
-MIN_LOCATED: Final = 0.95  # of the killed ones
 CHANGES: Final = (V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS)
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
 MACHINE: Final = (  # what of the environment a score says
@@ -54,137 +49,28 @@ MACHINE: Final = (  # what of the environment a score says
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MutationTrial:
-    """One defect and what came of it."""
+class Trial(Measured, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What came of one defect or harmless run, as a checkpoint keeps it."""
 
-    defect: Defect
-    evidence: Evidence
-    located: bool
-    equivalent: bool  # not killed, and the oracle says that it is no farther off than the reference
-
-    def document(self) -> dict[str, Any]:
-        """As JSON data."""
-        return {
-            "id": self.defect.id,
-            "component": self.defect.component,
-            "description": self.defect.description,
-            "case": self.defect.variant.name,
-            "located": self.located,
-            "equivalent": self.equivalent,
-            **self.evidence.document(),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alarm:
-    """One harmless run and what the gate said."""
-
-    id: str
-    case: str  # name of the variant
-    evidence: Evidence
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """The trials of all of them, and what they count up to."""
-
-    limits_of: str
-    date: str  # YYYY-MM-DD
-    environment: dict[str, str]
-    trials: tuple[MutationTrial, ...]
-    harmless: tuple[Alarm, ...]
-    tier: Tier = "exact"  # of native, which the defects were put into
-    unreached: tuple[str, ...] = ()  # defects in code that this tier does not run
-    refused: tuple[str, ...] = ()  # defects that it refuses to run with, in an error of its own
-    share: tuple[int, int] = (1, 1)  # which part of the catalogue and of the harmless runs, of how many
+    outcome: Literal["tried", "unreached", "refused"] = "tried"
+    evidence: Evidence | None = None  # of one that was tried
+    located: bool = False
+    equivalent: bool = False
 
     @property
-    def counted(self) -> tuple[MutationTrial, ...]:
-        """Trials of defects that are not equivalent."""
-        return tuple(trial for trial in self.trials if not trial.equivalent)
+    def seen(self) -> Evidence:
+        """The evidence of one that was tried. Raises: RegistryError for a kept file that leaves it out."""
+        if self.evidence is None:
+            raise RegistryError("A kept trial says 'tried' and has no evidence; give another --samples file.")
+        return self.evidence
 
-    @property
-    def killed(self) -> tuple[MutationTrial, ...]:
-        """Trials of defects that were noticed."""
-        return tuple(trial for trial in self.counted if trial.evidence.killed)
 
-    @property
-    def false_alarms(self) -> tuple[Alarm, ...]:
-        """Harmless runs that were taken for defects."""
-        return tuple(alarm for alarm in self.harmless if alarm.evidence.killed)
+@dataclass(kw_only=True)
+class MutationCheckpoint(Checkpoint[Trial]):
+    """The checkpoint of one score; without arguments it keeps nothing."""
 
-    @property
-    def good(self) -> bool:
-        """Something killed and everything, nearly everything located, no false alarm, few equivalents."""
-        located = sum(trial.located for trial in self.killed)
-        return (
-            0 < len(self.killed) == len(self.counted)
-            and located >= MIN_LOCATED * len(self.killed)
-            and not self.false_alarms
-            and len(self.trials) - len(self.counted) <= max(FEW, MAX_EQUIVALENT * len(self.trials))
-        )
-
-    def kills_by_level(self) -> dict[str, int]:
-        """Number of defects that each level notices by itself."""
-        seen = [trial.evidence for trial in self.counted]
-        return {
-            "bits": sum(one.bits_differ for one in seen),
-            "outputs": sum(one.by_outputs for one in seen),
-            "drift of taps": sum(one.by_level("drift") for one in seen),
-            "isolated errors": sum(one.by_level("isolated") for one in seen),
-            "under limits": len(self.killed),
-        }
-
-    def kills_by_levels(self) -> dict[str, int]:
-        """Number of defects that the gate stops on each set of levels, from outputs alone to all."""
-        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
-        return {levels: sum(trial.evidence.killed_by[levels] for trial in self.counted) for levels in sets}
-
-    def alarms_by_levels(self) -> dict[str, int]:
-        """Number of harmless runs that the gate stops on each set of levels."""
-        sets = [key(LEVELS[:count]) for count in (1, 2, 3)]
-        return {levels: sum(alarm.evidence.killed_by[levels] for alarm in self.harmless) for levels in sets}
-
-    def kills_by_metric(self) -> dict[str, int]:
-        """Number of defects that each output metric notices by itself, the sharpest first."""
-        counts: dict[str, int] = {}
-        for trial in self.counted:
-            for metric in (*trial.evidence.metrics, *trial.evidence.findings):
-                counts[metric] = counts.get(metric, 0) + 1
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    def document(self) -> dict[str, Any]:
-        """As JSON data."""
-        return {
-            "schema_version": 1,
-            "kind": KIND,
-            "limits_of": self.limits_of,
-            **(
-                {}
-                if self.tier == "exact"
-                else {"tier": self.tier, "unreached": list(self.unreached), "refused": list(self.refused)}
-            ),
-            **({} if self.share == (1, 1) else {"share": list(self.share)}),
-            "date": self.date,
-            "environment": self.environment,
-            "good": self.good,
-            "defects": len(self.counted),
-            "killed": len(self.killed),
-            "located": sum(trial.located for trial in self.killed),
-            "killed_by_outputs": sum(trial.evidence.by_outputs for trial in self.counted),
-            "killed_by_levels": self.kills_by_levels(),
-            "false_alarms_by_levels": self.alarms_by_levels(),
-            "equivalents": [trial.defect.id for trial in self.trials if trial.equivalent],
-            "benign_runs": len(self.harmless),
-            "false_alarms": len(self.false_alarms),
-            "kills_by_level": self.kills_by_level(),
-            "kills_by_metric": self.kills_by_metric(),
-            "rows": [trial.document() for trial in self.trials],
-            "benign_rows": [
-                {"id": alarm.id, "case": alarm.case, **alarm.evidence.document()} for alarm in self.harmless
-            ],
-        }
+    form: type[Trial] = Trial
+    made_by: str = "parity mutate"
 
 
 class MutationRun:
@@ -200,9 +86,10 @@ class MutationRun:
         tier: Tier = "exact",
         *,
         made_for: bool = False,
+        checkpoint: MutationCheckpoint,
     ) -> None:
         """Nothing is run yet. `made_for`: defects were made for this very case, and none for small changes of it."""
-        self._made_for = made_for
+        self._made_for, self._checkpoint = made_for, checkpoint
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._device, self._tier = device, tier
         self.unreached: list[str] = []  # ids of defects in code that the tier does not run
@@ -220,28 +107,32 @@ class MutationRun:
     def defects(self, catalogue: Iterable[Defect]) -> Iterator[MutationTrial]:
         """Try every defect. Raises: RunnerError for one whose code is never reached, in the exact tier."""
         for defect in catalogue:
-            self._say(f"defect {defect.id}")
-            under_test = self._under_test(defect.variant)
-            reach = Reach()
-            try:
-                with defect.apply(reach):
-                    drifted = under_test.free_run()
-            except ParityError:
-                if self._tier == "exact":
-                    raise
-                self.refused.append(defect.id)
-                continue
-            if self._tier != "exact" and (not reach.hits or drifted.metrics == self._as_it_is(under_test).metrics):
-                self.unreached.append(defect.id)  # hooks on modules whose forward does not run move no number
-                continue
-            require_reached(defect, reach)
-            evidence = under_test.judge.examine(drifted, self._added(defect, under_test))
-            yield MutationTrial(
-                defect=defect,
-                evidence=evidence,
-                located=evidence.killed and evidence.located(defect.places, defect.first_taps),
-                equivalent=not evidence.killed and self._no_worse(defect),
-            )
+            kept = self._checkpoint.take(defect.id, partial(self._trial, defect))
+            if kept.outcome == "tried":
+                yield MutationTrial(defect=defect, evidence=kept.seen, located=kept.located, equivalent=kept.equivalent)
+            else:
+                (self.unreached if kept.outcome == "unreached" else self.refused).append(defect.id)
+
+    def _trial(self, defect: Defect) -> Trial:
+        self._say(f"defect {defect.id}")
+        under_test = self._under_test(defect.variant)
+        reach = Reach()
+        try:
+            with defect.apply(reach):
+                drifted = under_test.free_run()
+        except ParityError:
+            if self._tier == "exact":
+                raise
+            return Trial(outcome="refused")
+        if self._tier != "exact" and (not reach.hits or drifted.metrics == self._as_it_is(under_test).metrics):
+            return Trial(outcome="unreached")  # hooks on modules whose forward does not run move no number
+        require_reached(defect, reach)
+        evidence = under_test.judge.examine(drifted, self._added(defect, under_test))
+        return Trial(
+            evidence=evidence,
+            located=evidence.killed and evidence.located(defect.places, defect.first_taps),
+            equivalent=not evidence.killed and self._no_worse(defect),
+        )
 
     def harmless(self, catalogue: Iterable[Defect], share: tuple[int, int] = (1, 1)) -> Iterator[Alarm]:
         """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case.
@@ -276,12 +167,16 @@ class MutationRun:
         isolated: bool = False,
         variables: Mapping[str, str] | None = None,
     ) -> Alarm:
-        self._say(f"harmless {name}, {variant.name}")
-        under_test = self._under_test(variant)
-        with apply():
-            drifted = under_test.free_run(dtype, variables=variables)
-            rows = under_test.parts_alone() if isolated else None
-        return Alarm(id=name, case=variant.name, evidence=under_test.judge.examine(drifted, rows))
+        def trial() -> Trial:
+            self._say(f"harmless {name}, {variant.name}")
+            under_test = self._under_test(variant)
+            with apply():
+                drifted = under_test.free_run(dtype, variables=variables)
+                rows = under_test.parts_alone() if isolated else None
+            return Trial(evidence=under_test.judge.examine(drifted, rows))
+
+        kept = self._checkpoint.take(f"harmless {name}, {variant.name}", trial)
+        return Alarm(id=name, case=variant.name, evidence=kept.seen)
 
     def _added(
         self, defect: Defect, under_test: CaseUnderTest, *, oracle: bool = False
@@ -360,6 +255,7 @@ def mutate(
     device: torch.device = CPU,
     tier: Tier = "exact",
     share: tuple[int, int] = (1, 1),
+    checkpoint: MutationCheckpoint | None = None,
 ) -> Score:
     """Try every defect and every harmless run on a case.
 
@@ -373,13 +269,16 @@ def mutate(
         device: where everything runs; its limits judge.
         tier: of native, which the defects are put into.
         share: (k, n) tries the k-th of n shares of the defects and of the harmless runs, so that each ends in time.
-    Raises: RunnerError for a defect that is never reached in the exact tier, RegistryError for a case without limits
-        that hold here, RunError for one of a release that cannot run here and without a golden.
+        checkpoint: keeps each as soon as it is tried, and ends in time.
+    Raises: OutOfTimeError where the checkpoint says so, RunnerError for a defect that is never reached in the exact
+        tier, RegistryError for a case without limits that hold here, RunError for one of a release that cannot run here
+        and without a golden.
     """
     first, shares = share[0] - 1, share[1]
     made_for = any(_made_for(case, defect) for defect in catalogue)
     catalogue = [replace(defect, variant=AS_IS) if _made_for(case, defect) else defect for defect in catalogue]
-    mutation = MutationRun(weights, case, registry, say, device, tier, made_for=made_for)
+    checkpoint = checkpoint or MutationCheckpoint()
+    mutation = MutationRun(weights, case, registry, say, device, tier, made_for=made_for, checkpoint=checkpoint)
     mutation.require_evidence(catalogue)
     return Score(
         limits_of=case.id,

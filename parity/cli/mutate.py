@@ -1,6 +1,7 @@
 """`parity mutate`: put every known defect into the native model and count which the gate notices, and where."""
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from parity.cli.threads import Threads, compute_on
 from parity.cli.verb import err, out, verb
 
 if TYPE_CHECKING:
-    from parity.calibrate.mutation import Score
+    from parity.calibrate.mutation_score import Score
 
 
 @verb
@@ -25,11 +26,15 @@ def mutate(
         Path | None, typer.Option(help="Registry of limits to judge by; default: the checkout's.")
     ] = None,
     share: Annotated[str, typer.Option(help="K/N: the K-th of N shares of defects and harmless runs.")] = "1/1",
+    samples: Annotated[Path | None, typer.Option(help="Keep each trial here; the same call goes on with it.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no trial that would end later.")] = None,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
     save: Annotated[Path | None, typer.Option("--out", help="Save everything as JSON; verdicts cite it.")] = None,
 ) -> int:
     """Count the known defects that are noticed under limits; exits 1 if one survives or a harmless run fails."""
+    from parity.calibrate.checkpoint import measured_in
+    from parity.calibrate.mutation import MutationCheckpoint
     from parity.calibrate.mutation import mutate as run
     from parity.defects.catalogue import CATALOGUE
     from parity.judge.registry import load_registry, root_of_limits
@@ -37,11 +42,15 @@ def mutate(
     from parity.runs.golden import find_case
     from parity.runs.places import limits_path
     from parity.trace.atomic import require_named_target, write_json_atomic
+    from runners.case import case_document
     from runners.catalogue import runner_and_tier
-    from runners.errors import CaseError, RunnerError
+    from runners.errors import CaseError, RegistryError, RunnerError
+    from runners.files import sha256_of
     from runners.forge.weights import weights_named
 
+    begun_s = time.monotonic()  # making weights takes time, too
     require_named_target(save)
+    require_named_target(samples)
     unknown = sorted(set(defect or ()) - {one.id for one in CATALOGUE})
     if unknown:
         raise CaseError(
@@ -53,15 +62,24 @@ def mutate(
     where, part = device_named(device), share_of(share)
     compute_on(threads, where)
     found = find_case(case)
+    files, judged_by = weights_named(weights, where), limits or limits_path(root_of_limits(found.id))
+    origin = {
+        "weights": files.hash,
+        "environment": measured_in(where),
+        "case": case_document(found),
+        "tier": tier,
+        "limits": sha256_of(judged_by, RegistryError, "it holds the limits that judge"),
+    }
     score = run(
-        weights_named(weights, where),
+        files,
         found,
-        load_registry(limits or limits_path(root_of_limits(found.id))),
+        load_registry(judged_by),
         [one for one in CATALOGUE if not defect or one.id in defect],
         err.print,
         device=where,
         tier=tier,
         share=part,
+        checkpoint=MutationCheckpoint(kept=samples, minutes=minutes, begun_s=begun_s, origin=origin if samples else {}),
     )
     if save is not None:
         write_json_atomic(save, score.document())

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from parity.calibrate import mutation
-from parity.calibrate.mutation import Alarm, MutationTrial, Score, mutate
+from parity.calibrate.mutation import MutationCheckpoint, mutate
 from parity.calibrate.mutation_evidence import Evidence
+from parity.calibrate.mutation_score import Alarm, MutationTrial, Score
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import Reach
 from parity.defects.variant import DISTILLED
@@ -24,7 +25,7 @@ from parity.judge.strength import CatchCount, load_strength
 from parity.runs.environment import fingerprint
 from parity.runs.golden import find_case
 from runners.case import Case
-from runners.errors import ConfigError, RegistryError, RunnerError
+from runners.errors import ConfigError, OutOfTimeError, RegistryError, RunnerError
 from runners.weights import WeightsFolder
 
 
@@ -136,6 +137,40 @@ def test_shares_try_every_defect_and_harmless_run_once(
     assert {trial.defect.id for one in scores for trial in one.trials} == {one.id for one in few}
     harmless = [(alarm.id, alarm.case) for one in scores for alarm in one.harmless]
     assert sorted(harmless) == sorted((alarm.id, alarm.case) for alarm in whole.harmless) and len(set(harmless)) > 20
+
+
+def test_trials_that_are_kept_are_not_run_again_and_the_score_is_that_of_one_sitting(
+    stations: list[tuple[Case, str]], micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
+    monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
+    weights, case = cast(WeightsFolder, SimpleNamespace(hash="00")), picture_case(micro_case)
+    applied: list[str] = []
+
+    def counted(name: str, after: float = 0.0) -> Any:
+        def apply(_: Reach) -> Any:
+            applied.append(name)
+            kept_so_far.begun_s -= after  # as if it had taken that long
+            return nullcontext()
+
+        return apply
+
+    few = [replace(one, apply=counted(one.id, 90.0 * (place == 2))) for place, one in enumerate(CATALOGUE[:5])]
+    kept_so_far = MutationCheckpoint()
+    whole = mutate(weights, case, Registry(), few, quiet, checkpoint=kept_so_far)
+    applied.clear()
+    kept = tmp_path / "trials.json"
+    kept_so_far = MutationCheckpoint(kept=kept, minutes=1.0, origin={"limits": "a"})
+    with pytest.raises(OutOfTimeError, match=f"before {few[3].id!r}, with 3 members .* the same call goes on"):
+        mutate(weights, case, Registry(), few, quiet, checkpoint=kept_so_far)
+    assert list(dict.fromkeys(applied)) == [one.id for one in few[:3]]
+    applied.clear()
+    kept_so_far = MutationCheckpoint(kept=kept, origin={"limits": "a"})
+    resumed = mutate(weights, case, Registry(), few, quiet, checkpoint=kept_so_far)
+    assert list(dict.fromkeys(applied)) == [one.id for one in few[3:]]
+    assert resumed.document() == whole.document() and len(resumed.harmless) > 20
+    with pytest.raises(RegistryError, match="another limits; give another --samples file"):
+        MutationCheckpoint(kept=kept, origin={"limits": "b"})
 
 
 def test_a_defect_that_was_made_for_the_case_at_hand_is_tried_on_it_whichever_its_release(
