@@ -35,7 +35,7 @@ from runners.case import Case
 from runners.errors import RegistryError
 from runners.weights import Weights
 
-CALIBRATION_DRAWS: Final = range(4)  # seeds of the ULP moves; `parity mutate` takes others
+CALIBRATION_DRAWS: Final = range(12)  # seeds of the ULP moves; `parity mutate` takes others
 Say = Callable[[str], None]
 
 

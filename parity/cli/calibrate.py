@@ -52,6 +52,12 @@ def calibrate(
         bool, typer.Option("--from-samples", help="Work limits out again from the samples kept; nothing is run.")
     ] = False,
     limits_only: Annotated[bool, typer.Option("--limits-only", help="Only limits.")] = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="Measure harmless variations that the kept samples lack, and join them; no speed."
+        ),
+    ] = False,
     compiled: Annotated[
         bool, typer.Option(help="Count compiled code as harmless; takes a C++ compiler and minutes a case.")
     ] = True,
@@ -97,7 +103,9 @@ def calibrate(
         require_named_target(path)
     if samples is not None and len(cases) > 1:
         samples.mkdir(parents=True, exist_ok=True)
-    limits_only |= where.type != "cpu" and not perf_only
+    if extend and (only or perf_only):
+        raise CaseError("--extend chooses what to measure, of limits alone; leave --only and --perf-only out.")
+    limits_only |= extend or (where.type != "cpu" and not perf_only)
     if not limits_only and (where.type != "cpu" or weights.startswith(SCHEME)):
         raise CaseError(
             "Speed baselines are measured here on a CPU, of files; add --limits-only (bench/gpu.py is for speed)."
@@ -106,17 +114,19 @@ def calibrate(
     command += f" --threads {torch.get_num_threads()}" if where.type == "cpu" else f" --device {where.type}"
     command += "" if compiled else " --no-compiled"
     command += "" if sparing is None else " --sparing" if sparing else " --whole"
-    command += "".join(f" --only {name}" for name in only or ())
+    command += "".join(f" --only {name}" for name in only or ()) + (" --extend" if extend else "")
     document: dict[str, Any] = {}
     # Speed first: memory is the process's peak, which the populations would raise.
     if not limits_only:
         document["baselines"] = _baselines(WeightsFolder(Path(weights)), cases, command, reason, json)
     if not perf_only:
         files = weights_named(weights, where)
+        lacks = _lacking(cases, where, compiled) if extend else {}
+        cases = [found for found in cases if not extend or lacks[found.id]]
         origin = {"weights": files.hash, "environment": measured_in(where)} if samples else {}
         checkpoints = {
             found.id: CalibrationCheckpoint(
-                only=tuple(only or ()),
+                only=lacks.get(found.id, tuple(only or ())),
                 kept=kept[found.id],
                 minutes=minutes,
                 begun_s=begun_s,
@@ -127,7 +137,7 @@ def calibrate(
             for found in cases
         }
         spared = where.type != "cpu" if sparing is None else sparing
-        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints, spared)
+        document["limits"] = _limits(files, cases, command, reason, json, compiled, where, checkpoints, spared, extend)
     if json:
         out.document(document)
     return 0
@@ -175,20 +185,45 @@ def _forms(folder: Path, case: "Case", labels: list[str], reason: str, compiled:
     return 0
 
 
+def _lacking(cases: "list[Case]", device: "torch.device", compiled: bool) -> dict[str, tuple[str, ...]]:
+    """The harmless variations that the samples of each case lack, by case."""
+    from parity.calibrate.extend import lacking
+    from parity.calibrate.harmless import variations
+    from parity.calibrate.populations import CALIBRATION_DRAWS
+    from parity.judge.limit_table import TableKey
+    from parity.judge.registry import device_of, load_registry
+    from parity.runs.environment import fingerprint
+    from parity.runs.places import limits_path
+
+    registry, where = load_registry(limits_path()), device_of(fingerprint(device))
+    return {
+        case.id: lacking(
+            registry, TableKey(case.id, where), variations(CALIBRATION_DRAWS, case.reference, compiled, device)
+        )
+        for case in cases
+    }
+
+
 def _again(cases: list[str] | None, reason: str, json: bool) -> int:
     from parity.judge.proposal import rederived
     from parity.judge.registry import load_registry, save_registry
     from parity.report.tables import draw_changes
-    from parity.runs.places import limits_path
+    from parity.runs.places import form_limits_paths, limits_path
     from parity.trace.atomic import changing
 
-    with changing(limits_path()):
-        proposal = rederived(load_registry(limits_path()), cases)
-        if json:
-            out.document({"limits": {"changes": _document(proposal)}})
-        else:
-            draw_changes(out, proposal.changes)
-        save_registry(limits_path(), proposal.accept(_reason(proposal, reason)))
+    said = []
+    for path in (limits_path(), *form_limits_paths()):
+        with changing(path):
+            old = load_registry(path)
+            if path != limits_path() and not any(cases is None or key.case in cases for key in old.cases):
+                continue
+            proposal = rederived(old, cases)
+            said += _document(proposal)
+            if not json:
+                draw_changes(out, proposal.changes)
+            save_registry(path, proposal.accept(_reason(proposal, reason)))
+    if json:
+        out.document({"limits": {"changes": said}})
     return 0
 
 
@@ -246,7 +281,10 @@ def _limits(
     device: "torch.device",
     checkpoints: "Mapping[str, CalibrationCheckpoint]",
     sparing: bool,
+    extend: bool,
 ) -> dict[str, Any]:
+    from parity.calibrate.case_under_test import here
+    from parity.calibrate.extend import extended
     from parity.calibrate.limits import propose_limits
     from parity.calibrate.populations import measure
     from parity.diff.runs import subset_of_case
@@ -277,7 +315,10 @@ def _limits(
     }
     with changing(path):  # not for the hours before: another process may have calibrated another case
         old = load_registry(path) if path.exists() else Registry()
-        proposal = propose_limits(old, files, populations, command, device)
+        if extend:
+            proposal = extended(old, populations, here(files, device), command)
+        else:
+            proposal = propose_limits(old, files, populations, command, device)
         if not json:
             draw_changes(out, proposal.changes)
         accepted = proposal.accept(_reason(proposal, reason))

@@ -22,6 +22,7 @@ from parity.taps.group import DRIFT_GROUPS, ISOLATED_GROUPS
 from runners.errors import RegistryError
 
 Direction = Literal["higher", "lower", "exact"]
+WHOLE_UNITS: Final = ("ULP", "samples", "elements", "taps", "frames", "channels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class Metric:
     unit: str
     direction: Direction
     meaning: str
+
+    @property
+    def whole(self) -> bool:
+        """True if every value is a whole number: of ULP, samples, elements, or steps between two bytes."""
+        return self.unit in WHOLE_UNITS or self.name.endswith("frames.max_abs")
 
 
 _TENSOR: Final[tuple[tuple[str, str, Direction, str], ...]] = (

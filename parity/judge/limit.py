@@ -10,7 +10,9 @@ Let f be the largest distance among harmless variations of the reference (the fl
 defects that this metric should catch, and h how far harmless variation may yet be expected to go: `MARGIN` times f, or
 where at least `MIN_SPREAD_SAMPLES` harmless distances are not zero, m exp(`SPREADS` s) if that is more, with m their
 median and s the root mean square of log(distance / m) over those above it. Norms of many elements hardly spread, and
-the margin decides; the largest error of a single element spreads widely, and one draw more may be the largest yet.
+the margin decides; the largest error of a single element spreads widely, and one draw more may be the largest yet. Of a
+metric of whole numbers (a median of 2 ULP, a byte 3 steps off) h is at least f + 1 where f is not zero: a quarter of 2
+is no room at all.
 
 The limit is the distance sqrt(f d), halfway between floor and defect in ratio, and it counts as calibrated only if it
 lies at h or beyond. Otherwise the two populations overlap, the status is `OVERLAP`, and the bound is h: it
@@ -47,7 +49,8 @@ METHOD: Final = (
     "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
     f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else OVERLAP at that "
     f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
-    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median). Where "
+    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median), and of "
+    "whole numbers at least one more than a floor that is not zero. Where "
     "arithmetic bounds harmless variation (samples.bound), limit = that bound, if floor <= bound < weakest defect"
 )
 
@@ -236,7 +239,7 @@ def derive_limit(
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
     distances = distances_of(floor, unit, direction)
-    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances)
+    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances, whole=metric.whole)
     calibrated = enough and separation is not None and separation >= ratio**2
     within = bound is not None and f <= bound
     if bound is not None:
@@ -254,7 +257,7 @@ def derive_limit(
         status="calibrated" if calibrated else "OVERLAP",
         reason=reason
         or (
-            reason_of_populations(worst_harmless, weakest, separation, distances)
+            reason_of_populations(worst_harmless, weakest, separation, distances, whole=metric.whole)
             if bound is None
             else _bound_reason(bound, bound_from, worst_harmless, weakest)
         ),
@@ -274,29 +277,34 @@ def derive_limit(
     )
 
 
-def reach(distances: Sequence[float]) -> float:
-    """The reach that harmless variation may be expected to have, as a multiple of the largest distance seen (h / f)."""
+def reach(distances: Sequence[float], *, whole: bool = False) -> float:
+    """The reach that harmless variation may be expected to have, as a multiple of the largest distance seen (h / f).
+
+    `whole`: distances are whole numbers.
+    """
     moved = sorted(value for value in distances if value > 0)
+    least = max(MARGIN, 1 + 1 / moved[-1]) if whole and moved else MARGIN
     if len(moved) < MIN_SPREAD_SAMPLES:
-        return MARGIN
+        return least
     middle = math.sqrt(moved[(len(moved) - 1) // 2] * moved[len(moved) // 2])
     above = [math.log(value / middle) for value in moved if value > middle]
     if not above:
-        return MARGIN
+        return least
     spread = math.sqrt(math.fsum(value * value for value in above) / len(above))
-    return max(MARGIN, middle * math.exp(SPREADS * spread) / moved[-1])
+    return max(least, middle * math.exp(SPREADS * spread) / moved[-1])
 
 
-def fails_elsewhere(value: float, limit: Limit) -> bool:
+def fails_elsewhere(value: float, limit: Limit, *, whole: bool = False) -> bool:
     """True if a value is so far beyond a limit that it fails wherever that was measured.
 
     It is beyond the limit itself and `ELSEWHERE_FACTOR` times the reach of harmless variation, as distances. A limit
-    whose harmless variations moved nothing has no such measure, and an exact one holds everywhere anyway.
+    whose harmless variations moved nothing has no such measure, and an exact one holds everywhere anyway. `whole`:
+    values are whole numbers.
     """
     if limit.samples is None or limit.direction == "exact":
         return False
     floor = [distance(one, limit.unit, limit.direction) for values in limit.samples.floor.values() for one in values]
-    far = ELSEWHERE_FACTOR * reach(floor) * max(floor, default=0.0)
+    far = ELSEWHERE_FACTOR * reach(floor, whole=whole) * max(floor, default=0.0)
     allowed = distance(limit.value, limit.unit, limit.direction)
     return far > 0 and distance(value, limit.unit, limit.direction) > max(far, allowed)
 
@@ -338,7 +346,12 @@ def _widened(floor: float, ratio: float, unit: str, direction: Direction) -> flo
 
 
 def reason_of_populations(
-    floor: tuple[str, float], weakest: tuple[str, float] | None, separation: float | None, distances: Sequence[float]
+    floor: tuple[str, float],
+    weakest: tuple[str, float] | None,
+    separation: float | None,
+    distances: Sequence[float],
+    *,
+    whole: bool,
 ) -> str:
     """The reason of a limit between two populations.
 
@@ -347,8 +360,9 @@ def reason_of_populations(
         weakest: the weakest defect and its value, if any was measured that the metric should catch.
         separation: how many times as far from perfect agreement the defect is as the floor.
         distances: of every harmless sample, from perfect agreement.
+        whole: whether they are whole numbers.
     """
-    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances)
+    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances, whole=whole)
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"

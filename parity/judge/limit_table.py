@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from parity.diff.metric import METRICS, Direction
+from parity.diff.metric import METRICS, Direction, metric_named
 from parity.judge.document import as_form, document_text, json_value, naming
 from parity.judge.limit import Calibration, Limit, Samples, Status, distances_of, reason_of_populations
 from parity.trace.atomic import plain, write_bytes_atomic
@@ -95,7 +95,7 @@ def split(
         if metric not in limits:
             continue
         limit = limits[metric]
-        lines[metric] = _line(limit)
+        lines[metric] = _line(metric, limit)
         if (limit.samples is None) != (limit.calibration is None):
             raise RegistryError(f"{key}: {metric} has samples or a calibration; it needs both, or neither.")
         if limit.samples is not None and limit.calibration is not None:
@@ -135,7 +135,7 @@ def joined(table: Table, folder: Path) -> tuple[dict[str, Limit], dict[str, Cali
     samples = {} if found is None else found.samples
     if stray := samples.keys() - table.limits.keys():
         raise RegistryError(f"{table.samples} has samples of {', '.join(sorted(stray))}, which has no limit.")
-    limits = {metric: _limit(line, samples.get(metric)) for metric, line in table.limits.items()}
+    limits = {metric: _limit(metric, line, samples.get(metric)) for metric, line in table.limits.items()}
     return limits, {} if found is None else found.calibrations
 
 
@@ -203,7 +203,7 @@ def _samples_of(text: str, path: Path) -> TableSamples:
     return as_form(json_value(text, path, SAMPLES_WANTED), TableSamples)
 
 
-def _line(limit: Limit) -> LimitLine:
+def _line(metric: str, limit: Limit) -> LimitLine:
     line = LimitLine(
         value=limit.value,
         unit=limit.unit,
@@ -214,12 +214,12 @@ def _line(limit: Limit) -> LimitLine:
         separation=limit.separation,
         reason=limit.reason,
     )
-    said = limit.reason == _reason_in_samples(line, limit.samples)
+    said = limit.reason == _reason_in_samples(metric, line, limit.samples)
     return msgspec.structs.replace(line, reason=None) if said else line
 
 
-def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
-    reason = line.reason if line.reason is not None else _reason_in_samples(line, samples)
+def _limit(metric: str, line: LimitLine, samples: MetricSamples | None) -> Limit:
+    reason = line.reason if line.reason is not None else _reason_in_samples(metric, line, samples)
     if reason is None:
         what = "a reason" if line.status == "exact" else "floor, samples and calibration, or a reason"
         raise RegistryError(f"A limit that is {line.status} needs {what}.")
@@ -243,14 +243,15 @@ def _limit(line: LimitLine, samples: MetricSamples | None) -> Limit:
     )
 
 
-def _reason_in_samples(line: LimitLine, samples: Samples | None) -> str | None:
-    """The reason that follows from the samples of a line's metric; None if they give none."""
+def _reason_in_samples(metric: str, line: LimitLine, samples: Samples | None) -> str | None:
+    """The reason that follows from the samples of a metric; None if they give none. Raises: RegistryError."""
     extremes = [(name, value) for value, name in filter(None, (line.floor, line.weakest_defect)) if name is not None]
     if samples is None or line.floor is None or len(extremes) < 1 + (line.weakest_defect is not None):
         return None
     floor, *weakest = extremes
     distances = distances_of(samples.floor, line.unit, line.direction)
-    return reason_of_populations(floor, weakest[0] if weakest else None, line.separation, distances)
+    whole = metric_named(metric).whole
+    return reason_of_populations(floor, weakest[0] if weakest else None, line.separation, distances, whole=whole)
 
 
 def _fields(samples: Samples) -> dict[str, Any]:

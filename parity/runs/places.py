@@ -138,6 +138,11 @@ def form_limits_path(form: str, root: Path | None = None) -> Path:
     return (root or project_root()) / "thresholds" / "forms" / form / "consistency_threshold.json"
 
 
+def form_limits_paths() -> tuple[Path, ...]:
+    """The threshold registries of lossy forms that there are."""
+    return tuple(sorted((project_root() / "thresholds" / "forms").glob("*/consistency_threshold.json")))
+
+
 def baselines_path() -> Path:
     """The performance baselines to compare with: one's own, without a project those that ship."""
     return data_roots()[0] / "thresholds" / "perf_baselines.json"

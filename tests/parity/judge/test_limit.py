@@ -14,6 +14,7 @@ from parity.judge.limit import (
     derive_limit,
     distance,
     exact_limit,
+    fails_elsewhere,
     looser,
     reach,
 )
@@ -243,3 +244,18 @@ def test_a_calibration_expires_with_its_environment() -> None:
     ):
         with pytest.raises(RegistryError, match=message):
             Calibration(**{**msgspec.structs.asdict(calibration), **changes})
+
+
+def test_a_whole_number_may_be_one_more_before_it_may_be_a_quarter_more() -> None:
+    median, byte = METRICS["video_latent.ulp.p50"], METRICS["frames.max_abs"]
+    assert (median.whole, byte.whole, ERROR.whole, METRICS["frames.mad.max"].whole) == (True, True, False, False)
+    overlap = derive_limit(median, floor={"a": [2.0, 1.0]}, defects={"b": [4.0]}, calibration="c")
+    assert (overlap.value, overlap.status) == (3.0, "OVERLAP")  # 2 + 1; halfway is 2.83, where 3 would fail
+    assert "harmless variation may reach 1.50 x its floor" in overlap.reason
+    apart = derive_limit(median, floor={"a": [2.0, 1.0]}, defects={"b": [5.0]}, calibration="c")
+    assert (apart.value, apart.status) == (pytest.approx(math.sqrt(10.0)), "calibrated")
+    far = derive_limit(byte, floor={"a": [16.0, 12.0]}, defects={"b": [20.0]}, calibration="c")
+    assert far.value == 20.0  # a quarter is more than one there
+    still = derive_limit(METRICS["audio.lag_samples.max_abs"], floor={"a": [0.0, 0.0]}, defects={}, calibration="c")
+    assert still.value == 0.0, "what harmless variation never moves it does not move by one"
+    assert fails_elsewhere(25.0, overlap, whole=True) and not fails_elsewhere(24.0, overlap, whole=True)  # 8 x 3
