@@ -48,6 +48,7 @@ def extended(old: Registry, found: Mapping[str, Populations], environment: Mappi
     Raises: RegistryError where the older samples are of another machine or model, or nothing was compared alike.
     """
     device = device_of(environment)
+    on = device or environment.get("cpu", "a CPU")
     today = datetime.now(UTC).date().isoformat()
     tables: dict[TableKey, dict[str, Limit]] = {}
     added: dict[str, Calibration] = {}
@@ -68,7 +69,7 @@ def extended(old: Registry, found: Mapping[str, Populations], environment: Mappi
                 before,
                 date=today,
                 command=f"{before.command}; {command}",
-                runs=(*before.runs, f"{case}: {len(populations.floor)} more harmless variations, in memory"),
+                runs=(*before.runs, f"{case}: {len(populations.floor)} more harmless variations on {on}, in memory"),
             )
         if not limits.keys() & set().union(*populations.floor.values()):
             raise RegistryError(f"Nothing that was measured of '{key}' has a limit there; nothing is extended.")
