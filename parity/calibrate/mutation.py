@@ -135,9 +135,9 @@ class MutationRun:
         )
 
     def harmless(self, catalogue: Iterable[Defect], share: tuple[int, int] = (1, 1)) -> Iterator[Alarm]:
-        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on every variant and case.
+        """Run what must pass: fresh draws, pairs of rewrites, and all rewrites at once on each case of a defect.
 
-        Of a faster tier, which is a rewrite itself: fresh draws, and it as it is on every variant and case. `share` is
+        Of a faster tier, which is a rewrite itself: fresh draws, and it as it is on each case of a defect. `share` is
         as `mutate` has it.
         """
         for run in itertools.islice(self._harmless_runs(catalogue), share[0] - 1, None, share[1]):
@@ -147,7 +147,9 @@ class MutationRun:
         run = partial(partial, self._free_run)
         for one in variations(ALARM_DRAWS, self._case.reference, device=self._device):
             yield run(one.id, AS_IS, one.apply, one.dtype, variables=one.variables)
-        every = (AS_IS, *(() if self._made_for else CHANGES), *_committed(catalogue))
+        changes = () if self._made_for else CHANGES
+        used = {defect.variant.name for defect in catalogue}
+        every = (AS_IS, *(change for change in changes if change.name in used), *_committed(catalogue))
         if self._tier != "exact":
             yield from (run(self._tier, variant, nullcontext) for variant in every)
             return
