@@ -210,6 +210,7 @@ KERNELS: Final = (
         id="without_cudnn_and_flash",
         description="attention by any kernel but cuDNN's and flash attention",
         apply=partial(sdpa_kernel, [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]),
+        alone=True,  # what another exact kernel does to attention by itself; as two products it takes ten times as long
     ),
 )
 

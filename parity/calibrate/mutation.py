@@ -52,7 +52,7 @@ Say = Callable[[str], None]
 class Trial(Measured, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What came of one defect or harmless run, as a checkpoint keeps it."""
 
-    outcome: Literal["tried", "unreached", "refused"] = "tried"
+    outcome: Literal["tried", "unreached", "refused", "without_reference"] = "tried"
     evidence: Evidence | None = None  # of one that was tried
     located: bool = False
     equivalent: bool = False
@@ -92,8 +92,9 @@ class MutationRun:
         self._made_for, self._checkpoint = made_for, checkpoint
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._device, self._tier = device, tier
-        self.unreached: list[str] = []  # ids of defects in code that the tier does not run
-        self.refused: list[str] = []  # and of those that it refuses to run with
+        # Ids of defects in code that the tier does not run, of those that it refuses to run with, and of those of a
+        # case of another release whose golden, which alone could stand for official code, is of other weights.
+        self.left_out: dict[str, list[str]] = {"unreached": [], "refused": [], "without_reference": []}
         self._cases: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, RunOutputs] = {}
         self._plain: dict[Case, CandidateDrift] = {}  # of the tier as it is
@@ -111,9 +112,11 @@ class MutationRun:
             if kept.outcome == "tried":
                 yield MutationTrial(defect=defect, evidence=kept.seen, located=kept.located, equivalent=kept.equivalent)
             else:
-                (self.unreached if kept.outcome == "unreached" else self.refused).append(defect.id)
+                self.left_out[kept.outcome].append(defect.id)
 
     def _trial(self, defect: Defect) -> Trial:
+        if not self._has_reference(defect.variant):
+            return Trial(outcome="without_reference")
         self._say(f"defect {defect.id}")
         under_test = self._under_test(defect.variant)
         reach = Reach()
@@ -149,7 +152,8 @@ class MutationRun:
             yield run(one.id, AS_IS, one.apply, one.dtype, variables=one.variables)
         changes = () if self._made_for else CHANGES
         used = {defect.variant.name for defect in catalogue}
-        every = (AS_IS, *(change for change in changes if change.name in used), *_committed(catalogue))
+        committed = (variant for variant in _committed(catalogue) if self._has_reference(variant))
+        every = (AS_IS, *(change for change in changes if change.name in used), *committed)
         if self._tier != "exact":
             yield from (run(self._tier, variant, nullcontext) for variant in every)
             return
@@ -191,6 +195,10 @@ class MutationRun:
 
     def _evidence(self, variant: Variant) -> CaseEvidence:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
+
+    def _has_reference(self, variant: Variant) -> bool:
+        golden = self._evidence(variant).golden
+        return golden is None or golden.manifest.weights_hash == self._weights.hash
 
     def _under_test(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)
@@ -289,7 +297,6 @@ def mutate(
         trials=tuple(mutation.defects(catalogue[first::shares])),
         harmless=tuple(mutation.harmless(catalogue, share)),
         tier=tier,
-        unreached=tuple(mutation.unreached),
-        refused=tuple(mutation.refused),
+        **{why: tuple(ids) for why, ids in mutation.left_out.items()},
         share=share,
     )

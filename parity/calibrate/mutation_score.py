@@ -62,6 +62,7 @@ class Score:
     tier: Tier = "exact"  # of native, which the defects were put into
     unreached: tuple[str, ...] = ()  # defects in code that this tier does not run
     refused: tuple[str, ...] = ()  # defects that it refuses to run with, in an error of its own
+    without_reference: tuple[str, ...] = ()  # defects of another release's case, with weights that no golden is of
     share: tuple[int, int] = (1, 1)  # which part of the catalogue and of the harmless runs, of how many
 
     @property
@@ -130,6 +131,7 @@ class Score:
                 if self.tier == "exact"
                 else {"tier": self.tier, "unreached": list(self.unreached), "refused": list(self.refused)}
             ),
+            **({"without_reference": list(self.without_reference)} if self.without_reference else {}),
             **({} if self.share == (1, 1) else {"share": list(self.share)}),
             "date": self.date,
             "environment": self.environment,

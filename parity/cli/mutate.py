@@ -127,6 +127,8 @@ def _draw(score: "Score") -> None:
         out.print(f"not reached by tier {score.tier}: {', '.join(score.unreached)}")
     if score.refused:
         out.print(f"refused by tier {score.tier}, which does not run with them: {', '.join(score.refused)}")
+    if score.without_reference:
+        out.print(f"not tried, for no golden is of these weights: {', '.join(score.without_reference)}")
     located = sum(trial.located for trial in score.killed)
     out.print(
         f"{len(score.killed)} of {len(score.counted)} defects killed under the limits of {score.limits_of}, "

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runners.errors import ConfigError
 from runners.ltx23.attention import Attention
 from runners.ltx23.fast.fused import TokenRotary, gate_heads_, norm_rotate_
 from runners.ltx23.fast.products import Make, PlainProduct, joined, linear_of
@@ -103,7 +104,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
 
 
 def eps_of(layer: Attention) -> float:
-    """The epsilon of a layer's norms of queries and keys."""
+    """The epsilon of a layer's norms of queries and keys. Raises: ConfigError if these have two, or none."""
     eps = layer.q_norm.eps
-    assert eps is not None and eps == layer.k_norm.eps
+    if eps is None or eps != layer.k_norm.eps:
+        raise ConfigError(
+            f"The norms of queries and keys have the epsilons {eps} and {layer.k_norm.eps}; this tier norms both with "
+            "one. Run the exact tier."
+        )
     return eps

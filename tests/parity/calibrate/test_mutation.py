@@ -16,7 +16,7 @@ from parity.calibrate.mutation_evidence import Evidence
 from parity.calibrate.mutation_score import Alarm, MutationTrial, Score
 from parity.defects.catalogue import CATALOGUE
 from parity.defects.defect import Reach
-from parity.defects.variant import DISTILLED
+from parity.defects.variant import DISTILLED, V2A_OFF
 from parity.diff.metric import METRICS
 from parity.judge.limit import Calibration, derive_limit
 from parity.judge.limit_table import TableKey
@@ -116,11 +116,11 @@ def stations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Case, str]]:
     opened: list[tuple[Case, str]] = []
 
     def open_one(_weights: Any, evidence: Any, _say: Any, tier: str) -> Station:
-        opened.append((evidence, tier))
+        opened.append((evidence.case, tier))
         return Station()
 
     monkeypatch.setattr(mutation, "open_case", open_one)
-    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: case)
+    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: SimpleNamespace(case=case, golden=None))
     return opened
 
 
@@ -189,6 +189,28 @@ def test_a_defect_that_was_made_for_the_case_at_hand_is_tried_on_it_whichever_it
     assert {"tiny_distilled", "tiny_ti2v"} <= {opened.id for opened, _ in stations}
 
 
+def test_a_case_of_another_release_is_left_out_by_name_where_its_golden_is_of_other_weights(
+    stations: list[tuple[Case, str]], micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
+    monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
+
+    def grounds(case: Case, *_: object) -> SimpleNamespace:
+        made_by = SimpleNamespace(manifest=SimpleNamespace(weights_hash="01"))
+        return SimpleNamespace(case=case, golden=None if case.reference == "1.0.0" else made_by)
+
+    monkeypatch.setattr(mutation, "grounds_of", grounds)
+    tiles = next(one for one in CATALOGUE if one.variant.name == "release_1.2.0_tiny_tiles")
+    defects = [replace(one, apply=lambda _: nullcontext()) for one in (tiles, CATALOGUE[0])]
+    for weights_hash, tried, left_out in (("00", 1, (tiles.id,)), ("01", 2, ())):
+        stations.clear()
+        weights = cast(WeightsFolder, SimpleNamespace(hash=weights_hash))
+        score = mutate(weights, picture_case(micro_case), Registry(), defects, quiet)
+        assert len(score.trials) == tried and score.without_reference == left_out
+        assert (tiles.variant.name in {case.id for case, _ in stations}) == (not left_out)
+        assert score.document().get("without_reference", []) == list(left_out)
+
+
 def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reach(
     stations: list[tuple[Case, str]], micro_case: Callable[..., Case]
 ) -> None:
@@ -212,7 +234,7 @@ def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reac
         replace(CATALOGUE[0], id="refused", apply=refusing),
         replace(CATALOGUE[0], id="without", apply=without_effect),
         replace(CATALOGUE[0], id="there", apply=reached),
-        replace(CATALOGUE[0], id="not", apply=lambda _: nullcontext()),
+        replace(CATALOGUE[0], id="not", apply=lambda _: nullcontext(), variant=V2A_OFF),
     ]
     score = mutate(weights, picture_case(micro_case), Registry(), defects, quiet, tier="fast")
     assert [trial.defect.id for trial in score.trials] == ["there"] and score.unreached == ("without", "not")
