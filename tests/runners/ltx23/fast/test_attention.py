@@ -1,4 +1,4 @@
-"""Attention of the fast tier: what it refuses. Its numbers are held to the exact tier by tests of the whole transformer."""
+"""Attention of the fast tier: what it refuses. Its numbers are held to the exact tier by tests of the whole model."""
 
 import pytest
 import torch
