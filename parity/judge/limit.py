@@ -1,18 +1,8 @@
 """A limit: the bound between how far harmless variation moves a metric and how far the weakest known defect moves it.
 
-Every metric is first turned into a distance from perfect agreement, zero or more, where larger is worse:
-
-* direction "lower": the value itself (an error, a difference);
-* direction "higher" in dB: 10^(-value/20), the amplitude ratio of error to full scale, so that inf dB is 0;
-* direction "higher" without a unit: 1 - value (SSIM, cosine, correlation).
-
-Let f be the largest distance among harmless variations of the reference (the floor), d the smallest distance among the
-defects that this metric should catch, and h how far harmless variation may yet be expected to go: `MARGIN` times f, or
-where at least `MIN_SPREAD_SAMPLES` harmless distances are not zero, m exp(`SPREADS` s) if that is more, with m their
-median and s the root mean square of log(distance / m) over those above it. Norms of many elements hardly spread, and
-the margin decides; the largest error of a single element spreads widely, and one draw more may be the largest yet. Of a
-metric of whole numbers (a median of 2 ULP, a byte 3 steps off) h is at least f + 1 where f is not zero: a quarter of 2
-is no room at all.
+Values are distances from perfect agreement here (`parity.judge.reach`). Let f be the largest distance among harmless
+variations of the reference (the floor), d the smallest among the defects that this metric should catch, and h the
+reach: how far harmless variation may yet be expected to go, which is farther than f.
 
 The limit is the distance sqrt(f d), halfway between floor and defect in ratio, and it counts as calibrated only if it
 lies at h or beyond. Otherwise the two populations overlap, the status is `OVERLAP`, and the bound is h: it
@@ -32,25 +22,21 @@ from typing import Final, Literal
 import msgspec
 
 from parity.diff.metric import DRIFT, ISOLATED, Direction, Metric
+from parity.judge.reach import MARGIN, REACH, Distances, distance, distances_of, reach
 from parity.runs.difference import Difference
 from runners.errors import RegistryError
 from runners.strict import Strict
 
-MARGIN: Final = 1.25
 MIN_FLOOR_SAMPLES: Final = 2  # one sample shows no variation
-MIN_SPREAD_SAMPLES: Final = 8  # fewer show no spread
 # How many times the reach of harmless variation an output must move for a limit to fail it that was measured elsewhere.
 # Another machine is one draw more of what the population holds already: other kernels, another CPU capability, threads,
 # fp32, every rewrite at once. The reach allows for draws that were not seen, and eight times it is at least ten times
 # the worst of those that were. What is so far away is no machine's doing.
 ELSEWHERE_FACTOR: Final = 8.0
-SPREADS: Final = 4.0  # from the median to what harmless variation may yet reach
 METHOD: Final = (
     "limit = sqrt(floor x weakest defect), as distances from perfect agreement, if that is at least the reach of "
     f"harmless variation and there are at least {MIN_FLOOR_SAMPLES} floor samples; else OVERLAP at that "
-    f"reach. Reach = {MARGIN} x floor, or with {MIN_SPREAD_SAMPLES} or more harmless distances above zero the larger "
-    f"of that and their median x exp({SPREADS:g} x rms of log(distance / median) over those above the median), and of "
-    "whole numbers at least one more than a floor that is not zero. Where "
+    f"reach. Reach = {REACH}. Where "
     "arithmetic bounds harmless variation (samples.bound), limit = that bound, if floor <= bound < weakest defect"
 )
 
@@ -163,27 +149,6 @@ def exact_limit(metric: Metric) -> Limit:
     return Limit(value=wanted_value(metric), unit=metric.unit, direction="exact", status="exact", reason=metric.meaning)
 
 
-def distance(value: float, unit: str, direction: Direction) -> float:
-    """The distance of a value from perfect agreement, by the table at the top of this file; `nan` stays `nan`."""
-    if math.isnan(value):
-        return math.nan
-    if direction == "lower":
-        return value
-    if unit == "dB":
-        return _amplitude(-value)
-    return max(0.0, 1.0 - value)  # a cosine may exceed 1 by rounding
-
-
-def _amplitude(level_db: float) -> float:
-    """10^(level/20), infinite where it is too large to hold."""
-    return math.inf if level_db > 6000 else 10.0 ** (level_db / 20)
-
-
-def distances_of(floor: Mapping[str, Sequence[float]], unit: str, direction: Direction) -> list[float]:
-    """How far every sample of some harmless variations is from perfect agreement."""
-    return [distance(value, unit, direction) for values in floor.values() for value in values]
-
-
 def derive_limit(
     metric: Metric,
     *,
@@ -239,7 +204,7 @@ def derive_limit(
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
     distances = distances_of(floor, unit, direction)
-    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances, whole=metric.whole)
+    enough, ratio = _enough(distances), reach(distances, whole=metric.whole)
     calibrated = enough and separation is not None and separation >= ratio**2
     within = bound is not None and f <= bound
     if bound is not None:
@@ -277,23 +242,6 @@ def derive_limit(
     )
 
 
-def reach(distances: Sequence[float], *, whole: bool = False) -> float:
-    """The reach that harmless variation may be expected to have, as a multiple of the largest distance seen (h / f).
-
-    `whole`: distances are whole numbers.
-    """
-    moved = sorted(value for value in distances if value > 0)
-    least = max(MARGIN, 1 + 1 / moved[-1]) if whole and moved else MARGIN
-    if len(moved) < MIN_SPREAD_SAMPLES:
-        return least
-    middle = math.sqrt(moved[(len(moved) - 1) // 2] * moved[len(moved) // 2])
-    above = [math.log(value / middle) for value in moved if value > middle]
-    if not above:
-        return least
-    spread = math.sqrt(math.fsum(value * value for value in above) / len(above))
-    return max(least, middle * math.exp(SPREADS * spread) / moved[-1])
-
-
 def fails_elsewhere(value: float, limit: Limit, *, whole: bool = False) -> bool:
     """True if a value is so far beyond a limit that it fails wherever that was measured.
 
@@ -303,10 +251,15 @@ def fails_elsewhere(value: float, limit: Limit, *, whole: bool = False) -> bool:
     """
     if limit.samples is None or limit.direction == "exact":
         return False
-    floor = [distance(one, limit.unit, limit.direction) for values in limit.samples.floor.values() for one in values]
-    far = ELSEWHERE_FACTOR * reach(floor, whole=whole) * max(floor, default=0.0)
+    floor = distances_of(limit.samples.floor, limit.unit, limit.direction)
+    largest = max((one for values in floor.values() for one in values), default=0.0)
+    far = ELSEWHERE_FACTOR * reach(floor, whole=whole) * largest
     allowed = distance(limit.value, limit.unit, limit.direction)
     return far > 0 and distance(value, limit.unit, limit.direction) > max(far, allowed)
+
+
+def _enough(distances: Distances) -> bool:
+    return sum(map(len, distances.values())) >= MIN_FLOOR_SAMPLES
 
 
 def _require_in_range(metric: Metric, name: str, values: Sequence[float]) -> None:
@@ -349,7 +302,7 @@ def reason_of_populations(
     floor: tuple[str, float],
     weakest: tuple[str, float] | None,
     separation: float | None,
-    distances: Sequence[float],
+    distances: Distances,
     *,
     whole: bool,
 ) -> str:
@@ -362,7 +315,7 @@ def reason_of_populations(
         distances: of every harmless sample, from perfect agreement.
         whole: whether they are whole numbers.
     """
-    enough, ratio = len(distances) >= MIN_FLOOR_SAMPLES, reach(distances, whole=whole)
+    enough, ratio = _enough(distances), reach(distances, whole=whole)
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"

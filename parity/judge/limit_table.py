@@ -19,7 +19,8 @@ import msgspec
 
 from parity.diff.metric import METRICS, Direction, metric_named
 from parity.judge.document import as_form, document_text, json_value, naming
-from parity.judge.limit import Calibration, Limit, Samples, Status, distances_of, reason_of_populations
+from parity.judge.limit import Calibration, Limit, Samples, Status, reason_of_populations
+from parity.judge.reach import distances_of
 from parity.trace.atomic import plain, write_bytes_atomic
 from runners.errors import RegistryError
 from runners.files import read_bytes

@@ -10,8 +10,9 @@ from typing import Literal
 import msgspec
 
 from parity.diff.metric import METRICS
-from parity.judge.limit import Calibration, Limit, again, distance, looser
+from parity.judge.limit import Calibration, Limit, again, looser
 from parity.judge.limit_table import TableKey
+from parity.judge.reach import distance
 from parity.judge.registry import DEFAULTS, Registry
 from runners.errors import RegistryError
 

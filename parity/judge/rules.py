@@ -14,7 +14,8 @@ from typing import Final
 
 from parity.diff.comparison import LEVELS, OUTPUTS, Comparison, EvidenceLevel, Finding, level_of
 from parity.diff.metric import BIT_EQUALITIES, ISOLATED, METRICS, Metric, metric_named
-from parity.judge.limit import Limit, distance, exact_limit, fails_elsewhere
+from parity.judge.limit import Limit, exact_limit, fails_elsewhere
+from parity.judge.reach import distance
 from parity.judge.registry import Registry, device_of
 from parity.judge.strength import CatchCount, Strength
 from parity.judge.verdict import Failure, Outcome, Profile, Row, Verdict

@@ -10,8 +10,9 @@ from parity.calibrate.extend import extended, lacking
 from parity.calibrate.harmless import variations
 from parity.calibrate.populations import Populations
 from parity.diff.metric import METRICS
-from parity.judge.limit import MARGIN, Calibration, derive_limit, exact_limit
+from parity.judge.limit import Calibration, derive_limit, exact_limit
 from parity.judge.limit_table import TableKey
+from parity.judge.reach import MARGIN
 from parity.judge.registry import Registry
 from runners.errors import RegistryError
 
