@@ -197,8 +197,9 @@ class MutationRun:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
     def _has_reference(self, variant: Variant) -> bool:
-        golden = self._evidence(variant).golden
-        return golden is None or golden.manifest.weights_hash == self._weights.hash
+        evidence = self._evidence(variant)
+        used = self._weights.of_pipeline(evidence.case.pipeline)
+        return evidence.golden is None or evidence.golden.manifest.weights_hash == used.hash
 
     def _under_test(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)

@@ -91,6 +91,13 @@ def quiet(_: str) -> None:
     """Hears nothing."""
 
 
+def weights_of(weights_hash: str) -> WeightsFolder:
+    """Weights that are nothing but their hash, for every pipeline."""
+    found = SimpleNamespace(hash=weights_hash)
+    found.of_pipeline = lambda _: found
+    return cast(WeightsFolder, found)
+
+
 def picture_case(make: Callable[..., Case]) -> Case:
     return make({"request.images": [{"path": "astronaut.png"}]})
 
@@ -129,7 +136,7 @@ def test_shares_try_every_defect_and_harmless_run_once(
 ) -> None:
     monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
     monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
-    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    weights = weights_of("00")
     few = [replace(one, apply=lambda _: nullcontext()) for one in CATALOGUE[:7]]
     scores = [mutate(weights, picture_case(micro_case), Registry(), few, quiet, share=(k, 3)) for k in (1, 2, 3)]
     (whole,) = [mutate(weights, picture_case(micro_case), Registry(), few, quiet)]
@@ -144,7 +151,7 @@ def test_trials_that_are_kept_are_not_run_again_and_the_score_is_that_of_one_sit
 ) -> None:
     monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
     monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
-    weights, case = cast(WeightsFolder, SimpleNamespace(hash="00")), picture_case(micro_case)
+    weights, case = weights_of("00"), picture_case(micro_case)
     applied: list[str] = []
 
     def counted(name: str, after: float = 0.0) -> Any:
@@ -178,7 +185,7 @@ def test_a_defect_that_was_made_for_the_case_at_hand_is_tried_on_it_whichever_it
 ) -> None:
     monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
     monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
-    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    weights = weights_of("00")
     made_for = replace(next(one for one in CATALOGUE if one.variant is DISTILLED), apply=lambda _: nullcontext())
     case = find_case("release_1.2.0_tiny_distilled")
     score = mutate(weights, case, Registry(), [made_for], quiet)
@@ -204,7 +211,7 @@ def test_a_case_of_another_release_is_left_out_by_name_where_its_golden_is_of_ot
     defects = [replace(one, apply=lambda _: nullcontext()) for one in (tiles, CATALOGUE[0])]
     for weights_hash, tried, left_out in (("00", 1, (tiles.id,)), ("01", 2, ())):
         stations.clear()
-        weights = cast(WeightsFolder, SimpleNamespace(hash=weights_hash))
+        weights = weights_of(weights_hash)
         score = mutate(weights, picture_case(micro_case), Registry(), defects, quiet)
         assert len(score.trials) == tried and score.without_reference == left_out
         assert (tiles.variant.name in {case.id for case, _ in stations}) == (not left_out)
@@ -214,7 +221,7 @@ def test_a_case_of_another_release_is_left_out_by_name_where_its_golden_is_of_ot
 def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reach(
     stations: list[tuple[Case, str]], micro_case: Callable[..., Case]
 ) -> None:
-    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    weights = weights_of("00")
 
     @contextmanager
     def reached(reach: Reach) -> Iterator[None]:
@@ -282,7 +289,7 @@ def test_limits_that_decide_nothing_here_catch_nothing(micro_case: Callable[...,
     )
     name = "video_latent.relative_l2"
     limit = derive_limit(METRICS[name], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
-    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    weights = weights_of("00")
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"compared_on": {"micro": "boxes of 8 px, no taps"}}, "compared: boxes of 8 px, no taps -> everything"),
         ({"environment": {**here, "threads": "97"}}, "threads: 97 -> "),
@@ -299,7 +306,7 @@ def test_a_limit_of_padded_text_catches_nothing(micro_case: Callable[..., Case])
     older = Calibration(date="2026-01-02", command="x", runs=("y",), environment=here, expires_with=("device",))
     limit = derive_limit(METRICS["drift.text"], floor={"a": (0.1, 0.1)}, defects={"d": (1.0,)}, calibration="c")
     registry = Registry(calibrations={"c": older}, cases={TableKey("micro"): {"drift.text": limit}})
-    weights = cast(WeightsFolder, SimpleNamespace(hash="00"))
+    weights = weights_of("00")
     with pytest.raises(RegistryError, match=r"decide nothing here.*text with padding -> with real tokens only"):
         mutate(weights, micro_case(), registry, (), lambda _: None)
 

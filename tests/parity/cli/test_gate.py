@@ -431,7 +431,7 @@ def test_an_output_beyond_its_limit_while_no_tap_departs_is_one_story(gate: Gate
         "262 of 263 taps equal in every bit; `decode/waveform` alone differs although its input `decode/mel` is equal: "
         "look at the vocoder and its resampling filters, the order of its channels, its bandwidth extension, or the "
         "dtype that these run in; no tap departs beyond harmless noise, yet "
-        "frames.max_abs is 128 levels, wanted <= 0.141421 levels: beyond its limit (and 8 more)"
+        "frames.flicker.max is 67.3611 levels, wanted <= 0.141421 levels: beyond its limit (and 8 more)"
     )
     equal = leave_run("equal", runner="engine", tier="fast", change=grey)
     assert story_of(gate, equal, official).startswith("all 263 taps are equal in every bit, yet frames.")
