@@ -39,6 +39,11 @@ class Metric:
         """True if every value is a whole number: of ULP, samples, elements, or steps between two bytes."""
         return self.unit in WHOLE_UNITS or self.name.endswith("frames.max_abs")
 
+    @property
+    def squared(self) -> bool:
+        """True if what a value lacks to 1 is a square of errors: of a cosine, a correlation, SSIM."""
+        return self.direction == "higher" and not self.unit
+
 
 _TENSOR: Final[tuple[tuple[str, str, Direction, str], ...]] = (
     ("relative_l2", "", "lower", "norm of the error over norm of the reference"),

@@ -204,7 +204,7 @@ def derive_limit(
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
     distances = distances_of(floor, unit, direction)
-    enough, ratio = _enough(distances), reach(distances, whole=metric.whole)
+    enough, ratio = _enough(distances), reach(distances, whole=metric.whole, squared=metric.squared)
     calibrated = enough and separation is not None and separation >= ratio**2
     within = bound is not None and f <= bound
     if bound is not None:
@@ -222,7 +222,7 @@ def derive_limit(
         status="calibrated" if calibrated else "OVERLAP",
         reason=reason
         or (
-            reason_of_populations(worst_harmless, weakest, separation, distances, whole=metric.whole)
+            reason_of_populations(metric, worst_harmless, weakest, separation, distances)
             if bound is None
             else _bound_reason(bound, bound_from, worst_harmless, weakest)
         ),
@@ -242,18 +242,17 @@ def derive_limit(
     )
 
 
-def fails_elsewhere(value: float, limit: Limit, *, whole: bool = False) -> bool:
+def fails_elsewhere(value: float, metric: Metric, limit: Limit) -> bool:
     """True if a value is so far beyond a limit that it fails wherever that was measured.
 
     It is beyond the limit itself and `ELSEWHERE_FACTOR` times the reach of harmless variation, as distances. A limit
-    whose harmless variations moved nothing has no such measure, and an exact one holds everywhere anyway. `whole`:
-    values are whole numbers.
+    whose harmless variations moved nothing has no such measure, and an exact one holds everywhere anyway.
     """
     if limit.samples is None or limit.direction == "exact":
         return False
     floor = distances_of(limit.samples.floor, limit.unit, limit.direction)
     largest = max((one for values in floor.values() for one in values), default=0.0)
-    far = ELSEWHERE_FACTOR * reach(floor, whole=whole) * largest
+    far = ELSEWHERE_FACTOR * reach(floor, whole=metric.whole, squared=metric.squared) * largest
     allowed = distance(limit.value, limit.unit, limit.direction)
     return far > 0 and distance(value, limit.unit, limit.direction) > max(far, allowed)
 
@@ -299,23 +298,22 @@ def _widened(floor: float, ratio: float, unit: str, direction: Direction) -> flo
 
 
 def reason_of_populations(
+    metric: Metric,
     floor: tuple[str, float],
     weakest: tuple[str, float] | None,
     separation: float | None,
     distances: Distances,
-    *,
-    whole: bool,
 ) -> str:
     """The reason of a limit between two populations.
 
     Args:
+        metric: what is limited.
         floor: the worst harmless variation and its value.
         weakest: the weakest defect and its value, if any was measured that the metric should catch.
         separation: how many times as far from perfect agreement the defect is as the floor.
         distances: of every harmless sample, from perfect agreement.
-        whole: whether they are whole numbers.
     """
-    enough, ratio = _enough(distances), reach(distances, whole=whole)
+    enough, ratio = _enough(distances), reach(distances, whole=metric.whole, squared=metric.squared)
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"

@@ -251,8 +251,9 @@ def _reason_in_samples(metric: str, line: LimitLine, samples: Samples | None) ->
         return None
     floor, *weakest = extremes
     distances = distances_of(samples.floor, line.unit, line.direction)
-    whole = metric_named(metric).whole
-    return reason_of_populations(floor, weakest[0] if weakest else None, line.separation, distances, whole=whole)
+    return reason_of_populations(
+        metric_named(metric), floor, weakest[0] if weakest else None, line.separation, distances
+    )
 
 
 def _fields(samples: Samples) -> dict[str, Any]:

@@ -256,10 +256,7 @@ def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, 
         used=used,
         passed=passed,
         decisive=(limit.status == "calibrated" and not expired) or metric.name in BIT_EQUALITIES,
-        far=level_of(metric.name) == OUTPUTS
-        and not passed
-        and bool(expired)
-        and fails_elsewhere(value, limit, whole=metric.whole),
+        far=level_of(metric.name) == OUTPUTS and not passed and bool(expired) and fails_elsewhere(value, metric, limit),
         waived="" if passed else waiver,
         status=limit.status,
         expired=expired,

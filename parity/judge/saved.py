@@ -18,7 +18,7 @@ import msgspec
 from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff, numbers_of, subset_of_case, subset_phrase
 from parity.judge.document import load_document
-from parity.judge.limit import distance
+from parity.judge.reach import distance
 from parity.judge.registry import Registry
 from parity.judge.verdict import Outcome, Profile, Verdict
 from parity.runs.golden import GOLDEN_FILE, NUMBERS_FOLDER, blessing_of, golden_of, has_golden

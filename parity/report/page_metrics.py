@@ -10,7 +10,8 @@ from typing import Any
 
 from parity.diff.comparison import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
 from parity.diff.metric import METRICS
-from parity.judge.limit import Limit, distance
+from parity.judge.limit import Limit
+from parity.judge.reach import distance
 from parity.judge.verdict import Row, Verdict
 from parity.report.page_html import Html, Node, cell, table, tag, with_code
 from parity.report.words import bound, capitalised, head_and_list, notes, number, signed, state, used, why

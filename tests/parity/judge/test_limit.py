@@ -241,4 +241,4 @@ def test_a_whole_number_may_be_one_more_before_it_may_be_a_quarter_more() -> Non
     assert far.value == 20.0  # a quarter is more than one there
     still = derive_limit(METRICS["audio.lag_samples.max_abs"], floor={"a": [0.0, 0.0]}, defects={}, calibration="c")
     assert still.value == 0.0, "what harmless variation never moves it does not move by one"
-    assert fails_elsewhere(25.0, overlap, whole=True) and not fails_elsewhere(24.0, overlap, whole=True)  # 8 x 3
+    assert fails_elsewhere(25.0, median, overlap) and not fails_elsewhere(24.0, median, overlap)  # 8 x 3

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from parity.diff.metric import METRICS
 from parity.judge.reach import MARGIN, distance, distances_of, reach
 
 
@@ -31,13 +32,21 @@ def test_draws_of_one_kind_tell_how_far_the_next_may_go() -> None:
 
 def test_how_far_a_kind_is_from_another_is_no_spread() -> None:
     small = {f"text_ulp_{seed}": [0.001] for seed in range(8)}
-    assert reach({**small, "products": [1.0], "attention": [0.9]}) == MARGIN
-    large = {f"noise_ulp_{seed}": [1.0] for seed in range(8)}
-    assert reach({**small, **large}) == MARGIN
+    assert reach({**small, "products": [1.0], "attention": [0.5]}) == MARGIN
     # the spread of both, 2^(1/2) over half of either, at the larger median, 4: 4 x sqrt(2)^4, of the largest, 4 sqrt(2)
     low = {f"text_ulp_{seed}": [2.0**power] for seed, power in enumerate((-0.5, -0.5, 0.5, 0.5))}
     high = {f"noise_ulp_{seed}": [4 * value for value in values] for seed, values in enumerate(low.values())}
     assert reach({**low, **high}) == pytest.approx(16 / (4 * math.sqrt(2)))
+
+
+def test_two_variations_at_once_add_their_squares() -> None:
+    assert reach({"products": [3.0], "attention": [4.0], "steps": [1.0]}) == MARGIN  # 5 of 4
+    assert reach({"products": [12.0], "attention": [12.0]}) == pytest.approx(math.sqrt(2))
+    assert reach({"products": [3.0], "attention": [4.0]}, squared=True) == pytest.approx(7 / 4)
+    draws = {"noise_ulp_0": [4.0], "noise_ulp_1": [3.9]}  # one kind, which nothing has twice
+    assert reach(draws) == MARGIN and reach({**draws, "products": [3.9]}) == pytest.approx(math.hypot(4.0, 3.9) / 4)
+    assert METRICS["video_latent.cosine"].squared and METRICS["frames.ssim.min"].squared
+    assert not METRICS["frames.psnr_db.min"].squared and not METRICS["video_latent.relative_l2"].squared
 
 
 def test_a_whole_number_may_be_one_more() -> None:
