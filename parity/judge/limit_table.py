@@ -30,6 +30,7 @@ SAMPLES_FOLDER: Final = "samples"  # beside the registry
 SAMPLES_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,180}-([0-9a-f]{64})\.json"  # no folder can be said in it
 MAX_SAMPLES_BYTES: Final = 4 << 20  # ten times the largest there is
 SAMPLES_WANTED: Final = "file of samples"
+SAID: Final = "(...)"  # ends a reason in the file, for what the samples of its limit say
 SAMPLES_LINES_AT: Final = 2  # how deep in the file a value takes one line: each calibration, each metric
 
 
@@ -55,7 +56,7 @@ class LimitLine(Strict, frozen=True, kw_only=True, omit_defaults=True):
     floor: tuple[float, str | None] | None = None  # and the harmless variation it is of
     weakest_defect: tuple[float, str | None] | None = None  # and the defect it is of
     separation: float | None = None
-    reason: str | None = None  # left out where it is what the samples say by themselves
+    reason: str | None = None  # what the samples say by themselves is left out, or stands as `SAID` behind the rest
 
 
 class Table(Strict, frozen=True, kw_only=True, omit_defaults=True):
@@ -215,12 +216,19 @@ def _line(metric: str, limit: Limit) -> LimitLine:
         separation=limit.separation,
         reason=limit.reason,
     )
-    said = limit.reason == _reason_in_samples(metric, line, limit.samples)
-    return msgspec.structs.replace(line, reason=None) if said else line
+    said = _reason_in_samples(metric, line, limit.samples)
+    if said is not None and limit.reason == said:
+        return msgspec.structs.replace(line, reason=None)
+    if said is not None and limit.reason.endswith(f"({said})"):
+        return msgspec.structs.replace(line, reason=limit.reason.removesuffix(f"({said})") + SAID)
+    return line
 
 
 def _limit(metric: str, line: LimitLine, samples: MetricSamples | None) -> Limit:
-    reason = line.reason if line.reason is not None else _reason_in_samples(metric, line, samples)
+    reason = line.reason
+    if reason is None or reason.endswith(SAID):
+        said = _reason_in_samples(metric, line, samples)
+        reason = said if reason is None or said is None else reason.removesuffix(SAID) + f"({said})"
     if reason is None:
         what = "a reason" if line.status == "exact" else "floor, samples and calibration, or a reason"
         raise RegistryError(f"A limit that is {line.status} needs {what}.")

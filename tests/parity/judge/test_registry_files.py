@@ -91,6 +91,10 @@ def test_a_reason_that_the_samples_say_is_left_out_and_any_other_kept(path: Path
     save_registry(path, msgspec.structs.replace(own, cases={**own.cases, HERE: {**own.cases[HERE], ERROR: kept}}))
     assert '"separation": 100.0, "reason": "loosened: a person said why"}' in path.read_text()
     assert load_registry(path).cases[HERE][ERROR] == kept
+    both = msgspec.structs.replace(kept, reason=f"loosened: other noise ({own.cases[HERE][ERROR].reason})")
+    save_registry(path, msgspec.structs.replace(own, cases={**own.cases, HERE: {**own.cases[HERE], ERROR: both}}))
+    assert '"separation": 100.0, "reason": "loosened: other noise (...)"}' in path.read_text()
+    assert load_registry(path).cases[HERE][ERROR] == both
 
 
 def test_an_exact_limit_without_a_reason_is_refused(path: Path) -> None:
@@ -153,7 +157,7 @@ def test_an_older_file_is_read_as_it_is_and_rewritten_by_todays_method_by_a_comm
         key: one["date"] for key, one in document["calibrations"].items()
     }
     monkeypatch.setenv("PARITY_ROOT", str(tmp_path))
-    result = CliRunner().invoke(app, ["calibrate", "--from-samples"])
+    result = CliRunner().invoke(app, ["calibrate", "--from-samples", "--reason", "today's method"])
     assert result.exit_code == 0, result.output
     assert json.loads(path.read_text())["schema_version"] == 3
     new = load_registry(path)
