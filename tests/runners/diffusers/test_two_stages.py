@@ -25,17 +25,23 @@ from runners.errors import CheckpointError, RunnerError
 from runners.native.runner import NativeRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
-from tests.runners.diffusers.test_runner import relative_l2
+from tests.runners.diffusers.test_runner import MAPPABLE, relative_l2
 from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
 
 CPU = torch.device("cpu")
+GUIDED_FIRST = TWO_STAGE | MAPPABLE | {"stages.second.lora_strength": 0.7}
 BF16, FP32 = RunOptions(device=CPU), RunOptions(device=CPU, dtype=torch.float32)
 
 
+@pytest.mark.parametrize(("overrides", "level"), [(DISTILLED, 0.909375), (GUIDED_FIRST, 0.8)], ids=["distilled", "two"])
 def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+    overrides: dict[str, Any],
+    level: float,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
 ) -> None:
-    case = micro_case(DISTILLED)
+    case = micro_case(overrides)
     native = run(NativeRunner(micro_weights, FP32), case)
     noise = {name: [native.taps[f"{stage}init/{name}"] for stage in ("", "stage2/")] for name in ("video", "audio")}
 
@@ -55,7 +61,7 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
         patch.object(pipeline, "prepare_audio_latents", drawn("audio", pipeline.prepare_audio_latents)),
     ):
         theirs = run(DiffusersRunner(micro_weights, FP32), case)
-    assert [level for level, _ in (taken_up["video"][1], taken_up["audio"][1])] == [0.909375] * 2
+    assert [calls[1][0] for calls in taken_up.values()] == [level] * 2
     video, audio = (calls[1][1] for calls in taken_up.values())
     of = [f"vae.per_channel_statistics.{name}" for name in ("mean-of-means", "std-of-means")]
     mean, std = (one.float().view(1, -1, 1, 1, 1) for one in micro_weights.model.read(of, CPU).values())
@@ -64,7 +70,7 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
     assert not any(noise.values())
     assert theirs.taps.keys() == native.taps.keys() and "upsample/latent" in theirs.taps
     different = {n: relative_l2(tap, theirs.taps[n]) for n, tap in native.taps.items() if n != "decode/frames"}
-    assert max(different.values()) < 1e-3, max(different, key=different.__getitem__)
+    print(sorted(different.items(), key=lambda i: -i[1])[:12]); assert max(different.values()) < 1e-3
     assert torch.allclose(theirs.outcome.sigmas, native.outcome.sigmas, atol=1e-6)
     assert len(theirs.outcome.step_s) == len(native.outcome.step_s) == case.total_steps
     assert theirs.outcome.stage_s.keys() == native.outcome.stage_s.keys()
