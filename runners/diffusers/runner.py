@@ -1,10 +1,11 @@
 """The `diffusers` runner: a port of LTX-2.3 that nobody here wrote, diffusers 0.39, executed as its users execute it.
 
 A case goes through `LTX2ImageToVideoPipeline`, or `LTX2Pipeline` where it has no picture, with the arguments that
-diffusers' documentation gives for LTX-2.3, a case in two stages through it twice (`two_stages.py`). Nothing is corrected: where
-diffusers computes something else than the reference, that is what the harness is to show (docs/diffusers.md). Options
-of a case that the pipelines have no argument for are errors, with one exception: a picture's `crf`, since handing the
-pipeline a picture is all that a user can do. The run's details say that it was not applied.
+diffusers' documentation gives for LTX-2.3, a case in two stages through it twice (`two_stages.py`). Nothing is
+corrected: where diffusers computes something else than the reference, that is what the harness is to show
+(docs/diffusers.md). Options of a case that the pipelines have no argument for are errors, with one exception: a
+picture's `crf`, since handing the pipeline a picture is all that a user can do. The run's details say that it was not
+applied.
 """
 
 import gc
