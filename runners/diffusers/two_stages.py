@@ -71,6 +71,8 @@ def in_two_stages(
     diffusers = importlib.import_module("diffusers")
     first, second = plans
     guided = runs_both_prompts(first)
+    if first.sigmas is not None:
+        _keep_levels(pipeline)
     observer = Observer(pipeline, clock, first.steps, guided)
     with observer.attached():
         encoded = pipeline.encode_prompt(
@@ -80,7 +82,7 @@ def in_two_stages(
             max_sequence_length=MAX_TOKENS,
         )  # once: the language model has left by the second call
         shared = {**arguments, "prompt": None, "negative_prompt": None, **_named(encoded), "return_dict": False}
-        video, audio = pipeline(**shared | _of(first, pipeline, observer), output_type="latent")
+        video, audio = pipeline(**shared | _of(first, observer), output_type="latent")
     sigmas = [pipeline.scheduler.sigmas.cpu()]
     clock.begin(UPSAMPLING)
     with clock.loading():
@@ -92,11 +94,12 @@ def in_two_stages(
     if lora is not None:
         with clock.loading():
             load_lora(pipeline, lora, files)
+    _keep_levels(pipeline)
     observer = Observer(pipeline, clock, second.steps, guided=False, stage=second.prefix)
     assert second.sigmas is not None
     with observer.attached():
         video, audio = pipeline(
-            **shared | UNGUIDED | _of(second, pipeline, observer),
+            **{**shared, **UNGUIDED, **_of(second, observer)},
             latents=enlarged,
             audio_latents=audio,
             noise_scale=second.sigmas[0],
@@ -117,13 +120,16 @@ def _named(encoded: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
     return dict(zip(names, encoded, strict=True))
 
 
-def _of(plan: StagePlan, pipeline: Any, observer: Observer) -> dict[str, Any]:
-    """What a call has of its own. Given noise levels want a scheduler that does not shift them and adds the last, 0."""
-    if plan.sigmas is not None:
-        scheduler_class: Any = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler
-        pipeline.scheduler = scheduler_class.from_config(
-            pipeline.scheduler.config, use_dynamic_shifting=False, shift_terminal=None
-        )
+def _keep_levels(pipeline: Any) -> None:
+    """Give a pipeline a scheduler that takes noise levels as they are given."""
+    scheduler_class: Any = importlib.import_module("diffusers").FlowMatchEulerDiscreteScheduler
+    pipeline.scheduler = scheduler_class.from_config(
+        pipeline.scheduler.config, use_dynamic_shifting=False, shift_terminal=None
+    )
+
+
+def _of(plan: StagePlan, observer: Observer) -> dict[str, Any]:
+    """What a call has of its own; of noise levels the scheduler adds the last, 0."""
     return {
         "height": plan.height,
         "width": plan.width,

@@ -18,7 +18,7 @@ from runners.diffusers.lora import ADAPTER, load_lora, second_lora
 from runners.diffusers.names import renaming_of
 from runners.diffusers.runner import DiffusersRunner
 from runners.errors import CheckpointError, RunnerError
-from runners.ltx23.lora import factor_keys
+from runners.ltx23.lora import Factors, factor_keys, lora_delta
 from runners.ltx23.video_vae_config import VideoVaeConfig
 from runners.model_files import LoraSource
 from runners.protocol import RunOptions
@@ -76,6 +76,9 @@ def test_each_layer_gives_strength_times_b_a_more_and_no_other_gives_anything(
         x = torch.randn(3, a.shape[1])
         torch.testing.assert_close(layer(x) - layer.base_layer(x), -0.25 * x @ a.T @ b.T, rtol=1e-4, atol=1e-5)
         assert layer.active_adapters == [ADAPTER]
+        # The official loader's product of bf16 factors is bf16, in a model in fp32 too.
+        fused = lora_delta([Factors(a=a.bfloat16(), b=b.bfloat16(), strength=-0.25)], torch.float32, accumulated=False)
+        assert 2e-4 < float((fused + 0.25 * b @ a).norm() / (0.25 * b @ a).norm()) < 2**-8
 
 
 @pytest.mark.parametrize("among", ["", "attn1.to_q", "ff.net.0.proj.lora_B"], ids=["all", "layers", "B"])
