@@ -56,8 +56,7 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
     run: Callable[..., Any],
 ) -> None:
     case, stored = micro_case(overrides), WeightsFolder.lora
-    in_fp32 = patch.object(WeightsFolder, "lora", lambda weights, name: InFp32(stored(weights, name)))
-    with in_fp32:
+    with patch.object(WeightsFolder, "lora", lambda weights, name: InFp32(stored(weights, name))):
         native = run(NativeRunner(micro_weights, FP32), case)
     noise = {name: [native.taps[f"{stage}init/{name}"] for stage in ("", "stage2/")] for name in ("video", "audio")}
 
@@ -73,7 +72,6 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
         return prepare
 
     with (
-        in_fp32,
         patch.object(pipeline, "prepare_latents", drawn("video", pipeline.prepare_latents)),
         patch.object(pipeline, "prepare_audio_latents", drawn("audio", pipeline.prepare_audio_latents)),
     ):
