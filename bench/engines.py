@@ -2,17 +2,18 @@
 
     python bench/engines.py --weights build/weights/tiny --save docs/measurements/engines.json
 
-Each engine runs `tiny_ti2v`, or `--case tiny_distilled` where it has that pipeline, held to 1.0.0. If `parity identify`
-says that it follows another release, it runs once more, held to that one, and that is what its row is about. The
-reference is computed here too: the official code where its release is installed, else native's exact tier, which `make
-gate` holds to that release's golden. SGLang and ComfyUI are where PARITY_SGLANG_PYTHON, PARITY_COMFYUI_PYTHON and
-PARITY_COMFYUI_ROOT say; without these they have no row. The tables are made of the saved file by `bench/table.py`.
+Each engine runs `tiny_ti2v`, or another `--case` where it has that pipeline, held to 1.0.0. `--set KEY=VALUE` changes a
+request that an engine cannot be asked as it is, for the reference, too. If `parity identify` says that it follows
+another release, it runs once more, held to that one, and that is what its row is about. The reference is computed here
+too: the official code where its release is installed, else native's exact tier, which `make gate` holds to that
+release's golden. SGLang and ComfyUI are where PARITY_SGLANG_PYTHON, PARITY_COMFYUI_PYTHON and PARITY_COMFYUI_ROOT say;
+without these they have no row. The tables are made of the saved file by `bench/table.py`.
 """
 
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ from parity.trace.atomic import write_json_atomic
 from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
+from runners.errors import CaseError
+from runners.load import parse_toml
 from runners.protocol import CANDIDATE, Capabilities, Runner, RunOptions
 from runners.weights import WeightsFolder
 
@@ -46,6 +49,7 @@ KIND, KIND_OF_OTHERS = "engines", "engines_of_pipelines"
 CASE: Final = "tiny_ti2v"
 INSTALLED: Final = "1.0.0"  # the official release that this environment has
 MOST_CAUSES: Final = 3
+TOML: Final = "give a value in TOML, such as --set request.seed=3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,33 +90,41 @@ def engines_here() -> list[Engine]:
     return found
 
 
-def case_of_release(case: str, release: str) -> Case:
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Keys of a case with their values, of KEY=VALUE with a value in TOML. Raises: CaseError."""
+    parted = [pair.partition("=") for pair in pairs]
+    return {key: parse_toml(f"value = {text}", f"--set {key}", CaseError, TOML)["value"] for key, _, text in parted}
+
+
+def case_of_release(case: str, release: str, changes: Mapping[str, Any]) -> Case:
     """The same request, held to a release."""
-    return find_case(case if release == INSTALLED else f"release_{release}_{case}")
+    return find_case(case if release == INSTALLED else f"release_{release}_{case}", dict(changes))
 
 
-def reference(case: str, release: str, weights: WeightsFolder, folder: Path) -> Run:
+def reference(case: Case, weights: WeightsFolder, folder: Path) -> Run:
     """The run taken as true, made once a release."""
-    out = folder / f"reference-{release}"
+    out = folder / f"reference-{case.reference}"
     if not out.exists():
-        name = "official" if release == INSTALLED else "native"
+        name = "official" if case.reference == INSTALLED else "native"
         taps = writing_trace("*", "sketch")
         runner = open_runner(name, weights, BF16)
-        run_to_folder(runner, case_of_release(case, release), weights, BF16, out, Quiet(), taps)
+        run_to_folder(runner, case, weights, BF16, out, Quiet(), taps)
     return read_run(out)
 
 
-def row(engine: Engine, case: str, weights: WeightsFolder, folder: Path) -> dict[str, Any]:
+def row(engine: Engine, named: str, changes: Mapping[str, Any], weights: WeightsFolder, folder: Path) -> dict[str, Any]:
     """One engine, measured on a case of 1.0.0 or on that of the release that it follows."""
     release, out = INSTALLED, folder / f"{engine.name}-{INSTALLED}"
-    run = made(engine, case_of_release(case, release), weights, out)
+    case = case_of_release(named, release, changes)
+    run = made(engine, case, weights, out)
     found = identify(run, case_with_pictures(run), weights, CPU)
     if found.release != release and found.release in engine.capabilities(weights).releases:
         release, out = found.release, folder / f"{engine.name}-{found.release}"
-        run = made(engine, case_of_release(case, release), weights, out)
+        case = case_of_release(named, release, changes)
+        run = made(engine, case, weights, out)
         found = identify(run, case_with_pictures(run), weights, CPU)
     lines = identification_lines(found)
-    return measured(engine.name, run, reference(case, release, weights, folder), release, lines[0])
+    return measured(engine.name, run, reference(case, weights, folder), release, lines[0])
 
 
 def measured(name: str, run: Run, true: Run, release: str, identified: str) -> dict[str, Any]:
@@ -159,16 +171,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--case", default=CASE, help="id of a tiny case of 1.0.0; engines without its pipeline have no row"
     )
+    parser.add_argument(
+        "--set",
+        default=[],
+        action="append",
+        metavar="KEY=VALUE",
+        help="of the case, the value in TOML; may be repeated",
+    )
     parser.add_argument("--save", required=True, type=Path)
     given = parser.parse_args(arguments)
     torch.set_num_threads(DEFAULT_THREADS)
     weights = WeightsFolder(given.weights)
+    changes = settings(given.set)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline = find_case(given.case).pipeline
+        pipeline = find_case(given.case, changes).pipeline
         able = [engine for engine in engines_here() if pipeline in engine.capabilities(weights).pipelines]
-        rows = [row(engine, given.case, weights, Path(folder)) for engine in able]
+        rows = [row(engine, given.case, changes, weights, Path(folder)) for engine in able]
     kind = KIND if given.case == CASE else KIND_OF_OTHERS
-    document = {"kind": kind, "environment": fingerprint(CPU), "rows": rows}
+    document = {"kind": kind, "environment": fingerprint(CPU), "set": given.set, "rows": rows}
     write_json_atomic(given.save, document)
 
 

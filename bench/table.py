@@ -145,7 +145,8 @@ def engines_table(kinds: Documents, kind: str = "engines") -> str:
             [engine_row(row) for row in one["rows"]],
         )
         for one in kinds.get(kind, [])
-        for case in ["" if kind == "engines" else f"`{one['rows'][0]['case']}`, "]
+        for changes in ["".join(f" with `{pair}`" for pair in one.get("set", ()))]
+        for case in ["" if kind == "engines" else f"`{one['rows'][0]['case']}`{changes}, "]
     )
 
 

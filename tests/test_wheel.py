@@ -39,7 +39,16 @@ for line in json.loads(sys.argv[1]):
     ended = CliRunner().invoke(app, line)
     print(json.dumps([ended.exit_code, ended.stdout, ended.stderr]))
 """
-RUNS_A_MODEL = ("transformers", "diffusers", "accelerate", "sentencepiece", "ltx_core", "ltx_pipelines", "pytest")
+RUNS_A_MODEL = (
+    "transformers",
+    "diffusers",
+    "accelerate",
+    "peft",
+    "sentencepiece",
+    "ltx_core",
+    "ltx_pipelines",
+    "pytest",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.package]
 

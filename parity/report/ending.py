@@ -17,7 +17,7 @@ DEBUG: Final = "PARITY_DEBUG"  # environment variable: print tracebacks
 EXTRA_OF: Final = {  # modules that the wheel alone does not bring, and the extra that does
     **dict.fromkeys(("transformers", "sentencepiece", "google"), "native"),
     **dict.fromkeys(("ltx_core", "ltx_pipelines"), "official"),
-    **dict.fromkeys(("diffusers", "accelerate"), "diffusers"),
+    **dict.fromkeys(("diffusers", "accelerate", "peft"), "diffusers"),
 }
 MOST_SHOWN: Final = 400  # characters of a message that is not ours
 

@@ -1,10 +1,11 @@
 """The `diffusers` runner: a port of LTX-2.3 that nobody here wrote, diffusers 0.39, executed as its users execute it.
 
 A case goes through `LTX2ImageToVideoPipeline`, or `LTX2Pipeline` where it has no picture, with the arguments that
-diffusers' documentation gives for LTX-2.3, `distilled` through it twice (`two_stages.py`). Nothing is corrected: where
-diffusers computes something else than the reference, that is what the harness is to show (docs/diffusers.md). Options
-of a case that the pipelines have no argument for are errors, with one exception: a picture's `crf`, since handing the
-pipeline a picture is all that a user can do. The run's details say that it was not applied.
+diffusers' documentation gives for LTX-2.3, a case in two stages through it twice (`two_stages.py`). Nothing is
+corrected: where diffusers computes something else than the reference, that is what the harness is to show
+(docs/diffusers.md). Options of a case that the pipelines have no argument for are errors, with one exception: a
+picture's `crf`, since handing the pipeline a picture is all that a user can do. The run's details say that it was not
+applied.
 """
 
 import gc
@@ -19,8 +20,9 @@ from torch import Tensor
 from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.diffusers.components import build_components
+from runners.diffusers.lora import PEFT_VERSION, second_lora
 from runners.diffusers.observe import Observer
-from runners.diffusers.two_stages import Made, in_two_stages
+from runners.diffusers.two_stages import Made, in_two_stages, runs_both_prompts
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
 from runners.request import Guider
@@ -44,7 +46,7 @@ class DiffusersRunner:
         releases=frozenset({"1.0.0"}),  # the one diffusers was ported from; it has no switches for later ones
         behaviours=False,
         taps=("*",),
-        pipelines=frozenset({"one_stage", "distilled"}),  # others want a LoRA, which diffusers leaves to peft
+        pipelines=frozenset({"one_stage", "distilled", "two_stage"}),  # it has neither res_2s nor appended keyframes
     )
 
     def __init__(self, weights: Weights, options: RunOptions) -> None:
@@ -71,7 +73,7 @@ class DiffusersRunner:
             torch.cuda.empty_cache()
 
     def run(self, case: Case, progress: Progress) -> Outcome:
-        """Execute a case. Raises: RunnerError for an option that the pipelines cannot be given."""
+        """Execute a case. Raises: RunnerError for an option that the pipelines cannot be given; as `second_lora`."""
         require_understood(self.name, self.capabilities, case, self.options)
         arguments = pipeline_arguments(case, self._num_blocks())
         device = self.options.device
@@ -79,17 +81,18 @@ class DiffusersRunner:
         clock.begin("text_encoding")
         with clock.loading():
             weights = self.weights.of_pipeline(case.pipeline)
+            lora = second_lora(case, weights)
             pipeline = self.open_pipeline(bool(case.request.images), clock, weights)
             if case.request.images:
                 picture = case.image_path(case.request.images[0])
                 arguments["image"] = importlib.import_module("diffusers.utils").load_image(str(picture))
-        guided = any(guider.cfg_scale != 1.0 for guider in (case.guidance.video, case.guidance.audio))
+        guided = runs_both_prompts(case.plans[0])
         arguments["generator"] = torch.Generator(device=device).manual_seed(case.request.seed)
         try:
             if len(case.plans) == 1:
                 made = _in_one_stage(pipeline, Observer(pipeline, clock, case.total_steps, guided), arguments)
             else:
-                made = in_two_stages(pipeline, weights.upsampler, case.plans, arguments, clock)
+                made = in_two_stages(pipeline, weights, lora, case.plans, arguments, clock)
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(f"{device} ran out of memory in the diffusers run ({error}).") from error
         clock.end()
@@ -113,6 +116,7 @@ class DiffusersRunner:
             peak_bytes=clock.peak_bytes(),
             details={
                 "diffusers_version": VERSION,
+                **({} if lora is None else {"peft_version": PEFT_VERSION}),
                 "pipeline": type(pipeline).__name__,
                 "batched_passes": ["uncond", "cond"] if guided else [],
                 "crf_not_applied": [image.crf for image in case.request.images if image.crf],

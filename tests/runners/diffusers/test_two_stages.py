@@ -19,24 +19,45 @@ from parity.runs.golden import find_case, golden_of
 from parity.trace.file import read_trace
 from runners.case import Case
 from runners.clock import Clock, Quiet
+from runners.diffusers.lora import PEFT_VERSION
 from runners.diffusers.runner import NOT_OFFERED, DiffusersRunner
 from runners.diffusers.two_stages import in_two_stages
 from runners.errors import CheckpointError, RunnerError
+from runners.model_files import TensorSource
 from runners.native.runner import NativeRunner
+from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
-from tests.runners.diffusers.test_runner import relative_l2
+from tests.runners.diffusers.test_runner import MAPPABLE, PICTURE, relative_l2
 from tests.runners.native.test_exact_tier import DISTILLED, TWO_STAGE
 
 CPU = torch.device("cpu")
+GUIDED_FIRST = TWO_STAGE | MAPPABLE | {"stages.second.lora_strength": 0.7}
 BF16, FP32 = RunOptions(device=CPU), RunOptions(device=CPU, dtype=torch.float32)
 
 
+class InFp32:
+    """A LoRA whose factors are fp32, so that fusing them rounds no product to bf16, as peft rounds none."""
+
+    def __init__(self, stored: TensorSource) -> None:
+        self.shapes = stored.shapes
+        self._stored = stored
+
+    def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
+        return {name: tensor.float() for name, tensor in self._stored.read(names, device).items()}
+
+
+@pytest.mark.parametrize(("overrides", "level"), [(DISTILLED, 0.909375), (GUIDED_FIRST, 0.8)], ids=["distilled", "two"])
 def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
-    micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
+    overrides: dict[str, Any],
+    level: float,
+    micro_weights: WeightsFolder,
+    micro_case: Callable[..., Case],
+    run: Callable[..., Any],
 ) -> None:
-    case = micro_case(DISTILLED)
-    native = run(NativeRunner(micro_weights, FP32), case)
+    case, stored = micro_case(overrides), WeightsFolder.lora
+    with patch.object(WeightsFolder, "lora", lambda weights, name: InFp32(stored(weights, name))):
+        native = run(NativeRunner(micro_weights, FP32), case)
     noise = {name: [native.taps[f"{stage}init/{name}"] for stage in ("", "stage2/")] for name in ("video", "audio")}
 
     pipeline: Any = importlib.import_module("diffusers").LTX2Pipeline
@@ -55,7 +76,7 @@ def test_from_the_same_noise_every_fp32_tap_of_both_stages_agrees(
         patch.object(pipeline, "prepare_audio_latents", drawn("audio", pipeline.prepare_audio_latents)),
     ):
         theirs = run(DiffusersRunner(micro_weights, FP32), case)
-    assert [level for level, _ in (taken_up["video"][1], taken_up["audio"][1])] == [0.909375] * 2
+    assert [calls[1][0] for calls in taken_up.values()] == [level] * 2
     video, audio = (calls[1][1] for calls in taken_up.values())
     of = [f"vae.per_channel_statistics.{name}" for name in ("mean-of-means", "std-of-means")]
     mean, std = (one.float().view(1, -1, 1, 1, 1) for one in micro_weights.model.read(of, CPU).values())
@@ -87,10 +108,28 @@ def test_a_run_in_two_stages_is_judged_and_explained(tiny_weights: WeightsFolder
     assert ("missing_tensor", "stage2/image/0/latent") in {(one.code, one.where) for one in why.divergence.findings}
 
 
-def test_pipelines_with_a_lora_are_refused_and_so_are_weights_without_an_upsampler(
+def test_a_guided_run_with_a_lora_is_judged_and_explained(
+    micro_weights: WeightsFolder, micro_case: Callable[..., Case], tmp_path: Path
+) -> None:
+    case = micro_case(GUIDED_FIRST | PICTURE)
+    for runner in (OfficialRunner(micro_weights, BF16), DiffusersRunner(micro_weights, BF16)):
+        tracing = writing_trace("*", "sketch")
+        run_to_folder(runner, case, micro_weights, BF16, tmp_path / runner.name, Quiet(), tracing)
+    true, port = (read_run(tmp_path / name) for name in ("official", "diffusers"))
+    assert port.manifest.details["peft_version"] == PEFT_VERSION
+    assert set(read_trace(true.folder)) - set(read_trace(port.folder)) == {"stage2/image/0/latent"}
+    why = diagnose(true, port, calibrated=calibrated_floors(port))
+    assert next(iter(why.bits.firsts)) == "connector/pos/video"
+    assert [root.tap for root in why.divergence.roots] == ["image/0/latent", "init/audio"]
+    assert ("missing_tensor", "stage2/image/0/latent") in {(one.code, one.where) for one in why.divergence.findings}
+    assert gate(true, port, profile="exact").outcome == "not_at_parity"  # the micro model has no limits
+
+
+def test_pipelines_that_diffusers_lacks_are_refused_and_so_are_weights_without_an_upsampler(
     micro_weights: WeightsFolder, micro_case: Callable[..., Case], run: Callable[..., Any]
 ) -> None:
-    with pytest.raises(RunnerError, match="distilled, one_stage"):
-        run(DiffusersRunner(micro_weights, BF16), micro_case(TWO_STAGE))
+    with pytest.raises(RunnerError, match="distilled, one_stage, two_stage"):
+        run(DiffusersRunner(micro_weights, BF16), micro_case(TWO_STAGE | {"pipeline": "keyframes"}))
+    without = micro_weights.of_pipeline("one_stage")
     with pytest.raises(CheckpointError, match="these weights have none"):
-        in_two_stages(None, None, micro_case(DISTILLED).plans, {}, Clock(CPU))
+        in_two_stages(None, without, None, micro_case(DISTILLED).plans, {}, Clock(CPU))
