@@ -119,7 +119,7 @@ def execute(runner: Any, case: Case) -> Executed:
 
 
 def shrink_to_micro(preset: Preset) -> None:
-    """Two blocks and Gemma layers, the deeper connector the narrower, thin decoders: a run takes about half a second."""
+    """Two blocks and Gemma layers, the narrower connector the deeper, thin decoders: a run takes half a second."""
     preset.config["transformer"].update(
         num_layers=2,
         num_attention_heads=3,

@@ -30,7 +30,8 @@ def checkpoint_name(prefixes: Mapping[str, str], key: str) -> str:
 
 def expected_shapes(module: nn.Module, prefixes: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Checkpoint names and shapes that a module (on the meta device is enough) wants."""
-    return {checkpoint_name(prefixes, key): tuple(value.shape) for key, value in module.state_dict(keep_vars=True).items()}
+    state = module.state_dict(keep_vars=True)
+    return {checkpoint_name(prefixes, key): tuple(value.shape) for key, value in state.items()}
 
 
 def verify(expected: Mapping[str, tuple[int, ...]], source: TensorSource, what: str) -> None:
