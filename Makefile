@@ -74,6 +74,7 @@ setup: $(STAMP) ## Make .venv with pinned dependencies
 
 # The pip that constraints.txt names takes two thirds of the time of what Python 3.11 brings, which is unpacked only where
 # the interpreter has none to fetch it with. Python compiles what is imported; a third of what is installed ever is.
+# Of data that lies in no package on purpose setuptools has a thousand lines to say.
 IN_VENV := .venv/bin/python -m pip install --quiet --no-compile --constraint .venv/constraints.txt
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip $(if $(SYSTEM_TORCH),--system-site-packages) .venv
@@ -81,7 +82,7 @@ IN_VENV := .venv/bin/python -m pip install --quiet --no-compile --constraint .ve
 	$(PYTHON) -m pip --python .venv/bin/python install --quiet --ignore-installed --constraint .venv/constraints.txt pip || \
 	  { .venv/bin/python -m ensurepip && $(IN_VENV) --upgrade pip; }
 	$(IN_VENV) 'torch$(if $(SYSTEM_TORCH),,==2.13.0)'
-	$(IN_VENV) --editable '.[official,diffusers,fleet,dev]'
+	$(IN_VENV) --quiet --editable '.[official,diffusers,fleet,dev]'
 	touch $@
 
 $(WEIGHTS)/ltx-2.3.safetensors: $(STAMP) $(wildcard runners/forge/*.py runners/forge/*.json runners/forge/*.toml)
