@@ -69,6 +69,7 @@ def load(
     """Give a module built on the meta device its weights, in `dtype` on `device`, ready for inference.
 
     Parameters that the module keeps in a narrower dtype than any it computes in stay in that, and scales in theirs.
+    Buffers that its state does not have stay where they are.
 
     Raises: CheckpointError if a tensor is missing or has another shape.
     """
@@ -85,8 +86,6 @@ def load(
     }
     _check_shapes(empty.items(), weights)
     _put_in_place(module, empty, weights)
-    if any(buffer.device != device for buffer in module.buffers()):  # those that its state does not have
-        module.to(device)
     return module.eval()
 
 
