@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from runners.case import Case
-from runners.checksum import WeightEntry, weight_entry, weights_hash
+from runners.checksum import WeightEntry, weight_entries, weights_hash
 from runners.errors import CaseError
 from runners.ltx23.lora import factor_keys
 from runners.model_files import LoraSource, TensorSource
@@ -84,5 +84,4 @@ def lora_hashes(case: Case, weights: Weights, device: torch.device) -> dict[str,
 
 
 def _entries(source: TensorSource, device: torch.device) -> Iterator[WeightEntry]:
-    for name in source.shapes:
-        yield weight_entry(name, source.read([name], device)[name])
+    return weight_entries((name, source.read([name], device)[name]) for name in source.shapes)

@@ -13,12 +13,21 @@ from torch import Tensor
 GOLDEN = 0x9E3779B97F4A7C15  # odd, 2^64 over the golden ratio: spreads consecutive counters over all 64 bits
 FIRST = 0xBF58476D1CE4E5B9
 SECOND = 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
 
 
 def signed64(value: int) -> int:
     """The int64 with the same 64 bits as `value` modulo 2^64."""
-    value &= (1 << 64) - 1
+    value &= _MASK
     return value - (1 << 64) if value >> 63 else value
+
+
+def mix64(word: int) -> int:
+    """One word mixed, its low 64 bits; without torch, which would take longer to call."""
+    word &= _MASK
+    word = (word ^ word >> 30) * FIRST & _MASK
+    word = (word ^ word >> 27) * SECOND & _MASK
+    return word ^ word >> 31
 
 
 def mix64_(words: Tensor, scratch: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from runners.checksum import checksum64, weights_hash
+from runners.checksum import WeightEntry, weight_entries, weights_hash
 from runners.counts import require_counts
 from runners.errors import CheckpointError
 from runners.files import opened, opened_tensors
@@ -67,13 +67,11 @@ class TensorFiles:
                 raise CheckpointError(f"Reading tensors failed ({error}); copy or forge the weights again.") from error
         return tensors
 
-    def checksums(self) -> Iterator[tuple[str, torch.dtype, tuple[int, ...], int]]:
-        """(name, dtype, shape, checksum) of every tensor, read one at a time."""
+    def checksums(self) -> Iterator[WeightEntry]:
+        """(name, dtype, shape, checksum) of every tensor, of which a few are held at a time."""
         with ExitStack() as stack:  # opened once: opening parses the header of all tensors
             files = {path: stack.enter_context(opened_tensors(path, CheckpointError, _AGAIN)) for path in self.paths}
-            for name in self.shapes:
-                tensor = files[self._path_of[name]].get_tensor(name)
-                yield name, tensor.dtype, tuple(tensor.shape), checksum64(tensor)
+            yield from weight_entries((name, files[self._path_of[name]].get_tensor(name)) for name in self.shapes)
 
 
 class Weights(ModelFiles):

@@ -10,7 +10,7 @@ from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-JUDGED = {"CASES": 2, "WIDE_CASES": 3, "STAGED_CASES": 4, "RELEASE_CASES": 12}
+JUDGED = {"CASES": 2, "WIDE_CASES": 3, "STAGED_CASES": 4, "RELEASE_CASES": 7, "STAGED_RELEASE_CASES": 5}
 VARIABLES = JUDGED | {"GPU_CASES": 3}
 
 
@@ -48,7 +48,7 @@ def test_the_gate_fails_with_any_part_side_by_side(fails: str, code: int, tmp_pa
     if code == 0:
         named = [name for variable in JUDGED for name in cases_of(variable)]
         assert sorted(judged) == sorted(named)
-        assert sorted(words[1] for words in calls) == ["forge", "rejudge", "suite", "suite", "suite"]
+        assert sorted(words[1] for words in calls) == ["forge", "rejudge", *["suite"] * 4]
         assert all("--golden" in words for words in calls if words[1] == "suite")
 
 

@@ -239,10 +239,12 @@ def _by_bits(
 
 def _not_finite(by_bits: Iterable[str], reference: Trace, candidate: Trace) -> dict[str, SketchDiff]:
     """Of taps held to bits alone, those in which the side that has a sketch shows NaN or infinities."""
-    clean = reference.clean_bits.keys() | candidate.clean_bits.keys()
+    sketched = {*reference, *candidate} - reference.clean_bits.keys() - candidate.clean_bits.keys()
     found = {}
     for tap in by_bits:
-        old, new = (None if tap in clean else trace.get(tap) for trace in (reference, candidate))
+        if tap not in sketched:
+            continue
+        old, new = reference.get(tap), candidate.get(tap)
         findings = non_finite_findings(
             tap,
             nan_reference=0 if old is None else old.nan_count,

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from runners.checksum import WeightEntry, weight_entry
+from runners.checksum import WeightEntry, weight_entries
 from runners.errors import CheckpointError
 from runners.forge.inventory import DTYPE, Inventory
 from runners.forge.scales import made_tensor
@@ -60,8 +60,7 @@ class MadeTensors:
 
     def checksums(self, device: torch.device) -> Iterator[WeightEntry]:
         """The facts on every tensor that `weights_hash` needs."""
-        for name, tensor in self.tensors(device):
-            yield weight_entry(name, tensor)
+        return weight_entries(self.tensors(device))
 
 
 class ScaledTensors(MadeTensors):

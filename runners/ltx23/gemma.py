@@ -94,7 +94,7 @@ def load_gemma(
     language = _Only(source, exclude=OTHER_PREFIXES)
     verify(expected_shapes(model, prefixes), language, "Gemma's language model")
     _restore_buffers(model)
-    return GemmaEncoder(load(model, prefixes, source, device, dtype), PromptTokenizer(gemma_folder))
+    return GemmaEncoder(load(model, prefixes, source, device, dtype).to(device), PromptTokenizer(gemma_folder))
 
 
 def gemma_text_config(config: dict[str, Any]) -> Gemma3TextConfig:

@@ -30,7 +30,8 @@ def checkpoint_name(prefixes: Mapping[str, str], key: str) -> str:
 
 def expected_shapes(module: nn.Module, prefixes: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Checkpoint names and shapes that a module (on the meta device is enough) wants."""
-    return {checkpoint_name(prefixes, key): tuple(value.shape) for key, value in module.state_dict().items()}
+    state = module.state_dict(keep_vars=True)
+    return {checkpoint_name(prefixes, key): tuple(value.shape) for key, value in state.items()}
 
 
 def verify(expected: Mapping[str, tuple[int, ...]], source: TensorSource, what: str) -> None:
@@ -68,23 +69,33 @@ def load(
     """Give a module built on the meta device its weights, in `dtype` on `device`, ready for inference.
 
     Parameters that the module keeps in a narrower dtype than any it computes in stay in that, and scales in theirs.
+    Buffers that its state does not have stay where they are.
 
     Raises: CheckpointError if a tensor is missing or has another shape.
     """
-    wanted = {key: checkpoint_name(prefixes, key) for key in module.state_dict()}
+    empty = module.state_dict(keep_vars=True)
+    wanted = {key: checkpoint_name(prefixes, key) for key in empty}
     missing = [name for name in wanted.values() if name not in source.shapes]
     if missing:
         raise CheckpointError(f"{len(missing)} tensors are missing: {', '.join(missing[:LISTED])}.")
     stored = source.read(list(wanted.values()), device)
     # Popped one by one, so that the stored and the converted copy of a large model never stand side by side.
-    empty = module.state_dict()
     weights = {
         key: stored.pop(name).to(empty[key].dtype if _keeps_its_own(empty[key]) else dtype)
         for key, name in wanted.items()
     }
     _check_shapes(empty.items(), weights)
-    module.load_state_dict(weights, strict=True, assign=True)
-    return module.to(device).eval().requires_grad_(False)
+    _put_in_place(module, empty, weights)
+    return module.eval()
+
+
+def _put_in_place(module: nn.Module, empty: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Give every parameter and buffer of a module's state its tensor; `load_state_dict` takes three times as long."""
+    owners = dict(module.named_modules(remove_duplicate=False))
+    for key, tensor in weights.items():
+        owner, _, name = key.rpartition(".")
+        held = nn.Parameter(tensor, requires_grad=False) if isinstance(empty[key], nn.Parameter) else tensor
+        setattr(owners[owner], name, held)
 
 
 def _keeps_its_own(parameter: Tensor) -> bool:

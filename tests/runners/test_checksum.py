@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runners.checksum import checksum64, weight_entry, weights_hash
+from runners.checksum import checksum64, weight_entries, weight_entry, weights_hash
 from runners.errors import ShapeError
 from runners.mix64 import GOLDEN, mix64_, signed64
 
@@ -95,6 +95,17 @@ def test_the_weights_hash_ignores_order_and_notices_a_rename_and_a_value() -> No
     renamed = (("b", *a[1:]), ("a", *b[1:]))
     assert weights_hash(renamed) != weights_hash([a, b])
     assert weights_hash([a, weight_entry("b", X)]) != weights_hash([a, b])
+
+
+def test_entries_made_together_are_those_made_one_by_one() -> None:
+    dtypes = (torch.uint8, torch.bool, torch.bfloat16, torch.float32, torch.int64)
+    named = {f"{dtype} {count}": torch.arange(-3, count - 3).to(dtype) for dtype in dtypes for count in (0, 1, 7, 9000)}
+    named |= {"scalar": torch.tensor(2.5), "large": torch.arange(20001), "turned": X.permute(2, 0, 1)}
+    named |= {f"more {place}": X[place % 3] * place for place in range(40)}
+    named |= {f"wide {place}": torch.full((11, 1400), float(place)) for place in range(23)}  # more than go together
+    made = list(weight_entries(named.items()))
+    assert sorted(made) == sorted(weight_entry(name, tensor) for name, tensor in named.items())
+    assert list(weight_entries([])) == []
 
 
 @pytest.mark.gpu

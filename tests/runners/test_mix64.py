@@ -1,6 +1,6 @@
 import torch
 
-from runners.mix64 import GOLDEN, mix64_, signed64
+from runners.mix64 import GOLDEN, mix64, mix64_, signed64
 
 MASK = (1 << 64) - 1
 
@@ -16,6 +16,8 @@ def test_words_mix_as_unsigned_integers_do_also_with_the_sign_bit_set() -> None:
     mixed = torch.tensor([signed64(word) for word in words])
     mix64_(mixed, torch.empty_like(mixed))
     assert mixed.tolist() == [signed64(splitmix64_finalizer(word)) for word in words]
+    assert [mix64(word) for word in words] == [splitmix64_finalizer(word) for word in words]
+    assert mix64(-1) == mix64(MASK + (1 << 70)) == splitmix64_finalizer(MASK)
 
 
 def test_the_first_output_of_splitmix64_seeded_with_zero_is_the_published_one() -> None:
