@@ -44,6 +44,11 @@ class Metric:
         """True if what a value lacks to 1 is a square of errors: of a cosine, a correlation, SSIM."""
         return self.direction == "higher" and not self.unit
 
+    @property
+    def isolated(self) -> bool:
+        """True if it is of parts alone, fed the reference's own inputs."""
+        return self.name.startswith(ISOLATED)
+
 
 _TENSOR: Final[tuple[tuple[str, str, Direction, str], ...]] = (
     ("relative_l2", "", "lower", "norm of the error over norm of the reference"),

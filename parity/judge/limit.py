@@ -204,7 +204,7 @@ def derive_limit(
         d = distance(weakest[1], unit, direction)
         separation = d / f if f else (math.inf if d else 1.0)
     distances = distances_of(floor, unit, direction)
-    enough, ratio = _enough(distances), reach(distances, whole=metric.whole, squared=metric.squared)
+    enough, ratio = _enough(distances), reach(distances, metric)
     calibrated = enough and separation is not None and separation >= ratio**2
     within = bound is not None and f <= bound
     if bound is not None:
@@ -252,7 +252,7 @@ def fails_elsewhere(value: float, metric: Metric, limit: Limit) -> bool:
         return False
     floor = distances_of(limit.samples.floor, limit.unit, limit.direction)
     largest = max((one for values in floor.values() for one in values), default=0.0)
-    far = ELSEWHERE_FACTOR * reach(floor, whole=metric.whole, squared=metric.squared) * largest
+    far = ELSEWHERE_FACTOR * reach(floor, metric) * largest
     allowed = distance(limit.value, limit.unit, limit.direction)
     return far > 0 and distance(value, limit.unit, limit.direction) > max(far, allowed)
 
@@ -313,7 +313,7 @@ def reason_of_populations(
         separation: how many times as far from perfect agreement the defect is as the floor.
         distances: of every harmless sample, from perfect agreement.
     """
-    enough, ratio = _enough(distances), reach(distances, whole=metric.whole, squared=metric.squared)
+    enough, ratio = _enough(distances), reach(distances, metric)
     floor_words = f"floor {floor[1]:.4g} ({floor[0]})"
     if weakest is None or separation is None:
         return f"{floor_words}; no defect was measured that it should catch"

@@ -11,7 +11,8 @@ Let f be the largest distance among the harmless variations (the floor). The rea
 * `MARGIN` times f;
 * what two variations do at once, as another kernel on another machine would: errors that have nothing to do with each
   other add their squares, so that is sqrt(f^2 + g^2), with g the largest distance of another variation than the one
-  of f. A distance without a unit, 1 - value, is itself the square of an error: there it is f + g;
+  of f. A distance without a unit, 1 - value, is itself the square of an error: there it is f + g. Not so of a part
+  alone, fed the reference's own inputs: what varies there is one place, and all rewrites of it at once were measured;
 * what a draw may do that was not seen. Some variations are drawn again and again (`noise_ulp_0`, `noise_ulp_1` and so
   on are draws of one kind). Where `MIN_SPREAD_SAMPLES` of these or more moved the metric, that is m exp(`SPREADS` s),
   with m the median of a kind, the largest of all kinds', and s the root mean square of log(distance / median of its
@@ -28,14 +29,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from parity.diff.metric import Direction
+from parity.diff.metric import Direction, Metric
 
 MARGIN: Final = 1.25
 MIN_SPREAD_SAMPLES: Final = 8  # fewer show no spread
 SPREADS: Final = 4.0  # from the median to what harmless variation may yet reach
 REACH: Final = (
     f"the largest of {MARGIN} x floor; floor and the largest distance of another kind of variation together (root of "
-    "the sum of squares, or the sum of distances that are squares); with "
+    "the sum of squares, or the sum of distances that are squares), but for parts alone; with "
     f"{MIN_SPREAD_SAMPLES} or more draws of repeated kinds above zero, a kind's median x exp({SPREADS:g} x rms of "
     "log(distance / median of the kind) over upper halves); and of whole numbers one more than a floor that is not zero"
 )
@@ -59,14 +60,8 @@ def distances_of(floor: Mapping[str, Sequence[float]], unit: str, direction: Dir
     return {name: [distance(value, unit, direction) for value in values] for name, values in floor.items()}
 
 
-def reach(distances: Distances, *, whole: bool = False, squared: bool = False) -> float:
-    """The reach, as a multiple of the largest distance seen.
-
-    Args:
-        distances: of each harmless variation.
-        whole: whether they are whole numbers.
-        squared: whether they are squares of errors.
-    """
+def reach(distances: Distances, metric: Metric) -> float:
+    """The reach of a metric, as a multiple of the largest distance that a harmless variation moved it."""
     kinds: dict[str, list[float]] = {}
     for name, values in distances.items():
         kinds.setdefault(_DRAW.sub("", name), []).extend(value for value in values if value > 0)
@@ -74,8 +69,8 @@ def reach(distances: Distances, *, whole: bool = False, squared: bool = False) -
     if not moved:
         return MARGIN
     largest, other = [*sorted((values[-1] for values in moved.values()), reverse=True), 0.0][:2]
-    together = largest + other if squared else math.hypot(largest, other)
-    farthest = max(MARGIN * largest, together, _unseen(list(moved.values())), largest + 1 if whole else 0.0)
+    together = 0.0 if metric.isolated else largest + other if metric.squared else math.hypot(largest, other)
+    farthest = max(MARGIN * largest, together, _unseen(list(moved.values())), largest + 1 if metric.whole else 0.0)
     return farthest / largest
 
 
