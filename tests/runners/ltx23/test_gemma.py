@@ -46,7 +46,7 @@ def test_only_the_language_model_is_loaded(micro_weights: WeightsFolder) -> None
 
 
 def more_layers(config: dict[str, Any]) -> None:
-    config["text_config"]["num_hidden_layers"] = 3
+    config["text_config"]["num_hidden_layers"] = 4
 
 
 def wider(config: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def no_heads(config: dict[str, Any]) -> None:
     [
         (
             more_layers,
-            r"Gemma's language model do not fit its configuration: 13 missing: language_model.model.layers.2",
+            r"Gemma's language model do not fit its configuration: 13 missing: language_model.model.layers.3",
         ),
         (wider, r"of another shape: language_model.model.embed_tokens.weight is \(880, 72\) instead of \(880, 80\)"),
         (not_numbers, r"config.json does not describe a Gemma 3"),

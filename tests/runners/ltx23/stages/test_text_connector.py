@@ -97,7 +97,7 @@ def test_of_lists_the_first_element_is_taken(make_batch: Callable[..., Batch]) -
 def test_both_contexts_have_the_official_bits(models: SimpleNamespace, make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(dtype=models.dtype)
     generator = torch.Generator().manual_seed(8)
-    hidden = [torch.randn(1, 256, 72, 3, generator=generator).to(models.dtype) for _ in range(2)]
+    hidden = [torch.randn(1, 256, 72, 4, generator=generator).to(models.dtype) for _ in range(2)]
     masks = [torch.ones(1, 256, dtype=torch.int64) for _ in range(2)]
     masks[0][:, :101] = 0
     masks[1][:, :250] = 0

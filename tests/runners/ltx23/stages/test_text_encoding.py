@@ -24,7 +24,7 @@ def test_both_prompts_have_the_official_hidden_states(
         wanted, wanted_mask = official.encode(prompt)
         assert isinstance(hidden, torch.Tensor) and isinstance(mask, torch.Tensor)
         assert torch.equal(hidden, torch.stack(wanted, dim=-1)) and torch.equal(mask, wanted_mask)
-        assert hidden.dtype == models.dtype and hidden.shape == (1, 1024, 72, 3)
+        assert hidden.dtype == models.dtype and hidden.shape == (1, 1024, 72, 4)
         sign = "pos" if prompt else "neg"
         real = [place for place in range(1024) if mask[0, place]]
         assert torch.equal(heard[f"text/{sign}/hidden"], hidden[:, real]), "without padding is what is heard"
