@@ -74,7 +74,8 @@ class Checkpoint(Generic[MeasuredT]):
         if self.kept is None or not self.kept.is_file():
             return
         remedy = f"samples are kept by `{self.made_by} --samples FILE`; give another file"
-        found = load(self.kept, _File[self.form], RegistryError, remedy, version=SCHEMA_VERSION)  # type: ignore[name-defined]
+        generic: Any = _File
+        found = load(self.kept, generic[self.form], RegistryError, remedy, version=SCHEMA_VERSION)
         here = msgspec.json.decode(msgspec.json.encode(self.origin))
         if found.origin != here:
             changed = [name for name, value in here.items() if found.origin.get(name) != value]

@@ -1,6 +1,7 @@
 """`parity calibrate --from-samples`: a limit is loosened with a reason alone, which is asked for at a terminal."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from parity.cli import verb
 from parity.cli.app import app
 from parity.cli.calibrate import calibrate as calibrate_verb
+from parity.judge.limit import METHOD
 from parity.judge.registry import load_registry, save_registry
 from parity.runs.places import shipped_root
 
@@ -99,3 +101,13 @@ def test_a_terminal_is_asked_and_silence_writes_nothing(
     else:
         assert code == 2 and "say why with --reason" in said
         assert loosening.read_bytes() == before
+
+
+def test_limits_of_lossy_forms_are_worked_out_again_as_well(tighter: Path) -> None:
+    form = tighter.parent / "forms" / "h264-yuv420p-crf23_wav" / tighter.name
+    form.parent.mkdir(parents=True)
+    save_registry(form, load_registry(tighter))
+    form.write_text(form.read_text().replace(json.dumps(METHOD), '"an older one"'))
+    assert load_registry(form).method == "an older one"
+    assert calibrate()[0] == 0
+    assert load_registry(form).method == METHOD
