@@ -1,9 +1,9 @@
-"""Native's tiers before the gate: whole runs with all taps, each judged by limits against the recorded official run.
+"""Native's tiers before the gate: whole runs with all taps, each judged by limits against the official run.
 
     python bench/tiers.py --out FILE --case tiny_ti2v --weights build/weights/tiny --device cpu
 
-What is kept of each tier: the verdict, how many limits hold, the one that is used most, and what it does to frames,
-sound and their offset.
+The official run is the case's golden, or is made first where a case has none. What is kept of each tier: the verdict,
+how many limits hold, the one that is used most, and what it does to frames, sound and their offset.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from gpu import header, options
 from parity.judge.gate import gate
 from parity.judge.verdict import Row, Verdict
 from parity.runs.execute import device_named, run_to_folder, writing_trace
-from parity.runs.folder import read_run
-from parity.runs.golden import find_case, golden_of
+from parity.runs.folder import Run, read_run
+from parity.runs.golden import find_case, golden_of, has_golden
 from parity.trace.atomic import write_json_atomic
 from runners.case import Case
 from runners.catalogue import open_runner
@@ -30,14 +30,18 @@ from runners.weights import Weights
 SHOWN = ("frames.psnr_db.min", "audio.snr_db.min", "av.offset_ms.abs", "video_latent.relative_l2")
 
 
-def verdict_on(tier: str, case: Case, weights: Weights, device: torch.device) -> Verdict:
+def run_of(runner: str, case: Case, weights: Weights, options: RunOptions, out: Path) -> Run:
+    """A run with all taps, in a folder."""
+    engine = open_runner(runner, weights, options)
+    run_to_folder(engine, case, weights, options, out, Quiet(), writing_trace("*", "sketch"))
+    return read_run(out)
+
+
+def verdict_on(tier: str, case: Case, weights: Weights, device: torch.device, reference: Run) -> Verdict:
     """Run a tier and judge it by limits, whatever its bits."""
-    run = RunOptions(device=device, tier=next(one for one in TIERS if one == tier))
+    options = RunOptions(device=device, tier=next(one for one in TIERS if one == tier))
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        engine = open_runner("native", weights, run)
-        run_to_folder(engine, case, weights, run, out, Quiet(), writing_trace("*", "sketch"))
-        return gate(golden_of(case.id), read_run(out), profile="limits")
+        return gate(reference, run_of("native", case, weights, options, Path(folder) / "run"), profile="limits")
 
 
 def kept(verdict: Verdict) -> dict[str, Any]:
@@ -61,9 +65,14 @@ def main() -> None:
     device = device_named(arguments.device)
     case, weights = find_case(arguments.case), weights_named(arguments.weights, device)
     found: dict[str, Any] = {}
-    for tier in arguments.tiers.split(","):
-        found[tier] = kept(verdict_on(tier, case, weights, device))
-        print(f"{tier:<6} {found[tier]}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if has_golden(case.id):
+            reference = golden_of(case.id)
+        else:
+            reference = run_of("official", case, weights, RunOptions(device=device), Path(folder) / "official")
+        for tier in arguments.tiers.split(","):
+            found[tier] = kept(verdict_on(tier, case, weights, device, reference))
+            print(f"{tier:<6} {found[tier]}", flush=True)
     document = {**header("tiers", arguments, device), "case": case.id, "tiers": found}
     write_json_atomic(Path(arguments.out), document)
 
