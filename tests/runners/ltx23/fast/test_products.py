@@ -62,6 +62,19 @@ def test_an_fp8_product_is_the_product_of_rounded_factors() -> None:
     torch.testing.assert_close(product.of_gelu(x), gelu_first, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [72, 216, 288, 6144])
+@pytest.mark.parametrize(("width", "columns"), [(512, 1536), (512, 192), (512, 2048), (2048, 512)])
+def test_an_fp8_product_on_tensor_cores_is_that_of_a_cpu(tokens: int, width: int, columns: int) -> None:
+    generator = torch.Generator().manual_seed(tokens + width + columns)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((tokens, width), (columns, width), (columns,))
+    )
+    expected = Fp8Product.of(weight, bias)(x).float()
+    found = Fp8Product.of(weight.cuda(), bias.cuda())(x.cuda()).cpu().float()
+    assert (found - expected).norm() / expected.norm() < 0.01  # a token or channel scaled wrongly is beyond it
+
+
 def test_the_names_are_those_of_large_products() -> None:
     assert len(set(LARGE)) == 9
     module = nn.Sequential(nn.Identity(), nn.Linear(2, 3))
