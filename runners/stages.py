@@ -32,6 +32,8 @@ class Stage(Strict, frozen=True, kw_only=True):
 
     sigmas: tuple[float, ...] | None = None  # noise levels, the last one 0
     lora_strength: float | None = None  # of the distilled LoRA
+    height: int | None = None  # pixels; official pipelines leave no choice, so that what is said here is checked alone
+    width: int | None = None  # pixels; the same
 
 
 class Stages(Strict, frozen=True, kw_only=True):
@@ -190,6 +192,8 @@ def check_stages(whose: str, pipeline: str, stages: Stages, request: RequestBoun
         _check_stage(f"{whose}: stages.{name}", pipeline, stage)
     if kind.two_stages:
         _check_sides(whose, pipeline, request)
+        _check_size(f"{whose}: stages.first", pipeline, stages.first, request, ENLARGEMENT)
+        _check_size(f"{whose}: stages.second", pipeline, stages.second, request, 1)
     fixed = steps_of_first(pipeline, stages)
     if fixed is not None and request.num_inference_steps != fixed:
         raise CaseError(
@@ -210,6 +214,17 @@ def _check_sides(whose: str, pipeline: str, request: RequestBounds) -> None:
             raise CaseError(
                 f"{whose}: request.{side} is {value}; {pipeline!r} begins at half of it, so that it must be a multiple "
                 f"of {factor}. Take {choice}."
+            )
+
+
+def _check_size(where: str, pipeline: str, stage: Stage, request: RequestBounds, smaller: int) -> None:
+    for side in ("height", "width"):
+        said, made = getattr(stage, side), getattr(request, side) // smaller
+        if said is not None and said != made:
+            share = "half of request" if smaller == ENLARGEMENT else "request"
+            raise CaseError(
+                f"{where}.{side} is {said}; {pipeline!r} denoises this stage at {share}.{side}, which is {made}. Change "
+                f"request.{side}, or leave {side} out of the stage."
             )
 
 

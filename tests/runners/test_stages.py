@@ -12,6 +12,7 @@ from runners.stages import PIPELINES
 
 MakeCase = Callable[..., Case]
 UNGUIDED: dict[str, Any] = {"guidance.video": {}, "guidance.audio": {}}
+STEPS_OF_DISTILLED = {"request.num_inference_steps": 8}
 LARGE = {"request.height": 128, "request.width": 192}
 
 
@@ -49,7 +50,8 @@ def test_one_stage_is_as_ever(micro_case: MakeCase) -> None:
 
 
 def test_what_a_case_says_of_its_stages_comes_back(micro_case: MakeCase, tmp_path: Any) -> None:
-    said = {"stages.first.sigmas": [1.0, 0.25, 0], "stages.second.lora_strength": 0.5}
+    said: dict[str, Any] = {"stages.first.sigmas": [1.0, 0.25, 0], "stages.second.lora_strength": 0.5}
+    said |= {"stages.first.height": 64, "stages.first.width": 96, "stages.second.width": 192}
     case = micro_case({"pipeline": "keyframes", **LARGE, **said})
     first, second = case.plans
     assert first.sigmas == (1.0, 0.25, 0.0) and second.lora_strength == 0.5
@@ -76,6 +78,15 @@ def test_what_a_case_says_of_its_stages_comes_back(micro_case: MakeCase, tmp_pat
         ({"pipeline": "two_stage", **LARGE, "stages.first.lora_strength": 1.0}, "in its second stage alone"),
         ({"pipeline": "distilled", **LARGE, "stages.second.lora_strength": 1.0}, "has no distilled LoRA"),
         ({"pipeline": "two_stage", **LARGE, "stages.second.lora_strength": float("nan")}, "wanted a finite number"),
+        (
+            {"pipeline": "two_stage", **LARGE, "stages.first.height": 128},
+            r"stages.first.height is 128; 'two_stage' denoises this stage at half of request.height, which is 64",
+        ),
+        (
+            {"pipeline": "distilled", **LARGE, **STEPS_OF_DISTILLED, "stages.second.width": 96},
+            r"stages.second.width is 96; .* at request.width, which is 192",
+        ),
+        ({"stages.first.width": 96}, "'one_stage' has one stage, and no"),
         ({"pipeline": "two_stage", **LARGE, "stages.third.sigmas": [1.0, 0]}, "unknown field `third`"),
     ],
 )
