@@ -223,8 +223,8 @@ def _check_size(where: str, pipeline: str, stage: Stage, request: RequestBounds,
         if said is not None and said != made:
             share = "half of request" if smaller == ENLARGEMENT else "request"
             raise CaseError(
-                f"{where}.{side} is {said}; {pipeline!r} denoises this stage at {share}.{side}, which is {made}. Change "
-                f"request.{side}, or leave {side} out of the stage."
+                f"{where}.{side} is {said}; {pipeline!r} denoises this stage at {share}.{side}, which is {made}. "
+                f"Change request.{side}, or leave {side} out of the stage."
             )
 
 
