@@ -16,6 +16,7 @@ there, to the same side: official bits are never refused.
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -52,6 +53,7 @@ from runners.case import Case, case_document
 from runners.clock import Progress, Quiet
 from runners.closed_input import closed_input
 from runners.errors import ConfigError, RunnerError
+from runners.official.lockstep import WatchedEnoughError
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.repeatable import repeatable_kernels
@@ -250,8 +252,11 @@ def admit(
     run_block = _blocks_of(weights, options, runner)
     known = frozenset(isolated_places(flow, steps))
     operations = Operations(run_block=run_block, wanted=frozenset(wanted), known=known, pattern=taps)
-    trace, environment = _official_run(weights, case, options, operations, steps, copies=copies, progress=progress)
-    if drift is None and free_run:
+    drifts = drift is None and free_run
+    trace, environment = _official_run(
+        weights, case, options, operations, steps, copies=copies, to_the_end=drifts, progress=progress
+    )
+    if drifts:
         drift = _free_run(weights, case, options, runner, trace, flow)
         drift_of = "a free run of the candidate beside this official one"
     found = {row.where: row for row in operations.rows}
@@ -291,11 +296,24 @@ def _official_run(
     steps: Sequence[int],
     *,
     copies: bool,
+    to_the_end: bool,
     progress: Progress | None,
 ) -> tuple[Trace, dict[str, Any]]:
-    """Run the official pipeline with every operation tried beside it; its trace, and where it ran."""
+    """Run the official pipeline with every operation tried beside it; its trace, and where it ran.
+
+    It ends with the last step that is tried, unless `to_the_end`, as a trace to be compared with must.
+    """
     choice = Choice(stages=frozenset({"denoising", "text_connector"}), steps=frozenset(steps), harmless=False)
-    lockstep = Lockstep(weights, case, options, choice, copies=copies, table=operations, measure_block=operations.block)
+    lockstep = Lockstep(
+        weights,
+        case,
+        options,
+        choice,
+        copies=copies,
+        table=operations,
+        measure_block=operations.block,
+        to_the_end=to_the_end,
+    )
     official = OfficialRunner(weights, replace(options, tier="exact"), watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
     with tempfile.TemporaryDirectory() as folder:
@@ -306,7 +324,8 @@ def _official_run(
                 lockstep.hear(name, tensor)
 
             with closed_input(), repeatable, official, listening(hear):
-                official.run(case, progress or Quiet())
+                with suppress(WatchedEnoughError):
+                    official.run(case, progress or Quiet())
                 environment = fingerprint(options.device)
         return read_trace(Path(folder)), environment
 

@@ -1,7 +1,7 @@
 """The operations of a candidate that an admission tries, one place at a time, while the official pipeline runs.
 
 A block is one operation with several results: what each branch leaves, and both streams after it. All three sides (the
-official block as it ran, a copy of it in float64, the candidate's) begin with the official streams and conditions, so
+official block as it ran, the same in float64, the candidate's) begin with the official streams and conditions, so
 what a branch inherits from one before it is of this block alone. The output head, the guided combination and the Euler
 step are operations of their own. Nothing of a place is kept but its numbers: neither on the device nor on the host.
 """

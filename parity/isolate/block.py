@@ -6,7 +6,6 @@ queries, keys and values in place of its projections, norms and rotary.
 Axes: B sample, T token, C channel.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from parity.taps.name import BLOCK_PARTS, STREAMS
 from runners.ltx23.block import BlockSkips, StreamConditions
 from runners.ltx23.branches import BRANCHES
 from runners.official.lockstep import AttentionCall, conditions_of
+from runners.official.raised import raised
 from runners.tap import listening, scope
 
 
@@ -48,8 +48,9 @@ class OfficialBlock:
         return _branches(self.module, self.arguments, self.head)
 
     def computed_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Its branches, computed by a copy in another dtype."""
-        return _branches(copy.deepcopy(self.module).to(dtype), _in_dtype(self.arguments, dtype), self.head)
+        """Its branches, computed with its weights and what it got in another dtype."""
+        with raised(dtype, self.module):
+            return _branches(self.module, _in_dtype(self.arguments, dtype), self.head)
 
 
 def measure_block(

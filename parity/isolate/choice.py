@@ -25,6 +25,10 @@ class Choice:
         """True if a step is measured."""
         return self.steps is None or index in self.steps
 
+    def from_step(self, index: int) -> bool:
+        """True if a step or one after it is measured."""
+        return "denoising" in self.stages and (self.steps is None or index <= max(self.steps))
+
     def block(self, index: int) -> bool:
         """True if a block is measured."""
         return self.blocks is None or index in self.blocks

@@ -78,7 +78,7 @@ class DenoisingLockstep:
         self._official = velocity_model
         velocity_model.register_forward_pre_hook(self._pass_begins)
         for index, block in enumerate(velocity_model.transformer_blocks.children()):  # type: ignore[union-attr]
-            block.register_forward_hook(self._after_block(index), with_kwargs=True)
+            block.register_forward_hook(partial(self._after_block, index), with_kwargs=True)
             hear_attention(block, self._hear_attention)
 
     def _pass_begins(self, _model: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -134,13 +134,9 @@ class DenoisingLockstep:
         if self._measured is not None:
             self._measured.attended[branch] = attended
 
-    def _after_block(self, index: int) -> Callable[..., None]:
-        # A closure, which a copy of the block shares; a bound method would be copied with all it belongs to.
-        def measure(block: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            if self._measured is not None:
-                self._block(self._measured, index, block, kwargs, output)
-
-        return measure
+    def _after_block(self, index: int, block: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._measured is not None:
+            self._block(self._measured, index, block, kwargs, output)
 
     def _block(self, measured: MeasuredStep, index: int, block: nn.Module, kwargs: dict[str, Any], output: Any) -> None:
         where, place = current_scope(), f"block/{index:02d}"

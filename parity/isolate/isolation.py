@@ -7,7 +7,7 @@ downstream of a bug shows no error here, and a bug that a free run buries under 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,6 +28,7 @@ from runners.errors import ConfigError
 from runners.files import sha256_of
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner, details_of
+from runners.official.lockstep import WatchedEnoughError
 from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.repeatable import repeatable_kernels
@@ -93,7 +94,7 @@ def isolate(
     inherited: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Isolation:
-    """Run official and native in lockstep and measure what native adds.
+    """Run official and native in lockstep, up to the last that is measured, and measure what native adds.
 
     Args:
         weights: the model's files.
@@ -138,7 +139,8 @@ def isolate(
     official = OfficialRunner(weights, options, watcher=lockstep)
     repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
     with closed_input(), repeatable, official, listening(lockstep.hear):
-        official.run(case, progress or Quiet())
+        with suppress(WatchedEnoughError):
+            official.run(case, progress or Quiet())
         environment = fingerprint(options.device)
     config = NativeRunner(weights, options).pipeline_config(case)
     return Isolation(

@@ -35,11 +35,12 @@ from runners.ltx23.video_vae_statistics import PerChannelStatistics
 from runners.model_files import ModelFiles
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
-from runners.official.lockstep import Key, SharedTensors
+from runners.official.lockstep import Key, SharedTensors, WatchedEnoughError
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens
 from runners.weights import Weights
 
+DECODING: Final = frozenset({"video_decoding", "audio_decoding"})
 STAGE_OF_PART: Final = {
     "text_encoder": "text_encoding",
     "gemma_embeddings_processor": "text_connector",
@@ -65,6 +66,7 @@ class Lockstep:
         copies: bool,
         table: Table,
         measure_block: MeasureBlock,
+        to_the_end: bool = False,
     ) -> None:
         """Prepare for one official run.
 
@@ -76,7 +78,9 @@ class Lockstep:
             copies: give the candidate copies of the weights, for a candidate that changes them.
             table: where rows go.
             measure_block: told of every official block that is measured.
+            to_the_end: let the official run go on where nothing is left to measure.
         """
+        self._to_the_end, self._last_stage = to_the_end, len(case.plans) - 1
         self._table, self._measure_block = table, measure_block
         self._options, self._choice = options, choice
         weights = weights.of_pipeline(case.pipeline)
@@ -119,6 +123,8 @@ class Lockstep:
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
         """An official part is ready: build ours on its tensors, and measure whenever it is called."""
+        if name == "video_decoder":
+            self._end_before_decoding()
         measured = STAGE_OF_PART[name] in self._choice.stages
         holders = {"text_encoder": self._shared_gemma, "spatial_upsampler": self._shared_upsampler}
         holder = holders.get(name, self._shared)
@@ -162,6 +168,8 @@ class Lockstep:
         """A denoising step of the official run begins."""
         if index == 0 and "latent_preparation" in self._choice.stages:
             self._latent_preparation(sigmas, video, audio)
+        if not self._choice.from_step(index):
+            self._end_before_decoding()
         if self._denoising is not None:
             self._denoising.begin_step(index, sigmas, sigma, video, audio)
 
@@ -174,6 +182,11 @@ class Lockstep:
         if name == "decode/frames" and self._frames:
             self._table.compare(name, tensor, torch.cat(self._frames).to(tensor.device))
             self._frames.clear()
+
+    def _end_before_decoding(self) -> None:
+        """End the run if it is in its last stage and decoding, all that is left to measure, is not."""
+        if self._batch.stage == self._last_stage and not (self._to_the_end or DECODING & self._choice.stages):
+            raise WatchedEnoughError
 
     def _text_encoder(self, module: Any) -> None:
         weights, options = self._weights, self._options

@@ -1,6 +1,6 @@
 """Operations of the official code around its transformer's blocks, computed in float64 from tensors it computed with.
 
-A block itself is copied and raised to float64 where it stands; what is here is called by functions of its own. The
+A block itself is raised to float64 where it stands; what is here is called by functions of its own. The
 functions of 1.0.0 that fix float32 inside take float64 instead, and their results are rounded nowhere.
 
 Source: ltx_core.{utils,components.guiders,model.transformer.model} and ltx_pipelines.utils.helpers 1.0.0.
@@ -8,7 +8,6 @@ Source: ltx_core.{utils,components.guiders,model.transformer.model} and ltx_pipe
 Axes: B sample, T token, C channel.
 """
 
-import copy
 import dataclasses
 import importlib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.ltx23.latents import LatentState
+from runners.official.raised import raised
 from runners.request import Guider
 
 Pair = tuple[Any, Any]  # what the official transformer is given of both modalities
@@ -35,12 +35,11 @@ def conditions(velocity_model: Any, modalities: Pair, stream: str) -> Any:
         for modality in modalities
     )
     own, other = (video, audio) if stream == "video" else (audio, video)
-    preprocessor = copy.deepcopy(getattr(velocity_model, f"{stream}_args_preprocessor"))
-    for holder in (preprocessor, preprocessor.simple_preprocessor):
-        for part in vars(holder).values():
-            if isinstance(part, nn.Module):
-                part.double()
-    return preprocessor.prepare(own, other)
+    preprocessor = getattr(velocity_model, f"{stream}_args_preprocessor")
+    holders = (preprocessor, preprocessor.simple_preprocessor)
+    parts = (part for holder in holders for part in vars(holder).values() if isinstance(part, nn.Module))
+    with raised(torch.float64, *parts):
+        return preprocessor.prepare(own, other)
 
 
 def _double(value: Any) -> Any:
@@ -59,12 +58,10 @@ def x0(velocity_model: Any, stream: str, last: Tensor, embedding: Tensor, state:
         sigma: noise level of the step.
     """
     table, norm, projection = (
-        copy.deepcopy(getattr(velocity_model, f"{_PREFIX[stream]}{part}"))
-        for part in ("scale_shift_table", "norm_out", "proj_out")
+        getattr(velocity_model, f"{_PREFIX[stream]}{part}") for part in ("scale_shift_table", "norm_out", "proj_out")
     )
-    velocity = velocity_model._process_output(
-        table.double(), norm.double(), projection.double(), last.double(), embedding.double()
-    )
+    with raised(torch.float64, norm, projection):
+        velocity = velocity_model._process_output(table.double(), norm, projection, last.double(), embedding.double())
     noise_levels = state.denoise_mask.double() * sigma
     denoised: Tensor = importlib.import_module("ltx_core.utils").to_denoised(
         state.latent.double(), velocity, noise_levels, calc_dtype=torch.float64

@@ -27,8 +27,12 @@ from runners.model_files import TensorSource
 Key = Callable[[str], str | None]
 
 
+class WatchedEnoughError(BaseException):
+    """Raised by a watcher that needs no more of a run: it ends there. No `Exception`, which would be a failed run."""
+
+
 class Watcher(Protocol):
-    """Told what the official pipeline is doing."""
+    """Told what the official pipeline is doing. Raises: WatchedEnoughError to end it."""
 
     def loaded(self, name: str, module: Any, key: Key) -> None:
         """A part, one of `ledger.BUILDERS`, is ready; `key` names a checkpoint tensor in it, None for another's."""

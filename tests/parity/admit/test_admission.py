@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -45,17 +44,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tried(
-    micro_weights: WeightsFolder,
-    micro_case: Callable[..., Case],
-    ending_with_denoising: Callable[[], AbstractContextManager[None]],
-) -> Admit:
-    """Admit, up to decoding, of which no operation is tried; a free run is judged whole."""
+def tried(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Admit:
+    """Admit, up to the last step tried unless there is a free run."""
 
     def one(overrides: dict[str, Any] | None = None, **choices: Any) -> Admission:
         choices = {"steps": (0, 1), "copies": True, "free_run": False, "options": CPU, **choices}
-        with nullcontext() if choices["free_run"] else ending_with_denoising():
-            return admit(micro_weights, micro_case(overrides), **choices)
+        return admit(micro_weights, micro_case(overrides), **choices)
 
     return one
 

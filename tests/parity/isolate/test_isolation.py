@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from parity.taps.dataflow import Dataflow
 from parity.taps.isolated_places import isolated_places
 from parity.taps.name import STREAMS
 from runners.case import Case
-from runners.clock import STAGES
+from runners.clock import STAGES, Quiet
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import attention, pipeline
 from runners.ltx23.attention import Attention
@@ -46,17 +46,9 @@ UNGUIDED = {"cfg_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
 
 
 @pytest.fixture(scope="module")
-def measure(
-    micro_weights: WeightsFolder,
-    micro_case: Callable[..., Case],
-    ending_with_denoising: Callable[[], AbstractContextManager[None]],
-) -> Measure:
-    """Isolate, and decode only where decoding is measured."""
-
+def measure(micro_weights: WeightsFolder, micro_case: Callable[..., Case]) -> Measure:
     def measure_one(overrides: dict[str, Any] | None = None, **choices: Any) -> Isolation:
-        decoded = {"video_decoding", "audio_decoding"} & set(choices.get("stages", STAGES))
-        with nullcontext() if decoded else ending_with_denoising():
-            return isolate(micro_weights, micro_case(overrides), OPTIONS, **choices)
+        return isolate(micro_weights, micro_case(overrides), OPTIONS, **choices)
 
     return measure_one
 
@@ -120,6 +112,37 @@ def test_the_places_of_an_isolation_follow_from_the_case(
     for steps in ((0, 1), (1,)):
         places = [row.where for row in measure(overrides, harmless=False, steps=steps).rows]
         assert sorted(places) == sorted(isolated_places(Dataflow(micro_case(overrides), 2), steps))
+
+
+@pytest.mark.parametrize(
+    ("choices", "last", "steps"),
+    [
+        ({"stages": ["denoising", "audio_decoding"], "steps": [0]}, "video_decoding", 2),  # decoding is fed all steps
+        ({"stages": ["denoising"]}, "denoising", 2),
+        ({"stages": ["text_connector", "denoising"], "steps": [0]}, "denoising", 1),
+        ({"stages": ["latent_preparation"]}, "denoising", 0),
+    ],
+    ids=["decoding", "denoising", "a step", "no step"],
+)
+def test_the_official_run_ends_with_the_last_that_is_measured(
+    choices: dict[str, Any], last: str, steps: int, measure: Measure, micro_case: Callable[..., Case]
+) -> None:
+    told = SimpleNamespace(stages=[], steps=0)
+
+    class Listening(Quiet):
+        def stage(self, name: str) -> None:
+            told.stages.append(name)
+
+        def step(self, index: int, count: int) -> None:
+            told.steps += 1
+
+    found = measure(harmless=False, progress=Listening(), **choices)
+    assert (told.stages[-1], told.steps) == (last, steps)
+    every = isolated_places(Dataflow(micro_case(), 2), choices.get("steps", (0, 1)))
+    denoising = [
+        place for place in every if place.startswith("denoise/") and "denoising" in choices.get("stages", STAGES)
+    ]
+    assert sorted(row.where for row in found.rows if row.where.startswith("denoise/")) == sorted(denoising)
 
 
 def test_a_faster_tier_is_not_isolated_as_if_it_were_the_exact_one(
