@@ -265,6 +265,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def pytest_collection_finish() -> None:
     """Collect garbage again, of tests alone."""
     gc.freeze()
+    gc.set_threshold(100_000, 10, 10)  # as `parity` has it
     gc.enable()
 
 

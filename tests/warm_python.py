@@ -86,6 +86,7 @@ def _started(folder: Path) -> socket.socket:
 
 def serve(folder: Path) -> None:
     """Fork for every program that comes, until the last lease is given back, in a process of its own."""
+    gc.set_threshold(100_000, 10, 10)  # as `parity` has it
     sys.path[0] = str(ROOT)
     import torch
 

@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from parity.diff.comparison import Finding, count_finding
@@ -188,6 +187,8 @@ def _measure(
 def _ssim(reference: NDArray[np.uint8], candidate: NDArray[np.uint8]) -> float:
     if min(reference.shape[:2]) < SSIM_WINDOW:
         return math.nan
+    from skimage.metrics import structural_similarity  # takes 0.2 s to import, and equal frames want none
+
     return float(structural_similarity(reference, candidate, win_size=SSIM_WINDOW, channel_axis=-1, data_range=PEAK))
 
 

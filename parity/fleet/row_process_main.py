@@ -6,6 +6,7 @@ threads when it forks. When standard input ends, whoever gave orders is gone, an
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -36,9 +37,8 @@ def main(module: str) -> None:
     for standard in (0, 1):
         os.dup2(nothing, standard)  # of what is imported, and of rows
     os.close(nothing)
+    gc.set_threshold(100_000, 10, 10)  # `parity.cli.main` says why
     importlib.import_module(module)
-    import gc
-
     gc.collect()
     gc.freeze()  # what is shared with rows stays shared
     waiting = b""

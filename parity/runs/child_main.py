@@ -13,6 +13,7 @@ lives; when it ends, so does this process.
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ def main(request_path: Path) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is read by interpreters that were not installed for us
         say.error("RunnerError", f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or later is needed.")
         return 1
+    gc.set_threshold(100_000, 10, 10)  # `parity.cli.main` says why
     del sys.path[0]  # this file's own folder, whose modules would hide others of their names
     import_ours()
     try:
