@@ -274,16 +274,22 @@ def test_colours_follow_the_scale_and_the_theme(browser: Browser, page: Path) ->
     assert browser.trouble() == []
 
 
+def until(browser: Browser, condition: str) -> None:
+    """Wait for something that takes as long as the machine is busy; the browser says if it never comes."""
+    browser.run(
+        f"new Promise((done) => {{ const look = () => ({condition}) ? done() : setTimeout(look, 20); look(); }})"
+    )
+
+
 def test_frames_are_chosen_by_slider_keys_strip_and_sound(browser: Browser, page: Path) -> None:
     browser.open(page)
-    assert browser.text(".readout").startswith("frame 4 of 5 · 0.100 s · PSNR")  # the worst one
-    browser.run("new Promise((done) => setTimeout(done, 200))")
+    assert browser.text(".readout").startswith("frame 4 of 5 · 0.067 s · PSNR")  # the worst one
     mean = (
         "(() => { const canvas = document.querySelector('.trio canvas');"
         "const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
         "return data.reduce((sum, level, index) => sum + (index % 4 === 3 ? 0 : level), 0); })()"
     )
-    assert browser.run(mean) > 10_000
+    until(browser, f"{mean} > 10000")
     browser.click(*browser.place(".strip", 0.05))
     assert browser.text(".readout").startswith("frame 1 of 5")
     assert browser.run(mean) == 0  # that frame is equal
@@ -291,10 +297,9 @@ def test_frames_are_chosen_by_slider_keys_strip_and_sound(browser: Browser, page
     browser.key("ArrowRight")
     assert browser.text(".readout").startswith("frame 2 of 5")
     browser.click(*browser.place(".spectrum", 0.95))  # 0.047 of 0.05 s
-    assert browser.text(".readout").startswith("frame 2 of 5 · 0.033 s")
+    assert browser.text(".readout").startswith("frame 3 of 5 · 0.044 s")
     browser.click(*browser.place(".player button"))
-    browser.run("new Promise((done) => setTimeout(done, 300))")
-    assert browser.text(".player button") == "Pause"
+    until(browser, "document.querySelector('.player button').textContent === 'Pause'")
     browser.click(*browser.place(".player button"))
     assert browser.trouble() == []
 
@@ -365,7 +370,7 @@ def test_frames_are_swiped_and_flickered(browser: Browser, page: Path) -> None:
     assert browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 75%)"
     browser.click(*browser.place("#frames .choice label:nth-of-type(3)"))
     seen = set()
-    for _ in range(12):
+    while len(seen) < 2:  # the test's own time limit ends it
         both = f"[{above}.visibility, document.querySelector('.stage figcaption').textContent]"
         seen.add(tuple(browser.run(both)))  # in one question: they turn between two
         browser.run("new Promise((done) => setTimeout(done, 100))")
@@ -407,14 +412,13 @@ def test_on_a_phone_the_slider_stays_beside_the_pictures(browser: Browser, page:
 
 def test_sound_plays_from_the_same_place_on_every_side(browser: Browser, page: Path) -> None:
     browser.open(page)
-    browser.run("new Promise((done) => setTimeout(done, 300))")
+    until(browser, "document.querySelector('audio').duration > 0")
     assert browser.run("document.querySelector('audio').duration") == pytest.approx(0.05, abs=1e-3)
     browser.click(*browser.place(".wave", 0.6))
     chosen = browser.run("document.querySelector('audio').currentTime")
     assert 0.02 < chosen < 0.04
     browser.click(*browser.place("#sound .choice label:nth-of-type(3)"))
-    browser.run("new Promise((done) => setTimeout(done, 300))")
-    assert browser.run("document.querySelector('audio').currentTime") == pytest.approx(chosen, abs=0.005)
+    until(browser, f"Math.abs(document.querySelector('audio').currentTime - {chosen}) < 0.005")
     before = browser.run("document.querySelector('.wave').toDataURL()")
     browser.click(*browser.place("#sound fieldset:nth-of-type(2) label:nth-of-type(2)"))
     assert browser.run("document.querySelector('.wave').toDataURL()") != before
