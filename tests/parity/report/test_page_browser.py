@@ -369,7 +369,7 @@ def test_frames_are_swiped_and_flickered(browser: Browser, page: Path) -> None:
     browser.click(*browser.place(".stage .pair", 0.75, 0.5))  # the edge goes where the picture is pressed
     assert browser.run(f"{above}.clipPath") == "inset(0px 0px 0px 75%)"
     browser.click(*browser.place("#frames .choice label:nth-of-type(3)"))
-    seen = set()
+    seen: set[tuple[str, ...]] = set()
     while len(seen) < 2:  # the test's own time limit ends it
         both = f"[{above}.visibility, document.querySelector('.stage figcaption').textContent]"
         seen.add(tuple(browser.run(both)))  # in one question: they turn between two
