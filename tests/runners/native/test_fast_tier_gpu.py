@@ -42,18 +42,18 @@ def assert_same(one: Outcome, other: Outcome) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "tier"), [*((form, "fast") for form in FORMS), ("picture", "fp8x2")])
 def test_the_side_stream_and_graphs_change_no_bit(
-    form: str, small: ForgedWeights, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+    form: str, tier: Tier, small: ForgedWeights, micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = micro_case(SIZE | FORMS[form])
     monkeypatch.setattr(step_graph, "HOST_SHARE", 0.0)
-    replayed = outcome(small, case)
+    replayed = outcome(small, case, tier)
     assert "steps replayed" in replayed.details["step_graphs"]
     monkeypatch.setattr(step_graph, "HOST_SHARE", 2.0)
-    computed = [outcome(small, case) for _ in range(3)]
+    computed = [outcome(small, case, tier) for _ in range(3)]
     monkeypatch.setattr(side_stream, "tapping", lambda: True)
-    alone = outcome(small, case)
+    alone = outcome(small, case, tier)
     for one in (replayed, *computed):
         assert_same(one, alone)
 
