@@ -5,7 +5,6 @@ With o the official operation in float64, f the same in the run's dtype and c th
     error   |c - o| / |o| and |f - o| / |o|, relative L2
     ratio   the first over the second: 1 is as near as the official code, below 1 nearer
     bias    mean(c - o) / rms(c - o), from -1 to 1: rounding has next to none, a constant shift has all
-    chance  five standard deviations of that mean, which few elements, or some that err together, may have of none
 
 Everything is summed in float64 where the tensors lie; only numbers and one element leave the device.
 """
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from parity.explain.oracle import Arbitration
 
-CHANCE: Final = 5.0  # standard deviations: three are exceeded by one place in 370, and an admission tries thousands
+CHANCE: Final = 3.0  # standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +56,14 @@ class Accuracy:
     candidate: float = math.nan
     official_bias: float = math.nan
     bias: float = math.nan
-    bias_deviation: float = 0.0  # standard deviation of the candidate's bias, as its errors lie along the axes
     special: SpecialValues = SpecialValues()
     worst: WorstElement | None = None  # None for equal bits, or where nothing could be computed
     note: str = ""
 
     @property
     def bias_by_chance(self) -> float:
-        """The bias that errors of mean zero may well have in so few elements: five standard deviations of it.
-
-        Of n errors with nothing in common that is 1 / sqrt(n); it is more where tokens, or channels, err together.
-        """
-        return CHANCE * max(1 / math.sqrt(self.elements), self.bias_deviation) if self.elements else math.nan
+        """The bias that errors of mean zero may well have in so few elements: three standard deviations of it."""
+        return CHANCE / math.sqrt(self.elements) if self.elements else math.nan
 
     @property
     def ratio(self) -> float:
@@ -84,7 +79,6 @@ class Accuracy:
             "official_to_fp64": self.official,
             "ratio": self.ratio,
             "bias": self.bias,
-            "bias_by_chance": self.bias_by_chance,
             "official_bias": self.official_bias,
             "special": asdict(self.special),
             "worst": None if self.worst is None else asdict(self.worst),
@@ -112,17 +106,14 @@ def accuracy_of(where: str, exact: Tensor, official: Tensor, candidate: Tensor) 
     for side, tensor in (("official code in float64", exact), ("official code", official), ("candidate", candidate)):
         if not tensor.isfinite().all():
             return Accuracy(where=where, special=special, note=f"the {side} holds values that are not finite")
-    official_size, official_bias = _errors(exact, official.double() - exact)
-    error = candidate.double() - exact
-    size, bias = _errors(exact, error)
+    errors = {name: _errors(exact, tensor) for name, tensor in (("official", official), ("candidate", candidate))}
     return Accuracy(
         where=where,
         elements=exact.numel(),
-        official=official_size,
-        candidate=size,
-        official_bias=official_bias,
-        bias=bias,
-        bias_deviation=_bias_deviation(error),
+        official=errors["official"][0],
+        candidate=errors["candidate"][0],
+        official_bias=errors["official"][1],
+        bias=errors["candidate"][1],
         special=special,
         worst=None if torch.equal(official, candidate) else _worst(exact, official, candidate),
     )
@@ -144,29 +135,14 @@ def _subnormal(x: Tensor) -> Tensor:
     return (x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)
 
 
-def _errors(exact: Tensor, error: Tensor) -> tuple[float, float]:
+def _errors(exact: Tensor, found: Tensor) -> tuple[float, float]:
     """Relative L2 and bias."""
+    error = found.double() - exact
     norm, size = float(torch.linalg.vector_norm(exact)), float(torch.linalg.vector_norm(error))
     if size == 0:
         return 0.0, 0.0
     rms = size / math.sqrt(error.numel())
     return (size / norm if norm else math.inf), float(error.mean()) / rms
-
-
-def _bias_deviation(error: Tensor) -> float:
-    """The standard deviation of the mean error over the errors' RMS, estimated along each axis; the largest.
-
-    Along an axis, slices count as one observation each, whatever their elements have in common: where five tokens
-    attend alike, their errors in a channel are nearly one error, and the channels are what there is to count.
-    Source: the standard error of a mean with clustered errors (Cameron and Miller, A practitioner's guide to
-    cluster-robust inference, 2015), each axis by itself.
-    """
-    rms = float(error.square().mean().sqrt())
-    axes = [axis for axis, size in enumerate(error.shape) if size > 1]
-    if rms == 0 or not axes:
-        return 0.0
-    slices = (error.movedim(axis, 0).flatten(1).mean(dim=1) for axis in axes) if error.dim() > 1 else (error,)
-    return max(float(means.std()) / math.sqrt(means.numel()) for means in slices) / rms
 
 
 def _worst(exact: Tensor, official: Tensor, candidate: Tensor) -> WorstElement:

@@ -8,9 +8,9 @@ operations do together, which is the drift of the whole run: it stands beside th
 judges it.
 
 A place that was not tried, has another shape or holds a value that is not finite is refused, never passed over. The
-mean of few rounding errors is not zero by chance: where five standard deviations of it (`accuracy.bias_by_chance`) are
-more than the limit of the bias, as in tensors of less than 400 elements, it is allowed. So is the bias that the
-official operation itself has there, to the same side: official bits are never refused.
+mean of n rounding errors is 1 / sqrt(n) of their RMS by chance: where three times that is more than the limit of the
+bias, as in tensors of less than 144 elements, it is allowed. So is the bias that the official operation itself has
+there, to the same side: official bits are never refused.
 """
 
 import math
