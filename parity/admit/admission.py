@@ -16,12 +16,9 @@ there, to the same side: official bits are never refused.
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
-
-from torch import Tensor
 
 from parity.admit.accuracy import Accuracy
 from parity.admit.fast_blocks import FastBlocks
@@ -40,9 +37,8 @@ from parity.diff.metric import DRIFT
 from parity.diff.runs import drift_metrics
 from parity.diff.traces import compare_traces
 from parity.isolate.choice import Choice
-from parity.isolate.lockstep import Lockstep
+from parity.isolate.lockstep import Lockstep, run_official
 from parity.isolate.origins import origins_among
-from parity.runs.environment import fingerprint
 from parity.runs.folder import dtype_label
 from parity.taps.dataflow import Dataflow
 from parity.taps.group import RANGES, isolated_group
@@ -50,14 +46,9 @@ from parity.taps.isolated_places import isolated_places
 from parity.trace.file import Trace, read_trace
 from parity.trace.trace_writer import TraceWriter
 from runners.case import Case, case_document
-from runners.clock import Progress, Quiet
-from runners.closed_input import closed_input
+from runners.clock import Progress
 from runners.errors import ConfigError, RunnerError
-from runners.official.lockstep import WatchedEnoughError
-from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
-from runners.repeatable import repeatable_kernels
-from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
 SCHEMA_VERSION: Final = 1
@@ -314,19 +305,9 @@ def _official_run(
         measure_block=operations.block,
         to_the_end=to_the_end,
     )
-    official = OfficialRunner(weights, replace(options, tier="exact"), watcher=lockstep)
-    repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
     with tempfile.TemporaryDirectory() as folder:
         with TraceWriter(Path(folder)) as writer:
-
-            def hear(name: str, tensor: Tensor) -> None:
-                writer(name, tensor)
-                lockstep.hear(name, tensor)
-
-            with closed_input(), repeatable, official, listening(hear):
-                with suppress(WatchedEnoughError):
-                    official.run(case, progress or Quiet())
-                environment = fingerprint(options.device)
+            environment = run_official(weights, case, replace(options, tier="exact"), lockstep, progress, also=writer)
         return read_trace(Path(folder)), environment
 
 

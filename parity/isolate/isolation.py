@@ -7,7 +7,7 @@ downstream of a bug shows no error here, and a bug that a free run buries under 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -16,23 +16,17 @@ from parity.diff.isolated import SCHEMA_VERSION, BoundRuns
 from parity.isolate.block import measure_block
 from parity.isolate.choice import Around, Choice
 from parity.isolate.error import ErrorTable, IsolatedError
-from parity.isolate.lockstep import Lockstep
+from parity.isolate.lockstep import Lockstep, run_official
 from parity.isolate.origins import origins_among
-from parity.runs.environment import fingerprint
 from parity.runs.folder import dtype_label
 from parity.taps.dataflow import Dataflow
 from runners.case import Case, case_document
-from runners.clock import STAGES, Progress, Quiet
-from runners.closed_input import closed_input
+from runners.clock import STAGES, Progress
 from runners.errors import ConfigError
 from runners.files import sha256_of
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner, details_of
-from runners.official.lockstep import WatchedEnoughError
-from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
-from runners.repeatable import repeatable_kernels
-from runners.tap import listening
 from runners.weights import Weights, num_blocks
 
 NOTEWORTHY: Final = 3.0  # times what is harmless; one draw of harmless noise may well be twice as large as another
@@ -136,12 +130,7 @@ def isolate(
         table=table,
         measure_block=partial(measure_block, table=table, choice=choice),
     )
-    official = OfficialRunner(weights, options, watcher=lockstep)
-    repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
-    with closed_input(), repeatable, official, listening(lockstep.hear):
-        with suppress(WatchedEnoughError):
-            official.run(case, progress or Quiet())
-        environment = fingerprint(options.device)
+    environment = run_official(weights, case, options, lockstep, progress)
     config = NativeRunner(weights, options).pipeline_config(case)
     return Isolation(
         rows=tuple(table.rows),

@@ -5,6 +5,7 @@ Axes: B sample, S token of the padded prompt, N of these without padding, D widt
 H height, W width.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
@@ -16,8 +17,10 @@ from parity.isolate.choice import Choice
 from parity.isolate.denoising import DenoisingLockstep, MeasureBlock
 from parity.isolate.error import Table
 from parity.isolate.wiring import unheard
+from parity.runs.environment import fingerprint
 from runners.case import Case
-from runners.clock import UPSAMPLING, Clock
+from runners.clock import UPSAMPLING, Clock, Progress, Quiet
+from runners.closed_input import closed_input
 from runners.ltx23.audio_decoder import AudioDecoder
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.gemma import load_gemma
@@ -36,8 +39,11 @@ from runners.model_files import ModelFiles
 from runners.native.request import sampling_params
 from runners.native.runner import NativeRunner
 from runners.official.lockstep import Key, SharedTensors, WatchedEnoughError
+from runners.official.runner import OfficialRunner
 from runners.protocol import RunOptions
 from runners.real_tokens import real_tokens
+from runners.repeatable import repeatable_kernels
+from runners.tap import Listener, listening
 from runners.weights import Weights
 
 DECODING: Final = frozenset({"video_decoding", "audio_decoding"})
@@ -51,6 +57,39 @@ STAGE_OF_PART: Final = {
     "audio_decoder": "audio_decoding",
     "vocoder": "audio_decoding",
 }
+
+
+def run_official(
+    weights: Weights,
+    case: Case,
+    options: RunOptions,
+    lockstep: "Lockstep",
+    progress: Progress | None,
+    also: Listener | None = None,
+) -> dict[str, Any]:
+    """Run the official pipeline with a lockstep beside it, until that has seen enough. Returns: where it ran.
+
+    Args:
+        weights: the model's files.
+        case: the request.
+        options: of the official run.
+        lockstep: that watches it.
+        progress: told what the official run is doing.
+        also: told every tap before the lockstep is.
+    Raises: as the official runner does.
+    """
+
+    def hear(name: str, tensor: Tensor) -> None:
+        if also is not None:
+            also(name, tensor)
+        lockstep.hear(name, tensor)
+
+    official = OfficialRunner(weights, options, watcher=lockstep)
+    repeatable = repeatable_kernels(options.device, case.reference, options.behaviours)
+    with closed_input(), repeatable, official, listening(hear):
+        with suppress(WatchedEnoughError):
+            official.run(case, progress or Quiet())
+        return fingerprint(options.device)
 
 
 class Lockstep:
