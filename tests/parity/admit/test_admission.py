@@ -101,6 +101,7 @@ def test_official_bits_are_admitted_everywhere_and_no_place_is_left_out(
     by_name = {group.group: group for group in found.groups()}
     assert by_name["block.video.ff"].drift == {"first_step": 0.0, "first_half": 0.0}
     assert by_name["modulation.video.block"].drift == {}
+    assert {"drift.decode.frames", "drift.decode.waveform"} <= found.drift.keys(), "the official run went to its end"
     document = found.document()
     assert document["limits"] == {"error_ratio": 1.5, "bias": 0.25, "from": "SGLang's admission of kernels"}
     assert document["drift_of"] == "a free run of the candidate beside this official one"
