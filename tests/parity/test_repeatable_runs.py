@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from parity.calibrate import amplify
-from parity.isolate import isolation
+from parity.isolate import isolation, lockstep
 from parity.runs import execute, in_memory
 from parity.runs.folder import read_run
 from runners.case import Case
@@ -44,7 +44,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):
             yield
 
-    for module in (execute, amplify, isolation):
+    for module in (execute, amplify, lockstep):
         monkeypatch.setattr(module, "repeatable_kernels", ordered)
     return heard
 
