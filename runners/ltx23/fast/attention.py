@@ -6,6 +6,7 @@ Norms, rotary and the gates of heads work in place on what the products wrote (`
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from einops import rearrange
@@ -16,6 +17,8 @@ from runners.errors import ConfigError
 from runners.ltx23.attention import Attention
 from runners.ltx23.fast.fused import TokenRotary, gate_heads_, norm_rotate_
 from runners.ltx23.fast.products import Make, PlainProduct, joined, linear_of
+
+ALIGNMENT_BYTES: Final = 16
 
 
 class SelfAttention:
@@ -98,9 +101,19 @@ def gated(attended: Tensor, logits: Tensor | None) -> Tensor:
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Scaled dot product attention of (L, T, D) to (L, S, D): (L, T, D), contiguous."""
-    queries, keys, values = (rearrange(part, "l t (h d) -> l h t d", h=heads) for part in (queries, keys, values))
+    queries, keys, values = (
+        rearrange(_aligned(part), "l t (h d) -> l h t d", h=heads) for part in (queries, keys, values)
+    )
     attended = F.scaled_dot_product_attention(queries, keys, values)
     return rearrange(attended, "l h t d -> l t (h d)").contiguous()
+
+
+def _aligned(part: Tensor) -> Tensor:
+    """(L, T, D) with tokens a multiple of 16 bytes apart: a copy, where columns of gates lie between them and are few.
+
+    CUDA's attention kernels read that much at once; of tokens 1,160 bytes apart they give a wrong answer, and no error.
+    """
+    return part if part.stride(1) * part.element_size() % ALIGNMENT_BYTES == 0 else part.contiguous()
 
 
 def eps_of(layer: Attention) -> float:

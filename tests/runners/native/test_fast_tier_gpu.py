@@ -64,8 +64,17 @@ def test_nothing_is_compiled_a_second_time(small: ForgedWeights, micro_case: Cal
     assert again.details["kernels"].startswith("0 kernels compiled in 0.0 s")
 
 
-@pytest.mark.parametrize("tier", ["fp8", "fp8x2"])
-def test_fp8_is_another_answer_and_not_far(tier: Tier, small: ForgedWeights, micro_case: Callable[..., Case]) -> None:
-    case = micro_case(SIZE)
-    fast, found = outcome(small, case).video_latent.float(), outcome(small, case, tier).video_latent.float()
-    assert 1e-4 < (found - fast).norm() / fast.norm() < 0.3
+@pytest.fixture(scope="module")
+def fast(small: ForgedWeights, micro_case: Callable[..., Case]) -> Outcome:
+    return outcome(small, micro_case(SIZE))
+
+
+@pytest.mark.parametrize("tier", ["exact", "fp8", "fp8x2"])
+def test_the_tiers_are_no_farther_apart_than_on_a_cpu(
+    tier: Tier, fast: Outcome, small: ForgedWeights, micro_case: Callable[..., Case]
+) -> None:
+    """There exact is 0.021 from fast in the video latent, fp8 0.026 and fp8x2 0.048."""
+    other = outcome(small, micro_case(SIZE), tier)
+    for name in ("video_latent", "audio_latent"):
+        one, its = getattr(fast, name).float(), getattr(other, name).float()
+        assert 1e-4 < (one - its).norm() / its.norm() < 0.1, name
