@@ -30,7 +30,7 @@ Key = tuple[str, str]  # pipeline and release
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PipelineComparison:
     """Native beside the official run of one request, both made there and then."""
 
     key: Key
@@ -102,10 +102,10 @@ def release_rows(kinds: Mapping[str, Sequence[dict[str, Any]]], root: Path | Non
     return rows
 
 
-def _on_cpu(documents: Iterable[dict[str, Any]]) -> Iterable[Comparison]:
+def _on_cpu(documents: Iterable[dict[str, Any]]) -> Iterable[PipelineComparison]:
     for document in documents:
         for line in document["lines"]:
-            yield Comparison(
+            yield PipelineComparison(
                 key=(line["pipeline"], document["release"]),
                 device="CPU",
                 v2a=line["v2a"],
@@ -114,9 +114,9 @@ def _on_cpu(documents: Iterable[dict[str, Any]]) -> Iterable[Comparison]:
             )
 
 
-def _on_gpu(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase]) -> Iterable[Comparison]:
+def _on_gpu(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase]) -> Iterable[PipelineComparison]:
     """Of each case, its last suite on each GPU."""
-    last: dict[tuple[str, str], Comparison] = {}
+    last: dict[tuple[str, str], PipelineComparison] = {}
     for document in documents:
         device = document["environment"].get("device_name")
         for line in document["lines"]:
@@ -124,7 +124,7 @@ def _on_gpu(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase])
                 continue
             case, taps = cases[line["case"]], line["taps"]
             name = device.removeprefix("NVIDIA ").partition(" ")[0]
-            last[line["case"], name] = Comparison(
+            last[line["case"], name] = PipelineComparison(
                 key=case.key,
                 device=name,
                 v2a=case.v2a,
@@ -134,7 +134,7 @@ def _on_gpu(documents: Iterable[dict[str, Any]], cases: Mapping[str, KnownCase])
     return last.values()
 
 
-def _bits(found: Sequence[Comparison]) -> str:
+def _bits(found: Sequence[PipelineComparison]) -> str:
     """Taps equal with V2A and without; how many of all, if not all are."""
     if not found:
         return NOTHING

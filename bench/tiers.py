@@ -15,7 +15,7 @@ import torch
 from gpu import header, options
 
 from parity.judge.gate import gate
-from parity.judge.verdict import Row, Verdict
+from parity.judge.verdict import MetricRow, Verdict
 from parity.runs.execute import device_named, run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case, golden_of, has_golden
@@ -47,7 +47,7 @@ def verdict_on(tier: str, case: Case, weights: Weights, device: torch.device, re
 def kept(verdict: Verdict) -> dict[str, Any]:
     """What is kept of a verdict."""
     # A limit of zero that is met counts as used up.
-    worst: Row = max(verdict.rows, key=lambda row: 0.0 if row.value == 0 else row.used)
+    worst: MetricRow = max(verdict.rows, key=lambda row: 0.0 if row.value == 0 else row.used)
     return {
         "outcome": verdict.outcome,
         "limits": len(verdict.rows),

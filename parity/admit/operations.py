@@ -37,7 +37,7 @@ RunBlock = Callable[[nn.Module, OfficialBlock, BlockSkips], None]
 
 @dataclass(kw_only=True)
 class Operations:
-    """Tries operations and keeps their accuracy, in data-flow order. Satisfies `parity.isolate.error.Table`."""
+    """Tries operations and keeps their accuracy, in data-flow order. Satisfies `parity.isolate.error.ErrorSink`."""
 
     run_block: RunBlock
     wanted: frozenset[str]  # the places to try

@@ -58,9 +58,9 @@ def lora_on_another_layer(original: Original, *args: Any) -> Any:
 
 
 @replaces(res_2s, "weights_of", "denoise/001/latent/*", variant=TWO_STAGE_HQ, shows_in=BOTH, alone=False)
-def res_2s_without_midpoint(_: Original, h: float) -> res_2s.Weights:
+def res_2s_without_midpoint(_: Original, h: float) -> res_2s.StepWeights:
     """The prediction at a step's middle is left out, so that the step is of first order."""
-    return res_2s.Weights(a=res_2s.MIDDLE * res_2s.phi(1, -h * res_2s.MIDDLE), b1=res_2s.phi(1, -h), b2=0.0)
+    return res_2s.StepWeights(a=res_2s.MIDDLE * res_2s.phi(1, -h * res_2s.MIDDLE), b1=res_2s.phi(1, -h), b2=0.0)
 
 
 @replaces(res_2s, "unit_noise", "denoise/00[01]/latent/*", variant=TWO_STAGE_HQ, shows_in=BOTH, alone=False)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from parity.isolate.block import OfficialBlock
 from parity.isolate.choice import Choice
-from parity.isolate.error import Table
+from parity.isolate.error import ErrorSink
 from parity.isolate.wiring import BlockCall, PassWiring, blocks_as, passes_as, unheard, wiring_of
 from parity.taps.group import MODULATIONS
 from parity.taps.name import STREAMS
@@ -60,7 +60,7 @@ class DenoisingLockstep:
     """Measures what each part of our denoising adds, beside an official transformer that is running."""
 
     def __init__(
-        self, transformer: Transformer, batch: Batch, table: Table, choice: Choice, measure_block: MeasureBlock
+        self, transformer: Transformer, batch: Batch, table: ErrorSink, choice: Choice, measure_block: MeasureBlock
     ) -> None:
         """Prepare; `batch` has the official contexts, rows go to `table`, and blocks to `measure_block`."""
         self._transformer = transformer

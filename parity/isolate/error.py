@@ -52,7 +52,7 @@ class IsolatedError:
 Exactly = Callable[[], Tensor]  # the reference's own computation in float64
 
 
-class Table(Protocol):
+class ErrorSink(Protocol):
     """Where a lockstep writes what it finds, in the order of the data-flow."""
 
     def compare(self, where: str, reference: Tensor, candidate: Tensor, exactly: Exactly | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from parity.isolate.choice import Choice
 from parity.isolate.denoising import DenoisingLockstep, MeasureBlock
-from parity.isolate.error import Table
+from parity.isolate.error import ErrorSink
 from parity.isolate.wiring import unheard
 from parity.runs.environment import fingerprint
 from runners.case import Case
@@ -93,7 +93,7 @@ def run_official(
 
 
 class Lockstep:
-    """Watches an official run (`runners.official.lockstep.Watcher`) and listens to its taps; rows go to a table."""
+    """Watches an official run (`runners.official.lockstep.PipelineWatcher`) and its taps; rows go to a table."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Lockstep:
         choice: Choice,
         *,
         copies: bool,
-        table: Table,
+        table: ErrorSink,
         measure_block: MeasureBlock,
         to_the_end: bool = False,
     ) -> None:

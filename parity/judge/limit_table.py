@@ -59,7 +59,7 @@ class LimitLine(Strict, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None  # what the samples say by themselves is left out, or stands as `SAID` behind the rest
 
 
-class Table(Strict, frozen=True, kw_only=True, omit_defaults=True):
+class LimitTable(Strict, frozen=True, kw_only=True, omit_defaults=True):
     """The limits of a case on a device, without what they follow from."""
 
     case: str
@@ -86,7 +86,7 @@ class TableSamples(Strict, frozen=True, kw_only=True):
 
 def split(
     key: TableKey, limits: Mapping[str, Limit], calibrations: Mapping[str, Calibration]
-) -> tuple[Table, bytes | None]:
+) -> tuple[LimitTable, bytes | None]:
     """A table to be reviewed, and the bytes of the file of samples that it names.
 
     Raises: RegistryError for a limit with samples of no calibration or the other way round, or too many samples.
@@ -103,7 +103,7 @@ def split(
         if limit.samples is not None and limit.calibration is not None:
             samples[metric] = MetricSamples(calibration=limit.calibration, **_fields(limit.samples))
     if not samples:
-        return Table(case=key.case, device=key.device, limits=lines), None
+        return LimitTable(case=key.case, device=key.device, limits=lines), None
     used = {one.calibration for one in samples.values()}
     document = TableSamples(
         case=key.case,
@@ -118,10 +118,10 @@ def split(
     name = f"{key.case}{'@' if place else ''}{place}-{hashlib.sha256(data).hexdigest()}.json"
     if not re.fullmatch(SAMPLES_NAME, name):
         raise RegistryError(f"No file can be named after {key.case!r}; wanted letters, digits, `_`, `.` and `-`.")
-    return Table(case=key.case, device=key.device, samples=name, limits=lines), data
+    return LimitTable(case=key.case, device=key.device, samples=name, limits=lines), data
 
 
-def joined(table: Table, folder: Path) -> tuple[dict[str, Limit], dict[str, Calibration]]:
+def joined(table: LimitTable, folder: Path) -> tuple[dict[str, Limit], dict[str, Calibration]]:
     """The limits of a table with their samples, and the calibrations that these are of.
 
     Args:

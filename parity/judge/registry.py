@@ -18,7 +18,7 @@ from parity.judge.document import as_form, document_text, json_value, naming
 from parity.judge.limit import METHOD, Calibration, Limit, contradiction
 from parity.judge.limit_table import (
     SAMPLES_FOLDER,
-    Table,
+    LimitTable,
     TableKey,
     joined,
     remove_samples,
@@ -165,7 +165,7 @@ class Document(Strict, frozen=True, kw_only=True):
     method: str
     unjudged: dict[str, str]
     waivers: tuple[Waiver, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[LimitTable, ...]
 
 
 class Document1(Strict, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from parity.judge.limit import Limit, exact_limit, fails_elsewhere
 from parity.judge.reach import distance
 from parity.judge.registry import Registry, device_of
 from parity.judge.strength import CatchCount, Strength
-from parity.judge.verdict import Failure, Outcome, Profile, Row, Verdict
+from parity.judge.verdict import Failure, MetricRow, Outcome, Profile, Verdict
 from parity.runs.difference import Difference
 from runners.errors import RegistryError, RunError
 
@@ -232,7 +232,7 @@ def _caught(reached: Mapping[str, str], levels: Mapping[str, EvidenceLevel], str
     return strength.caught_by(judged_by, latents) if reached and not any(parts.values()) else None
 
 
-def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, ...], waiver: str) -> Row:
+def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, ...], waiver: str) -> MetricRow:
     if (limit.unit, limit.direction) != (metric.unit, metric.direction):
         raise RegistryError(
             f"The limit of {metric.name} is {limit.direction!r} in {limit.unit!r}; the metric is {metric.direction!r} "
@@ -246,7 +246,7 @@ def _row(metric: Metric, value: float, limit: Limit, expired: tuple[Difference, 
         passed = value <= limit.value if limit.direction == "lower" else value >= limit.value
         margin = _margin(value, limit)
         used = _used(value, limit)
-    return Row(
+    return MetricRow(
         metric=metric.name,
         unit=metric.unit,
         direction=metric.direction,
@@ -287,7 +287,7 @@ def _failure(finding: Finding) -> Failure:
     return Failure(code=finding.code, where=finding.where, message=finding.message)
 
 
-def _outcome(rows: list[Row], failures: list[Failure]) -> Outcome:
+def _outcome(rows: list[MetricRow], failures: list[Failure]) -> Outcome:
     """Evidence that is there and fails decides before evidence that is missing."""
     if any(row.decides_against for row in rows) or any(map(_is_difference, failures)):
         return "not_at_parity"

@@ -33,7 +33,7 @@ Outcome = Literal["parity", "not_at_parity", "undecided"]
 EXIT_CODES: Final[dict[Outcome, int]] = {"parity": 0, "not_at_parity": 1, "undecided": 2}
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
     """One metric against its limit."""
 
     metric: str
@@ -81,7 +81,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     case: str
     profile: Profile
     outcome: Outcome
-    rows: tuple[Row, ...]
+    rows: tuple[MetricRow, ...]
     failures: tuple[Failure, ...]
     unjudged: dict[str, str]  # metrics that are measured but not judged here, with the reason
     levels: dict[str, str] = {}  # level of evidence -> "judged", or why it was not; empty where equality is judged
@@ -96,7 +96,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """0 parity, 1 not at parity, 2 could not judge."""
         return EXIT_CODES[self.outcome]
 
-    def failed_rows(self) -> tuple[Row, ...]:
+    def failed_rows(self) -> tuple[MetricRow, ...]:
         """The rows that count against parity."""
         return tuple(row for row in self.rows if row.failed)
 

@@ -34,7 +34,7 @@ class Submits(Protocol):
         """Hand in a call. Returns: a future with `done`, `result` and `cancel`."""
 
 
-class Watcher(Protocol):
+class MatrixWatcher(Protocol):
     """Whoever is told how far a matrix is."""
 
     def handed_out(self, row: Row, attempt: int) -> None:
@@ -53,7 +53,7 @@ class MatrixDrive:
     ledger: Ledger
     store: Store
     executor: Submits
-    watcher: Watcher
+    watcher: MatrixWatcher
     program: str = PROGRAM  # that a box runs of a row
     in_flight: int = IN_FLIGHT
     _out: dict[Any, tuple[Row, int]] = field(default_factory=dict, init=False)

@@ -10,7 +10,7 @@ from parity.fleet.ledger import held_ledger
 from parity.fleet.row import Row
 from parity.fleet.schedule import expected_s, limit_s, longest_first
 from parity.judge.perf import PerfRegistry, load_perf_registry
-from parity.matrix.drive import MatrixDrive, Submits, Watcher
+from parity.matrix.drive import MatrixDrive, MatrixWatcher, Submits
 from parity.matrix.plan import MatrixPlan, plan_matrix
 from parity.matrix.results import bring_pages, save_grid
 from parity.runs.places import baselines_path
@@ -34,7 +34,7 @@ def run_matrix(
     store: Store,
     *,
     replace: bool = False,
-    watcher: Callable[[MatrixPlan], Watcher] = lambda _: SaysNothing(),
+    watcher: Callable[[MatrixPlan], MatrixWatcher] = lambda _: SaysNothing(),
     say: Callable[[str], None] = lambda _: None,
 ) -> Grid:
     """Run a matrix, or go on with one, and leave everything about it in a folder. The grid's `code` is the exit code.

@@ -12,7 +12,7 @@ from parity.diff.comparison import LEVEL_WORDS, LEVELS, OUTPUTS, level_of
 from parity.diff.metric import METRICS
 from parity.judge.limit import Limit
 from parity.judge.reach import distance
-from parity.judge.verdict import Row, Verdict
+from parity.judge.verdict import MetricRow, Verdict
 from parity.report.page_html import Html, Node, cell, table, tag, with_code
 from parity.report.words import bound, capitalised, head_and_list, notes, number, signed, state, used, why
 
@@ -54,7 +54,7 @@ def metric_table(verdict: Verdict, metrics: Mapping[str, float], limits: Mapping
     return tag("div", {"class": "stack"}, parts)
 
 
-def _failed_then_folded(ordered: Sequence[Row], failed: int, limits: Mapping[str, Limit]) -> list[Node]:
+def _failed_then_folded(ordered: Sequence[MetricRow], failed: int, limits: Mapping[str, Limit]) -> list[Node]:
     """Rows that failed, then the others folded behind how many they are; where none failed, all as they are."""
     drawn = {row.metric: _judged(row, limits.get(row.metric)) for row in ordered}
     if failed in (0, len(ordered)):
@@ -130,7 +130,7 @@ def _table(rows: Mapping[str, Html], limits: Mapping[str, Limit], *, explained: 
     return tag("div", {}, None if explained else tag("p", {"class": "note"}, KEY), drawn)
 
 
-def _judged(row: Row, limit: Limit | None) -> Html:
+def _judged(row: MetricRow, limit: Limit | None) -> Html:
     word = state(row)
     margin = f"margin {signed(row.margin, row.unit)}, {used(row)} of the limit used"
     return tag(

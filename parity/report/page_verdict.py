@@ -8,7 +8,7 @@ from parity.diff.metric import METRICS
 from parity.diff.runs import RunsDiff
 from parity.explain.explanation import Explanation
 from parity.judge.perf import PerfVerdict
-from parity.judge.verdict import Row, Verdict
+from parity.judge.verdict import MetricRow, Verdict
 from parity.report.explanation import cause_line, explanation_lines, first_place, story
 from parity.report.page_html import Html, Node, join, tag, with_code
 from parity.report.page_metrics import TONES as ROW_TONES
@@ -142,7 +142,7 @@ def _tiles(
 
 
 def _output(
-    metrics: Mapping[str, float], rows: Mapping[str, Row], title: str, output: str, metric: str, label: str
+    metrics: Mapping[str, float], rows: Mapping[str, MetricRow], title: str, output: str, metric: str, label: str
 ) -> Html:
     """An output's tile: its metric, the tone of how that was judged, and the limit that it was judged by."""
     equality = f"outputs.bit_equal.{output}"

@@ -18,7 +18,7 @@ from parity.judge.perf import PerfRow, PerfVerdict
 from parity.judge.proposal import LimitChange
 from parity.judge.rules import JUDGED
 from parity.judge.strength import CatchCount
-from parity.judge.verdict import Failure, Row, Verdict, gate_exit_code
+from parity.judge.verdict import Failure, MetricRow, Verdict, gate_exit_code
 from runners.printable import printable
 
 GIB = 1 << 30
@@ -33,7 +33,7 @@ COLUMNS: Final = ("", "metric", "value", "limit", "margin", "used", "why this li
 class RowWords(NamedTuple):
     """A row of a verdict in words."""
 
-    row: Row
+    row: MetricRow
     cells: tuple[str, ...]  # under COLUMNS
     sentence: str  # the same in one line, for places without a table
 
@@ -111,7 +111,7 @@ def next_steps(run: str, reference: str | None) -> tuple[str, ...]:
     return (f"next: parity explain {runs}", f"next: parity report {runs} --out page.html")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: MetricRow) -> tuple[str, ...]:
     value, margin = number(row.value, row.unit), signed(row.margin, row.unit)
     return state(row), row.metric, value, bound(row), margin, used(row), why(row)
 
@@ -193,20 +193,20 @@ def signed(value: float, unit: str) -> str:
     return f"{'+' if value > 0 else ''}{number(value, unit)}"
 
 
-def bound(row: Row) -> str:
+def bound(row: MetricRow) -> str:
     """The limit of a row as a condition."""
     relation = {"lower": "<=", "higher": ">=", "exact": "="}[row.direction]
     return f"{relation} {number(row.limit, row.unit)}"
 
 
-def used(row: Row) -> str:
+def used(row: MetricRow) -> str:
     """The part of the limit that a row uses up, as a share of the distance from perfect agreement."""
     if math.isinf(row.used):
         return "inf"
     return f"{100 * row.used:.3g} %" if row.used < 10 else f"{row.used:.3g}x"
 
 
-def state(row: Row) -> str:
+def state(row: MetricRow) -> str:
     """One word for a row."""
     if not row.passed:
         return "waived" if row.waived else "FAIL"
@@ -215,7 +215,7 @@ def state(row: Row) -> str:
     return "uncalibrated" if row.status == "OVERLAP" else "ok"
 
 
-def why(row: Row) -> str:
+def why(row: MetricRow) -> str:
     """What a limit lies between, or for one wanted value its meaning; and the reason of the waiver where there is one.
 
     Why a limit changed is in the registry, and no message.
@@ -230,7 +230,7 @@ def why(row: Row) -> str:
     return printable(reason if row.status != "OVERLAP" else f"OVERLAP: {reason}")
 
 
-def sentence(row: Row) -> str:
+def sentence(row: MetricRow) -> str:
     """A row in one line, for places without a table."""
     return (
         f"{row.metric} is {number(row.value, row.unit)}, wanted {bound(row)}: margin {signed(row.margin, row.unit)}, "

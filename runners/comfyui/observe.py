@@ -27,7 +27,7 @@ STREAMS: Final = ("video", "audio")
 SIGNS: Final = ("pos", "neg")
 
 
-class Observer:
+class ComfyUIObserver:
     """Listens to one request and times its steps."""
 
     def __init__(self, clock: Clock, case: Case) -> None:

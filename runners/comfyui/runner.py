@@ -20,7 +20,7 @@ from runners.clock import Clock, Progress
 from runners.comfyui.engine import LIGHTRICKS, Models, import_engine, load_models, load_text_encoder, loaded_of
 from runners.comfyui.files import checkout_in, require_checkout
 from runners.comfyui.noise import OfficialNoise
-from runners.comfyui.observe import SIGNS, Observer
+from runners.comfyui.observe import SIGNS, ComfyUIObserver
 from runners.comfyui.request import OPTIONS, engine_options, guider_values, require_askable
 from runners.comfyui.sizes import require_buildable
 from runners.errors import OutOfMemoryError, RunnerError
@@ -94,7 +94,7 @@ class ComfyUIRunner:
 
     def _run(self, case: Case, clock: Clock) -> Outcome:
         request, weights, engine = case.request, self._files(), engine_options(self.options)
-        observer = Observer(clock, case)
+        observer = ComfyUIObserver(clock, case)
         clock.begin("text_encoding")
         with clock.loading():
             clip = load_text_encoder(weights)

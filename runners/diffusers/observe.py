@@ -23,7 +23,7 @@ from runners.real_tokens import real_tokens
 from runners.tap import tap, tapping
 
 
-class Observer:
+class DiffusersObserver:
     """Listens to one call of a pipeline, times its stages and keeps the final latents."""
 
     def __init__(self, pipeline: Any, clock: Clock, steps: int, guided: bool, stage: str = "") -> None:

@@ -21,7 +21,7 @@ from runners.case import Case
 from runners.clock import Clock, Progress
 from runners.diffusers.components import build_components
 from runners.diffusers.lora import PEFT_VERSION, second_lora
-from runners.diffusers.observe import Observer
+from runners.diffusers.observe import DiffusersObserver
 from runners.diffusers.two_stages import Made, in_two_stages, runs_both_prompts
 from runners.errors import OutOfMemoryError, RunnerError
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
@@ -90,7 +90,7 @@ class DiffusersRunner:
         arguments["generator"] = torch.Generator(device=device).manual_seed(case.request.seed)
         try:
             if len(case.plans) == 1:
-                made = _in_one_stage(pipeline, Observer(pipeline, clock, case.total_steps, guided), arguments)
+                made = _in_one_stage(pipeline, DiffusersObserver(pipeline, clock, case.total_steps, guided), arguments)
             else:
                 made = in_two_stages(pipeline, weights, lora, case.plans, arguments, clock)
         except torch.OutOfMemoryError as error:
@@ -150,7 +150,7 @@ class DiffusersRunner:
         return pipeline
 
 
-def _in_one_stage(pipeline: Any, observer: Observer, arguments: dict[str, Any]) -> Made:
+def _in_one_stage(pipeline: Any, observer: DiffusersObserver, arguments: dict[str, Any]) -> Made:
     with observer.attached():
         video, audio = pipeline(
             **arguments, callback_on_step_end=observer.step_ended, output_type="np", return_dict=False

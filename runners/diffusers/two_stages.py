@@ -18,7 +18,7 @@ from torch import Tensor
 from runners.clock import UPSAMPLING, Clock
 from runners.diffusers.components import build_upsampler
 from runners.diffusers.lora import load_lora
-from runners.diffusers.observe import Observer
+from runners.diffusers.observe import DiffusersObserver
 from runners.errors import CheckpointError
 from runners.model_files import LoraSource, ModelFiles
 from runners.stages import StagePlan
@@ -43,7 +43,7 @@ class Made:
 
     video: Any  # (1, F, H, W, 3) in [0, 1]
     audio: Tensor  # (1, C, N)
-    observer: Observer  # of the last call
+    observer: DiffusersObserver  # of the last call
     sigmas: Tensor  # of all calls, one after another
 
 
@@ -73,7 +73,7 @@ def in_two_stages(
     guided = runs_both_prompts(first)
     if first.sigmas is not None:
         _keep_levels(pipeline)
-    observer = Observer(pipeline, clock, first.steps, guided)
+    observer = DiffusersObserver(pipeline, clock, first.steps, guided)
     with observer.attached():
         encoded = pipeline.encode_prompt(
             arguments["prompt"],
@@ -95,7 +95,7 @@ def in_two_stages(
         with clock.loading():
             load_lora(pipeline, lora, files)
     _keep_levels(pipeline)
-    observer = Observer(pipeline, clock, second.steps, guided=False, stage=second.prefix)
+    observer = DiffusersObserver(pipeline, clock, second.steps, guided=False, stage=second.prefix)
     assert second.sigmas is not None
     with observer.attached():
         video, audio = pipeline(
@@ -128,7 +128,7 @@ def _keep_levels(pipeline: Any) -> None:
     )
 
 
-def _of(plan: StagePlan, observer: Observer) -> dict[str, Any]:
+def _of(plan: StagePlan, observer: DiffusersObserver) -> dict[str, Any]:
     """What a call has of its own; of noise levels the scheduler adds the last, 0."""
     return {
         "height": plan.height,

@@ -53,7 +53,7 @@ Predict = Callable[[LatentState, LatentState, Tensor], Pair]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class StepWeights:
     """The weights of a step in lambda; formulas in the module."""
 
     a: float
@@ -69,10 +69,10 @@ def phi(order: int, z: float) -> float:
     return (math.exp(z) - series) / z**order
 
 
-def weights_of(h: float) -> Weights:
+def weights_of(h: float) -> StepWeights:
     """The weights of a step of length `h` in lambda."""
     b2 = phi(2, -h) / MIDDLE
-    return Weights(a=MIDDLE * phi(1, -h * MIDDLE), b1=phi(1, -h) - b2, b2=b2)
+    return StepWeights(a=MIDDLE * phi(1, -h * MIDDLE), b1=phi(1, -h) - b2, b2=b2)
 
 
 def unit_noise(like: Tensor, generator: torch.Generator) -> Tensor:

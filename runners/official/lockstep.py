@@ -31,7 +31,7 @@ class WatchedEnoughError(BaseException):
     """Raised by a watcher that needs no more of a run: it ends there. No `Exception`, which would be a failed run."""
 
 
-class Watcher(Protocol):
+class PipelineWatcher(Protocol):
     """Told what the official pipeline is doing. Raises: WatchedEnoughError to end it."""
 
     def loaded(self, name: str, module: Any, key: Key) -> None:

@@ -18,7 +18,7 @@ from runners.clock import UPSAMPLING, Clock
 from runners.errors import RunnerError
 from runners.ltx23.branches import BRANCHES
 from runners.ltx23.passes import pass_names
-from runners.official.lockstep import Watcher, state_of
+from runners.official.lockstep import PipelineWatcher, state_of
 from runners.real_tokens import real_tokens
 from runners.tap import scope, tap, tapping
 
@@ -164,7 +164,7 @@ class PictureObserver:
 
 
 def tapped_upsampling(
-    official: Callable[..., Tensor], clock: Clock, watcher: Watcher | None = None
+    official: Callable[..., Tensor], clock: Clock, watcher: PipelineWatcher | None = None
 ) -> Callable[..., Tensor]:
     """The official upsampling of a latent, timed, its result tapped and told to who watches."""
 
@@ -190,7 +190,7 @@ class LoopObserver:
     What is tapped of a step is complete before a watcher is told of the next one.
     """
 
-    def __init__(self, case: Case, clock: Clock, skip_v2a: Perturb, watcher: Watcher | None) -> None:
+    def __init__(self, case: Case, clock: Clock, skip_v2a: Perturb, watcher: PipelineWatcher | None) -> None:
         """Observe the loops of a run, one for each stage.
 
         Args:

@@ -15,7 +15,7 @@ from runners.case import Case
 from runners.clock import Clock
 from runners.ltx23.image import read_picture, require_affordable
 from runners.model_files import LoraSource
-from runners.official.lockstep import Watcher
+from runners.official.lockstep import PipelineWatcher
 from runners.protocol import RunOptions
 from runners.request import Guider
 from runners.weights import TensorFiles, Weights, WeightsFolder
@@ -36,7 +36,7 @@ class OfficialRequest:
     distilled_lora: tuple[LoraSource, ...]  # fused after these in a second stage
     clock: Clock
     through_helpers: bool  # 1.0.0: the path of the fp32 oracle, which its pipeline class cannot take
-    watcher: Watcher | None  # told what the pipeline is doing; 1.0.0
+    watcher: PipelineWatcher | None  # told what the pipeline is doing; 1.0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from runners.loras import loras_of, stage_loras
 from runners.official.compat import prepare_imports, without_cuda_calls
 from runners.official.files import PACKAGES, OfficialCode, official_code
 from runners.official.importing import import_from
-from runners.official.lockstep import Watcher
+from runners.official.lockstep import PipelineWatcher
 from runners.official.pipelines import CLASSES
 from runners.official.request import Adapter, OfficialRequest
 from runners.protocol import Capabilities, Outcome, RunOptions, require_understood
@@ -49,7 +49,7 @@ class OfficialRunner:
         options: RunOptions,
         through_helpers: bool = False,
         official_root: Path | None = None,
-        watcher: Watcher | None = None,
+        watcher: PipelineWatcher | None = None,
     ) -> None:
         """Prepare a runner.
 

@@ -34,7 +34,7 @@ STAGES: Final = {
 STREAMS: Final = ("video", "audio")
 
 
-class Observer:
+class SGLangObserver:
     """Listens to one request, times its stages and keeps the final latents."""
 
     def __init__(self, pipeline: Any, clock: Clock, case: Case) -> None:

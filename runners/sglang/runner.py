@@ -27,7 +27,7 @@ from runners.protocol import CANDIDATE, Capabilities, Outcome, RunOptions, engin
 from runners.sglang.files import details, sglang_files
 from runners.sglang.layout import TEXT_ENCODER, configurations, materialize, places
 from runners.sglang.names import IMAGE_ENCODER
-from runners.sglang.observe import Observer
+from runners.sglang.observe import SGLangObserver
 from runners.sglang.request import GUIDERS, SKIP_V2A, request_keywords, require_as_asked
 from runners.stand_ins import without_compiled_torchaudio, without_compiled_torchvision
 from runners.tap import tap
@@ -106,7 +106,7 @@ class SGLangRunner:
             server, pipeline = self._load(case.switches.disable_autocast and engine["autocast"] == "off")
         request = engine_request(server, keywords | {"quality": engine["quality"]})
         require_as_asked(request, sampling_params(case))
-        observer = Observer(pipeline, clock, case)
+        observer = SGLangObserver(pipeline, clock, case)
         try:
             with observer.attached(), torch.no_grad():
                 output = pipeline.forward(request, server)

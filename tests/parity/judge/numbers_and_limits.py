@@ -10,7 +10,7 @@ from parity.judge.limit import Calibration, Limit, derive_limit, exact_limit
 from parity.judge.registry import Registry
 from parity.judge.rules import judge
 from parity.judge.strength import Strength
-from parity.judge.verdict import Row, Verdict
+from parity.judge.verdict import MetricRow, Verdict
 
 ERROR = "video_latent.relative_l2"
 LEVEL = "frames.psnr_db.min"
@@ -51,7 +51,7 @@ def by_limits(metrics: dict[str, float | None], limits: Registry | None = None, 
     )
 
 
-def row(verdict: Verdict, metric: str) -> Row:
+def row(verdict: Verdict, metric: str) -> MetricRow:
     return next(row for row in verdict.rows if row.metric == metric)
 
 

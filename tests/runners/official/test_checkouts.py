@@ -20,7 +20,7 @@ from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import RunnerError
 from runners.official.files import KNOWN_RELEASES, known_commit, known_hashes, official_code, package_root, total_sha256
-from runners.official.lockstep import Watcher
+from runners.official.lockstep import PipelineWatcher
 from runners.official.runner import ADAPTERS, OfficialRunner, adapter_name, require_transformers
 from runners.protocol import Runner, RunOptions
 from runners.weights import WeightsFolder
@@ -216,7 +216,7 @@ def test_custom_code_gets_the_adapter_of_the_generation_it_is_built_like(
 
 
 def test_code_that_cannot_be_watched_part_by_part_says_so(checkout: Path, micro_weights: WeightsFolder) -> None:
-    watcher = cast(Watcher, object())
+    watcher = cast(PipelineWatcher, object())
     assert OfficialRunner(micro_weights, BF16, official_root=checkout, watcher=watcher)
     (checkout / "packages/ltx-pipelines/src/ltx_pipelines/utils/model_ledger.py").unlink()
     with pytest.raises(RunnerError, match=r"built like 1\.0\.0 can be watched .* this is custom"):

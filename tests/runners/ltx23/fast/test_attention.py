@@ -31,7 +31,8 @@ def test_attention_is_given_tokens_a_multiple_of_16_bytes_apart(
         return parts[0]
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", kernel)
-    attend(*joined[..., : 3 * width].chunk(3, dim=-1), heads)
+    queries, keys, values = joined[..., : 3 * width].chunk(3, dim=-1)
+    attend(queries, keys, values, heads)
     assert [part.shape for part in given] == [(3, heads, 5, width // heads)] * 3
     assert all(part.stride(2) * part.element_size() % 16 == 0 for part in given)
     inside = joined.untyped_storage().data_ptr()
@@ -47,6 +48,10 @@ def test_attention_on_a_gpu_is_that_of_a_cpu_however_many_columns_of_gates_lie_b
     heads, width = 4, 192
     generator = torch.Generator().manual_seed(gates + tokens)
     joined = torch.randn((3, tokens, 3 * width + gates), generator=generator).bfloat16()
-    expected = attend(*joined.double()[..., : 3 * width].chunk(3, dim=-1), heads)
-    found = attend(*joined.cuda()[..., : 3 * width].chunk(3, dim=-1), heads).cpu().double()
+
+    def attended(tokens: torch.Tensor) -> torch.Tensor:
+        queries, keys, values = tokens[..., : 3 * width].chunk(3, dim=-1)
+        return attend(queries, keys, values, heads).cpu().double()
+
+    expected, found = attended(joined.double()), attended(joined.cuda())
     assert (found - expected).norm() / expected.norm() < 0.01
