@@ -36,7 +36,7 @@ PARITY := $(RUN) -m parity.cli.app
 WEIGHTS := build/weights/tiny
 CASES := tiny_ti2v tiny_ti2v_no_v2a
 # What requests can do beside the main job: docs/coverage.md says which case sees what.
-WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps
+WIDE_CASES := tiny_text_only tiny_two_pictures tiny_unguided_30_steps tiny_two_loras
 STAGED_CASES := tiny_distilled tiny_two_stage tiny_two_stage_hq tiny_keyframes
 RELEASE_CASES := $(foreach release,1.1.2 1.2.0,release_$(release)_tiny_ti2v release_$(release)_tiny_ti2v_no_v2a) \
   $(addprefix release_1.2.0_,tiny_two_pictures tiny_tiles tiny_wide_tiles)

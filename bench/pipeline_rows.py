@@ -56,7 +56,7 @@ def known_cases(root: Path) -> dict[str, KnownCase]:
     for path in sorted((root / "golden").glob(f"*/{CASE_FILE}")):
         case = load_case(path)
         found[case.id] = KnownCase(
-            key=(case.pipeline, case.reference),
+            key=(WITH_LORA if case.loras else case.pipeline, case.reference),
             v2a=not case.switches.skip_v2a_cross_attn_for_video_gt,
             tiny="tiny_" in case.id,
             golden=(path.parent / GOLDEN_FILE).is_file(),

@@ -10,7 +10,7 @@ from parity.runs.golden import golden_of
 from parity.runs.places import limits_path
 
 ROOT = Path(__file__).parents[1]
-JUDGED = {"CASES": 2, "WIDE_CASES": 3, "STAGED_CASES": 4, "RELEASE_CASES": 7, "STAGED_RELEASE_CASES": 5}
+JUDGED = {"CASES": 2, "WIDE_CASES": 4, "STAGED_CASES": 4, "RELEASE_CASES": 7, "STAGED_RELEASE_CASES": 5}
 VARIABLES = JUDGED | {"GPU_CASES": 3}
 
 

@@ -58,7 +58,7 @@ def _video_skips(case: Case) -> Case:
 
 
 def _with_lora(case: Case) -> Case:
-    return msgspec.structs.replace(case, loras=(Lora(path=LORA_NAME, strength=LORA_STRENGTH),))
+    return case if case.loras else msgspec.structs.replace(case, loras=(Lora(path=LORA_NAME, strength=LORA_STRENGTH),))
 
 
 def case_variant(case_id: str, every_release: bool = False) -> Variant:
@@ -75,6 +75,7 @@ V2A_OFF = Variant(name="V2A off", change=lambda case: _v2a_skipped(case, True))
 VIDEO_SKIPS = Variant(name="every other step skipped for video", change=_video_skips)
 TEXT_ONLY = case_variant("tiny_text_only")
 TWO_PICTURES = case_variant("tiny_two_pictures")
+TWO_LORAS = case_variant("tiny_two_loras")
 TWO_PICTURES_AS_DISPLAYED = case_variant("release_1.2.0_tiny_two_pictures")
 LORA = Variant(name="a LoRA", change=_with_lora)
 FP8_CAST = Variant(

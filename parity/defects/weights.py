@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parity.defects.defect import BOTH, VIDEO, edits, replaces
-from parity.defects.variant import FP8_CAST, LORA, TWO_STAGE_HQ
+from parity.defects.variant import FP8_CAST, LORA, TWO_LORAS, TWO_STAGE_HQ
 from runners.ltx23 import lora, res_2s
 from runners.ltx23.fp8_cast import FP8, UpcastLinear
 from runners.ltx23.lora import Factors, FusedWeights
@@ -36,6 +36,14 @@ def _first(_stage: Any, batch: Batch, *_: Any) -> bool:
 def lora_at_full_strength(original: Original, factors: Sequence[Factors], *args: Any, **how: Any) -> Any:
     """A LoRA is fused at strength 1 whatever was asked for."""
     return original([replace(one, strength=1.0) for one in factors], *args, **how)
+
+
+@replaces(FusedWeights, "_fused", f"{FIRST}/*", variant=TWO_LORAS, shows_in=BOTH)
+def second_lora_ignored(
+    original: Original, source: FusedWeights, name: Any, weight: Tensor, factors: Sequence[Factors]
+) -> Any:
+    """Of several LoRAs the first alone is fused."""
+    return original(source, name, weight, factors[:1])
 
 
 @replaces(FusedWeights, "_fused", f"{FIRST}/*", variant=LORA)

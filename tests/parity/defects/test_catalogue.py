@@ -88,6 +88,7 @@ def test_the_new_cases_have_defects_that_were_made_for_them() -> None:
         "tiny_distilled",
         "tiny_keyframes",
         "tiny_text_only",
+        "tiny_two_loras",
         "tiny_two_pictures",
         "tiny_two_stage",
         "tiny_two_stage_hq",
