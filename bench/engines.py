@@ -75,7 +75,7 @@ class Engine:
         )
 
     def capabilities(self, weights: WeightsFolder) -> Capabilities:
-        """What it may be asked; opening it imports nothing of it."""
+        """Its capabilities; opening it imports nothing of it."""
         return open_runner(self.name, weights, BF16, engine_root=self.root).capabilities
 
 

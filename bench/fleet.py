@@ -1,4 +1,4 @@
-"""What the fleet costs: a thousand rows of an engine that takes no time, on this machine.
+"""The cost of the fleet: a thousand rows of an engine that takes no time, on this machine.
 
     python -m bench.fleet --rows 1000 --executor ray --out docs/measurements/fleet_ray.json
 
@@ -67,7 +67,7 @@ class Measures:
             self._say(f"{ended} rows, {time.monotonic() - self.start_s:.0f} s, {resident_bytes() / (1 << 20):.0f} MiB")
 
     def document(self) -> dict[str, Any]:
-        """What was measured. The first row carries the imports of its worker, and is taken out of the rest."""
+        """The numbers measured. The first row carries the imports of its worker, and is taken out of the rest."""
         rows, all_s = len(self.took_s), time.monotonic() - self.start_s
         return {
             "rows": rows,

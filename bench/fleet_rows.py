@@ -52,7 +52,7 @@ REQUESTS_OF_A_ROW = 4  # picture (two), the official record, the result's record
 
 
 def paper_rows(fleet: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], golden: Mapping[str, Any]) -> Rows:
-    """What ten thousand rows at full size come to, from what was measured of one.
+    """The cost of ten thousand rows at full size, from what was measured of one.
 
     Args:
         fleet: of `bench/fleet.py`, for what a row weighs at the driver.

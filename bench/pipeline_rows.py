@@ -42,7 +42,7 @@ class PipelineComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownCase:
-    """What the table asks of a case under golden/."""
+    """A case under golden/, as far as the table asks."""
 
     key: Key
     v2a: bool

@@ -177,7 +177,7 @@ def whole_table(kinds: Documents) -> str:
 
 
 def tiers_table(kinds: Documents) -> str:
-    """What the gate says of each tier, which products are in fp8, and the fused operations by themselves."""
+    """The gate's verdict on each tier, the products that are in fp8, and the fused operations by themselves."""
     parts = [
         table(
             f"{one['case']}, judged by limits, "
@@ -203,7 +203,7 @@ def tiers_table(kinds: Documents) -> str:
 
 
 def fleet_table(kinds: Documents) -> str:
-    """What a row of a matrix costs beside its engines, and what ten thousand at full size would."""
+    """The cost of a row of a matrix beside its engines, and of ten thousand at full size."""
     parts = [
         table(
             f"Rows of an engine that takes no time, {one['case']}, {fleet_machine(one)}", FLEET_COLUMNS, fleet_rows(one)

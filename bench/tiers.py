@@ -45,7 +45,7 @@ def verdict_on(tier: str, case: Case, weights: Weights, device: torch.device, re
 
 
 def kept(verdict: Verdict) -> dict[str, Any]:
-    """What is kept of a verdict."""
+    """The part of a verdict that is kept."""
     # A limit of zero that is met counts as used up.
     worst: MetricRow = max(verdict.rows, key=lambda row: 0.0 if row.value == 0 else row.used)
     return {

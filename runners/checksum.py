@@ -94,7 +94,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _weights(count: int, device: torch.device) -> Tensor:
-    """What the position of each element adds to its word, int64 (count,)."""
+    """The number that each element's position adds to its word, int64 (count,)."""
     return torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(signed64(GOLDEN))
 
 

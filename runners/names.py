@@ -1,4 +1,4 @@
-"""What runners are called, and which taps they owe; imports nothing, so that a mistyped name is told at once."""
+"""Names of runners, and the taps that they owe; imports nothing, so that a mistyped name is told at once."""
 
 from collections.abc import Mapping
 from typing import Final

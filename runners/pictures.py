@@ -1,4 +1,4 @@
-"""Where the picture of a case lies: in the case's folder, or in `pictures/` beside that folder.
+"""The place of a case's picture: in the case's folder, or in `pictures/` beside that folder.
 
 Many cases show the same photograph; `golden/pictures/` holds it once. What is in a case's own folder comes first.
 """

@@ -28,7 +28,7 @@ Sampler = Literal["euler", "res_2s"]
 
 
 class Stage(Strict, frozen=True, kw_only=True):
-    """What a case may say about one stage; None leaves it to the pipeline."""
+    """The part of one stage that a case may say; None leaves it to the pipeline."""
 
     sigmas: tuple[float, ...] | None = None  # noise levels, the last one 0
     lora_strength: float | None = None  # of the distilled LoRA
@@ -37,7 +37,7 @@ class Stage(Strict, frozen=True, kw_only=True):
 
 
 class Stages(Strict, frozen=True, kw_only=True):
-    """What a case may say about its stages."""
+    """The parts of its stages that a case may say."""
 
     first: Stage = Stage()
     second: Stage = Stage()
@@ -84,7 +84,7 @@ class StagePlan:
 
     @property
     def evaluations(self) -> int:
-        """How often the model is asked for a prediction: once a step, or at its start, its middle and after the last.
+        """Number of predictions asked of the model: one a step, or at its start, its middle and after the last.
 
         Taps count these as steps.
         """

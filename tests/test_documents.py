@@ -17,7 +17,7 @@ MOST_CHARACTERS_OF_AN_ENTRY = 160
 
 
 def anchors(text: str) -> set[str]:
-    """What the headings of a document can be linked by."""
+    """Anchors that the headings of a document can be linked by."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -157,7 +157,7 @@ def upward(name: str, text: str) -> list[str]:
 
 
 def beyond_the_model(name: str, text: str) -> list[str]:
-    """What the model imports beyond tensors, pictures, text and the few modules it shares."""
+    """Imports of the model beyond tensors, pictures, text and the few modules it shares."""
     if not within(name, MODEL):
         return []
     return [

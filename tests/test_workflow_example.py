@@ -33,7 +33,7 @@ def commands(script: str) -> list[list[str]]:
 
 
 def wrong_with(words: list[str]) -> str:
-    """Why a `parity` command line would be refused, or ""."""
+    """The reason for which a `parity` command line would be refused, or ""."""
     command = typer.main.get_command(app)
     verbs: dict[str, Any] = getattr(command, "commands", {})
     if words[1] not in verbs:
@@ -108,7 +108,7 @@ def test_the_reference_is_kept_by_what_it_follows_from() -> None:
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the workflow's cache holds: nothing until a job has ended well."""
+    """The folder of the workflow's cache: it holds nothing until a job has ended well."""
     return tmp_path_factory.mktemp("cache") / "kept"
 
 

@@ -325,7 +325,7 @@ def _largest(values: Sequence[float]) -> float:
 
 
 def _beyond(value: float) -> float:
-    """What cannot be computed is worst."""
+    """The value itself, and infinity for NaN: a value that cannot be computed is worst."""
     return math.inf if math.isnan(value) else value
 
 

@@ -76,7 +76,7 @@ def _stream(x: Tensor, at: StreamStep, block: int, eps: float) -> LaneStream:
 
 
 def _step(block: AudioVideoBlock, name: str, at: Conditions, index: int, *, looks: bool) -> StreamStep:
-    """What the block needs to know of a stream; tables end at the block, so that nothing is prepared for a next one."""
+    """Conditions of a stream for the block; tables end at the block, so that nothing is prepared for a next one."""
     prefix = "" if name == "video" else "audio_"
     modulation, tokens = at.modulation, at.rotary.own.cos.shape[-2]
 

@@ -52,7 +52,7 @@ class _File(msgspec.Struct, Generic[MeasuredT], frozen=True, kw_only=True, forbi
 
 
 def measured_in(device: torch.device) -> dict[str, Any]:
-    """What of this process and machine the members of one population must have in common: all that changes numbers."""
+    """Facts of this process and machine that the members of one population must share: all that changes numbers."""
     return {key: value for key, value in fingerprint(device).items() if key in (*NUMERIC_KEYS, "source_hash")}
 
 

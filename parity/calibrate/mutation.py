@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 
 
 class Trial(Measured, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What came of one defect or harmless run, as a checkpoint keeps it."""
+    """The result of one defect or harmless run, as a checkpoint keeps it."""
 
     outcome: Literal["tried", "unreached", "refused", "without_reference"] = "tried"
     evidence: Evidence | None = None  # of one that was tried

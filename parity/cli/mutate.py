@@ -91,7 +91,7 @@ def mutate(
 
 
 def share_of(text: str) -> tuple[int, int]:
-    """Which share of how many. Raises: CaseError."""
+    """The share and the number of shares that a text such as 2/3 names. Raises: CaseError."""
     from runners.errors import CaseError
 
     found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)

@@ -86,7 +86,7 @@ def upsampler_fed_normalized_latents(_: Original, latent: Tensor, network: Any, 
 
 @replaces(upsampling, "upsample", ENLARGED, shows_in=VIDEO, variant=TWO_STAGE)
 def upsampled_latent_not_normalized(_: Original, latent: Tensor, network: Any, statistics: Any) -> Tensor:
-    """What the upsampler returns is not normalized again."""
+    """The latent that the upsampler returns is not normalized again."""
     enlarged: Tensor = network(statistics.denormalize(latent))
     return enlarged
 

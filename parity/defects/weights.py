@@ -58,7 +58,7 @@ def lora_fused_in_fp32(
 
 @replaces(lora, "factor_keys", f"{FIRST}/video/self_attn", variant=LORA, shows_in=BOTH)
 def lora_on_another_layer(original: Original, *args: Any) -> Any:
-    """What a LoRA adds to the queries' layer of video's self-attention goes to the keys', and the other way round."""
+    """A LoRA's part for the queries' layer of video's self-attention goes to the keys', and the other way round."""
     keys = original(*args)
     query, key = ".attn1.to_q.weight", ".attn1.to_k.weight"
     other = {name: name.replace(query, key) if query in name else name.replace(key, query) for name in keys}

@@ -1,1 +1,1 @@
-"""How many rows get done on many machines: what is asked for, by whom it is done, what has come back."""
+"""Many rows, done on many machines: what is asked for, by whom it is done, what has come back."""

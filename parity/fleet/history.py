@@ -23,7 +23,7 @@ MOST_TRIED: Final = 8  # newest records that are looked at for one that can be r
 
 
 class CellHistory(Strict, frozen=True, kw_only=True):
-    """What a cell came to the last time that it was run."""
+    """The outcome of a cell the last time that it was run."""
 
     code: int
     since: str = ""  # UTC date of the first call of those, without one between, that it was no parity in; "" at parity

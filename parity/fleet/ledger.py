@@ -56,7 +56,7 @@ class Ledger:
         append_text(self._path, text + "\n")
 
     def results(self) -> Iterator[RowResult]:
-        """What is written down, in order, each row once: the first result that is done, else the last."""
+        """Results that are written down, in order, each row once: the first one that is done, else the last."""
         last: dict[str, int] = {}
         done: set[str] = set()
         for number, result in enumerate(self._lines()):

@@ -67,7 +67,7 @@ class RayExecutor(Executor):
 
 
 def options_of(needs: Needs) -> dict[str, Any]:
-    """What a job needs, as the options of a Ray task."""
+    """The needs of a job, as the options of a Ray task."""
     options: dict[str, Any] = {"num_cpus": needs.num_cpus, "num_gpus": needs.num_gpus}
     if needs.accelerator_type:
         options["accelerator_type"] = needs.accelerator_type

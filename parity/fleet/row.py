@@ -95,7 +95,7 @@ class Reference(Strict, frozen=True, kw_only=True):
 
 
 class Cell(Strict, frozen=True, kw_only=True):
-    """What became of one engine in a row."""
+    """The outcome of one engine in a row."""
 
     engine: str
     code: int  # 0 parity, 1 not at parity or too slow, 2 could not judge
@@ -121,7 +121,7 @@ class Cell(Strict, frozen=True, kw_only=True):
 
 
 class RowResult(Strict, frozen=True, kw_only=True):
-    """What came back of a row. Only one that is done has cells, and only cells have a verdict."""
+    """The result of a row. Only one that is done has cells, and only cells have a verdict."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     key: str

@@ -36,7 +36,7 @@ JobState = Literal["done", "failed", "lost", "hung", "out of memory"]
 
 
 class Needs(Strict, frozen=True, kw_only=True):
-    """What a job takes of a box; all GPUs are of one box."""
+    """The resources that a job takes of a box; all GPUs are of one box."""
 
     num_cpus: int = 1
     num_gpus: int = 0
@@ -58,7 +58,7 @@ class Job(Strict, frozen=True, kw_only=True):
 
 
 class JobEnd(Strict, frozen=True, kw_only=True):
-    """How a job ended."""
+    """The end of a job."""
 
     state: JobState
     value: Any = None  # what it returned, if it is done

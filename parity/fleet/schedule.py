@@ -21,7 +21,7 @@ UNKNOWN_LIMIT_S: Final = 4 * 3600.0
 
 
 def expected_s(row: Row, recorded: Mapping[str, float], baselines: PerfRegistry) -> float | None:
-    """How long a row will take, by its last time or by baselines; None if nothing is known.
+    """Seconds that a row will take, by its last time or by baselines; None if nothing is known.
 
     Args:
         row: to be run.

@@ -1,4 +1,4 @@
-"""What the run under test kept whole, and how it stands in for ours at the entrance of the next stage.
+"""Tensors that the run under test kept whole, and how they stand in for ours at the entrance of the next stage.
 
 Axes: B sample, S token of the padded prompt, D width, L Gemma layer, T token, C channel, F frame, H height, W width,
 M mel bin.

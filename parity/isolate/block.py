@@ -39,7 +39,7 @@ class OfficialBlock:
     attended: Mapping[tuple[str, str], AttentionCall]  # its attentions, by stream and part
 
     def in_native_terms(self) -> tuple[Tensor, Tensor, StreamConditions, StreamConditions]:
-        """What it got: both streams, (B, T, C), and the conditions of both."""
+        """Its inputs in native's terms: both streams, (B, T, C), and the conditions of both."""
         video, audio = (self.arguments[stream] for stream in STREAMS)
         return video.x, audio.x, conditions_of(video), conditions_of(audio)
 

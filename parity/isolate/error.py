@@ -53,7 +53,7 @@ Exactly = Callable[[], Tensor]  # the reference's own computation in float64
 
 
 class ErrorSink(Protocol):
-    """Where a lockstep writes what it finds, in the order of the data-flow."""
+    """A table into which a lockstep writes its findings, in the order of the data-flow."""
 
     def compare(self, where: str, reference: Tensor, candidate: Tensor, exactly: Exactly | None = None) -> None:
         """Measure one pair; `exactly` where the reference can be computed in float64, for who asks."""

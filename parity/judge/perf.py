@@ -223,7 +223,7 @@ def judge_perf(registry: PerfRegistry, timed: TimeSubject, runs: Sequence[Times]
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """What two keys differ in, a phrase each."""
+    """Fields that two keys differ in, a phrase each."""
     names = dict.fromkeys((*old, *new))
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 

@@ -56,7 +56,7 @@ def distance(value: float, unit: str, direction: Direction) -> float:
 
 
 def distances_of(floor: Mapping[str, Sequence[float]], unit: str, direction: Direction) -> Distances:
-    """How far every sample of some harmless variations is from perfect agreement."""
+    """Distances of every sample of some harmless variations from perfect agreement."""
     return {name: [distance(value, unit, direction) for value in values] for name, values in floor.items()}
 
 
@@ -75,7 +75,7 @@ def reach(distances: Distances, metric: Metric) -> float:
 
 
 def _unseen(kinds: Sequence[Sequence[float]]) -> float:
-    """How far a draw of a repeated kind may go that was not seen; 0 where too few were. Each kind is sorted."""
+    """The distance that an unseen draw of a repeated kind may reach; 0 where too few were seen. Each kind is sorted."""
     repeated = [values for values in kinds if len(values) > 1]
     if sum(map(len, repeated)) < MIN_SPREAD_SAMPLES:
         return 0.0

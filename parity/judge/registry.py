@@ -218,7 +218,7 @@ def load_registry(path: Path) -> Registry:
 
 
 def _read(text: str, path: Path) -> tuple[Registry, tuple[str, ...]]:
-    """What the text of a registry says, and the files of samples that it names; their names are their hashes."""
+    """The registry that a text holds, and the files of samples that it names; their names are their hashes."""
     found = _READ.get(text)
     if found is None:
         value = json_value(text, path, WANTED)

@@ -95,7 +95,7 @@ def timed_run(manifest: RunManifest) -> TimedRun:
 
 
 class Tolerance(Strict, frozen=True, kw_only=True):
-    """How much slower still passes: the larger of both. None leaves what the baseline allows; of memory all stays."""
+    """The slowdown that still passes: the larger of both. None leaves what the baseline allows; of memory all stays."""
 
     percent: float | None = None
     abs_s: float | None = None

@@ -1,4 +1,4 @@
-"""What a row needs on its box, brought there from the store: the case's pictures, the weights, a project's limits.
+"""Inputs of a row, brought to its box from the store: the case's pictures, the weights, a project's limits.
 
 Weights stay on the box, in the user's cache under their content's hash, and are brought once. The hash of their
 tensors, which takes minutes at full size, stays beside them for as long as no file of theirs is written to.

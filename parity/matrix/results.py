@@ -1,4 +1,4 @@
-"""What a matrix leaves in its folder: the grid as JSON, Markdown, JUnit and a page, and the pages of its cells."""
+"""Files of a matrix in its folder: the grid as JSON, Markdown, JUnit and a page, and the pages of its cells."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -50,7 +50,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RowOrder(Strict, frozen=True, kw_only=True):
-    """What a box is asked to do."""
+    """An order to a box to do a row."""
 
     row: Row
     key: str  # of the row, as the driver works it out
@@ -199,7 +199,7 @@ def _isolated(
     reference: Run,
     place: Path,
 ) -> Path | None:
-    """What each part of native adds by itself, where the matrix asks for it and it can be told."""
+    """Save what each part of native adds by itself, where the matrix asks for it and it can be told."""
     manifest = one.runs[0].manifest
     if not row.isolate or (manifest.runner, manifest.tier) != ("native", "exact") or one.engine.python:
         return None
@@ -212,7 +212,7 @@ def _isolated(
 
 
 def _speed(row: Row, runs: list[Run]) -> tuple[str, int]:
-    """What the baselines of this machine say of the times, and the exit code of that."""
+    """The verdict of this machine's baselines on the times, and its exit code."""
     if not row.perf:
         return "", 0
     try:

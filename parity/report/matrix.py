@@ -82,7 +82,7 @@ def reasons(grid: Grid) -> list[str]:
 
 
 def notes(grid: Grid) -> list[str]:
-    """What is not in the grid, and why."""
+    """Notes on what is not in the grid, and why."""
     return [f"left out: {label}, since {variable} is not set" for label, variable in grid.left_out]
 
 

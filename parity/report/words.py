@@ -93,7 +93,7 @@ def in_words(
 
 
 def how_many(verdict: Verdict) -> str:
-    """How much is wrong: "62 of 118 metrics beyond their limits and 2 findings"."""
+    """The count of what is wrong: "62 of 118 metrics beyond their limits and 2 findings"."""
     failed = len(verdict.failed_rows())
     said = f"{failed} of {len(verdict.rows)} metrics beyond their limits"
     found = len(verdict.failures)
@@ -216,7 +216,7 @@ def state(row: MetricRow) -> str:
 
 
 def why(row: MetricRow) -> str:
-    """What a limit lies between, or for one wanted value its meaning; and the reason of the waiver where there is one.
+    """The values that a limit lies between, or the meaning of one wanted value; the waiver's reason where there is one.
 
     Why a limit changed is in the registry, and no message.
     """

@@ -180,7 +180,7 @@ def found_project(folder: Path) -> Path | None:
 
 
 def _tables(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """What the project files of a folder say, each with its path."""
+    """Our part of each project file of a folder, with the file's path."""
     pyproject, own = folder / PYPROJECT, folder / PROJECT_FOLDER / PROJECT_FILE
     if pyproject.is_file():
         text = read_text(pyproject, ConfigError, REMEDY, max_bytes=MAX_PYPROJECT_BYTES)

@@ -73,7 +73,7 @@ class ReducedOutputs:
 
     @property
     def key_frame_places(self) -> tuple[int, ...]:
-        """Which of all frames the key frames are."""
+        """Places of the key frames among all frames."""
         frames, height_px, width_px, _ = self.frame_shape
         return tuple(spread(frames)[_KEY_FRAMES[name]] for name in key_frame_files(height_px, width_px))
 

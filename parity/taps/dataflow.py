@@ -95,7 +95,7 @@ class Dataflow:
 
     @property
     def step_heads(self) -> tuple[str, ...]:
-        """What the names of a step's taps begin with, of every step of every stage."""
+        """The beginnings of the names of a step's taps, of every step of every stage."""
         return tuple(
             f"{plan.prefix}denoise/{step:03d}" for plan in self.plans.values() for step in range(plan.evaluations)
         )

@@ -39,7 +39,7 @@ UNGUIDED: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What came out of a pipeline."""
+    """The outputs of a pipeline, the observer of its last call and its noise levels."""
 
     video: Any  # (1, F, H, W, 3) in [0, 1]
     audio: Tensor  # (1, C, N)
@@ -115,7 +115,7 @@ def runs_both_prompts(plan: StagePlan) -> bool:
 
 
 def _named(encoded: tuple[Tensor | None, ...]) -> dict[str, Tensor | None]:
-    """What `encode_prompt` returns, as arguments of the call; None of the negative prompt where it is not run."""
+    """Results of `encode_prompt`, as arguments of the call; None of the negative prompt where it is not run."""
     names = "prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask"
     return dict(zip(names, encoded, strict=True))
 
@@ -129,7 +129,7 @@ def _keep_levels(pipeline: Any) -> None:
 
 
 def _of(plan: StagePlan, observer: DiffusersObserver) -> dict[str, Any]:
-    """What a call has of its own; of noise levels the scheduler adds the last, 0."""
+    """Arguments that a call has of its own; of noise levels the scheduler adds the last, 0."""
     return {
         "height": plan.height,
         "width": plan.width,

@@ -38,7 +38,7 @@ class MadeTensors:
         self.distilled = distilled
 
     def dtype(self, name: str) -> torch.dtype:
-        """What a tensor is kept in."""
+        """The dtype that a tensor is kept in."""
         return DTYPE
 
     def read(self, names: list[str], device: torch.device) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class ScaledTensors(MadeTensors):
         super().__init__(shapes, seed, distilled=distilled)
 
     def dtype(self, name: str) -> torch.dtype:
-        """What a tensor is kept in: scaled weights in e4m3, scales in fp32, the rest as it was."""
+        """The dtype that a tensor is kept in: scaled weights in e4m3, scales in fp32, the rest as it was."""
         if name.endswith((_WEIGHT_SCALE, _INPUT_SCALE)):
             return torch.float32
         return FP8 if _is_scaled(name, self.shapes[name]) else super().dtype(name)

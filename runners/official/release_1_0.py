@@ -176,7 +176,7 @@ def _through_helpers(
 
 @dataclass(kw_only=True)
 class Captured:
-    """What the pipeline does not return: the noise levels of its stages, and the latents that it decodes."""
+    """Values that the pipeline does not return: the noise levels of its stages, and the latents that it decodes."""
 
     schedules: list[Tensor] = field(default_factory=list)
     latents: tuple[Tensor, Tensor] | None = None

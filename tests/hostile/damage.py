@@ -36,7 +36,7 @@ JUNK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """What was done, and whether a verb that judges by it must not come to a good end."""
+    """Damage in words, and whether a verb that judges by it must not come to a good end."""
 
     what: str
     must_not_pass: bool
@@ -113,7 +113,7 @@ def places(value: Any, here: PathOf = ()) -> list[PathOf]:
 
 
 def at(value: Any, place: Sequence[str | int]) -> Any:
-    """What lies at a path, in which "*" is every item of a list; a `MARK` if nothing does."""
+    """The value at a path, in which "*" is every item of a list; a `MARK` if nothing lies there."""
     for index, key in enumerate(place):
         if key == "*" and isinstance(value, list):
             return [at(item, place[index + 1 :]) for item in value]

@@ -114,7 +114,7 @@ def build(base: Path, weights: Path, case_text: str) -> None:
 
 
 def _exported(run: Path, files: Path) -> None:
-    """What an engine that cannot be called would leave: frames, sound, whole taps and which is which."""
+    """Write what an engine that cannot be called would leave: frames, sound, whole taps and which is which."""
     (files / "frames").mkdir()
     outputs = read_run(run).outputs()
     for index, frame in enumerate(outputs.video_frames):

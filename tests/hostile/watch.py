@@ -45,7 +45,7 @@ class HungError(BaseException):
 
 @dataclass(kw_only=True)
 class Seen:
-    """What was seen of one call."""
+    """Observations of one call."""
 
     allowed: tuple[Path, ...]  # folders it may write in
     outside: list[str] = field(default_factory=list)  # what it did anywhere else

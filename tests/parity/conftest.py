@@ -74,7 +74,7 @@ def trace_of(flow: Dataflow, first: str | None, error: float, extra: str | None)
 
 
 def part_of(table: SketchTable, pattern: str | None, padded_text: bool = False) -> SketchTable:
-    """What a trace would be, had it been recorded by a pattern, or when text taps still held padding."""
+    """The table of a trace as it would be, had it been recorded by a pattern, or when text taps still held padding."""
     rows = [row for row, name in enumerate(table.names) if chosen(name, pattern)]
     return SketchTable(
         buckets=table.buckets,

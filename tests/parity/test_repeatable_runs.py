@@ -35,7 +35,7 @@ class Flags(Quiet):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
-    """What the places that run cases asked for; a CPU is given what a GPU would be."""
+    """Releases and behaviours that the places which run cases asked for; a CPU is given what a GPU would be."""
     heard: list[Asked] = []
 
     @contextmanager

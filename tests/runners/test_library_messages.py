@@ -18,7 +18,7 @@ GOOD = "model\\x1b[2J\\x07.safetensors\n\\x3a:error::x"
 
 @pytest.fixture
 def heard() -> Iterator[io.StringIO]:
-    """What a library's own handler writes to its own stream, no matter what the root logger does."""
+    """The text that a library's own handler writes to its own stream, no matter what the root logger does."""
     stream, logger = io.StringIO(), logging.getLogger("a_library")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("[%(name)s] %(message)s"))

@@ -1,4 +1,4 @@
-"""Where the LoRAs of a case are found, and what stands for them in a record."""
+"""LoRAs of a case: the places that they are found in, and the names that stand for them in a record."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a case's picture lies: its own before a shared one, and never one from elsewhere."""
+"""A case's picture is its own before a shared one, and never one from elsewhere."""
 
 from pathlib import Path
 

@@ -61,7 +61,7 @@ class BlockLanes:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamStep:
-    """What every block needs to know of one stream in a step."""
+    """Conditions of one stream in a step, as every block needs them."""
 
     row: Tensor  # (T,) int32 noise level of each token
     cross_row: Tensor  # (T,) int32, likewise for the scale and shift of the attention between the streams
@@ -171,7 +171,7 @@ class StreamBlock:
     def go_on(
         self, stream: LaneStream, at: StreamStep, other: LaneStream, at_other: StreamStep, lanes: BlockLanes
     ) -> None:
-        """What follows once both streams have attended, where the stream is enabled."""
+        """Attention to the other stream and feed-forward, once both have attended, where the stream is enabled."""
         if not at.enabled:
             return
         if lanes.seeing and at.looks:

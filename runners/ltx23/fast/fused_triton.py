@@ -29,7 +29,7 @@ class Compilations:
 
     @property
     def note(self) -> str:
-        """How many kernels there were, and how long compiling took."""
+        """Number of kernels that were compiled and how long that took, and number taken from Triton's cache."""
         return f"{self._compiled} kernels compiled in {self._seconds:.1f} s, {self._kept} taken from Triton's cache"
 
     def __enter__(self) -> Self:

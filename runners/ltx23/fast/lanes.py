@@ -49,7 +49,7 @@ def first_lanes(passes: Sequence[GuidancePass]) -> tuple[Lane, ...]:
 
 
 def seeing(lanes: Sequence[Lane]) -> int:
-    """How many lanes, at the front, have streams that look at each other."""
+    """Number of lanes, at the front, whose streams look at each other."""
     return sum(not lane.isolated for lane in lanes)
 
 

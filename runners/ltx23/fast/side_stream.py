@@ -30,6 +30,6 @@ class SideStream:
             yield
 
     def join(self) -> None:
-        """What is started next waits for all that runs beside."""
+        """Let all that is started next wait for all that runs beside."""
         if self._stream is not None and not tapping():
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

@@ -117,7 +117,7 @@ class _LaidOut:
 
 
 class _StreamLayers:
-    """What a stream has outside of its blocks, and the tables of all blocks together."""
+    """A stream's layers outside of its blocks, and the tables of all blocks together."""
 
     def __init__(self, model: Transformer, prefix: str, name: str) -> None:
         def layer(layer_name: str) -> nn.Linear:

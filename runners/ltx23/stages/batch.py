@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def plan(self) -> StagePlan:
-        """What the stage under way is to do."""
+        """The plan of the stage under way."""
         return self.sampling.plans[self.stage]
 
 

@@ -1,4 +1,4 @@
-"""What is harmless at each place of an isolation: every group says so, and the arithmetic holds for real tensors."""
+"""Every group says what is harmless at its place of an isolation, and the arithmetic holds for real tensors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What an engine says of itself stands first in a verdict, and how it is run is asked for by name."""
+"""An engine's word on itself stands first in a verdict, and how it is run is asked for by name."""
 
 import json
 from collections.abc import Callable

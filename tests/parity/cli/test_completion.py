@@ -1,4 +1,4 @@
-"""What a shell is told could come next: verbs, cases, runners; said without anything that computes."""
+"""A shell is told what could come next: verbs, cases, runners; said without anything that computes."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a candidate says of itself does not decide by what it is judged, and the first line says by what it was."""
+"""A candidate's word on itself does not decide by what it is judged, and the first line says by what it was."""
 
 import json
 import shutil

@@ -43,7 +43,7 @@ def gate(tmp_path: Path, micro_case_text: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def saved_isolation(path: Path, official: Path, mine: Path, errors: dict[str, float] | None = None) -> Path:
-    """What `parity isolate` would leave of a run beside another, with no error but those given by place."""
+    """A file that `parity isolate` would leave of a run beside another, with no error but those given by place."""
     reference, candidate = read_run(official), read_run(mine)
     record = candidate.manifest
     places = isolated_places(flow_of(reference, candidate, read_trace(official)), (0, 1))

@@ -29,7 +29,7 @@ class Told:
 
 
 def lines_of(calls: list[tuple[float, str, tuple[object, ...]]]) -> list[str]:
-    """What is said when these calls come at these times."""
+    """Lines that are said when these calls come at these times."""
     said: list[str] = []
     now = [0.0]
     lines = module.Lines("native x", said.append, lambda: now[0])

@@ -1,4 +1,4 @@
-"""How often a verb opens what is large: each run's trace and outputs are opened once, to be hashed and to be read."""
+"""A verb opens what is large once: each run's trace and outputs, to be hashed and to be read."""
 
 import sys
 from collections import Counter

@@ -29,7 +29,7 @@ FILES = (  # every verb that writes a file which its command names
 
 
 def identity(path: Path) -> tuple[int, ...]:
-    """What a path is, whatever was read of it."""
+    """The identity of a path, whatever was read of it: mode, device, inode, bytes and time of the last change."""
     found = path.lstat()
     return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

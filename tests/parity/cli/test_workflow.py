@@ -17,7 +17,7 @@ LeaveRun = Callable[..., Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a step of a workflow left behind."""
+    """The exit code and texts that a step of a workflow left behind."""
 
     code: int
     output: str

@@ -1,4 +1,4 @@
-"""Which differences of environment count between two runs."""
+"""Differences between two runs that count: of environment, case, weights and records."""
 
 from collections.abc import Callable
 from pathlib import Path

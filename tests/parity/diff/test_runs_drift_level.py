@@ -1,4 +1,4 @@
-"""Which levels of evidence two runs give, what a missing one is put down to, and who owes it."""
+"""Levels of evidence that two runs give, the reason that a missing one is put down to, and who owes it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -126,7 +126,7 @@ def test_only_the_first_of_a_spreading_nan_is_named_on_either_side(flow: Dataflo
 
 
 def golden_of(tensors: dict[str, Tensor], bits: str | None = None) -> Trace:
-    """What a golden keeps: sketches of few taps, the bits of more."""
+    """A trace as a golden keeps it: sketches of few taps, the bits of more."""
     pattern = "init/* decode/*"
     few = table_of({tap: x for tap, x in tensors.items() if chosen(tap, pattern)}, pattern)
     more = trace_of({tap: x for tap, x in tensors.items() if chosen(tap, bits)})

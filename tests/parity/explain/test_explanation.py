@@ -47,7 +47,7 @@ def told(flow: Dataflow, diff: TraceDiff, bits_expected: bool = True) -> Explana
 
 
 def looked_at(found: Explanation) -> str:
-    """What the first line says to look at; no other line says it again."""
+    """The place that the first line says to look at; no other line says it again."""
     first, *others = explanation_lines(found)
     assert not any("look at" in line for line in others)
     return first.split(": look at ", 1)[1]

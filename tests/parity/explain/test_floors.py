@@ -1,4 +1,4 @@
-"""Which floor a tap is held against: a measured file, then the registry's of its group, then the rule."""
+"""The floor that a tap is held against: a measured file's, then the registry's of its group, then the rule's."""
 
 from collections.abc import Callable
 

@@ -12,7 +12,7 @@ WORDS = "something happened"
 
 
 def facts(request: dict[str, Any], place: Path) -> dict[str, Any]:
-    """What a job finds where it is."""
+    """The surroundings that a job finds where it is."""
     import resource
 
     (place / "kept").write_text("x")

@@ -19,7 +19,7 @@ def job(number: int = 0, num_cpus: int = 1, num_gpus: int = 0, **needs: Any) -> 
 
 
 class Stage:
-    """What a job does here: says that it began, and ends when it is let."""
+    """A stage for jobs: each says that it began, and ends when it is let."""
 
     def __init__(self) -> None:
         self.began: list[Job] = []

@@ -1,4 +1,4 @@
-"""What separates two runs, in a few numbers."""
+"""The effect that separates two runs, in a few numbers."""
 
 import math
 from collections.abc import Callable

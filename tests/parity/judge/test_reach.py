@@ -1,4 +1,4 @@
-"""How far harmless variation may yet go: worked by hand, kind by kind."""
+"""The reach of harmless variation, seen or yet to come: worked by hand, kind by kind."""
 
 import math
 

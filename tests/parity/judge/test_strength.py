@@ -1,4 +1,4 @@
-"""How strong a verdict is said to be: counts of a saved mutation score, and nothing where there is none."""
+"""Strength of a verdict: counts of a saved mutation score, and nothing where there is none."""
 
 import json
 from pathlib import Path

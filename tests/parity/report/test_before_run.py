@@ -1,4 +1,4 @@
-"""What limits are missing for is said before a run: its case, release, device, environment or threads, a line each."""
+"""Limits that are missing are said before a run: for its case, release, device, environment or threads, a line each."""
 
 from collections.abc import Callable
 from pathlib import Path

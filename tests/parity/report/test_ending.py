@@ -1,4 +1,4 @@
-"""What ends a verb: one sentence each, and a traceback that is kept but not shown."""
+"""One sentence for each end of a verb, and a traceback that is kept but not shown."""
 
 import sys
 import types

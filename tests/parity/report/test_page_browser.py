@@ -104,7 +104,7 @@ class Browser:
         )
 
     def run(self, script: str) -> Any:
-        """What a script gives, as JSON."""
+        """The value that a script gives, as JSON."""
         found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
@@ -141,7 +141,7 @@ class Browser:
         return str(self.run(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''"))
 
     def trouble(self) -> list[Any]:
-        """What went wrong since the page was opened: exceptions, console errors, requests, refused or not."""
+        """Trouble since the page was opened: exceptions, console errors, requests, refused or not."""
         self.send("Runtime.evaluate", expression="0")  # brings the events so far
         wrong = [event for event in self.events if event.get("method") in TROUBLE]
         for event in self.events:

@@ -1,4 +1,4 @@
-"""What the page shows of an answer of `parity identify`: only this run's, whole, and as text."""
+"""An answer of `parity identify` on the page: only this run's, whole, and as text."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What torch chose for attention is noted as it happens, and changes nothing."""
+"""Torch's choice of kernels for attention is noted as it happens, and noting it changes nothing."""
 
 from collections.abc import Callable
 from typing import Any

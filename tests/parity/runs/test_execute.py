@@ -239,7 +239,7 @@ def test_a_run_collects_no_garbage_of_imports_but_what_an_earlier_run_left(micro
         itself: "InCycle"
 
     def run() -> set[int]:
-        """What collections walk while the engine runs."""
+        """Identities of the objects that collections walk while the engine runs."""
         walked: set[int] = set()
 
         class Looking(Crashing):

@@ -1,4 +1,4 @@
-"""What a child prints is kept for the sentence on its end, and steers no terminal from there."""
+"""The last words of a child are kept for the sentence on its end, and steer no terminal from there."""
 
 import os
 from collections import deque

@@ -1,4 +1,4 @@
-"""Where data is read and written: a project found upward by what says so itself, then what ships; nothing by chance."""
+"""Places of reading and writing: a project found upward by what says so itself, then what ships; nothing by chance."""
 
 from pathlib import Path
 

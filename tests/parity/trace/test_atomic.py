@@ -196,7 +196,7 @@ def test_a_name_that_can_be_none_is_refused_in_one_sentence(tmp_path: Path) -> N
 
 
 def identity(path: Path) -> tuple[int, ...]:
-    """What a path is, whatever was read of it."""
+    """The identity of a path, whatever was read of it: mode, device, inode, bytes and time of the last change."""
     found = path.lstat()
     return found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

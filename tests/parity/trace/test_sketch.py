@@ -243,7 +243,7 @@ def test_estimates_are_within_the_promise_in_95_percent_of_trials(
 
 
 def off_in_one_channel(tokens: int, width: int) -> Tensor:
-    """How far 100 estimates at 1024 buckets are off, each of a change that lies in one channel."""
+    """Relative errors of 100 estimates at 1024 buckets, each of a change that lies in one channel."""
     errors = []
     for seed in range(100):
         generator = torch.Generator().manual_seed(seed)

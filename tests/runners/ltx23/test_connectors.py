@@ -17,7 +17,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 
 
 def configuration(*, kind: str = "split", precision: object = "float64", gated: bool = True) -> dict[str, Any]:
-    """What the official configurators read; the transformer's own part is left out here."""
+    """The configuration that the official configurators read; the transformer's own part is left out here."""
     return {
         "caption_proj_before_connector": True,
         "caption_projection_first_linear": False,

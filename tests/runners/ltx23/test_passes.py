@@ -1,4 +1,4 @@
-"""Which passes a step runs, with which prompt and skips: worked out by hand."""
+"""The passes of a step, with the prompt and the skips of each: worked out by hand."""
 
 import pytest
 

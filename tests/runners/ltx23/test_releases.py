@@ -1,4 +1,4 @@
-"""What later official releases do otherwise, against values worked by hand: each switch alone, and the presets."""
+"""Changes of later official releases, against values worked by hand: each switch alone, and the presets."""
 
 import io
 import struct

@@ -31,7 +31,7 @@ NO_SUCH = {**LATE, "guidance.video.stg_blocks": [7], "guidance.audio.stg_blocks"
 
 @pytest.fixture
 def blocks_run(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many blocks ran, all passes together."""
+    """Number of blocks that ran, all passes together."""
     ran: Counter[str] = Counter()
     forward = AudioVideoBlock.forward
 

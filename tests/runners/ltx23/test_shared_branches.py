@@ -26,7 +26,7 @@ ONE_STEP = {
 
 
 def ran(weights: WeightsFolder, case: Case, monkeypatch: pytest.MonkeyPatch, *, shared: bool) -> Counter[str]:
-    """How often each layer of the transformer with a weight of its own was called."""
+    """Number of calls of each layer of the transformer with a weight of its own."""
     called: Counter[str] = Counter()
     names: dict[int, str] = {}
     forward, begin = nn.Linear.forward, Transformer.forward

@@ -1,4 +1,4 @@
-"""Where nothing is captured, steps are computed as they come, and why is said."""
+"""Steps are computed as they come where nothing is captured, and the reason is said."""
 
 import torch
 from torch import Tensor

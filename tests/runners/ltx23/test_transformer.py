@@ -248,7 +248,7 @@ def test_per_token_cross_modal_timesteps_differ_from_1_0_0_only_under_a_mask() -
 
 
 def test_attention_is_called_with_the_layouts_of_the_official_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which kernel a GPU runs depends on strides and on whether a mask is given, even where values do not."""
+    """The kernel that a GPU runs depends on strides and on whether a mask is given, even where values do not."""
     calls: list[Any] = []
     attend = torch.nn.functional.scaled_dot_product_attention
 

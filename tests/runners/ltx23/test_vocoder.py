@@ -156,7 +156,7 @@ def test_the_float32_pass_is_the_official_float32_model_on_the_same_rounded_weig
 
 
 class CudaAutocastToFloat32(TorchFunctionMode):
-    """What a GPU's autocast to float32 casts, of the functions that the vocoder calls (PyTorch, "CUDA Op Reference").
+    """A GPU's autocast to float32, of the functions that the vocoder calls (PyTorch, "CUDA Op Reference").
 
     A CPU has no such autocast, so on a CPU alone nobody would see a function that it leaves in bf16.
     """

@@ -1,4 +1,4 @@
-"""What is imported is what was hashed: from the sources of the two packages, past caches and strange neighbours."""
+"""Imported code is what was hashed: from the sources of the two packages, past caches and strange neighbours."""
 
 import importlib.util
 import py_compile

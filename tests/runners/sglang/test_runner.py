@@ -43,7 +43,7 @@ def case(micro_case_text: str, pictures: Path) -> Callable[..., Case]:
 
 
 def in_engine(python: Path, code: str, *arguments: str) -> Any:
-    """What a program prints as JSON, run where SGLang is."""
+    """The JSON that a program prints, run where SGLang is."""
     done = subprocess.run(
         [str(python), "-c", code, *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What the tests of stages share: batches of the micro case, and the same weights in official and native components."""
+"""Shared by the tests of stages: batches of the micro case, and the same weights in official and native components."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace

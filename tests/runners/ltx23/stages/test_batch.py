@@ -1,4 +1,4 @@
-"""What a stage needs from the batch is there, or named."""
+"""Inputs that a stage needs from the batch are there, or named."""
 
 import pytest
 import torch
