@@ -129,7 +129,7 @@ def made_for_table(kinds: Documents) -> str:
     machines = ", ".join(dict.fromkeys(machine(one["environment"]) for one in scores))
     rows = [made_for_row(one) for one in scores]
     return table(
-        f"Defects of two stages on the cases that they were made for, and on those of another release, {machines}",
+        f"Defects on the cases that they were made for, and on those of another release, {machines}",
         MADE_FOR_COLUMNS,
         rows,
     )
