@@ -109,9 +109,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
 
 
 def _aligned(part: Tensor) -> Tensor:
-    """(L, T, D) with tokens a multiple of 16 bytes apart: a copy, where columns of gates lie between them and are few.
+    """The same (L, T, D), copied if its tokens are no multiple of 16 bytes apart: columns of gates may stand between.
 
-    CUDA's attention kernels read that much at once; of tokens 1,160 bytes apart they give a wrong answer, and no error.
+    CUDA's attention kernels read that much at once; of other tokens torch 2.11 gives a wrong answer, and no error.
     """
     return part if part.stride(1) * part.element_size() % ALIGNMENT_BYTES == 0 else part.contiguous()
 
