@@ -6,7 +6,7 @@ of a calibration are metrics; those of a mutation score are trials (`parity.cali
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -63,6 +63,7 @@ class Checkpoint(Generic[MeasuredT]):
     form: type[MeasuredT]
     made_by: str  # the command that keeps such files
     kept: Path | None = None
+    others: tuple[Path, ...] = ()  # further kept files, of other shares, whose members are taken as they are
     minutes: float | None = None
     origin: dict[str, Any] = field(default_factory=dict)  # what a kept file must have been measured with
     _members: dict[str, MeasuredT] = field(default_factory=dict)
@@ -70,20 +71,29 @@ class Checkpoint(Generic[MeasuredT]):
     _longest_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Read what was kept. Raises: RegistryError if it is of another case, model or machine."""
-        if self.kept is None or not self.kept.is_file():
-            return
+        """Read what was kept.
+
+        Raises: RegistryError if it is of another case, model or machine, if one of `others` is missing, or if two files
+            say different things of one member.
+        """
+        for path in (*self.others, *([self.kept] if self.kept is not None and self.kept.is_file() else ())):
+            for name, member in self._read(path).items():
+                if self._members.setdefault(name, member) != member:
+                    raise RegistryError(f"{path} has another {name!r} than an earlier file; leave one of them out.")
+        self._longest_s = max((member.took_s for member in self._members.values()), default=0.0)
+
+    def _read(self, path: Path) -> Mapping[str, MeasuredT]:
         remedy = f"samples are kept by `{self.made_by} --samples FILE`; give another file"
         generic: Any = _File
-        found = load(self.kept, generic[self.form], RegistryError, remedy, version=SCHEMA_VERSION)
+        found = load(path, generic[self.form], RegistryError, remedy, version=SCHEMA_VERSION)
         here = msgspec.json.decode(msgspec.json.encode(self.origin))
         if found.origin != here:
             changed = [name for name, value in here.items() if found.origin.get(name) != value]
             raise RegistryError(
-                f"{self.kept} was measured with another {', '.join(changed) or 'origin'}; give another --samples file."
+                f"{path} was measured with another {', '.join(changed) or 'origin'}; give another --samples file."
             )
-        self._members = dict(found.members)
-        self._longest_s = max((member.took_s for member in self._members.values()), default=0.0)
+        members: Mapping[str, MeasuredT] = found.members
+        return members
 
     def take(self, name: str, measure: Callable[[], MeasuredT]) -> MeasuredT:
         """A member, measured now or kept from before. Raises: OutOfTimeError if it would not end in time."""

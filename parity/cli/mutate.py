@@ -26,7 +26,12 @@ def mutate(
         Path | None, typer.Option(help="Registry of limits to judge by; default: the checkout's.")
     ] = None,
     share: Annotated[str, typer.Option(help="K/N: the K-th of N shares of defects and harmless runs.")] = "1/1",
-    samples: Annotated[Path | None, typer.Option(help="Keep each trial here; the same call goes on with it.")] = None,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Keep each trial here; the same call goes on with it. Further files, of shares: joined to it."
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Begin no trial that would end later.")] = None,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -50,7 +55,9 @@ def mutate(
 
     begun_s = time.monotonic()  # making weights takes time, too
     require_named_target(save)
-    require_named_target(samples)
+    shares = tuple(samples or ())
+    for path in shares[:1]:
+        require_named_target(path)
     unknown = sorted(set(defect or ()) - {one.id for one in CATALOGUE})
     if unknown:
         raise CaseError(
@@ -79,7 +86,13 @@ def mutate(
         device=where,
         tier=tier,
         share=part,
-        checkpoint=MutationCheckpoint(kept=samples, minutes=minutes, begun_s=begun_s, origin=origin if samples else {}),
+        checkpoint=MutationCheckpoint(
+            kept=shares[0] if shares else None,
+            others=shares[1:],
+            minutes=minutes,
+            begun_s=begun_s,
+            origin=origin if samples else {},
+        ),
     )
     if save is not None:
         write_json_atomic(save, score.document())

@@ -35,6 +35,28 @@ def test_a_member_that_is_kept_is_not_measured_again_and_infinities_survive(tmp_
         CalibrationCheckpoint(kept=kept, origin={"case": {"seed": 3}})
 
 
+def test_members_of_other_shares_are_joined_and_go_into_the_kept_file(tmp_path: Path) -> None:
+    one, two, whole = (tmp_path / f"{name}.json" for name in ("one", "two", "whole"))
+    CalibrationCheckpoint(kept=one).take("a", lambda: Member(metrics={"x": 2.0}))
+    CalibrationCheckpoint(kept=two).take("b", lambda: Member(metrics={"x": 3.0}))
+    joined = CalibrationCheckpoint(kept=whole, others=(one, two))
+    taken = [joined.take(name, lambda: Member(metrics={"x": 5.0})).numbers["x"] for name in ("a", "b", "c")]
+    assert taken == [2.0, 3.0, 5.0] and list(json.loads(whole.read_text())["members"]) == ["a", "b", "c"]
+    assert CalibrationCheckpoint(kept=whole, others=(two,)).take("c", lambda: Member(metrics={})).numbers == {"x": 5.0}
+
+
+def test_shares_that_are_missing_or_say_different_things_are_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    CalibrationCheckpoint(kept=one).take("a", lambda: Member(metrics={"x": 2.0}))
+    CalibrationCheckpoint(kept=two).take("a", lambda: Member(metrics={"x": 3.0}))
+    with pytest.raises(RegistryError, match=r"two.json has another 'a' than an earlier file; leave one of them out"):
+        CalibrationCheckpoint(others=(one, two))
+    with pytest.raises(RegistryError, match=r"three.json"):
+        CalibrationCheckpoint(kept=one, others=(tmp_path / "three.json",))
+    with pytest.raises(RegistryError, match=r"one.json was measured with another limits"):
+        CalibrationCheckpoint(kept=two, others=(one,), origin={"limits": "b"})
+
+
 def test_out_of_time_is_said_and_what_was_measured_stays(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     with pytest.raises(RegistryError, match=r"before 'b', with 1 members .* goes on"):
