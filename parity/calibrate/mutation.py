@@ -52,7 +52,7 @@ Say = Callable[[str], None]
 class Trial(Measured, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The result of one defect or harmless run, as a checkpoint keeps it."""
 
-    outcome: Literal["tried", "unreached", "refused", "without_reference"] = "tried"
+    outcome: Literal["tried", "unreached", "refused", "without_reference", "without_limits"] = "tried"
     evidence: Evidence | None = None  # of one that was tried
     located: bool = False
     equivalent: bool = False
@@ -92,9 +92,11 @@ class MutationRun:
         self._made_for, self._checkpoint = made_for, checkpoint
         self._weights, self._case, self._registry, self._say = weights, case, registry, say
         self._device, self._tier = device, tier
-        # Ids of defects in code that the tier does not run, of those that it refuses to run with, and of those of a
-        # case of another release whose golden, which alone could stand for official code, is of other weights.
-        self.left_out: dict[str, list[str]] = {"unreached": [], "refused": [], "without_reference": []}
+        # Ids of defects in code that the tier does not run, of those that it refuses to run with, and of those whose
+        # case cannot be judged here (`_left_out`).
+        self.left_out: dict[str, list[str]] = {
+            why: [] for why in ("unreached", "refused", "without_reference", "without_limits")
+        }
         self._cases: dict[Case, CaseUnderTest] = {}  # by the case that a variant makes, for some make the same
         self._oracles: dict[Case, RunOutputs] = {}
         self._plain: dict[Case, CandidateDrift] = {}  # of the tier as it is
@@ -115,15 +117,17 @@ class MutationRun:
                 self.left_out[kept.outcome].append(defect.id)
 
     def _trial(self, defect: Defect) -> Trial:
-        if not self._has_reference(defect.variant):
-            return Trial(outcome="without_reference")
+        if (why := self._left_out(defect.variant)) is not None:
+            return Trial(outcome=why)
         self._say(f"defect {defect.id}")
         under_test = self._under_test(defect.variant)
         reach = Reach()
         try:
             with defect.apply(reach):
                 drifted = under_test.free_run()
-        except ParityError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):  # nothing that runs after these says anything
+            raise
+        except (ParityError, RuntimeError):
             if self._tier == "exact":
                 raise
             return Trial(outcome="refused")
@@ -152,7 +156,7 @@ class MutationRun:
             yield run(one.id, AS_IS, one.apply, one.dtype, variables=one.variables)
         changes = () if self._made_for else CHANGES
         used = {defect.variant.name for defect in catalogue}
-        committed = (variant for variant in _committed(catalogue) if self._has_reference(variant))
+        committed = (variant for variant in _committed(catalogue) if self._left_out(variant) is None)
         every = (AS_IS, *(change for change in changes if change.name in used), *committed)
         if self._tier != "exact":
             yield from (run(self._tier, variant, nullcontext) for variant in every)
@@ -196,10 +200,20 @@ class MutationRun:
     def _evidence(self, variant: Variant) -> CaseEvidence:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
-    def _has_reference(self, variant: Variant) -> bool:
+    def _left_out(self, variant: Variant) -> Literal["without_reference", "without_limits"] | None:
+        """Why a case cannot be judged here, if it cannot.
+
+        Without reference: it is of another release, and its golden, which alone could stand for official code, is of
+        other weights. Without limits: it is of another pipeline and has no limits of its own on this device; those of
+        the case at hand know nothing of its stages.
+        """
         evidence = self._evidence(variant)
         used = self._weights.of_pipeline(evidence.case.pipeline)
-        return evidence.golden is None or evidence.golden.manifest.weights_hash == used.hash
+        if evidence.golden is not None and evidence.golden.manifest.weights_hash != used.hash:
+            return "without_reference"
+        if not evidence.own and evidence.case.pipeline != self._case.pipeline:
+            return "without_limits"
+        return None
 
     def _under_test(self, variant: Variant) -> CaseUnderTest:
         case = variant.change(self._case)

@@ -61,8 +61,9 @@ class Score:
     harmless: tuple[Alarm, ...]
     tier: Tier = "exact"  # of native, which the defects were put into
     unreached: tuple[str, ...] = ()  # defects in code that this tier does not run
-    refused: tuple[str, ...] = ()  # defects that it refuses to run with, in an error of its own
+    refused: tuple[str, ...] = ()  # defects that it refuses to run with, in an error of its own or of torch
     without_reference: tuple[str, ...] = ()  # defects of another release's case, with weights that no golden is of
+    without_limits: tuple[str, ...] = ()  # defects of another pipeline's case, which has no limits on this device
     share: tuple[int, int] = (1, 1)  # which part of the catalogue and of the harmless runs, of how many
 
     @property
@@ -132,6 +133,7 @@ class Score:
                 else {"tier": self.tier, "unreached": list(self.unreached), "refused": list(self.refused)}
             ),
             **({"without_reference": list(self.without_reference)} if self.without_reference else {}),
+            **({"without_limits": list(self.without_limits)} if self.without_limits else {}),
             **({} if self.share == (1, 1) else {"share": list(self.share)}),
             "date": self.date,
             "environment": self.environment,

@@ -142,6 +142,8 @@ def _draw(score: "Score") -> None:
         out.print(f"refused by tier {score.tier}, which does not run with them: {', '.join(score.refused)}")
     if score.without_reference:
         out.print(f"not tried, for no golden is of these weights: {', '.join(score.without_reference)}")
+    if score.without_limits:
+        out.print(f"not tried, for their cases have no limits on this device: {', '.join(score.without_limits)}")
     located = sum(trial.located for trial in score.killed)
     out.print(
         f"{len(score.killed)} of {len(score.counted)} defects killed under the limits of {score.limits_of}, "

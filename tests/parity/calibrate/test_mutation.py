@@ -127,7 +127,7 @@ def stations(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Case, str]]:
         return Station()
 
     monkeypatch.setattr(mutation, "open_case", open_one)
-    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: SimpleNamespace(case=case, golden=None))
+    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: SimpleNamespace(case=case, golden=None, own=True))
     return opened
 
 
@@ -204,7 +204,7 @@ def test_a_case_of_another_release_is_left_out_by_name_where_its_golden_is_of_ot
 
     def grounds(case: Case, *_: object) -> SimpleNamespace:
         made_by = SimpleNamespace(manifest=SimpleNamespace(weights_hash="01"))
-        return SimpleNamespace(case=case, golden=None if case.reference == "1.0.0" else made_by)
+        return SimpleNamespace(case=case, golden=None if case.reference == "1.0.0" else made_by, own=True)
 
     monkeypatch.setattr(mutation, "grounds_of", grounds)
     tiles = next(one for one in CATALOGUE if one.variant.name == "release_1.2.0_tiny_tiles")
@@ -216,6 +216,21 @@ def test_a_case_of_another_release_is_left_out_by_name_where_its_golden_is_of_ot
         assert len(score.trials) == tried and score.without_reference == left_out
         assert (tiles.variant.name in {case.id for case, _ in stations}) == (not left_out)
         assert score.document().get("without_reference", []) == list(left_out)
+
+
+def test_a_case_of_another_pipeline_without_limits_on_this_device_is_left_out_by_name(
+    stations: list[tuple[Case, str]], micro_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mutation, "require_reached", lambda *_: None)
+    monkeypatch.setattr(mutation, "rewritten", lambda *_: nullcontext())
+    monkeypatch.setattr(mutation, "grounds_of", lambda case, *_: SimpleNamespace(case=case, golden=None, own=False))
+    of_variant = {one.variant.name: replace(one, apply=lambda _: nullcontext()) for one in CATALOGUE}
+    there, wide = of_variant[DISTILLED.name], of_variant["tiny_two_pictures"]
+    score = mutate(weights_of("00"), picture_case(micro_case), Registry(), [there, wide, CATALOGUE[0]], quiet)
+    assert score.without_limits == (there.id,) and len(score.trials) == 2
+    assert score.document()["without_limits"] == [there.id]
+    opened = {case.id for case, _ in stations}
+    assert "tiny_two_pictures" in opened and "tiny_distilled" not in opened, "one stage knows nothing of an upsampler"
 
 
 def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reach(
@@ -237,20 +252,33 @@ def test_a_faster_tier_runs_as_it_is_and_names_the_defects_that_it_does_not_reac
     def refusing(_: Reach) -> Any:
         raise ConfigError("not in this tier")
 
+    def of_two_dtypes(_: Reach) -> Any:
+        raise RuntimeError("mat1 and mat2 must have the same dtype")
+
     defects = [
         replace(CATALOGUE[0], id="refused", apply=refusing),
+        replace(CATALOGUE[0], id="refused by torch", apply=of_two_dtypes),
         replace(CATALOGUE[0], id="without", apply=without_effect),
         replace(CATALOGUE[0], id="there", apply=reached),
         replace(CATALOGUE[0], id="not", apply=lambda _: nullcontext(), variant=V2A_OFF),
     ]
     score = mutate(weights, picture_case(micro_case), Registry(), defects, quiet, tier="fast")
     assert [trial.defect.id for trial in score.trials] == ["there"] and score.unreached == ("without", "not")
-    assert score.refused == ("refused",)
+    assert score.refused == ("refused", "refused by torch")
     assert {tier for _, tier in stations} == {"fast"}
     assert [alarm.case for alarm in score.harmless if alarm.id == "fast"][:2] == ["as it is", "V2A off"]
     assert not any("+" in alarm.id for alarm in score.harmless), "a faster tier is a rewrite itself"
     with pytest.raises(RunnerError, match="'not' was never reached"):
+        mutate(weights, picture_case(micro_case), Registry(), defects[2:], quiet)
+    with pytest.raises(RuntimeError, match="the same dtype"):
         mutate(weights, picture_case(micro_case), Registry(), defects[1:], quiet)
+
+    def out_of_memory(_: Reach) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        ill = replace(CATALOGUE[0], apply=out_of_memory)
+        mutate(weights, picture_case(micro_case), Registry(), [ill], quiet, tier="fast")
     with pytest.raises(ConfigError, match="not in this tier"):
         mutate(weights, picture_case(micro_case), Registry(), defects, quiet)
 

@@ -78,3 +78,11 @@ def test_the_tiers_are_no_farther_apart_than_on_a_cpu(
     for name in ("video_latent", "audio_latent"):
         one, its = getattr(fast, name).float(), getattr(other, name).float()
         assert 1e-4 < (one - its).norm() / its.norm() < 0.1, name
+
+
+def test_under_autocast_it_is_as_near_to_the_exact_tier(small: ForgedWeights, micro_case: Callable[..., Case]) -> None:
+    case = micro_case(SIZE | {"switches.disable_autocast": False})
+    fast, exact = outcome(small, case), outcome(small, case, "exact")
+    for name in ("video_latent", "audio_latent"):
+        one, its = getattr(fast, name).float(), getattr(exact, name).float()
+        assert 1e-4 < (one - its).norm() / its.norm() < 0.1, name
