@@ -73,8 +73,8 @@ def main() -> None:
         for tier in arguments.tiers.split(","):
             found[tier] = kept(verdict_on(tier, case, weights, device, reference))
             print(f"{tier:<6} {found[tier]}", flush=True)
-    document = {**header("tiers", arguments, device), "case": case.id, "tiers": found}
-    write_json_atomic(Path(arguments.out), document)
+            document = {**header("tiers", arguments, device), "case": case.id, "tiers": found}
+            write_json_atomic(Path(arguments.out), document)  # after each: a call on a GPU box may be cut off
 
 
 if __name__ == "__main__":

@@ -97,6 +97,17 @@ def test_the_new_cases_have_defects_that_were_made_for_them() -> None:
     assert len(defects_of(find_case("tiny_ti2v"))) > 50
 
 
+@pytest.mark.parametrize("pipeline", ["distilled", "two_stage"])
+@pytest.mark.parametrize("length", ["", "_25f", "_25f_no_v2a"])
+def test_only_witnesses_are_measured_on_several_stages_at_full_size(pipeline: str, length: str) -> None:
+    """`rescale_dropped` and most others never run where nothing is guided."""
+    measured = {defect.id for defect in defects_of(find_case(f"ltx_2.3_{pipeline}_ti2v{length}"))}
+    guided = {"sigmas_of_real_token_count", "cfg_scale_one_too_large"}
+    assert measured & guided == (guided if pipeline == "two_stage" else set())
+    assert measured - guided == WITNESSES - guided | {"picture_not_held"}
+    assert "picture_not_held" not in {defect.id for defect in defects_of(find_case(f"tiny_{pipeline}"))}
+
+
 @pytest.mark.parametrize("name", COMMITTED)
 def test_few_defects_are_measured_on_such_a_case_and_every_limit_has_one_to_lie_below(name: str) -> None:
     case = find_case(name)
