@@ -44,9 +44,10 @@ STAGED_RELEASE_CASES := release_1.1.2_tiny_two_stage \
   $(addprefix release_1.2.0_,tiny_distilled tiny_two_stage tiny_two_stage_hq tiny_keyframes)
 GPU_DEVICE ?= cuda
 GPU_WEIGHTS ?= forge:full:0
-# one_stage, distilled, two_stage or two_stage_hq (25 frames alone): whose cases at full size are run.
+# one_stage, distilled, two_stage or two_stage_hq (25 frames alone): whose cases at full size are run, those with goldens.
 PIPELINE ?= one_stage
-GPU_CASES ?= $(addprefix ltx_2.3_$(PIPELINE)_,$(if $(filter two_stage_hq,$(PIPELINE)),,ti2v ti2v_no_v2a) ti2v_25f)
+GPU_CASES ?= $(addprefix ltx_2.3_$(PIPELINE)_,$(if $(filter two_stage_hq,$(PIPELINE)),,ti2v ti2v_no_v2a) ti2v_25f \
+  $(if $(filter distilled two_stage,$(PIPELINE)),ti2v_25f_no_v2a))
 GPU_ISOLATED ?= ltx_2.3_$(PIPELINE)_ti2v_25f
 GPU_ISOLATED_STEPS ?= $(if $(filter distilled,$(PIPELINE)),7,15,29)
 OFFICIAL_ROOT ?=

@@ -45,10 +45,12 @@ from bench.rows import (
 )
 from bench.scores import MADE_FOR_COLUMNS, joined_scores, made_for_one_case, made_for_row
 from bench.tier_rows import (
+    DEFECTS_COLUMNS,
     FUSED_COLUMNS,
     GATE_COLUMNS,
     LADDER_COLUMNS,
     WHOLE_COLUMNS,
+    defects_row,
     fused_rows,
     gate_rows,
     ladder_rows,
@@ -63,6 +65,7 @@ FULL_SIZE_ON = "NVIDIA H100 80GB HBM3"  # the device of the README's rows
 FULL_SIZE_CASE = "ltx_2.3_one_stage_ti2v"  # the official default request
 HOW_PLANTED = "[1 % too large](full-size.md#a-defect-at-full-size)"  # from docs/
 FULL_SIZE_GOLDEN = Path(__file__).parents[1] / "golden" / FULL_SIZE_CASE / "golden.json"
+MUTATION_OF_TIER = "mutation_of_tier"
 PLANTED = "planted_defect"  # in the name of a file: the native model was made wrong on purpose
 
 
@@ -177,7 +180,7 @@ def whole_table(kinds: Documents) -> str:
 
 
 def tiers_table(kinds: Documents) -> str:
-    """The gate's verdict on each tier, the products that are in fp8, and the fused operations by themselves."""
+    """The gate's verdict on each tier and on defects in it, the products in fp8, and the fused operations."""
     parts = [
         table(
             f"{one['case']}, judged by limits, "
@@ -186,6 +189,15 @@ def tiers_table(kinds: Documents) -> str:
             gate_rows(one),
         )
         for one in kinds.get("tiers", [])
+    ]
+    parts += [
+        table(
+            f"Known defects put into a faster tier, {one['limits_of']}, "
+            + (device(one) if one["environment"]["device"] == "cuda" else machine(one["environment"])),
+            DEFECTS_COLUMNS,
+            [defects_row(one)],
+        )
+        for one in kinds.get(MUTATION_OF_TIER, [])
     ]
     for one in kinds.get("fp8_layers", []):
         columns = (
@@ -326,7 +338,10 @@ def read(paths: Sequence[Path]) -> Documents:
     for path in paths:
         document = json.loads(path.read_text(encoding="utf-8"))
         suite = PLANTED if PLANTED in path.stem else "suite"  # the suite does not know that a defect was planted
-        kinds.setdefault(document.get("kind", suite if "lines" in document else "diff"), []).append(document)
+        kind = document.get("kind", suite if "lines" in document else "diff")
+        if kind == "mutation" and "tier" in document:  # of a faster tier than exact, which alone the score names
+            kind = MUTATION_OF_TIER
+        kinds.setdefault(kind, []).append(document)
     return kinds
 
 

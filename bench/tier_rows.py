@@ -25,6 +25,10 @@ WHOLE_COLUMNS = (
     *("frames from fp32, PSNR dB", "sound from fp32, SNR dB", "frames from official's, PSNR dB"),
     *("sound from official's, SNR dB", "A/V offset, ms"),
 )
+DEFECTS_COLUMNS = (
+    *("tier", "caught", "located", "by outputs alone", "survive", "not reached", "refused", "not judged"),
+    "harmless runs stopped",
+)
 FUSED_COLUMNS = ("operation", "ours, us", "compiled, us", "plain torch, us", "ours, TB/s")
 # Tensors of one stream that each operation reads and writes once: `bench/fused.py`.
 STREAM_TENSORS: Mapping[str, int] = {
@@ -100,6 +104,25 @@ def gate_rows(document: dict[str, Any]) -> Rows:
             )
         )
     return rows
+
+
+def defects_row(score: dict[str, Any]) -> tuple[str, ...]:
+    """The score of a tier as `parity mutate --runner native:TIER --out` saved it, its survivors by name.
+
+    Not judged are defects of cases that have no limits, or no reference, on that device.
+    """
+    survive = [row["id"] for row in score["rows"] if not row["killed"] and not row["equivalent"]]
+    not_judged = [*score.get("without_limits", ()), *score.get("without_reference", ())]
+    stopped = [f"`{row['id']}`" for row in score["benign_rows"] if row["killed"]]
+    return (
+        score["tier"],
+        f"{score['killed']} of {score['defects']}",
+        f"{score['located']} of {score['killed']}",
+        str(score["killed_by_outputs"]),
+        ", ".join(f"`{name}`" for name in survive) or "none",
+        *(str(len(left_out)) for left_out in (score["unreached"], score["refused"], not_judged)),
+        f"{score['false_alarms']} of {score['benign_runs']}" + (f": {', '.join(stopped)}" if stopped else ""),
+    )
 
 
 def whole_rows(document: dict[str, Any]) -> Rows:

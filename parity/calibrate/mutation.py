@@ -43,7 +43,18 @@ ALARM_DRAWS: Final = range(100, 103)  # of harmless runs that must pass; drawn f
 CHANGES: Final = (V2A_OFF, SOFT_PICTURE, KEYFRAME_PICTURE, VIDEO_SKIPS)
 OUTPUTS: Final = ("video_latent", "audio_latent", "video_frames", "audio_waveform")
 MACHINE: Final = (  # what of the environment a score says
-    *("device", "device_name", "cpu", "cpu_capability", "cores", "threads", "torch", "transformers", "ltx-core"),
+    *(
+        "device",
+        "device_name",
+        "driver",
+        "cpu",
+        "cpu_capability",
+        "cores",
+        "threads",
+        "torch",
+        "transformers",
+        "ltx-core",
+    ),
     *("source_hash", "weights_sha256"),
 )
 Say = Callable[[str], None]

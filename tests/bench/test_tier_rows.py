@@ -3,9 +3,11 @@
 from typing import Any
 
 from bench.tier_rows import (
+    DEFECTS_COLUMNS,
     GATE_COLUMNS,
     LADDER_COLUMNS,
     WHOLE_COLUMNS,
+    defects_row,
     fused_rows,
     gate_rows,
     ladder_rows,
@@ -53,6 +55,31 @@ def test_runs_of_another_case_or_of_one_tier_alone_give_no_times() -> None:
     rows = {row[0]: row[1:] for row in ladder_rows(LADDER, [elsewhere, alone])}
     assert rows["exact"][:4] == ("1.00 of exact's", "-", "-", "-")
     assert rows["fast"][:4] == ("-", "-", "-", "-")
+
+
+def test_a_tiers_score_names_what_survives_and_counts_what_was_not_tried() -> None:
+    def tried(name: str, killed: bool, equivalent: bool = False) -> dict[str, Any]:
+        return {"id": name, "killed": killed, "equivalent": equivalent}
+
+    score = {
+        "tier": "fast",
+        "defects": 5,
+        "killed": 3,
+        "located": 2,
+        "killed_by_outputs": 1,
+        "rows": [tried("a", True), tried("b", False), tried("c", False, equivalent=True), tried("d", False)],
+        "unreached": ["e", "f", "g", "h"],
+        "refused": ["i"],
+        "without_limits": ["j", "k", "l", "m", "n"],
+        "without_reference": ["o"],
+        "benign_runs": 11,
+        "false_alarms": 1,
+        "benign_rows": [{"id": "oracle", "killed": True}, {"id": "fast", "killed": False}],
+    }
+    row = ("fast", "3 of 5", "2 of 3", "1", "`b`, `d`", "4", "1", "6", "1 of 11: `oracle`")
+    assert defects_row(score) == row and len(row) == len(DEFECTS_COLUMNS)
+    good = {**score, "rows": [tried("a", True)], "false_alarms": 0, "benign_rows": []}
+    assert (defects_row(good)[4], defects_row(good)[-1]) == ("none", "0 of 11")
 
 
 def test_the_gate_counts_the_limits_that_hold() -> None:

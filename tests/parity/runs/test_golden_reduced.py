@@ -231,9 +231,11 @@ def test_the_goldens_at_full_size_know_the_bits_of_every_tap(release: str, case:
     [
         ("ltx_2.3_distilled_ti2v", 5359),
         ("ltx_2.3_distilled_ti2v_25f", 5359),
+        ("ltx_2.3_distilled_ti2v_25f_no_v2a", 4831),
         ("ltx_2.3_distilled_ti2v_no_v2a", 4831),  # 11 passes with 48 attentions less: 528
         ("ltx_2.3_two_stage_ti2v", 56554),
         ("ltx_2.3_two_stage_ti2v_25f", 56554),
+        ("ltx_2.3_two_stage_ti2v_25f_no_v2a", 52090),
         ("ltx_2.3_two_stage_ti2v_no_v2a", 52090),  # 30 steps of 3 passes and 3 of one: 4464
         ("ltx_2.3_two_stage_hq_ti2v_25f", 45392),
     ],
