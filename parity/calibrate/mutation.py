@@ -212,7 +212,7 @@ class MutationRun:
         return grounds_of(variant.change(self._case), self._case, self._registry, self.environment)
 
     def _left_out(self, variant: Variant) -> Literal["without_reference", "without_limits"] | None:
-        """Why a case cannot be judged here, if it cannot.
+        """The reason for which a case cannot be judged here; None if it can.
 
         Without reference: it is of another release, and its golden, which alone could stand for official code, is of
         other weights. Without limits: it is of another pipeline and has no limits of its own on this device; those of
