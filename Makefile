@@ -10,6 +10,7 @@
 # SEED         of the damage that hostile does.
 # ENGINES      folder of the environments that test-engines builds, one an engine.
 # EXECUTOR     of matrix: ray, or local; MATRIX_STORE is where its runs go and official ones are found again.
+# MATRIX       file of matrix: matrix/tiny.toml, or matrix/ladder.toml.
 # COMFYUI_ROOT a checkout of ComfyUI with Lightricks' nodes in it, for test-engines (docs/engines.md).
 # INTERPRETER  use this interpreter as it is and make no .venv at all (a box without network that has everything).
 
@@ -21,6 +22,7 @@ ENGINES ?= build/engines
 SEED ?= 0
 COMFYUI_ROOT ?=
 EXECUTOR ?= ray
+MATRIX ?= matrix/tiny.toml
 MATRIX_STORE ?= $(CURDIR)/build/store
 
 ifdef INTERPRETER
@@ -99,7 +101,7 @@ parity: $(WEIGHTS)/ltx-2.3.safetensors ## The main job: official and native on a
 
 # Engines of test-engines are in it where their variables name interpreters (matrix/tiny.toml).
 matrix: $(STAMP) ## The tiny cases by native, diffusers and engines that are here, as rows on a Ray of this machine: the grid
-	PARITY_STORE=$(MATRIX_STORE) $(PARITY) matrix matrix/tiny.toml --executor $(EXECUTOR) --out build/matrix --replace
+	PARITY_STORE=$(MATRIX_STORE) $(PARITY) matrix $(MATRIX) --executor $(EXECUTOR) --out build/matrix --replace
 
 gate: gate-installed gate-stages gate-releases gate-release-stages gate-saved ## All tiny cases, judged against the recorded goldens as well; CI reads its exit code
 

@@ -158,9 +158,10 @@ def ladder_table(kinds: Documents) -> str:
     return "\n".join(
         table(
             f"Native's tiers: whole runs, and the guided x0 of a step held to the same step in fp32 (worst of steps "
-            f"{', '.join(one['error']['exact']['video'])}), {one['case']} on one {device(one)}",
+            f"{', '.join(one['error']['exact']['video'])}); frames, sound and limits beside the golden, which an H100 "
+            f"made; {one['case']} on one {device(one)}",
             LADDER_COLUMNS,
-            ladder_rows(one, kinds.get("samples", [])),
+            ladder_rows(one, kinds.get("samples", []), kinds.get("tiers", [])),
         )
         for one in kinds.get("ladder", [])
     )

@@ -18,6 +18,7 @@ WORDS: Mapping[str, str] = {
 LADDER_COLUMNS = (
     *("tier", "step, s", "official's / its", "end to end, s", "peak, GiB"),
     *("error of x0, video", "times official's", "error of x0, audio", "times official's"),
+    *("frames PSNR, sound SNR, dB; A/V offset, ms", "limits that hold"),
 )
 GATE_COLUMNS = ("tier", "verdict", "limits that hold", "worst use of a limit", "PSNR, dB", "SNR, dB", "A/V offset, ms")
 WHOLE_COLUMNS = (
@@ -26,7 +27,7 @@ WHOLE_COLUMNS = (
     *("sound from official's, SNR dB", "A/V offset, ms"),
 )
 DEFECTS_COLUMNS = (
-    *("tier", "caught", "located", "by outputs alone", "survive", "not reached", "refused", "not judged"),
+    *("tier", "caught", "located", "by outputs alone", "survive", "equivalent", "not reached", "refused", "not judged"),
     "harmless runs stopped",
 )
 FUSED_COLUMNS = ("operation", "ours, us", "compiled, us", "plain torch, us", "ours, TB/s")
@@ -41,8 +42,13 @@ STREAM_TENSORS: Mapping[str, int] = {
 }
 
 
-def ladder_rows(ladder: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Rows:
+def ladder_rows(
+    ladder: dict[str, Any], samples: Sequence[dict[str, Any]], judged: Sequence[dict[str, Any]] = ()
+) -> Rows:
     """Each tier of a ladder, with the times of whole runs by turns where there are some of the same case.
+
+    So with the gate's word on a whole run of it: `judged` are files of `bench/tiers.py`, and one of the same case and
+    device is taken.
 
     Times come from one file each, since ratios hold within one run alone; official has the error of the exact tier,
     whose bits are its own.
@@ -52,6 +58,13 @@ def ladder_rows(ladder: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Ro
     for run in runs:
         by_tier.setdefault(run["tier"] if run["runner"] == "native" else run["runner"], []).append(run["times"])
     official = _step_s(by_tier["official"]) if "official" in by_tier else None
+    same = (ladder["case"], ladder["environment"]["device_name"])
+    before_gate = {
+        tier: of
+        for one in judged
+        if (one["case"], one["environment"].get("device_name")) == same
+        for tier, of in one["tiers"].items()
+    }
     rows: Rows = []
     for tier, words in WORDS.items():
         times, errors = by_tier.get(tier), ladder["error"].get("exact" if tier == "official" else tier)
@@ -66,7 +79,9 @@ def ladder_rows(ladder: dict[str, Any], samples: Sequence[dict[str, Any]]) -> Ro
         elif tier in ladder["step_s"]:
             alone = statistics.median(ladder["step_s"][tier]) / statistics.median(ladder["step_s"]["exact"])
             whole = (f"{alone:.2f} of exact's", "-", "-", "-")
-        rows.append((words, *whole, *_error_cells(errors, ladder["error"]["exact"])))
+        rows.append(
+            (words, *whole, *_error_cells(errors, ladder["error"]["exact"]), *_gate_cells(before_gate.get(tier)))
+        )
     return rows
 
 
@@ -85,6 +100,15 @@ def _error_cells(errors: dict[str, dict[str, float]], own: dict[str, dict[str, f
         multiple = max(error / own[modality][step] for step, error in errors[modality].items())
         cells += [f"{worst:.4f}", f"{multiple:.2f}"]
     return tuple(cells)
+
+
+def _gate_cells(of: dict[str, Any] | None) -> tuple[str, str]:
+    if of is None:
+        return "-", "-"
+    frames, sound, offset = (
+        f"{float(of['values'][name]):.1f}" for name in ("frames.psnr_db.min", "audio.snr_db.min", "av.offset_ms.abs")
+    )
+    return f"{frames}, {sound}; {offset}", f"{of['limits'] - len(of['failed'])} of {of['limits']}"
 
 
 def gate_rows(document: dict[str, Any]) -> Rows:
@@ -109,7 +133,8 @@ def gate_rows(document: dict[str, Any]) -> Rows:
 def defects_row(score: dict[str, Any]) -> tuple[str, ...]:
     """The score of a tier as `parity mutate --runner native:TIER --out` saved it, its survivors by name.
 
-    Not judged are defects of cases that have no limits, or no reference, on that device.
+    Equivalent are those that the oracle takes for none. Not judged are defects of cases that have no limits, or no
+    reference, on that device.
     """
     survive = [row["id"] for row in score["rows"] if not row["killed"] and not row["equivalent"]]
     not_judged = [*score.get("without_limits", ()), *score.get("without_reference", ())]
@@ -120,7 +145,7 @@ def defects_row(score: dict[str, Any]) -> tuple[str, ...]:
         f"{score['located']} of {score['killed']}",
         str(score["killed_by_outputs"]),
         ", ".join(f"`{name}`" for name in survive) or "none",
-        *(str(len(left_out)) for left_out in (score["unreached"], score["refused"], not_judged)),
+        *(str(len(of)) for of in (score["equivalents"], score["unreached"], score["refused"], not_judged)),
         f"{score['false_alarms']} of {score['benign_runs']}" + (f": {', '.join(stopped)}" if stopped else ""),
     )
 

@@ -15,7 +15,7 @@ import torch
 from gpu import header, options
 
 from parity.judge.gate import gate
-from parity.judge.verdict import MetricRow, Verdict
+from parity.judge.verdict import Verdict
 from parity.runs.execute import device_named, run_to_folder, writing_trace
 from parity.runs.folder import Run, read_run
 from parity.runs.golden import find_case, golden_of, has_golden
@@ -46,8 +46,8 @@ def verdict_on(tier: str, case: Case, weights: Weights, device: torch.device, re
 
 def kept(verdict: Verdict) -> dict[str, Any]:
     """The part of a verdict that is kept."""
-    # A limit of zero that is met counts as used up.
-    worst: MetricRow = max(verdict.rows, key=lambda row: 0.0 if row.value == 0 else row.used)
+    worst = verdict.most_used()
+    assert worst is not None, "a comparison by limits has metrics"
     return {
         "outcome": verdict.outcome,
         "limits": len(verdict.rows),

@@ -59,6 +59,7 @@ class Row(Strict, frozen=True, kw_only=True):
     perf: bool
     taps: str
     reports: Reports
+    oracle: bool = False  # the official code in fp32 as well, which every engine is held to
     code: str  # hash of the sources of `runners`: a box that has others is refused
     project: StoreEntry | None = None  # list of a project's limits, goldens and baselines; None is what ships
 
@@ -91,7 +92,26 @@ class Reference(Strict, frozen=True, kw_only=True):
     reused: bool  # it was there already, of this very environment
     times_s: tuple[float, ...]  # end to end, of runs whose taps were recorded
     release: str
+    peak_bytes: int = 0
     untapped_s: tuple[float, ...] = ()  # the same of runs that were made to be timed
+
+
+class Rung(Strict, frozen=True, kw_only=True):
+    """One engine's step of the ladder: what became of its outputs. None is what was not measured."""
+
+    by_bits: bool  # judged by equality, not by limits
+    judged: int  # metrics; 0 where nothing could be
+    held: int  # of them within their limits
+    most_used: str = ""  # the metric that uses most of its limit
+    used: float | None = None  # of that limit
+    frames_equal: bool = False
+    sound_equal: bool = False
+    frames_psnr_db: float | None = None  # of the worst frame; None where all are equal
+    sound_snr_db: float | None = None  # of the worst channel; None where all are equal
+    av_offset_ms: float | None = None
+    # Distance of the final latent from the official run in fp32, over the distance of the official run as it is.
+    video_from_fp32: float | None = None
+    audio_from_fp32: float | None = None
 
 
 class Cell(Strict, frozen=True, kw_only=True):
@@ -109,6 +129,7 @@ class Cell(Strict, frozen=True, kw_only=True):
     speed_ratio: float | None = None  # median of the reference's times over that of its own: above 1 is faster
     peak_bytes: int = 0
     same_bits_again: bool | None = None  # whether all repeats have the bits of the first; None without repeats
+    rung: Rung | None = None  # of one that was compared
     perf: str = ""  # outcome beside the baseline, where that was asked for
     files: dict[str, StoreEntry] = msgspec.field(default_factory=dict)  # of its run's folder
     numbers: StoreEntry | None = None  # the comparison, as `parity gate --numbers` judges it again

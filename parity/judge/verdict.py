@@ -100,6 +100,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """The rows that count against parity."""
         return tuple(row for row in self.rows if row.failed)
 
+    def most_used(self) -> MetricRow | None:
+        """The row that uses most of its limit; None without rows. A limit of zero that is met is not used."""
+        return max(self.rows, key=lambda row: 0.0 if row.value == 0 else row.used, default=None)
+
 
 def gate_exit_code(*codes: int) -> int:
     """One exit code for several verdicts: a known failure (1) outweighs what could not be judged (2), that a pass."""

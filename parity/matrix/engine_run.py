@@ -41,13 +41,14 @@ def make_run(
     out: Path,
     *,
     timed: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Run:
     """Run a case with an engine and leave a run folder, with its taps if it has any and is not made to be timed.
 
     Raises: ParityError as the runner does.
     """
     name, tier = runner_and_tier(engine.runner)
-    options = RunOptions(device=device, tier=tier, engine=engine.options)
+    options = RunOptions(device=device, dtype=dtype, tier=tier, engine=engine.options)
     official_root = Path(row.official.root) if name == "official" and row.official is not None else None
     engine_root = Path(engine.engine_root) if engine.engine_root else None
     if engine.source:

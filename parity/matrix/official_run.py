@@ -37,6 +37,7 @@ class OfficialRecord(Strict, frozen=True, kw_only=True):
 
     files: dict[str, StoreEntry]
     times_s: tuple[float, ...]  # end to end, of runs whose taps were recorded
+    peak_bytes: int = 0
     untapped_s: tuple[float, ...] = ()  # the same of runs that were made to be timed
 
 
@@ -98,7 +99,11 @@ class OfficialRun:
 
         Raises: RunError if the store does not take it.
         """
-        record = OfficialRecord(files=stored_run(run, self._store), times_s=(run.manifest.end_to_end_s,))
+        record = OfficialRecord(
+            files=stored_run(run, self._store),
+            times_s=(run.manifest.end_to_end_s,),
+            peak_bytes=run.manifest.peak_bytes,
+        )
         try:
             self._require_wanted(run)
         except RunError:  # it changed its environment while it ran: good here, and never found again
@@ -110,6 +115,7 @@ class OfficialRun:
         tapped, plain = reference.times_s, reference.untapped_s
         record = OfficialRecord(
             files=reference.files,
+            peak_bytes=reference.peak_bytes,
             times_s=tapped if untapped else (*tapped, *more_s),
             untapped_s=(*plain, *more_s) if untapped else plain,
         )
@@ -126,6 +132,7 @@ class OfficialRun:
             reused=reused,
             times_s=record.times_s,
             untapped_s=record.untapped_s,
+            peak_bytes=record.peak_bytes,
             release=self._case.reference,
         )
 

@@ -77,6 +77,7 @@ def plan_matrix(path: Path, store: Store) -> MatrixPlan:
             engines=engines[case.id],
             repeats=file.repeats,
             isolate=file.isolate,
+            oracle=file.oracle,
             perf=file.perf,
             taps=file.taps,
             reports=file.reports,

@@ -23,6 +23,7 @@ from parity.judge.timed import judge_timed, timed_run
 from parity.judge.verdict import Verdict, gate_exit_code
 from parity.matrix.brought import bring_case, bring_project, bring_weights
 from parity.matrix.engine_run import make_run, official_as_engine
+from parity.matrix.ladder import rung_of
 from parity.matrix.official_run import OfficialRun, stored_run
 from parity.report.explanation import first_place
 from parity.report.page import write_page
@@ -67,6 +68,15 @@ class _EngineRuns:
     failed: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Against:
+    """The official run that engines are held to, with what is known of it, and the same in fp32 if that is wanted."""
+
+    run: Run
+    made: Reference
+    oracle: Run | None
+
+
 def record_name(run: str, key: str) -> str:
     """The name of the record that a row leaves in the store."""
     return f"rows/{run}/{key}"
@@ -86,7 +96,10 @@ def run_row(request: dict[str, Any], place: Path) -> dict[str, Any]:
     device = device_named(row.device.device)
     weights = bring_weights(row, store, device)
     reference, made, engines = _run_all(row, case, weights, device, store, place)
-    cells = tuple(_judged(row, one, case, weights, device, (reference, made), store, place) for one in engines)
+    against = _Against(
+        run=reference, made=made, oracle=_in_fp32(row, case, weights, device, place) if row.oracle else None
+    )
+    cells = tuple(_judged(row, one, case, weights, device, against, store, place) for one in engines)
     environment = reference.manifest.environment
     result = RowResult(
         key=row.key,
@@ -138,18 +151,31 @@ def _run_all(
     return reference, found, engines
 
 
+def _in_fp32(
+    row: Row, case: Case, weights: WeightsFolder | ForgedWeights, device: torch.device, place: Path
+) -> Run | None:
+    """The official run in fp32, of nothing but outputs; None of weights kept in e4m3, which have none.
+
+    Raises: ParityError if it cannot be made: twice the memory is wanted.
+    """
+    if case.quantization is not None:
+        return None
+    code = official_as_engine(row)
+    return make_run(row, code, case, weights, device, place / "official_fp32", timed=True, dtype=torch.float32)
+
+
 def _judged(
     row: Row,
     one: _EngineRuns,
     case: Case,
     weights: WeightsFolder | ForgedWeights,
     device: torch.device,
-    against: tuple[Run, Reference],
+    against: _Against,
     store: Store,
     place: Path,
 ) -> Cell:
     """The cell of an engine: compared, judged, explained, and put into the store."""
-    reference, made = against
+    reference, made = against.run, against.made
     if one.failed:
         return Cell(engine=one.engine.label, code=2, why=one.failed)
     first, clocked = one.runs[0], one.runs[1:] if row.perf else one.runs
@@ -177,6 +203,7 @@ def _judged(
         times_s=times_s,
         speed_ratio=statistics.median(of_reference_s) / statistics.median(times_s) if all(times_s) else None,
         peak_bytes=first.manifest.peak_bytes,
+        rung=rung_of(line, reference, first, against.oracle),
         same_bits_again=_same_bits(one.runs),
         perf=perf,
         files=files,

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from parity.fleet.grid import Grid, GridRow
 from parity.fleet.row import Cell, RowResult, RowState
+from parity.report.ladder import COLUMNS, ladder_rows
 from parity.report.markdown import escaped
 from parity.report.terminal import Terminal
 from runners.printable import printable
@@ -111,9 +112,8 @@ def draw_grid(console: Terminal, grid: Grid) -> None:
 
 def grid_markdown(grid: Grid) -> str:
     """The grid as a Markdown summary."""
-    heads = columns(grid)
-    lines = [heads, ("---",) * len(heads), *(tuple(map(escaped, cells_of(grid, row))) for row in grid.rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = _markdown_table(columns(grid), [cells_of(grid, row) for row in grid.rows])
+    steps = ladder_rows(grid)
     said = reasons(grid)
     listed = [f"- {escaped(text)}" for text in [*notes(grid), *said[:MOST_REASONS]]]
     if (more := len(said) - MOST_REASONS) > 0:
@@ -122,9 +122,15 @@ def grid_markdown(grid: Grid) -> str:
         f"### {escaped(headline(grid))}",
         f"Matrix {escaped(grid.name)}.",
         table,
+        *(["#### Ladder", _markdown_table(COLUMNS, steps)] if steps else []),
         *(["\n".join(listed)] if listed else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ("---",) * len(heads), *(tuple(map(escaped, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def grid_document(grid: Grid) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from parity.fleet.grid import Grid, GridRow
+from parity.report.ladder import COLUMNS, ladder_rows
 from parity.report.matrix import WORDS, cells_of, code_at, columns, headline, notes, reasons
 from parity.report.page_html import Html, Node, cell, table, tag
 
@@ -30,11 +31,14 @@ def matrix_page(grid: Grid, pages: Mapping[tuple[str, str], str]) -> str:
         pages: where the page of a cell lies, relative to this one, by the key of its row and its engine.
     """
     rows = [_row(grid, row, pages) for row in grid.rows]
+    steps = [tag("tr", {}, [cell(*pair) for pair in zip(COLUMNS, line, strict=True)]) for line in ladder_rows(grid)]
     said: list[Node] = [tag("li", {}, text) for text in [*notes(grid), *reasons(grid)]]
     body = [
         tag("h1", {}, headline(grid)),
         tag("p", {}, f"Matrix {grid.name}, begun {grid.created_utc}. A cell links to the page of its run."),
         table(columns(grid), rows),
+        tag("h2", {}, "Ladder") if steps else None,
+        table(COLUMNS, steps) if steps else None,
         tag("h2", {}, "What keeps cells from parity") if said else None,
         tag("ul", {}, said) if said else None,
     ]

@@ -196,6 +196,7 @@ def test_defects_in_a_faster_tier_are_none_of_those_that_the_gate_catches_in_the
     assert kinds[table.MUTATION_OF_TIER] and not any("tier" in one for one in kinds["mutation"])
     text = table.tiers_table({table.MUTATION_OF_TIER: kinds[table.MUTATION_OF_TIER]})
     assert "**Known defects put into a faster tier, tiny_ti2v, NVIDIA H200" in text and "| fast | 75 of 80 |" in text
+    assert "| fast | 105 of 105 | 104 of 105 | 104 | none | 5 |" in text
 
 
 def test_the_page_of_measurements_is_what_the_files_say(kinds: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ def errors(video: float, audio: float) -> dict[str, dict[str, float]]:
 
 LADDER: dict[str, Any] = {
     "case": "a_case",
+    "environment": {"device_name": "a GPU"},
     "error": {"exact": errors(0.01, 0.02), "other_kernel": errors(0.015, 0.02), "fast": errors(0.005, 0.01)},
     "step_s": {"exact": [2.0, 4.0, 3.0], "other_kernel": [3.6]},
 }
@@ -41,12 +42,27 @@ SAMPLES = {"runs": [run("official", "exact", 3.0), run("native", "exact", 2.0), 
 
 def test_a_ladder_takes_times_from_runs_by_turns_and_errors_in_multiples_of_the_official_code() -> None:
     rows = {row[0]: row[1:] for row in ladder_rows(LADDER, [SAMPLES])}
-    assert rows["official 1.0.0"] == ("3.000", "1.00", "30.0", "3.0", "0.0200", "1.00", "0.0400", "1.00")
-    assert rows["exact"] == ("2.000", "1.50", "20.0", "3.0", "0.0200", "1.00", "0.0400", "1.00")
-    assert rows["fast"] == ("1.500", "2.00", "15.0", "3.0", "0.0100", "0.50", "0.0200", "0.50")
+    unjudged = ("-", "-")
+    assert rows["official 1.0.0"] == ("3.000", "1.00", "30.0", "3.0", "0.0200", "1.00", "0.0400", "1.00", *unjudged)
+    assert rows["exact"] == ("2.000", "1.50", "20.0", "3.0", "0.0200", "1.00", "0.0400", "1.00", *unjudged)
+    assert rows["fast"] == ("1.500", "2.00", "15.0", "3.0", "0.0100", "0.50", "0.0200", "0.50", *unjudged)
     other = rows["exact, another attention kernel"]
-    assert other == ("1.20 of exact's", "-", "-", "-", "0.0300", "1.50", "0.0400", "1.00")
+    assert other == ("1.20 of exact's", "-", "-", "-", "0.0300", "1.50", "0.0400", "1.00", *unjudged)
     assert all(len(row) + 1 == len(LADDER_COLUMNS) for row in rows.values())
+
+
+def test_a_ladder_takes_the_gates_word_on_the_same_case_and_device() -> None:
+    values = {"frames.psnr_db.min": 45.68, "audio.snr_db.min": "inf", "av.offset_ms.abs": 10.0}
+    word = {"limits": 100, "failed": ["x", "y", "z"], "values": values}
+    better = {"limits": 100, "failed": [], "values": values}
+    here = {"case": "a_case", "environment": {"device_name": "a GPU"}, "tiers": {"fast": word}}
+    others = [
+        {**here, "case": "another", "tiers": {"fast": better, "exact": better}},
+        {**here, "environment": {"device": "cpu"}, "tiers": {"fast": better, "exact": better}},
+    ]
+    rows = {row[0]: row for row in ladder_rows(LADDER, [SAMPLES], [here, *others])}
+    assert rows["fast"][-2:] == ("45.7, inf; 10.0", "97 of 100")
+    assert rows["exact"][-2:] == rows["official 1.0.0"][-2:] == ("-", "-")
 
 
 def test_runs_of_another_case_or_of_one_tier_alone_give_no_times() -> None:
@@ -68,6 +84,7 @@ def test_a_tiers_score_names_what_survives_and_counts_what_was_not_tried() -> No
         "located": 2,
         "killed_by_outputs": 1,
         "rows": [tried("a", True), tried("b", False), tried("c", False, equivalent=True), tried("d", False)],
+        "equivalents": ["c", "p"],
         "unreached": ["e", "f", "g", "h"],
         "refused": ["i"],
         "without_limits": ["j", "k", "l", "m", "n"],
@@ -76,7 +93,7 @@ def test_a_tiers_score_names_what_survives_and_counts_what_was_not_tried() -> No
         "false_alarms": 1,
         "benign_rows": [{"id": "oracle", "killed": True}, {"id": "fast", "killed": False}],
     }
-    row = ("fast", "3 of 5", "2 of 3", "1", "`b`, `d`", "4", "1", "6", "1 of 11: `oracle`")
+    row = ("fast", "3 of 5", "2 of 3", "1", "`b`, `d`", "2", "4", "1", "6", "1 of 11: `oracle`")
     assert defects_row(score) == row and len(row) == len(DEFECTS_COLUMNS)
     good = {**score, "rows": [tried("a", True)], "false_alarms": 0, "benign_rows": []}
     assert (defects_row(good)[4], defects_row(good)[-1]) == ("none", "0 of 11")
