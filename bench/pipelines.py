@@ -25,7 +25,7 @@ from parity.diff.metric import BIT_EQUALITIES
 from parity.report.suite import SuiteLine
 from parity.runs.environment import fingerprint
 from parity.runs.golden import find_case
-from parity.suite.plan import OfficialCheckout, SuitePlan, TimeLeft, checkout_at
+from parity.suite.plan import OfficialCheckout, SuitePlan, checkout_at
 from parity.suite.suite import Suite
 from parity.trace.atomic import write_json_atomic
 from runners.case import Case
@@ -87,14 +87,7 @@ def compared(case: Case, weights: Path, checkout: OfficialCheckout | None, folde
         folder=folder,
         device=CPU,
         taps="*",
-        replace=False,
-        resume=False,
-        golden=False,
-        isolate=(),
-        steps={},
         checkout=checkout,
-        left=TimeLeft(None),
-        report=None,
         progress=lambda _: nullcontext(Quiet()),
         say=lambda _: None,
     )

@@ -34,7 +34,7 @@ def demo(
 
     from parity.report.suite import draw_suite, suite_code
     from parity.runs.golden import find_case
-    from parity.suite.plan import SuitePlan, TimeLeft
+    from parity.suite.plan import SuitePlan
     from parity.suite.suite import Suite
     from runners.forge.make import forge
     from runners.weights import WeightsFolder
@@ -51,14 +51,6 @@ def demo(
         folder=folder / "runs",
         device=cpu,
         taps="*",
-        replace=False,
-        resume=False,
-        golden=False,
-        isolate=(),
-        steps={},
-        checkout=None,
-        left=TimeLeft(None),
-        report=None,
         progress=partial(progress_of, quiet=quiet),
         say=out.print,
     )

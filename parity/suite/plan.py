@@ -55,16 +55,16 @@ class SuitePlan:
     folder: Path  # for runs, CASE/official and CASE/native
     device: torch.device
     taps: str | None  # pattern of the taps to record and compare
-    replace: bool  # runs in that folder that no suite has made
-    resume: bool  # keep runs that are whole and of the same request
-    golden: bool  # judge against the recorded goldens, too
-    isolate: Collection[str]  # ids of cases to isolate whether their limits ask for it or not
-    steps: Mapping[str, Sequence[int]]  # denoising steps to isolate, of each case that can be
-    checkout: OfficialCheckout | None
-    left: TimeLeft
-    report: Path | None  # folder for the table
     progress: Callable[[str], AbstractContextManager[Progress]]  # a listener for each run, by its title
     say: Callable[[str], None]
+    replace: bool = False  # runs in that folder that no suite has made
+    resume: bool = False  # keep runs that are whole and of the same request
+    golden: bool = False  # judge against the recorded goldens, too
+    isolate: Collection[str] = ()  # ids of cases to isolate whether their limits ask for it or not
+    steps: Mapping[str, Sequence[int]] = field(default_factory=dict)  # denoising steps to isolate, of each case
+    checkout: OfficialCheckout | None = None
+    left: TimeLeft = field(default_factory=lambda: TimeLeft(None))
+    report: Path | None = None  # folder for the table
 
     def code_of(self, case: Case) -> OfficialCheckout | None:
         """The official code of a case, if it is not what is installed."""

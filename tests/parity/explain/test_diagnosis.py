@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from parity.calibrate.amplify import amplify
@@ -26,10 +24,9 @@ from runners.case import Case
 from runners.catalogue import open_runner
 from runners.clock import Quiet
 from runners.errors import ConfigError, RunError
-from runners.ltx23.attention import Attention
-from runners.ltx23.transformer import Skips, Transformer
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
+from tests.parity.model_changes import audio_positions_doubled, perturbed_one_late, video_keys_not_normed
 
 pytestmark = pytest.mark.slow
 
@@ -55,36 +52,6 @@ def record(
 @pytest.fixture(scope="module")
 def official(record: Record) -> Run:
     return record("official")
-
-
-def audio_positions_doubled() -> AbstractContextManager[Any]:
-    """The audio stream's scale does not reach its cross-modal positions."""
-    original = Transformer.rotary_tables
-
-    def tables(self: Transformer, video: Tensor, audio: Tensor, dtype: torch.dtype) -> Any:
-        right, wrong = original(self, video, audio, dtype), original(self, video, 2 * audio, dtype)
-        return replace(right, audio=replace(right.audio, cross=wrong.audio.cross))
-
-    return patch.object(Transformer, "rotary_tables", tables)
-
-
-def perturbed_one_late() -> AbstractContextManager[Any]:
-    """The perturbed pass perturbs the block after the one it was told to."""
-    original = Skips.at
-    return patch.object(Skips, "at", lambda self, block: original(self, block - 1) if block else original(self, 99))
-
-
-def video_keys_not_normed() -> AbstractContextManager[Any]:
-    """Keys of video's self-attention in block 1 get another epsilon in their norm."""
-    original = Transformer.__init__
-
-    def made(self: Transformer, *args: Any) -> None:
-        original(self, *args)
-        attention = self.transformer_blocks[1].attn1
-        assert isinstance(attention, Attention)
-        attention.k_norm.eps = 10.0
-
-    return patch.object(Transformer, "__init__", made)
 
 
 def roots(found: Explanation) -> set[str]:
@@ -137,7 +104,7 @@ def test_a_run_without_taps_is_left_to_itself(
         # The micro case perturbs block 0 of audio and block 1 of video.
         (perturbed_one_late, {"denoise/000/perturbed/block/00/audio/self_attn"}, "which blocks are perturbed"),
         (
-            video_keys_not_normed,
+            partial(video_keys_not_normed, 1),
             # Not in the perturbed pass, whose block 1 has no keys; there video departs once it has inherited it.
             {f"denoise/000/{name}/block/01/video/self_attn" for name in ("cond", "uncond", "isolated")},
             "queries' and keys' norm",
@@ -161,7 +128,7 @@ def test_a_defect_is_found_where_it_is(
 
 
 def test_a_partial_trace_leads_to_the_first_recorded_taps(record: Record, official: Run) -> None:
-    with video_keys_not_normed():
+    with video_keys_not_normed(1):
         broken = record("native", "denoise/*/out")
     assert roots(diagnose(official, broken)) == {
         f"denoise/000/{name}/block/01/{stream}/out"

@@ -26,7 +26,6 @@ from runners.case import Case
 from runners.clock import STAGES, Quiet
 from runners.errors import CheckpointError, ConfigError
 from runners.ltx23 import attention, pipeline
-from runners.ltx23.attention import Attention
 from runners.ltx23.connectors import TextConnectors
 from runners.ltx23.euler import euler_step
 from runners.ltx23.guidance import combine
@@ -37,6 +36,7 @@ from runners.ltx23.transformer import Skips, Transformer
 from runners.official.lockstep import SharedTensors
 from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
+from tests.parity.model_changes import audio_positions_doubled, perturbed_one_late, video_keys_not_normed
 
 pytestmark = pytest.mark.slow
 
@@ -226,33 +226,6 @@ def test_floor_and_oracle_stand_beside_a_block(measure: Measure) -> None:
     assert max(row.harmless or 0 for row in found.rows) > 1e-4
 
 
-def positions_of_audio_doubled() -> AbstractContextManager[Any]:
-    original = Transformer.rotary_tables
-
-    def tables(self: Transformer, video: Tensor, audio: Tensor, dtype: torch.dtype) -> Any:
-        right, wrong = original(self, video, audio, dtype), original(self, video, 2 * audio, dtype)
-        return replace(right, audio=replace(right.audio, cross=wrong.audio.cross))
-
-    return patch.object(Transformer, "rotary_tables", tables)
-
-
-def perturbed_one_late() -> AbstractContextManager[Any]:
-    original = Skips.at
-    return patch.object(Skips, "at", lambda self, block: original(self, block - 1) if block else original(self, 99))
-
-
-def keys_of_block_0_not_normed() -> AbstractContextManager[Any]:
-    original = Transformer.__init__
-
-    def made(self: Transformer, *args: Any) -> None:
-        original(self, *args)
-        attention = self.transformer_blocks[0].attn1
-        assert isinstance(attention, Attention)
-        attention.k_norm.eps = 10.0
-
-    return patch.object(Transformer, "__init__", made)
-
-
 def cfg_scale_one_too_large() -> AbstractContextManager[Any]:
     def combined(guider: Any, *passes: Any, in_fp32: bool) -> Tensor:
         guided: Tensor = cast(Any, combine)(
@@ -273,12 +246,12 @@ PASSES = ("cond", "uncond", "perturbed", "isolated")
 @pytest.mark.parametrize(
     ("defect", "wanted"),
     [
-        (positions_of_audio_doubled, {f"denoise/001/{name}/rotary/audio/cross" for name in PASSES}),
+        (audio_positions_doubled, {f"denoise/001/{name}/rotary/audio/cross" for name in PASSES}),
         (
             perturbed_one_late,  # the micro case perturbs block 0 of audio and block 1 of video
             {f"denoise/001/perturbed/block/{tail}/self_attn" for tail in ("00/audio", "01/audio", "01/video")},
         ),
-        (keys_of_block_0_not_normed, {f"denoise/001/{name}/block/00/video/self_attn" for name in PASSES}),
+        (partial(video_keys_not_normed, 0), {f"denoise/001/{name}/block/00/video/self_attn" for name in PASSES}),
         (cfg_scale_one_too_large, {f"denoise/001/guided/{stream}" for stream in ("video", "audio")}),
         (euler_steps_short, {f"denoise/001/latent/{stream}" for stream in ("video", "audio")}),
     ],
