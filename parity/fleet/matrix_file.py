@@ -132,7 +132,7 @@ class MatrixFile(Strict, frozen=True, kw_only=True):
     official: tuple[OfficialEntry, ...] = ()
     repeats: int = 1  # runs of each runner, by turns; times are their median
     isolate: bool = False  # what each part of native's exact tier adds by itself, judged as well
-    oracle: bool = False  # the official code in fp32 as well: how far from it each engine ends
+    oracle: bool = False  # native in fp32 as well: how far from it each engine ends
     perf: bool = False  # hold times to the baselines of the machine
     taps: str = "*"  # pattern of those to record and compare; "" records none
     reports: Reports = "all"  # pages for every cell, or for those that are no parity

@@ -59,7 +59,7 @@ class Row(Strict, frozen=True, kw_only=True):
     perf: bool
     taps: str
     reports: Reports
-    oracle: bool = False  # the official code in fp32 as well, which every engine is held to
+    oracle: bool = False  # native in fp32 as well, which every engine is held to
     code: str  # hash of the sources of `runners`: a box that has others is refused
     project: StoreEntry | None = None  # list of a project's limits, goldens and baselines; None is what ships
 
@@ -109,7 +109,7 @@ class Rung(Strict, frozen=True, kw_only=True):
     frames_psnr_db: float | None = None  # of the worst frame; None where all are equal
     sound_snr_db: float | None = None  # of the worst channel; None where all are equal
     av_offset_ms: float | None = None
-    # Distance of the final latent from the official run in fp32, over the distance of the official run as it is.
+    # Distance of the final latent from that of the oracle in fp32, over the distance of the official run.
     video_from_fp32: float | None = None
     audio_from_fp32: float | None = None
 

@@ -1,10 +1,9 @@
 """One engine's step of a row's ladder: its verdict and outputs in numbers, and how far from fp32 it ends.
 
-Different is not worse. So where a matrix asks for it, the official code runs a row's case in fp32 as well, and the
-final latents of every engine are held to that run, as multiples of the distance that the official code itself is away
-in its own dtype (`parity.explain.oracle`): below 1, an engine is nearer to the truth than the reference.
-What a release rounds on purpose, as 1.0.0 does video positions, fp32 does not: that moves all away from it alike, so
-that ratios lie nearer to 1 than those of single steps held to the same inputs (`bench/ladder.py`).
+Different is not worse. So where a matrix asks for it, native, whose bits are the official ones, runs a row's case in
+fp32 as well, with what the release rounds on purpose rounded (`parity.calibrate.harmless.oracle_at`), and the final
+latents of every engine are held to that run, as multiples of the distance that the official code itself is away in its
+own dtype (`parity.explain.oracle`): below 1, an engine is nearer to the truth than the reference.
 """
 
 import math
@@ -26,7 +25,7 @@ def rung_of(line: SuiteLine, reference: Run, candidate: Run, oracle: Run | None)
         line: the comparison of the two runs, judged.
         reference: the official run.
         candidate: the engine's run.
-        oracle: the official run in fp32, if there is one.
+        oracle: native's run in fp32, if there is one.
     """
     metrics = line.found.metrics
     verdict = line.verdict if isinstance(line.verdict, Verdict) else None

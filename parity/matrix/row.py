@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import torch
 
+from parity.calibrate.harmless import oracle_at
 from parity.diff.isolated import bound_runs
 from parity.explain.explanation import Explanation
 from parity.fleet.row import Cell, EngineOfRow, Reference, Row, RowResult
@@ -70,7 +71,7 @@ class _EngineRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class _Against:
-    """The official run that engines are held to, with what is known of it, and the same in fp32 if that is wanted."""
+    """The official run that engines are held to, with what is known of it, and the oracle's if that is wanted."""
 
     run: Run
     made: Reference
@@ -97,7 +98,7 @@ def run_row(request: dict[str, Any], place: Path) -> dict[str, Any]:
     weights = bring_weights(row, store, device)
     reference, made, engines = _run_all(row, case, weights, device, store, place)
     against = _Against(
-        run=reference, made=made, oracle=_in_fp32(row, case, weights, device, place) if row.oracle else None
+        run=reference, made=made, oracle=_oracle_run(row, case, weights, device, place) if row.oracle else None
     )
     cells = tuple(_judged(row, one, case, weights, device, against, store, place) for one in engines)
     environment = reference.manifest.environment
@@ -151,17 +152,18 @@ def _run_all(
     return reference, found, engines
 
 
-def _in_fp32(
+def _oracle_run(
     row: Row, case: Case, weights: WeightsFolder | ForgedWeights, device: torch.device, place: Path
 ) -> Run | None:
-    """The official run in fp32, of nothing but outputs; None of weights kept in e4m3, which have none.
+    """The oracle's run, of nothing but outputs; None of weights kept in e4m3, which have none.
 
     Raises: ParityError if it cannot be made: twice the memory is wanted.
     """
     if case.quantization is not None:
         return None
-    code = official_as_engine(row)
-    return make_run(row, code, case, weights, device, place / "official_fp32", timed=True, dtype=torch.float32)
+    engine, oracle = EngineOfRow(label="oracle", runner="native"), oracle_at(case.reference)
+    with oracle.apply():
+        return make_run(row, engine, case, weights, device, place / "oracle", timed=True, dtype=oracle.dtype)
 
 
 def _judged(

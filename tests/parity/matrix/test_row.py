@@ -13,19 +13,17 @@ import msgspec
 import pytest
 import torch
 
+from parity.calibrate.harmless import positions_in_bf16
 from parity.fleet.row import Row, RowResult, result_of
 from parity.matrix.brought import bring_weights
 from parity.matrix.engine_run import make_run
 from parity.matrix.plan import plan_matrix
 from parity.matrix.row import RowOrder, record_name, run_row
-from parity.runs.execute import run_to_folder
 from parity.runs.folder import read_run
+from parity.runs.in_memory import run_in_memory
 from parity.runs.store import Store, StoreEntry
 from parity.suite.suite import compare_line
-from runners.catalogue import open_runner
-from runners.clock import Quiet
 from runners.errors import CheckpointError, RunError
-from runners.protocol import RunOptions
 from runners.weights import WeightsFolder
 
 pytestmark = pytest.mark.slow
@@ -115,9 +113,7 @@ def test_native_is_held_to_an_official_run_of_this_box(place: Place, first: RowR
     assert (place.folder / "page.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_ladder_holds_every_engine_to_the_official_run_in_fp32(
-    place: Place, micro_weights: WeightsFolder, tmp_path: Path
-) -> None:
+def test_a_ladder_holds_every_engine_to_native_in_fp32(place: Place, micro_weights: WeightsFolder) -> None:
     result = place.run(place.row('[[runners]]\nrunner = "native:fast"\n', head="oracle = true\n"))
     exact, fast = (cell.rung for cell in result.cells)
     assert exact is not None and fast is not None and result.reference is not None
@@ -126,10 +122,8 @@ def test_a_ladder_holds_every_engine_to_the_official_run_in_fp32(
     assert (fast.by_bits, fast.judged, fast.frames_equal) == (False, 0, False), "the micro case has no limits"
     assert fast.frames_psnr_db is not None and fast.frames_psnr_db > 20
     case = read_run(place.brought(result.cells[0].files, "exact_of_ladder")).case
-    options = RunOptions(device=torch.device("cpu"), dtype=torch.float32)
-    runner = open_runner("official", micro_weights, options)
-    run_to_folder(runner, case, micro_weights, options, tmp_path / "fp32", Quiet())
-    truth = read_run(tmp_path / "fp32").outputs()
+    with positions_in_bf16():
+        truth = run_in_memory("native", micro_weights, case, torch.float32)
     official = read_run(place.brought(result.reference.files, "official_of_ladder")).outputs()
     its = read_run(place.brought(result.cells[1].files, "fast_of_ladder")).outputs()
     for name, multiple in (("video_latent", fast.video_from_fp32), ("audio_latent", fast.audio_from_fp32)):
