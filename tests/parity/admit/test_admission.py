@@ -186,6 +186,16 @@ def test_a_defect_in_a_fused_operation_is_refused_and_named(tried: Admit, owner:
     assert found.outcome == "refused" and fnmatchcase(found.origins[0], first), found.origins[:2]
 
 
+def test_what_no_whole_run_of_a_faster_tier_shows_is_refused_where_it_is(
+    tried: Admit, wide_weights: WeightsFolder
+) -> None:
+    """Scaled by a hundredth, a linear layer moves outputs and drift less than harmless rounding (docs/tiers.md)."""
+    defect = next(one for one in CATALOGUE if one.id == "one_linear_scaled")
+    with present(defect):
+        found = tried(weights=wide_weights, options=FAST, steps=(0,))
+    assert found.outcome == "refused" and fnmatchcase(found.origins[0], "*/block/*/audio/ff"), found.origins[:2]
+
+
 def test_a_branch_added_too_large_is_refused_where_the_next_one_reads_it(tried: Admit) -> None:
     original = fused.add_branch_
 
