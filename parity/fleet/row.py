@@ -103,7 +103,7 @@ class Rung(Strict, frozen=True, kw_only=True):
     judged: int  # metrics; 0 where nothing could be
     held: int  # of them within their limits
     most_used: str = ""  # the metric that uses most of its limit
-    used: float | None = None  # of that limit
+    used: float | None = None  # of that limit; None beyond all measure
     frames_equal: bool = False
     sound_equal: bool = False
     frames_psnr_db: float | None = None  # of the worst frame; None where all are equal

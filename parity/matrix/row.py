@@ -96,10 +96,9 @@ def run_row(request: dict[str, Any], place: Path) -> dict[str, Any]:
     case = bring_case(row, store, place)
     device = device_named(row.device.device)
     weights = bring_weights(row, store, device)
+    oracle = _oracle_run(row, case, weights, device, place) if row.oracle else None  # first: it wants most memory
     reference, made, engines = _run_all(row, case, weights, device, store, place)
-    against = _Against(
-        run=reference, made=made, oracle=_oracle_run(row, case, weights, device, place) if row.oracle else None
-    )
+    against = _Against(run=reference, made=made, oracle=oracle)
     cells = tuple(_judged(row, one, case, weights, device, against, store, place) for one in engines)
     environment = reference.manifest.environment
     result = RowResult(

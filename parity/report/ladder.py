@@ -58,8 +58,8 @@ def _limits(rung: Rung) -> tuple[str, str]:
         return "bits" if rung.held == rung.judged else f"bits: {rung.held} of {rung.judged}", NOT_MEASURED
     if not rung.judged:
         return "not judged", NOT_MEASURED
-    used = NOT_MEASURED if rung.used is None else f"{rung.used:.2f} {rung.most_used}"
-    return f"{rung.held} of {rung.judged}", used
+    used = "inf" if rung.used is None else f"{rung.used:.2f}"  # a limit of zero that is exceeded
+    return f"{rung.held} of {rung.judged}", f"{used} {rung.most_used}"
 
 
 def _seconds(times_s: Sequence[float]) -> str:

@@ -73,6 +73,12 @@ def test_times_that_were_made_to_be_timed_come_first_and_a_failed_equality_is_co
     assert official[3] == "2.00" and official[5] == "-" and native[8:] == ("-", "-", "-", "bits: 1 of 4", "-")
 
 
+def test_a_limit_of_zero_that_is_exceeded_is_used_beyond_all_measure() -> None:
+    wrong = Rung(by_bits=False, judged=94, held=93, most_used="audio.lag_samples.max_abs", frames_psnr_db=40.0)
+    _, line = ladder_rows(grid(cell("e", wrong)))
+    assert line[-2:] == ("93 of 94", "inf audio.lag_samples.max_abs")
+
+
 def test_a_row_that_did_not_end_or_where_nothing_was_judged_has_no_ladder() -> None:
     assert ladder_rows(grid(cell("broken", None))) == ladder_rows(grid(cell("native", EXACT), reference=None)) == []
     nothing = grid(cell("broken", None))
